@@ -1,0 +1,115 @@
+"""Who may start: sequences wait in fair order until every member has room for them, prompt and answer.
+
+A member's cache must never be overcommitted, because sequences that wait for each other's room would wait for
+ever. So room for the whole answer is set aside at the start, and a sequence that turns out to need more in a
+member's own spelling asks for it, and leaves that member when there is none.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict, deque
+from collections.abc import Mapping
+
+from alignment.errors import Overloaded, Unavailable
+from fusion.core import Capacity
+from fusion.sequence import Sequence
+
+STOPPING = "The server is shutting down; send the request to another one."
+
+
+class Line:
+    """The bounded waiting line: first in first out within a flow, flows in turn. Thread-safe."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self._flows: OrderedDict[str, deque[Sequence]] = OrderedDict()
+        self._length = 0
+        self._closed = False
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return self._length
+
+    def put(self, sequence: Sequence) -> None:
+        """Join the line; `Overloaded` when it is full, `Unavailable` when it is closed."""
+        with self._lock:
+            if self._closed:
+                raise Unavailable(STOPPING)
+            if self._length >= self.limit:
+                raise Overloaded(f"{self._length} sequences are waiting already; try again later.")
+            self._flows.setdefault(sequence.flow, deque()).append(sequence)
+            self._length += 1
+
+    def head(self) -> Sequence | None:
+        """Who is next. It stays at the head until it is popped, so that a large one is not overtaken for ever."""
+        with self._lock:
+            return next(iter(self._flows.values()))[0] if self._flows else None
+
+    def pop(self) -> Sequence:
+        """Take the head out; its flow goes to the back."""
+        with self._lock:
+            flow, queue = self._flows.popitem(last=False)
+            sequence = queue.popleft()
+            if queue:
+                self._flows[flow] = queue
+            self._length -= 1
+            return sequence
+
+    def remove(self, number: int) -> Sequence | None:
+        """Take a cancelled sequence out, wherever it stands."""
+        with self._lock:
+            for flow, queue in self._flows.items():
+                for sequence in queue:
+                    if sequence.number == number:
+                        queue.remove(sequence)
+                        if not queue:
+                            del self._flows[flow]
+                        self._length -= 1
+                        return sequence
+        return None
+
+    def close(self) -> list[Sequence]:
+        """Let nobody join any more; returns those who were waiting."""
+        with self._lock:
+            self._closed = True
+            waiting = [sequence for queue in self._flows.values() for sequence in queue]
+            self._flows.clear()
+            self._length = 0
+            return waiting
+
+
+class Budget:
+    """What is still free in every member. Used by the fuser's thread only."""
+
+    def __init__(self, capacities: Mapping[str, Capacity]) -> None:
+        self.tokens = {name: capacity.cache_tokens for name, capacity in capacities.items()}
+        self.sequences = {name: capacity.sequences for name, capacity in capacities.items()}
+
+    def admits(self, sequence: Sequence) -> bool:
+        """Whether every member of the sequence has a place and the tokens that it asks for."""
+        return all(
+            self.sequences[name] > 0 and self.tokens[name] >= seat.reserved
+            for name, seat in sequence.seats.items()
+        )
+
+    def take(self, sequence: Sequence) -> None:
+        """Set aside what an admitted sequence asks for."""
+        for name, seat in sequence.seats.items():
+            self.sequences[name] -= 1
+            self.tokens[name] -= seat.reserved
+
+    def give_back(self, sequence: Sequence, name: str) -> None:
+        """A sequence is closed in one member."""
+        self.sequences[name] += 1
+        self.tokens[name] += sequence.seats[name].reserved
+
+    def grow(self, sequence: Sequence, name: str, tokens: int) -> bool:
+        """Raise a reservation to `tokens`; False, and nothing changed, where the member has no room for it."""
+        seat = sequence.seats[name]
+        extra = tokens - seat.reserved
+        if extra > self.tokens[name]:
+            return False
+        self.tokens[name] -= extra
+        seat.reserved = tokens
+        return True

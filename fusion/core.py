@@ -1,0 +1,211 @@
+"""The words that every other module shares. Data only: no behaviour beyond what a field means.
+
+A *sequence* is one generation in progress. A *round* is one fused token of one sequence. A *member* is a
+continuous-batching engine that knows token ids, never text; `Advance` and `NextTokens` are all it speaks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ids = NDArray[np.int32]
+LogProbs = NDArray[np.float32]
+Score = Literal["last", "all"]
+Combine = Literal["mixture", "product"]
+FinishReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True, slots=True)
+class Advance:
+    """Extend one cached sequence of a member.
+
+    `keep` tokens of what is cached stay valid: 0 opens the sequence, less than what is cached rolls back.
+    `append` (at least one id) follows them. With `score="last"` the answer is the distribution after the
+    final token, with `score="all"` the one after every appended token.
+    """
+
+    sequence: int
+    keep: int
+    append: Sequence[int]
+    score: Score = "last"
+
+
+@dataclass(frozen=True, slots=True)
+class NextTokens:
+    """A member's answer to an `Advance`.
+
+    Attributes:
+        ids: [n, k] int32, the k best next tokens, best first; n is 1 or `len(append)`.
+        logprobs: [n, k] float32, natural logs, normalised over the full vocabulary before truncation to k.
+        appended_logprobs: [n - 1] float32, the log-probability of each appended token but the first, given
+            those before it. None with `score="last"`.
+    """
+
+    sequence: int
+    ids: Ids
+    logprobs: LogProbs
+    appended_logprobs: LogProbs | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AdvanceFailed:
+    """A member could not carry out an `Advance`; the sequence is closed there. `reason` is one sentence."""
+
+    sequence: int
+    reason: str
+
+
+Answer = NextTokens | AdvanceFailed
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """What a member can hold: tokens per sequence, tokens of all open sequences together, open sequences."""
+
+    context: int
+    cache_tokens: int
+    sequences: int
+
+
+class Member(Protocol):
+    """One checkpoint as the fuser sees it. All methods return at once and may be called from any thread.
+
+    `deliver`, given to `start`, is called from the member's own thread with every batch of answers. Answers
+    come in whatever order the engine finishes them, at most one per sequence at a time: the fuser submits
+    the next `Advance` of a sequence only after the answer to the last one.
+    """
+
+    name: str
+    vocabulary_size: int
+    capacity: Capacity
+
+    def start(self, deliver: Callable[[Member, list[Answer]], None]) -> None:
+        """Begin to accept work."""
+
+    def submit(self, advances: list[Advance]) -> None:
+        """Queue advances; those handed over together can share a forward pass."""
+
+    def close(self, sequences: Collection[int]) -> None:
+        """Free the caches of these sequences and forget their queued work; unknown ids are ignored."""
+
+    def stop(self) -> None:
+        """Finish the step in progress and give back threads and memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How a token is drawn from the fused distribution, and when a sequence ends. Already validated.
+
+    `temperature` 0 is greedy. `top_k` 0 and `top_p` 1 mean no limit. `logit_bias` and `stop_token_ids` name
+    ids of the pivot. `stop` strings are compared with the text, whatever tokens it came in. `logprobs` is the
+    number of alternatives to report per token, None for no log-probabilities at all.
+    """
+
+    max_tokens: int
+    min_tokens: int = 0
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    logit_bias: dict[int, float] = field(default_factory=dict)
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+    include_stop: bool = False
+    ignore_eos: bool = False
+    logprobs: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FusionParams:
+    """How the members of an ensemble are fused; an ensemble has defaults, a request may override them.
+
+    Attributes:
+        members: names of those that take part, pivot included; None for all.
+        weights: one per member by name, non-negative, summing to 1; None for equal weights.
+        combine: `mixture` (weighted mean of probabilities, EVA) or `product` (of logs, PackLLM).
+        filter_top: EVA's faithful-token filter: leave a member out of a round when its best token is in none
+            of the others' best `filter_top`; None switches the filter off.
+        report: collect a `RoundReport` per round.
+    """
+
+    members: tuple[str, ...] | None = None
+    weights: dict[str, float] | None = None
+    combine: Combine = "mixture"
+    filter_top: int | None = None
+    report: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A prompt in every member's own tokens.
+
+    `ids` maps a member's name to its token ids (with its own template and special tokens). `leads` maps it to
+    the bytes its template puts between prompt and answer as part of the answer's first token (the space after
+    `[/INST]`), b"" for most.
+    """
+
+    ids: dict[str, list[int]]
+    leads: dict[str, bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogProb:
+    """One token of the pivot with its surface and its natural log-probability under the fused distribution."""
+
+    id: int
+    surface: bytes
+    logprob: float
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """An emitted token and, where asked for, the best alternatives (best first)."""
+
+    chosen: TokenLogProb
+    top: tuple[TokenLogProb, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RoundReport:
+    """What each member did in one round, by member name.
+
+    `weights` are those in force after the filter (0 for a member left out), `kept` says who passed it,
+    `contribution` is each member's share of the chosen token's fused probability (they sum to 1 in a mixture),
+    `mass` is the probability that reached the pivot's vocabulary through the member's map, `rolled_back` the
+    tokens taken back before this round.
+    """
+
+    token: int
+    weights: dict[str, float]
+    kept: dict[str, bool]
+    contribution: dict[str, float]
+    mass: dict[str, float]
+    rolled_back: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """What a sequence tells its caller after a round (or when it ends, or fails).
+
+    `text` is new text that later tokens can no longer take back: whole characters, held back while it could
+    be the start of a stop string. `tokens` are the tokens of this round, in order. `finish` is set once, in the
+    last update; `stop_reason` is then the stop string or stop token id that ended it, None for the end token.
+    `error` is set instead of `finish` when the sequence failed.
+    """
+
+    text: str
+    tokens: tuple[Token, ...] = ()
+    finish: FinishReason | None = None
+    stop_reason: str | int | None = None
+    error: Exception | None = None
+    rounds: tuple[RoundReport, ...] = ()
+    departed: dict[str, str] = field(default_factory=dict)

@@ -1,0 +1,231 @@
+"""An ensemble: members, their pivot, and the maps that bring every vocabulary into the pivot's."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from alignment.exact import exact_map
+from alignment.tokenizer import Tokenizer
+from alignment.vocab_map import VocabMap
+
+from alignment.errors import InvalidRequest
+from fusion.core import FusionParams, Member, Prompt
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A running checkpoint: its engine, its tokenizer, the ids that end its answers, and what it was made from."""
+
+    member: Member
+    tokenizer: Tokenizer
+    stop_ids: tuple[int, ...]
+    origin: str
+
+    @property
+    def name(self) -> str:
+        """The name it has in the configuration."""
+        return self.member.name
+
+
+@dataclass(frozen=True, slots=True)
+class Maps:
+    """A member's vocabulary maps into the pivot's, None where it shares the pivot's vocabulary.
+
+    The first token of an answer may carry the space that a template such as Llama-2's puts before the answer.
+    `first` is used while neither the member nor the pivot has spelled that space, `unled` when the pivot alone
+    has, `rest` from then on.
+    """
+
+    first: VocabMap | None = None
+    unled: VocabMap | None = None
+    rest: VocabMap | None = None
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """Members that decode as one, served under one name. Built by `build_ensemble`."""
+
+    name: str
+    models: dict[str, Model]
+    pivot: str
+    maps: dict[str, Maps]
+    defaults: FusionParams
+    fingerprint: str = field(repr=False)
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The pivot's tokenizer: ids in requests and answers are its ids."""
+        return self.models[self.pivot].tokenizer
+
+    @property
+    def stop_ids(self) -> frozenset[int]:
+        """The pivot's ids that end an answer."""
+        return frozenset(self.models[self.pivot].stop_ids)
+
+    @property
+    def context(self) -> int:
+        """The smallest context of the members, in that member's tokens."""
+        return min(model.member.capacity.context for model in self.models.values())
+
+    @cached_property
+    def vocabulary_size(self) -> int:
+        """The number of ids that members can name in the pivot's vocabulary, padding included."""
+        sizes = [m.member.vocabulary_size for n, m in self.models.items() if self.follows_ids(n)]
+        return max(self.tokenizer.vocabulary_size, *sizes)
+
+    def surface(self, token: int) -> bytes:
+        """The bytes a pivot token stands for; none for special tokens and for the padding of the vocabulary."""
+        surfaces = self.tokenizer.surfaces
+        return (surfaces[token] or b"") if token < len(surfaces) else b""
+
+    def follows_ids(self, name: str) -> bool:
+        """Whether this member is given the pivot's ids as they are, because it has the pivot's tokenizer."""
+        return self.models[name].tokenizer.fingerprint == self.tokenizer.fingerprint
+
+    def encode_chat(
+        self,
+        messages: list[dict[str, Any]],
+        *,
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+        template_kwargs: dict[str, Any] | None = None,
+    ) -> Prompt:
+        """The conversation in every member's own template and tokens."""
+
+        def encode(model: Model) -> list[int]:
+            return model.tokenizer.encode_chat(
+                messages,
+                add_generation_prompt=add_generation_prompt,
+                continue_final_message=continue_final_message,
+                template_kwargs=template_kwargs,
+            )
+
+        begins_answer = add_generation_prompt and not continue_final_message
+        leads = {name: model.tokenizer.chat_lead if begins_answer else b"" for name, model in self.models.items()}
+        return Prompt({name: encode(model) for name, model in self.models.items()}, leads)
+
+    def encode_text(self, text: str, *, add_special_tokens: bool = True) -> Prompt:
+        """A text to go on from, in every member's own tokens."""
+        ids = {
+            name: model.tokenizer.encode(text, add_special_tokens=add_special_tokens)
+            for name, model in self.models.items()
+        }
+        return Prompt(ids, dict.fromkeys(self.models, b""))
+
+    def encode_ids(self, ids: list[int]) -> Prompt:
+        """A prompt given as the pivot's ids: the pivot gets them unchanged, the others the text they stand for."""
+        size = self.tokenizer.vocabulary_size
+        for token in ids:
+            if not 0 <= token < size:
+                raise InvalidRequest(
+                    f"token id {token} is not in the vocabulary of {self.pivot!r}, which has ids 0 to {size - 1}.",
+                    param="prompt",
+                )
+        prompt = self.encode_text(self.tokenizer.surface_of(ids).decode(errors="replace"))
+        prompt.ids.update({name: list(ids) for name in self.models if self.follows_ids(name)})
+        return prompt
+
+    def taking_part(self, fusion: FusionParams) -> list[str]:
+        """The members that run for these parameters: the pivot and all that weigh something, in order."""
+        return [
+            name
+            for name in (fusion.members or self.models)
+            if name == self.pivot or fusion.weights is None or fusion.weights.get(name, 0.0) > 0
+        ]
+
+    def max_new_tokens(self, prompt: Prompt, members: Sequence[str]) -> int:
+        """How many tokens fit after the prompt in the contexts of all these members.
+
+        Raises:
+            InvalidRequest: the prompt alone fills a member's context; names the member and its limit.
+        """
+        room = {name: self.models[name].member.capacity.context - len(prompt.ids[name]) for name in members}
+        tightest = min(room, key=lambda name: room[name])
+        if room[tightest] < 1:
+            raise InvalidRequest(
+                f"The prompt has {len(prompt.ids[tightest])} tokens for member {tightest!r}, whose context holds "
+                f"{self.models[tightest].member.capacity.context} with at least one for the answer; shorten it.",
+                param="messages",
+                code="context_length_exceeded",
+            )
+        if not all(prompt.ids[name] for name in members):
+            raise InvalidRequest("The prompt is empty; give at least one token.", param="prompt")
+        return room[tightest]
+
+
+# Learns the map of one vocabulary into another: (source, target, source lead, target lead) -> map.
+Align = Callable[[Model, Model, bytes, bytes], VocabMap]
+
+
+def align_exact(source: Model, target: Model, source_lead: bytes, target_lead: bytes) -> VocabMap:
+    """Tokens correspond where their surface bytes are the same."""
+    return exact_map(
+        source.tokenizer,
+        target.tokenizer,
+        source_stops=source.stop_ids,
+        target_stop=target.stop_ids[0],
+        source_lead=source_lead,
+        target_lead=target_lead,
+    )
+
+
+def build_ensemble(
+    name: str,
+    models: Mapping[str, Model],
+    pivot: str,
+    *,
+    defaults: FusionParams | None = None,
+    align: Align = align_exact,
+) -> Ensemble:
+    """Join running models; computes the vocabulary maps (a fraction of a second per pair for large vocabularies).
+
+    Models with the pivot's tokenizer need no map. Where any model needs one, special tokens of the pivot that
+    are no end token are masked, since the other members could not follow them.
+    """
+    target = models[pivot]
+    lead = target.tokenizer.chat_lead
+    twins = {n for n, m in models.items() if m.tokenizer.fingerprint == target.tokenizer.fingerprint}
+    mixed = len(twins) < len(models)
+    own = ordinary_tokens(target) if mixed else None
+    maps = {}
+    for member_name, model in models.items():
+        if member_name in twins:
+            maps[member_name] = Maps(own, own, own)
+            continue
+        own_lead = model.tokenizer.chat_lead
+        rows = model.member.vocabulary_size
+        rest = align(model, target, b"", b"").padded(rows)
+        first = align(model, target, own_lead, lead).padded(rows) if own_lead or lead else rest
+        unled = align(model, target, own_lead, b"").padded(rows) if lead else first
+        maps[member_name] = Maps(first, unled, rest)
+    defaults = defaults or FusionParams()
+    identity = {
+        "models": {n: [m.origin, m.tokenizer.fingerprint] for n, m in models.items()},
+        "pivot": pivot,
+        "maps": {n: _digest(m) for n, m in maps.items()},
+        "defaults": asdict(defaults),
+    }
+    fingerprint = "tutti-" + hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+    return Ensemble(name, dict(models), pivot, maps, defaults, fingerprint)
+
+
+def ordinary_tokens(model: Model) -> VocabMap:
+    """The identity on a model's own vocabulary without special tokens, end tokens excepted."""
+    size = model.tokenizer.vocabulary_size
+    ids = np.arange(size, dtype=np.int32)
+    ids[[i for i in model.tokenizer.special_ids if i not in model.stop_ids]] = -1
+    weights = (ids >= 0).astype(np.float32)
+    return VocabMap(ids[:, None], weights[:, None], size).padded(model.member.vocabulary_size)
+
+
+def _digest(maps: Maps) -> list[str]:
+    return [
+        "identity" if m is None else hashlib.sha256(m.target_ids.tobytes() + m.weights.tobytes()).hexdigest()
+        for m in (maps.first, maps.unled, maps.rest)
+    ]

@@ -1,0 +1,301 @@
+"""The loop that moves every sequence: answers in, one fused token per ready sequence, advances out.
+
+The fuser has one thread and one inbox. Members answer from their own threads, callers submit and cancel from
+theirs; all of it becomes messages in the inbox. What has arrived is handled together, so sequences that are
+ready at the same time are fused in one batch and their next advances reach each member in one call.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import queue
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import astuple, dataclass, replace
+from functools import partial
+from time import perf_counter
+
+from alignment.errors import InvalidRequest, RequestError, Unavailable
+from fusion.admission import STOPPING, Budget, Line
+from fusion.core import (
+    Advance,
+    AdvanceFailed,
+    Answer,
+    FusionParams,
+    Member,
+    Prompt,
+    SamplingParams,
+    Update,
+)
+from fusion.ensemble import Ensemble
+from fusion.round import Choice, fuse
+from fusion.sequence import Sequence
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Clock:
+    """Where the loop's time went, in seconds: `waiting` for messages, `fusing` (projection to sampling),
+    `synchronising` (text, callers and the members' next advances); `elapsed` is all of it.
+    """
+
+    waiting: float = 0.0
+    fusing: float = 0.0
+    synchronising: float = 0.0
+    elapsed: float = 0.0
+
+    def copy(self) -> Clock:
+        """A snapshot."""
+        return replace(self)
+
+    def since(self, earlier: Clock) -> Clock:
+        """What was added after a snapshot."""
+        pairs = zip(astuple(self), astuple(earlier), strict=True)
+        return Clock(*(now - then for now, then in pairs))
+
+
+GROWTH = 64  # tokens by which a reservation grows at a time
+
+
+class Fuser:
+    """Decodes sequences of any number of ensembles that share `members`."""
+
+    def __init__(self, members: Mapping[str, Member], *, max_waiting: int = 256) -> None:
+        self.members = dict(members)
+        self.line = Line(max_waiting)
+        self._budget = Budget({name: member.capacity for name, member in self.members.items()})
+        self._open: dict[int, Sequence] = {}
+        self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._numbers = itertools.count(1)
+        self._thread = threading.Thread(target=self._run, name="fuser", daemon=True)
+        self._outbox: defaultdict[str, list[Advance]] = defaultdict(list)
+        self._ready: list[Sequence] = []
+        self.clock = Clock()
+
+    # -- for callers, from any thread
+
+    def start(self) -> None:
+        """Start the members and the loop."""
+        for member in self.members.values():
+            member.start(self._deliver)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End every sequence with an error, then stop the loop and the members."""
+        self._inbox.put(None)
+        self._thread.join()
+        for member in self.members.values():
+            member.stop()
+
+    def submit(
+        self,
+        ensemble: Ensemble,
+        prompt: Prompt,
+        sampling: SamplingParams,
+        fusion: FusionParams,
+        *,
+        flow: str = "",
+        on_update: Callable[[Update], None],
+    ) -> int:
+        """Queue a sequence; returns its number. `on_update` is called on the fuser's thread and must not block.
+
+        Args:
+            flow: sequences of one flow are served first in first out, flows take turns.
+
+        Raises:
+            InvalidRequest: prompt and `max_tokens` do not fit a member's context.
+            Overloaded: the waiting line is full.
+            Unavailable: the server is stopping.
+        """
+        room = ensemble.max_new_tokens(prompt, ensemble.taking_part(fusion))
+        if sampling.max_tokens > room:
+            raise InvalidRequest(
+                f"max_tokens is {sampling.max_tokens}, but only {room} tokens fit after this prompt; "
+                "lower max_tokens or shorten the prompt.",
+                param="max_tokens",
+                code="context_length_exceeded",
+            )
+        number = next(self._numbers)
+        self.line.put(Sequence(number, ensemble, prompt, sampling, fusion, flow, on_update))
+        self._inbox.put(_nothing)
+        return number
+
+    def cancel(self, number: int) -> None:
+        """End a sequence without a further update; frees its caches at once. Unknown numbers are ignored."""
+        self._inbox.put(partial(self._cancel, number))
+
+    def open_sequences(self) -> int:
+        """How many sequences hold a place in the members' caches."""
+        return len(self._open)
+
+    def waiting_sequences(self) -> int:
+        """How many sequences wait for a place."""
+        return len(self.line)
+
+    # -- the loop
+
+    def _deliver(self, member: Member, answers: list[Answer]) -> None:
+        self._inbox.put(partial(self._answered, member.name, answers))
+
+    def _run(self) -> None:
+        running = True
+        while running:
+            started = perf_counter()
+            messages = self._arrived()
+            arrived = perf_counter()
+            for message in messages:
+                if message is None:
+                    running = False
+                    break
+                message()
+            self._admit()
+            self._fuse_ready()
+            self._send()
+            self.clock.waiting += arrived - started
+            self.clock.elapsed += perf_counter() - started
+        for sequence in [*self._open.values(), *self.line.close()]:
+            self._fail(sequence, Unavailable(STOPPING))
+
+    def _arrived(self) -> list[Callable[[], None] | None]:
+        """Wait for a message, then take all that are there."""
+        messages = [self._inbox.get()]
+        with suppress(queue.Empty):
+            while True:
+                messages.append(self._inbox.get_nowait())
+        return messages
+
+    def _answered(self, name: str, answers: list[Answer]) -> None:
+        for answer in answers:
+            sequence = self._open.get(answer.sequence)
+            if sequence is None or name not in sequence.seats:
+                continue  # closed while the member was at it
+            if isinstance(answer, AdvanceFailed):
+                self._fail(sequence, Unavailable(f"Member {name!r} failed: {answer.reason}"))
+                continue
+            sequence.seats[name].latest = answer
+            if sequence.ready:
+                self._ready.append(sequence)
+
+    def _admit(self) -> None:
+        while (sequence := self.line.head()) is not None and self._budget.admits(sequence):
+            self.line.pop()
+            self._budget.take(sequence)
+            self._open[sequence.number] = sequence
+            for name, advance in sequence.open().items():
+                self._outbox[name].append(advance)
+
+    def _fuse_ready(self) -> None:
+        batches: defaultdict[object, list[Sequence]] = defaultdict(list)
+        for sequence in self._ready:
+            if sequence.number in self._open:
+                batches[batch_key(sequence)].append(sequence)
+        self._ready = []
+        for batch in batches.values():
+            try:
+                started = perf_counter()
+                choices = fuse(batch)
+                fused = perf_counter()
+                for sequence, choice in zip(batch, choices, strict=True):
+                    self._emit(sequence, choice)
+                self.clock.fusing += fused - started
+                self.clock.synchronising += perf_counter() - fused
+            except Exception:  # a defect must cost these requests, not the loop that serves all others
+                log.exception("a round failed")
+                for sequence in batch:
+                    if sequence.number in self._open:
+                        self._fail(sequence, RequestError("A round failed inside the server; see its log."))
+
+    def _emit(self, sequence: Sequence, choice: Choice) -> None:
+        """Add the chosen token to the sequence; end it, or send everybody on."""
+        token = choice.token.chosen.id
+        sampling = sequence.sampling
+        sequence.length += 1
+        sequence.generated[token] += 1
+        if choice.report is not None:
+            sequence.rounds.append(choice.report)
+        if token in sequence.stop_ids:
+            text = sequence.text.push(self._stop_surface(sequence, token)) + sequence.text.flush()
+            reason = token if token in sampling.stop_token_ids else None
+            self._close(sequence)
+            sequence.update(text, (choice.token,), "stop", reason)
+            return
+        surface = sequence.surface(token)
+        text = sequence.text.push(surface, may_stop=sequence.length >= sampling.min_tokens)
+        if sequence.text.stopped_by is not None:
+            self._close(sequence)
+            sequence.update(text, (choice.token,), "stop", sequence.text.stopped_by)
+        elif sequence.length >= sampling.max_tokens:
+            text += sequence.text.flush()
+            self._close(sequence)
+            sequence.update(text, (choice.token,), "length")
+        else:
+            sequence.update(text, (choice.token,))
+            self._advance(sequence, token, surface)
+
+    def _stop_surface(self, sequence: Sequence, token: int) -> bytes:
+        """A stop token's own text, where the request wants it in the answer."""
+        wanted = sequence.sampling.include_stop and token in sequence.sampling.stop_token_ids
+        return sequence.surface(token) if wanted else b""
+
+    def _advance(self, sequence: Sequence, token: int, surface: bytes) -> None:
+        for name, advance in sequence.follow(token, surface).items():
+            seat = sequence.seats[name]
+            context = self.members[name].capacity.context
+            needed = seat.cached
+            if needed > seat.reserved:
+                wanted = min(needed + GROWTH, context)
+                if needed > context or not self._budget.grow(sequence, name, wanted):
+                    self._leave(sequence, name, "the text outgrew its cache")
+                    continue
+            self._outbox[name].append(advance)
+
+    def _leave(self, sequence: Sequence, name: str, reason: str) -> None:
+        log.warning("sequence %d goes on without member %s: %s", sequence.number, name, reason)
+        self._budget.give_back(sequence, name)
+        self.members[name].close([sequence.number])
+        sequence.leave(name, reason)
+
+    def _cancel(self, number: int) -> None:
+        sequence = self._open.get(number)
+        if sequence is not None:
+            self._close(sequence)
+        else:
+            self.line.remove(number)
+
+    def _fail(self, sequence: Sequence, error: Exception) -> None:
+        self._close(sequence)
+        sequence.update(sequence.text.flush(), error=error)
+
+    def _close(self, sequence: Sequence) -> None:
+        if self._open.pop(sequence.number, None) is None:
+            return
+        for name in sequence.seats:
+            self._budget.give_back(sequence, name)
+            self.members[name].close([sequence.number])
+
+    def _send(self) -> None:
+        for name, advances in self._outbox.items():
+            current = [a for a in advances if a.sequence in self._open]
+            if current:
+                self.members[name].submit(current)
+        self._outbox.clear()
+
+
+def batch_key(sequence: Sequence) -> object:
+    """Sequences with equal keys are fused in one call: same ensemble, same voters, same maps, same combination."""
+    return (
+        sequence.ensemble.name,
+        sequence.voters,
+        sequence.spelled,
+        sequence.lead_spelled,
+        sequence.fusion.combine,
+        sequence.fusion.filter_top,
+    )
+
+
+def _nothing() -> None:
+    """Wakes the loop up to look at the waiting line."""

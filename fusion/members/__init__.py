@@ -1,0 +1,1 @@
+"""The engines that run one checkpoint each, and how they are hosted."""

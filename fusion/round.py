@@ -1,0 +1,131 @@
+"""A round for a batch of sequences: project, filter, combine, sample."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fusion.core import RoundReport, Token, TokenLogProb
+from fusion.sampling import sample
+from fusion.sequence import Sequence
+from fusion.step import COMBINATIONS, Candidates, effective_weights, faithful, project
+
+LEAST_LOGPROB = -9999.0  # what clients are told for minus infinity, which JSON cannot say
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The outcome of a round of one sequence."""
+
+    token: Token
+    report: RoundReport | None
+
+
+def fuse(batch: list[Sequence]) -> list[Choice]:
+    """One round of sequences that share ensemble, voters, maps and combination."""
+    first = batch[0]
+    voters, fusion = first.voters, first.fusion
+    candidates = gather(batch, voters)
+    shape = candidates.probabilities.shape[:2]
+    kept = np.ones(shape, dtype=np.bool_)
+    if fusion.filter_top is not None and len(voters) > 1:
+        kept = faithful(candidates.probabilities, fusion.filter_top)
+    given = np.array([[sequence.weights[name] for name in voters] for sequence in batch])
+    weights = effective_weights(given, kept)
+    fused = COMBINATIONS[fusion.combine](candidates.probabilities, weights)
+    return [
+        choose(sequence, candidates, row, fused[row], weights[row], kept[row])
+        for row, sequence in enumerate(batch)
+    ]
+
+
+def gather(batch: list[Sequence], voters: tuple[str, ...]) -> Candidates:
+    """The newest answers of the voters, projected into the pivot's vocabulary."""
+    answers = []
+    for name in voters:
+        latest = [sequence.seats[name].latest for sequence in batch]
+        ids = np.concatenate([answer.ids[-1:] for answer in latest if answer])
+        logprobs = np.concatenate([answer.logprobs[-1:] for answer in latest if answer])
+        answers.append((ids, logprobs))
+    ensemble = batch[0].ensemble
+    return project(answers, [batch[0].map_of(name) for name in voters], ensemble.vocabulary_size)
+
+
+def choose(
+    sequence: Sequence,
+    candidates: Candidates,
+    row: int,
+    fused: Floats,
+    weights: Floats,
+    kept: NDArray[np.bool_],
+) -> Choice:
+    """Sample one sequence's token and describe the round."""
+    tokens = candidates.tokens[row]
+    chosen = sample(
+        tokens,
+        fused,
+        sequence.sampling,
+        generated=sequence.generated,
+        prompt=sequence.prompt_ids,
+        forbidden=sequence.forbidden,
+        rng=sequence.rng,
+    )
+    token = describe(sequence, tokens, fused, chosen)
+    report = None
+    if sequence.fusion.report:
+        report = account(sequence, candidates, row, chosen, weights, kept)
+    return Choice(token, report)
+
+
+def describe(sequence: Sequence, tokens: NDArray[np.int64], fused: Floats, chosen: int) -> Token:
+    """The chosen token and its best alternatives, with log-probabilities before bias, penalties and temperature.
+
+    A mixture's probabilities sum to less than 1 where members are truncated or maps lose mass (and to more where
+    a learned map gains some); they are reported as they are up to 1, and normalised above.
+    """
+    wanted = sequence.sampling.logprobs
+    excess = max(float(fused.sum()), 1.0) if wanted is not None else 1.0
+
+    def entry(token: int, probability: float) -> TokenLogProb:
+        logprob = float(np.log(probability / excess)) if probability > 0 else LEAST_LOGPROB
+        return TokenLogProb(token, sequence.ensemble.surface(token), logprob)
+
+    where = np.flatnonzero(tokens == chosen)
+    token = entry(chosen, float(fused[where[0]]) if len(where) else 0.0)
+    if not wanted:
+        return Token(token)
+    best = np.argsort(-fused, kind="stable")[:wanted]
+    return Token(token, tuple(entry(int(tokens[i]), float(fused[i])) for i in best if fused[i] > 0))
+
+
+def account(
+    sequence: Sequence,
+    candidates: Candidates,
+    row: int,
+    chosen: int,
+    weights: Floats,
+    kept: NDArray[np.bool_],
+) -> RoundReport:
+    """Who did what in this round."""
+    voters = sequence.voters
+    probabilities = candidates.probabilities[row]  # [M, C]
+    where = np.flatnonzero(candidates.tokens[row] == chosen)
+    share = weights * (probabilities[:, where[0]] if len(where) else 0.0)
+    total = share.sum()
+    share = share / total if total > 0 else share
+
+    def by_member(values: Floats) -> dict[str, float]:
+        return dict(zip(voters, values.tolist(), strict=True))
+
+    return RoundReport(
+        token=chosen,
+        weights=by_member(weights),
+        kept=dict(zip(voters, kept.tolist(), strict=True)),
+        contribution=by_member(share),
+        mass=by_member(probabilities.sum(axis=1)),
+        rolled_back={name: sequence.seats[name].rolled_back for name in voters},
+    )

@@ -1,0 +1,101 @@
+"""Drawing one token from a fused distribution. The distribution is given on candidates, not on all of V.
+
+Order of operations, as users of vLLM expect: bias, forbidden tokens, penalties, temperature, min_p, top_k,
+top_p. Members deliver log-probabilities, not logits, so `repetition_penalty` multiplies log-probabilities
+(which makes a token less likely for every value over 1, whatever its sign would have been as a logit).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fusion.core import SamplingParams
+
+Floats = NDArray[np.float64]
+Tokens = NDArray[np.int64]
+
+
+def bias(tokens: Tokens, logprobs: Floats, logit_bias: Mapping[int, float]) -> tuple[Tokens, Floats]:
+    """Add `logit_bias`. A favoured token that is no candidate enters at the least candidate's log-probability."""
+    missing = [token for token, value in logit_bias.items() if value > 0 and token not in tokens]
+    if missing:
+        tokens = np.concatenate([tokens, np.array(missing, dtype=np.int64)])
+        logprobs = np.concatenate([logprobs, np.full(len(missing), logprobs.min())])
+    shift = np.array([logit_bias.get(token, 0.0) for token in tokens.tolist()])
+    return tokens, logprobs + shift
+
+
+def penalise(
+    tokens: Tokens,
+    logprobs: Floats,
+    params: SamplingParams,
+    generated: Mapping[int, int],
+    prompt: Collection[int],
+) -> Floats:
+    """Presence and frequency penalties on what was generated (OpenAI), repetition penalty on all that was seen.
+
+    Args:
+        generated: how often each pivot token was generated so far.
+        prompt: the pivot's ids of the prompt.
+    """
+    ids = tokens.tolist()
+    counts = np.array([generated.get(token, 0) for token in ids], dtype=np.float64)
+    if params.repetition_penalty != 1.0:
+        seen = np.array([token in generated or token in prompt for token in ids])
+        logprobs = np.where(seen, logprobs * params.repetition_penalty, logprobs)
+    return logprobs - params.frequency_penalty * counts - params.presence_penalty * (counts > 0)
+
+
+def truncate(logprobs: Floats, params: SamplingParams) -> Floats:
+    """Probabilities after min_p, top_k and top_p, unnormalised: 0 for what is cut. The best always stays."""
+    p = np.exp(logprobs - logprobs.max())
+    if params.min_p > 0:
+        p[p < params.min_p] = 0.0
+    if 0 < params.top_k < len(p):
+        p[np.argsort(-p, kind="stable")[params.top_k :]] = 0.0
+    if params.top_p < 1:
+        order = np.argsort(-p, kind="stable")
+        before = np.cumsum(p[order]) - p[order]  # mass of what is better than each
+        p[order[before >= params.top_p * p.sum()]] = 0.0
+        p[order[0]] = 1.0
+    return p
+
+
+def sample(
+    tokens: Tokens,
+    probabilities: Floats,
+    params: SamplingParams,
+    *,
+    generated: Mapping[int, int],
+    prompt: Collection[int],
+    forbidden: Collection[int],
+    rng: np.random.Generator,
+) -> int:
+    """Draw a pivot token.
+
+    Args:
+        tokens: [C] candidate ids.
+        probabilities: [C] fused probabilities, need not sum to 1.
+        forbidden: ids that must not be drawn (end tokens before `min_tokens`), unless nothing else is left.
+        rng: the sequence's own generator; one number is drawn per token, so a seed reproduces the text.
+    """
+    with np.errstate(divide="ignore"):
+        logprobs = np.log(probabilities)
+    possible = probabilities > 0
+    tokens, logprobs = tokens[possible], logprobs[possible]
+    if params.logit_bias:
+        tokens, logprobs = bias(tokens, logprobs, params.logit_bias)
+    if forbidden:
+        allowed = ~np.isin(tokens, list(forbidden))
+        if allowed.any():
+            tokens, logprobs = tokens[allowed], logprobs[allowed]
+    if params.repetition_penalty != 1.0 or params.frequency_penalty or params.presence_penalty:
+        logprobs = penalise(tokens, logprobs, params, generated, prompt)
+    if params.temperature == 0:
+        return int(tokens[logprobs.argmax()])
+    weights = np.cumsum(truncate(logprobs / params.temperature, params))
+    # searchsorted on the right skips candidates of zero width
+    return int(tokens[min(np.searchsorted(weights, rng.random() * weights[-1], side="right"), len(tokens) - 1)])

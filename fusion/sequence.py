@@ -1,0 +1,197 @@
+"""One generation in progress: everything the fuser knows about it."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from alignment.spelling import Spelling
+from alignment.vocab_map import VocabMap
+
+from fusion.core import (
+    Advance,
+    FinishReason,
+    FusionParams,
+    NextTokens,
+    Prompt,
+    RoundReport,
+    SamplingParams,
+    Token,
+    Update,
+)
+from fusion.ensemble import Ensemble
+from fusion.text import TextStream
+from fusion.weights import member_weights
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Seat:
+    """A member's place in a sequence.
+
+    Attributes:
+        prompt: how many tokens of its cache are the prompt.
+        spelling: its own tokens of the generated text; None for a member that is given the pivot's ids.
+        reserved: tokens set aside in its cache.
+        followed: ids appended so far by a member without spelling.
+        latest: its newest answer; None while one is awaited.
+        present: False while the text ends inside a character that it cannot spell.
+        rolled_back: tokens taken back before the current round.
+    """
+
+    prompt: int
+    spelling: Spelling | None
+    reserved: int
+    followed: int = 0
+    latest: NextTokens | None = None
+    present: bool = True
+    rolled_back: int = 0
+
+    @property
+    def cached(self) -> int:
+        """Tokens in the member's cache once everything submitted is done."""
+        return self.prompt + (len(self.spelling.ids) if self.spelling else self.followed)
+
+
+class Sequence:
+    """A sequence from its admission to its end; one loop (the fuser's) moves it."""
+
+    def __init__(
+        self,
+        number: int,
+        ensemble: Ensemble,
+        prompt: Prompt,
+        sampling: SamplingParams,
+        fusion: FusionParams,
+        flow: str,
+        on_update: Callable[[Update], None],
+    ) -> None:
+        self.number = number
+        self.ensemble = ensemble
+        self.prompt = prompt
+        self.sampling = sampling
+        self.fusion = fusion
+        self.flow = flow
+        self.on_update = on_update
+        self.members = ensemble.taking_part(fusion)
+        self.weights = dict(zip(self.members, member_weights(self.members, fusion.weights).tolist(), strict=True))
+        self.seats = {name: self._seat(name) for name in self.members}
+        self.generated: Counter[int] = Counter()
+        self.prompt_ids = (
+            frozenset(prompt.ids[ensemble.pivot]) if sampling.repetition_penalty != 1.0 else frozenset()
+        )
+        self.rng = np.random.default_rng(sampling.seed)
+        self.text = TextStream(sampling.stop, include_stop=sampling.include_stop)
+        self.length = 0  # tokens generated
+        self.spelled = False  # whether any text was generated
+        self.lead_spelled = False  # whether the pivot spelled the space its template puts before the answer
+        self.departed: dict[str, str] = {}
+        self.rounds: list[RoundReport] = []
+
+    def _seat(self, name: str) -> Seat:
+        ids = self.prompt.ids[name]
+        capacity = self.ensemble.models[name].member.capacity
+        wanted = len(ids) + self.sampling.max_tokens
+        if self.ensemble.follows_ids(name):
+            return Seat(len(ids), None, wanted)
+        spelling = Spelling(self.ensemble.models[name].tokenizer, self.prompt.leads[name])
+        # The same text may take a member more tokens than the pivot; a quarter more covers ordinary prose, and
+        # what exceeds it is asked for in `grow`.
+        return Seat(len(ids), spelling, min(wanted + self.sampling.max_tokens // 4 + 8, capacity.context))
+
+    @property
+    def stop_ids(self) -> frozenset[int]:
+        """Ids of the pivot that end this sequence."""
+        ended = frozenset() if self.sampling.ignore_eos else self.ensemble.stop_ids
+        return ended | frozenset(self.sampling.stop_token_ids)
+
+    @property
+    def forbidden(self) -> frozenset[int]:
+        """Ids of the pivot that must not be drawn now."""
+        if self.length < self.sampling.min_tokens:
+            return self.ensemble.stop_ids | frozenset(self.sampling.stop_token_ids)
+        return self.ensemble.stop_ids if self.sampling.ignore_eos else frozenset()
+
+    @property
+    def voters(self) -> tuple[str, ...]:
+        """The members whose distributions are fused in this round."""
+        return tuple(name for name, seat in self.seats.items() if seat.present)
+
+    @property
+    def ready(self) -> bool:
+        """Whether every member of this round has answered."""
+        return all(seat.latest is not None for seat in self.seats.values() if seat.present)
+
+    def map_of(self, name: str) -> VocabMap | None:
+        """The vocabulary map that holds for this member in this round."""
+        maps = self.ensemble.maps[name]
+        if self.spelled:
+            return maps.rest
+        return maps.unled if self.lead_spelled else maps.first
+
+    def open(self) -> dict[str, Advance]:
+        """The first advance of every member: its prompt."""
+        return {name: Advance(self.number, 0, self.prompt.ids[name]) for name in self.seats}
+
+    def surface(self, token: int) -> bytes:
+        """The text that a pivot token adds at this point."""
+        surface = self.ensemble.surface(token)
+        lead = self.prompt.leads[self.ensemble.pivot]
+        if lead and not self.spelled and not self.lead_spelled and surface.startswith(lead):
+            self.lead_spelled = True
+            surface = surface[len(lead) :]
+        return surface
+
+    def follow(self, token: int, surface: bytes) -> dict[str, Advance]:
+        """What each member must be given after `token`, which added `surface` to the text.
+
+        A member that cannot spell the text yet sits out until it can; one whose tokens did not change keeps
+        its last answer.
+        """
+        self.spelled = self.spelled or bool(surface)
+        advances = {}
+        for name, seat in self.seats.items():
+            seat.rolled_back = 0
+            cached = seat.cached
+            if seat.spelling is None:
+                seat.followed += 1
+                keep, append = cached, [token]
+            else:
+                if not surface:
+                    continue
+                edit = seat.spelling.extend(surface)
+                seat.present = edit is not None
+                if edit is None:
+                    continue
+                keep, append = seat.prompt + edit.keep, edit.append
+                seat.rolled_back = cached - keep
+            if append:
+                seat.latest = None
+                advances[name] = Advance(self.number, keep, append)
+        return advances
+
+    def leave(self, name: str, reason: str) -> None:
+        """Go on without a member; the rest share its weight."""
+        del self.seats[name]
+        self.departed[name] = reason
+
+    def update(
+        self,
+        text: str,
+        tokens: tuple[Token, ...] = (),
+        finish: FinishReason | None = None,
+        stop_reason: str | int | None = None,
+        error: Exception | None = None,
+    ) -> None:
+        """Tell the caller; the last update carries the report."""
+        last = finish is not None or error is not None
+        rounds = tuple(self.rounds) if last else ()
+        departed = dict(self.departed) if last else {}
+        try:
+            self.on_update(Update(text, tokens, finish, stop_reason, error, rounds, departed))
+        except Exception:  # the caller is gone; its cancellation follows
+            log.exception("the caller of sequence %d did not take an update", self.number)

@@ -1,0 +1,184 @@
+"""What happens to the members' distributions in a round: project, filter, combine. Pure functions on arrays.
+
+Shapes: S sequences, M members, k best tokens per member, R entries per row of a vocabulary map, C candidates
+(the pivot tokens that any member gives probability to), V the pivot's vocabulary. Probabilities are float64,
+because they are sums of many small terms; the members' log-probabilities arrive as float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from alignment.vocab_map import VocabMap
+from numpy.typing import ArrayLike, NDArray
+
+from fusion.core import Combine, Ids, LogProbs
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """The members' distributions side by side in the pivot's vocabulary.
+
+    Attributes:
+        tokens: [S, C] int64, pivot ids in ascending order, -1 where a row is shorter than C.
+        probabilities: [S, M, C], what each member gives to each candidate; 0 at the padding.
+    """
+
+    tokens: NDArray[np.int64]
+    probabilities: Floats
+
+
+def project(
+    answers: Sequence[tuple[Ids, LogProbs]], maps: Sequence[VocabMap | None], vocabulary_size: int
+) -> Candidates:
+    """Bring the k best tokens of every member into the pivot's vocabulary.
+
+    Args:
+        answers: for each member the ids [S, k] and natural log-probabilities [S, k]; k may differ.
+        maps: for each member its vocabulary map, None where it shares the pivot's vocabulary.
+        vocabulary_size: V.
+
+    Mass that a map does not carry is lost, as in the authors' code; nothing is renormalised here.
+    """
+    rows = answers[0][0].shape[0]
+    keys: list[NDArray[np.int64]] = []  # row * V + pivot id
+    masses: list[Floats] = []
+    for (ids, logprobs), vocab_map in zip(answers, maps, strict=True):
+        targets, mass = ids.astype(np.int64), np.exp(logprobs.astype(np.float64))
+        if vocab_map is not None:
+            targets = vocab_map.target_ids[ids].astype(np.int64).reshape(rows, -1)
+            mass = (mass[:, :, None] * vocab_map.weights[ids]).reshape(rows, -1)
+        key = targets + np.arange(rows)[:, None] * vocabulary_size
+        mapped = targets >= 0
+        keys.append(key[mapped])
+        masses.append(mass[mapped])
+    unique, place = np.unique(np.concatenate(keys), return_inverse=True)
+    row = unique // vocabulary_size
+    widths = np.bincount(row, minlength=rows)
+    width = max(int(widths.max()), 1)
+    column = np.arange(len(unique)) - (np.cumsum(widths) - widths)[row]
+    tokens = np.full((rows, width), -1, dtype=np.int64)
+    tokens[row, column] = unique - row * vocabulary_size
+    probabilities = np.zeros((len(answers), rows * width))
+    flat = (row * width + column)[place]
+    ends = np.cumsum([len(mass) for mass in masses])
+    for member, (end, mass) in enumerate(zip(ends, masses, strict=True)):
+        probabilities[member] = np.bincount(flat[end - len(mass) : end], mass, minlength=rows * width)
+    return Candidates(tokens, probabilities.reshape(len(answers), rows, width).transpose(1, 0, 2))
+
+
+def faithful(probabilities: Floats, top: int) -> Bools:
+    """EVA's filter of unfaithful tokens: which members to keep, [S, M].
+
+    A member is kept when its best token is among the `top` best of at least one other member (all others
+    count, those that are dropped too). Where that would drop every member, all stay.
+
+    Args:
+        probabilities: [S, M, C].
+        top: how many of the others' best tokens count (the authors' README uses 3).
+    """
+    _, members, width = probabilities.shape
+    best = probabilities.argmax(axis=2)  # [S, M]
+    top = min(top, width)
+    others = np.argpartition(-probabilities, top - 1, axis=2)[:, :, :top]  # [S, M, top]
+    possible = np.take_along_axis(probabilities, others, axis=2) > 0
+    # agrees[s, m, j]: the best token of m is among the best of j
+    agrees = ((others[:, None] == best[:, :, None, None]) & possible[:, None]).any(axis=3)
+    agrees[:, range(members), range(members)] = False
+    kept: Bools = agrees.any(axis=2)
+    kept[~kept.any(axis=1)] = True
+    return kept
+
+
+def effective_weights(weights: Floats, kept: Bools) -> Floats:
+    """The weights [S, M] of the members kept, with the sum they had with all members.
+
+    Where all members that are kept weigh nothing, they share that sum equally.
+    """
+    total = weights.sum(axis=1, keepdims=True)
+    left = np.where(kept, weights, 0.0)
+    remaining = left.sum(axis=1, keepdims=True)
+    shared = np.where(
+        remaining > 0, left / np.where(remaining > 0, remaining, 1.0), kept / kept.sum(axis=1)[:, None]
+    )
+    scaled: Floats = shared * total
+    return scaled
+
+
+def mixture(probabilities: Floats, weights: Floats) -> Floats:
+    """Weighted mean of the members' probabilities, [S, C], as EVA averages them. Not renormalised."""
+    fused: Floats = np.einsum("smc,sm->sc", probabilities, weights)
+    return fused
+
+
+def product(probabilities: Floats, weights: Floats) -> Floats:
+    """Weighted mean of the members' log-probabilities, normalised, [S, C] (PackLLM's mean of logits).
+
+    A candidate that a member did not list counts there as its least probable listed one: it is at most that
+    probable, and a hard zero would let the truncation to k tokens veto what every other member wants.
+    """
+    listed = probabilities > 0
+    floor = np.where(listed, probabilities, np.inf).min(axis=2, keepdims=True)
+    logs = np.log(np.where(listed, probabilities, np.where(np.isfinite(floor), floor, 1.0)))
+    fused: Floats = np.einsum("smc,sm->sc", logs, weights)
+    fused = np.where(listed.any(axis=1), fused, -np.inf)
+    fused = np.exp(fused - fused.max(axis=1, keepdims=True))
+    return fused / fused.sum(axis=1, keepdims=True)
+
+
+COMBINATIONS = {"mixture": mixture, "product": product}
+
+
+def fuse_logits(
+    logits: Sequence[ArrayLike],
+    maps: Sequence[VocabMap | None],
+    *,
+    weights: ArrayLike | None = None,
+    filter_top: int | None = None,
+    top_k: int = 320,
+    combine: Combine = "mixture",
+) -> tuple[NDArray[np.float32], list[bool]]:
+    """One decoding step by the authors' rules (EVA's released code), for a single position.
+
+    Each member keeps its `top_k` largest logits (ties at the limit all survive), softmax over those, product
+    with its map; rows are not renormalised, so a member's mapped mass acts as an implicit weight. Then the
+    filter (none with `filter_top=None`) and the combination, with equal weights where none are given. When the
+    filter would keep nobody, everybody takes part, and `kept` says so.
+
+    Args:
+        logits: for each member a vector [V_i] of raw logits.
+        maps: for each member its map into the pivot's vocabulary, None for "already there".
+        weights: [M], non-negative.
+
+    Returns:
+        probabilities [V_pivot] float32, which need not sum to 1 in a mixture; kept, one flag per member.
+    """
+    if len(logits) != len(maps) or not logits:
+        raise ValueError(f"{len(logits)} logit vectors and {len(maps)} maps; give one map (or None) per member")
+    sizes = {m.target_size if m is not None else np.size(x) for x, m in zip(logits, maps, strict=True)}
+    if len(sizes) != 1:
+        raise ValueError(f"the members do not meet in one vocabulary: sizes {sorted(sizes)}")
+    size = sizes.pop()
+    answers = []
+    for vector in logits:
+        x = np.asarray(vector, dtype=np.float32).reshape(-1)
+        limit = np.partition(x, max(len(x) - top_k, 0))[max(len(x) - top_k, 0)]
+        ids = np.flatnonzero(x >= limit).astype(np.int32)
+        best = x[ids]
+        logprobs = best - best.max() - np.log(np.exp(best - best.max()).sum())
+        answers.append((ids[None], logprobs[None].astype(np.float32)))
+    candidates = project(answers, maps, size)
+    kept = np.ones((1, len(answers)), dtype=np.bool_)
+    if filter_top is not None and len(answers) > 1:
+        kept = faithful(candidates.probabilities, filter_top)
+    given = np.ones(len(answers)) if weights is None else np.asarray(weights, dtype=np.float64)
+    fused = COMBINATIONS[combine](candidates.probabilities, effective_weights(given[None], kept))
+    dense = np.zeros(size, dtype=np.float32)
+    used = candidates.tokens[0] >= 0
+    dense[candidates.tokens[0, used]] = fused[0, used]
+    return dense, [bool(flag) for flag in kept[0]]

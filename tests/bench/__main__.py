@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+import json
+import platform
+import tempfile
+from pathlib import Path
+
+import torch
+
+from tests.bench import decode, models
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as scratch:
+        print("building three random models ...", flush=True)
+        folders = models.build(Path(scratch))
+        print("decoding ...", flush=True)
+        results = {
+            "machine": {
+                "processor": platform.machine(),
+                "threads": torch.get_num_threads(),
+                "torch": torch.__version__,
+            },
+            "decode": decode.run(folders),
+        }
+    for batch, row in results["decode"].items():
+        print(
+            f"{batch:>3} sequences: {row['fused_ms_per_round']:7.1f} ms a round, floor {row['floor_ms_per_round']:7.1f} ms, "
+            f"ratio {row['ratio']:.3f}, fusion {row['share_of_round']['fusing']:.1%}, "
+            f"synchronisation {row['share_of_round']['synchronising']:.1%}"
+        )
+    print(json.dumps(results))
+
+
+if __name__ == "__main__":
+    main()

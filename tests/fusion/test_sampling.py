@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fusion.core import SamplingParams
+from fusion.sampling import bias, penalise, sample, truncate
+
+TOKENS = np.array([3, 5, 8, 13, 21])
+P = np.array([0.1, 0.4, 0.2, 0.25, 0.05])
+
+
+def draw(params, *, p=P, tokens=TOKENS, generated=None, prompt=(), forbidden=(), seed=0):
+    rng = np.random.default_rng(seed)
+    return sample(tokens, p, params, generated=generated or {}, prompt=prompt, forbidden=forbidden, rng=rng)
+
+
+def params(**given):
+    return SamplingParams(max_tokens=1, **given)
+
+
+def frequencies(n=20_000, **given):
+    rng = np.random.default_rng(1)
+    counts = Counter(
+        sample(TOKENS, P, params(**given), generated={}, prompt=(), forbidden=(), rng=rng) for _ in range(n)
+    )
+    return np.array([counts[t] / n for t in TOKENS.tolist()])
+
+
+def test_temperature_zero_takes_the_best_and_the_lowest_id_of_equals():
+    assert draw(params(temperature=0)) == 5
+    assert draw(params(temperature=0), p=np.array([0.3, 0.3, 0.4, 0.4, 0])) == 8
+
+
+def test_sampling_follows_the_distribution():
+    """20,000 draws: within 4 standard errors (0.014)."""
+    np.testing.assert_allclose(frequencies(), P, atol=0.014)
+
+
+def test_temperature_sharpens():
+    expected = P**2 / (P**2).sum()
+    np.testing.assert_allclose(frequencies(temperature=0.5), expected, atol=0.014)
+
+
+@pytest.mark.parametrize(
+    ("limits", "left"),
+    [
+        ({"top_k": 2}, [5, 13]),
+        ({"top_k": 100}, [3, 5, 8, 13, 21]),
+        ({"top_p": 0.4}, [5]),
+        ({"top_p": 0.41}, [5, 13]),
+        ({"top_p": 1e-9}, [5]),
+        ({"min_p": 0.5}, [5, 8, 13]),
+        ({"min_p": 1.0}, [5]),
+        ({"top_k": 3, "top_p": 0.7}, [5, 13]),
+    ],
+)
+def test_truncation_leaves_what_it_says(limits, left):
+    kept = TOKENS[truncate(np.log(P), params(**limits)) > 0]
+    assert sorted(kept.tolist()) == left
+
+
+@given(
+    st.lists(st.floats(1e-6, 1), min_size=1, max_size=30),
+    st.floats(0.01, 3),
+    st.floats(0.0001, 1),
+    st.integers(0, 40),
+    st.floats(0, 1),
+    st.integers(0, 99),
+)
+def test_a_seed_gives_the_same_token_which_is_always_a_candidate(p, temperature, top_p, top_k, min_p, seed):
+    tokens = np.arange(len(p)) * 7
+    given_params = params(temperature=temperature, top_p=top_p, top_k=top_k, min_p=min_p)
+    first = draw(given_params, p=np.array(p), tokens=tokens, seed=seed)
+    assert first in tokens
+    assert first == draw(given_params, p=np.array(p), tokens=tokens, seed=seed)
+
+
+def test_a_favoured_token_outside_the_candidates_can_win():
+    assert draw(params(temperature=0, logit_bias={99: 100.0})) == 99
+    tokens, logprobs = bias(TOKENS, np.log(P), {99: 2.0, 5: -1.0, 77: -3.0})
+    assert tokens.tolist() == [3, 5, 8, 13, 21, 99]
+    np.testing.assert_allclose(logprobs[1], np.log(0.4) - 1)
+    np.testing.assert_allclose(logprobs[5], np.log(0.05) + 2)
+
+
+def test_a_banned_token_is_not_drawn():
+    assert draw(params(temperature=0, logit_bias={5: -100.0})) == 13
+
+
+def test_forbidden_tokens_are_drawn_only_when_nothing_else_is_left():
+    assert draw(params(temperature=0), forbidden={5, 13}) == 8
+    assert draw(params(temperature=0), p=np.array([0, 1.0, 0, 0, 0]), forbidden={5}) == 5
+
+
+def test_penalties_by_hand():
+    got = penalise(
+        TOKENS,
+        np.log(P),
+        params(presence_penalty=0.5, frequency_penalty=0.25, repetition_penalty=2.0),
+        generated={5: 3},
+        prompt={8},
+    )
+    expected = np.log(P)
+    expected[1] = expected[1] * 2 - 0.5 - 3 * 0.25
+    expected[2] = expected[2] * 2
+    np.testing.assert_allclose(got, expected)

@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import sparse
+
+from alignment.vocab_map import VocabMap
+from fusion.step import effective_weights, faithful, fuse_logits, mixture, product, project
+from tests.conftest import shared
+
+rng = np.random.default_rng(0)
+
+
+def eva_steps():
+    path = shared("golden", "eva_step.json")
+    return json.loads(path.read_text())["steps"], np.load(path.with_suffix(".npz"))
+
+
+@pytest.mark.parametrize("step", range(16))
+def test_a_step_is_what_the_authors_code_computes(step):
+    """EVA's released code, float32; agreement within 1e-6."""
+    steps, arrays = eva_steps()
+    spec = steps[step]
+    maps, logits = [], []
+    for name in spec["model_order"]:
+        logits.append(arrays[f"s{step}_logits_{name}"])
+        if name == "pivot":
+            maps.append(None)
+        else:
+            k = name.removeprefix("aux")
+            triple = (arrays[f"map{k}_vals"], (arrays[f"map{k}_rows"], arrays[f"map{k}_cols"]))
+            maps.append(VocabMap.from_scipy(sparse.csr_matrix(triple, shape=arrays[f"map{k}_shape"])))
+    weights, filter_top = None, spec["drop"]
+    if spec["method"] == "linear_sum":
+        filter_top = None
+        auxiliary = spec["lambdas_used"][: len(maps) - 1]
+        # Without lambdas the reference gives the pivot nothing: its values sum to 1 before the pivot's turn.
+        weights = [*auxiliary, 1 - sum(spec["lambdas_used"])]
+    fused, kept = fuse_logits(logits, maps, weights=weights, filter_top=filter_top, top_k=spec["topk"])
+    np.testing.assert_allclose(fused, arrays[f"s{step}_fused"], atol=1e-6)
+    assert fused.argmax() == spec["argmax"]
+    if spec["kept"] is not None:
+        assert kept == ([True] * len(maps) if spec["fallback"] else spec["kept"])
+
+
+def test_product_of_equal_vocabularies_is_the_mean_of_logits():
+    """PackLLM's fusion of logits, in float64 by hand; within 1e-5 of the float32 path."""
+    logits = rng.normal(size=(3, 50)) * 3
+    weights = np.array([0.2, 0.5, 0.3])
+    mean = weights @ logits
+    expected = np.exp(mean - mean.max()) / np.exp(mean - mean.max()).sum()
+    fused, _ = fuse_logits(list(logits), [None] * 3, weights=weights, combine="product")
+    np.testing.assert_allclose(fused, expected, atol=1e-5)
+
+
+def dense_projection(ids, logprobs, vocab_map, size):
+    """The oracle of `project`: one loop per token."""
+    out = np.zeros(size)
+    for token, logprob in zip(ids.tolist(), logprobs.tolist(), strict=True):
+        if vocab_map is None:
+            out[token] += np.exp(logprob)
+            continue
+        for target, weight in zip(vocab_map.target_ids[token], vocab_map.weights[token], strict=True):
+            if target >= 0:
+                out[target] += np.exp(logprob) * weight
+    return out
+
+
+def random_map(generator, source, target, entries):
+    matrix = sparse.random(
+        source, target, density=entries / target, random_state=generator, dtype=np.float32, format="csr"
+    )
+    return VocabMap.from_scipy(matrix)
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 4), st.integers(1, 12))
+def test_projection_equals_the_loop_over_tokens(seed, rows, k):
+    generator = np.random.default_rng(seed)
+    sizes, pivot_size = (20, 30, 25), 25
+    maps = [random_map(generator, n, pivot_size, 3) for n in sizes[:2]] + [None]
+    answers = []
+    for size in sizes:
+        ids = np.stack([generator.permutation(size)[:k] for _ in range(rows)]).astype(np.int32)
+        answers.append((ids, np.log(generator.dirichlet(np.ones(k), size=rows)).astype(np.float32)))
+    candidates = project(answers, maps, pivot_size)
+    for row in range(rows):
+        tokens = candidates.tokens[row]
+        used = tokens >= 0
+        assert (np.diff(tokens[used]) > 0).all()
+        assert (candidates.probabilities[row][:, ~used] == 0).all()
+        for member, (ids, logprobs) in enumerate(answers):
+            dense = np.zeros(pivot_size)
+            dense[tokens[used]] = candidates.probabilities[row, member, used]
+            expected = dense_projection(ids[row], logprobs[row], maps[member], pivot_size)
+            np.testing.assert_allclose(dense, expected, atol=1e-6)
+
+
+def test_a_member_that_maps_nothing_leaves_the_others_alone():
+    nothing = VocabMap(np.full((4, 1), -1, np.int32), np.zeros((4, 1), np.float32), 4)
+    ids, logprobs = np.array([[1, 2]], np.int32), np.log(np.array([[0.75, 0.25]], np.float32))
+    candidates = project([(ids, logprobs), (ids, logprobs)], [None, nothing], 4)
+    np.testing.assert_allclose(candidates.probabilities[0, 1], 0)
+    np.testing.assert_allclose(candidates.probabilities[0, 0], [0.75, 0.25])
+
+
+def naive_faithful(p, top):
+    kept = []
+    for m in range(len(p)):
+        best = p[m].argmax()
+        agrees = False
+        for j in range(len(p)):
+            if j != m:
+                ranked = sorted(range(len(p[j])), key=lambda c: -p[j][c])[:top]
+                agrees = agrees or (best in ranked and p[j][best] > 0)
+        kept.append(agrees)
+    return kept if any(kept) else [True] * len(p)
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(2, 5), st.integers(1, 6))
+def test_filter_equals_its_definition(seed, members, top):
+    generator = np.random.default_rng(seed)
+    p = generator.permuted(np.tile(np.arange(1.0, 13.0), (3, members, 1)), axis=2)
+    p = np.where(p < 5, 0, p / p.sum(axis=2, keepdims=True))
+    assert faithful(p, top).tolist() == [naive_faithful(row, top) for row in p]
+
+
+def test_weights_of_dropped_members_go_to_the_others_in_proportion():
+    weights = np.array([[0.5, 0.3, 0.2], [0.0, 1.0, 0.0]])
+    kept = np.array([[True, False, True], [True, False, True]])
+    np.testing.assert_allclose(effective_weights(weights, kept), [[5 / 7, 0, 2 / 7], [0.5, 0, 0.5]])
+
+
+def test_product_lets_no_member_veto_by_truncation():
+    p = np.array([[[0.9, 0.1, 0.0], [0.0, 0.3, 0.7]]])
+    fused = product(p, np.array([[0.5, 0.5]]))
+    assert (fused > 0).all()
+    np.testing.assert_allclose(fused.sum(), 1)
+    expected = np.sqrt([0.9 * 0.3, 0.1 * 0.3, 0.1 * 0.7])
+    np.testing.assert_allclose(fused[0], expected / expected.sum())
+
+
+def test_mixture_is_the_weighted_mean():
+    p = rng.dirichlet(np.ones(5), size=(2, 3))
+    w = rng.dirichlet(np.ones(3), size=2)
+    np.testing.assert_allclose(mixture(p, w)[1], w[1] @ p[1])
+
+
+def test_members_must_meet_in_one_vocabulary():
+    with pytest.raises(ValueError, match="one vocabulary"):
+        fuse_logits([np.zeros(4), np.zeros(5)], [None, None])
+    with pytest.raises(ValueError, match="one map"):
+        fuse_logits([np.zeros(4)], [None, None])

@@ -1,0 +1,88 @@
+"""Members whose distributions are a pure function of the tokens they hold, so that a stale cache shows."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Collection
+
+import numpy as np
+
+from fusion.core import Advance, AdvanceFailed, Answer, Capacity, Member, NextTokens
+
+Distribution = Callable[[list[int]], np.ndarray]  # tokens -> log-probabilities [V]
+
+
+def seeded(vocabulary_size: int, seed: int, sharpness: float = 3.0) -> Distribution:
+    """A random but fixed distribution for every token list."""
+
+    def distribution(tokens: list[int]) -> np.ndarray:
+        rng = np.random.default_rng([seed, *tokens])
+        logits = rng.normal(size=vocabulary_size) * sharpness
+        return (logits - np.log(np.exp(logits).sum())).astype(np.float32)
+
+    return distribution
+
+
+class ToyMember:
+    """Answers on the caller's thread; `hold` keeps the answers back until `release`."""
+
+    def __init__(
+        self, name: str, distribution: Distribution, vocabulary_size: int, capacity: Capacity, k: int = 320
+    ) -> None:
+        self.name = name
+        self.vocabulary_size = vocabulary_size
+        self.capacity = capacity
+        self.distribution = distribution
+        self.k = min(k, vocabulary_size)
+        self.cached: dict[int, list[int]] = {}
+        self.submitted: list[list[Advance]] = []
+        self.most_tokens = 0
+        self.fail_on: Callable[[list[int]], bool] = lambda tokens: False
+        self.hold = False
+        self._held: list[Answer] = []
+        self._lock = threading.Lock()
+        self._deliver: Callable[[Member, list[Answer]], None] | None = None
+        self.stopped = False
+
+    def start(self, deliver: Callable[[Member, list[Answer]], None]) -> None:
+        self._deliver = deliver
+
+    def submit(self, advances: list[Advance]) -> None:
+        with self._lock:
+            self.submitted.append(advances)
+            answers = [self._answer(advance) for advance in advances]
+            self._held.extend(answers)
+        if not self.hold:
+            self.release()
+
+    def _answer(self, advance: Advance) -> Answer:
+        tokens = self.cached.get(advance.sequence, [])
+        assert advance.append, "an advance appends at least one token"
+        assert 0 <= advance.keep <= len(tokens), "only what is cached can be kept"
+        tokens = tokens[: advance.keep] + list(advance.append)
+        assert len(tokens) <= self.capacity.context, "a sequence must fit the context"
+        self.cached[advance.sequence] = tokens
+        assert len(self.cached) <= self.capacity.sequences
+        total = sum(map(len, self.cached.values()))
+        assert total <= self.capacity.cache_tokens, "the cache must not be overcommitted"
+        self.most_tokens = max(self.most_tokens, total)
+        if self.fail_on(tokens):
+            del self.cached[advance.sequence]
+            return AdvanceFailed(advance.sequence, "out of luck.")
+        logprobs = self.distribution(tokens)
+        ids = np.argsort(-logprobs, kind="stable")[: self.k].astype(np.int32)
+        return NextTokens(advance.sequence, ids[None], logprobs[ids][None])
+
+    def release(self) -> None:
+        with self._lock:
+            held, self._held = self._held, []
+        if held and self._deliver is not None:
+            self._deliver(self, held)
+
+    def close(self, sequences: Collection[int]) -> None:
+        with self._lock:
+            for number in sequences:
+                self.cached.pop(number, None)
+
+    def stop(self) -> None:
+        self.stopped = True
