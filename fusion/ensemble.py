@@ -10,11 +10,11 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+
+from alignment.errors import InvalidRequest
 from alignment.exact import exact_map
 from alignment.tokenizer import Tokenizer
 from alignment.vocab_map import VocabMap
-
-from alignment.errors import InvalidRequest
 from fusion.core import FusionParams, Member, Prompt
 
 
@@ -151,11 +151,10 @@ class Ensemble:
             raise InvalidRequest(
                 f"The prompt has {len(prompt.ids[tightest])} tokens for member {tightest!r}, whose context holds "
                 f"{self.models[tightest].member.capacity.context} with at least one for the answer; shorten it.",
-                param="messages",
                 code="context_length_exceeded",
             )
         if not all(prompt.ids[name] for name in members):
-            raise InvalidRequest("The prompt is empty; give at least one token.", param="prompt")
+            raise InvalidRequest("The prompt is empty; give at least one token.")
         return room[tightest]
 
 

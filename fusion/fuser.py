@@ -85,11 +85,16 @@ class Fuser:
         self._thread.start()
 
     def stop(self) -> None:
-        """End every sequence with an error, then stop the loop and the members."""
-        self._inbox.put(None)
-        self._thread.join()
+        """End every sequence with an error, then stop the loop and the members. For good: there is no restart."""
+        if self._thread.is_alive():
+            self._inbox.put(None)
+            self._thread.join()
         for member in self.members.values():
             member.stop()
+
+    def alive(self) -> bool:
+        """Whether the loop runs."""
+        return self._thread.is_alive()
 
     def submit(
         self,
@@ -152,8 +157,8 @@ class Fuser:
                     running = False
                     break
                 message()
-            self._admit()
             self._fuse_ready()
+            self._admit()  # after the round, which may have ended sequences and freed their places
             self._send()
             self.clock.waiting += arrived - started
             self.clock.elapsed += perf_counter() - started

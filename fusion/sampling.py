@@ -51,7 +51,7 @@ def penalise(
 
 def truncate(logprobs: Floats, params: SamplingParams) -> Floats:
     """Probabilities after min_p, top_k and top_p, unnormalised: 0 for what is cut. The best always stays."""
-    p = np.exp(logprobs - logprobs.max())
+    p: Floats = np.exp(logprobs - logprobs.max())
     if params.min_p > 0:
         p[p < params.min_p] = 0.0
     if 0 < params.top_k < len(p):
@@ -60,7 +60,6 @@ def truncate(logprobs: Floats, params: SamplingParams) -> Floats:
         order = np.argsort(-p, kind="stable")
         before = np.cumsum(p[order]) - p[order]  # mass of what is better than each
         p[order[before >= params.top_p * p.sum()]] = 0.0
-        p[order[0]] = 1.0
     return p
 
 

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+
 from alignment.spelling import Spelling
 from alignment.vocab_map import VocabMap
-
 from fusion.core import (
     Advance,
     FinishReason,

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from alignment.vocab_map import VocabMap
 from numpy.typing import ArrayLike, NDArray
 
+from alignment.vocab_map import VocabMap
 from fusion.core import Combine, Ids, LogProbs
 
 Floats = NDArray[np.float64]
@@ -128,7 +128,8 @@ def product(probabilities: Floats, weights: Floats) -> Floats:
     fused: Floats = np.einsum("smc,sm->sc", logs, weights)
     fused = np.where(listed.any(axis=1), fused, -np.inf)
     fused = np.exp(fused - fused.max(axis=1, keepdims=True))
-    return fused / fused.sum(axis=1, keepdims=True)
+    fused /= fused.sum(axis=1, keepdims=True)
+    return fused
 
 
 COMBINATIONS = {"mixture": mixture, "product": product}
@@ -176,7 +177,7 @@ def fuse_logits(
     kept = np.ones((1, len(answers)), dtype=np.bool_)
     if filter_top is not None and len(answers) > 1:
         kept = faithful(candidates.probabilities, filter_top)
-    given = np.ones(len(answers)) if weights is None else np.asarray(weights, dtype=np.float64)
+    given = np.full(len(answers), 1 / len(answers)) if weights is None else np.asarray(weights, dtype=np.float64)
     fused = COMBINATIONS[combine](candidates.probabilities, effective_weights(given[None], kept))
     dense = np.zeros(size, dtype=np.float32)
     used = candidates.tokens[0] >= 0

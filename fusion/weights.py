@@ -13,5 +13,6 @@ def member_weights(members: Sequence[str], given: Mapping[str, float] | None) ->
 
     Members that `given` does not name weigh nothing.
     """
-    weights = np.array([1.0 if given is None else given.get(name, 0.0) for name in members])
-    return weights / weights.sum()
+    weights = np.array([1.0 if given is None else given.get(name, 0.0) for name in members], dtype=np.float64)
+    weights /= weights.sum()
+    return weights

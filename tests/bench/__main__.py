@@ -24,10 +24,10 @@ def main() -> None:
             "decode": decode.run(folders),
         }
     for batch, row in results["decode"].items():
+        share = row["share_of_round"]
         print(
-            f"{batch:>3} sequences: {row['fused_ms_per_round']:7.1f} ms a round, floor {row['floor_ms_per_round']:7.1f} ms, "
-            f"ratio {row['ratio']:.3f}, fusion {row['share_of_round']['fusing']:.1%}, "
-            f"synchronisation {row['share_of_round']['synchronising']:.1%}"
+            f"{batch:>3} sequences: {row['fused_ms_per_round']:.1f} ms a round, "
+            f"floor {row['floor_ms_per_round']:.1f} ms, ratio {row['ratio']:.3f}; fusion {share['fusing']:.1%}, synchronisation {share['synchronising']:.1%}"
         )
     print(json.dumps(results))
 

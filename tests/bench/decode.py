@@ -54,10 +54,11 @@ def fused_round_seconds(fuser: Fuser, ensemble: Ensemble, batch: int, seed: int)
 
         return on_update
 
+    prompts = [ensemble.encode_text(prompt(PROMPT_WORDS, seed + i)) for i in range(batch)]
     for i in range(batch):
         fuser.submit(
             ensemble,
-            ensemble.encode_text(prompt(PROMPT_WORDS, seed + i)),
+            prompts[i],
             SamplingParams(max_tokens=NEW_TOKENS, temperature=1.0, seed=seed + i, ignore_eos=True),
             FusionParams(),
             on_update=listener(i),
@@ -70,7 +71,7 @@ def fused_round_seconds(fuser: Fuser, ensemble: Ensemble, batch: int, seed: int)
 def load(folders: dict[str, Path], max_sequences: int) -> dict[str, Model]:
     models = {}
     for name, folder in folders.items():
-        engine = TransformersEngine(
+        engine = TransformersEngine.load(
             str(folder),
             dtype="float32",
             device="cpu",

@@ -7,6 +7,7 @@ words are one token everywhere, rare ones are cut differently.
 from __future__ import annotations
 
 import json
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -23,11 +24,15 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-LLAMA3 = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+LLAMA3 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 SPECIALS = ["<unk>", "<s>", "</s>"]
 WORDS = 24_000
 
 
+@cache
 def invented_words(count: int = WORDS) -> list[str]:
     """`count` different pronounceable words, the same ones every time."""
     rng = np.random.default_rng(7)

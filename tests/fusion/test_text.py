@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -17,7 +19,7 @@ def run(pieces, stop=(), include_stop=False):
 
 def split(data, cuts):
     edges = sorted({0, len(data), *(c % (len(data) + 1) for c in cuts)})
-    return [data[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    return [data[a:b] for a, b in pairwise(edges)]
 
 
 text = st.text(st.sampled_from("abAB \n🎉é中"), max_size=30)

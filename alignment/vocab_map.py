@@ -1,0 +1,118 @@
+"""A sparse matrix from one vocabulary to another, in the layout that a decoding round gathers from."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+from scipy.sparse import coo_array, csr_array
+
+from alignment.errors import ConfigError
+
+_FORMAT = "tutti.vocab_map"
+_VERSION = "1"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class VocabMap:
+    """Where the probability of each source token goes (EVA's mapping matrix W, row by row, padded).
+
+    Attributes:
+        target_ids: [Vs, R] int32, target ids of each source id, -1 where a row has fewer than R.
+        weights: [Vs, R] float32, finite and not negative, 0 on padding. A row need not sum to 1: what is missing
+            is lost in projection.
+        target_size: Vt, the number of target ids.
+    """
+
+    target_ids: NDArray[np.int32]
+    weights: NDArray[np.float32]
+    target_size: int
+
+    def __post_init__(self) -> None:
+        ids = np.ascontiguousarray(self.target_ids, dtype=np.int32)
+        weights = np.ascontiguousarray(self.weights, dtype=np.float32)
+        if ids.ndim != 2 or ids.shape != weights.shape:
+            raise ValueError(f"target_ids {ids.shape} and weights {weights.shape} must both be [Vs, R]")
+        if ids.size and (ids.min() < -1 or ids.max() >= self.target_size):
+            raise ValueError(f"target_ids must lie between -1 and {self.target_size - 1}")
+        if not np.isfinite(weights).all() or (weights < 0).any():
+            raise ValueError("weights must be finite and not negative")
+        if (weights[ids < 0] != 0).any():
+            raise ValueError("weights must be 0 where target_ids is -1")
+        ids.flags.writeable = weights.flags.writeable = False
+        object.__setattr__(self, "target_ids", ids)
+        object.__setattr__(self, "weights", weights)
+
+    @property
+    def source_size(self) -> int:
+        """Vs, the number of source ids."""
+        return int(self.target_ids.shape[0])
+
+    @property
+    def coverage(self) -> float:
+        """The share of source ids that reach any target id."""
+        return float((self.weights > 0).any(axis=1).mean()) if self.source_size else 0.0
+
+    def padded(self, rows: int) -> VocabMap:
+        """The same map with empty rows added up to `rows`, for a model whose embeddings are padded beyond its
+        tokenizer's ids."""
+        missing = max(0, rows - self.source_size)
+        ids = np.pad(self.target_ids, ((0, missing), (0, 0)), constant_values=-1)
+        return VocabMap(ids, np.pad(self.weights, ((0, missing), (0, 0))), self.target_size)
+
+    def to_scipy(self) -> csr_array[np.float32]:
+        """The map as a matrix [Vs, Vt] float32; a target id twice in a row counts twice."""
+        rows, slots = np.nonzero(self.target_ids >= 0)
+        shape = (self.source_size, self.target_size)
+        return csr_array(coo_array((self.weights[rows, slots], (rows, self.target_ids[rows, slots])), shape=shape))
+
+    @classmethod
+    def from_scipy(cls, matrix: csr_array[np.float32]) -> VocabMap:
+        """The map of a matrix [Vs, Vt]; R is the largest number of entries in a row, at least 1."""
+        matrix = csr_array(matrix.copy())
+        matrix.sum_duplicates()
+        counts = np.diff(matrix.indptr)
+        rows = np.repeat(np.arange(len(counts)), counts)
+        slots = np.arange(len(rows)) - matrix.indptr[rows]
+        shape = (len(counts), max(1, int(counts.max(initial=0))))
+        ids, weights = np.full(shape, -1, np.int32), np.zeros(shape, np.float32)
+        ids[rows, slots], weights[rows, slots] = matrix.indices, matrix.data
+        return cls(ids, weights, int(matrix.shape[1]))
+
+    def save(self, path: str | Path) -> None:
+        """Write the map as safetensors; readers see the old file or the new one, never a part."""
+        path = Path(path)
+        metadata = {"format": _FORMAT, "version": _VERSION, "target_size": str(self.target_size)}
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
+        os.close(handle)
+        try:
+            save_file({"target_ids": self.target_ids, "weights": self.weights}, temporary, metadata)
+            Path(temporary).replace(path)
+        finally:
+            Path(temporary).unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, path: str | Path) -> VocabMap:
+        """Read a map written by `save`; ConfigError for anything else."""
+        try:
+            with safe_open(path, framework="numpy") as file:
+                metadata = file.metadata() or {}
+                if metadata.get("format") != _FORMAT:
+                    raise ConfigError(f"The file {path} is not a vocabulary map: give one that Tutti has written.")
+                if metadata.get("version") != _VERSION:
+                    raise ConfigError(
+                        f"The vocabulary map {path} has format version {metadata.get('version')}, and this "
+                        f"Tutti reads version {_VERSION}: build the map again."
+                    )
+                target_ids, weights = file.get_tensor("target_ids"), file.get_tensor("weights")
+                return cls(target_ids, weights, int(metadata["target_size"]))
+        except FileNotFoundError as error:
+            raise ConfigError(f"The vocabulary map {path} does not exist: build it, or fix the path.") from error
+        except (OSError, SafetensorError, KeyError, ValueError) as error:
+            raise ConfigError(f"The vocabulary map {path} is damaged ({error}): build it again.") from error

@@ -1,0 +1,167 @@
+"""Members inside the server's process: engines stepped by one thread per device.
+
+Two models' forward passes at once on one CPU only fight for its cores, and on one GPU for its kernels. One
+after the other, each runs at full speed, and work for the others gathers into larger batches meanwhile.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+
+from fusion.core import Advance, AdvanceFailed, Answer, Capacity, Member
+from fusion.members.engine import Engine
+
+log = logging.getLogger(__name__)
+
+Deliver = Callable[[Member, list[Answer]], None]
+
+
+class InlineMember:
+    """An engine of this process as a `fusion.core.Member`."""
+
+    def __init__(self, name: str, engine: Engine) -> None:
+        self.name = name
+        self.vocabulary_size = engine.vocabulary_size
+        self.capacity: Capacity = engine.capacity
+        self._engine = engine
+        self._seat: _Seat | None = None
+
+    def start(self, deliver: Deliver) -> None:
+        """Begin to accept work; `deliver` is called on the thread of the engine's device."""
+        self._seat = _Seat(self._engine, lambda answers: deliver(self, answers))
+        _join(self._engine.device, self._seat)
+
+    def submit(self, advances: list[Advance]) -> None:
+        """Queue advances; those handed over together can share a forward pass."""
+        assert self._seat is not None, "start the member first"
+        self._seat.post(advances)
+
+    def close(self, sequences: Collection[int]) -> None:
+        """Free these sequences before the next forward pass; what the present one finds for them is dropped."""
+        assert self._seat is not None, "start the member first"
+        self._seat.post(set(sequences))
+
+    def stop(self) -> None:
+        """Finish the step in progress and give back thread and memory. Not to be called from `deliver`."""
+        if self._seat is None:
+            return
+        _leave(self._engine.device, self._seat)
+        self._seat = None
+        self._engine.shutdown()
+
+
+@dataclass(eq=False, slots=True)
+class _Seat:
+    """One engine's place at its device's thread.
+
+    `inbox` holds what callers have posted since the last step, in order: lists of advances, sets of sequences
+    to close. It is guarded by `wake`, the thread's condition; all else belongs to the thread.
+    """
+
+    engine: Engine
+    deliver: Callable[[list[Answer]], None]
+    wake: threading.Condition = field(default_factory=threading.Condition)
+    inbox: list[list[Advance] | set[int]] = field(default_factory=list)
+    outstanding: set[int] = field(default_factory=set)
+
+    def post(self, item: list[Advance] | set[int]) -> None:
+        with self.wake:
+            self.inbox.append(item)
+            self.wake.notify()
+
+    def has_work(self) -> bool:
+        return bool(self.inbox) or self.engine.has_work()
+
+    def turn(self) -> None:
+        """Take in what was posted, run one step, deliver its answers."""
+        with self.wake:
+            posted, self.inbox = self.inbox, []
+        answers: list[Answer]
+        try:
+            for item in posted:
+                if isinstance(item, set):
+                    self.engine.close(item)
+                    self.outstanding -= item
+                else:
+                    self.outstanding.update(advance.sequence for advance in item)
+                    self.engine.add(item)
+            answers = self.engine.step() if self.engine.has_work() else []
+        except Exception as error:
+            log.exception("a step of an engine on %s failed", self.engine.device)
+            reason = f"The engine failed: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            answers = [AdvanceFailed(sequence, reason) for sequence in sorted(self.outstanding)]
+            self.engine.close(self.outstanding)
+        self.outstanding.difference_update(answer.sequence for answer in answers)
+        with self.wake:
+            closed = {sequence for item in self.inbox if isinstance(item, set) for sequence in item}
+        answers = [answer for answer in answers if answer.sequence not in closed]
+        if answers:
+            try:
+                self.deliver(answers)
+            except Exception:
+                log.exception("the receiver of an engine's answers failed")
+
+
+class _DeviceThread:
+    """Steps the engines of one device in turn, the one that has waited longest first."""
+
+    def __init__(self, device: str) -> None:
+        self.seats: list[_Seat] = []
+        self.wake = threading.Condition()
+        self._busy: _Seat | None = None
+        self._thread = threading.Thread(target=self._run, name=f"tutti-{device}", daemon=True)
+        self._thread.start()
+
+    def join(self, seat: _Seat) -> None:
+        seat.wake = self.wake
+        with self.wake:
+            self.seats.append(seat)
+            self.wake.notify()
+
+    def leave(self, seat: _Seat) -> None:
+        """Give up a seat, once its step in progress is over; the thread ends with its last seat."""
+        with self.wake:
+            self.seats.remove(seat)
+            last = not self.seats
+            self.wake.notify_all()
+            self.wake.wait_for(lambda: self._busy is not seat)
+        if last:
+            self._thread.join()
+
+    def _run(self) -> None:
+        with self.wake:
+            self.wake.wait_for(lambda: self.seats)
+        while True:
+            with self.wake:
+                self._busy = None
+                self.wake.notify_all()
+                self.wake.wait_for(lambda: not self.seats or any(seat.has_work() for seat in self.seats))
+                if not self.seats:
+                    return
+                seat = next(seat for seat in self.seats if seat.has_work())
+                self.seats.remove(seat)
+                self.seats.append(seat)
+                self._busy = seat
+            seat.turn()
+
+
+_threads: dict[str, _DeviceThread] = {}
+_threads_lock = threading.Lock()
+
+
+def _join(device: str, seat: _Seat) -> None:
+    with _threads_lock:
+        if device not in _threads:
+            _threads[device] = _DeviceThread(device)
+        _threads[device].join(seat)
+
+
+def _leave(device: str, seat: _Seat) -> None:
+    with _threads_lock:
+        thread = _threads[device]
+        thread.leave(seat)
+        if not thread.seats:
+            del _threads[device]

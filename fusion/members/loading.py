@@ -1,0 +1,203 @@
+"""Checkpoints: reading their configuration, loading their weights, saying what is wrong with them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from huggingface_hub import HfApi, hf_hub_download, try_to_load_from_cache
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from alignment.errors import ConfigError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def parse_device(device: str) -> torch.device:
+    """`cpu`, `cuda:1`, `mps`: a device of this machine. Raises ConfigError."""
+    try:
+        parsed = torch.device(device)
+    except RuntimeError as error:
+        raise ConfigError(f"{device!r} is not a device; use cpu, cuda, cuda:N or mps.") from error
+    if parsed.type == "cpu":
+        return torch.device("cpu")
+    if parsed.type == "mps" and torch.backends.mps.is_available():
+        return torch.device("mps")
+    if parsed.type == "cuda":
+        count = torch.cuda.device_count()
+        index = parsed.index or 0
+        if index < count:
+            return torch.device("cuda", index)
+        present = f"CUDA devices are cuda:0 to cuda:{count - 1}" if count else "it has no CUDA device"
+        raise ConfigError(f"Device {device!r} does not exist on this machine: {present}.")
+    raise ConfigError(f"Device {device!r} does not exist on this machine; use cpu, cuda, cuda:N or mps.")
+
+
+def parse_dtype(dtype: str) -> torch.dtype:
+    """One of DTYPES. Raises ConfigError."""
+    if dtype not in DTYPES:
+        raise ConfigError(f"{dtype!r} is not a dtype for weights; use one of {', '.join(DTYPES)}.")
+    return DTYPES[dtype]
+
+
+def read_config(source: str, *, revision: str | None = None, trust_remote_code: bool = False) -> Any:
+    """The checkpoint's configuration (a transformers PretrainedConfig). Raises ConfigError."""
+    _read_json(source, "config.json", revision, required=True)
+    try:
+        with quiet():
+            return AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=trust_remote_code)
+    except Exception as error:
+        raise ConfigError(_explain(source, error)) from error
+
+
+def load_model(
+    source: str, *, dtype: torch.dtype, device: torch.device, revision: str | None, trust_remote_code: bool
+) -> Any:
+    """The checkpoint as a transformers causal language model in eval mode, with its eager attention.
+
+    Only safetensors are read: a pickle can run code. Raises ConfigError.
+    """
+    read_config(source, revision=revision, trust_remote_code=trust_remote_code)
+    weight_files(source, revision=revision)
+    try:
+        with quiet():
+            model = AutoModelForCausalLM.from_pretrained(
+                source,
+                revision=revision,
+                trust_remote_code=trust_remote_code,
+                dtype=dtype,
+                use_safetensors=True,
+                attn_implementation="eager",
+            )
+            return model.eval().to(device)
+    except torch.OutOfMemoryError as error:
+        raise ConfigError(f"{source}: the weights do not fit into the memory of {device}.") from error
+    except Exception as error:
+        raise ConfigError(_explain(source, error)) from error
+
+
+def weight_files(source: str, *, revision: str | None = None) -> dict[str, int]:
+    """Names of the checkpoint's safetensors files and their sizes in bytes. Raises ConfigError."""
+    files = _local_files(source) if _is_folder(source) else _hub_files(source, revision)
+    weights = {name: size for name, size in files.items() if name.endswith(".safetensors") and "/" not in name}
+    if not weights:
+        pickles = sorted(name for name in files if name.endswith((".bin", ".pt", ".pth", ".ckpt")))
+        found = f"only {pickles[0]}, a pickle, which can run code and is never loaded" if pickles else "no weights"
+        raise ConfigError(f"{source} has {found}; convert the checkpoint to safetensors.")
+    if "model.safetensors" in weights:
+        return {"model.safetensors": weights["model.safetensors"]}
+    return weights
+
+
+def stop_ids(source: str, revision: str | None = None) -> tuple[int, ...]:
+    """The token ids that end a generation: eos_token_id of generation_config.json, else of config.json."""
+    for name in ("generation_config.json", "config.json"):
+        eos = _read_json(source, name, revision, required=name == "config.json").get("eos_token_id")
+        if eos is not None:
+            return tuple(eos) if isinstance(eos, list) else (eos,)
+    return ()
+
+
+def estimate(
+    source: str, dtype: str, cache_tokens: int, revision: str | None = None, *, trust_remote_code: bool = False
+) -> tuple[int, int]:
+    """Bytes of the weights in `dtype` and of a cache of `cache_tokens`, without loading anything.
+
+    The weights are counted as the files are, rescaled from the dtype that the configuration states.
+    """
+    config = read_config(source, revision=revision, trust_remote_code=trust_remote_code)
+    width = parse_dtype(dtype).itemsize
+    stored = config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32
+    weights = sum(weight_files(source, revision=revision).values()) * width // stored.itemsize
+    text = config.get_text_config(decoder=True)
+    heads = text.num_attention_heads
+    kv_heads = getattr(text, "num_key_value_heads", None) or heads
+    head_dim = getattr(text, "head_dim", None) or text.hidden_size // heads
+    return weights, 2 * text.num_hidden_layers * kv_heads * head_dim * cache_tokens * width
+
+
+def _is_folder(source: str) -> bool:
+    """Whether `source` names a folder rather than a repository of the hub. Raises ConfigError if it is missing."""
+    if Path(source).is_dir():
+        return True
+    if Path(source).exists():
+        raise ConfigError(f"{source} is a file; give the folder of the checkpoint.")
+    if source.startswith((".", "/", "~")) or source.count("/") != 1:
+        raise ConfigError(f"The checkpoint folder {source} does not exist.")
+    return False
+
+
+def _local_files(source: str) -> dict[str, int]:
+    return {path.name: path.stat().st_size for path in Path(source).iterdir() if path.is_file()}
+
+
+def _hub_files(source: str, revision: str | None) -> dict[str, int]:
+    cached = try_to_load_from_cache(source, "config.json", revision=revision)
+    if isinstance(cached, str):
+        files = _local_files(str(Path(cached).parent))
+        if any(name.endswith(".safetensors") for name in files):
+            return files
+    try:
+        info = HfApi().model_info(source, revision=revision, files_metadata=True)
+    except (HfHubHTTPError, OSError) as error:
+        raise ConfigError(_explain(source, error)) from error
+    return {file.rfilename: file.size or 0 for file in info.siblings or []}
+
+
+def _read_json(source: str, name: str, revision: str | None, *, required: bool) -> dict[str, Any]:
+    """A JSON file of the checkpoint; {} where it is absent and not required."""
+    if _is_folder(source):
+        path = Path(source) / name
+    else:
+        try:
+            path = Path(hf_hub_download(source, name, revision=revision))
+        except (EntryNotFoundError, LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
+            if required or not isinstance(error, EntryNotFoundError | LocalEntryNotFoundError):
+                raise ConfigError(_explain(source, error)) from error
+            return {}
+    if not path.is_file():
+        if required:
+            raise ConfigError(f"{source} has no {name}; give the folder that save_pretrained wrote.")
+        return {}
+    try:
+        content = json.loads(path.read_text())
+    except ValueError as error:
+        raise ConfigError(f"{source}: {name} is not valid JSON ({error}).") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{source}: {name} is not a JSON object.")
+    return content
+
+
+def _explain(source: str, error: Exception) -> str:
+    """One sentence for what transformers or the hub raised."""
+    text = str(error)
+    if "trust_remote_code" in text:
+        return f"{source} needs code of its own to run; set trust_remote_code: true if you trust its author."
+    if isinstance(error, HfHubHTTPError | LocalEntryNotFoundError) or "huggingface.co" in text:
+        return f"{source} is no folder here and not in reach on the Hugging Face hub; check name and network."
+    if "Unrecognized configuration class" in text:
+        return f"{source} is not a causal language model that transformers can run."
+    if "model type" in text or "Unrecognized model" in text:
+        return f"{source}: transformers {transformers.__version__} does not know this architecture."
+    return f"{source} cannot be loaded: {' '.join(text.split())[:300]}"
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep transformers from printing warnings and progress bars over the server's own output."""
+    verbosity = transformers.logging.get_verbosity()
+    bars = transformers.logging.is_progress_bar_enabled()
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers.logging.set_verbosity(verbosity)
+        if bars:
+            transformers.logging.enable_progress_bar()

@@ -1,0 +1,65 @@
+"""The HTTP application: routes, what wraps them, and the fuser's lifetime."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+from fastapi import FastAPI
+from fastapi.concurrency import run_in_threadpool
+from starlette.middleware import Middleware
+
+from server.auth import BearerAuth
+from server.errors import ErrorResponse, install_handlers
+from server.middleware import BodyLimit, RequestId
+from server.options import ServerOptions
+from server.routes.chat import chat_router
+from server.routes.completions import completions_router
+from server.routes.models import health_router, models_router
+from server.routes.tokens import tokens_router
+from server.service import Service
+
+if TYPE_CHECKING:
+    from fusion.ensemble import Ensemble
+    from fusion.fuser import Fuser
+
+# Every error has the same shape, and a request that fails validation is answered with 400, never 422.
+RESPONSES: dict[int | str, dict[str, Any]] = {"default": {"model": ErrorResponse, "description": "Error"}}
+
+
+def create_app(ensembles: dict[str, Ensemble], fuser: Fuser, options: ServerOptions) -> FastAPI:
+    """The OpenAI-compatible API over running members.
+
+    Args:
+        ensembles: what is served, by name; not empty. The first one is the default where a name is optional.
+        fuser: decodes them; started and stopped with the application.
+        options: limits and keys.
+    """
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        await run_in_threadpool(fuser.start)
+        try:
+            yield
+        finally:
+            await run_in_threadpool(fuser.stop)
+
+    middleware = [Middleware(RequestId)]
+    if options.api_keys:
+        middleware.append(Middleware(BearerAuth, api_keys=options.api_keys))
+    middleware.append(Middleware(BodyLimit, limit=options.max_body_bytes))
+    app = FastAPI(
+        title="Tutti",
+        version=options.version,
+        lifespan=lifespan,
+        middleware=middleware,
+        redirect_slashes=False,
+        strict_content_type=False,
+        responses=RESPONSES,
+    )
+    install_handlers(app)
+    service = Service(ensembles, fuser, options)
+    for build in (chat_router, completions_router, models_router, tokens_router, health_router):
+        app.include_router(build(service))
+    return app

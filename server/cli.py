@@ -1,0 +1,168 @@
+"""The `tutti` command. What needs torch is imported by the commands that use it, so that the rest starts fast."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.text import Text
+from typer.core import TyperGroup
+
+from alignment.errors import ConfigError, TuttiError
+from server import __version__
+
+if TYPE_CHECKING:
+    from server.evaluation.asking import Answer
+
+
+class _Commands(TyperGroup):
+    """All commands end the same way on an error that a user can mend: its sentences on stderr, exit code 2."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except TuttiError as error:
+            Console(stderr=True).print(Text(str(error)), soft_wrap=True)
+            raise typer.Exit(2 if isinstance(error, ConfigError) else 1) from error
+
+
+app = typer.Typer(
+    cls=_Commands,
+    help="Serve several different LLMs as one, behind an OpenAI-compatible API.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="The configuration, a YAML file.")]
+ApiKey = Annotated[
+    str | None, typer.Option(envvar="TUTTI_API_KEY", help="Bearer key, where the server asks for one.")
+]
+Port = Annotated[int | None, typer.Option(min=0, max=65535, help="Instead of server.port; 0 takes a free one.")]
+
+
+def main() -> None:
+    """The console script."""
+    app()
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"tutti {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    """What stands before a command."""
+
+
+@app.command()
+def serve(
+    config: Config,
+    host: Annotated[str | None, typer.Option(help="Address to listen on, instead of server.host.")] = None,
+    port: Port = None,
+) -> None:
+    """Load the models of CONFIG and answer requests until SIGTERM or Ctrl-C."""
+    from server.serving import serve as run
+    from server.settings import read_settings
+
+    settings = read_settings(config)
+    given = {"host": host, "port": port}
+    server = settings.server.model_copy(update={name: value for name, value in given.items() if value is not None})
+    settings = settings.model_copy(update={"server": server})
+    names = ", ".join(settings.served)
+    run(settings, lambda url: typer.echo(f"Tutti {__version__} serves {names} at {url}/v1"))
+
+
+@app.command()
+def check(config: Config) -> None:
+    """Check CONFIG and the models it names without loading weights, and print the plan."""
+    from server.settings import read_settings
+
+    settings = read_settings(config)
+    from server.plan import make_plan, print_plan
+
+    plan = make_plan(settings)
+    print_plan(plan, Console())
+    if plan.problems:
+        raise ConfigError("\n".join(plan.problems))
+
+
+@app.command()
+def chat(
+    url: Annotated[str, typer.Option(help="An OpenAI-compatible server.")] = "http://localhost:8000",
+    model: Annotated[str | None, typer.Option(help="Whom to talk to; the first one served by default.")] = None,
+    system: Annotated[str | None, typer.Option(help="A system message.")] = None,
+    api_key: ApiKey = None,
+) -> None:
+    """Talk to a model in the terminal, one question per line."""
+    from server.terminal_chat import ChatClient, ChatError, Conversation
+    from server.terminal_chat import chat as talk
+
+    try:
+        with closing(ChatClient(url, api_key)) as client:
+            conversation = Conversation(model or client.models()[0], system)
+            all_well = talk(client, conversation, Console(highlight=False))
+    except ChatError as error:
+        Console(stderr=True).print(Text(f"error: {error}"), soft_wrap=True)
+        raise typer.Exit(1) from error
+    raise typer.Exit(0 if all_well else 1)
+
+
+@app.command("eval")
+def evaluate(
+    config: Annotated[Path | None, typer.Argument(metavar="[CONFIG]", help="Load and evaluate this.")] = None,
+    url: Annotated[str | None, typer.Option(help="Evaluate a running server instead.")] = None,
+    tasks: Annotated[
+        list[Path] | None, typer.Option(help="File of questions, repeatable; evaluation.tasks by default.")
+    ] = None,
+    models: Annotated[
+        list[str] | None, typer.Option(help="Served name to evaluate, repeatable; all by default.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only so many questions of each task.")] = None,
+    concurrency: Annotated[int, typer.Option(min=1, help="Requests at a time.")] = 16,
+    max_tokens: Annotated[int, typer.Option(min=1, help="The longest answer.")] = 256,
+    json: Annotated[Path | None, typer.Option(help="Write all answers and scores to this file.")] = None,
+    api_key: ApiKey = None,
+) -> None:
+    """Measure how often each served name answers right, over the same path as a client takes."""
+    from server.evaluation import report, run
+    from server.settings import read_settings
+
+    if (config is None) == (url is None):
+        raise ConfigError("Give either a configuration to load, or --url to evaluate a running server.")
+    settings = read_settings(config) if config else None
+    paths = tasks or [Path(task) for task in (settings.evaluation.tasks if settings else ())]
+    if not paths:
+        raise ConfigError("Nothing to ask: give --tasks FILE.jsonl, or evaluation.tasks in the configuration.")
+    questions = run.read_all(paths, limit)
+    progress = Console(stderr=True)
+
+    async def ask() -> list[Answer]:
+        async with run.local(settings) if settings else run.remote(str(url), api_key) as client:
+            return await run.evaluate(
+                client,
+                questions,
+                progress,
+                models=models or (),
+                max_tokens=max_tokens,
+                concurrency=concurrency,
+            )
+
+    answers = asyncio.run(ask())
+    summaries = report.summarise(answers)
+    Console().print(report.scores_table(summaries))
+    if json:
+        report.write_json(json, answers, summaries)
+    if any(answer.error for answer in answers):
+        raise typer.Exit(1)

@@ -1,0 +1,1 @@
+"""How often each served name answers right, measured over the path that a client takes."""

@@ -1,0 +1,194 @@
+"""From the fuser's thread to the event loop: the sequences of one request, as they grow."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING
+
+from alignment.errors import Unavailable
+from fusion.core import FinishReason, FusionParams, Prompt, RoundReport, SamplingParams, Token, Update
+from server.protocol.common import Usage
+from server.protocol.fusion import FusionReport, fusion_report
+
+if TYPE_CHECKING:
+    from fusion.ensemble import Ensemble
+    from fusion.fuser import Fuser
+
+
+@dataclass
+class Choice:
+    """One sequence of a request: what it has produced so far."""
+
+    index: int
+    texts: list[str] = field(default_factory=list)
+    tokens: list[Token] = field(default_factory=list)
+    rounds: list[RoundReport] = field(default_factory=list)
+    departed: dict[str, str] = field(default_factory=dict)
+    finish: FinishReason | None = None
+    stop_reason: str | int | None = None
+
+    @property
+    def text(self) -> str:
+        """All settled text."""
+        return "".join(self.texts)
+
+    def add(self, update: Update) -> None:
+        """Take in what a round brought."""
+        self.texts.append(update.text)
+        self.tokens.extend(update.tokens)
+        self.rounds.extend(update.rounds)
+        self.departed.update(update.departed)
+        self.finish = update.finish
+        self.stop_reason = update.stop_reason
+
+
+class Generation:
+    """The sequences of one request.
+
+    Lives on the event loop that made it; only `_arrive` is called from the fuser's thread. Whoever makes one
+    calls `close`, whatever happens: it is what frees the caches when a client goes away.
+
+    Args:
+        fuser: where the sequences run.
+        ensemble: what decodes them.
+        fusion: how.
+        prompt_tokens: of all prompts together, counted once each, in the pivot's tokens.
+        timeout: seconds until it fails; None for never.
+    """
+
+    def __init__(
+        self,
+        fuser: Fuser,
+        ensemble: Ensemble,
+        fusion: FusionParams,
+        *,
+        prompt_tokens: int,
+        timeout: float | None = None,
+    ) -> None:
+        self.fuser = fuser
+        self.ensemble = ensemble
+        self.fusion = fusion
+        self.prompt_tokens = prompt_tokens
+        self.timeout = timeout
+        self.choices: list[Choice] = []
+        self._loop = asyncio.get_running_loop()
+        self._deadline = None if timeout is None else self._loop.time() + timeout
+        self._sequences: dict[int, int] = {}  # by index of the choice; unfinished ones
+        self._arrived: deque[tuple[int, Update]] = deque()
+        self._signal = asyncio.Event()
+
+    def submit(self, choices: Sequence[tuple[Prompt, SamplingParams]], *, flow: str) -> None:
+        """Start one sequence for each pair.
+
+        Raises:
+            Overloaded: there is no room for all of them; none is left running.
+        """
+        self.choices = [Choice(index) for index in range(len(choices))]
+        try:
+            for index, (prompt, sampling) in enumerate(choices):
+                self._sequences[index] = self.fuser.submit(
+                    self.ensemble,
+                    prompt,
+                    sampling,
+                    self.fusion,
+                    flow=flow,
+                    on_update=partial(self._arrive, index),
+                )
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def running(self) -> bool:
+        """Whether any sequence is unfinished."""
+        return bool(self._sequences)
+
+    @property
+    def usage(self) -> Usage:
+        """Token counts so far."""
+        completion = sum(len(choice.tokens) for choice in self.choices)
+        return Usage(
+            prompt_tokens=self.prompt_tokens,
+            completion_tokens=completion,
+            total_tokens=self.prompt_tokens + completion,
+        )
+
+    def report(self, choice: Choice) -> FusionReport | None:
+        """What the members did, where the request asked for it."""
+        if not self.fusion.report:
+            return None
+        return fusion_report(self.ensemble, self.fusion, choice.rounds, choice.departed)
+
+    async def wait(self, seconds: float | None = None) -> bool:
+        """Whether something arrived within so many seconds.
+
+        Raises:
+            Unavailable: the request took longer than it may.
+        """
+        ends = [] if self._deadline is None else [self._deadline]
+        if seconds is not None:
+            ends.append(self._loop.time() + seconds)
+        try:
+            async with asyncio.timeout_at(min(ends, default=None)):
+                await self._signal.wait()
+        except TimeoutError:
+            if self._deadline is not None and self._loop.time() >= self._deadline:
+                raise Unavailable(
+                    f"The answer took longer than the {self.timeout:g} seconds this server allows; "
+                    "lower max_tokens or try again."
+                ) from None
+            return False
+        return True
+
+    def take(self) -> Iterator[tuple[Choice, Update]]:
+        """What arrived since the last call, in order, already added to its choice.
+
+        Raises:
+            Exception: the one a sequence failed with.
+        """
+        self._signal.clear()
+        while self._arrived:
+            index, update = self._arrived.popleft()
+            if update.finish is not None or update.error is not None:
+                del self._sequences[index]
+            if update.error is not None:
+                raise update.error
+            choice = self.choices[index]
+            choice.add(update)
+            yield choice, update
+
+    async def settle(self, seconds: float) -> None:
+        """Wait for the first sign of life, at most so long, and let it be an error while it can have a status.
+
+        Raises:
+            Exception: the one that the first sequence failed with.
+        """
+        if await self.wait(seconds) and (error := self._arrived[0][1].error) is not None:
+            raise error
+
+    async def finish(self) -> None:
+        """Run to the end.
+
+        Raises:
+            Exception: the one a sequence failed with.
+        """
+        while self.running:
+            await self.wait()
+            for _ in self.take():
+                pass
+
+    def close(self) -> None:
+        """Stop what is still running."""
+        for sequence in self._sequences.values():
+            self.fuser.cancel(sequence)
+        self._sequences.clear()
+
+    def _arrive(self, index: int, update: Update) -> None:
+        self._arrived.append((index, update))
+        with contextlib.suppress(RuntimeError):  # the loop closes when the server stops while a sequence runs
+            self._loop.call_soon_threadsafe(self._signal.set)

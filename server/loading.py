@@ -1,0 +1,172 @@
+"""From settings to what serves them: checkpoints, engines, members, ensembles, one fuser."""
+
+from __future__ import annotations
+
+import logging
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM
+
+from alignment.errors import ConfigError
+from alignment.tokenizer import Tokenizer
+from fusion.core import FusionParams, Member
+from fusion.ensemble import Ensemble, Model, build_ensemble
+from fusion.fuser import Fuser
+from fusion.members.architecture import context_length, require_supported
+from fusion.members.inline import InlineMember
+from fusion.members.loading import DTYPES, parse_device, read_config, stop_ids, weight_files
+from fusion.members.transformers_engine import TransformersEngine
+from server.settings import EnsembleSettings, ModelSettings, Settings
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """All of a model but its weights.
+
+    `dtype` is what `auto` came to, `config` the configuration as transformers reads it.
+    """
+
+    name: str
+    settings: ModelSettings
+    dtype: str
+    config: Any
+    tokenizer: Tokenizer
+    stop_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """What a configuration comes to: what is served, by name, and the fuser that decodes it. Not started."""
+
+    ensembles: dict[str, Ensemble]
+    fuser: Fuser
+
+
+def build(settings: Settings) -> Runtime:
+    """Load everything that is needed to serve; all that can be wrong without weights is found before any is read.
+
+    Raises:
+        ConfigError: a sentence that names the model.
+    """
+    began = time.monotonic()
+    checkpoints = [open_checkpoint(name, settings.models[name]) for name in settings.needed]
+    with ExitStack() as on_failure:
+        models = {}
+        for number, checkpoint in enumerate(checkpoints, 1):
+            name = checkpoint.name
+            log.info("loading %s (%d of %d) from %s", name, number, len(checkpoints), checkpoint.settings.source)
+            engine = load_engine(checkpoint)
+            on_failure.callback(engine.shutdown)
+            models[name] = _model(checkpoint, InlineMember(name, engine))
+        ensembles = {name: _ensemble(name, one, models) for name, one in settings.ensembles.items()}
+        if settings.server.serve_models:
+            ensembles |= {name: build_ensemble(name, {name: model}, name) for name, model in models.items()}
+        on_failure.pop_all()
+    members = {name: model.member for name, model in models.items()}
+    log.info("loaded %d models in %.1f s", len(models), time.monotonic() - began)
+    return Runtime(ensembles, Fuser(members, max_waiting=settings.server.max_waiting))
+
+
+def open_checkpoint(name: str, model: ModelSettings) -> Checkpoint:
+    """Read and check all of a checkpoint but its weights.
+
+    Raises:
+        ConfigError: the device, a file, the architecture or the tokenizer will not do; names the model.
+    """
+    source, revision, trust = model.source, model.revision, model.trust_remote_code
+    try:
+        parse_device(model.device)
+        config = read_config(source, revision=revision, trust_remote_code=trust)
+        _check_architecture(model, config)
+        weight_files(source, revision=revision)
+        tokenizer = Tokenizer.load(source, revision=revision, trust_remote_code=trust)
+        _check_vocabulary(source, config, tokenizer)
+        stops = stop_ids(source, revision)
+        if not stops and tokenizer.hf.eos_token_id is not None:
+            stops = (tokenizer.hf.eos_token_id,)
+        if not stops:
+            raise ConfigError(f"{source} names no end token; set eos_token_id in its generation_config.json.")
+        return Checkpoint(name, model, _dtype(model, config), config, tokenizer, stops)
+    except ConfigError as error:
+        raise ConfigError(f"models.{name}: {error}") from error
+
+
+def load_engine(checkpoint: Checkpoint) -> TransformersEngine:
+    """Load the weights, and set the cache aside.
+
+    Raises:
+        ConfigError: the weights cannot be read or do not fit; names the model.
+    """
+    model = checkpoint.settings
+    try:
+        return TransformersEngine.load(
+            model.source,
+            dtype=checkpoint.dtype,
+            device=model.device,
+            revision=model.revision,
+            trust_remote_code=model.trust_remote_code,
+            cache_tokens=model.cache_tokens,
+            max_sequences=model.max_sequences,
+            max_context=model.max_context,
+            chunk=model.prefill_chunk,
+            top_k=model.candidates,
+        )
+    except ConfigError as error:
+        raise ConfigError(f"models.{checkpoint.name}: {error}") from error
+
+
+def fusion_params(ensemble: EnsembleSettings) -> FusionParams:
+    """The defaults of an ensemble; its weights scaled to sum to 1."""
+    weights = ensemble.weights
+    if weights is not None:
+        total = sum(weights.values())
+        weights = {name: weights[name] / total for name in ensemble.members}
+    return FusionParams(weights=weights, combine=ensemble.combine, filter_top=ensemble.filter_top)
+
+
+def _model(checkpoint: Checkpoint, member: Member) -> Model:
+    source, revision = checkpoint.settings.source, checkpoint.settings.revision
+    origin = f"{source}@{revision or 'default'} {checkpoint.dtype}"
+    return Model(member, checkpoint.tokenizer, checkpoint.stop_ids, origin)
+
+
+def _ensemble(name: str, ensemble: EnsembleSettings, models: dict[str, Model]) -> Ensemble:
+    members = {member: models[member] for member in ensemble.members}
+    return build_ensemble(name, members, ensemble.pivot, defaults=fusion_params(ensemble))
+
+
+def _check_architecture(model: ModelSettings, config: Any) -> None:
+    """Build the model without weights, which takes no memory, and see whether the engine can run it."""
+    try:
+        with torch.device("meta"):
+            empty = AutoModelForCausalLM.from_config(config, trust_remote_code=model.trust_remote_code)
+    except ValueError as error:
+        raise ConfigError(
+            f"{model.source} is a {config.model_type} model, which transformers cannot run as a causal language "
+            "model; members have to be such."
+        ) from error
+    require_supported(empty)
+    context_length(empty, model.max_context)
+
+
+def _check_vocabulary(source: str, config: Any, tokenizer: Tokenizer) -> None:
+    size = config.get_text_config(decoder=True).vocab_size
+    if tokenizer.vocabulary_size > size:
+        raise ConfigError(
+            f"{source} has a tokenizer of {tokenizer.vocabulary_size} ids for a model of {size}; "
+            "take the tokenizer that the model was trained with."
+        )
+
+
+def _dtype(model: ModelSettings, config: Any) -> str:
+    """The dtype by name; `auto` is the checkpoint's own, float32 where it states none that an engine runs."""
+    if model.dtype != "auto":
+        return model.dtype
+    names = {dtype: name for name, dtype in DTYPES.items()}
+    return names.get(config.dtype, "float32") if isinstance(config.dtype, torch.dtype) else "float32"

@@ -1,0 +1,186 @@
+"""`tutti check`: what a configuration comes to, found out without loading weights."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from alignment.errors import ConfigError
+from alignment.exact import exact_map
+from fusion.members.loading import estimate, parse_device
+from server.loading import Checkpoint, fusion_params, open_checkpoint
+from server.settings import EnsembleSettings, Settings
+from server.tables import table
+
+
+@dataclass(frozen=True, slots=True)
+class ModelPlan:
+    """A model and what it takes up, in bytes."""
+
+    checkpoint: Checkpoint
+    weights: int
+    cache: int
+
+    @property
+    def device(self) -> str:
+        """The device with its number."""
+        return str(parse_device(self.checkpoint.settings.device))
+
+
+@dataclass(frozen=True, slots=True)
+class MemberPlan:
+    """A member's part in an ensemble. `reach` is the share of its text tokens that the pivot has as well."""
+
+    name: str
+    alignment: str
+    reach: float
+    weight: float
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A checked configuration. `problems` keep it from being served, `notes` do not."""
+
+    models: tuple[ModelPlan, ...]
+    ensembles: dict[str, tuple[MemberPlan, ...]]
+    problems: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def make_plan(settings: Settings) -> Plan:
+    """Check all that can be checked without weights, and go on after a problem to find the others."""
+    models, problems = [], []
+    for name in settings.needed:
+        try:
+            models.append(_plan_model(open_checkpoint(name, settings.models[name])))
+        except ConfigError as error:
+            problems.append(str(error))
+    known = {model.checkpoint.name: model.checkpoint for model in models}
+    ensembles = {
+        name: tuple(_plan_member(ensemble, member, known) for member in ensemble.members)
+        for name, ensemble in settings.ensembles.items()
+        if known.keys() >= set(ensemble.members)
+    }
+    notes = [
+        f"{name} has no chat template: it answers /v1/completions only, and so does every ensemble it is in."
+        for name, checkpoint in known.items()
+        if not checkpoint.tokenizer.hf.chat_template
+    ]
+    unused = [name for name in settings.models if name not in settings.needed]
+    notes += [f"{name} is in no ensemble and not served by itself: it is not loaded." for name in unused]
+    return Plan(tuple(models), ensembles, (*problems, *_too_large(models)), tuple(notes))
+
+
+def print_plan(plan: Plan, console: Console) -> None:
+    """The plan as tables."""
+    if plan.models:
+        console.print(_models_table(plan))
+        for device, needed in _needed(plan.models).items():
+            console.print(f"  {device}: {_size(needed)} of {_size(_memory(device))}", highlight=False)
+        console.print()
+    for name, members in plan.ensembles.items():
+        console.print(_ensemble_table(name, members))
+        console.print()
+    for note in plan.notes:
+        console.print(f"Note: {note}", style="yellow", markup=False, highlight=False)
+
+
+def _plan_model(checkpoint: Checkpoint) -> ModelPlan:
+    model = checkpoint.settings
+    weights, cache = estimate(
+        model.source,
+        checkpoint.dtype,
+        model.cache_tokens,
+        model.revision,
+        trust_remote_code=model.trust_remote_code,
+    )
+    return ModelPlan(checkpoint, weights, cache)
+
+
+def _plan_member(ensemble: EnsembleSettings, name: str, known: dict[str, Checkpoint]) -> MemberPlan:
+    source, target = known[name], known[ensemble.pivot]
+    weights = fusion_params(ensemble).weights
+    weight = weights[name] if weights else 1 / len(ensemble.members)
+    if name == ensemble.pivot:
+        return MemberPlan(name, "pivot", 1.0, weight)
+    if source.tokenizer.fingerprint == target.tokenizer.fingerprint:
+        return MemberPlan(name, "identity", 1.0, weight)
+    vocabulary_map = exact_map(
+        source.tokenizer, target.tokenizer, source_stops=source.stop_ids, target_stop=target.stop_ids[0]
+    )
+    texts = [token for token, surface in enumerate(source.tokenizer.surfaces) if surface is not None]
+    reach = float((vocabulary_map.target_ids[texts] >= 0).any(axis=1).mean())
+    return MemberPlan(name, ensemble.alignment, reach, weight)
+
+
+def _too_large(models: Iterable[ModelPlan]) -> list[str]:
+    """A sentence for each device that cannot hold its models."""
+    sentences = []
+    for device, needed in _needed(models).items():
+        present = _memory(device)
+        if needed > present:
+            sentences.append(
+                f"{device} has {_size(present)} of memory, its models need {_size(needed)}: "
+                "lower cache_tokens, take a smaller dtype, or move a model to another device."
+            )
+    return sentences
+
+
+def _needed(models: Iterable[ModelPlan]) -> dict[str, int]:
+    needed: defaultdict[str, int] = defaultdict(int)
+    for model in models:
+        needed[model.device] += model.weights + model.cache
+    return needed
+
+
+def _memory(device: str) -> int:
+    """Bytes of memory of a device; that of the whole machine for the CPU and for `mps`, which shares it."""
+    if device.startswith("cuda"):
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _models_table(plan: Plan) -> Table:
+    result = table("Models")
+    for heading in ("model", "architecture", "engine", "device", "dtype"):
+        result.add_column(heading, no_wrap=True)
+    for heading in ("vocab", "weights", "KV cache"):
+        result.add_column(heading, justify="right", no_wrap=True)
+    for model in plan.models:
+        one = model.checkpoint
+        result.add_row(
+            one.name,
+            one.config.model_type,
+            one.settings.engine,
+            model.device,
+            one.dtype,
+            f"{one.tokenizer.vocabulary_size:,}",
+            _size(model.weights),
+            _size(model.cache),
+        )
+    return result
+
+
+def _ensemble_table(name: str, members: tuple[MemberPlan, ...]) -> Table:
+    result = table(f"Ensemble {name}")
+    result.add_column("member")
+    result.add_column("alignment")
+    result.add_column("tokens that reach the pivot", justify="right")
+    result.add_column("weight", justify="right")
+    for member in members:
+        result.add_row(member.name, member.alignment, f"{100 * member.reach:.1f}%", f"{member.weight:.3f}")
+    return result
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}"
+        count /= 1024
+    return f"{count:.1f} GiB"

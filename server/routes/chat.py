@@ -1,0 +1,144 @@
+"""POST /v1/chat/completions."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+
+from fastapi import APIRouter, Request, Response
+from fastapi.concurrency import run_in_threadpool
+
+from fusion.core import Token, Update
+from server.auth import flow_of
+from server.generation import Choice, Generation
+from server.protocol.body import StrictJsonRoute
+from server.protocol.chat import ChatRequest, rendering
+from server.protocol.chat_answer import (
+    AnswerMessage,
+    ChatChoice,
+    ChatChunk,
+    ChatChunkChoice,
+    ChatCompletion,
+    ChatLogprobs,
+    Delta,
+)
+from server.protocol.common import Usage
+from server.protocol.fusion import fusion_params
+from server.protocol.logprobs import chat_logprobs
+from server.protocol.sampling import check_stream_options, choices, sampling_params, seeded
+from server.protocol.unbuilt import check_unknown
+from server.service import Service
+from server.streaming import respond
+
+
+class ChatShape:
+    """Answers as chat completions."""
+
+    def __init__(self, generation: Generation, model: str, *, logprobs: bool) -> None:
+        self.generation = generation
+        self.model = model
+        self.logprobs = logprobs
+        self.id = f"chatcmpl-{uuid.uuid4().hex}"
+        self.created = int(time.time())
+
+    def opening(self, choices: list[Choice]) -> Iterator[ChatChunk]:
+        """The role of each choice."""
+        for choice in choices:
+            yield self._chunk(ChatChunkChoice(index=choice.index, delta=Delta(role="assistant", content="")))
+
+    def chunks(self, choice: Choice, update: Update) -> Iterator[ChatChunk]:
+        """The new content, then how it ended. A round whose text is still held back may have nothing to say."""
+        logprobs = self._logprobs(update.tokens) if update.tokens else None
+        if update.text or logprobs:
+            delta = Delta(content=update.text)
+            yield self._chunk(ChatChunkChoice(index=choice.index, delta=delta, logprobs=logprobs))
+        if update.finish:
+            yield self._chunk(
+                ChatChunkChoice(
+                    index=choice.index,
+                    delta=Delta(),
+                    finish_reason=update.finish,
+                    stop_reason=update.stop_reason,
+                    fusion=self.generation.report(choice),
+                )
+            )
+
+    def closing(self, usage: Usage) -> ChatChunk:
+        """The chunk of usage, which has no choices."""
+        return self._chunk(usage=usage)
+
+    def whole(self, choices: list[Choice], usage: Usage) -> ChatCompletion:
+        """The answer in one piece."""
+        return ChatCompletion(
+            id=self.id,
+            created=self.created,
+            model=self.model,
+            choices=[
+                ChatChoice(
+                    index=choice.index,
+                    message=AnswerMessage(content=choice.text),
+                    logprobs=self._logprobs(choice.tokens),
+                    finish_reason=choice.finish,
+                    stop_reason=choice.stop_reason,
+                    fusion=self.generation.report(choice),
+                )
+                for choice in choices
+            ],
+            usage=usage,
+            system_fingerprint=self.generation.ensemble.fingerprint,
+        )
+
+    def _chunk(self, *choices: ChatChunkChoice, usage: Usage | None = None) -> ChatChunk:
+        return ChatChunk(
+            id=self.id,
+            created=self.created,
+            model=self.model,
+            choices=list(choices),
+            usage=usage,
+            system_fingerprint=self.generation.ensemble.fingerprint,
+        )
+
+    def _logprobs(self, tokens: Sequence[Token]) -> ChatLogprobs | None:
+        return chat_logprobs(tokens, self.generation.ensemble.tokenizer) if self.logprobs else None
+
+
+def chat_router(service: Service) -> APIRouter:
+    """The route, bound to what it serves."""
+    router = APIRouter(route_class=StrictJsonRoute, tags=["chat"])
+    options = service.options
+
+    @router.post("/v1/chat/completions", response_model=ChatCompletion)
+    async def create_chat_completion(request: Request, body: ChatRequest) -> Response:
+        """Answer a conversation."""
+        check_unknown(body)
+        check_stream_options(body)
+        ensemble = service.ensemble(body.model)
+        fusion = fusion_params(body.fusion, ensemble)
+        n = choices(body, options)
+        conversation = rendering(body.messages, body)
+        prompt = await run_in_threadpool(lambda: ensemble.encode_chat(**conversation))
+        sampling = sampling_params(
+            body,
+            vocabulary_size=ensemble.tokenizer.vocabulary_size,
+            room=ensemble.max_new_tokens(prompt, ensemble.taking_part(fusion)),
+            options=options,
+        )
+        generation = Generation(
+            service.fuser,
+            ensemble,
+            fusion,
+            prompt_tokens=len(prompt.ids[ensemble.pivot]),
+            timeout=options.request_timeout,
+        )
+        generation.submit([(prompt, seeded(sampling, i)) for i in range(n)], flow=flow_of(request))
+        return await respond(
+            request,
+            generation,
+            ChatShape(generation, body.model, logprobs=sampling.logprobs is not None),
+            stream=bool(body.stream),
+            include_usage=body.include_usage,
+            keep_alive_seconds=options.keep_alive_seconds,
+        )
+
+    return router

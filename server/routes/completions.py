@@ -1,0 +1,150 @@
+"""POST /v1/completions."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from fastapi import APIRouter, Request, Response
+from fastapi.concurrency import run_in_threadpool
+
+from fusion.core import Prompt, Token, Update
+from server.auth import flow_of
+from server.generation import Choice, Generation
+from server.protocol.body import StrictJsonRoute
+from server.protocol.common import Usage
+from server.protocol.completions import (
+    Completion,
+    CompletionChoice,
+    CompletionLogprobs,
+    CompletionRequest,
+    check_best_of,
+    prompts,
+)
+from server.protocol.fusion import fusion_params
+from server.protocol.logprobs import characters, completion_logprobs
+from server.protocol.sampling import check_ids, check_stream_options, choices, sampling_params, seeded
+from server.protocol.unbuilt import check_unknown
+from server.service import Service
+from server.streaming import respond
+
+
+class CompletionShape:
+    """Answers as text completions."""
+
+    def __init__(self, generation: Generation, model: str, *, logprobs: bool) -> None:
+        self.generation = generation
+        self.model = model
+        self.logprobs = logprobs
+        self.id = f"cmpl-{uuid.uuid4().hex}"
+        self.created = int(time.time())
+        self._characters: Counter[int] = Counter()  # that each choice's sent tokens began
+
+    def opening(self, choices: list[Choice]) -> Iterator[Completion]:
+        """Nothing: a text has no role."""
+        return iter(())
+
+    def chunks(self, choice: Choice, update: Update) -> Iterator[Completion]:
+        """The new text, then how it ended. A round whose text is still held back may have nothing to say."""
+        logprobs = self._logprobs(update.tokens, self._characters[choice.index]) if update.tokens else None
+        self._characters[choice.index] += characters(update.tokens)
+        if update.text or logprobs:
+            yield self._completion([CompletionChoice(index=choice.index, text=update.text, logprobs=logprobs)])
+        if update.finish:
+            yield self._completion(
+                [
+                    CompletionChoice(
+                        index=choice.index,
+                        text="",
+                        finish_reason=update.finish,
+                        stop_reason=update.stop_reason,
+                        fusion=self.generation.report(choice),
+                    )
+                ]
+            )
+
+    def closing(self, usage: Usage) -> Completion:
+        """The chunk of usage, which has no choices."""
+        return self._completion([], usage)
+
+    def whole(self, choices: list[Choice], usage: Usage) -> Completion:
+        """The answer in one piece."""
+        texts = [
+            CompletionChoice(
+                index=choice.index,
+                text=choice.text,
+                logprobs=self._logprobs(choice.tokens, 0),
+                finish_reason=choice.finish,
+                stop_reason=choice.stop_reason,
+                fusion=self.generation.report(choice),
+            )
+            for choice in choices
+        ]
+        return self._completion(texts, usage)
+
+    def _completion(self, choices: list[CompletionChoice], usage: Usage | None = None) -> Completion:
+        return Completion(
+            id=self.id,
+            created=self.created,
+            model=self.model,
+            choices=choices,
+            usage=usage,
+            system_fingerprint=self.generation.ensemble.fingerprint,
+        )
+
+    def _logprobs(self, tokens: Sequence[Token], start: int) -> CompletionLogprobs | None:
+        if not self.logprobs:
+            return None
+        return completion_logprobs(tokens, self.generation.ensemble.tokenizer, start)
+
+
+def completions_router(service: Service) -> APIRouter:
+    """The route, bound to what it serves."""
+    router = APIRouter(route_class=StrictJsonRoute, tags=["completions"])
+    options = service.options
+
+    @router.post("/v1/completions", response_model=Completion)
+    async def create_completion(request: Request, body: CompletionRequest) -> Response:
+        """Go on from a text, or from several."""
+        check_unknown(body)
+        check_stream_options(body)
+        check_best_of(body)
+        ensemble = service.ensemble(body.model)
+        fusion = fusion_params(body.fusion, ensemble)
+        n = choices(body, options)
+        vocabulary_size = ensemble.tokenizer.vocabulary_size
+
+        def encode(prompt: str | list[int]) -> Prompt:
+            if isinstance(prompt, str):
+                return ensemble.encode_text(prompt, add_special_tokens=body.add_special_tokens is not False)
+            check_ids(prompt, vocabulary_size, "prompt")
+            return ensemble.encode_ids(prompt)
+
+        texts = prompts(body, options.max_prompts)
+        encoded = await run_in_threadpool(lambda: [encode(text) for text in texts])
+        members = ensemble.taking_part(fusion)
+        submissions = []
+        for prompt in encoded:
+            room = ensemble.max_new_tokens(prompt, members)
+            sampling = sampling_params(body, vocabulary_size=vocabulary_size, room=room, options=options)
+            submissions += [(prompt, seeded(sampling, i)) for i in range(n)]
+        generation = Generation(
+            service.fuser,
+            ensemble,
+            fusion,
+            prompt_tokens=sum(len(prompt.ids[ensemble.pivot]) for prompt in encoded),
+            timeout=options.request_timeout,
+        )
+        generation.submit(submissions, flow=flow_of(request))
+        return await respond(
+            request,
+            generation,
+            CompletionShape(generation, body.model, logprobs=body.logprobs is not None),
+            stream=bool(body.stream),
+            include_usage=body.include_usage,
+            keep_alive_seconds=options.keep_alive_seconds,
+        )
+
+    return router

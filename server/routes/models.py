@@ -1,0 +1,52 @@
+"""GET /v1/models, GET /v1/models/{id}, GET /health, GET /version."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+from server.protocol.models import ModelCard, ModelFusion, ModelList
+from server.service import Service
+
+
+def models_router(service: Service) -> APIRouter:
+    """The routes, bound to what they serve."""
+    router = APIRouter(tags=["models"])
+
+    def card(name: str) -> ModelCard:
+        ensemble = service.ensemble(name)
+        return ModelCard(
+            id=name,
+            created=service.started,
+            root=name,
+            max_model_len=ensemble.context,
+            fusion=ModelFusion(pivot=ensemble.pivot, members=list(ensemble.models)),
+        )
+
+    @router.get("/v1/models")
+    async def list_models() -> ModelList:
+        """All served names."""
+        return ModelList(data=[card(name) for name in service.ensembles])
+
+    @router.get("/v1/models/{name:path}")
+    async def retrieve_model(name: str) -> ModelCard:
+        """One of them; names may contain slashes."""
+        return card(name)
+
+    return router
+
+
+def health_router(service: Service) -> APIRouter:
+    """What load balancers and operators ask."""
+    router = APIRouter(tags=["health"])
+
+    @router.get("/health")
+    async def health() -> dict[str, str]:
+        """Whether requests are served."""
+        return {"status": "ok"}
+
+    @router.get("/version")
+    async def version() -> dict[str, str]:
+        """The server's version."""
+        return {"version": service.options.version}
+
+    return router

@@ -1,0 +1,45 @@
+"""What the routes serve: the ensembles by name, the fuser that decodes, and the limits."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from alignment.errors import NotFound
+from server.errors import shorten
+from server.options import ServerOptions
+
+if TYPE_CHECKING:
+    from fusion.ensemble import Ensemble
+    from fusion.fuser import Fuser
+
+
+@dataclass(frozen=True)
+class Service:
+    """Everything a route needs. `ensembles` is not empty; the first one is the default."""
+
+    ensembles: dict[str, Ensemble]
+    fuser: Fuser
+    options: ServerOptions
+    started: int = field(default_factory=lambda: int(time.time()))
+
+    @property
+    def default_model(self) -> str:
+        """The ensemble that answers where naming one is optional."""
+        return next(iter(self.ensembles))
+
+    def ensemble(self, name: str) -> Ensemble:
+        """The ensemble served under this name.
+
+        Raises:
+            NotFound: there is none; the message lists what is served.
+        """
+        if name not in self.ensembles:
+            served = ", ".join(self.ensembles)
+            raise NotFound(
+                f"The model {shorten(name)} is not served here; choose one of {served}.",
+                param="model",
+                code="model_not_found",
+            )
+        return self.ensembles[name]

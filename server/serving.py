@@ -1,0 +1,122 @@
+"""The server process: take the port, load everything, answer until told to stop, finish what is in progress."""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import logging.config
+import signal
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+from types import FrameType
+
+import uvicorn
+
+from alignment.errors import ConfigError
+from server.options import ServerOptions
+from server.settings import ServerSettings, Settings, accepted_keys
+
+
+def serve(settings: Settings, on_ready: Callable[[str], None]) -> None:
+    """Serve in the foreground until SIGTERM or SIGINT. `on_ready` is given the URL when requests are answered.
+
+    The port is taken before the models are loaded, so that a port in use is known at once, but connections
+    are accepted only afterwards: whoever gets an answer from /health can send requests.
+
+    Raises:
+        ConfigError: the port cannot be had, or something of the configuration cannot be loaded.
+    """
+    from server.app import create_app
+    from server.loading import build
+
+    with _listener(settings.server.host, settings.server.port) as listener:
+        _set_up_log(settings.server.log_level)
+        signal.signal(signal.SIGTERM, _leave)
+        runtime = build(settings)
+        app = create_app(runtime.ensembles, runtime.fuser, options(settings.server))
+        config = uvicorn.Config(
+            app,
+            log_config=None,
+            timeout_graceful_shutdown=settings.server.shutdown_seconds,
+            server_header=False,
+        )
+        with suppress(KeyboardInterrupt):  # uvicorn drains first, then passes the signal on
+            _Server(config, lambda: on_ready(_url(listener))).run(sockets=[listener])
+
+
+def options(server: ServerSettings) -> ServerOptions:
+    """What the HTTP application needs to know of the configuration."""
+    return ServerOptions(
+        api_keys=tuple(accepted_keys(server)),
+        max_body_bytes=server.max_body_bytes,
+        keep_alive_seconds=server.keep_alive_seconds,
+        request_timeout=server.request_seconds,
+        max_choices=server.max_choices,
+    )
+
+
+class _Server(uvicorn.Server):
+    """Uvicorn, with a call when it begins to accept connections."""
+
+    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self.on_ready = on_ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self.on_ready()
+
+
+def _listener(host: str, port: int) -> socket.socket:
+    """A bound socket that does not listen yet."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, kind, protocol, _, address = found[0]
+        listener = socket.socket(family, kind, protocol)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+        except OSError:
+            listener.close()
+            raise
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise ConfigError(f"Cannot listen on {host}:{port} ({reason}): set another --host or --port.") from None
+    return listener
+
+
+def _url(listener: socket.socket) -> str:
+    """The URL to reach the server at from this machine."""
+    host, port = listener.getsockname()[:2]
+    address = ipaddress.ip_address(host)
+    if address.is_unspecified:
+        return f"http://localhost:{port}"
+    return f"http://[{host}]:{port}" if address.version == 6 else f"http://{host}:{port}"
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    """SIGTERM, while loading or passed on by uvicorn after it has drained: a clean exit."""
+    raise SystemExit(0)
+
+
+def _set_up_log(level: str) -> None:
+    logging.config.dictConfig(
+        {
+            "version": 1,
+            "disable_existing_loggers": False,
+            "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s: %(message)s"}},
+            "filters": {"probes": {"()": lambda: _not_a_probe}},
+            "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line", "filters": ["probes"]}},
+            "root": {"level": level.upper(), "handlers": ["stderr"]},
+            # Each line of these says something about a library, not about a request.
+            "loggers": {name: {"level": "WARNING"} for name in ("httpx", "httpcore", "urllib3", "filelock")},
+        }
+    )
+
+
+def _not_a_probe(record: logging.LogRecord) -> bool:
+    """Load balancers ask for /health every few seconds; what uvicorn logs of it would bury the rest."""
+    arguments = record.args
+    return not (record.name == "uvicorn.access" and isinstance(arguments, tuple) and "/health" in arguments)

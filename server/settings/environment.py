@@ -1,0 +1,73 @@
+"""Overrides from the environment: TUTTI_SERVER__PORT=9000 stands for `server: {port: 9000}`.
+
+Names are matched without regard to case, and any character that a variable cannot hold counts as an
+underscore: TUTTI_ENSEMBLES__TUTTI_DEMO__PIVOT reaches the ensemble `tutti-demo`. Values are written as in
+the file.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from alignment.errors import ConfigError
+from server.settings.document import Document, parse
+
+PREFIX = "TUTTI_"
+NESTING = "__"
+NAMED = {"models": "model", "ensembles": "ensemble"}
+
+
+def override(document: Document, environ: Mapping[str, str]) -> None:
+    """Put every `TUTTI_A__B` of `environ` into the document.
+
+    A variable without a double underscore is none of ours: container platforms set TUTTI_PORT and the like.
+
+    Raises:
+        ConfigError: a variable that names no model or ensemble of the file, fits two, or holds no YAML value.
+    """
+    for variable in sorted(environ):
+        if variable.startswith(PREFIX) and NESTING in variable:
+            _put(document, variable, environ[variable])
+
+
+def _put(document: Document, variable: str, text: str) -> None:
+    *outer, last = variable.removeprefix(PREFIX).split(NESTING)
+    path: tuple[str, ...] = ()
+    place = document.data
+    for segment in outer:
+        key = _key(place, segment, path, variable)
+        path = (*path, key)
+        if not isinstance(place.get(key), dict):
+            place[key] = {}
+            document.origins[path] = variable
+        place = place[key]
+    key = _key(place, last, path, variable)
+    place[key] = _value(variable, text)
+    for below in [known for known in document.origins if known[: len(path) + 1] == (*path, key)]:
+        del document.origins[below]
+    document.origins[(*path, key)] = variable
+
+
+def _key(place: dict[str, Any], segment: str, path: tuple[str, ...], variable: str) -> str:
+    matches = [key for key in place if _folded(key) == _folded(segment)]
+    if len(matches) > 1:
+        raise ConfigError(f"{variable}: fits both {' and '.join(map(repr, matches))}; rename one of them.")
+    if matches:
+        return matches[0]
+    if len(path) == 1 and path[0] in NAMED:
+        missing, known = f"{NAMED[path[0]]} '{segment.lower()}'", ", ".join(place) or "none"
+        raise ConfigError(f"{variable}: there is no {missing}; the file has {known}.")
+    return segment.lower()
+
+
+def _folded(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "_", name.lower())
+
+
+def _value(variable: str, text: str) -> Any:
+    try:
+        return parse(f"value: {text}", variable).data["value"]
+    except ConfigError:  # the text may be a secret: it is not repeated
+        raise ConfigError(f"{variable}: does not hold a YAML value; put text in quotes.") from None

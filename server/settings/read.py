@@ -1,0 +1,110 @@
+"""From a path to settings that hold: read, override, validate, check across fields."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from alignment.errors import ConfigError
+from server.settings import problems
+from server.settings.document import MAX_BYTES, parse
+from server.settings.document import Path as Loc
+from server.settings.environment import override
+from server.settings.schema import EnsembleSettings, ModelSettings, ServerSettings, Settings
+
+
+def read_settings(path: Path, environ: Mapping[str, str] = os.environ) -> Settings:
+    """The configuration in `path`, with the overrides in `environ`.
+
+    Raises:
+        ConfigError: one line per problem, each with its place, the field, what was found and what is allowed.
+    """
+    return parse_settings(_text(path), str(path), path.parent, environ)
+
+
+def parse_settings(text: str, name: str, folder: Path, environ: Mapping[str, str]) -> Settings:
+    """As `read_settings`, from text; relative paths start in `folder`, errors call the text `name`."""
+    document = parse(text, name)
+    override(document, environ)
+    try:
+        settings = Settings.model_validate(document.data, context={"folder": folder})
+    except ValidationError as invalid:
+        found = [problems.describe(error, document, Settings) for error in invalid.errors()]
+        raise ConfigError("\n".join(found)) from None
+    if found := [problems.line(document, loc, sentence) for loc, sentence in _contradictions(settings)]:
+        raise ConfigError("\n".join(found))
+    return settings
+
+
+def accepted_keys(server: ServerSettings) -> list[str]:
+    """The bearer keys of the configuration and of its key file.
+
+    Raises:
+        ConfigError: the file cannot be read, or holds no key (which would leave the server open to everyone).
+    """
+    keys = [key.get_secret_value() for key in server.api_keys]
+    if server.api_keys_file is None:
+        return keys
+    lines = [line.strip() for line in _text(Path(server.api_keys_file)).splitlines()]
+    from_file = [line for line in lines if line and not line.startswith("#")]
+    if not from_file:
+        raise ConfigError(f"{server.api_keys_file}: holds no key; write one per line, or leave the file out.")
+    return keys + from_file
+
+
+def _text(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return file.read(MAX_BYTES + 1).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 text (byte {error.start}).") from None
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise ConfigError(f"{path}: cannot be read: {reason}.") from None
+
+
+def _contradictions(settings: Settings) -> Iterator[tuple[Loc, str]]:
+    """What each field allows but all together do not."""
+    for name, model in settings.models.items():
+        if model.max_context is not None and model.max_context > model.cache_tokens:
+            sentence = f"found {model.max_context}, but cache_tokens holds only {model.cache_tokens}"
+            yield ("models", name, "max_context"), sentence
+    for name, ensemble in settings.ensembles.items():
+        if name in settings.models:
+            yield ("ensembles", name), "a model has this name already; both would be served under it"
+        for loc, sentence in _in_ensemble(ensemble, settings.models):
+            yield ("ensembles", name, *loc), sentence
+    if not settings.ensembles and not settings.server.serve_models:
+        yield ("server", "serve_models"), "nothing would be served: there are no ensembles either"
+    try:
+        accepted_keys(settings.server)
+    except ConfigError as error:
+        yield ("server", "api_keys_file"), str(error).rstrip(".")
+
+
+def _in_ensemble(ensemble: EnsembleSettings, models: Mapping[str, ModelSettings]) -> Iterator[tuple[Loc, str]]:
+    members = list(dict.fromkeys(ensemble.members))
+    for index, member in enumerate(ensemble.members):
+        if member not in models:
+            yield ("members", index), f"there is no model '{member}'; allowed: {', '.join(models)}"
+    for member, times in Counter(ensemble.members).items():
+        if times > 1:
+            yield ("members",), f"'{member}' is listed {times} times; list it once, with a larger weight"
+    if ensemble.pivot not in members:
+        yield ("pivot",), f"'{ensemble.pivot}' is no member; allowed: {', '.join(members)}"
+    candidates, fewest = min(((models[m].candidates, m) for m in members if m in models), default=(0, ""))
+    if fewest and (ensemble.filter_top or 0) > candidates:
+        yield ("filter_top",), f"found {ensemble.filter_top}, but {fewest} hands over only {candidates} candidates"
+    if ensemble.weights is None:
+        return
+    for member in ensemble.weights:
+        if member not in members:
+            yield ("weights", member), f"'{member}' is no member; allowed: {', '.join(members)}"
+    if missing := [member for member in members if member not in ensemble.weights]:
+        yield ("weights",), f"no weight for {', '.join(missing)}; give every member one (0 leaves it out)"
+    elif sum(ensemble.weights.values()) <= 0:
+        yield ("weights",), "all are 0; at least one must be positive"

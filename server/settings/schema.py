@@ -1,0 +1,181 @@
+"""The shape of a configuration file. Every field with its default, its range and what it means."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    SecretStr,
+    StringConstraints,
+    ValidationInfo,
+)
+from pydantic_core import PydanticCustomError
+
+from fusion.core import Combine
+
+
+def _servable(name: str) -> str:
+    """A name that can stand in a URL, in a log line and, upper-cased, in an environment variable."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}", name):
+        raise PydanticCustomError(
+            "name", "allowed: up to 128 letters, digits and . _ : / - with a letter or digit first"
+        )
+    return name
+
+
+ServedName = Annotated[str, AfterValidator(_servable)]
+
+
+def _beside_the_file(source: str, info: ValidationInfo) -> str:
+    """The absolute path of a file or folder that the configuration can see, any other `source` as it is."""
+    assert info.context is not None, "validate with context={'folder': ...}"
+    path = os.path.join(info.context["folder"], source)
+    return os.path.abspath(path) if os.path.exists(path) else source
+
+
+def _names_something(text: str) -> str:
+    if not text.strip() or "\0" in text:
+        raise PydanticCustomError("empty", "should be a path or a name, not an empty text")
+    return text
+
+
+Source = Annotated[str, AfterValidator(_names_something), AfterValidator(_beside_the_file)]
+
+
+def _uniform_is_none(weights: Any) -> Any:
+    if weights == "uniform":
+        return None
+    if not isinstance(weights, dict):
+        raise PydanticCustomError(
+            "weights", "allowed: uniform, or a number per member such as {ada: 0.7, ben: 0.3}"
+        )
+    return weights
+
+
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class Section(BaseModel):
+    """A part of the file: unknown fields are errors, and YAML's own types are taken at their word."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class ModelSettings(Section):
+    """One checkpoint and what runs it.
+
+    Attributes:
+        source: a folder (seen from the configuration file) or a Hugging Face id.
+        engine: what runs the model.
+        dtype: of weights and cache; `auto` takes what the checkpoint says.
+        device: `cpu`, `cuda`, `cuda:N` or `mps`.
+        revision: branch, tag or commit on the Hub.
+        trust_remote_code: allow Python code that comes with the checkpoint.
+        cache_tokens: tokens of KV cache over all sequences.
+        max_sequences: sequences that can be open at a time.
+        max_context: tokens per sequence; None for what the model supports.
+        prefill_chunk: prompt tokens per step, which bounds how long a prefill holds up decoding.
+        candidates: next tokens handed to the fuser per round, the k of its top k.
+    """
+
+    source: Source
+    engine: Literal["transformers"] = "transformers"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    device: Annotated[str, StringConstraints(pattern=r"^(cpu|mps|cuda(:\d{1,3})?)$")] = "cpu"
+    revision: str | None = None
+    trust_remote_code: bool = False
+    cache_tokens: PositiveInt = 16384
+    max_sequences: PositiveInt = 32
+    max_context: PositiveInt | None = None
+    prefill_chunk: PositiveInt = 512
+    candidates: PositiveInt = 320
+
+
+class EnsembleSettings(Section):
+    """Several models served as one.
+
+    Attributes:
+        members: names of models, each once.
+        pivot: the member whose tokens are emitted.
+        alignment: how the others' tokens reach the pivot's vocabulary. `exact` joins tokens that stand for
+            the same bytes; members with the pivot's own tokenizer need no map whatever this says.
+        weights: one per member, scaled to sum to 1; None (in the file: `uniform`) for equal weights.
+        combine: weighted mean of probabilities (`mixture`, EVA) or of log-probabilities (`product`, PackLLM).
+        filter_top: EVA's filter leaves a member out of a round when its best token is in none of the others'
+            best `filter_top`; None for no filter.
+    """
+
+    members: Annotated[tuple[str, ...], Field(min_length=1, strict=False)]
+    pivot: str
+    alignment: Literal["exact"] = "exact"
+    weights: Annotated[dict[str, Weight] | None, BeforeValidator(_uniform_is_none)] = None
+    combine: Combine = "mixture"
+    filter_top: PositiveInt | None = None
+
+
+class ServerSettings(Section):
+    """The HTTP side.
+
+    Attributes:
+        host: address to listen on; `0.0.0.0` for every interface.
+        port: 0 takes a free one.
+        api_keys: accepted bearer keys; with none here and no file, every request is let in.
+        api_keys_file: more keys, one per line; blank lines and lines starting with `#` are skipped.
+        serve_models: serve every model under its own name as well.
+        max_body_bytes: larger requests are answered with 413.
+        max_waiting: sequences that may wait for room in the members; more are answered with 429.
+        max_choices: the largest `n` of a request.
+        request_seconds: how long one generation may take; None for no limit.
+        keep_alive_seconds: a stream that is silent this long gets a comment line.
+        shutdown_seconds: how long requests in progress may go on after SIGTERM.
+        log_level: of the server's own log.
+    """
+
+    host: Annotated[str, StringConstraints(min_length=1)] = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    api_keys: Annotated[tuple[Annotated[SecretStr, Field(min_length=1)], ...], Field(strict=False)] = ()
+    api_keys_file: Source | None = None
+    serve_models: bool = True
+    max_body_bytes: PositiveInt = 4 * 1024 * 1024
+    max_waiting: NonNegativeInt = 256
+    max_choices: PositiveInt = 16
+    request_seconds: Annotated[PositiveFloat, Field(allow_inf_nan=False)] | None = None
+    keep_alive_seconds: Annotated[PositiveFloat, Field(allow_inf_nan=False)] = 5.0
+    shutdown_seconds: NonNegativeInt = 30
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class EvaluationSettings(Section):
+    """What `tutti eval` measures: files of JSON lines with `id`, `task`, `prompt` and `reference(s)`."""
+
+    tasks: Annotated[tuple[Source, ...], Field(strict=False)] = ()
+
+
+class Settings(Section):
+    """A whole configuration file."""
+
+    models: Annotated[dict[ServedName, ModelSettings], Field(min_length=1)]
+    ensembles: dict[ServedName, EnsembleSettings] = {}
+    server: ServerSettings = ServerSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+
+    @property
+    def served(self) -> tuple[str, ...]:
+        """The names that clients may ask for, the default first."""
+        return (*self.ensembles, *(self.models if self.server.serve_models else ()))
+
+    @property
+    def needed(self) -> tuple[str, ...]:
+        """The models to load: those served by themselves or as a member."""
+        members = {member for ensemble in self.ensembles.values() for member in ensemble.members}
+        return tuple(name for name in self.models if self.server.serve_models or name in members)

@@ -1,0 +1,85 @@
+"""Random models of a few thousand parameters, peaked enough that a wrong mask or position shows."""
+
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma2Config,
+    GPT2Config,
+    GPTNeoXConfig,
+    LlamaConfig,
+    MistralConfig,
+    PreTrainedConfig,
+    Qwen2Config,
+)
+from transformers import PreTrainedModel as Model
+
+from fusion.core import Advance, NextTokens
+from fusion.members.engine import Engine
+
+VOCABULARY = 300
+
+_SHAPE = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 48,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 256,
+    "initializer_range": 0.2,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+
+CONFIGS: dict[str, PreTrainedConfig] = {
+    "llama": LlamaConfig(**_SHAPE, num_key_value_heads=2),
+    "qwen2": Qwen2Config(**_SHAPE, num_key_value_heads=1),
+    "gpt_neox": GPTNeoXConfig(**_SHAPE),
+    "gpt2": GPT2Config(
+        vocab_size=VOCABULARY,
+        n_embd=48,
+        n_layer=2,
+        n_head=4,
+        n_positions=256,
+        initializer_range=0.2,
+        bos_token_id=1,
+        eos_token_id=2,
+    ),
+    "mistral": MistralConfig(**_SHAPE, num_key_value_heads=2, sliding_window=6),
+    "gemma2": Gemma2Config(
+        **_SHAPE,
+        num_key_value_heads=2,
+        head_dim=12,
+        sliding_window=6,
+        query_pre_attn_scalar=3,
+        attn_logit_softcapping=2.0,
+    ),
+}
+
+
+def build(config: PreTrainedConfig | str, seed: int = 0) -> Model:
+    torch.manual_seed(seed)
+    config = CONFIGS[config] if isinstance(config, str) else config
+    return AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+
+
+@torch.inference_mode()
+def plain_logprobs(model: Model, ids: list[int]) -> torch.Tensor:
+    """[len(ids), V] by a plain forward pass over the whole list."""
+    return torch.log_softmax(model(input_ids=torch.tensor([ids]), use_cache=False).logits[0].float(), -1)
+
+
+def run(engine: Engine, *advances: Advance) -> dict[int, NextTokens]:
+    """Step until everything is answered."""
+    engine.add(list(advances))
+    answers = {}
+    while engine.has_work():
+        answers |= {answer.sequence: answer for answer in engine.step()}
+    return answers
+
+
+def error_of(answer: NextTokens, expected: torch.Tensor) -> float:
+    """The largest difference of an answer over the whole vocabulary from rows [n, V]."""
+    told = torch.empty_like(expected).scatter_(
+        1, torch.from_numpy(answer.ids).long(), torch.from_numpy(answer.logprobs)
+    )
+    return float((told - expected).abs().max())

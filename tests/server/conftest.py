@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import openai
+import pytest
+import uvicorn
+from starlette.testclient import TestClient
+
+from server.app import create_app
+from server.options import ServerOptions
+from tests.server.doubles import ScriptedFuser, ensemble
+
+
+@dataclass
+class Served:
+    """A real server process's worth of HTTP, in a thread, over the scripted fuser."""
+
+    url: str
+    fuser: ScriptedFuser
+
+    def sdk(self, **options: Any) -> openai.OpenAI:
+        return openai.OpenAI(base_url=f"{self.url}/v1", max_retries=0, **{"api_key": "any", **options})
+
+    def http(self) -> httpx.Client:
+        return httpx.Client(base_url=self.url, timeout=10)
+
+
+@pytest.fixture
+def fuser() -> ScriptedFuser:
+    return ScriptedFuser()
+
+
+@pytest.fixture
+def client(fuser: ScriptedFuser) -> Iterator[TestClient]:
+    """In-process; an exception that escapes the application fails the test."""
+    app = create_app({"pair": ensemble(), "other/one": ensemble("other/one")}, fuser, ServerOptions())
+    with TestClient(app) as client:
+        yield client
+
+
+@pytest.fixture
+def serve(fuser: ScriptedFuser) -> Iterator[Callable[..., Served]]:
+    """Start servers on free ports."""
+    running: list[tuple[uvicorn.Server, threading.Thread]] = []
+
+    def start(**options: Any) -> Served:
+        app = create_app({"pair": ensemble()}, fuser, ServerOptions(**options))
+        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2))
+        listener = socket.create_server(("127.0.0.1", 0))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        running.append((server, thread))
+        port = listener.getsockname()[1]
+        served = Served(f"http://127.0.0.1:{port}", fuser)
+        with served.http() as http:
+            assert http.get("/health").status_code == 200
+        return served
+
+    yield start
+    for server, _ in running:
+        server.should_exit = True
+    for _, thread in running:
+        thread.join(timeout=10)
+        assert not thread.is_alive()
