@@ -16,7 +16,10 @@ WITNESSES = 6
 
 
 class LongWords:
-    """The words of a text and how many tokens each has, for a byte-level BPE whose added tokens are all special."""
+    """The words of a text and how many tokens each has.
+
+    For a byte-level BPE whose added tokens are all special.
+    """
 
     def __init__(self, continuation: Continuation, surfaces: Sequence[bytes | None]) -> None:
         self._continuation = continuation
@@ -49,9 +52,10 @@ class LongWords:
     def _grow(self, word: str, known: int, ids: list[int], start: int, stop: int) -> tuple[int, list[int]]:
         """Tokenise `word`, whose first `known` symbols (bytes) are spelled by `ids[start:stop]`."""
         back = WITNESSES
-        while stop - back > start:
+        # A vocabulary may prefer a token for the whole to what merges make of it (`ignore_merges`). If it has one
+        # for the word, that is it; if it has one for a window, the window does not begin with its witness.
+        while stop - back > start and self._continuation.backend.token_to_id(word) is None:
             window = sum(len(self._surfaces[id] or b"") for id in ids[stop - back : stop])
-            # A vocabulary may prefer a whole word to its merges. Such a token is longer than the witness.
             spelled = self._continuation.encode_symbols(word[known - window :])
             if spelled[0] == ids[stop - back]:
                 return stop - back, spelled

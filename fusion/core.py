@@ -159,7 +159,7 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class TokenLogProb:
-    """One token of the pivot with its surface and its natural log-probability under the fused distribution."""
+    """A token of the pivot with the text it adds and its natural log-probability in the fused distribution."""
 
     id: int
     surface: bytes

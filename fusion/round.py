@@ -92,7 +92,7 @@ def describe(sequence: Sequence, tokens: NDArray[np.int64], fused: Floats, chose
 
     def entry(token: int, probability: float) -> TokenLogProb:
         logprob = float(np.log(probability / excess)) if probability > 0 else LEAST_LOGPROB
-        return TokenLogProb(token, sequence.ensemble.surface(token), logprob)
+        return TokenLogProb(token, sequence.surface(token), logprob)
 
     where = np.flatnonzero(tokens == chosen)
     token = entry(chosen, float(fused[where[0]]) if len(where) else 0.0)

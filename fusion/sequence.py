@@ -137,14 +137,15 @@ class Sequence:
         """The first advance of every member: its prompt."""
         return {name: Advance(self.number, 0, self.prompt.ids[name]) for name in self.seats}
 
+    @property
+    def lead(self) -> bytes:
+        """The space that the pivot's template puts before the answer, as long as the pivot has not spelled it."""
+        pending = not self.spelled and not self.lead_spelled
+        return self.prompt.leads[self.ensemble.pivot] if pending else b""
+
     def surface(self, token: int) -> bytes:
         """The text that a pivot token adds at this point."""
-        surface = self.ensemble.surface(token)
-        lead = self.prompt.leads[self.ensemble.pivot]
-        if lead and not self.spelled and not self.lead_spelled and surface.startswith(lead):
-            self.lead_spelled = True
-            surface = surface[len(lead) :]
-        return surface
+        return self.ensemble.surface(token).removeprefix(self.lead)
 
     def follow(self, token: int, surface: bytes) -> dict[str, Advance]:
         """What each member must be given after `token`, which added `surface` to the text.
@@ -152,6 +153,8 @@ class Sequence:
         A member that cannot spell the text yet sits out until it can; one whose tokens did not change keeps
         its last answer.
         """
+        if self.lead and self.ensemble.surface(token).startswith(self.lead):
+            self.lead_spelled = True
         self.spelled = self.spelled or bool(surface)
         advances = {}
         for name, seat in self.seats.items():

@@ -9,11 +9,6 @@ from alignment.errors import ConfigError
 _LAYER_TYPES = {"full_attention", "sliding_attention"}
 
 
-def architecture(config: Any) -> str:
-    """The architecture's name as the checkpoint states it (`LlamaForCausalLM`)."""
-    return str((config.architectures or [config.model_type])[0])
-
-
 def require_supported(model: Any) -> None:
     """Raise ConfigError, naming the architecture, for what is known not to work before it is tried.
 
@@ -39,7 +34,7 @@ def require_supported(model: Any) -> None:
 
 def unsupported(model: Any, reason: str) -> ConfigError:
     """The error that says why an architecture cannot run."""
-    name = architecture(model.config)
+    name = type(model).__name__
     return ConfigError(f"The transformers engine cannot run {name}: {reason}; try engine: vllm.")
 
 
@@ -53,9 +48,9 @@ def context_length(model: Any, asked: int | None) -> int:
         # what is already cached does not follow.
         made_for = rope["original_max_position_embeddings"]
     if asked is None and made_for is None:
-        raise ConfigError(f"{architecture(model.config)} states no max_position_embeddings; set max_context.")
+        raise ConfigError(f"{type(model).__name__} states no max_position_embeddings; set max_context.")
     if asked is not None and made_for is not None and asked > made_for:
         raise ConfigError(
-            f"max_context {asked} is more than the {made_for} tokens that {architecture(model.config)} can serve."
+            f"max_context {asked} is more than the {made_for} tokens that {type(model).__name__} can serve."
         )
     return asked or made_for or 0

@@ -113,13 +113,14 @@ class _DeviceThread:
         self.wake = threading.Condition()
         self._busy: _Seat | None = None
         self._thread = threading.Thread(target=self._run, name=f"tutti-{device}", daemon=True)
-        self._thread.start()
 
     def join(self, seat: _Seat) -> None:
         seat.wake = self.wake
         with self.wake:
             self.seats.append(seat)
             self.wake.notify()
+        if not self._thread.is_alive():  # not before it has a seat: without one it ends
+            self._thread.start()
 
     def leave(self, seat: _Seat) -> None:
         """Give up a seat, once its step in progress is over; the thread ends with its last seat."""
@@ -132,8 +133,6 @@ class _DeviceThread:
             self._thread.join()
 
     def _run(self) -> None:
-        with self.wake:
-            self.wake.wait_for(lambda: self.seats)
         while True:
             with self.wake:
                 self._busy = None

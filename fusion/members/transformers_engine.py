@@ -96,7 +96,7 @@ class TransformersEngine:
         self._cache = KVCache(cache_tokens)
         self._cached: dict[int, int] = {}
         self._work: dict[int, _Work] = {}
-        self._failed: list[Answer] = []
+        self._failed: dict[int, AdvanceFailed] = {}
         with quiet():
             model.set_attn_implementation("eager")
             long, short = self_check.samples(self.known_ids, context)
@@ -158,7 +158,7 @@ class TransformersEngine:
             reason = self._refusal(advance) or self._admit(advance)
             if reason is not None:
                 self.close([advance.sequence])
-                self._failed.append(AdvanceFailed(advance.sequence, reason))
+                self._failed[advance.sequence] = AdvanceFailed(advance.sequence, reason)
 
     def close(self, sequences: Collection[int]) -> None:
         """Free the caches of these sequences and forget their queued work; unknown ids are ignored."""
@@ -166,6 +166,7 @@ class TransformersEngine:
             self._cached.pop(sequence, None)
             self._work.pop(sequence, None)
             self._arena.release(sequence)
+            self._failed.pop(sequence, None)
 
     def has_work(self) -> bool:
         """Whether `step` has anything to do."""
@@ -174,7 +175,7 @@ class TransformersEngine:
     @torch.inference_mode()
     def step(self) -> list[Answer]:
         """Run at most one forward pass and return what it finished."""
-        answers, self._failed = self._failed, []
+        answers: list[Answer] = []
         if self._work:
             counts = share([work.remaining for work in self._work.values()], self._chunk)
             parts = [
@@ -185,6 +186,8 @@ class TransformersEngine:
             parts, logits = self._forward(parts)
             self._collect(parts, logits)
             answers += self._finish(parts)
+        answers += self._failed.values()
+        self._failed = {}
         return answers
 
     def shutdown(self) -> None:
@@ -285,11 +288,11 @@ class TransformersEngine:
         extent = self._arena.extents[sequence]
         self._cache.erase(extent.start, extent.size)
         self.close([sequence])
-        self._failed.append(AdvanceFailed(sequence, reason))
+        self._failed[sequence] = AdvanceFailed(sequence, reason)
 
     def _finish(self, parts: list[_Part]) -> list[Answer]:
         """The answers of the parts whose work is done."""
-        answers, self._failed = self._failed, []
+        answers: list[Answer] = []
         for part in parts:
             work = part.work
             if work.remaining or part.sequence not in self._work:
