@@ -35,7 +35,7 @@ def require_supported(model: Any) -> None:
 def unsupported(model: Any, reason: str) -> ConfigError:
     """The error that says why an architecture cannot run."""
     name = type(model).__name__
-    return ConfigError(f"The transformers engine cannot run {name}: {reason}; try engine: vllm.")
+    return ConfigError(f"The transformers engine cannot run {name}: {reason}. Choose another checkpoint.")
 
 
 def context_length(model: Any, asked: int | None) -> int:

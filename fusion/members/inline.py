@@ -10,11 +10,14 @@ import logging
 import threading
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
+from time import perf_counter
 
 from fusion.core import Advance, AdvanceFailed, Answer, Capacity, Member
 from fusion.members.engine import Engine
 
 log = logging.getLogger(__name__)
+
+PATIENCE = 0.25  # how long an engine waits for company, as a share of the step before
 
 Deliver = Callable[[Member, list[Answer]], None]
 
@@ -75,18 +78,26 @@ class _Seat:
     def has_work(self) -> bool:
         return bool(self.inbox) or self.engine.has_work()
 
-    def turn(self) -> None:
-        """Take in what was posted, run one step, deliver its answers."""
+    def posted(self) -> set[int]:
+        """The sequences that something was posted for; to be called with `wake` held."""
+        return {s if isinstance(s, int) else s.sequence for item in self.inbox for s in item}
+
+    def turn(self) -> set[int]:
+        """Take in what was posted, run one step, deliver its answers; returns the sequences answered."""
         with self.wake:
             posted, self.inbox = self.inbox, []
+            # All of them before any is tried, so that a failure below is the answer to each.
+            for item in posted:
+                if isinstance(item, set):
+                    self.outstanding -= item
+                else:
+                    self.outstanding.update(advance.sequence for advance in item)
         answers: list[Answer]
         try:
             for item in posted:
                 if isinstance(item, set):
                     self.engine.close(item)
-                    self.outstanding -= item
                 else:
-                    self.outstanding.update(advance.sequence for advance in item)
                     self.engine.add(item)
             answers = self.engine.step() if self.engine.has_work() else []
         except Exception as error:
@@ -103,6 +114,7 @@ class _Seat:
                 self.deliver(answers)
             except Exception:
                 log.exception("the receiver of an engine's answers failed")
+        return {answer.sequence for answer in answers}
 
 
 class _DeviceThread:
@@ -144,7 +156,24 @@ class _DeviceThread:
                 self.seats.remove(seat)
                 self.seats.append(seat)
                 self._busy = seat
-            seat.turn()
+            begun = perf_counter()
+            answered = seat.turn()
+            self._linger(answered, PATIENCE * (perf_counter() - begun))
+
+    def _linger(self, answered: set[int], seconds: float) -> None:
+        """Give sequences that are done with all engines here, and so are with the fuser, a moment to come back.
+
+        Without it the next engine would start a moment too early, without them, and they would go round one
+        step behind the others for good, in two small batches where one would do.
+        """
+        with self.wake:
+            pending = [seat.outstanding | seat.posted() for seat in self.seats]
+            away = answered.difference(*pending)
+            if away and any(pending):
+                self.wake.wait_for(lambda: all(self._is_back(sequence) for sequence in away), seconds)
+
+    def _is_back(self, sequence: int) -> bool:
+        return any(sequence in seat.posted() for seat in self.seats)
 
 
 _threads: dict[str, _DeviceThread] = {}

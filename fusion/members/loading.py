@@ -67,15 +67,23 @@ def load_model(
     weight_files(source, revision=revision)
     try:
         with quiet():
-            model = AutoModelForCausalLM.from_pretrained(
+            model, report = AutoModelForCausalLM.from_pretrained(
                 source,
                 revision=revision,
                 trust_remote_code=trust_remote_code,
                 dtype=dtype,
                 use_safetensors=True,
                 attn_implementation="eager",
+                output_loading_info=True,
             )
+            if report["missing_keys"]:  # transformers would go on with random numbers
+                missing = sorted(report["missing_keys"])
+                raise ConfigError(
+                    f"{source} lacks {len(missing)} of the model's weights, among them {missing[0]}."
+                )
             return model.eval().to(device)
+    except ConfigError:
+        raise
     except torch.OutOfMemoryError as error:
         raise ConfigError(f"{source}: the weights do not fit into the memory of {device}.") from error
     except Exception as error:
@@ -185,7 +193,7 @@ def _explain(source: str, error: Exception) -> str:
         return f"{source} is not a causal language model that transformers can run."
     if "model type" in text or "Unrecognized model" in text:
         return f"{source}: transformers {transformers.__version__} does not know this architecture."
-    return f"{source} cannot be loaded: {' '.join(text.split())[:300]}"
+    return f"{source} cannot be loaded: {' '.join(text.split())[:300].rstrip('.')}."
 
 
 @contextmanager

@@ -9,7 +9,10 @@ from fusion.members.arena import Arena, ArenaFullError, Move
 from fusion.members.kv_cache import KVCache
 
 
-@given(st.integers(1, 600), st.lists(st.tuples(st.integers(0, 7), st.integers(0, 300), st.integers(0, 300)), max_size=60))
+@given(
+    st.integers(1, 600),
+    st.lists(st.tuples(st.integers(0, 7), st.integers(0, 300), st.integers(0, 300)), max_size=60),
+)
 def test_any_history_keeps_contents_and_the_exact_bound(tokens, history):
     arena = Arena(tokens)
     memory = [None] * tokens
@@ -36,6 +39,22 @@ def test_any_history_keeps_contents_and_the_exact_bound(tokens, history):
         for other, text in texts.items():
             extent = arena.extents[other]
             assert memory[extent.start : extent.start + len(text)] == text
+
+
+def test_laying_out_anew_overwrites_nothing_on_its_way_up_or_down():
+    for new in (500, 900):
+        arena = Arena(2450)
+        memory: list[object] = [None] * 2450
+        for sequence in range(12):
+            arena.reserve(sequence, 60, 0)
+            memory[128 * sequence : 128 * sequence + 60] = [(sequence, i) for i in range(60)]
+        moves = arena.reserve(99, new, 0)
+        assert moves
+        for move in moves:
+            memory[move.target : move.target + move.length] = memory[move.source : move.source + move.length]
+        for sequence in range(12):
+            start = arena.extents[sequence].start
+            assert memory[start : start + 60] == [(sequence, i) for i in range(60)]
 
 
 def test_sequences_of_like_length_lie_at_equal_distances_while_there_is_room():

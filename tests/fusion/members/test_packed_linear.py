@@ -9,7 +9,9 @@ from fusion.members.packed_linear import SMALLEST, pack_linear_layers
 
 @torch.inference_mode()
 def test_large_layers_are_replaced_without_a_change_of_result():
-    model = nn.Sequential(nn.Linear(600, 700), nn.Linear(700, 600, bias=False), Conv1D(500, 600), nn.Linear(500, 3))
+    model = nn.Sequential(
+        nn.Linear(600, 700), nn.Linear(700, 600, bias=False), Conv1D(500, 600), nn.Linear(500, 3)
+    )
     inputs = [torch.randn(1, rows, 600) for rows in (1, 2, 16, 100)]
     expected = [model(x) for x in inputs]
     pack_linear_layers(model)
@@ -24,7 +26,9 @@ def test_an_embedding_that_shares_the_weight_keeps_it():
     head.weight = embedding.weight
     pack_linear_layers(nn.ModuleList([embedding, head]))
     assert embedding.weight.shape == (1000, 512)
-    torch.testing.assert_close(head(embedding.weight[:1]), embedding.weight[:1] @ embedding.weight.T, atol=1e-3, rtol=1e-4)
+    torch.testing.assert_close(
+        head(embedding.weight[:1]), embedding.weight[:1] @ embedding.weight.T, atol=1e-3, rtol=1e-4
+    )
 
 
 def test_half_precision_is_left_alone():

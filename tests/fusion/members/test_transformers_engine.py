@@ -123,7 +123,12 @@ class AnyHistory(RuleBasedStateMachine):
     def __init__(self):
         super().__init__()
         self.engine = TransformersEngine(
-            copy.deepcopy(self.model), cache_tokens=160, max_sequences=5, max_context=120, chunk=20, top_k=VOCABULARY
+            copy.deepcopy(self.model),
+            cache_tokens=160,
+            max_sequences=5,
+            max_context=120,
+            chunk=20,
+            top_k=VOCABULARY,
         )
         self.texts: dict[int, list[int]] = {}
         self.queued: dict[int, Advance] = {}
@@ -186,7 +191,7 @@ class AnyHistory(RuleBasedStateMachine):
 
 
 AnyHistory.TestCase.settings = settings(
-    max_examples=40, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=100, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
 )
 TestAnyHistory = AnyHistory.TestCase
 
@@ -254,9 +259,12 @@ def test_a_sequence_whose_output_is_nan_fails_and_leaves_no_trace():
     answers = run(engine, Advance(1, 0, [5, 7, 6]), Advance(2, 0, [5, 8, 6]))
     assert answers[1] == AdvanceFailed(1, "The model's output is not a number.")
     assert error_of(answers[2], plain_logprobs(model, [5, 8, 6])[-1:]) < EXACT
-    answers = run(engine, Advance(1, 0, [5, 9, 6, 3, 2]), Advance(3, 0, [5]), Advance(2, 3, [4]))
-    assert error_of(answers[1], plain_logprobs(model, [5, 9, 6, 3, 2])[-1:]) < EXACT
-    assert all(torch.isfinite(layer).all() for layer in engine._cache.values.values())
+    # The next owner of the place is shorter than its neighbour in the same view, which thus covers what was left.
+    run(engine, Advance(3, 0, [5]))
+    assert engine._arena.extents[3].start == 0
+    answers = run(engine, Advance(3, 1, [9]), Advance(2, 3, [4]))
+    assert error_of(answers[3], plain_logprobs(model, [5, 9])[-1:]) < EXACT
+    assert error_of(answers[2], plain_logprobs(model, [5, 8, 6, 4])[-1:]) < EXACT
 
 
 def test_capacity_is_what_was_asked_for_and_the_context_what_the_model_was_made_for():
@@ -312,7 +320,9 @@ def test_longrope_stays_within_the_range_where_rows_do_not_disturb_each_other():
 
 def test_the_start_up_check_notices_a_wrong_cache(monkeypatch):
     write = KVCache.write
-    monkeypatch.setattr(KVCache, "write", lambda cache, layer, k, v, slots: write(cache, layer, k.roll(1, 1), v, slots))
+    monkeypatch.setattr(
+        KVCache, "write", lambda cache, layer, k, v, slots: write(cache, layer, k.roll(1, 1), v, slots)
+    )
     with pytest.raises(ConfigError, match="packed and plain forward passes differ"):
         TransformersEngine(build("llama"), cache_tokens=64)
 

@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import httpx
+import openai
+import pytest
+
+from tests.e2e.demo import CONFIG, ENSEMBLE, REPOSITORY
+
+START = [sys.executable, "-c", "from server.cli import main; main()", "serve"]
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running `tutti serve` of the demo ensemble."""
+
+    url: str
+    pid: int
+
+    def http(self) -> httpx.Client:
+        """A client of everything under the server's root."""
+        return httpx.Client(base_url=self.url, timeout=120)
+
+
+@pytest.fixture(scope="package")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One process for all tests, which leaves in good order when told to."""
+    log = tmp_path_factory.mktemp("server") / "stderr.log"
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("TUTTI_")}
+    environ |= {"PYTHONPATH": str(REPOSITORY), "PYTHONUNBUFFERED": "1"}
+    with (
+        log.open("w") as stderr,
+        subprocess.Popen(
+            [*START, str(CONFIG), "--port", "0"], env=environ, stdout=subprocess.PIPE, stderr=stderr, text=True
+        ) as process,
+    ):
+        try:
+            assert process.stdout is not None
+            ready = process.stdout.readline()  # "Tutti 0.1.0 serves a, b at http://127.0.0.1:4711/v1"
+            assert ready, log.read_text()
+            url = ready.split()[-1].removesuffix("/v1")
+            assert httpx.get(f"{url}/health").status_code == 200
+            yield Server(url, process.pid)
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(timeout=60) == 0, log.read_text()[-2000:]
+            assert "Traceback" not in log.read_text()
+        finally:
+            process.kill()
+
+
+@pytest.fixture(scope="package")
+def client(server: Server) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0, timeout=120) as client:
+        yield client
+
+
+@pytest.fixture(scope="package")
+def http(server: Server) -> Iterator[httpx.Client]:
+    with server.http() as client:
+        yield client
+
+
+@pytest.fixture(scope="package")
+def members(http: httpx.Client) -> list[str]:
+    """The members of the demo ensemble, the pivot first."""
+    fusion = http.get(f"/v1/models/{ENSEMBLE}").json()["fusion"]
+    return sorted(fusion["members"], key=lambda name: name != fusion["pivot"])
+
+
+@pytest.fixture(scope="package")
+def pivot(members: list[str]) -> str:
+    return members[0]
