@@ -197,6 +197,7 @@ def build_ensemble(
         if member_name in twins:
             maps[member_name] = Maps(own, own, own)
             continue
+        _ = model.tokenizer.continuation  # worked out now, not while the first request waits
         own_lead = model.tokenizer.chat_lead
         rows = model.member.vocabulary_size
         rest = align(model, target, b"", b"").padded(rows)

@@ -14,12 +14,12 @@ import threading
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import astuple, dataclass, replace
 from functools import partial
 from time import perf_counter
 
 from alignment.errors import InvalidRequest, RequestError, Unavailable
 from fusion.admission import STOPPING, Budget, Line
+from fusion.clock import Clock
 from fusion.core import (
     Advance,
     AdvanceFailed,
@@ -35,27 +35,6 @@ from fusion.round import Choice, fuse
 from fusion.sequence import Sequence
 
 log = logging.getLogger(__name__)
-
-
-@dataclass
-class Clock:
-    """Where the loop's time went, in seconds: `waiting` for messages, `fusing` (projection to sampling),
-    `synchronising` (text, callers and the members' next advances); `elapsed` is all of it.
-    """
-
-    waiting: float = 0.0
-    fusing: float = 0.0
-    synchronising: float = 0.0
-    elapsed: float = 0.0
-
-    def copy(self) -> Clock:
-        """A snapshot."""
-        return replace(self)
-
-    def since(self, earlier: Clock) -> Clock:
-        """What was added after a snapshot."""
-        pairs = zip(astuple(self), astuple(earlier), strict=True)
-        return Clock(*(now - then for now, then in pairs))
 
 
 GROWTH = 64  # tokens by which a reservation grows at a time

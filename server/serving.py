@@ -52,7 +52,9 @@ def options(server: ServerSettings) -> ServerOptions:
         max_body_bytes=server.max_body_bytes,
         keep_alive_seconds=server.keep_alive_seconds,
         request_timeout=server.request_seconds,
+        default_max_tokens=server.default_max_tokens,
         max_choices=server.max_choices,
+        max_prompts=max(1, server.max_waiting),
     )
 
 

@@ -85,7 +85,7 @@ def sampling_params(
     """
     limited_by, max_tokens = fields.limit
     if max_tokens is None:
-        max_tokens = min(room, fields.default_max_tokens or room)
+        max_tokens = min(room, fields.default_max_tokens or options.default_max_tokens or room)
     elif max_tokens > room:
         raise InvalidRequest(
             f"{limited_by} is {shorten(max_tokens)}, but after this prompt there is room for {room} tokens; "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
+from alignment.errors import Unavailable
 from server.protocol.models import ModelCard, ModelFusion, ModelList
 from server.service import Service
 
@@ -41,7 +42,9 @@ def health_router(service: Service) -> APIRouter:
 
     @router.get("/health")
     async def health() -> dict[str, str]:
-        """Whether requests are served."""
+        """Whether requests are served: 200, or 503 once the decoding loop has ended."""
+        if not service.fuser.alive():
+            raise Unavailable("The decoding loop has ended; restart the server.")
         return {"status": "ok"}
 
     @router.get("/version")

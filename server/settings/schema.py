@@ -134,6 +134,8 @@ class ServerSettings(Section):
         serve_models: serve every model under its own name as well.
         max_body_bytes: larger requests are answered with 413.
         max_waiting: sequences that may wait for room in the members; more are answered with 429.
+        default_max_tokens: the longest answer to a chat request that names no limit; None for all the room
+            there is, which such a request then reserves.
         max_choices: the largest `n` of a request.
         request_seconds: how long one generation may take; None for no limit.
         keep_alive_seconds: a stream that is silent this long gets a comment line.
@@ -148,6 +150,7 @@ class ServerSettings(Section):
     serve_models: bool = True
     max_body_bytes: PositiveInt = 4 * 1024 * 1024
     max_waiting: NonNegativeInt = 256
+    default_max_tokens: PositiveInt | None = None
     max_choices: PositiveInt = 16
     request_seconds: Annotated[PositiveFloat, Field(allow_inf_nan=False)] | None = None
     keep_alive_seconds: Annotated[PositiveFloat, Field(allow_inf_nan=False)] = 5.0

@@ -27,7 +27,8 @@ def main() -> None:
         share = row["share_of_round"]
         print(
             f"{batch:>3} sequences: {row['fused_ms_per_round']:.1f} ms a round, "
-            f"floor {row['floor_ms_per_round']:.1f} ms, ratio {row['ratio']:.3f}; fusion {share['fusing']:.1%}, synchronisation {share['synchronising']:.1%}"
+            f"floor {row['floor_ms_per_round']:.1f} ms, ratio {row['ratio']:.2f}; "
+            f"fusion {share['fusing']:.1%}, synchronisation {share['synchronising']:.1%} of the time"
         )
     print(json.dumps(results))
 

@@ -147,6 +147,9 @@ class ScriptedFuser:
     def stop(self) -> None:
         self.stopped = True
 
+    def alive(self) -> bool:
+        return not self.stopped
+
     def submit(
         self,
         ensemble: Ensemble,

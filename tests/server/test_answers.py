@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from starlette.testclient import TestClient
 
 from fusion.core import FusionParams, Update
 from server.app import create_app
 from server.options import ServerOptions
+from tests.server.conftest import Served
 from tests.server.doubles import CONTEXT, END, ScriptedFuser, ensemble, report, says, token
 
 HELLO = [{"role": "user", "content": "hi"}]
@@ -236,6 +239,24 @@ def test_models_are_listed_and_found(client: TestClient) -> None:
 def test_health_and_version(client: TestClient) -> None:
     assert client.get("/health").status_code == 200
     assert client.get("/version").json() == {"version": ServerOptions().version}
+
+
+def test_health_is_503_once_the_decoding_loop_has_ended(client: TestClient, fuser: ScriptedFuser) -> None:
+    fuser.stop()
+    answer = client.get("/health")
+    assert answer.status_code == 503
+    assert "restart" in answer.json()["error"]["message"]
+
+
+def test_the_server_can_limit_answers_to_chats_that_name_no_limit(
+    serve: Callable[..., Served], fuser: ScriptedFuser
+) -> None:
+    with serve(default_max_tokens=5).http() as http:
+        body = {"model": "pair", "messages": [{"role": "user", "content": "Hi"}]}
+        assert http.post("/v1/chat/completions", json=body).status_code == 200
+        assert fuser.last.sampling.max_tokens == 5
+        assert http.post("/v1/chat/completions", json=body | {"max_tokens": 7}).status_code == 200
+        assert fuser.last.sampling.max_tokens == 7
 
 
 def test_tokenize_and_detokenize_use_the_pivot(client: TestClient) -> None:
