@@ -139,11 +139,12 @@ class Ensemble:
             if name == self.pivot or fusion.weights is None or fusion.weights.get(name, 0.0) > 0
         ]
 
-    def max_new_tokens(self, prompt: Prompt, members: Sequence[str]) -> int:
+    def max_new_tokens(self, prompt: Prompt, members: Sequence[str], *, param: str | None = None) -> int:
         """How many tokens fit after the prompt in the contexts of all these members.
 
         Raises:
-            InvalidRequest: the prompt alone fills a member's context; names the member and its limit.
+            InvalidRequest: the prompt is empty, or alone fills a member's context; names the member and its limit,
+                and `param`, the request's field that the prompt came from.
         """
         room = {name: self.models[name].member.capacity.context - len(prompt.ids[name]) for name in members}
         tightest = min(room, key=lambda name: room[name])
@@ -151,10 +152,11 @@ class Ensemble:
             raise InvalidRequest(
                 f"The prompt has {len(prompt.ids[tightest])} tokens for member {tightest!r}, whose context holds "
                 f"{self.models[tightest].member.capacity.context} with at least one for the answer; shorten it.",
+                param=param,
                 code="context_length_exceeded",
             )
         if not all(prompt.ids[name] for name in members):
-            raise InvalidRequest("The prompt is empty; give at least one token.")
+            raise InvalidRequest("The prompt is empty; give at least one token.", param=param)
         return room[tightest]
 
 

@@ -16,7 +16,7 @@ class ServerOptions:
         max_body_bytes: larger request bodies are answered with 413.
         keep_alive_seconds: a stream that was silent for this long sends a comment line.
         request_timeout: seconds a generation may take before it fails with 503; None for no limit.
-        default_max_tokens: the longest answer to a chat request that names no limit; None for all the room there is.
+        default_max_tokens: the longest answer to a chat that names no limit; None for all the room there is.
         max_choices: the largest `n`.
         max_prompts: how many prompts one completion request may hold.
         max_stop_strings: how many stop strings, and stop token ids, a request may hold.

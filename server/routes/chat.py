@@ -121,7 +121,7 @@ def chat_router(service: Service) -> APIRouter:
         sampling = sampling_params(
             body,
             vocabulary_size=ensemble.tokenizer.vocabulary_size,
-            room=ensemble.max_new_tokens(prompt, ensemble.taking_part(fusion)),
+            room=ensemble.max_new_tokens(prompt, ensemble.taking_part(fusion), param="messages"),
             options=options,
         )
         generation = Generation(

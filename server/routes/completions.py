@@ -127,7 +127,7 @@ def completions_router(service: Service) -> APIRouter:
         members = ensemble.taking_part(fusion)
         submissions = []
         for prompt in encoded:
-            room = ensemble.max_new_tokens(prompt, members)
+            room = ensemble.max_new_tokens(prompt, members, param="prompt")
             sampling = sampling_params(body, vocabulary_size=vocabulary_size, room=room, options=options)
             submissions += [(prompt, seeded(sampling, i)) for i in range(n)]
         generation = Generation(
