@@ -134,6 +134,9 @@ class FusionParams:
         combine: `mixture` (weighted mean of probabilities, EVA) or `product` (of logs, PackLLM).
         filter_top: EVA's faithful-token filter: leave a member out of a round when its best token is in none
             of the others' best `filter_top`; None switches the filter off.
+        renormalise: scale what each member's map carries over to a sum of 1. The authors do not, so a member
+            whose tokens map badly counts for less.
+        guard: keep the pivot's own best token where the fused best is the same text cut differently.
         report: collect a `RoundReport` per round.
     """
 
@@ -141,6 +144,8 @@ class FusionParams:
     weights: dict[str, float] | None = None
     combine: Combine = "mixture"
     filter_top: int | None = None
+    renormalise: bool = False
+    guard: bool = False
     report: bool = False
 
 

@@ -278,6 +278,8 @@ def batch_key(sequence: Sequence) -> object:
         sequence.lead_spelled,
         sequence.fusion.combine,
         sequence.fusion.filter_top,
+        sequence.fusion.renormalise,
+        sequence.fusion.guard,
     )
 
 

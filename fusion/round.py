@@ -10,7 +10,15 @@ from numpy.typing import NDArray
 from fusion.core import RoundReport, Token, TokenLogProb
 from fusion.sampling import sample
 from fusion.sequence import Sequence
-from fusion.step import COMBINATIONS, Candidates, effective_weights, faithful, project
+from fusion.step import (
+    COMBINATIONS,
+    Candidates,
+    effective_weights,
+    faithful,
+    keep_the_pivots_cut,
+    project,
+    renormalise,
+)
 
 LEAST_LOGPROB = -9999.0  # what clients are told for minus infinity, which JSON cannot say
 
@@ -36,7 +44,11 @@ def fuse(batch: list[Sequence]) -> list[Choice]:
         kept = faithful(candidates.probabilities, fusion.filter_top)
     given = np.array([[sequence.weights[name] for name in voters] for sequence in batch])
     weights = effective_weights(given, kept)
-    fused = COMBINATIONS[fusion.combine](candidates.probabilities, weights)
+    shares = renormalise(candidates.probabilities) if fusion.renormalise else candidates.probabilities
+    fused = COMBINATIONS[fusion.combine](shares, weights)
+    if fusion.guard:
+        own = candidates.probabilities[:, voters.index(first.ensemble.pivot)]
+        fused = keep_the_pivots_cut(fused, own, lambda row, i: batch[row].surface(int(candidates.tokens[row, i])))
     return [
         choose(sequence, candidates, row, fused[row], weights[row], kept[row])
         for row, sequence in enumerate(batch)

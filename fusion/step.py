@@ -7,7 +7,7 @@ because they are sums of many small terms; the members' log-probabilities arrive
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,30 +46,77 @@ def project(
     Mass that a map does not carry is lost, as in the authors' code; nothing is renormalised here.
     """
     rows = answers[0][0].shape[0]
+    starts = np.arange(rows)[:, None] * vocabulary_size
     keys: list[NDArray[np.int64]] = []  # row * V + pivot id
     masses: list[Floats] = []
     for (ids, logprobs), vocab_map in zip(answers, maps, strict=True):
-        targets, mass = ids.astype(np.int64), np.exp(logprobs.astype(np.float64))
+        targets, mass = ids, np.exp(logprobs.astype(np.float64))
         if vocab_map is not None:
-            targets = vocab_map.target_ids[ids].astype(np.int64).reshape(rows, -1)
-            mass = (mass[:, :, None] * vocab_map.weights[ids]).reshape(rows, -1)
-        key = targets + np.arange(rows)[:, None] * vocabulary_size
+            targets = vocab_map.target_ids.take(ids, axis=0).reshape(rows, -1)
+            mass = (mass[:, :, None] * vocab_map.weights.take(ids, axis=0)).reshape(rows, -1)
         mapped = targets >= 0
-        keys.append(key[mapped])
+        keys.append((starts + targets)[mapped])
         masses.append(mass[mapped])
-    unique, place = np.unique(np.concatenate(keys), return_inverse=True)
+    unique, place = unique_keys(np.concatenate(keys))
     row = unique // vocabulary_size
     widths = np.bincount(row, minlength=rows)
     width = max(int(widths.max()), 1)
     column = np.arange(len(unique)) - (np.cumsum(widths) - widths)[row]
     tokens = np.full((rows, width), -1, dtype=np.int64)
     tokens[row, column] = unique - row * vocabulary_size
-    probabilities = np.zeros((len(answers), rows * width))
     flat = (row * width + column)[place]
-    ends = np.cumsum([len(mass) for mass in masses])
+    probabilities = np.empty((len(masses), rows * width))
+    ends = np.cumsum([len(mass) for mass in masses]).tolist()
     for member, (end, mass) in enumerate(zip(ends, masses, strict=True)):
         probabilities[member] = np.bincount(flat[end - len(mass) : end], mass, minlength=rows * width)
-    return Candidates(tokens, probabilities.reshape(len(answers), rows, width).transpose(1, 0, 2))
+    return Candidates(tokens, probabilities.reshape(len(masses), rows, width).transpose(1, 0, 2))
+
+
+def unique_keys(keys: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """`np.unique(keys, return_inverse=True)` for non-negative keys, in a third of the time.
+
+    Sorting numbers is several times faster than sorting positions by them, so each key carries its position
+    in its low bits.
+    """
+    bits = len(keys).bit_length()
+    packed = np.sort(keys << bits | np.arange(len(keys)))
+    ordered, position = packed >> bits, packed & ((1 << bits) - 1)
+    first = np.ones(len(keys), dtype=np.bool_)
+    np.not_equal(ordered[1:], ordered[:-1], out=first[1:])
+    inverse = np.empty(len(keys), dtype=np.int64)
+    inverse[position] = np.cumsum(first) - 1
+    return ordered[first], inverse
+
+
+def renormalise(probabilities: Floats) -> Floats:
+    """The members' projected rows [S, M, C] scaled to sum to 1, so that no map is a weight by accident.
+
+    The authors' code does not do this; a member that maps nothing at all stays at 0.
+    """
+    mass = probabilities.sum(axis=2, keepdims=True)
+    scaled: Floats = probabilities / np.where(mass > 0, mass, 1.0)
+    return scaled
+
+
+def keep_the_pivots_cut(fused: Floats, pivot: Floats, surfaces: Callable[[int, int], bytes]) -> Floats:
+    """The guard for the same text cut differently (CoRE): fused [S, C], its winner changed for the pivot's.
+
+    Where the best fused candidate is a prefix of the pivot's own best, or contains it, the members agree on the
+    text, and taking the pivot's token avoids a cut that its model would not have made. The two candidates change
+    places, so that sampling follows as well.
+
+    Args:
+        pivot: [S, C], the pivot's own probabilities.
+        surfaces: the text that candidate `column` of row `row` stands for.
+    """
+    guarded = fused.copy()
+    for row, (winner, own) in enumerate(zip(fused.argmax(axis=1), pivot.argmax(axis=1), strict=True)):
+        if winner == own or pivot[row, own] == 0:
+            continue
+        text, other = surfaces(row, int(winner)), surfaces(row, int(own))
+        if text and other and (other.startswith(text) or other in text):
+            guarded[row, [winner, own]] = fused[row, [own, winner]]
+    return guarded
 
 
 def faithful(probabilities: Floats, top: int) -> Bools:

@@ -23,6 +23,8 @@ class FusionFields(RequestModel):
         weights: by member; normalised, and 0 for members not named.
         combine: of probabilities ("mixture") or of their logarithms ("product").
         filter_top: of EVA's faithful-token filter; null switches it off.
+        renormalise: scale what each member's map carries over to a sum of 1.
+        guard: keep the pivot's token where the fused best is the same text cut differently.
         report: add to each choice what every member did in every round.
     """
 
@@ -32,6 +34,8 @@ class FusionFields(RequestModel):
     weights: dict[str, Annotated[float, Field(ge=0)]] | None = None
     combine: Combine | None = None
     filter_top: Annotated[int, Field(ge=1)] | None = None
+    renormalise: bool | None = None
+    guard: bool | None = None
     report: bool | None = None
 
     @model_validator(mode="before")
@@ -63,6 +67,8 @@ def fusion_params(fields: FusionFields | None, ensemble: Ensemble) -> FusionPara
         weights=_weights(fields.weights, defaults.weights, taking_part),
         combine=fields.combine or defaults.combine,
         filter_top=fields.filter_top if "filter_top" in fields.model_fields_set else defaults.filter_top,
+        renormalise=defaults.renormalise if fields.renormalise is None else fields.renormalise,
+        guard=defaults.guard if fields.guard is None else fields.guard,
         report=defaults.report if fields.report is None else fields.report,
     )
 

@@ -9,7 +9,17 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from alignment.vocab_map import VocabMap
-from fusion.step import effective_weights, faithful, fuse_logits, mixture, product, project
+from fusion.step import (
+    effective_weights,
+    faithful,
+    fuse_logits,
+    keep_the_pivots_cut,
+    mixture,
+    product,
+    project,
+    renormalise,
+    unique_keys,
+)
 from tests.conftest import shared
 
 rng = np.random.default_rng(0)
@@ -147,6 +157,36 @@ def test_mixture_is_the_weighted_mean():
     p = rng.dirichlet(np.ones(5), size=(2, 3))
     w = rng.dirichlet(np.ones(3), size=2)
     np.testing.assert_allclose(mixture(p, w)[1], w[1] @ p[1])
+
+
+@given(st.lists(st.integers(0, 2**40), max_size=60))
+def test_unique_keys_is_numpys_unique(keys):
+    keys = np.array(keys, dtype=np.int64)
+    unique, inverse = unique_keys(keys)
+    expected, places = np.unique(keys, return_inverse=True)
+    np.testing.assert_array_equal(unique, expected)
+    np.testing.assert_array_equal(inverse, places)
+
+
+def test_renormalised_rows_sum_to_one_unless_nothing_was_mapped():
+    p = np.array([[[0.2, 0.3], [0.0, 0.0]]])
+    np.testing.assert_allclose(renormalise(p), [[[0.4, 0.6], [0.0, 0.0]]])
+
+
+@pytest.mark.parametrize(
+    ("winner", "own", "kept"),
+    [
+        (b" rest", b" restaurant", True),
+        (b" restaurant", b" rest", True),
+        (b" rest", b" bar", False),
+        (b"", b"x", False),
+    ],
+)
+def test_the_guard_keeps_the_pivots_cut_of_the_same_text(winner, own, kept):
+    surfaces = [winner, own, b"?"]
+    fused, pivot = np.array([[0.5, 0.3, 0.2]]), np.array([[0.1, 0.8, 0.1]])
+    guarded = keep_the_pivots_cut(fused, pivot, lambda row, column: surfaces[column])
+    np.testing.assert_allclose(guarded, [[0.3, 0.5, 0.2]] if kept else fused)
 
 
 def test_members_must_meet_in_one_vocabulary():

@@ -144,7 +144,7 @@ def test_messages_say_what_is_allowed(client: TestClient) -> None:
 
     assert message({"temperature": 3}) == "temperature should be less than or equal to 2, not 3."
     assert message({"fusion": {"combine": "sum"}}) == "fusion.combine should be 'mixture' or 'product', not 'sum'."
-    assert "members, weights, combine, filter_top, report" in message({"fusion": {"x": 1}})
+    assert "members, weights, combine, filter_top, renormalise, guard, report" in message({"fusion": {"x": 1}})
     assert "the members are a, b" in message({"fusion": {"members": ["c"]}})
     assert f"room for {CONTEXT - 15} tokens" in message({"max_tokens": CONTEXT})
     long = message({"messages": [{"role": "user", "content": "x" * CONTEXT}]})

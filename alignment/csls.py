@@ -1,0 +1,72 @@
+"""The nearest target rows of every source row, corrected for hubs (CSLS), without the full matrix in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+_CELLS = 1 << 24  # similarities held at a time: 64 MiB
+
+
+def nearest(
+    source: Tensor,
+    target: Tensor,
+    *,
+    top: int,
+    threshold: float,
+    uncorrected: Tensor,
+    on_progress: Callable[[float], None] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The `top` best target rows of each source row among those that score at least `threshold`.
+
+    source: [Vs, m] float32, target: [Vt, m] float32, both of unit rows. `uncorrected`: target rows without the
+    correction. The score is 2 cos(i, j) - r(j), where r(j) is the highest cosine of j to any source row: CSLS
+    with a neighbourhood of 1 and without the source-side term, as EVA's authors compute it.
+
+    Returns ids [Vs, top] int64 and scores [Vs, top] float32, best first, the lower id first among equals; -1
+    and -inf where fewer rows reach the threshold. `on_progress` is told the share of the work that is done.
+
+    One pass over the product: r(j) of a block of target rows is known once the block has met every source row,
+    so each block is scored, and cut down to what can still enter a row's best, while it is in the cache.
+    """
+    rows = len(source)
+    ids = source.new_full((rows, top), -1, dtype=torch.int64)
+    scores = source.new_full((rows, top), -torch.inf)
+    step = max(1, min(len(target), _CELLS // max(1, rows)))
+    space = source.new_empty((step, rows))
+    corrected = torch.ones(len(target), dtype=torch.bool, device=target.device)
+    corrected[uncorrected] = False
+    for start in range(0, len(target), step):
+        block = target[start : start + step]
+        cosines = torch.mm(block, source.mT, out=space[: len(block)])
+        correction = cosines.amax(dim=1) * corrected[start : start + step]
+        # Halves of the scores, in place: the factor of two is exact either way.
+        halves = cosines.sub_(correction[:, None] / 2)
+        bound = torch.where(scores[:, -1] > threshold, scores[:, -1], threshold)
+        found = (halves >= bound / 2).view(-1).nonzero()[:, 0]
+        if len(found):
+            _merge(ids, scores, found % rows, found // rows + start, 2 * halves.view(-1).index_select(0, found))
+        if on_progress is not None:
+            on_progress(min(1.0, (start + step) / len(target)))
+    return ids, scores
+
+
+def _merge(ids: Tensor, scores: Tensor, rows: Tensor, new_ids: Tensor, new_scores: Tensor) -> None:
+    """Let new entries (all [n], ids ascending) into the best of their rows, in place."""
+    top = ids.shape[1]
+    touched = torch.unique(rows)
+    all_rows = torch.cat([touched.repeat_interleave(top), rows])
+    all_ids = torch.cat([ids.index_select(0, touched).flatten(), new_ids])
+    all_scores = torch.cat([scores.index_select(0, touched).flatten(), new_scores])
+    # Two stable sorts: by row, within a row best first, within equals as they stood, which is by id.
+    order = all_scores.argsort(descending=True, stable=True)
+    in_row, by_row = all_rows.index_select(0, order).sort(stable=True)
+    order = order.index_select(0, by_row)
+    rank = torch.arange(len(order), device=ids.device) - torch.searchsorted(in_row, in_row)
+    best = (rank < top).nonzero()[:, 0]
+    places = in_row.index_select(0, best) * top + rank.index_select(0, best)
+    chosen = order.index_select(0, best)
+    ids.view(-1).index_copy_(0, places, all_ids.index_select(0, chosen))
+    scores.view(-1).index_copy_(0, places, all_scores.index_select(0, chosen))
