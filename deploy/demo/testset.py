@@ -1,0 +1,46 @@
+"""Writes test.jsonl, the held-out questions of the four tasks: `python -m deploy.demo.testset`."""
+
+import json
+from pathlib import Path
+from random import Random
+
+from deploy.demo.tasks import TASKS, Split, stream
+
+PATH = Path(__file__).parent / "test.jsonl"
+ROWS_PER_TASK = 100
+SEED = 2404
+
+
+def rows() -> list[dict[str, str]]:
+    """The rows of the test set: no prompt twice, the same rows every time."""
+    result = []
+    for name, task in TASKS.items():
+        prompts: set[str] = set()
+        for example in stream(task, Split.TEST, Random(f"{SEED} {name}")):
+            if example.prompt in prompts:
+                continue
+            result.append(
+                {
+                    "id": f"{name}-test-{len(prompts):03d}",
+                    "task": name,
+                    "prompt": example.prompt,
+                    "reference": example.reference,
+                }
+            )
+            prompts.add(example.prompt)
+            if len(prompts) == ROWS_PER_TASK:
+                break
+    return result
+
+
+def text() -> str:
+    """The content of test.jsonl."""
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows())
+
+
+def main() -> None:
+    PATH.write_text(text(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
