@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from transformers import GPTNeoXConfig, LlamaConfig, PretrainedConfig, PreTrainedTokenizerFast, Qwen2Config
 
 from deploy.demo import vocabularies
 
+MODELS = Path(__file__).parent / "models"
 MAX_LENGTH = 1024
 SHAPE = {
     "hidden_size": 256,

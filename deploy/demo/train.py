@@ -13,11 +13,11 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
 
-from deploy.demo import evaluate, testset, vocabularies
+from deploy.demo import testset, vocabularies
 from deploy.demo.batches import EncodedChat, batches, encode_chat
 from deploy.demo.chats import ChatStream
 from deploy.demo.learning import learn
-from deploy.demo.members import MEMBERS, Member
+from deploy.demo.members import MEMBERS, MODELS, Member
 
 CORPUS_SEED = 0
 BATCH_TOKENS = 2048
@@ -28,12 +28,11 @@ console = Console()
 def main(
     only: Annotated[list[str] | None, typer.Option(help="Train this member alone; may be repeated.")] = None,
     scale: Annotated[float, typer.Option(help="Share of the training to do; 0.1 gives a quick try.")] = 1.0,
-    models: Annotated[Path, typer.Option(help="Where the model folders go.")] = evaluate.MODELS,
+    models: Annotated[Path, typer.Option(help="Where the model folders go.")] = MODELS,
 ) -> None:
-    """Train the members one after another, store them and score them on the held-out questions."""
+    """Train the members one after another and store them; `tutti eval deploy/demo.yaml` scores them."""
     testset.main()
     texts = vocabularies.corpus(CORPUS_SEED)
-    scores_of = {}
     for member in [MEMBERS[name] for name in only or MEMBERS]:
         started = time.monotonic()
         tokenizer = member.train_tokenizer(texts)
@@ -44,8 +43,6 @@ def main(
             f"{member.name}, strong at {' and '.join(member.strong_at)}: "
             f"{model.num_parameters() / 1e6:.2f} M parameters, {minutes:.1f} minutes"
         )
-        scores_of[member.name] = evaluate.score(models / member.name)
-    console.print(evaluate.as_table(scores_of))
 
 
 def train(member: Member, tokenizer: PreTrainedTokenizerFast, tokens: int) -> PreTrainedModel:

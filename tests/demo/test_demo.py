@@ -7,12 +7,14 @@ from random import Random
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from deploy.demo import evaluate, scoring, testset
+from deploy.demo import testset
 from deploy.demo.batches import encode_chat
 from deploy.demo.chats import Chat, ChatStream
-from deploy.demo.members import MEMBERS, PIVOT
+from deploy.demo.members import MEMBERS, MODELS, PIVOT
 from deploy.demo.tasks import TASKS, Split, stream
 from deploy.demo.tasks.example import split_of
+from server.evaluation.questions import Question
+from server.evaluation.scoring import is_right
 
 ROWS = [json.loads(line) for line in testset.PATH.read_text(encoding="utf-8").splitlines()]
 CHAT: Chat = [
@@ -31,7 +33,7 @@ AWKWARD = (
 
 @pytest.fixture(params=sorted(MEMBERS))
 def tokenizer(request: pytest.FixtureRequest) -> PreTrainedTokenizerBase:
-    return AutoTokenizer.from_pretrained(evaluate.MODELS / request.param)
+    return AutoTokenizer.from_pretrained(MODELS / request.param)
 
 
 def test_the_committed_test_set_is_what_the_generator_writes() -> None:
@@ -64,12 +66,13 @@ def test_a_prompt_has_one_key_and_one_answer(name: str) -> None:
 @pytest.mark.parametrize("name", TASKS)
 def test_an_answer_is_an_exact_match_of_its_reference(name: str) -> None:
     for example in islice(stream(TASKS[name], Split.TEST, Random(3)), 100):
-        assert scoring.is_exact(name, example.answer, example.reference)
-        assert not scoring.is_exact(name, "", example.reference)
+        question = Question("1", name, example.prompt, (example.reference,))
+        assert is_right(question, example.answer)
+        assert not is_right(question, "")
 
 
 def test_the_pivot_has_the_widest_vocabulary() -> None:
-    sizes = {name: len(AutoTokenizer.from_pretrained(evaluate.MODELS / name)) for name in MEMBERS}
+    sizes = {name: len(AutoTokenizer.from_pretrained(MODELS / name)) for name in MEMBERS}
     assert max(sizes, key=lambda name: sizes[name]) == PIVOT.name
 
 
@@ -94,7 +97,7 @@ def test_templates_tell_system_message_turns_and_where_to_answer(tokenizer: PreT
 
 @pytest.mark.parametrize("name", sorted(MEMBERS))
 def test_an_answer_in_training_follows_the_prompt_a_server_would_write(name: str) -> None:
-    tokenizer = AutoTokenizer.from_pretrained(evaluate.MODELS / name)
+    tokenizer = AutoTokenizer.from_pretrained(MODELS / name)
     rng = Random(4)
     for chat in islice((chat for chat in ChatStream(MEMBERS[name].shares, rng) if len(chat) == 2), 100):
         encoded = encode_chat(tokenizer, chat, rng)
