@@ -126,7 +126,7 @@ def test_a_prompt_longer_than_every_context(http: httpx.Client, members: list[st
         ("/v1/completions", {"prompt": [5] * 3000}),
     ):
         response = http.post(path, json={"model": ENSEMBLE, **fields})
-        message = refused(response, 400)
+        message = refused(response, 400, next(iter(fields)))
         assert any(f"'{name}'" in message for name in members)
         assert "1024" in message
         assert response.json()["error"]["code"] == "context_length_exceeded"
@@ -152,7 +152,7 @@ def test_a_prompt_longer_than_the_context_of_one_member(http: httpx.Client, memb
         text += word * 20
     counts = {name: length(name, text) for name in members}
     assert [name for name, count in counts.items() if count >= 1024] == [member]
-    message = refused(http.post(CHAT, json={"model": ENSEMBLE, "messages": user(text)}), 400)
+    message = refused(http.post(CHAT, json={"model": ENSEMBLE, "messages": user(text)}), 400, "messages")
     assert f"'{member}'" in message
     assert str(counts[member]) in message
     assert "1024" in message
@@ -193,7 +193,7 @@ def test_echo_is_not_built_yet(http: httpx.Client) -> None:
 
 
 def test_an_error_before_the_first_token_of_a_stream_has_its_status(http: httpx.Client) -> None:
-    refused(chat(http, stream=True, messages=user("word " * 3000)), 400)
+    refused(chat(http, stream=True, messages=user("word " * 3000)), 400, "messages")
 
 
 def test_unknown_fields_are_let_through(http: httpx.Client) -> None:
