@@ -13,8 +13,8 @@ from alignment.tokenizer import Tokenizer
 def anchors_of(source: Tokenizer, target: Tokenizer) -> NDArray[np.int64]:
     """Pairs (source id, target id) [P, 2] with equal surfaces, by source id; each id occurs once.
 
-    Special tokens have no surface and are no anchors. A surface that two ordinary tokens of one vocabulary share is
-    ambiguous and left out; a `<0xXX>` byte token stands back behind the ordinary token of its surface.
+    Special tokens have no surface and are no anchors. A surface that two ordinary tokens of one vocabulary share
+    is ambiguous and left out; a `<0xXX>` byte token stands back behind the ordinary token of its surface.
     """
     of_target = _unambiguous(target)
     pairs = [(id, of_target[s]) for s, id in _unambiguous(source).items() if s in of_target]

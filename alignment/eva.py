@@ -12,6 +12,7 @@ from torch import Tensor
 from alignment.anchors import anchors_of
 from alignment.csls import nearest
 from alignment.errors import ConfigError
+from alignment.exact import exact_map
 from alignment.tokenizer import Tokenizer
 from alignment.vecmap import map_together, unit_
 from alignment.vocab_map import VocabMap
@@ -69,7 +70,8 @@ def learn_map(
     _check_ids("special tokens", _as_pairs(list(special.items())), sizes)
     if top < 1 or not threshold > 0:
         raise ConfigError(
-            f"A learned map needs top >= 1 and threshold > 0, not {top} and {threshold}: correct the configuration."
+            f"A learned map needs top >= 1 and threshold > 0, not {top} and {threshold}: correct the "
+            "configuration."
         )
     source, target = map_together(source, target, torch.from_numpy(pairs).to(device))
     special_rows = torch.tensor(list(special), dtype=torch.int64, device=device)
@@ -86,7 +88,7 @@ def learn_map(
     ids[_flat(ids, scores)] = -1
     ids[special_rows], scores[special_rows] = -1, 0.0
     ids[special_rows, 0], scores[special_rows, 0] = special_columns, 1.0
-    return packed(ids.cpu().numpy(), scores.cpu().numpy(), sizes[1])
+    return _packed(ids.cpu().numpy(), scores.cpu().numpy(), sizes[1])
 
 
 def eva_map(
@@ -104,24 +106,24 @@ def eva_map(
 ) -> VocabMap:
     """Learn the map of one tokenizer's ids into another's, [Vs, R] as `alignment.exact.exact_map` gives it.
 
-    Only tokens that stand for text are learned from and learned about: special tokens and the padding of the
-    tables neither shift the mean, nor act as hubs, nor take places. Anchors are `alignment.anchors.anchors_of`.
-    Every id of `source_stops` maps onto `target_stop`; other special tokens have empty rows.
+    Only tokens that stand for whole characters are learned from and learned about. Special tokens and the padding
+    of the tables neither shift the mean, nor act as hubs, nor take places. Nor do parts of characters, which mean
+    nothing by themselves, and byte tokens of characters that have a token, which a model never sees. All of these
+    have the rows of `alignment.exact.exact_map`: every id of `source_stops` maps onto `target_stop`, a part of a
+    character onto the same bytes, other special tokens onto nothing. Anchors are `alignment.anchors.anchors_of`.
 
     source_embeddings: [at least the ids of `source` that are in use, d1]; target_embeddings likewise, [.., d2].
     Raises ConfigError as `learn_map` does.
     """
-    source_text = _text_ids(source, source_embeddings, "source")
-    target_text = _text_ids(target, target_embeddings, "target")
-    places = [np.full(t.vocabulary_size, -1, np.int64) for t in (source, target)]
-    for place, text in zip(places, (source_text, target_text), strict=True):
-        place[text] = np.arange(len(text))
+    exact = exact_map(source, target, source_stops=source_stops, target_stop=target_stop)
+    sources = np.setdiff1d(_learnable(source, source_embeddings, "source"), list(source_stops))
+    targets = _learnable(target, target_embeddings, "target")
     pairs = anchors_of(source, target)
-    pairs = np.stack([places[0][pairs[:, 0]], places[1][pairs[:, 1]]], axis=1)
+    pairs = pairs[np.isin(pairs[:, 0], sources) & np.isin(pairs[:, 1], targets)]
     learned = learn_map(
-        source_embeddings[source_text],
-        target_embeddings[target_text],
-        pairs,
+        source_embeddings[sources],
+        target_embeddings[targets],
+        np.stack([np.searchsorted(sources, pairs[:, 0]), np.searchsorted(targets, pairs[:, 1])], axis=1),
         top=top,
         threshold=threshold,
         device=device,
@@ -129,20 +131,19 @@ def eva_map(
     )
     ids = np.full((source.vocabulary_size, learned.target_ids.shape[1]), -1, np.int32)
     weights = np.zeros(ids.shape, np.float32)
-    ids[source_text] = np.where(learned.target_ids < 0, -1, target_text[learned.target_ids])
-    weights[source_text] = learned.weights
-    stops = list(source_stops)
-    ids[stops], weights[stops] = -1, 0.0
-    ids[stops, 0], weights[stops, 0] = target_stop, 1.0
+    ids[:, :1], weights[:, :1] = exact.target_ids, exact.weights
+    ids[sources] = np.where(learned.target_ids < 0, -1, targets[learned.target_ids])
+    weights[sources] = learned.weights
     return VocabMap(ids, weights, target.vocabulary_size)
 
 
-def packed(ids: NDArray[np.int64], scores: NDArray[np.float32], target_size: int) -> VocabMap:
+def _packed(ids: NDArray[np.int64], scores: NDArray[np.float32], target_size: int) -> VocabMap:
     """A map of the entries with ids >= 0, moved to the left of their rows; R is the longest row, at least 1."""
     used = ids >= 0
     order = np.argsort(~used, axis=1, kind="stable")[:, : max(1, int(used.sum(axis=1).max(initial=0)))]
-    ids, scores, used = (np.take_along_axis(part, order, axis=1) for part in (ids, scores, used))
-    return VocabMap(ids.astype(np.int32), np.where(used, scores, 0).astype(np.float32), target_size)
+    weights = np.where(used, scores, np.float32(0))
+    target_ids = np.take_along_axis(ids, order, axis=1).astype(np.int32)
+    return VocabMap(target_ids, np.take_along_axis(weights, order, axis=1), target_size)
 
 
 def _flat(ids: Tensor, scores: Tensor) -> Tensor:
@@ -158,7 +159,7 @@ def _flat(ids: Tensor, scores: Tensor) -> Tensor:
 def _table(embeddings: ArrayLike, side: str, device: str | torch.device) -> Tensor:
     """A copy [V, d] float32 on `device`, checked."""
     array = np.asarray(embeddings)
-    if array.ndim != 2 or not array.size or not np.issubdtype(array.dtype, np.number):
+    if array.ndim != 2 or not array.size or array.dtype.kind not in "fiu":
         raise ConfigError(
             f"The {side} embeddings must be a table of numbers with a row per token, not {array.dtype} of shape "
             f"{array.shape}: give the embedding matrix of the model."
@@ -180,9 +181,9 @@ def _pairs(
     for side, width, ids in zip(("source", "target"), widths, pairs.T, strict=True):
         if (different := len(np.unique(ids))) < width:
             raise ConfigError(
-                f"There are too few anchors: {different} different {side} tokens, and a map of embeddings of width "
-                f"{width} takes at least {width}; use an exact or mined map for vocabularies with so little in "
-                "common."
+                f"There are too few anchors: {different} different {side} tokens, and a map of embeddings of "
+                f"width {width} takes at least {width}; use an exact or mined map for vocabularies with so little "
+                "in common."
             )
     return pairs
 
@@ -205,12 +206,26 @@ def _check_ids(what: str, pairs: NDArray[np.int64], sizes: tuple[int, int]) -> N
             )
 
 
-def _text_ids(tokenizer: Tokenizer, embeddings: NDArray[np.float32], side: str) -> NDArray[np.int64]:
-    """The ids that stand for text."""
-    ids = [id for id, surface in enumerate(tokenizer.surfaces) if surface]
+def _learnable(tokenizer: Tokenizer, embeddings: NDArray[np.float32], side: str) -> NDArray[np.int64]:
+    """The ids that stand for whole characters, ascending, without byte tokens that double another token."""
+    byte_ids = set(tokenizer.byte_ids)
+    ordinary = {surface for id, surface in enumerate(tokenizer.surfaces) if surface and id not in byte_ids}
+    ids = [
+        id
+        for id, surface in enumerate(tokenizer.surfaces)
+        if surface and _is_text(surface) and not (id in byte_ids and surface in ordinary)
+    ]
     if np.ndim(embeddings) != 2 or (ids and ids[-1] >= len(embeddings)):
         raise ConfigError(
-            f"The {side} tokenizer {tokenizer.name} has ids up to {ids[-1] if ids else -1}, but the embeddings are "
-            f"of shape {np.shape(embeddings)}: use the embeddings that belong to the tokenizer."
+            f"The {side} tokenizer {tokenizer.name} has ids up to {ids[-1] if ids else -1}, but the embeddings "
+            f"are of shape {np.shape(embeddings)}: use the embeddings that belong to the tokenizer."
         )
     return np.array(ids, np.int64)
+
+
+def _is_text(surface: bytes) -> bool:
+    try:
+        surface.decode()
+    except UnicodeDecodeError:
+        return False
+    return True

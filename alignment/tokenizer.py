@@ -169,16 +169,11 @@ class Tokenizer:
         """This tokenizer as it reads text that continues other text."""
         return continuation_of(self._pipeline, derive(self.hf.backend_tokenizer, encode_special_tokens=True))
 
-    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
-        """The text `ids` stand for inside running text; bytes that are not UTF-8 become U+FFFD.
-
-        Unlike transformers, this takes no space off the front of a SentencePiece text, so that pieces of an
-        answer can be decoded on their own.
-        """
-        if skip_special_tokens:
-            return self.surface_of(ids).decode(errors="replace")
-        pieces = (self._added[id].encode() if id in self.special_ids else self._surface(id) for id in ids)
-        return b"".join(pieces).decode(errors="replace")
+    def decode(self, ids: Sequence[int]) -> str:
+        """A whole text from its ids, special tokens included, as transformers decodes it: without the space that
+        SentencePiece puts in front."""
+        text: str = self.hf.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        return text
 
     def surface_of(self, ids: Sequence[int]) -> bytes:
         """The surfaces of `ids` one after the other; special tokens and unused ids give nothing."""

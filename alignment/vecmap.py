@@ -21,9 +21,9 @@ _REWEIGHT = 0.5
 def map_together(source: Tensor, target: Tensor, pairs: Tensor) -> tuple[Tensor, Tensor]:
     """Bring both tables into the directions they share.
 
-    source: [Vs, d1] float32, target: [Vt, d2] float32, both overwritten. pairs: [P, 2] int64, rows that correspond;
-    a pair listed twice counts twice. Returns [Vs, m] and [Vt, m], m = min(d1, d2), defined up to a rotation that
-    both share: only inner products between the two mean anything.
+    source: [Vs, d1] float32, target: [Vt, d2] float32, both overwritten. pairs: [P, 2] int64, rows that
+    correspond; a pair listed twice counts twice. Returns [Vs, m] and [Vt, m], m = min(d1, d2), defined up to a
+    rotation that both share: only inner products between the two mean anything.
 
     In order: rows to unit length, centred over the whole table, to unit length again; each side whitened by its
     anchor rows; turned by the orthogonal map between the whitened anchors, U S V' = svd(Xw' Zw); both sides
@@ -71,8 +71,8 @@ class _Whitening:
 
 def _whitening(table: Tensor, rows: Tensor, side: str) -> _Whitening:
     gram = table.new_zeros((table.shape[1], table.shape[1]), dtype=torch.float64)
-    for chunk in rows.split(_CHUNK):
-        anchors = table[chunk].double()
+    for start in range(0, len(rows), _CHUNK):
+        anchors = table[rows[start : start + _CHUNK]].double()
         gram += anchors.mT @ anchors
     values, vectors = torch.linalg.eigh(gram)
     spread = values.clamp(min=0).sqrt()
@@ -89,7 +89,8 @@ def _whitening(table: Tensor, rows: Tensor, side: str) -> _Whitening:
 def _product(source: Tensor, target: Tensor, pairs: Tensor) -> Tensor:
     """X'Z of the anchor rows, [d1, d2] float64."""
     total = source.new_zeros((source.shape[1], target.shape[1]), dtype=torch.float64)
-    for chunk in pairs.split(_CHUNK):
+    for start in range(0, len(pairs), _CHUNK):
+        chunk = pairs[start : start + _CHUNK]
         total += source[chunk[:, 0]].double().mT @ target[chunk[:, 1]].double()
     return total
 

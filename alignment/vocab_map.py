@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
+import hashlib
+import json
+import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save as to_safetensors
 from scipy.sparse import coo_array, csr_array
 
 from alignment.errors import ConfigError
@@ -85,34 +89,59 @@ class VocabMap:
         ids[rows, slots], weights[rows, slots] = matrix.indices, matrix.data
         return cls(ids, weights, int(matrix.shape[1]))
 
-    def save(self, path: str | Path) -> None:
-        """Write the map as safetensors; readers see the old file or the new one, never a part."""
+    def save(self, path: str | Path, about: Mapping[str, str] = MappingProxyType({})) -> None:
+        """Write the map as safetensors; readers see the old file or the new one, never a part.
+
+        `about` is kept in the file's metadata, under a checksum with everything else. OSError where the file
+        cannot be written.
+        """
         path = Path(path)
-        metadata = {"format": _FORMAT, "version": _VERSION, "target_size": str(self.target_size)}
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
-        os.close(handle)
+        arrays = {"target_ids": self.target_ids, "weights": self.weights}
+        metadata = {"format": _FORMAT, "version": _VERSION, "target_size": str(self.target_size), **about}
+        metadata["checksum"] = _checksum(metadata, arrays)
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
         try:
-            save_file({"target_ids": self.target_ids, "weights": self.weights}, temporary, metadata)
-            Path(temporary).replace(path)
+            temporary.write_bytes(to_safetensors(arrays, metadata))
+            temporary.replace(path)
         finally:
-            Path(temporary).unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, path: str | Path) -> VocabMap:
         """Read a map written by `save`; ConfigError for anything else."""
-        try:
-            with safe_open(path, framework="numpy") as file:
-                metadata = file.metadata() or {}
-                if metadata.get("format") != _FORMAT:
-                    raise ConfigError(f"The file {path} is not a vocabulary map: give one that Tutti has written.")
-                if metadata.get("version") != _VERSION:
-                    raise ConfigError(
-                        f"The vocabulary map {path} has format version {metadata.get('version')}, and this "
-                        f"Tutti reads version {_VERSION}: build the map again."
-                    )
-                target_ids, weights = file.get_tensor("target_ids"), file.get_tensor("weights")
-                return cls(target_ids, weights, int(metadata["target_size"]))
-        except FileNotFoundError as error:
-            raise ConfigError(f"The vocabulary map {path} does not exist: build it, or fix the path.") from error
-        except (OSError, SafetensorError, KeyError, ValueError) as error:
-            raise ConfigError(f"The vocabulary map {path} is damaged ({error}): build it again.") from error
+        return read_map(path)[0]
+
+
+def read_map(path: str | Path) -> tuple[VocabMap, dict[str, str]]:
+    """A map written by `VocabMap.save` and all of its metadata. Nothing in the file is run.
+
+    Raises:
+        ConfigError: there is no such file, it is no map, another version wrote it, or it was truncated or changed.
+    """
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("format") != _FORMAT:
+                raise ConfigError(f"The file {path} is not a vocabulary map: give one that Tutti has written.")
+            if metadata.get("version") != _VERSION:
+                raise ConfigError(
+                    f"The vocabulary map {path} has format version {metadata.get('version')}, and this "
+                    f"Tutti reads version {_VERSION}: build the map again."
+                )
+            arrays = {name: file.get_tensor(name) for name in ("target_ids", "weights")}
+        if metadata.pop("checksum", None) != _checksum(metadata, arrays):
+            raise ValueError("its checksum does not match its content")
+        return VocabMap(arrays["target_ids"], arrays["weights"], int(metadata["target_size"])), metadata
+    except FileNotFoundError as error:
+        raise ConfigError(f"The vocabulary map {path} does not exist: build it, or fix the path.") from error
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise ConfigError(f"The vocabulary map {path} is damaged ({error}): build it again.") from error
+
+
+def _checksum(metadata: Mapping[str, str], arrays: Mapping[str, NDArray[Any]]) -> str:
+    """The sha256 of metadata and arrays."""
+    digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
+    for name, array in sorted(arrays.items()):
+        digest.update(f"{name} {array.dtype.str} {array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()

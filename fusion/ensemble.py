@@ -13,6 +13,7 @@ import numpy as np
 
 from alignment.errors import InvalidRequest
 from alignment.exact import exact_map
+from alignment.hybrid import first_token_map
 from alignment.tokenizer import Tokenizer
 from alignment.vocab_map import VocabMap
 from fusion.core import FusionParams, Member, Prompt
@@ -160,19 +161,14 @@ class Ensemble:
         return room[tightest]
 
 
-# Learns the map of one vocabulary into another: (source, target, source lead, target lead) -> map.
-Align = Callable[[Model, Model, bytes, bytes], VocabMap]
+# The map of one model's vocabulary into another's, for running text.
+Align = Callable[[Model, Model], VocabMap]
 
 
-def align_exact(source: Model, target: Model, source_lead: bytes, target_lead: bytes) -> VocabMap:
+def align_exact(source: Model, target: Model) -> VocabMap:
     """Tokens correspond where their surface bytes are the same."""
     return exact_map(
-        source.tokenizer,
-        target.tokenizer,
-        source_stops=source.stop_ids,
-        target_stop=target.stop_ids[0],
-        source_lead=source_lead,
-        target_lead=target_lead,
+        source.tokenizer, target.tokenizer, source_stops=source.stop_ids, target_stop=target.stop_ids[0]
     )
 
 
@@ -184,13 +180,12 @@ def build_ensemble(
     defaults: FusionParams | None = None,
     align: Align = align_exact,
 ) -> Ensemble:
-    """Join running models; computes the vocabulary maps (a fraction of a second per pair for large vocabularies).
+    """Join running models; `align` is asked for the map of each that needs one.
 
     Models with the pivot's tokenizer need no map. Where any model needs one, special tokens of the pivot that
     are no end token are masked, since the other members could not follow them.
     """
     target = models[pivot]
-    lead = target.tokenizer.chat_lead
     twins = {n for n, m in models.items() if m.tokenizer.fingerprint == target.tokenizer.fingerprint}
     mixed = len(twins) < len(models)
     own = ordinary_tokens(target) if mixed else None
@@ -200,12 +195,7 @@ def build_ensemble(
             maps[member_name] = Maps(own, own, own)
             continue
         _ = model.tokenizer.continuation  # worked out now, not while the first request waits
-        own_lead = model.tokenizer.chat_lead
-        rows = model.member.vocabulary_size
-        rest = align(model, target, b"", b"").padded(rows)
-        first = align(model, target, own_lead, lead).padded(rows) if own_lead or lead else rest
-        unled = align(model, target, own_lead, b"").padded(rows) if lead else first
-        maps[member_name] = Maps(first, unled, rest)
+        maps[member_name] = _maps(model, target, align(model, target))
     defaults = defaults or FusionParams()
     identity = {
         "models": {n: [m.origin, m.tokenizer.fingerprint] for n, m in models.items()},
@@ -215,6 +205,21 @@ def build_ensemble(
     }
     fingerprint = "tutti-" + hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
     return Ensemble(name, dict(models), pivot, maps, defaults, fingerprint)
+
+
+def _maps(source: Model, target: Model, running: VocabMap) -> Maps:
+    """The map for running text, and what becomes of it where an answer begins."""
+    rows = source.member.vocabulary_size
+    own_lead, lead = source.tokenizer.chat_lead, target.tokenizer.chat_lead
+
+    def beginning(target_lead: bytes) -> VocabMap:
+        return first_token_map(
+            running, source.tokenizer, target.tokenizer, source_lead=own_lead, target_lead=target_lead
+        ).padded(rows)
+
+    rest = running.padded(rows)
+    first = beginning(lead) if own_lead or lead else rest
+    return Maps(first, beginning(b"") if lead else first, rest)
 
 
 def ordinary_tokens(model: Model) -> VocabMap:

@@ -99,6 +99,45 @@ def check(config: Config) -> None:
 
 
 @app.command()
+def align(
+    model_a: Annotated[
+        str | None, typer.Argument(metavar="MODEL_A", help="Whose tokens are mapped: a folder or hub id.")
+    ] = None,
+    model_b: Annotated[
+        str | None, typer.Argument(metavar="MODEL_B", help="Whose tokens they are mapped to, the pivot.")
+    ] = None,
+    method: Annotated[str, typer.Option(help="exact, eva, mined or hybrid.")] = "eva",
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Where the map is written.")] = None,
+    embeddings: Annotated[
+        str | None, typer.Option(help="The table that is learned from: output (default) or input.")
+    ] = None,
+    top: Annotated[int | None, typer.Option(help="Tokens that a token may go to; 10 by default.")] = None,
+    threshold: Annotated[float | None, typer.Option(help="Lowest score of an entry; 0.1 by default.")] = None,
+    device: Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:N.")] = "cpu",
+    inspect: Annotated[
+        tuple[str, str] | None,
+        typer.Option(metavar="FILE TOKEN", help="Print where a token of a map goes. TOKEN is a text or an id."),
+    ] = None,
+) -> None:
+    """Make the vocabulary map of two models a file, for `maps:` in a configuration; or look into one."""
+    from server import align as command
+
+    models = (model_a, model_b) if model_a is not None and model_b is not None else None
+    if inspect is not None:
+        if model_a is not None and models is None:
+            raise ConfigError("Give both models of the map to --inspect, or none.")
+        command.inspect(Path(inspect[0]), inspect[1], models, Console())
+        return
+    if models is None or out is None:
+        raise ConfigError(
+            "Give two models and --out FILE to make a map, or --inspect FILE TOKEN to look into one."
+        )
+    given = {"embeddings": embeddings, "top": top, "threshold": threshold}
+    parameters = {name: value for name, value in given.items() if value is not None}
+    command.align(*models, method, parameters, out, device, Console())
+
+
+@app.command()
 def chat(
     url: Annotated[str, typer.Option(help="An OpenAI-compatible server.")] = "http://localhost:8000",
     model: Annotated[str | None, typer.Option(help="Whom to talk to; the first one served by default.")] = None,

@@ -12,7 +12,9 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from alignment.errors import ConfigError
+from alignment.methods import ModelVocabulary
 from alignment.tokenizer import Tokenizer
+from alignment.vocab_map import VocabMap
 from fusion.core import FusionParams, Member
 from fusion.ensemble import Ensemble, Model, build_ensemble
 from fusion.fuser import Fuser
@@ -20,6 +22,7 @@ from fusion.members.architecture import context_length, require_supported
 from fusion.members.inline import InlineMember
 from fusion.members.loading import DTYPES, parse_device, read_config, stop_ids, weight_files
 from fusion.members.transformers_engine import TransformersEngine
+from server.maps import members_to_map, open_cache, required_map
 from server.settings import EnsembleSettings, ModelSettings, Settings
 
 log = logging.getLogger(__name__)
@@ -36,8 +39,17 @@ class Checkpoint:
     settings: ModelSettings
     dtype: str
     config: Any
-    tokenizer: Tokenizer
-    stop_ids: tuple[int, ...]
+    vocabulary: ModelVocabulary
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The model's own."""
+        return self.vocabulary.tokenizer
+
+    @property
+    def stop_ids(self) -> tuple[int, ...]:
+        """The ids that end its answers."""
+        return self.vocabulary.stop_ids
 
 
 @dataclass(frozen=True)
@@ -51,11 +63,14 @@ class Runtime:
 def build(settings: Settings) -> Runtime:
     """Load everything that is needed to serve; all that can be wrong without weights is found before any is read.
 
+    Maps come before the engines: the memory that learning takes is free again when the weights arrive.
+
     Raises:
         ConfigError: a sentence that names the model.
     """
     began = time.monotonic()
     checkpoints = [open_checkpoint(name, settings.models[name]) for name in settings.needed]
+    maps = _maps(settings, {checkpoint.name: checkpoint for checkpoint in checkpoints})
     with ExitStack() as on_failure:
         models = {}
         for number, checkpoint in enumerate(checkpoints, 1):
@@ -64,7 +79,7 @@ def build(settings: Settings) -> Runtime:
             engine = load_engine(checkpoint)
             on_failure.callback(engine.shutdown)
             models[name] = _model(checkpoint, InlineMember(name, engine))
-        ensembles = {name: _ensemble(name, one, models) for name, one in settings.ensembles.items()}
+        ensembles = {name: _ensemble(name, one, models, maps[name]) for name, one in settings.ensembles.items()}
         if settings.server.serve_models:
             ensembles |= {name: build_ensemble(name, {name: model}, name) for name, model in models.items()}
         on_failure.pop_all()
@@ -85,16 +100,28 @@ def open_checkpoint(name: str, model: ModelSettings) -> Checkpoint:
         config = read_config(source, revision=revision, trust_remote_code=trust)
         _check_architecture(model, config)
         weight_files(source, revision=revision)
-        tokenizer = Tokenizer.load(source, revision=revision, trust_remote_code=trust)
-        _check_vocabulary(source, config, tokenizer)
-        stops = stop_ids(source, revision)
-        if not stops and tokenizer.hf.eos_token_id is not None:
-            stops = (tokenizer.hf.eos_token_id,)
-        if not stops:
-            raise ConfigError(f"{source} names no end token; set eos_token_id in its generation_config.json.")
-        return Checkpoint(name, model, _dtype(model, config), config, tokenizer, stops)
+        vocabulary = read_vocabulary(source, revision=revision, trust_remote_code=trust)
+        _check_vocabulary(source, config, vocabulary.tokenizer)
+        return Checkpoint(name, model, _dtype(model, config), config, vocabulary)
     except ConfigError as error:
         raise ConfigError(f"models.{name}: {error}") from error
+
+
+def read_vocabulary(
+    source: str, *, revision: str | None = None, trust_remote_code: bool = False
+) -> ModelVocabulary:
+    """The tokenizer of a checkpoint and its end tokens.
+
+    Raises:
+        ConfigError: there is no such checkpoint, its tokenizer will not do, or it has no end token.
+    """
+    tokenizer = Tokenizer.load(source, revision=revision, trust_remote_code=trust_remote_code)
+    stops = stop_ids(source, revision)
+    if not stops and tokenizer.hf.eos_token_id is not None:
+        stops = (tokenizer.hf.eos_token_id,)
+    if not stops:
+        raise ConfigError(f"{source} names no end token; set eos_token_id in its generation_config.json.")
+    return ModelVocabulary(source, tokenizer, stops, revision, trust_remote_code)
 
 
 def load_engine(checkpoint: Checkpoint) -> TransformersEngine:
@@ -136,9 +163,36 @@ def _model(checkpoint: Checkpoint, member: Member) -> Model:
     return Model(member, checkpoint.tokenizer, checkpoint.stop_ids, origin)
 
 
-def _ensemble(name: str, ensemble: EnsembleSettings, models: dict[str, Model]) -> Ensemble:
+def _maps(settings: Settings, checkpoints: dict[str, Checkpoint]) -> dict[str, dict[str, VocabMap]]:
+    """By ensemble and member, the maps of those who need one; learned where the pivot will run."""
+    cache = open_cache(settings.server)
+    vocabularies = {name: checkpoint.vocabulary for name, checkpoint in checkpoints.items()}
+    maps = {}
+    for name, ensemble in settings.ensembles.items():
+        # Learning takes float64, which mps does not have.
+        device = settings.models[ensemble.pivot].device
+        device = device if device.startswith("cuda") else "cpu"
+        try:
+            maps[name] = {
+                member: required_map(ensemble, member, vocabularies, cache, device)
+                for member in members_to_map(ensemble, vocabularies)
+            }
+        except ConfigError as error:
+            raise ConfigError(f"ensembles.{name}: {error}") from error
+    return maps
+
+
+def _ensemble(
+    name: str, ensemble: EnsembleSettings, models: dict[str, Model], maps: dict[str, VocabMap]
+) -> Ensemble:
     members = {member: models[member] for member in ensemble.members}
-    return build_ensemble(name, members, ensemble.pivot, defaults=fusion_params(ensemble))
+    return build_ensemble(
+        name,
+        members,
+        ensemble.pivot,
+        defaults=fusion_params(ensemble),
+        align=lambda source, target: maps[source.name],
+    )
 
 
 def _check_architecture(model: ModelSettings, config: Any) -> None:

@@ -12,9 +12,11 @@ from rich.console import Console
 from rich.table import Table
 
 from alignment.errors import ConfigError
-from alignment.exact import exact_map
+from alignment.map_cache import MapCache
 from fusion.members.loading import estimate, parse_device
 from server.loading import Checkpoint, fusion_params, open_checkpoint
+from server.map_report import reach_of
+from server.maps import known_map, members_to_map, open_cache
 from server.settings import EnsembleSettings, Settings
 from server.tables import table
 
@@ -35,11 +37,15 @@ class ModelPlan:
 
 @dataclass(frozen=True, slots=True)
 class MemberPlan:
-    """A member's part in an ensemble. `reach` is the share of its text tokens that the pivot has as well."""
+    """A member's part in an ensemble.
+
+    `reach` is the share of its text tokens that have a way into the pivot's vocabulary, None where the map has
+    yet to be learned.
+    """
 
     name: str
     alignment: str
-    reach: float
+    reach: float | None
     weight: float
 
 
@@ -62,11 +68,14 @@ def make_plan(settings: Settings) -> Plan:
         except ConfigError as error:
             problems.append(str(error))
     known = {model.checkpoint.name: model.checkpoint for model in models}
-    ensembles = {
-        name: tuple(_plan_member(ensemble, member, known) for member in ensemble.members)
-        for name, ensemble in settings.ensembles.items()
-        if known.keys() >= set(ensemble.members)
-    }
+    cache = open_cache(settings.server)
+    ensembles = {}
+    for name, ensemble in settings.ensembles.items():
+        if known.keys() >= set(ensemble.members):
+            try:
+                ensembles[name] = _plan_ensemble(ensemble, known, cache)
+            except ConfigError as error:
+                problems.append(f"ensembles.{name}: {error}")
     notes = [
         f"{name} has no chat template: it answers /v1/completions only, and so does every ensemble it is in."
         for name, checkpoint in known.items()
@@ -103,20 +112,23 @@ def _plan_model(checkpoint: Checkpoint) -> ModelPlan:
     return ModelPlan(checkpoint, weights, cache)
 
 
-def _plan_member(ensemble: EnsembleSettings, name: str, known: dict[str, Checkpoint]) -> MemberPlan:
-    source, target = known[name], known[ensemble.pivot]
-    weights = fusion_params(ensemble).weights
-    weight = weights[name] if weights else 1 / len(ensemble.members)
-    if name == ensemble.pivot:
-        return MemberPlan(name, "pivot", 1.0, weight)
-    if source.tokenizer.fingerprint == target.tokenizer.fingerprint:
-        return MemberPlan(name, "identity", 1.0, weight)
-    vocabulary_map = exact_map(
-        source.tokenizer, target.tokenizer, source_stops=source.stop_ids, target_stop=target.stop_ids[0]
-    )
-    texts = [token for token, surface in enumerate(source.tokenizer.surfaces) if surface is not None]
-    reach = float((vocabulary_map.target_ids[texts] >= 0).any(axis=1).mean())
-    return MemberPlan(name, ensemble.alignment, reach, weight)
+def _plan_ensemble(
+    ensemble: EnsembleSettings, known: dict[str, Checkpoint], cache: MapCache
+) -> tuple[MemberPlan, ...]:
+    vocabularies = {member: known[member].vocabulary for member in ensemble.members}
+    to_map = members_to_map(ensemble, vocabularies)
+    weights = fusion_params(ensemble).weights or dict.fromkeys(ensemble.members, 1 / len(ensemble.members))
+    members = []
+    for name in ensemble.members:
+        if name not in to_map:
+            alignment = "pivot" if name == ensemble.pivot else "identity"
+            members.append(MemberPlan(name, alignment, 1.0, weights[name]))
+            continue
+        alignment = "file" if name in ensemble.maps else ensemble.alignment.method
+        vocabulary_map = known_map(ensemble, name, vocabularies, cache)
+        reach = None if vocabulary_map is None else reach_of(vocabulary_map, vocabularies[name].tokenizer)
+        members.append(MemberPlan(name, alignment, reach, weights[name]))
+    return tuple(members)
 
 
 def _too_large(models: Iterable[ModelPlan]) -> list[str]:
@@ -174,7 +186,8 @@ def _ensemble_table(name: str, members: tuple[MemberPlan, ...]) -> Table:
     result.add_column("tokens that reach the pivot", justify="right")
     result.add_column("weight", justify="right")
     for member in members:
-        result.add_row(member.name, member.alignment, f"{100 * member.reach:.1f}%", f"{member.weight:.3f}")
+        reach = "learned at start" if member.reach is None else f"{100 * member.reach:.1f}%"
+        result.add_row(member.name, member.alignment, reach, f"{member.weight:.3f}")
     return result
 
 

@@ -53,7 +53,7 @@ def tokens_router(service: Service) -> APIRouter:
         check_unknown(body)
         tokenizer = service.ensemble(body.model or service.default_model).tokenizer
         check_ids(body.tokens, tokenizer.vocabulary_size, "tokens")
-        text = await run_in_threadpool(lambda: tokenizer.decode(body.tokens, skip_special_tokens=False))
+        text = await run_in_threadpool(lambda: tokenizer.decode(body.tokens))
         return DetokenizeAnswer(prompt=text)
 
     @router.get("/tokenizer_info")

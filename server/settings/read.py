@@ -96,6 +96,11 @@ def _in_ensemble(ensemble: EnsembleSettings, models: Mapping[str, ModelSettings]
             yield ("members",), f"'{member}' is listed {times} times; list it once, with a larger weight"
     if ensemble.pivot not in members:
         yield ("pivot",), f"'{ensemble.pivot}' is no member; allowed: {', '.join(members)}"
+    for member in ensemble.maps:
+        if member == ensemble.pivot:
+            yield ("maps", member), "the pivot needs no map; leave it out"
+        elif member not in members:
+            yield ("maps", member), f"'{member}' is no member; allowed: {', '.join(members)}"
     candidates, fewest = min(((models[m].candidates, m) for m in members if m in models), default=(0, ""))
     if fewest and (ensemble.filter_top or 0) > candidates:
         yield ("filter_top",), f"found {ensemble.filter_top}, but {fewest} hands over only {candidates} candidates"

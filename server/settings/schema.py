@@ -18,9 +18,12 @@ from pydantic import (
     SecretStr,
     StringConstraints,
     ValidationInfo,
+    model_validator,
 )
 from pydantic_core import PydanticCustomError
 
+from alignment.methods import METHODS, takes_parameters
+from alignment.origin import PAPERS, MethodName, Parameters, TableName
 from fusion.core import Combine
 
 
@@ -50,6 +53,15 @@ def _names_something(text: str) -> str:
 
 
 Source = Annotated[str, AfterValidator(_names_something), AfterValidator(_beside_the_file)]
+
+
+def _folder(path: str, info: ValidationInfo) -> str:
+    """The absolute path of a folder that may not exist yet."""
+    assert info.context is not None, "validate with context={'folder': ...}"
+    return os.path.abspath(os.path.join(info.context["folder"], os.path.expanduser(path)))
+
+
+Folder = Annotated[str, AfterValidator(_names_something), AfterValidator(_folder)]
 
 
 def _uniform_is_none(weights: Any) -> Any:
@@ -101,14 +113,52 @@ class ModelSettings(Section):
     candidates: PositiveInt = 320
 
 
+class AlignmentSettings(Section):
+    """How the vocabulary of a member is brought into the pivot's. In the file a bare method will do.
+
+    Attributes:
+        method: `exact` joins tokens of the same bytes; `eva` learns from embeddings; `mined` takes the token
+            that is spelled most like it; `hybrid` is exact where the bytes coincide and eva for the rest.
+        embeddings: the table that `eva` and `hybrid` read of each model: `output` (the head) or `input`.
+        top: pivot tokens that a token may go to.
+        threshold: the lowest score of an entry.
+    """
+
+    method: MethodName
+    embeddings: TableName = PAPERS.embeddings
+    top: Annotated[int, Field(ge=1, le=100)] = PAPERS.top
+    threshold: Annotated[float, Field(gt=0, le=1)] = PAPERS.threshold
+
+    @model_validator(mode="after")
+    def _only_what_the_method_takes(self) -> AlignmentSettings:
+        given = [name for name in ("embeddings", "top", "threshold") if name in self.model_fields_set]
+        if given and not takes_parameters(self.method):
+            raise PydanticCustomError("alignment", f"{self.method} takes no {given[0]}; leave it out")
+        return self
+
+    @property
+    def parameters(self) -> Parameters:
+        """As the methods take them."""
+        return Parameters(self.embeddings, self.top, self.threshold)
+
+
+def _with_method(alignment: Any) -> Any:
+    if isinstance(alignment, str) and alignment in METHODS:
+        return {"method": alignment}
+    if not isinstance(alignment, dict):
+        raise PydanticCustomError("method", f"allowed: {', '.join(METHODS)}, or {{method: eva, top: 5}} and such")
+    return alignment
+
+
 class EnsembleSettings(Section):
     """Several models served as one.
 
     Attributes:
         members: names of models, each once.
         pivot: the member whose tokens are emitted.
-        alignment: how the others' tokens reach the pivot's vocabulary. `exact` joins tokens that stand for
-            the same bytes; members with the pivot's own tokenizer need no map whatever this says.
+        alignment: how the others' tokens reach the pivot's vocabulary. Members with the pivot's own tokenizer
+            need no map whatever this says.
+        maps: files that `tutti align` has written, by member, which are taken instead.
         weights: one per member, scaled to sum to 1; None (in the file: `uniform`) for equal weights.
         combine: weighted mean of probabilities (`mixture`, EVA) or of log-probabilities (`product`, PackLLM).
         filter_top: EVA's filter leaves a member out of a round when its best token is in none of the others'
@@ -117,7 +167,8 @@ class EnsembleSettings(Section):
 
     members: Annotated[tuple[str, ...], Field(min_length=1, strict=False)]
     pivot: str
-    alignment: Literal["exact"] = "exact"
+    alignment: Annotated[AlignmentSettings, BeforeValidator(_with_method)] = AlignmentSettings(method="exact")
+    maps: dict[str, Source] = {}
     weights: Annotated[dict[str, Weight] | None, BeforeValidator(_uniform_is_none)] = None
     combine: Combine = "mixture"
     filter_top: PositiveInt | None = None
@@ -132,6 +183,7 @@ class ServerSettings(Section):
         api_keys: accepted bearer keys; with none here and no file, every request is let in.
         api_keys_file: more keys, one per line; blank lines and lines starting with `#` are skipped.
         serve_models: serve every model under its own name as well.
+        cache_dir: where learned maps are kept; None for `tutti` in the user's cache ($XDG_CACHE_HOME or ~/.cache).
         max_body_bytes: larger requests are answered with 413.
         max_waiting: sequences that may wait for room in the members; more are answered with 429.
         default_max_tokens: the longest answer to a chat request that names no limit; None for all the room
@@ -148,6 +200,7 @@ class ServerSettings(Section):
     api_keys: Annotated[tuple[Annotated[SecretStr, Field(min_length=1)], ...], Field(strict=False)] = ()
     api_keys_file: Source | None = None
     serve_models: bool = True
+    cache_dir: Folder | None = None
     max_body_bytes: PositiveInt = 4 * 1024 * 1024
     max_waiting: NonNegativeInt = 256
     default_max_tokens: PositiveInt | None = None

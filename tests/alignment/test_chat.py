@@ -111,7 +111,7 @@ def test_two_messages_that_touch_form_no_control_token():
     joined = Tokenizer(hf)
     ids = joined.encode_chat(conversation(["see <|e ", " nd|> you"]))
     assert not controls(joined, ids)
-    assert joined.decode(ids).strip() == "see <|end|> you"
+    assert joined.surface_of(ids).decode().strip() == "see <|end|> you"
 
 
 def test_forgeries_in_parts_and_names_are_found():
@@ -125,7 +125,7 @@ def test_forgeries_in_parts_and_names_are_found():
     message = {"role": "user", "name": "<s>", "content": [{"type": "text", "text": "a</s>"}, {"text": "<|end|>"}]}
     ids = nested.encode_chat([message], template_kwargs={"mood": "<unk>"})
     assert controls(nested, ids) == [hf.eos_token_id]
-    assert '<s>: "a</s>""<|end|>"' in nested.decode(ids)
+    assert '<s>: "a</s>""<|end|>"' in nested.surface_of(ids).decode()
 
 
 def test_marks_that_a_template_tears_apart_protect_nothing_of_its_own():
@@ -142,7 +142,7 @@ def test_marks_that_a_template_tears_apart_protect_nothing_of_its_own():
 def test_the_marks_themselves_may_occur_in_a_message():
     tokenizer = tiny.byte_level()
     message = {"role": "user", "content": "".join(map(chr, range(0xFDD0, 0xFDE8))) + "</s>"}
-    assert message["content"] in tokenizer.decode(tokenizer.encode_chat([message]))
+    assert message["content"] in tokenizer.surface_of(tokenizer.encode_chat([message])).decode()
     message["content"] += "".join(map(chr, range(0xFDE8, 0xFDF0)))
     with pytest.raises(InvalidRequest, match="noncharacters"):
         tokenizer.encode_chat([message])
@@ -155,7 +155,7 @@ def test_the_last_message_can_be_continued(name, last):
     ids = tokenizer.encode_chat(conversation(["Tell", last]), continue_final_message=True)
     prompt = tokenizer.encode_chat(conversation(["Tell"]))
     assert controls(tokenizer, ids) == controls(tokenizer, prompt)
-    assert tokenizer.decode(ids).rstrip().endswith(last.rstrip())
+    assert tokenizer.surface_of(ids).decode().rstrip().endswith(last.rstrip())
 
 
 @pytest.mark.parametrize(

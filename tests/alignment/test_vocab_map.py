@@ -1,14 +1,17 @@
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors import safe_open
 from safetensors.numpy import save_file
 from scipy.sparse import csr_array
 
 from alignment.errors import ConfigError
-from alignment.vocab_map import VocabMap
+from alignment.vocab_map import VocabMap, read_map
 
 
 @st.composite
@@ -53,7 +56,7 @@ def test_a_map_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch):
     def full(*_):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr("alignment.vocab_map.save_file", full)
+    monkeypatch.setattr("pathlib.Path.replace", full)
     with pytest.raises(OSError, match="no space"):
         VocabMap(np.zeros((2, 1)), np.ones((2, 1)), 1).save(path)
     assert path.read_bytes() == before
@@ -84,9 +87,27 @@ def test_what_is_no_map_is_refused(ids, weights, message):
         VocabMap(np.array(ids), np.array(weights), 5)
 
 
-def write(path, *, ids=((0,),), version="1", format="tutti.vocab_map", **metadata):
+def test_what_a_map_says_of_itself_comes_back(tmp_path):
+    path = tmp_path / "map.safetensors"
+    VocabMap(np.zeros((1, 1)), np.ones((1, 1)), 1).save(path, {"method": "by hand", "grüße": 'an "alle"'})
+    metadata = read_map(path)[1]
+    assert (metadata["method"], metadata["grüße"]) == ("by hand", 'an "alle"')
+    assert path.stat().st_mode & 0o777 == 0o666 & ~umask(), "as readable as any other file of this user"
+
+
+def umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current
+
+
+def rewrite(path, *, ids=((0,),), **metadata):
+    """A map of this Tutti, then the same file with other ids and metadata under the same checksum."""
+    VocabMap(np.zeros((1, 1)), np.ones((1, 1)), 10).save(path, {"method": "exact"})
+    with safe_open(path, "numpy") as file:
+        kept = file.metadata()
     tensors = {"target_ids": np.array(ids, np.int32), "weights": np.ones(np.shape(ids), np.float32)}
-    save_file(tensors, path, {"format": format, "version": version, **metadata})
+    save_file(tensors, path, {k: v for k, v in (kept | metadata).items() if v is not None})
 
 
 @pytest.mark.parametrize(
@@ -94,11 +115,16 @@ def write(path, *, ids=((0,),), version="1", format="tutti.vocab_map", **metadat
     [
         (lambda path: None, "does not exist"),
         (lambda path: path.write_bytes(b"hello"), "is damaged"),
+        (lambda path: path.write_bytes(b""), "is damaged"),
         (lambda path: path.mkdir(), "is damaged"),
         (lambda path: save_file({"x": np.zeros(1)}, path), "is not a vocabulary map"),
-        (lambda path: write(path, version="2", target_size="1"), "version 2"),
-        (lambda path: write(path), "is damaged"),
-        (lambda path: write(path, ids=((9,),), target_size="1"), "is damaged"),
+        (lambda path: rewrite(path, version="2"), "version 2"),
+        (lambda path: rewrite(path, ids=((1,),)), "checksum"),
+        (lambda path: rewrite(path, ids=((0, 0),)), "checksum"),
+        (lambda path: rewrite(path, method="eva"), "checksum"),
+        (lambda path: rewrite(path, more="x"), "checksum"),
+        (lambda path: rewrite(path, checksum=None), "checksum"),
+        (lambda path: rewrite(path, target_size=None), "is damaged"),
     ],
 )
 def test_a_wrong_file_is_named(tmp_path, content, message):
@@ -107,3 +133,36 @@ def test_a_wrong_file_is_named(tmp_path, content, message):
     with pytest.raises(ConfigError, match=message) as caught:
         VocabMap.load(path)
     assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_was_not_changed_is_read(tmp_path):
+    rewrite(tmp_path / "map.safetensors")
+    assert VocabMap.load(tmp_path / "map.safetensors").target_size == 10
+
+
+def test_a_truncated_file_is_never_read(tmp_path):
+    path = tmp_path / "map.safetensors"
+    VocabMap(np.zeros((40, 2)), np.ones((40, 2)), 1).save(path)
+    whole = path.read_bytes()
+    for length in range(0, len(whole), 7):
+        path.write_bytes(whole[:length])
+        with pytest.raises(ConfigError, match="is damaged"):
+            VocabMap.load(path)
+
+
+@given(data=st.data())
+def test_a_flipped_bit_is_never_read(tmp_path_factory, data):
+    path = tmp_path_factory.mktemp("maps") / "map.safetensors"
+    map = VocabMap(np.array([[3, -1], [0, 2]]), np.array([[1, 0], [0.25, 0.5]]), 7)
+    map.save(path, {"method": "exact"})
+    content = bytearray(path.read_bytes())
+    content[data.draw(st.integers(0, len(content) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    path.write_bytes(content)
+    try:
+        loaded = VocabMap.load(path)
+    except ConfigError:
+        return
+    np.testing.assert_array_equal(loaded.target_ids, map.target_ids)  # a bit of the padding, or of white space
+    np.testing.assert_array_equal(loaded.weights, map.weights)
+    assert loaded.target_size == 7

@@ -7,30 +7,28 @@ from pathlib import Path
 
 import torch
 
-from tests.bench import decode, models
+from tests.bench import align, decode, fuse, models
 
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
-        print("building three random models ...", flush=True)
-        folders = models.build(Path(scratch))
-        print("decoding ...", flush=True)
-        results = {
-            "machine": {
-                "processor": platform.machine(),
-                "threads": torch.get_num_threads(),
-                "torch": torch.__version__,
-            },
-            "decode": decode.run(folders),
-        }
-    for batch, row in results["decode"].items():
+        print("decoding with three random models ...", flush=True)
+        decoding = decode.run(models.build(Path(scratch)))
+    for batch, row in decoding.items():
         share = row["share_of_round"]
         print(
             f"{batch:>3} sequences: {row['fused_ms_per_round']:.1f} ms a round, "
             f"floor {row['floor_ms_per_round']:.1f} ms, ratio {row['ratio']:.2f}; "
-            f"fusion {share['fusing']:.1%}, synchronisation {share['synchronising']:.1%} of the time"
+            f"fusion {share['fusing']:.1%}, synchronisation {share['synchronising']:.1%} of the time",
+            flush=True,
         )
-    print(json.dumps(results))
+    fusing = fuse.run()
+    print(f"one round of 16 sequences over 32k/131k/151k tokens: {fusing['total_ms']:.2f} ms", flush=True)
+    print("learning a vocabulary map of 32k x 131k tokens ...", flush=True)
+    aligning = align.run()
+    print(f"{aligning['seconds']:.0f} s, {aligning['ratio']:.2f} x its matrix products")
+    machine = {"processor": platform.machine(), "threads": torch.get_num_threads(), "torch": torch.__version__}
+    print(json.dumps({"machine": machine, "decode": decoding, "fuse": fusing, "align": aligning}))
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ MEMORY = {
     "MALLOC_TRIM_THRESHOLD_": "65536",
 }
 
-START = [sys.executable, "-c", "from server.cli import main; main()", "serve"]
+START = [sys.executable, "-m", "server", "serve"]
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import shutil
 import socket
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -15,6 +17,7 @@ from starlette.testclient import TestClient
 from server.app import create_app
 from server.options import ServerOptions
 from tests.server.doubles import ScriptedFuser, ensemble
+from tests.server.sites import save_site
 
 
 @dataclass
@@ -68,3 +71,17 @@ def serve(fuser: ScriptedFuser) -> Iterator[Callable[..., Served]]:
     for _, thread in running:
         thread.join(timeout=10)
         assert not thread.is_alive()
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with two tiny models of different families and vocabularies, and a configuration."""
+    folder = tmp_path_factory.mktemp("site")
+    save_site(folder)
+    return folder
+
+
+@pytest.fixture
+def broken(site: Path, tmp_path: Path) -> Path:
+    """A copy of the folder, to be damaged."""
+    return shutil.copytree(site, tmp_path / "site")

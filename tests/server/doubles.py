@@ -60,7 +60,7 @@ class ByteTokenizer:
         lines = [f"{m['role']}:{m['content']}" for m in messages]
         return list("\n".join([*lines, *sorted(template_kwargs), "answer:" * add_generation_prompt]).encode())
 
-    def decode(self, ids: list[int], *, skip_special_tokens: bool) -> str:
+    def decode(self, ids: list[int]) -> str:
         return "".join("<end>" if i == END else chr(i) for i in ids)
 
     def surface_of(self, ids: list[int]) -> bytes:

@@ -10,6 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from alignment.errors import ConfigError
+from alignment.origin import Parameters
 from server.settings import Settings, accepted_keys, parse_settings, read_settings
 
 MINIMAL = "models: {ada: {source: models/ada}}"
@@ -67,6 +68,24 @@ def test_relative_paths_start_where_the_file_is(tmp_path):
     assert settings.models["ben"].source == "models/ben", "not a folder here, so it may be a name on the Hub"
 
 
+def test_an_alignment_is_a_method_or_a_method_with_what_it_takes():
+    text = PAIR + "    alignment: eva\n"
+    assert parse(text).ensembles["both"].alignment.parameters == Parameters("output", 10, 0.1)
+    assert parse(PAIR).ensembles["both"].alignment.method == "exact"
+    environ = {"TUTTI_ENSEMBLES__BOTH__ALIGNMENT": "{method: hybrid, embeddings: input, top: 3, threshold: 0.2}"}
+    alignment = parse(text, environ).ensembles["both"].alignment
+    assert (alignment.method, alignment.parameters) == ("hybrid", Parameters("input", 3, 0.2))
+
+
+def test_the_cache_lies_beside_the_file_whether_it_is_there_or_not():
+    assert parse(MINIMAL).server.cache_dir is None
+    assert parse(MINIMAL, {"TUTTI_SERVER__CACHE_DIR": "maps"}).server.cache_dir == "/nowhere/maps"
+    assert parse(MINIMAL + "\nserver: {cache_dir: /var/x}").server.cache_dir == "/var/x"
+    assert problems(MINIMAL + "\nserver: {cache_dir: ''}") == [
+        "c.yaml:2: server.cache_dir: found ''; should be a path or a name, not an empty text."
+    ]
+
+
 def test_a_merge_key_shares_settings():
     text = "models:\n  ada: &gpu {source: a, device: 'cuda:0'}\n  ben: {<<: *gpu, source: b}\n"
     ben = parse(text).models["ben"]
@@ -91,7 +110,7 @@ MISTAKES = {
         "    pivot: ada",
         "    pivot: ada\n    pivit: ada",
         "c.yaml:8: ensembles.both.pivit: unknown field (did you mean 'pivot'?); allowed: members, pivot, "
-        "alignment, weights, combine, filter_top.",
+        "alignment, maps, weights, combine, filter_top.",
     ),
     "missing field": (
         "  ben: {source: models/ben}",
@@ -156,8 +175,45 @@ MISTAKES = {
     ),
     "alignment": (
         "    pivot: ada",
-        "    pivot: ada\n    alignment: eva",
-        "c.yaml:8: ensembles.both.alignment: found 'eva'; allowed: exact.",
+        "    pivot: ada\n    alignment: evan",
+        "c.yaml:8: ensembles.both.alignment: found 'evan'; allowed: exact, eva, mined, hybrid, or "
+        "{method: eva, top: 5} and such.",
+    ),
+    "alignment without method": (
+        "    pivot: ada",
+        "    pivot: ada\n    alignment: {top: 5}",
+        "c.yaml:8: ensembles.both.alignment: 'method' is missing.",
+    ),
+    "method": (
+        "    pivot: ada",
+        "    pivot: ada\n    alignment:\n      method: evan",
+        "c.yaml:9: ensembles.both.alignment.method: found 'evan'; allowed: exact, eva, mined, hybrid.",
+    ),
+    "unknown field of an alignment": (
+        "    pivot: ada",
+        "    pivot: ada\n    alignment: {method: eva, tip: 5}",
+        "c.yaml:8: ensembles.both.alignment.tip: unknown field (did you mean 'top'?); allowed: method, "
+        "embeddings, top, threshold.",
+    ),
+    "threshold of nothing": (
+        "    pivot: ada",
+        "    pivot: ada\n    alignment: {method: eva, threshold: 0}",
+        "c.yaml:8: ensembles.both.alignment.threshold: found 0; should be greater than 0.",
+    ),
+    "parameter that the method has no use for": (
+        "    pivot: ada",
+        "    pivot: ada\n    alignment: {method: exact, top: 5}",
+        "c.yaml:8: ensembles.both.alignment: found a mapping; exact takes no top; leave it out.",
+    ),
+    "map of a stranger": (
+        "    pivot: ada",
+        "    pivot: ada\n    maps: {eve: eve.safetensors}",
+        "c.yaml:8: ensembles.both.maps.eve: 'eve' is no member; allowed: ada, ben.",
+    ),
+    "map of the pivot": (
+        "    pivot: ada",
+        "    pivot: ada\n    maps: {ada: ada.safetensors}",
+        "c.yaml:8: ensembles.both.maps.ada: the pivot needs no map; leave it out.",
     ),
     "context larger than the cache": (
         "  ada: {source: models/ada}",

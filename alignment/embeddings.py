@@ -1,0 +1,175 @@
+"""The embedding tables of a checkpoint, read from its safetensors files without loading the model."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from alignment.errors import ConfigError
+
+Which = Literal["input", "output"]
+_CHUNK = 1 << 24  # numbers read at a time
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingTable:
+    """Where a table lies: the tensor `name` of `file`, `shape` (V, d), stored as `dtype` ("BF16", "F32", ...)."""
+
+    file: Path
+    name: str
+    dtype: str
+    shape: tuple[int, int]
+
+    def read(self) -> NDArray[np.float32]:
+        """The table [V, d] float32. Raises ConfigError where the file is damaged."""
+        table = np.empty(self.shape, np.float32)
+        row = 0
+        for chunk in self._chunks():
+            table[row : row + len(chunk)] = chunk.float().numpy()
+            row += len(chunk)
+        return table
+
+    def fingerprint(self) -> str:
+        """sha256 over dtype, shape and bytes of the table as it is stored. Raises ConfigError as `read`."""
+        digest = hashlib.sha256(f"{self.dtype} {self.shape[0]} {self.shape[1]} ".encode())
+        for chunk in self._chunks():
+            digest.update(chunk.view(torch.uint8).numpy().data)
+        return digest.hexdigest()
+
+    def _chunks(self) -> Iterator[Tensor]:
+        """The table by rows, as stored."""
+        step = max(1, _CHUNK // self.shape[1])
+        try:
+            with safe_open(self.file, framework="pt") as file:
+                table = file.get_slice(self.name)
+                for start in range(0, self.shape[0], step):
+                    yield table[start : start + step]
+        except (OSError, SafetensorError) as error:
+            raise ConfigError(f"The weights {self.file} are damaged ({error}): download them again.") from error
+
+
+def find_table(
+    source: str, which: Which, *, revision: str | None = None, trust_remote_code: bool = False
+) -> EmbeddingTable:
+    """Find the input embeddings, or the output head, of a folder or hub id.
+
+    The architecture says what the table is called: the model is built without memory for its weights (on torch's
+    meta device) and asked. A head that is tied to the input embeddings is the input table.
+
+    Raises:
+        ConfigError: there is no such checkpoint, it has no safetensors, or no table of the shape that its
+            configuration states.
+    """
+    model = _architecture(source, revision, trust_remote_code)
+    named = _name_and_shape(model, which)
+    if named is None:
+        raise ConfigError(f"The architecture of {source} has no {which} embeddings: configure the other table.")
+    name, shape = named
+    files = _files_of(source, revision)
+    stored = _stored_name(model, name, files)
+    if stored is None:
+        raise ConfigError(
+            f"The weights of {source} have no tensor {name}, which is the {which} table of its architecture: "
+            "check that all files of the checkpoint are there."
+        )
+    file = _path(source, files[stored], revision)
+    if file is None:
+        raise ConfigError(f"The checkpoint {source} lacks its file {files[stored]}: download it again.")
+    try:
+        with safe_open(file, framework="pt") as opened:
+            part = opened.get_slice(stored)
+            found, dtype = tuple(part.get_shape()), part.get_dtype()
+    except (OSError, SafetensorError) as error:
+        raise ConfigError(f"The weights {file} are damaged ({error}): download them again.") from error
+    if found != shape or dtype not in ("F64", "F32", "F16", "BF16"):
+        raise ConfigError(
+            f"The {which} embeddings {stored} of {source} are {dtype} of shape {found}, and its configuration "
+            f"states floating point numbers of shape {shape}: use the unquantised checkpoint."
+        )
+    return EmbeddingTable(file, stored, dtype, shape)
+
+
+def _architecture(source: str, revision: str | None, trust_remote_code: bool) -> Any:
+    """The model of a checkpoint, without memory for its weights."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    try:
+        config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=trust_remote_code)
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+    except Exception as error:  # the library raises everything from OSError to KeyError here
+        reason = " ".join(str(error).split())[:200].rstrip(". ")
+        raise ConfigError(
+            f"The architecture of {source} cannot be told from its config.json ({reason}): give a folder with a "
+            "causal language model."
+        ) from error
+    model.tie_weights()
+    return model
+
+
+def _name_and_shape(model: Any, which: Which) -> tuple[str, tuple[int, int]] | None:
+    """What the model calls the table, and its shape."""
+    layer = model.get_input_embeddings() if which == "input" else model.get_output_embeddings()
+    weight: Tensor | None = getattr(layer, "weight", None)
+    for name, parameter in model.named_parameters():
+        if weight is not None and parameter is weight:
+            return name, (parameter.shape[0], parameter.shape[1])
+    return None
+
+
+def _stored_name(model: Any, name: str, stored: Iterable[str]) -> str | None:
+    """The tensor that transformers loads as `name`.
+
+    Files may leave out the prefix of the model with a head (`wte.weight`), have another one, or a name of old
+    (`embed_out.weight`); its loader knows them all.
+    """
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import WeightRenaming, rename_source_key
+
+    transforms = get_model_conversion_mapping(model)
+    renamings = [transform for transform in transforms if isinstance(transform, WeightRenaming)]
+    converters = [transform for transform in transforms if not isinstance(transform, WeightRenaming)]
+    known = model.state_dict()
+    for key in stored:
+        if rename_source_key(key, renamings, converters, model.base_model_prefix, known)[0] == name:
+            return key
+    return None
+
+
+def _files_of(source: str, revision: str | None) -> dict[str, str]:
+    """The file that each tensor of the checkpoint is in."""
+    single = _path(source, "model.safetensors", revision)
+    index = None if single else _path(source, "model.safetensors.index.json", revision)
+    try:
+        if single is not None:
+            with safe_open(single, framework="pt") as file:
+                return dict.fromkeys(file.keys(), "model.safetensors")
+        if index is not None:
+            return dict(json.loads(index.read_text())["weight_map"])
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"The weights {single or index} are damaged ({error}): download them again.") from error
+    raise ConfigError(
+        f"The checkpoint {source} has no safetensors weights, and pickles are never loaded: convert it to "
+        "safetensors."
+    )
+
+
+def _path(source: str, name: str, revision: str | None) -> Path | None:
+    """A file of a folder, or of a hub id fetched if need be; None where there is none."""
+    if Path(source).is_dir():
+        path = Path(source, name)
+        return path if path.is_file() else None
+    from transformers.utils import cached_file
+
+    found = cached_file(source, name, revision=revision, _raise_exceptions_for_missing_entries=False)
+    return Path(found) if found else None
