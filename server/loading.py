@@ -154,7 +154,13 @@ def fusion_params(ensemble: EnsembleSettings) -> FusionParams:
     if weights is not None:
         total = sum(weights.values())
         weights = {name: weights[name] / total for name in ensemble.members}
-    return FusionParams(weights=weights, combine=ensemble.combine, filter_top=ensemble.filter_top)
+    return FusionParams(
+        weights=weights,
+        combine=ensemble.combine,
+        filter_top=ensemble.filter_top,
+        renormalise=ensemble.renormalise,
+        guard=ensemble.guard,
+    )
 
 
 def _model(checkpoint: Checkpoint, member: Member) -> Model:

@@ -1,8 +1,16 @@
 from __future__ import annotations
 
+import atexit
+import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
+
+# What the tests learn stays out of the user's cache, in a folder that goes with them.
+os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="tutti-tests-")
+atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

@@ -163,6 +163,8 @@ class EnsembleSettings(Section):
         combine: weighted mean of probabilities (`mixture`, EVA) or of log-probabilities (`product`, PackLLM).
         filter_top: EVA's filter leaves a member out of a round when its best token is in none of the others'
             best `filter_top`; None for no filter.
+        renormalise: scale what each member's map carries over to a sum of 1, which the papers do not.
+        guard: keep the pivot's own best token where the fused best is the same text cut differently.
     """
 
     members: Annotated[tuple[str, ...], Field(min_length=1, strict=False)]
@@ -172,6 +174,8 @@ class EnsembleSettings(Section):
     weights: Annotated[dict[str, Weight] | None, BeforeValidator(_uniform_is_none)] = None
     combine: Combine = "mixture"
     filter_top: PositiveInt | None = None
+    renormalise: bool = False
+    guard: bool = False
 
 
 class ServerSettings(Section):
