@@ -110,7 +110,7 @@ MISTAKES = {
         "    pivot: ada",
         "    pivot: ada\n    pivit: ada",
         "c.yaml:8: ensembles.both.pivit: unknown field (did you mean 'pivot'?); allowed: members, pivot, "
-        "alignment, maps, weights, combine, filter_top.",
+        "alignment, maps, weights, combine, filter_top, renormalise, guard.",
     ),
     "missing field": (
         "  ben: {source: models/ben}",
