@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Mapping
+from itertools import zip_longest
 
 from alignment.errors import Overloaded, Unavailable
 from fusion.core import Capacity
@@ -41,33 +42,32 @@ class Line:
             self._flows.setdefault(sequence.flow, deque()).append(sequence)
             self._length += 1
 
-    def head(self) -> Sequence | None:
-        """Who is next. It stays at the head until it is popped, so that a large one is not overtaken for ever."""
+    def in_turn(self) -> list[Sequence]:
+        """Everybody who waits, in the order in which they may start: the first of each flow, then the second."""
         with self._lock:
-            return next(iter(self._flows.values()))[0] if self._flows else None
+            rows = zip_longest(*self._flows.values())
+            return [sequence for row in rows for sequence in row if sequence is not None]
 
-    def pop(self) -> Sequence:
-        """Take the head out; its flow goes to the back."""
+    def remove(self, sequence: Sequence) -> None:
+        """Take out a sequence that starts; its flow goes to the back."""
         with self._lock:
-            flow, queue = self._flows.popitem(last=False)
-            sequence = queue.popleft()
+            queue = self._flows.pop(sequence.flow)
+            queue.remove(sequence)
             if queue:
-                self._flows[flow] = queue
+                self._flows[sequence.flow] = queue
             self._length -= 1
-            return sequence
 
-    def remove(self, number: int) -> Sequence | None:
-        """Take a cancelled sequence out, wherever it stands."""
+    def cancel(self, number: int) -> None:
+        """Take out a sequence that is not wanted any more, if it waits here; its flow keeps its place."""
         with self._lock:
             for flow, queue in self._flows.items():
                 for sequence in queue:
                     if sequence.number == number:
                         queue.remove(sequence)
+                        self._length -= 1
                         if not queue:
                             del self._flows[flow]
-                        self._length -= 1
-                        return sequence
-        return None
+                        return
 
     def close(self) -> list[Sequence]:
         """Let nobody join any more; returns those who were waiting."""

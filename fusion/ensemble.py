@@ -156,8 +156,12 @@ class Ensemble:
                 param=param,
                 code="context_length_exceeded",
             )
-        if not all(prompt.ids[name] for name in members):
-            raise InvalidRequest("The prompt is empty; give at least one token.", param=param)
+        for name in members:
+            if not prompt.ids[name]:
+                raise InvalidRequest(
+                    f"The prompt comes to no tokens for member {name!r}; give it text (in a chat, a user's).",
+                    param=param,
+                )
         return room[tightest]
 
 

@@ -126,6 +126,13 @@ class Fuser:
         self._inbox.put(partial(self._answered, member.name, answers))
 
     def _run(self) -> None:
+        try:
+            self._loop()
+        finally:  # however the loop ends, nobody is left waiting
+            for sequence in [*self._open.values(), *self.line.close()]:
+                self._fail(sequence, Unavailable(STOPPING))
+
+    def _loop(self) -> None:
         running = True
         while running:
             started = perf_counter()
@@ -141,8 +148,6 @@ class Fuser:
             self._send()
             self.clock.waiting += arrived - started
             self.clock.elapsed += perf_counter() - started
-        for sequence in [*self._open.values(), *self.line.close()]:
-            self._fail(sequence, Unavailable(STOPPING))
 
     def _arrived(self) -> list[Callable[[], None] | None]:
         """Wait for a message, then take all that are there."""
@@ -165,8 +170,14 @@ class Fuser:
                 self._ready.append(sequence)
 
     def _admit(self) -> None:
-        while (sequence := self.line.head()) is not None and self._budget.admits(sequence):
-            self.line.pop()
+        blocked: set[str] = set()  # members whose next room belongs to somebody further ahead
+        for sequence in self.line.in_turn():
+            if blocked.issuperset(self.members):
+                break
+            if not blocked.isdisjoint(sequence.seats) or not self._budget.admits(sequence):
+                blocked.update(sequence.seats)
+                continue
+            self.line.remove(sequence)
             self._budget.take(sequence)
             self._open[sequence.number] = sequence
             for name, advance in sequence.open().items():
@@ -179,19 +190,31 @@ class Fuser:
                 batches[batch_key(sequence)].append(sequence)
         self._ready = []
         for batch in batches.values():
-            try:
-                started = perf_counter()
-                choices = fuse(batch)
-                fused = perf_counter()
-                for sequence, choice in zip(batch, choices, strict=True):
+            started = perf_counter()
+            choices = self._fuse(batch)
+            fused = perf_counter()
+            for sequence, choice in choices:
+                try:
                     self._emit(sequence, choice)
-                self.clock.fusing += fused - started
-                self.clock.synchronising += perf_counter() - fused
-            except Exception:  # a defect must cost these requests, not the loop that serves all others
-                log.exception("a round failed")
-                for sequence in batch:
-                    if sequence.number in self._open:
-                        self._fail(sequence, RequestError("A round failed inside the server; see its log."))
+                except Exception:
+                    self._failed_inside(sequence)
+            self.clock.fusing += fused - started
+            self.clock.synchronising += perf_counter() - fused
+
+    def _fuse(self, batch: list[Sequence]) -> list[tuple[Sequence, Choice]]:
+        """A round of a batch; a defect that one sequence meets costs that sequence alone."""
+        try:
+            return list(zip(batch, fuse(batch), strict=True))
+        except Exception:
+            if len(batch) == 1:
+                self._failed_inside(batch[0])
+                return []
+            return [pair for sequence in batch for pair in self._fuse([sequence])]
+
+    def _failed_inside(self, sequence: Sequence) -> None:
+        log.exception("a round of sequence %d failed", sequence.number)
+        if sequence.number in self._open:
+            self._fail(sequence, RequestError("A round failed inside the server; see its log."))
 
     def _emit(self, sequence: Sequence, choice: Choice) -> None:
         """Add the chosen token to the sequence; end it, or send everybody on."""
@@ -231,8 +254,11 @@ class Fuser:
             context = self.members[name].capacity.context
             needed = seat.cached
             if needed > seat.reserved:
-                wanted = min(needed + GROWTH, context)
-                if needed > context or not self._budget.grow(sequence, name, wanted):
+                generous = min(needed + GROWTH, context)
+                grown = needed <= context and any(
+                    self._budget.grow(sequence, name, tokens) for tokens in (generous, needed)
+                )
+                if not grown:
                     self._leave(sequence, name, "the text outgrew its cache")
                     continue
             self._outbox[name].append(advance)
@@ -248,7 +274,7 @@ class Fuser:
         if sequence is not None:
             self._close(sequence)
         else:
-            self.line.remove(number)
+            self.line.cancel(number)
 
     def _fail(self, sequence: Sequence, error: Exception) -> None:
         self._close(sequence)
@@ -264,8 +290,14 @@ class Fuser:
     def _send(self) -> None:
         for name, advances in self._outbox.items():
             current = [a for a in advances if a.sequence in self._open]
-            if current:
-                self.members[name].submit(current)
+            try:
+                if current:
+                    self.members[name].submit(current)
+            except Exception as error:
+                log.exception("member %s takes no work", name)
+                failure = Unavailable(f"Member {name!r} takes no work: {error}")
+                for advance in current:
+                    self._fail(self._open[advance.sequence], failure)
         self._outbox.clear()
 
 

@@ -43,16 +43,29 @@ def fuse(batch: list[Sequence]) -> list[Choice]:
     if fusion.filter_top is not None and len(voters) > 1:
         kept = faithful(candidates.probabilities, fusion.filter_top)
     given = np.array([[sequence.weights[name] for name in voters] for sequence in batch])
-    weights = effective_weights(given, kept)
+    weights = effective_weights(among_voters(given), kept)
     shares = renormalise(candidates.probabilities) if fusion.renormalise else candidates.probabilities
     fused = COMBINATIONS[fusion.combine](shares, weights)
+    own = candidates.probabilities[:, voters.index(first.ensemble.pivot)]
+    # Where nothing of what the weighty members want reaches the pivot's vocabulary, the pivot decides.
+    silent = np.einsum("smc,sm->s", candidates.probabilities, weights) == 0
+    fused = np.where(silent[:, None], own, fused)
     if fusion.guard:
-        own = candidates.probabilities[:, voters.index(first.ensemble.pivot)]
         fused = keep_the_pivots_cut(fused, own, lambda row, i: batch[row].surface(int(candidates.tokens[row, i])))
     return [
-        choose(sequence, candidates, row, fused[row], weights[row], kept[row])
+        choose(sequence, candidates, shares[row], row, fused[row], weights[row], kept[row])
         for row, sequence in enumerate(batch)
     ]
+
+
+def among_voters(given: Floats) -> Floats:
+    """Weights [S, M] scaled to sum to 1: members that are absent or have left leave theirs to the voters.
+
+    Voters that all weigh nothing count equally.
+    """
+    total = given.sum(axis=1, keepdims=True)
+    scaled: Floats = np.where(total > 0, given / np.where(total > 0, total, 1.0), 1 / given.shape[1])
+    return scaled
 
 
 def gather(batch: list[Sequence], voters: tuple[str, ...]) -> Candidates:
@@ -70,6 +83,7 @@ def gather(batch: list[Sequence], voters: tuple[str, ...]) -> Candidates:
 def choose(
     sequence: Sequence,
     candidates: Candidates,
+    shares: Floats,
     row: int,
     fused: Floats,
     weights: Floats,
@@ -89,7 +103,7 @@ def choose(
     token = describe(sequence, tokens, fused, chosen)
     report = None
     if sequence.fusion.report:
-        report = account(sequence, candidates, row, chosen, weights, kept)
+        report = account(sequence, candidates, shares, row, chosen, weights, kept)
     return Choice(token, report)
 
 
@@ -117,16 +131,16 @@ def describe(sequence: Sequence, tokens: NDArray[np.int64], fused: Floats, chose
 def account(
     sequence: Sequence,
     candidates: Candidates,
+    shares: Floats,
     row: int,
     chosen: int,
     weights: Floats,
     kept: NDArray[np.bool_],
 ) -> RoundReport:
-    """Who did what in this round."""
+    """Who did what in this round; `shares` [M, C] are the members' probabilities as they were combined."""
     voters = sequence.voters
-    probabilities = candidates.probabilities[row]  # [M, C]
     where = np.flatnonzero(candidates.tokens[row] == chosen)
-    share = weights * (probabilities[:, where[0]] if len(where) else 0.0)
+    share = weights * (shares[:, where[0]] if len(where) else 0.0)
     total = share.sum()
     share = share / total if total > 0 else share
 
@@ -138,6 +152,6 @@ def account(
         weights=by_member(weights),
         kept=dict(zip(voters, kept.tolist(), strict=True)),
         contribution=by_member(share),
-        mass=by_member(probabilities.sum(axis=1)),
+        mass=by_member(candidates.probabilities[row].sum(axis=1)),
         rolled_back={name: sequence.seats[name].rolled_back for name in voters},
     )

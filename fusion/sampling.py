@@ -20,7 +20,8 @@ Tokens = NDArray[np.int64]
 
 def bias(tokens: Tokens, logprobs: Floats, logit_bias: Mapping[int, float]) -> tuple[Tokens, Floats]:
     """Add `logit_bias`. A favoured token that is no candidate enters at the least candidate's log-probability."""
-    missing = [token for token, value in logit_bias.items() if value > 0 and token not in tokens]
+    present = set(tokens.tolist())
+    missing = [token for token, value in logit_bias.items() if value > 0 and token not in present]
     if missing:
         tokens = np.concatenate([tokens, np.array(missing, dtype=np.int64)])
         logprobs = np.concatenate([logprobs, np.full(len(missing), logprobs.min())])
@@ -45,7 +46,9 @@ def penalise(
     counts = np.array([generated.get(token, 0) for token in ids], dtype=np.float64)
     if params.repetition_penalty != 1.0:
         seen = np.array([token in generated or token in prompt for token in ids])
-        logprobs = np.where(seen, logprobs * params.repetition_penalty, logprobs)
+        # Above 0 (after a bias) a product would favour what it is to punish.
+        penalty = np.where(logprobs > 0, 1 / params.repetition_penalty, params.repetition_penalty)
+        logprobs = np.where(seen, logprobs * penalty, logprobs)
     return logprobs - params.frequency_penalty * counts - params.presence_penalty * (counts > 0)
 
 

@@ -87,7 +87,8 @@ class Sequence:
         self.rng = np.random.default_rng(sampling.seed)
         self.text = TextStream(sampling.stop, include_stop=sampling.include_stop)
         self.length = 0  # tokens generated
-        self.spelled = False  # whether any text was generated
+        # Whether the maps for running text hold: there is text, or no template puts anything before it.
+        self.spelled = not any(prompt.leads.values())
         self.lead_spelled = False  # whether the pivot spelled the space its template puts before the answer
         self.departed: dict[str, str] = {}
         self.rounds: list[RoundReport] = []
@@ -114,7 +115,9 @@ class Sequence:
         """Ids of the pivot that must not be drawn now."""
         if self.length < self.sampling.min_tokens:
             return self.ensemble.stop_ids | frozenset(self.sampling.stop_token_ids)
-        return self.ensemble.stop_ids if self.sampling.ignore_eos else frozenset()
+        if self.sampling.ignore_eos:  # but for an end token that the request itself wants to stop at
+            return self.ensemble.stop_ids - frozenset(self.sampling.stop_token_ids)
+        return frozenset()
 
     @property
     def voters(self) -> tuple[str, ...]:

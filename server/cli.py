@@ -106,7 +106,7 @@ def align(
     model_b: Annotated[
         str | None, typer.Argument(metavar="MODEL_B", help="Whose tokens they are mapped to, the pivot.")
     ] = None,
-    method: Annotated[str, typer.Option(help="exact, eva, mined or hybrid.")] = "eva",
+    method: Annotated[str, typer.Option(help="exact, eva, mined or hybrid.")] = "hybrid",
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Where the map is written.")] = None,
     embeddings: Annotated[
         str | None, typer.Option(help="The table that is learned from: output (default) or input.")
@@ -142,6 +142,7 @@ def chat(
     url: Annotated[str, typer.Option(help="An OpenAI-compatible server.")] = "http://localhost:8000",
     model: Annotated[str | None, typer.Option(help="Whom to talk to; the first one served by default.")] = None,
     system: Annotated[str | None, typer.Option(help="A system message.")] = None,
+    temperature: Annotated[float, typer.Option(min=0, max=2, help="0 takes the likeliest token.")] = 0.0,
     api_key: ApiKey = None,
 ) -> None:
     """Talk to a model in the terminal, one question per line."""
@@ -150,7 +151,7 @@ def chat(
 
     try:
         with closing(ChatClient(url, api_key)) as client:
-            conversation = Conversation(model or client.models()[0], system)
+            conversation = Conversation(model or client.models()[0], system, temperature)
             all_well = talk(client, conversation, Console(highlight=False))
     except ChatError as error:
         Console(stderr=True).print(Text(f"error: {error}"), soft_wrap=True)

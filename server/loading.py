@@ -216,10 +216,12 @@ def _check_architecture(model: ModelSettings, config: Any) -> None:
 
 
 def _check_vocabulary(source: str, config: Any, tokenizer: Tokenizer) -> None:
+    """Text must come to ids that the model has; control tokens beyond them (images, say) are never used."""
     size = config.get_text_config(decoder=True).vocab_size
-    if tokenizer.vocabulary_size > size:
+    needed = 1 + max((i for i, surface in enumerate(tokenizer.surfaces) if surface is not None), default=0)
+    if needed > size:
         raise ConfigError(
-            f"{source} has a tokenizer of {tokenizer.vocabulary_size} ids for a model of {size}; "
+            f"{source} has a tokenizer of {needed} ids for a model of {size}; "
             "take the tokenizer that the model was trained with."
         )
 

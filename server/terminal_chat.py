@@ -25,6 +25,7 @@ class Conversation:
 
     model: str
     system: str | None = None
+    temperature: float = 0.0
     turns: list[dict[str, str]] = field(default_factory=list)
 
     def messages(self) -> list[dict[str, str]]:
@@ -66,7 +67,12 @@ class ChatClient:
 
     def answer(self, conversation: Conversation) -> Iterator[str]:
         """The pieces of the next answer as they arrive; closing the iterator stops the generation."""
-        body = {"model": conversation.model, "messages": conversation.messages(), "stream": True}
+        body = {
+            "model": conversation.model,
+            "messages": conversation.messages(),
+            "temperature": conversation.temperature,
+            "stream": True,
+        }
         try:
             with self._http.stream("POST", "/chat/completions", json=body) as response:
                 if response.is_error:

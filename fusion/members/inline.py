@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from dataclasses import dataclass, field
 from time import perf_counter
 
@@ -104,7 +105,8 @@ class _Seat:
             log.exception("a step of an engine on %s failed", self.engine.device)
             reason = f"The engine failed: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
             answers = [AdvanceFailed(sequence, reason) for sequence in sorted(self.outstanding)]
-            self.engine.close(self.outstanding)
+            with suppress(Exception):  # an engine that cannot even close must not end the thread of all others
+                self.engine.close(self.outstanding)
         self.outstanding.difference_update(answer.sequence for answer in answers)
         with self.wake:
             closed = {sequence for item in self.inbox if isinstance(item, set) for sequence in item}

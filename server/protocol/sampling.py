@@ -24,6 +24,9 @@ class StreamOptions(RequestModel):
     include_usage: bool | None = None
 
 
+MOST_BIASED = 1024  # tokens in a logit_bias, which costs time in every round
+
+
 class SamplingFields(RequestModel):
     """How a token is drawn and when to stop. Null is the same as leaving a field out.
 
@@ -159,6 +162,10 @@ def check_ids(ids: list[int], vocabulary_size: int, param: str) -> None:
 
 
 def _logit_bias(bias: dict[str, float], vocabulary_size: int) -> dict[int, float]:
+    if len(bias) > MOST_BIASED:
+        raise InvalidRequest(
+            f"logit_bias names {len(bias)} tokens, but at most {MOST_BIASED} are allowed.", param="logit_bias"
+        )
     for key in bias:
         if not (key.isascii() and key.isdigit() and len(key) <= 10 and int(key) < vocabulary_size):
             raise InvalidRequest(

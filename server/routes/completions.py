@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from fastapi import APIRouter, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
+from alignment.errors import InvalidRequest
 from fusion.core import Prompt, Token, Update
 from server.auth import flow_of
 from server.generation import Choice, Generation
@@ -123,6 +124,12 @@ def completions_router(service: Service) -> APIRouter:
             return ensemble.encode_ids(prompt)
 
         texts = prompts(body, options.max_prompts)
+        if len(texts) * n > options.max_prompts:
+            raise InvalidRequest(
+                f"{len(texts)} prompts with n {n} are {len(texts) * n} sequences; this server takes at most "
+                f"{options.max_prompts} in one request.",
+                param="prompt",
+            )
         encoded = await run_in_threadpool(lambda: [encode(text) for text in texts])
         members = ensemble.taking_part(fusion)
         submissions = []

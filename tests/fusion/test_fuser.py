@@ -9,6 +9,7 @@ from alignment.errors import InvalidRequest, Overloaded, Unavailable
 from alignment.spelling import Spelling
 from fusion.core import Capacity, FusionParams
 from fusion.ensemble import build_ensemble
+from fusion.round import among_voters
 from tests.fusion.conftest import toy_ensemble, toy_model
 
 PROMPTS = ["Hello", "What is 2 + 2?", "é中🎉", "one two three"]
@@ -245,6 +246,97 @@ def test_a_failing_member_fails_its_sequence_only(tokenizers, run):
     assert all(not m.cached for m in running.members())
 
 
+def test_a_sequence_whose_round_fails_costs_nobody_else(tokenizers, run, monkeypatch):
+    """Two sequences of one batch; what one of them meets stays with it."""
+    running = run(toy_ensemble(tokenizers, pivot="lingvo"))
+    from fusion import round as rounds
+
+    sample = rounds.sample
+
+    def unlucky(*args, **kwargs):
+        if args[2].min_p == 0.125:
+            raise ArithmeticError("out of luck")
+        return sample(*args, **kwargs)
+
+    monkeypatch.setattr(rounds, "sample", unlucky)
+    for member in running.members():
+        member.hold = True
+    good, bad = running.submit(), running.submit(min_p=0.125)
+    eventually(lambda: all(len(member.cached) == 2 for member in running.members()))
+    for member in running.members():
+        member.hold = False
+        member.release()
+    assert good.wait().last.finish is not None
+    assert bad.wait().last.error is not None
+
+
+def test_a_loop_that_ends_leaves_nobody_waiting(tokenizers, run, monkeypatch):
+    running = run(toy_ensemble(tokenizers, pivot="lingvo"))
+    for member in running.members():
+        member.hold = True
+    first = running.submit()
+    eventually(lambda: running.fuser.open_sequences() == 1)
+    monkeypatch.setattr(running.fuser, "_admit", lambda: 1 / 0)
+    monkeypatch.setattr("threading.excepthook", lambda args: None)
+    running.submit()
+    assert isinstance(first.wait().last.error, Unavailable)
+    assert not running.fuser.alive()
+    with pytest.raises(Unavailable):
+        running.submit()
+
+
+def test_a_member_that_takes_no_work_fails_its_sequences(tokenizers, run):
+    running = run(toy_ensemble(tokenizers, pivot="lingvo"))
+    member = running.ensemble.models["abacus"].member
+    submit, member.submit = member.submit, lambda advances: 1 / 0
+    assert isinstance(running.submit().wait().last.error, Unavailable)
+    member.submit = submit
+    assert running.submit().wait().last.finish is not None
+
+
+def test_a_full_member_holds_up_only_those_who_need_it(tokenizers):
+    """One fuser, two ensembles of one: the second starts although somebody waits for the first."""
+    from fusion.fuser import Fuser
+    from tests.fusion.conftest import Running
+
+    small = Capacity(context=200, cache_tokens=100_000, sequences=1)
+    ensembles = {
+        name: build_ensemble(name, {name: toy_model(tokenizers[name], name, seed=1, capacity=small)}, name)
+        for name in ("lingvo", "abacus")
+    }
+    fuser = Fuser({name: e.models[name].member for name, e in ensembles.items()})
+    fuser.start()
+    full, free = (Running(fuser, ensembles[name]) for name in ("lingvo", "abacus"))
+    fuser.members["lingvo"].hold = True
+    held = [full.submit(), full.submit()]
+    eventually(lambda: fuser.waiting_sequences() == 1)
+    assert free.submit().wait().last.finish is not None
+    fuser.members["lingvo"].hold = False
+    fuser.members["lingvo"].release()
+    assert all(listener.wait().last.finish for listener in held)
+    fuser.stop()
+
+
+def test_who_is_not_there_leaves_its_weight_to_the_voters():
+    np.testing.assert_allclose(among_voters(np.array([[0.3], [0.0]])), [[1.0], [1.0]])
+    np.testing.assert_allclose(among_voters(np.array([[0.2, 0.6], [0.0, 0.0]])), [[0.25, 0.75], [0.5, 0.5]])
+
+
+def test_the_first_token_after_plain_text_may_begin_with_a_space(tokenizers, run):
+    """Only an answer to a chat has a lead; a text goes on with the maps for running text."""
+    ensemble = toy_ensemble(tokenizers, pivot="almanac")
+    assert ensemble.models["abacus"].tokenizer.chat_lead == b" "
+    running = run(ensemble)
+    word = tokenizers["abacus"].encode("12 apples", add_special_tokens=False)[-1]
+    surface = tokenizers["abacus"].surfaces[word]
+    assert surface.startswith(b" ")
+    sure = np.where(np.arange(tokenizers["abacus"].vocabulary_size) == word, -1e-6, -20.0).astype(np.float32)
+    ensemble.models["abacus"].member.distribution = lambda tokens: sure
+    fusion = FusionParams(weights={"abacus": 1.0, "almanac": 0.0})
+    listener = running.submit(ensemble.encode_text("Anna has 12"), fusion, max_tokens=1).wait()
+    assert listener.text.encode() == surface
+
+
 def test_a_defect_in_a_round_costs_its_requests_not_the_loop(tokenizers, run, monkeypatch):
     running = run(toy_ensemble(tokenizers, pivot="lingvo"))
     with monkeypatch.context() as patch:
@@ -271,7 +363,8 @@ def test_a_member_whose_spelling_outgrows_its_cache_leaves(tokenizers, run):
     assert listener.last.finish == "length"
     assert "abacus" in listener.last.departed
     assert listener.ids == [longest] * 40
-    assert set(listener.last.rounds[-1].weights) == {"lingvo"}
+    assert listener.last.rounds[-1].weights == {"lingvo": pytest.approx(1.0)}
+    assert listener.last.tokens[0].chosen.logprob == pytest.approx(0.0, abs=1e-3)
 
 
 def test_prompts_that_do_not_fit_are_refused_with_the_member_and_its_limit(tokenizers, run):

@@ -97,6 +97,14 @@ def test_forbidden_tokens_are_drawn_only_when_nothing_else_is_left():
     assert draw(params(temperature=0), p=np.array([0, 1.0, 0, 0, 0]), forbidden={5}) == 5
 
 
+def test_a_repetition_penalty_never_favours():
+    """Not even where a bias has lifted a log-probability above 0."""
+    got = penalise(
+        TOKENS, np.array([4.0, -1, -1, -1, -1]), params(repetition_penalty=2.0), generated={3: 1}, prompt=()
+    )
+    assert got[0] == 2.0
+
+
 def test_penalties_by_hand():
     got = penalise(
         TOKENS,

@@ -82,6 +82,12 @@ def test_ignore_eos_goes_on_to_max_tokens(script):
     assert (len(listener.ids), listener.last.finish) == (9, "length")
 
 
+def test_an_end_token_named_as_a_stop_token_ends_it_even_when_ends_are_ignored(script):
+    running, prompt, ids = script("one")
+    listener = running.submit(prompt, max_tokens=9, ignore_eos=True, stop_token_ids=(ids[-1],)).wait()
+    assert (listener.ids, listener.last.finish) == (ids, "stop")
+
+
 def test_text_of_the_updates_is_the_text_of_the_tokens(script):
     text = "naïve 🎉 café 中文 "
     running, prompt, _ = script(text)

@@ -61,7 +61,7 @@ def test_options_reach_the_map(site, tmp_path):
     options = ("--embeddings", "input", "--top", "2", "--threshold", "0.3")
     assert run("align", site / "ben", site / "ada", "--out", out, *options)[0] == 0
     map, origin = load_with_origin(out)
-    assert origin.method == "eva"
+    assert origin.method == "hybrid"
     assert origin.parameters == Parameters("input", 2, 0.3)
     assert map.target_ids.shape[1] <= 2
     assert map.weights[map.weights > 0].min() >= np.float32(0.3)

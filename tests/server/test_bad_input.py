@@ -150,8 +150,15 @@ def test_messages_say_what_is_allowed(client: TestClient) -> None:
     long = message({"messages": [{"role": "user", "content": "x" * CONTEXT}]})
     assert "member 'a'" in long
     assert str(CONTEXT) in long
+    assert "at most 1024" in message({"logit_bias": {str(token): 1 for token in range(1025)}})
     image = [{"type": "image_url", "image_url": {"url": "data:"}}]
     assert "only text" in message({"messages": [{"role": "user", "content": image}]})
+
+
+def test_more_sequences_than_can_ever_wait_are_refused_for_good(client: TestClient) -> None:
+    """With 429 a client would try again for ever."""
+    body = TEXT | {"prompt": ["a"] * 1024, "n": 2}
+    assert "2048 sequences" in error_of(client.post(TEXT_PATH, json=body), 400)["message"]
 
 
 @pytest.mark.parametrize(

@@ -116,7 +116,7 @@ DAMAGE = {
     _only_a_pickle: "safetensors",
     _an_encoder: "t5 model, which transformers cannot run as a causal language model",
     _a_classifier: "clip model, which transformers cannot run as a causal language model",
-    _a_tokenizer_too_large: "has a tokenizer of 277 ids for a model of 260",
+    _a_tokenizer_too_large: "has a tokenizer of 276 ids for a model of 260",
     _no_end_token: "names no end token",
 }
 

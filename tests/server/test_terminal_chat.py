@@ -84,7 +84,8 @@ def talk(actor: Actor, *lines: str, options: tuple[str, ...] = ()) -> tuple[int,
 
 def test_an_answer_is_shown_as_it_streams(actor):
     assert talk(actor, "Hi") == (0, "Hello there.\n")
-    assert actor.requests == [{"model": "ada", "messages": [{"role": "user", "content": "Hi"}], "stream": True}]
+    asked = {"model": "ada", "messages": [{"role": "user", "content": "Hi"}], "temperature": 0.0, "stream": True}
+    assert actor.requests == [asked]
 
 
 def test_the_conversation_is_remembered(actor):
