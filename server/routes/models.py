@@ -40,7 +40,7 @@ def health_router(service: Service) -> APIRouter:
     """What load balancers and operators ask."""
     router = APIRouter(tags=["health"])
 
-    @router.get("/health")
+    @router.api_route("/health", methods=["GET", "HEAD"])
     async def health() -> dict[str, str]:
         """Whether requests are served: 200, or 503 once the decoding loop has ended."""
         if not service.fuser.alive():

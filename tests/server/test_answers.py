@@ -238,6 +238,7 @@ def test_models_are_listed_and_found(client: TestClient) -> None:
 
 def test_health_and_version(client: TestClient) -> None:
     assert client.get("/health").status_code == 200
+    assert client.head("/health").status_code == 200
     assert client.get("/version").json() == {"version": ServerOptions().version}
 
 
