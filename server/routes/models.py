@@ -40,7 +40,8 @@ def health_router(service: Service) -> APIRouter:
     """What load balancers and operators ask."""
     router = APIRouter(tags=["health"])
 
-    @router.api_route("/health", methods=["GET", "HEAD"])
+    @router.head("/health", include_in_schema=False)
+    @router.get("/health")
     async def health() -> dict[str, str]:
         """Whether requests are served: 200, or 503 once the decoding loop has ended."""
         if not service.fuser.alive():
