@@ -12,6 +12,7 @@ import torch
 import transformers
 from huggingface_hub import HfApi, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
+from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from alignment.errors import ConfigError
@@ -99,8 +100,20 @@ def weight_files(source: str, *, revision: str | None = None) -> dict[str, int]:
         found = f"only {pickles[0]}, a pickle, which can run code and is never loaded" if pickles else "no weights"
         raise ConfigError(f"{source} has {found}; convert the checkpoint to safetensors.")
     if "model.safetensors" in weights:
-        return {"model.safetensors": weights["model.safetensors"]}
+        weights = {"model.safetensors": weights["model.safetensors"]}
+    if _is_folder(source):
+        for name in weights:
+            _check_whole(Path(source, name))
     return weights
+
+
+def _check_whole(file: Path) -> None:
+    """Raise ConfigError unless the file is as long as its header says; reads nothing but that."""
+    try:
+        with safe_open(file, framework="numpy"):
+            pass
+    except (SafetensorError, OSError) as error:
+        raise ConfigError(f"{file} is damaged ({error}); copy it again.") from error
 
 
 def stop_ids(source: str, revision: str | None = None) -> tuple[int, ...]:

@@ -132,7 +132,7 @@ def test_check_tells_what_is_known_and_learns_nothing(broken, learned):
 def test_what_cannot_be_learned_is_said_before_weights_are_loaded(broken):
     path = configure(broken, alignment="{method: eva, embeddings: input}")
     (broken / "ben" / "model.safetensors").write_bytes(b"x")
-    with pytest.raises(ConfigError, match=r"ensembles\.both: the map of ben into ada: .*damaged"):
+    with pytest.raises(ConfigError, match=r"models\.ben: .*damaged"):
         build(read_settings(path, {}))
     assert not (broken / "cache").exists()
 

@@ -78,7 +78,14 @@ def test_weights_as_a_pickle_are_never_loaded(folder):
 
 def test_damaged_weights(folder):
     (folder / "model.safetensors").write_bytes(b"\x00" * 100)
-    assert f"{folder} cannot be loaded" in refusal(folder)
+    assert "model.safetensors is damaged" in refusal(folder)
+
+
+def test_a_truncated_file_is_found_without_loading_it(folder):
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(ConfigError, match=r"model\.safetensors is damaged"):
+        weight_files(str(folder))
 
 
 def test_missing_weights_are_not_made_up(folder):
