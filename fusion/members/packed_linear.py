@@ -7,6 +7,7 @@ of a decoding step that costs more than the multiplication. Measured on an AVX-5
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import torch
@@ -24,6 +25,9 @@ def pack_linear_layers(model: nn.Module) -> None:
 
     The plain weight is given up (unless an embedding shares it), so memory stays what it was.
     """
+    # oneDNN compiles a kernel for every number of rows it meets, and by default keeps 1,024 of them: a server that
+    # sees all batch sizes would grow for a long time. Read when oneDNN is first used.
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
     if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return
     for module in model.modules():
