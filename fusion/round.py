@@ -20,8 +20,6 @@ from fusion.step import (
     renormalise,
 )
 
-LEAST_LOGPROB = -9999.0  # what clients are told for minus infinity, which JSON cannot say
-
 Floats = NDArray[np.float64]
 
 
@@ -117,7 +115,7 @@ def describe(sequence: Sequence, tokens: NDArray[np.int64], fused: Floats, chose
     excess = max(float(fused.sum()), 1.0) if wanted is not None else 1.0
 
     def entry(token: int, probability: float) -> TokenLogProb:
-        logprob = float(np.log(probability / excess)) if probability > 0 else LEAST_LOGPROB
+        logprob = float(np.log(probability / excess)) if probability > 0 else -np.inf
         return TokenLogProb(token, sequence.surface(token), logprob)
 
     where = np.flatnonzero(tokens == chosen)
