@@ -20,8 +20,8 @@ from fusion.ensemble import Ensemble, Model, build_ensemble
 from fusion.fuser import Fuser
 from fusion.members.architecture import context_length, require_supported
 from fusion.members.inline import InlineMember
+from fusion.members.load import EngineSpec, load_engine
 from fusion.members.loading import DTYPES, parse_device, read_config, stop_ids, weight_files
-from fusion.members.transformers_engine import TransformersEngine
 from server.maps import members_to_map, open_cache, required_map
 from server.settings import EnsembleSettings, ModelSettings, Settings
 
@@ -76,9 +76,9 @@ def build(settings: Settings) -> Runtime:
         for number, checkpoint in enumerate(checkpoints, 1):
             name = checkpoint.name
             log.info("loading %s (%d of %d) from %s", name, number, len(checkpoints), checkpoint.settings.source)
-            engine = load_engine(checkpoint)
-            on_failure.callback(engine.shutdown)
-            models[name] = _model(checkpoint, InlineMember(name, engine))
+            member = load_member(checkpoint)
+            on_failure.callback(member.stop)
+            models[name] = _model(checkpoint, member)
         ensembles = {name: _ensemble(name, one, models, maps[name]) for name, one in settings.ensembles.items()}
         if settings.server.serve_models:
             ensembles |= {name: build_ensemble(name, {name: model}, name) for name, model in models.items()}
@@ -124,26 +124,34 @@ def read_vocabulary(
     return ModelVocabulary(source, tokenizer, stops, revision, trust_remote_code)
 
 
-def load_engine(checkpoint: Checkpoint) -> TransformersEngine:
-    """Load the weights, and set the cache aside.
+def engine_spec(checkpoint: Checkpoint) -> EngineSpec:
+    """What the model's engine is built from, wherever that happens."""
+    model = checkpoint.settings
+    return EngineSpec(
+        model.engine,
+        {
+            "source": model.source,
+            "dtype": checkpoint.dtype,
+            "device": model.device,
+            "revision": model.revision,
+            "trust_remote_code": model.trust_remote_code,
+            "cache_tokens": model.cache_tokens,
+            "max_sequences": model.max_sequences,
+            "max_context": model.max_context,
+            "chunk": model.prefill_chunk,
+            "top_k": model.candidates,
+        },
+    )
+
+
+def load_member(checkpoint: Checkpoint) -> Member:
+    """The model's member, its engine loaded.
 
     Raises:
         ConfigError: the weights cannot be read or do not fit; names the model.
     """
-    model = checkpoint.settings
     try:
-        return TransformersEngine.load(
-            model.source,
-            dtype=checkpoint.dtype,
-            device=model.device,
-            revision=model.revision,
-            trust_remote_code=model.trust_remote_code,
-            cache_tokens=model.cache_tokens,
-            max_sequences=model.max_sequences,
-            max_context=model.max_context,
-            chunk=model.prefill_chunk,
-            top_k=model.candidates,
-        )
+        return InlineMember(checkpoint.name, load_engine(engine_spec(checkpoint)))
     except ConfigError as error:
         raise ConfigError(f"models.{checkpoint.name}: {error}") from error
 

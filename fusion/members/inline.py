@@ -32,6 +32,7 @@ class InlineMember:
         self.capacity: Capacity = engine.capacity
         self._engine = engine
         self._seat: _Seat | None = None
+        self._stopped = False
 
     def start(self, deliver: Deliver) -> None:
         """Begin to accept work; `deliver` is called on the thread of the engine's device."""
@@ -50,10 +51,11 @@ class InlineMember:
 
     def stop(self) -> None:
         """Finish the step in progress and give back thread and memory. Not to be called from `deliver`."""
-        if self._seat is None:
+        if self._stopped:
             return
-        _leave(self._engine.device, self._seat)
-        self._seat = None
+        self._stopped = True
+        if self._seat is not None:
+            _leave(self._engine.device, self._seat)
         self._engine.shutdown()
 
 
