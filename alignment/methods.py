@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from alignment.errors import ConfigError
 from alignment.exact import exact_map
+from alignment.prefix import prefix_map
 from alignment.hybrid import hybrid_map
 from alignment.origin import PAPERS, MethodName, Origin, Parameters, Side, TableName
 from alignment.tokenizer import Tokenizer
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 # What each method does, in the words that `tutti align --help` and errors use.
 METHODS: dict[MethodName, str] = {
     "exact": "a token goes to the one that stands for the same bytes",
+    "prefix": "exact where the bytes coincide, the token that begins the same text for the rest",
     "eva": "a token goes to those whose embeddings are near, learned from the tokens both have",
     "mined": "a token goes to the one that is spelled most like it",
     "hybrid": "exact where the bytes coincide, eva for the rest",
@@ -85,7 +87,7 @@ class Alignment:
     @property
     def learned(self) -> Alignment | None:
         """The part that takes long and is worth keeping; None where there is none."""
-        if self.method == "exact":
+        if self.method in ("exact", "prefix"):
             return None
         return replace(self, method="eva") if self.method == "hybrid" else self
 
@@ -116,6 +118,8 @@ class Alignment:
         match self.method:
             case "exact":
                 return exact_map(*tokenizers, source_stops=source.stop_ids, target_stop=target.stop_ids[0])
+            case "prefix":
+                return prefix_map(*tokenizers, source_stops=source.stop_ids, target_stop=target.stop_ids[0])
             case "mined":
                 from alignment.mined import mined_map
 

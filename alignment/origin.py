@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 from alignment.errors import ConfigError
 from alignment.vocab_map import VocabMap, read_map
 
-MethodName = Literal["exact", "eva", "mined", "hybrid"]
+MethodName = Literal["exact", "prefix", "eva", "mined", "hybrid"]
 TableName = Literal["input", "output"]
 
 

@@ -117,8 +117,9 @@ class AlignmentSettings(Section):
     """How the vocabulary of a member is brought into the pivot's. In the file a bare method will do.
 
     Attributes:
-        method: `exact` joins tokens of the same bytes; `eva` learns from embeddings; `mined` takes the token
-            that is spelled most like it; `hybrid` is exact where the bytes coincide and eva for the rest.
+        method: `exact` joins tokens of the same bytes; `prefix` does and takes the token that begins the same text
+            for the rest; `eva` learns from embeddings; `mined` takes the token that is spelled most like it;
+            `hybrid` is exact where the bytes coincide and eva for the rest.
         embeddings: the table that `eva` and `hybrid` read of each model: `output` (the head) or `input`.
         top: pivot tokens that a token may go to.
         threshold: the lowest score of an entry.

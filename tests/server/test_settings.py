@@ -176,7 +176,7 @@ MISTAKES = {
     "alignment": (
         "    pivot: ada",
         "    pivot: ada\n    alignment: evan",
-        "c.yaml:8: ensembles.both.alignment: found 'evan'; allowed: exact, eva, mined, hybrid, or "
+        "c.yaml:8: ensembles.both.alignment: found 'evan'; allowed: exact, prefix, eva, mined, hybrid, or "
         "{method: eva, top: 5} and such.",
     ),
     "alignment without method": (
@@ -187,7 +187,7 @@ MISTAKES = {
     "method": (
         "    pivot: ada",
         "    pivot: ada\n    alignment:\n      method: evan",
-        "c.yaml:9: ensembles.both.alignment.method: found 'evan'; allowed: exact, eva, mined, hybrid.",
+        "c.yaml:9: ensembles.both.alignment.method: found 'evan'; allowed: exact, prefix, eva, mined, hybrid.",
     ),
     "unknown field of an alignment": (
         "    pivot: ada",
