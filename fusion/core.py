@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 Ids = NDArray[np.int32]
 LogProbs = NDArray[np.float32]
-Score = Literal["last", "all"]
+Score = Literal["last", "appended", "all"]
 Combine = Literal["mixture", "product"]
 FinishReason = Literal["stop", "length"]
 
@@ -25,25 +25,41 @@ class Advance:
     """Extend one cached sequence of a member.
 
     `keep` tokens of what is cached stay valid: 0 opens the sequence, less than what is cached rolls back.
-    `append` (at least one id) follows them. With `score="last"` the answer is the distribution after the
-    final token, with `score="all"` the one after every appended token.
+    `append` (at least one id) follows them. The answer always holds the distribution after the final token, and
+    with a `score` other than `"last"` something about the tokens before it:
+
+    * `"appended"`: the log-probability of each appended token but the first. (vLLM: `prompt_logprobs=0`.)
+    * `"all"`: that, and the k best after every appended token. (vLLM: `prompt_logprobs=k`.)
+
+    `positions` limits it to these indices of `append`, ascending and below `len(append) - 1`; None is all of them.
+    Index i stands for what comes after `append[i]`, so for the log-probability of `append[i + 1]`. An engine that
+    can only score everything picks from it; one with a prefix cache can run what lies before the first position
+    like any other tokens.
     """
 
     sequence: int
     keep: int
     append: Sequence[int]
     score: Score = "last"
+    positions: Sequence[int] | None = None
+
+    @property
+    def scored(self) -> Sequence[int]:
+        """The indices of `append` after which something is asked for besides the final one."""
+        if self.score == "last":
+            return ()
+        return range(len(self.append) - 1) if self.positions is None else self.positions
 
 
 @dataclass(frozen=True, slots=True)
 class NextTokens:
-    """A member's answer to an `Advance`.
+    """A member's answer to an `Advance`. The final row of ids and logprobs is that after the final token.
 
     Attributes:
-        ids: [n, k] int32, the k best next tokens, best first; n is 1 or `len(append)`.
+        ids: [n, k] int32, the k best next tokens, best first; n is `len(scored) + 1` with `score="all"`, else 1.
         logprobs: [n, k] float32, natural logs, normalised over the full vocabulary before truncation to k.
-        appended_logprobs: [n - 1] float32, the log-probability of each appended token but the first, given
-            those before it. None with `score="last"`.
+        appended_logprobs: [len(scored)] float32, the log-probability of `append[i + 1]` given all before it, for
+            each scored i. None with `score="last"`.
     """
 
     sequence: int

@@ -21,10 +21,8 @@ def best_tokens(logits: Tensor, k: int) -> tuple[Ids, LogProbs, LogProbs]:
     """
     if logits.device.type != "cpu":
         scores, ids = torch.topk(logits, k)
-        # logsumexp takes +inf for a sum; its difference to itself does not.
-        total = torch.logsumexp(logits, dim=-1, keepdim=True)
-        total += total - total
-        return ids.int().cpu().numpy(), (scores - total).cpu().numpy(), total[:, 0].cpu().numpy()
+        total = _normalisers(logits)
+        return ids.int().cpu().numpy(), (scores - total[:, None]).cpu().numpy(), total.cpu().numpy()
     n = len(logits)
     best_ids, best_logprobs = np.zeros((n, k), np.int32), np.zeros((n, k), np.float32)
     totals = np.full(n, np.nan, np.float32)
@@ -37,6 +35,18 @@ def best_tokens(logits: Tensor, k: int) -> tuple[Ids, LogProbs, LogProbs]:
             best_ids[row] = chosen
             best_logprobs[row] = score[chosen] - totals[row]
     return best_ids, best_logprobs, totals
+
+
+def normalisers(logits: Tensor) -> LogProbs:
+    """The log of the sum of exponentials of each row of logits [n, V]: [n] float32, NaN where NaN or +inf is."""
+    totals: LogProbs = _normalisers(logits).cpu().numpy()
+    return totals
+
+
+def _normalisers(logits: Tensor) -> Tensor:
+    # logsumexp takes +inf for a sum; its difference to itself does not.
+    total = torch.logsumexp(logits, dim=-1)
+    return total + (total - total)
 
 
 def _best_of_row(score: LogProbs, k: int) -> Ids:

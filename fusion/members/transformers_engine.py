@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from bisect import bisect_left
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,12 +11,12 @@ import numpy as np
 import torch
 
 from alignment.errors import ConfigError
-from fusion.core import Advance, AdvanceFailed, Answer, Capacity, Ids, LogProbs, NextTokens
+from fusion.core import Advance, AdvanceFailed, Answer, Capacity, Ids, LogProbs, NextTokens, Score
 from fusion.members import self_check
 from fusion.members.architecture import context_length, require_supported
 from fusion.members.arena import Arena, ArenaFullError
 from fusion.members.attention import IMPLEMENTATION, Packed, Row, runs
-from fusion.members.best import best_tokens
+from fusion.members.best import best_tokens, normalisers
 from fusion.members.kv_cache import KVCache
 from fusion.members.loading import load_model, parse_device, parse_dtype, quiet
 from fusion.members.packed_linear import pack_linear_layers
@@ -24,10 +25,14 @@ from fusion.members.schedule import share
 
 @dataclass(slots=True)
 class _Work:
-    """An advance in progress: `done` of its tokens are cached; the rows of its answer gather here."""
+    """An advance in progress: `done` of its tokens are cached; the rows of its answer gather here.
+
+    `scored` are the indices of `append` after which `score` asks for something, without the final one.
+    """
 
     append: list[int]
-    every: bool
+    score: Score
+    scored: Sequence[int]
     done: int = 0
     ids: list[Ids] = field(default_factory=list)
     logprobs: list[LogProbs] = field(default_factory=list)
@@ -47,11 +52,16 @@ class _Part:
     count: int
 
     @property
-    def scored(self) -> int:
-        """How many of the last tokens need logits."""
-        if self.work.every:
-            return self.count
-        return 1 if self.count == self.work.remaining else 0
+    def scored(self) -> Sequence[int]:
+        """The indices of the work that are scored in this pass, the final one aside."""
+        work = self.work
+        first, end = (bisect_left(work.scored, at) for at in (work.done, work.done + self.count))
+        return work.scored[first:end]
+
+    @property
+    def ends(self) -> bool:
+        """Whether this pass runs the final token."""
+        return self.count == self.work.remaining
 
 
 class TransformersEngine:
@@ -223,13 +233,13 @@ class TransformersEngine:
         self._cached[sequence] = advance.keep
         # A sequence that opens again waits at the end of the line.
         self._work.pop(sequence, None)
-        self._work[sequence] = _Work(list(advance.append), advance.score == "all")
+        self._work[sequence] = _Work(list(advance.append), advance.score, advance.scored)
         return None
 
     def _forward(self, parts: list[_Part]) -> tuple[list[_Part], torch.Tensor | None]:
         """Run the parts; returns them in the order they were packed, and the logits [rows, V] float32.
 
-        Rows follow that order, `scored` for each part; None where no part is scored.
+        Rows follow that order, for each part its scored tokens and then its final one; None where there are none.
         """
         rows = []
         for part in parts:
@@ -246,7 +256,10 @@ class TransformersEngine:
             ids += part.work.append[done : done + part.count]
             positions += range(first, row.length)
             slots += range(row.start + first, row.start + row.length)
-            scored += range(len(ids) - part.scored, len(ids))
+            offset = len(ids) - part.count - done
+            scored += [offset + index for index in part.scored]
+            if part.ends:
+                scored.append(len(ids) - 1)
         # One tensor, one transfer. Something is always scored: a head of zero rows is not worth a special case.
         inputs = torch.tensor([ids, positions, slots], dtype=torch.long).to(self._model.device)
         keep = torch.tensor(scored or [0], dtype=torch.long, device=inputs.device)
@@ -261,27 +274,40 @@ class TransformersEngine:
 
     def _collect(self, parts: list[_Part], logits: torch.Tensor | None) -> None:
         """Note the forward pass in the state: lengths, and each part's rows of the answer."""
-        if logits is not None:
-            ids, logprobs, totals = best_tokens(logits, self._top_k)
-        row = 0
+        listed: list[int] = []
+        spans, row = [], 0  # of each part: its first row, its final token's, the one after its last
         for part in parts:
+            middle = row + len(part.scored)
+            end = middle + part.ends
+            spans.append((row, middle, end))
+            listed += range(row if part.work.score == "all" else middle, end)
+            row = end
+        if logits is not None:
+            totals, ids, logprobs = self._read(logits, listed)
+        for part, (first, middle, end) in zip(parts, spans, strict=True):
             work, sequence = part.work, part.sequence
-            end = work.done + part.count
-            if part.scored and logits is not None:
-                mine = slice(row, row + part.scored)
-                row += part.scored
-                if np.isnan(totals[mine]).any():
+            if first < end and logits is not None:
+                if np.isnan(totals[first:end]).any():
                     self._fail(sequence, "The model's output is not a number.")
                     continue
+                mine = slice(*np.searchsorted(listed, (first, end)))
                 work.ids.append(ids[mine])
                 work.logprobs.append(logprobs[mine])
-                following = work.append[work.done + 1 : end + 1]
-                if work.every and following:
-                    chosen = torch.tensor(following, device=logits.device)[:, None]
-                    given = logits[mine][: len(following)].gather(1, chosen)[:, 0].cpu().numpy()
-                    work.appended.append(given - totals[mine][: len(following)])
-            work.done = end
+                if first < middle:
+                    following = torch.tensor([work.append[i + 1] for i in part.scored], device=logits.device)
+                    given = logits[first:middle].gather(1, following[:, None])[:, 0].cpu().numpy()
+                    work.appended.append(given - totals[first:middle])
+            work.done += part.count
             self._cached[sequence] += part.count
+
+    def _read(self, logits: torch.Tensor, listed: list[int]) -> tuple[LogProbs, Ids, LogProbs]:
+        """The normalisers [R] of all rows of logits [R, V], and the best tokens [n, k] of those listed."""
+        if len(listed) == len(logits):
+            ids, logprobs, totals = best_tokens(logits, self._top_k)
+        else:
+            totals = normalisers(logits)
+            ids, logprobs, _ = best_tokens(logits[listed], self._top_k)
+        return totals, ids, logprobs
 
     def _fail(self, sequence: int, reason: str) -> None:
         """Close a sequence whose cache holds NaN, which must not stay for the next owner of its place."""
@@ -299,7 +325,7 @@ class TransformersEngine:
                 continue
             del self._work[part.sequence]
             appended = None
-            if work.every:
+            if work.score != "last":
                 appended = np.concatenate([*work.appended, np.empty(0, np.float32)])
             answers.append(
                 NextTokens(part.sequence, np.concatenate(work.ids), np.concatenate(work.logprobs), appended)

@@ -46,16 +46,19 @@ def test_ragged_rows_with_appends_of_any_size_agree(pair):
             keep = max(0, cached[sequence] - rng.choice((0, 0, 0, 1, 2)))
             append = text[keep : keep + rng.choice((1, 1, 2, 3, 17, 40))]
             if append:
-                advances.append(Advance(sequence, keep, append, rng.choice(("last", "all"))))
+                score = rng.choice(("last", "appended", "all"))
+                some = sorted(rng.sample(range(len(append) - 1), rng.randint(0, len(append) - 1)))
+                advances.append(Advance(sequence, keep, append, score, rng.choice((None, some))))
                 cached[sequence] = keep + len(append)
         answers = run(engine, *advances)
         for advance in advances:
             answer, end = answers[advance.sequence], advance.keep + len(advance.append)
             expected = plain_logprobs(model, texts[advance.sequence][:end])
-            first = advance.keep if advance.score == "all" else end - 1
-            assert error_of(answer, expected[first:]) < EXACT
-            if advance.score == "all":
-                given = expected[first : end - 1].gather(1, torch.tensor(advance.append[1:])[:, None])[:, 0]
+            scored = [advance.keep + index for index in advance.scored]
+            listed = [*scored, end - 1] if advance.score == "all" else [end - 1]
+            assert error_of(answer, expected[listed]) < EXACT
+            if advance.score != "last":
+                given = [expected[i, texts[advance.sequence][i + 1]] for i in scored]
                 np.testing.assert_allclose(answer.appended_logprobs, given, atol=EXACT)
                 assert answer.appended_logprobs.dtype == np.float32
             else:
@@ -149,7 +152,7 @@ class AnyHistory(RuleBasedStateMachine):
         sequence=sequences,
         back=st.integers(0, 30),
         append=st.lists(st.integers(0, VOCABULARY - 1), min_size=1, max_size=30),
-        score=st.sampled_from(("last", "all")),
+        score=st.sampled_from(("last", "appended", "all")),
     )
     def advance(self, sequence, back, append, score):
         if sequence in self.texts and sequence not in self.queued:
@@ -219,6 +222,20 @@ def test_a_prompt_in_chunks_scores_every_position():
     assert error_of(answer, expected) < EXACT
     given = expected[:-1].gather(1, torch.tensor(ids[1:])[:, None])[:, 0]
     np.testing.assert_allclose(answer.appended_logprobs, given, atol=EXACT)
+
+
+def test_only_the_positions_asked_for_cost_a_head():
+    model = build("qwen2")
+    engine = TransformersEngine(copy.deepcopy(model), cache_tokens=256, chunk=10)
+    rows = []
+    forward = engine._model.forward
+    engine._model.forward = lambda **kw: rows.append(len(kw["logits_to_keep"])) or forward(**kw)
+    ids = tokens(random.Random(5), 35)
+    answer = run(engine, Advance(1, 0, ids, "appended", [3, 4, 29]))[1]
+    assert rows == [2, 1, 1, 1]  # in chunks of ten; where nothing is asked for, a row that is not looked at
+    expected = plain_logprobs(model, ids)
+    np.testing.assert_allclose(answer.appended_logprobs, [expected[i, ids[i + 1]] for i in (3, 4, 29)], atol=EXACT)
+    assert answer.ids.shape[0] == 1
 
 
 def reason(engine, *advances):
