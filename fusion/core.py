@@ -100,6 +100,10 @@ class Member(Protocol):
     vocabulary_size: int
     capacity: Capacity
 
+    @property
+    def step_seconds(self) -> float:
+        """How long the engine's step took that the answers being delivered come from; 0 if that is not known."""
+
     def start(self, deliver: Callable[[Member, list[Answer]], None]) -> None:
         """Begin to accept work."""
 
@@ -213,6 +217,29 @@ class RoundReport:
     rolled_back: dict[str, int]
 
 
+@dataclass(slots=True)
+class Account:
+    """Where the time of a sequence went. Points in time are `time.perf_counter`'s.
+
+    Attributes:
+        submitted: when it joined the waiting line.
+        started: when every member had room for it; None while it waits.
+        prompts: by member, when it had answered the prompt.
+        rounds: how many there were.
+        waiting: seconds that rounds after the first waited for members.
+        fusion: seconds in which distributions were fused, for it and the others of its batches.
+        sampling: seconds in which tokens were drawn, for it and the others of its batches.
+    """
+
+    submitted: float
+    started: float | None = None
+    prompts: dict[str, float] = field(default_factory=dict)
+    rounds: int = 0
+    waiting: float = 0.0
+    fusion: float = 0.0
+    sampling: float = 0.0
+
+
 @dataclass(frozen=True, slots=True)
 class Update:
     """What a sequence tells its caller after a round (or when it ends, or fails).
@@ -220,7 +247,7 @@ class Update:
     `text` is new text that later tokens can no longer take back: whole characters, held back while it could
     be the start of a stop string. `tokens` are the tokens of this round, in order. `finish` is set once, in the
     last update; `stop_reason` is then the stop string or stop token id that ended it, None for the end token.
-    `error` is set instead of `finish` when the sequence failed.
+    `error` is set instead of `finish` when the sequence failed. `account` comes with the last update.
     """
 
     text: str
@@ -230,3 +257,4 @@ class Update:
     error: Exception | None = None
     rounds: tuple[RoundReport, ...] = ()
     departed: dict[str, str] = field(default_factory=dict)
+    account: Account | None = None

@@ -11,7 +11,7 @@ import itertools
 import logging
 import queue
 import threading
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
@@ -19,7 +19,6 @@ from time import perf_counter
 
 from alignment.errors import InvalidRequest, RequestError, Unavailable
 from fusion.admission import STOPPING, Budget, Line
-from fusion.clock import Clock
 from fusion.core import (
     Advance,
     AdvanceFailed,
@@ -31,7 +30,8 @@ from fusion.core import (
     Update,
 )
 from fusion.ensemble import Ensemble
-from fusion.round import Choice, fuse
+from fusion.observe import Load, MemberLoad, Observer, Rounds, take_account
+from fusion.round import Choice, Fused, fuse
 from fusion.sequence import Sequence
 
 log = logging.getLogger(__name__)
@@ -53,7 +53,9 @@ class Fuser:
         self._thread = threading.Thread(target=self._run, name="fuser", daemon=True)
         self._outbox: defaultdict[str, list[Advance]] = defaultdict(list)
         self._ready: list[Sequence] = []
-        self.clock = Clock()
+        self.observer = Observer()
+        self._news: list[Callable[[], None]] = []  # for the observer, once the members are at work
+        self._sent = 0.0  # when work was last handed out
 
     # -- for callers, from any thread
 
@@ -120,10 +122,33 @@ class Fuser:
         """How many sequences wait for a place."""
         return len(self.line)
 
+    def load(self) -> Load:
+        """How busy it is. A look from another thread, so sequences that come or go meanwhile may be missed."""
+        running = list(self._open.values())
+        held: dict[str, list[int]] = {name: [] for name in self.members}
+        for sequence in running:
+            for name, seat in list(sequence.seats.items()):
+                held[name].append(seat.cached)
+        return Load(
+            running=Counter(sequence.ensemble.name for sequence in running),
+            waiting=Counter(sequence.ensemble.name for sequence in self.line.in_turn()),
+            waiting_limit=self.line.limit,
+            members={
+                name: MemberLoad(
+                    up=self.alive(),
+                    sequences=len(held[name]),
+                    cached_tokens=sum(held[name]),
+                    reserved_tokens=member.capacity.cache_tokens - self._budget.tokens[name],
+                    cache_tokens=member.capacity.cache_tokens,
+                )
+                for name, member in self.members.items()
+            },
+        )
+
     # -- the loop
 
     def _deliver(self, member: Member, answers: list[Answer]) -> None:
-        self._inbox.put(partial(self._answered, member.name, answers))
+        self._inbox.put(partial(self._answered, member.name, answers, perf_counter(), member.step_seconds))
 
     def _run(self) -> None:
         try:
@@ -135,10 +160,7 @@ class Fuser:
     def _loop(self) -> None:
         running = True
         while running:
-            started = perf_counter()
-            messages = self._arrived()
-            arrived = perf_counter()
-            for message in messages:
+            for message in self._arrived():
                 if message is None:
                     running = False
                     break
@@ -146,8 +168,7 @@ class Fuser:
             self._fuse_ready()
             self._admit()  # after the round, which may have ended sequences and freed their places
             self._send()
-            self.clock.waiting += arrived - started
-            self.clock.elapsed += perf_counter() - started
+            self._tell()
 
     def _arrived(self) -> list[Callable[[], None] | None]:
         """Wait for a message, then take all that are there."""
@@ -157,7 +178,8 @@ class Fuser:
                 messages.append(self._inbox.get_nowait())
         return messages
 
-    def _answered(self, name: str, answers: list[Answer]) -> None:
+    def _answered(self, name: str, answers: list[Answer], arrived: float, step_seconds: float) -> None:
+        prompts, tokens = [], []  # how long the answers took
         for answer in answers:
             sequence = self._open.get(answer.sequence)
             if sequence is None or name not in sequence.seats:
@@ -166,8 +188,17 @@ class Fuser:
                 self._fail(sequence, Unavailable(f"Member {name!r} failed: {answer.reason}"))
                 continue
             sequence.seats[name].latest = answer
+            sequence.arrived.append((name, arrived))
+            if name in sequence.account.prompts:
+                tokens.append(arrived - sequence.sent)
+            else:
+                sequence.account.prompts[name] = arrived
+                prompts.append(arrived - sequence.sent)
             if sequence.ready:
                 self._ready.append(sequence)
+        if step_seconds:
+            self._news.append(partial(self.observer.stepped, name, step_seconds))
+        self._news.append(partial(self.observer.answered, name, prompts, tokens))
 
     def _admit(self) -> None:
         blocked: set[str] = set()  # members whose next room belongs to somebody further ahead
@@ -180,6 +211,7 @@ class Fuser:
             self.line.remove(sequence)
             self._budget.take(sequence)
             self._open[sequence.number] = sequence
+            sequence.account.started = sequence.sent = perf_counter()
             for name, advance in sequence.open().items():
                 self._outbox[name].append(advance)
 
@@ -190,21 +222,18 @@ class Fuser:
                 batches[batch_key(sequence)].append(sequence)
         self._ready = []
         for batch in batches.values():
-            started = perf_counter()
-            choices = self._fuse(batch)
-            fused = perf_counter()
-            for sequence, choice in choices:
-                try:
-                    self._emit(sequence, choice)
-                except Exception:
-                    self._failed_inside(sequence)
-            self.clock.fusing += fused - started
-            self.clock.synchronising += perf_counter() - fused
+            for sequences, fused in self._fuse(batch):
+                self._news.append(partial(self._tell_round, sequences, take_account(sequences, fused)))
+                for sequence, choice in zip(sequences, fused.choices, strict=True):
+                    try:
+                        self._emit(sequence, choice)
+                    except Exception:
+                        self._failed_inside(sequence)
 
-    def _fuse(self, batch: list[Sequence]) -> list[tuple[Sequence, Choice]]:
+    def _fuse(self, batch: list[Sequence]) -> list[tuple[list[Sequence], Fused]]:
         """A round of a batch; a defect that one sequence meets costs that sequence alone."""
         try:
-            return list(zip(batch, fuse(batch), strict=True))
+            return [(batch, fuse(batch))]
         except Exception:
             if len(batch) == 1:
                 self._failed_inside(batch[0])
@@ -251,6 +280,9 @@ class Fuser:
     def _advance(self, sequence: Sequence, token: int, surface: bytes) -> None:
         for name, advance in sequence.follow(token, surface).items():
             seat = sequence.seats[name]
+            if seat.rolled_back:
+                told = partial(self.observer.rolled_back, sequence.ensemble.name, name, seat.rolled_back)
+                self._news.append(told)
             context = self.members[name].capacity.context
             needed = seat.cached
             if needed > seat.reserved:
@@ -268,6 +300,7 @@ class Fuser:
         self._budget.give_back(sequence, name)
         self.members[name].close([sequence.number])
         sequence.leave(name, reason)
+        self._news.append(partial(self.observer.left, sequence.ensemble.name, name, "outgrown"))
 
     def _cancel(self, number: int) -> None:
         sequence = self._open.get(number)
@@ -288,6 +321,7 @@ class Fuser:
             self.members[name].close([sequence.number])
 
     def _send(self) -> None:
+        self._sent = perf_counter()
         for name, advances in self._outbox.items():
             current = [a for a in advances if a.sequence in self._open]
             try:
@@ -299,6 +333,21 @@ class Fuser:
                 for advance in current:
                     self._fail(self._open[advance.sequence], failure)
         self._outbox.clear()
+
+    def _tell_round(self, sequences: list[Sequence], rounds: Rounds) -> None:
+        for sequence in sequences:
+            sequence.sent = self._sent
+        rounds.synchronisation = self._sent - rounds.ended
+        self.observer.fused(rounds)
+
+    def _tell(self) -> None:
+        """Tell the observer what there is to tell, now that the members are at work."""
+        for tell in self._news:
+            try:
+                tell()
+            except Exception:  # a defect in measuring must not end the decoding
+                log.exception("the observer failed")
+        self._news.clear()
 
 
 def batch_key(sequence: Sequence) -> object:

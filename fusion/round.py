@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from time import perf_counter
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,8 +32,27 @@ class Choice:
     report: RoundReport | None
 
 
-def fuse(batch: list[Sequence]) -> list[Choice]:
+@dataclass(frozen=True, slots=True)
+class Fused:
+    """A round of a batch: each sequence's choice, and what it came from (shapes as in `fusion.observe.Rounds`).
+
+    `began`, `combined` and `ended` are times: of the round's start, of the fused distribution, of the choices.
+    """
+
+    voters: tuple[str, ...]
+    choices: list[Choice]
+    probabilities: Floats
+    weights: Floats
+    kept: NDArray[np.bool_]
+    fused: Floats
+    began: float
+    combined: float
+    ended: float
+
+
+def fuse(batch: list[Sequence]) -> Fused:
     """One round of sequences that share ensemble, voters, maps and combination."""
+    began = perf_counter()
     first = batch[0]
     voters, fusion = first.voters, first.fusion
     candidates = gather(batch, voters)
@@ -50,10 +70,13 @@ def fuse(batch: list[Sequence]) -> list[Choice]:
     fused = np.where(silent[:, None], own, fused)
     if fusion.guard:
         fused = keep_the_pivots_cut(fused, own, lambda row, i: batch[row].surface(int(candidates.tokens[row, i])))
-    return [
+    combined = perf_counter()
+    choices = [
         choose(sequence, candidates, shares[row], row, fused[row], weights[row], kept[row])
         for row, sequence in enumerate(batch)
     ]
+    probabilities = candidates.probabilities
+    return Fused(voters, choices, probabilities, weights, kept, fused, began, combined, perf_counter())
 
 
 def among_voters(given: Floats) -> Floats:

@@ -6,12 +6,14 @@ import logging
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from time import perf_counter
 
 import numpy as np
 
 from alignment.spelling import Spelling
 from alignment.vocab_map import VocabMap
 from fusion.core import (
+    Account,
     Advance,
     FinishReason,
     FusionParams,
@@ -92,6 +94,9 @@ class Sequence:
         self.lead_spelled = False  # whether the pivot spelled the space its template puts before the answer
         self.departed: dict[str, str] = {}
         self.rounds: list[RoundReport] = []
+        self.account = Account(submitted=perf_counter())
+        self.sent = 0.0  # when the members were given what they are at
+        self.arrived: list[tuple[str, float]] = []  # who has answered since, and when
 
     def _seat(self, name: str) -> Seat:
         ids = self.prompt.ids[name]
@@ -197,7 +202,8 @@ class Sequence:
         last = finish is not None or error is not None
         rounds = tuple(self.rounds) if last else ()
         departed = dict(self.departed) if last else {}
+        account = self.account if last else None
         try:
-            self.on_update(Update(text, tokens, finish, stop_reason, error, rounds, departed))
+            self.on_update(Update(text, tokens, finish, stop_reason, error, rounds, departed, account))
         except Exception:  # the caller is gone; its cancellation follows
             log.exception("the caller of sequence %d did not take an update", self.number)

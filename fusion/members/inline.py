@@ -39,6 +39,11 @@ class InlineMember:
         self._seat = _Seat(self._engine, lambda answers: deliver(self, answers))
         _join(self._engine.device, self._seat)
 
+    @property
+    def step_seconds(self) -> float:
+        """How long the engine's last step took."""
+        return self._seat.step_seconds if self._seat else 0.0
+
     def submit(self, advances: list[Advance]) -> None:
         """Queue advances; those handed over together can share a forward pass."""
         assert self._seat is not None, "start the member first"
@@ -72,6 +77,7 @@ class _Seat:
     wake: threading.Condition = field(default_factory=threading.Condition)
     inbox: list[list[Advance] | set[int]] = field(default_factory=list)
     outstanding: set[int] = field(default_factory=set)
+    step_seconds: float = 0.0
 
     def post(self, item: list[Advance] | set[int]) -> None:
         with self.wake:
@@ -96,6 +102,7 @@ class _Seat:
                 else:
                     self.outstanding.update(advance.sequence for advance in item)
         answers: list[Answer]
+        begun = perf_counter()
         try:
             for item in posted:
                 if isinstance(item, set):
@@ -103,7 +110,9 @@ class _Seat:
                 else:
                     self.engine.add(item)
             answers = self.engine.step() if self.engine.has_work() else []
+            self.step_seconds = perf_counter() - begun
         except Exception as error:
+            self.step_seconds = 0.0  # of no step that did anything
             log.exception("a step of an engine on %s failed", self.engine.device)
             reason = f"The engine failed: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
             answers = [AdvanceFailed(sequence, reason) for sequence in sorted(self.outstanding)]

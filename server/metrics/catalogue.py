@@ -155,8 +155,8 @@ class Catalogue:
         self.rounds = counter("rounds", "Rounds: fused tokens of all sequences.", *model)
         self.round_stage = histogram(
             "round_stage_seconds",
-            "Where a round of a sequence goes: waiting for its members (after the prompt), fusion with the others "
-            "of its batch, sampling, and synchronisation until the members' next work is handed out.",
+            "Where a round of a sequence after its first goes: waiting for its members, fusion with the others of "
+            "its batch, sampling, and synchronisation until the members' next work is handed out.",
             ("model", "stage"),
             STEP,
         )
@@ -188,8 +188,8 @@ class Catalogue:
         )
         self.divergence = histogram(
             "divergence_nats",
-            "Jensen-Shannon divergence of the members' distributions in a round with their weights, measured in "
-            "one round of eight; from 0 (all the same) to the entropy of the weights.",
+            "Jensen-Shannon divergence of the members' distributions in a round, all counted equally: 0 where "
+            "they are the same, at most the logarithm of their number. Measured in one round of eight.",
             model,
             DIVERGENCE,
         )

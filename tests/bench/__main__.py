@@ -19,7 +19,8 @@ def main() -> None:
         print(
             f"{batch:>3} sequences: {row['fused_ms_per_round']:.1f} ms a round, "
             f"floor {row['floor_ms_per_round']:.1f} ms, ratio {row['ratio']:.2f}; "
-            f"fusion {share['fusing']:.1%}, synchronisation {share['synchronising']:.1%} of the time",
+            f"fusion {share['fusion']:.1%}, sampling {share['sampling']:.1%}, "
+            f"synchronisation {share['synchronisation']:.1%} of the time",
             flush=True,
         )
     fusing = fuse.run()

@@ -20,10 +20,27 @@ from fusion.ensemble import Ensemble, Model, build_ensemble
 from fusion.fuser import Fuser
 from fusion.members.inline import InlineMember
 from fusion.members.transformers_engine import TransformersEngine
+from fusion.observe import Observer, Rounds
 from tests.bench.models import prompt
 
 PROMPT_WORDS = 64
 NEW_TOKENS = 64
+STAGES = ("waiting", "fusion", "sampling", "synchronisation")
+
+
+class Stages(Observer):
+    """Where rounds after the first go, in seconds over all sequences."""
+
+    def __init__(self) -> None:
+        self.seconds = dict.fromkeys(STAGES, 0.0)
+
+    def fused(self, rounds: Rounds) -> None:
+        self.seconds["waiting"] += sum(rounds.waiting)
+        for stage in STAGES[1:]:
+            self.seconds[stage] += getattr(rounds, stage) * len(rounds.waiting)
+
+    def shares(self) -> dict[str, float]:
+        return {stage: seconds / sum(self.seconds.values()) for stage, seconds in self.seconds.items()}
 
 
 @torch.inference_mode()
@@ -92,29 +109,25 @@ def run(folders: dict[str, Path], *, batches: tuple[int, ...] = (1, 16), repeats
     results: dict[str, object] = {}
     try:
         for batch in batches:
-            floors, fused, clocks = [], [], []
+            floors, fused, shares = [], [], []
             for repeat in range(repeats + 1):
                 torch.manual_seed(repeat)
                 floor = 0.0
                 for model in plain.values():
                     ids = torch.randint(3, model.config.vocab_size, (batch, PROMPT_WORDS + 4))
                     floor += floor_step_seconds(model, ids, NEW_TOKENS - 1)
-                before = fuser.clock.copy()
+                fuser.observer = stages = Stages()
                 round_seconds = fused_round_seconds(fuser, ensemble, batch, seed=1000 * repeat)
-                clock = fuser.clock.since(before)
                 if repeat:  # the first warms up
                     floors.append(floor)
                     fused.append(round_seconds)
-                    clocks.append(clock)
+                    shares.append(stages.shares())
             results[str(batch)] = {
                 "floor_ms_per_round": 1e3 * statistics.median(floors),
                 "fused_ms_per_round": 1e3 * statistics.median(fused),
                 "ratio": statistics.median(a / b for a, b in zip(fused, floors, strict=True)),
                 "fused_tokens_per_second": batch / statistics.median(fused),
-                "share_of_round": {
-                    stage: statistics.median(getattr(c, stage) / c.elapsed for c in clocks)
-                    for stage in ("waiting", "fusing", "synchronising")
-                },
+                "share_of_round": {stage: statistics.median(share[stage] for share in shares) for stage in STAGES},
             }
     finally:
         fuser.stop()

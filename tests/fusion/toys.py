@@ -32,6 +32,7 @@ class ToyMember:
         self.name = name
         self.vocabulary_size = vocabulary_size
         self.capacity = capacity
+        self.step_seconds = 0.0
         self.distribution = distribution
         self.k = min(k, vocabulary_size)
         self.cached: dict[int, list[int]] = {}
