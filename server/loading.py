@@ -18,7 +18,7 @@ from alignment.vocab_map import VocabMap
 from fusion.core import FusionParams, Member
 from fusion.ensemble import Ensemble, Model, build_ensemble
 from fusion.fuser import Fuser
-from fusion.members.architecture import context_length, require_supported
+from fusion.members.architecture import context_length, require_decoder, why_not_packed
 from fusion.members.inline import InlineMember
 from fusion.members.load import EngineSpec, load_engine
 from fusion.members.loading import DTYPES, parse_device, read_config, stop_ids, weight_files
@@ -32,13 +32,15 @@ log = logging.getLogger(__name__)
 class Checkpoint:
     """All of a model but its weights.
 
-    `dtype` is what `auto` came to, `config` the configuration as transformers reads it.
+    `dtype` is what `auto` came to, `config` the configuration as transformers reads it, `not_packed` what keeps
+    the architecture from the fast path, None where nothing is known to.
     """
 
     name: str
     settings: ModelSettings
     dtype: str
     config: Any
+    not_packed: str | None
     vocabulary: ModelVocabulary
 
     @property
@@ -98,11 +100,11 @@ def open_checkpoint(name: str, model: ModelSettings) -> Checkpoint:
     try:
         parse_device(model.device)
         config = read_config(source, revision=revision, trust_remote_code=trust)
-        _check_architecture(model, config)
+        not_packed = _check_architecture(model, config)
         weight_files(source, revision=revision)
         vocabulary = read_vocabulary(source, revision=revision, trust_remote_code=trust)
         _check_vocabulary(source, config, vocabulary.tokenizer)
-        return Checkpoint(name, model, _dtype(model, config), config, vocabulary)
+        return Checkpoint(name, model, _dtype(model, config), config, not_packed, vocabulary)
     except ConfigError as error:
         raise ConfigError(f"models.{name}: {error}") from error
 
@@ -209,8 +211,10 @@ def _ensemble(
     )
 
 
-def _check_architecture(model: ModelSettings, config: Any) -> None:
-    """Build the model without weights, which takes no memory, and see whether the engine can run it."""
+def _check_architecture(model: ModelSettings, config: Any) -> str | None:
+    """Build the model without weights, which takes no memory, and see whether the engine can run it.
+
+    Returns what keeps it from the fast path."""
     try:
         with torch.device("meta"):
             empty = AutoModelForCausalLM.from_config(config, trust_remote_code=model.trust_remote_code)
@@ -219,8 +223,9 @@ def _check_architecture(model: ModelSettings, config: Any) -> None:
             f"{model.source} is a {config.model_type} model, which transformers cannot run as a causal language "
             "model; members have to be such."
         ) from error
-    require_supported(empty)
+    require_decoder(empty)
     context_length(empty, model.max_context)
+    return why_not_packed(empty)
 
 
 def _check_vocabulary(source: str, config: Any, tokenizer: Tokenizer) -> None:

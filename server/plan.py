@@ -81,6 +81,11 @@ def make_plan(settings: Settings) -> Plan:
         for name, checkpoint in known.items()
         if not checkpoint.tokenizer.hf.chat_template
     ]
+    notes += [
+        f"{name} runs on the portable path, which is slower: {checkpoint.not_packed}."
+        for name, checkpoint in known.items()
+        if checkpoint.not_packed
+    ]
     unused = [name for name in settings.models if name not in settings.needed]
     notes += [f"{name} is in no ensemble and not served by itself: it is not loaded." for name in unused]
     return Plan(tuple(models), ensembles, (*problems, *_too_large(models)), tuple(notes))

@@ -1,4 +1,4 @@
-"""Which architectures the packed forward pass can run, and how many tokens of context they have."""
+"""What an architecture allows: which path, how many tokens of context."""
 
 from __future__ import annotations
 
@@ -9,27 +9,30 @@ from alignment.errors import ConfigError
 _LAYER_TYPES = {"full_attention", "sliding_attention"}
 
 
-def require_supported(model: Any) -> None:
-    """Raise ConfigError, naming the architecture, for what is known not to work before it is tried.
+def require_decoder(model: Any) -> None:
+    """Raise ConfigError, naming the architecture, for a model that does not go on with a text."""
+    if model.config.is_encoder_decoder:
+        raise unsupported(model, "it is an encoder-decoder")
 
-    A cache that keeps keys and values per token, and nothing else, is what makes rollback a length.
+
+def why_not_packed(model: Any) -> str | None:
+    """What is known to keep a model from the packed path before it is tried; None for nothing.
+
+    There a cache keeps keys and values per token, and nothing else, and attention is replaced.
     """
-    config = model.config
-    text = config.get_text_config(decoder=True)
+    text = model.config.get_text_config(decoder=True)
     others = sorted(set(getattr(text, "layer_types", None) or ()) - _LAYER_TYPES)
-    reason = None
-    if config.is_encoder_decoder:
-        reason = "it is an encoder-decoder"
-    elif model._is_stateful:
-        reason = "its layers keep a state that cannot be rolled back"
-    elif others:
-        reason = f"it has layers of kind {', '.join(others)}"
-    elif getattr(text, "attention_chunk_size", None):
-        reason = "it attends in chunks"
-    elif not model.is_backend_compatible():
-        reason = "its attention cannot be replaced (no _supports_attention_backend)"
-    if reason is not None:
-        raise unsupported(model, reason)
+    if model._is_stateful:
+        return "its layers keep a state"
+    if others:
+        return f"it has layers of kind {', '.join(others)}"
+    if getattr(text, "attention_chunk_size", None):
+        return "it attends in chunks"
+    if not model.is_backend_compatible():
+        return "its attention cannot be replaced"
+    if any(name.endswith(".sinks") for name, _ in model.named_parameters()):
+        return "its attention has sinks"
+    return None
 
 
 def unsupported(model: Any, reason: str) -> ConfigError:

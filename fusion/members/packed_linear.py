@@ -20,16 +20,18 @@ SMALLEST = 1 << 18
 _ROWS = 16  # a hint for choosing the layout; other numbers of rows run just as well with it
 
 
-def pack_linear_layers(model: nn.Module) -> None:
+def pack_linear_layers(model: nn.Module) -> int:
     """Replace the weights of a float32 model's larger linear layers on a CPU; others are left alone.
 
-    The plain weight is given up (unless an embedding shares it), so memory stays what it was.
+    The plain weight is given up (unless an embedding shares it), so memory stays what it was. Returns how many
+    layers were replaced.
     """
     # oneDNN compiles a kernel for every number of rows it meets, and by default keeps 1,024 of them: a server that
     # sees all batch sizes would grow for a long time. Read when oneDNN is first used.
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
     if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
-        return
+        return 0
+    replaced = 0
     for module in model.modules():
         if type(module) not in (nn.Linear, Conv1D):
             continue
@@ -40,6 +42,8 @@ def pack_linear_layers(model: nn.Module) -> None:
         packed = torch.ops.mkldnn._reorder_linear_weight(matrix, _ROWS)
         module.forward = _Linear(packed, module.bias)
         module.weight = nn.Parameter(weight.new_empty(0), requires_grad=False)
+        replaced += 1
+    return replaced
 
 
 class _Linear:

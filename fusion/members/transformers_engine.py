@@ -1,7 +1,8 @@
-"""Any causal language model of transformers as an engine: one packed forward pass a step, a cache of our own."""
+"""Any causal language model of transformers as an engine: shared forward passes, a cache of our own."""
 
 from __future__ import annotations
 
+import logging
 from bisect import bisect_left
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
@@ -12,15 +13,19 @@ import torch
 
 from alignment.errors import ConfigError
 from fusion.core import Advance, AdvanceFailed, Answer, Capacity, Ids, LogProbs, NextTokens, Score
-from fusion.members import self_check
-from fusion.members.architecture import context_length, require_supported
+from fusion.members.architecture import context_length, require_decoder, unsupported, why_not_packed
 from fusion.members.arena import Arena, ArenaFullError
-from fusion.members.attention import IMPLEMENTATION, Packed, Row, runs
 from fusion.members.best import best_tokens, normalisers
+from fusion.members.forward import Forward, Part
 from fusion.members.kv_cache import KVCache
 from fusion.members.loading import load_model, parse_device, parse_dtype, quiet
+from fusion.members.packed import PackedForward
 from fusion.members.packed_linear import pack_linear_layers
+from fusion.members.paths import paths
 from fusion.members.schedule import share
+from fusion.members.self_check import CheckFailedError, SelfCheck
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -43,33 +48,14 @@ class _Work:
         return len(self.append) - self.done
 
 
-@dataclass(slots=True)
-class _Part:
-    """What one sequence adds to a forward pass: the next `count` tokens of its work."""
-
-    sequence: int
-    work: _Work
-    count: int
-
-    @property
-    def scored(self) -> Sequence[int]:
-        """The indices of the work that are scored in this pass, the final one aside."""
-        work = self.work
-        first, end = (bisect_left(work.scored, at) for at in (work.done, work.done + self.count))
-        return work.scored[first:end]
-
-    @property
-    def ends(self) -> bool:
-        """Whether this pass runs the final token."""
-        return self.count == self.work.remaining
-
-
 class TransformersEngine:
     """Continuous batching over a causal language model; implements `fusion.members.engine.Engine`.
 
-    A forward pass packs the tokens of all its rows into one line ([1, N]), so no layer computes padding;
-    attention (`attention.packed_attention`) sees each row's cache through views. The cache is allocated at
-    start and holds `cache_tokens` tokens over all sequences; rolling back sets a length.
+    How tokens get through the model is decided at start (`paths`): the fastest path that passes the self check.
+    The cache is allocated at start and holds `cache_tokens` tokens over all sequences.
+
+    Attributes:
+        path: the path that was chosen.
     """
 
     def __init__(
@@ -82,7 +68,7 @@ class TransformersEngine:
         chunk: int = 512,
         top_k: int = 320,
     ) -> None:
-        """Take over a transformers model: replace its attention (on a CPU its linear layers too) and check it.
+        """Take over a transformers model: choose a path, which may replace its attention and linear layers.
 
         Args:
             model: a PreTrainedModel with a language modelling head, on its device; this engine's alone from now.
@@ -92,9 +78,9 @@ class TransformersEngine:
             chunk: prompt tokens run in one step: the longest that decoding waits for others' prompts.
             top_k: k of the answers.
 
-        Raises ConfigError where the architecture cannot run this way.
+        Raises ConfigError where no path computes what the model does.
         """
-        require_supported(model)
+        require_decoder(model)
         context = min(context_length(model, max_context), cache_tokens)
         self.capacity = Capacity(context, cache_tokens, max_sequences)
         self.device = str(model.device)
@@ -108,14 +94,30 @@ class TransformersEngine:
         self._work: dict[int, _Work] = {}
         self._failed: dict[int, AdvanceFailed] = {}
         with quiet():
-            model.set_attn_implementation("eager")
-            long, short = self_check.samples(self.known_ids, context)
-            expected = [self_check.reference(model, long), self_check.reference(model, short)]
-            self.vocabulary_size: int = expected[0].shape[1]
-            model.set_attn_implementation(IMPLEMENTATION)
-        pack_linear_layers(model)
-        self._top_k = min(top_k, self.vocabulary_size)
-        self_check.check(self, model, long, short, expected)
+            check = SelfCheck(model, self.known_ids, context)
+            self.vocabulary_size: int = check.vocabulary_size
+            self._top_k = min(top_k, self.vocabulary_size)
+            self._forward = self._choose(check)
+        self.path = self._forward.path
+
+    def _choose(self, check: SelfCheck) -> Forward:
+        """The first path that passes. Raises ConfigError if none does."""
+        model, name = self._model, type(self._model).__name__
+        reasons = [why_not_packed(model)]
+        for make in paths(model):
+            self._cache = KVCache(self.capacity.cache_tokens)
+            self._forward = make(self._cache)
+            try:
+                check.run(self)
+                if isinstance(self._forward, PackedForward) and pack_linear_layers(model):
+                    check.run(self)
+            except CheckFailedError as error:
+                reasons.append(f"{self._forward.path}, {error}")
+                continue
+            why = "; ".join(reason for reason in reasons if reason)
+            log.info("%s runs %s%s", name, self._forward.path, f": {why}" if why else "")
+            return self._forward
+        raise unsupported(model, "; ".join(reason for reason in reasons if reason))
 
     @classmethod
     def load(
@@ -175,6 +177,7 @@ class TransformersEngine:
         for sequence in sequences:
             self._cached.pop(sequence, None)
             self._work.pop(sequence, None)
+            self._forward.forget(sequence)
             self._arena.release(sequence)
             self._failed.pop(sequence, None)
 
@@ -184,16 +187,15 @@ class TransformersEngine:
 
     @torch.inference_mode()
     def step(self) -> list[Answer]:
-        """Run at most one forward pass and return what it finished."""
+        """Run the next part of what waits and return what that finished."""
         answers: list[Answer] = []
         if self._work:
             counts = share([work.remaining for work in self._work.values()], self._chunk)
             parts = [
-                _Part(sequence, work, count)
-                for (sequence, work), count in zip(self._work.items(), counts, strict=True)
-                if count
+                self._part(sequence, count) for sequence, count in zip(self._work, counts, strict=True) if count
             ]
-            parts, logits = self._forward(parts)
+            order, logits = self._forward.run(parts)
+            parts = [parts[i] for i in order]
             self._collect(parts, logits)
             answers += self._finish(parts)
         answers += self._failed.values()
@@ -203,7 +205,7 @@ class TransformersEngine:
     def shutdown(self) -> None:
         """Free weights and caches; no other call may follow."""
         self.close(list(self._cached))
-        del self._model, self._cache
+        del self._model, self._cache, self._forward
 
     def _refusal(self, advance: Advance) -> str | None:
         """What is wrong with an advance in itself."""
@@ -230,62 +232,36 @@ class TransformersEngine:
             taken = f"{self._arena.used} of {self._arena.tokens}"
             return f"{length} tokens do not fit into the cache, where {taken} are taken."
         self._cache.apply(moves)
+        self._forward.rollback(sequence, advance.keep)
         self._cached[sequence] = advance.keep
         # A sequence that opens again waits at the end of the line.
         self._work.pop(sequence, None)
         self._work[sequence] = _Work(list(advance.append), advance.score, advance.scored)
         return None
 
-    def _forward(self, parts: list[_Part]) -> tuple[list[_Part], torch.Tensor | None]:
-        """Run the parts; returns them in the order they were packed, and the logits [rows, V] float32.
+    def _part(self, sequence: int, count: int) -> Part:
+        """The next `count` tokens of a sequence's work."""
+        work, extent = self._work[sequence], self._arena.extents[sequence]
+        end = work.done + count
+        ids = work.append[work.done : end]
+        some = work.scored[bisect_left(work.scored, work.done) : bisect_left(work.scored, end)]
+        scored = [at - work.done for at in some] + [count - 1] * (count == work.remaining)
+        return Part(sequence, ids, self._cached[sequence], scored, extent.start, extent.size)
 
-        Rows follow that order, for each part its scored tokens and then its final one; None where there are none.
-        """
-        rows = []
-        for part in parts:
-            extent = self._arena.extents[part.sequence]
-            rows.append(Row(part.count, self._cached[part.sequence] + part.count, extent.start, extent.size))
-        order, packed_runs = runs(rows)
-        parts = [parts[i] for i in order]
-        ids: list[int] = []
-        positions: list[int] = []
-        slots: list[int] = []
-        scored: list[int] = []
-        for part, row in zip(parts, (rows[i] for i in order), strict=True):
-            done, first = part.work.done, row.length - row.count
-            ids += part.work.append[done : done + part.count]
-            positions += range(first, row.length)
-            slots += range(row.start + first, row.start + row.length)
-            offset = len(ids) - part.count - done
-            scored += [offset + index for index in part.scored]
-            if part.ends:
-                scored.append(len(ids) - 1)
-        # One tensor, one transfer. Something is always scored: a head of zero rows is not worth a special case.
-        inputs = torch.tensor([ids, positions, slots], dtype=torch.long).to(self._model.device)
-        keep = torch.tensor(scored or [0], dtype=torch.long, device=inputs.device)
-        logits = self._model(
-            input_ids=inputs[:1],
-            position_ids=inputs[1:2],
-            use_cache=False,
-            logits_to_keep=keep,
-            packed=Packed(self._cache, inputs[2], packed_runs),
-        ).logits[0]
-        return parts, logits.float() if scored else None
-
-    def _collect(self, parts: list[_Part], logits: torch.Tensor | None) -> None:
+    def _collect(self, parts: list[Part], logits: torch.Tensor | None) -> None:
         """Note the forward pass in the state: lengths, and each part's rows of the answer."""
         listed: list[int] = []
         spans, row = [], 0  # of each part: its first row, its final token's, the one after its last
         for part in parts:
-            middle = row + len(part.scored)
-            end = middle + part.ends
+            work, end = self._work[part.sequence], row + len(part.scored)
+            middle = end - (len(part.ids) == work.remaining)
             spans.append((row, middle, end))
-            listed += range(row if part.work.score == "all" else middle, end)
+            listed += range(row if work.score == "all" else middle, end)
             row = end
         if logits is not None:
             totals, ids, logprobs = self._read(logits, listed)
         for part, (first, middle, end) in zip(parts, spans, strict=True):
-            work, sequence = part.work, part.sequence
+            work, sequence = self._work[part.sequence], part.sequence
             if first < end and logits is not None:
                 if np.isnan(totals[first:end]).any():
                     self._fail(sequence, "The model's output is not a number.")
@@ -294,11 +270,14 @@ class TransformersEngine:
                 work.ids.append(ids[mine])
                 work.logprobs.append(logprobs[mine])
                 if first < middle:
-                    following = torch.tensor([work.append[i + 1] for i in part.scored], device=logits.device)
+                    scored = part.scored[: middle - first]
+                    following = torch.tensor(
+                        [work.append[work.done + i + 1] for i in scored], device=logits.device
+                    )
                     given = logits[first:middle].gather(1, following[:, None])[:, 0].cpu().numpy()
                     work.appended.append(given - totals[first:middle])
-            work.done += part.count
-            self._cached[sequence] += part.count
+            work.done += len(part.ids)
+            self._cached[sequence] += len(part.ids)
 
     def _read(self, logits: torch.Tensor, listed: list[int]) -> tuple[LogProbs, Ids, LogProbs]:
         """The normalisers [R] of all rows of logits [R, V], and the best tokens [n, k] of those listed."""
@@ -316,12 +295,12 @@ class TransformersEngine:
         self.close([sequence])
         self._failed[sequence] = AdvanceFailed(sequence, reason)
 
-    def _finish(self, parts: list[_Part]) -> list[Answer]:
+    def _finish(self, parts: list[Part]) -> list[Answer]:
         """The answers of the parts whose work is done."""
         answers: list[Answer] = []
         for part in parts:
-            work = part.work
-            if work.remaining or part.sequence not in self._work:
+            work = self._work.get(part.sequence)
+            if work is None or work.remaining:
                 continue
             del self._work[part.sequence]
             appended = None

@@ -35,7 +35,9 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[ModelVocabulary, Mod
 def test_every_method_has_a_name_in_the_configuration():
     assert set(METHODS) == set(get_args(MethodName))
     assert [method_named(name) for name in METHODS] == list(METHODS)
-    with pytest.raises(ConfigError, match="no alignment method 'Eva': use one of exact, prefix, eva, mined, hybrid"):
+    with pytest.raises(
+        ConfigError, match="no alignment method 'Eva': use one of exact, prefix, eva, mined, hybrid"
+    ):
         method_named("Eva")
 
 

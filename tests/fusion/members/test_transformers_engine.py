@@ -9,11 +9,10 @@ import torch
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
-from transformers import BloomConfig, GptOssConfig, MambaConfig, Phi3Config, T5Config
+from transformers import Phi3Config, T5Config
 
 from alignment.errors import ConfigError
 from fusion.core import Advance, AdvanceFailed, Capacity, NextTokens
-from fusion.members.kv_cache import KVCache
 from fusion.members.transformers_engine import TransformersEngine
 from tests.fusion.members.tiny import CONFIGS, VOCABULARY, build, error_of, plain_logprobs, run
 
@@ -299,27 +298,6 @@ def test_half_precision_passes_the_start_up_check():
 TINY = {"vocab_size": 100, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
 
 
-@pytest.mark.parametrize(
-    ("config", "why"),
-    [
-        (BloomConfig(vocab_size=100, hidden_size=32, n_layer=2, n_head=2), "its attention cannot be replaced"),
-        (MambaConfig(vocab_size=100, hidden_size=32, num_hidden_layers=2), "its layers keep a state"),
-        (
-            GptOssConfig(
-                **TINY, intermediate_size=32, num_key_value_heads=1, head_dim=16, num_local_experts=2,
-                num_experts_per_tok=1,
-            ),
-            "its attention uses s_aux",
-        ),
-    ],
-    ids=["alibi", "state", "sinks"],
-)  # fmt: skip
-def test_architectures_it_cannot_run_are_refused_by_name(config, why):
-    model = build(config)
-    with pytest.raises(ConfigError, match=f"cannot run {type(model).__name__}: {why}"):
-        TransformersEngine(model, max_context=64, cache_tokens=64)
-
-
 def test_longrope_stays_within_the_range_where_rows_do_not_disturb_each_other():
     rope = {
         "rope_type": "longrope",
@@ -333,15 +311,6 @@ def test_longrope_stays_within_the_range_where_rows_do_not_disturb_each_other():
         original_max_position_embeddings=64, pad_token_id=0,
     )  # fmt: skip
     assert TransformersEngine(build(config), cache_tokens=200).capacity.context == 64
-
-
-def test_the_start_up_check_notices_a_wrong_cache(monkeypatch):
-    write = KVCache.write
-    monkeypatch.setattr(
-        KVCache, "write", lambda cache, layer, k, v, slots: write(cache, layer, k.roll(1, 1), v, slots)
-    )
-    with pytest.raises(ConfigError, match="packed and plain forward passes differ"):
-        TransformersEngine(build("llama"), cache_tokens=64)
 
 
 def test_encoder_decoders_are_refused():

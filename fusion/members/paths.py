@@ -1,0 +1,24 @@
+"""The ways to run a model, fastest first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+from fusion.members.architecture import why_not_packed
+from fusion.members.forward import Forward
+from fusion.members.kv_cache import KVCache
+from fusion.members.packed import PackedForward
+from fusion.members.padded import PaddedForward
+from fusion.members.whole import WholeForward
+
+
+def paths(model: Any) -> Iterator[Callable[[KVCache], Forward]]:
+    """What makes each path that is worth a try; taking the next one puts the model's own attention back."""
+    if why_not_packed(model) is None:
+        yield partial(PackedForward, model)
+        model.set_attn_implementation("eager")
+    yield partial(PaddedForward, model, batched=True)
+    yield partial(PaddedForward, model, batched=False)
+    yield lambda cache: WholeForward(model)

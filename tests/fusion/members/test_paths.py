@@ -1,0 +1,125 @@
+"""Whatever the architecture and the path it takes: the engine computes what transformers computes."""
+
+import copy
+import logging
+import random
+
+import numpy as np
+import pytest
+import torch
+from transformers import BertConfig, BertLMHeadModel
+
+from alignment.errors import ConfigError
+from fusion.core import Advance, NextTokens
+from fusion.members.attention import packed_attention
+from fusion.members.forward import Part
+from fusion.members.kv_cache import KVCache
+from fusion.members.padded import batches
+from fusion.members.transformers_engine import TransformersEngine
+from tests.fusion.members import zoo
+from tests.fusion.members.tiny import error_of, plain_logprobs, run
+
+EXACT = 1e-4
+OF_PATH = {
+    "packed": zoo.PACKED,
+    "padded": zoo.PADDED,
+    "one by one": zoo.ONE_BY_ONE,
+    "without cache": zoo.WITHOUT_CACHE,
+}
+
+
+def engine_over(model, **options):
+    options = {"max_context": 128, "cache_tokens": 500, "chunk": 32, "top_k": 1000} | options
+    return TransformersEngine(copy.deepcopy(model), **options)
+
+
+@pytest.mark.parametrize(("path", "name"), [(path, name) for path, names in OF_PATH.items() for name in names])
+def test_interleaved_sequences_with_appends_and_rollbacks_agree(path, name):
+    model = zoo.build(name)
+    engine = engine_over(model)
+    assert engine.path == path
+    rng = random.Random(1)
+    ids = range(3, engine.known_ids)  # those below have a meaning of their own to some models
+    texts = {sequence: rng.choices(ids, k=rng.randint(20, 60)) for sequence in range(5)}
+    cached = dict.fromkeys(texts, 0)
+    while any(cached[s] < len(texts[s]) for s in texts):
+        advances = []
+        for sequence, text in texts.items():
+            keep = max(0, cached[sequence] - rng.choice((0, 0, 0, 1, 2, 9)))
+            append = text[keep : keep + rng.choice((1, 1, 2, 3, 17, 40))]
+            if append:
+                some = sorted(rng.sample(range(len(append) - 1), rng.randint(0, len(append) - 1)))
+                score = rng.choice(("last", "appended", "all"))
+                advances.append(Advance(sequence, keep, append, score, rng.choice((None, some))))
+                cached[sequence] = keep + len(append)
+        answers = run(engine, *advances)
+        for advance in advances:
+            answer, end = answers[advance.sequence], advance.keep + len(advance.append)
+            assert isinstance(answer, NextTokens)
+            expected = plain_logprobs(model, texts[advance.sequence][:end])
+            scored = [advance.keep + index for index in advance.scored]
+            listed = [*scored, end - 1] if advance.score == "all" else [end - 1]
+            assert error_of(answer, expected[listed]) < EXACT
+            if advance.score != "last":
+                given = [expected[i, texts[advance.sequence][i + 1]] for i in scored]
+                np.testing.assert_allclose(answer.appended_logprobs, given, atol=EXACT)
+
+
+@pytest.mark.parametrize("name", ["bloom", "gpt_oss"])
+def test_sequences_of_unequal_lengths_decode_in_one_forward_pass(name):
+    engine = engine_over(zoo.build(name))
+    run(engine, *(Advance(sequence, 0, [5] * (10 + sequence)) for sequence in range(6)))
+    sizes = []
+    forward = engine._model.forward
+    engine._model.forward = lambda **kw: sizes.append(tuple(kw["input_ids"].shape)) or forward(**kw)
+    run(engine, *(Advance(sequence, 10 + sequence, [6]) for sequence in range(6)))
+    assert sizes == [(6, 1)]
+
+
+def part(sequence, count, length):
+    return Part(sequence, [5] * count, length - count, [], 0, 0)
+
+
+def test_padding_never_more_than_doubles_what_is_computed_or_read():
+    def shared(*sizes):
+        parts = [part(i, count, length) for i, (count, length) in enumerate(sizes)]
+        return [[sizes[i] for i in batch] for batch in batches(parts, lambda part: False)]
+
+    assert shared((1, 50), (1, 60), (2, 70)) == [[(1, 50), (1, 60), (2, 70)]]
+    assert shared((300, 300), (1, 50), (1, 60)) == [[(1, 50), (1, 60)], [(300, 300)]]
+    assert shared((1, 10), (1, 10), (1, 4000)) == [[(1, 10), (1, 10)], [(1, 4000)]]
+
+
+def test_the_keys_and_values_of_the_portable_path_take_what_was_asked_for():
+    engine = engine_over(zoo.build("bloom"), cache_tokens=200)
+    assert engine._cache.nbytes == 200 * 2 * 4 * (8 + 8) * 4  # tokens, layers, heads, dims, bytes
+
+
+def test_a_path_that_computes_something_else_is_passed_over_and_the_log_says_so(monkeypatch, caplog):
+    caplog.set_level(logging.INFO)
+    model = zoo.build("llama")
+
+    def wrong(module, query, key, value, mask, **rest):
+        return packed_attention(module, query, key, value.roll(1, 1), mask, **rest)
+
+    from transformers import AttentionInterface
+
+    monkeypatch.setitem(AttentionInterface._global_mapping, "tutti", wrong)
+    assert engine_over(model).path == "padded"
+    assert "LlamaForCausalLM runs padded: packed, it differs from a plain forward pass by" in caplog.text
+    write = KVCache.write
+    monkeypatch.setattr(
+        KVCache, "write", lambda cache, layer, k, v, slots: write(cache, layer, k.roll(1, 1), v, slots)
+    )
+    engine = engine_over(model)
+    assert engine.path == "without cache"
+    assert error_of(run(engine, Advance(1, 0, [4, 5, 6]))[1], plain_logprobs(model, [4, 5, 6])[-1:]) < EXACT
+
+
+def test_a_model_that_looks_ahead_is_refused():
+    config = BertConfig(
+        vocab_size=100, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, initializer_range=0.5
+    )
+    torch.manual_seed(0)
+    with pytest.raises(ConfigError, match=r"cannot run BertLMHeadModel: .*without cache, it differs from a plain"):
+        TransformersEngine(BertLMHeadModel(config).eval(), cache_tokens=100)
