@@ -1,0 +1,41 @@
+#!/bin/sh
+# The install steps of the image, which tests run too: install.sh packages|tutti VARIANT VENV
+#
+#   packages   the locked packages into a new virtual environment: all that changes rarely, a layer of its own
+#   tutti      the server itself, from the current folder, into that environment
+#
+# VARIANT is cpu or cuda. PYTHON is the interpreter (python3), TORCH_INDEX a package index to take torch from
+# instead of where pip is configured to look.
+set -eu
+step=$1 variant=$2 venv=$3
+locks=$(dirname "$0")/../../requirements
+
+pip() {
+    "$venv/bin/python" -m pip --disable-pip-version-check --quiet "$@"
+}
+
+case $step in
+packages)
+    set -- -r "$locks/serve.lock"
+    case $variant in
+    cpu) ;;
+    cuda) set -- "$@" -r "$locks/vllm-cuda.lock" ;;
+    *) echo "install.sh: there is no variant '$variant'; allowed: cpu, cuda" >&2; exit 2 ;;
+    esac
+    "${PYTHON:-python3}" -m venv "$venv"
+    # Of torch each index has a build of its own; what is installed already satisfies the lock's pin.
+    if [ -n "${TORCH_INDEX:-}" ]; then
+        pip install --no-deps --index-url "$TORCH_INDEX" "$(grep '^torch==' "$locks/serve.lock")"
+    fi
+    pip install --no-deps "$@"
+    ;;
+tutti)
+    # The backend is pinned in pyproject.toml and is needed for this step alone.
+    pip install --no-deps .
+    pip uninstall --yes pip
+    ;;
+*)
+    echo "install.sh: there is no step '$step'; allowed: packages, tutti" >&2
+    exit 2
+    ;;
+esac

@@ -1,0 +1,91 @@
+"""The image as the Dockerfile describes it."""
+
+from __future__ import annotations
+
+import fnmatch
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from server import __version__
+from server.settings import read_settings
+from tests.deploy.dockerfile import DOCKERFILE, REPOSITORY, Stage, stages
+from tests.e2e.demo import CONFIG
+
+COMPILERS = ("gcc", "g++", "clang", "build-essential", "cmake", "make", "python3-dev", "libc6-dev")
+
+
+@pytest.fixture
+def image() -> Stage:
+    return stages()["image"]
+
+
+def test_lint() -> None:
+    hadolint = Path(sys.executable).with_name("hadolint")
+    result = subprocess.run([hadolint, DOCKERFILE], capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+
+
+def test_the_base_is_pinned_and_the_same_for_both_stages(image: Stage) -> None:
+    """The environment is copied from one to the other, with the path of its interpreter in it."""
+    assert image.base == stages()["build"].base
+    _, _, tag = image.base.partition(":")
+    assert tag.count(".") == 2, "a patch release"
+
+
+def test_the_image_has_no_compiler(image: Stage) -> None:
+    commands = " ".join(image.all("RUN")).split()
+    assert not [word for word in commands if word.split("=")[0] in COMPILERS]
+    assert "slim" in image.base
+
+
+def test_it_runs_without_rights_and_writes_in_its_caches_only(image: Stage) -> None:
+    assert image.last("USER") == "10001:10001"
+    environment = image.variables("ENV")
+    writable = ("/var/cache/tutti", "/var/cache/huggingface")
+    for variable in ("HOME", "HF_HOME", "TUTTI_SERVER__CACHE_DIR"):
+        assert environment[variable].startswith(writable)
+    assert all(folder in " ".join(image.all("RUN")) for folder in writable)
+
+
+def test_its_variables_are_settings_that_the_server_knows(image: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in image.variables("ENV").items():
+        if name.startswith("TUTTI_"):
+            monkeypatch.setenv(name, value)
+    server = read_settings(CONFIG).server
+    assert (server.host, server.port, server.cache_dir) == ("0.0.0.0", 8000, "/var/cache/tutti/maps")
+    assert image.last("EXPOSE") == "8000"
+
+
+def test_signals_reach_the_server(image: Stage) -> None:
+    """An exec form, with an init that passes SIGTERM on; a shell in between would swallow it."""
+    assert image.command("ENTRYPOINT") == ["tini", "--", "tutti"]
+    assert image.command("CMD")[0] == "serve"
+    assert image.last("STOPSIGNAL") == "SIGTERM"
+
+
+def test_labels(image: Stage) -> None:
+    labels = image.variables("LABEL")
+    assert labels["org.opencontainers.image.version"] == f"{__version__}-cpu"
+    assert labels["org.opencontainers.image.licenses"] == "Apache-2.0"
+
+
+def test_the_locks_come_before_the_source() -> None:
+    """So that an edit of the source leaves the layer of packages alone."""
+    steps = stages()["build"].steps
+    install = next(index for index, (word, rest) in enumerate(steps) if word == "RUN" and "packages" in rest)
+    before = [rest.split()[0] for word, rest in steps[:install] if word == "COPY"]
+    assert before == ["requirements", "deploy/image/install.sh"]
+
+
+def test_all_that_is_copied_exists_and_is_let_into_the_build() -> None:
+    lets_in = [line[1:] for line in (REPOSITORY / ".dockerignore").read_text().splitlines() if line[:1] == "!"]
+    for stage in stages().values():
+        for rest in stage.all("COPY"):
+            if rest.startswith("--from"):
+                continue
+            for source in rest.split()[:-1]:
+                assert (REPOSITORY / source).exists(), source
+                assert any(fnmatch.fnmatch(f"{source}/", f"{allowed}/*") for allowed in lets_in), source
