@@ -10,7 +10,7 @@
         ├── TooLarge            413  the body is over the limit
         ├── Overloaded          429  over capacity; `retry_after` seconds
         ├── NotImplementedYet   501  a feature of the API that Tutti does not have
-        └── Unavailable         503  a member cannot answer
+        └── Unavailable         503  a member cannot answer; `retry_after` seconds where it may soon
 
 Every message is one sentence, or a few, that say what is wrong and what to do.
 """
@@ -83,3 +83,7 @@ class Unavailable(RequestError):
 
     status = 503
     type = "server_error"
+
+    def __init__(self, message: str, *, retry_after: int | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after

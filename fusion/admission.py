@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from itertools import zip_longest
 
 from alignment.errors import Overloaded, Unavailable
@@ -86,18 +86,22 @@ class Budget:
         self.tokens = {name: capacity.cache_tokens for name, capacity in capacities.items()}
         self.sequences = {name: capacity.sequences for name, capacity in capacities.items()}
 
-    def admits(self, sequence: Sequence) -> bool:
-        """Whether every member of the sequence has a place and the tokens that it asks for."""
+    def reset(self, name: str, capacity: Capacity) -> None:
+        """A member is back with nothing in it."""
+        self.tokens[name] = capacity.cache_tokens
+        self.sequences[name] = capacity.sequences
+
+    def admits(self, sequence: Sequence, names: Iterable[str]) -> bool:
+        """Whether each of these members of the sequence has a place and the tokens that it asks for."""
         return all(
-            self.sequences[name] > 0 and self.tokens[name] >= seat.reserved
-            for name, seat in sequence.seats.items()
+            self.sequences[name] > 0 and self.tokens[name] >= sequence.seats[name].reserved for name in names
         )
 
-    def take(self, sequence: Sequence) -> None:
-        """Set aside what an admitted sequence asks for."""
-        for name, seat in sequence.seats.items():
+    def take(self, sequence: Sequence, names: Iterable[str]) -> None:
+        """Set aside what a sequence asks for in these members."""
+        for name in names:
             self.sequences[name] -= 1
-            self.tokens[name] -= seat.reserved
+            self.tokens[name] -= sequence.seats[name].reserved
 
     def give_back(self, sequence: Sequence, name: str) -> None:
         """A sequence is closed in one member."""

@@ -18,6 +18,7 @@ LogProbs = NDArray[np.float32]
 Score = Literal["last", "appended", "all"]
 Combine = Literal["mixture", "product"]
 FinishReason = Literal["stop", "length"]
+OnMemberFailure = Literal["fail", "degrade"]  # what becomes of sequences: a clear error, or they go on without
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +81,23 @@ Answer = NextTokens | AdvanceFailed
 
 
 @dataclass(frozen=True, slots=True)
+class Down:
+    """A member lost its engine, and with it everything cached; what is submitted until `Up` is dropped.
+
+    `reason` is a part of a sentence that begins with the member's name. The member tries to come back;
+    `retry_after` is about how many seconds that takes.
+    """
+
+    reason: str
+    retry_after: float
+
+
+@dataclass(frozen=True, slots=True)
+class Up:
+    """A member that was down is back, with nothing cached. Its `capacity` may have changed."""
+
+
+@dataclass(frozen=True, slots=True)
 class Capacity:
     """What a member can hold: tokens per sequence, tokens of all open sequences together, open sequences."""
 
@@ -93,7 +111,8 @@ class Member(Protocol):
 
     `deliver`, given to `start`, is called from the member's own thread with every batch of answers. Answers
     come in whatever order the engine finishes them, at most one per sequence at a time: the fuser submits
-    the next `Advance` of a sequence only after the answer to the last one.
+    the next `Advance` of a sequence only after the answer to the last one. A member that can lose its engine
+    and get it back says so the same way.
     """
 
     name: str
@@ -104,7 +123,7 @@ class Member(Protocol):
     def step_seconds(self) -> float:
         """How long the engine's step took that the answers being delivered come from; 0 if that is not known."""
 
-    def start(self, deliver: Callable[[Member, list[Answer]], None]) -> None:
+    def start(self, deliver: Deliver) -> None:
         """Begin to accept work."""
 
     def submit(self, advances: list[Advance]) -> None:
@@ -115,6 +134,10 @@ class Member(Protocol):
 
     def stop(self) -> None:
         """Finish the step in progress and give back threads and memory."""
+
+
+Delivery = list[Answer] | Down | Up
+Deliver = Callable[[Member, Delivery], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,7 +270,9 @@ class Update:
     `text` is new text that later tokens can no longer take back: whole characters, held back while it could
     be the start of a stop string. `tokens` are the tokens of this round, in order. `finish` is set once, in the
     last update; `stop_reason` is then the stop string or stop token id that ended it, None for the end token.
-    `error` is set instead of `finish` when the sequence failed. `account` comes with the last update.
+    `error` is set instead of `finish` when the sequence failed. With the last update come the `account`, which
+    members left and why (`departed`), and after how many tokens those of them took part again that came back
+    (`returned`).
     """
 
     text: str
@@ -258,3 +283,4 @@ class Update:
     rounds: tuple[RoundReport, ...] = ()
     departed: dict[str, str] = field(default_factory=dict)
     account: Account | None = None
+    returned: dict[str, int] = field(default_factory=dict)

@@ -16,7 +16,7 @@ from alignment.exact import exact_map
 from alignment.hybrid import first_token_map
 from alignment.tokenizer import Tokenizer
 from alignment.vocab_map import VocabMap
-from fusion.core import FusionParams, Member, Prompt
+from fusion.core import FusionParams, Member, OnMemberFailure, Prompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +58,7 @@ class Ensemble:
     maps: dict[str, Maps]
     defaults: FusionParams
     fingerprint: str = field(repr=False)
+    on_member_failure: OnMemberFailure = "fail"
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -84,6 +85,10 @@ class Ensemble:
         """The bytes a pivot token stands for; none for special tokens and for the padding of the vocabulary."""
         surfaces = self.tokenizer.surfaces
         return (surfaces[token] or b"") if token < len(surfaces) else b""
+
+    def can_do_without(self, name: str) -> bool:
+        """Whether its sequences go on when this member fails."""
+        return self.on_member_failure == "degrade" and name != self.pivot
 
     def follows_ids(self, name: str) -> bool:
         """Whether this member is given the pivot's ids as they are, because it has the pivot's tokenizer."""
@@ -183,6 +188,7 @@ def build_ensemble(
     *,
     defaults: FusionParams | None = None,
     align: Align = align_exact,
+    on_member_failure: OnMemberFailure = "fail",
 ) -> Ensemble:
     """Join running models; `align` is asked for the map of each that needs one.
 
@@ -208,7 +214,7 @@ def build_ensemble(
         "defaults": asdict(defaults),
     }
     fingerprint = "tutti-" + hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
-    return Ensemble(name, dict(models), pivot, maps, defaults, fingerprint)
+    return Ensemble(name, dict(models), pivot, maps, defaults, fingerprint, on_member_failure)
 
 
 def _maps(source: Model, target: Model, running: VocabMap) -> Maps:

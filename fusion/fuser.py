@@ -19,18 +19,22 @@ from time import perf_counter
 
 from alignment.errors import InvalidRequest, RequestError, Unavailable
 from fusion.admission import STOPPING, Budget, Line
+from fusion.attendance import Attendance, unavailable
 from fusion.core import (
     Advance,
     AdvanceFailed,
     Answer,
+    Delivery,
+    Down,
     FusionParams,
     Member,
     Prompt,
     SamplingParams,
+    Up,
     Update,
 )
 from fusion.ensemble import Ensemble
-from fusion.observe import Load, MemberLoad, Observer, Rounds, take_account
+from fusion.observe import Leaving, Load, MemberLoad, Observer, Rounds, take_account
 from fusion.round import Choice, Fused, fuse
 from fusion.sequence import Sequence
 
@@ -52,7 +56,8 @@ class Fuser:
         self._numbers = itertools.count(1)
         self._thread = threading.Thread(target=self._run, name="fuser", daemon=True)
         self._outbox: defaultdict[str, list[Advance]] = defaultdict(list)
-        self._ready: list[Sequence] = []
+        self._ready: dict[int, Sequence] = {}
+        self.attendance = Attendance()
         self.observer = Observer()
         self._news: list[Callable[[], None]] = []  # for the observer, once the members are at work
         self._sent = 0.0  # when work was last handed out
@@ -95,9 +100,10 @@ class Fuser:
         Raises:
             InvalidRequest: prompt and `max_tokens` do not fit a member's context.
             Overloaded: the waiting line is full.
-            Unavailable: the server is stopping.
+            Unavailable: the server is stopping, or a member is down that the ensemble cannot do without.
         """
-        room = ensemble.max_new_tokens(prompt, ensemble.taking_part(fusion))
+        members = ensemble.taking_part(fusion)
+        room = ensemble.max_new_tokens(prompt, members)
         if sampling.max_tokens > room:
             raise InvalidRequest(
                 f"max_tokens is {sampling.max_tokens}, but only {room} tokens fit after this prompt; "
@@ -105,6 +111,7 @@ class Fuser:
                 param="max_tokens",
                 code="context_length_exceeded",
             )
+        self.attendance.require(ensemble, members)
         number = next(self._numbers)
         self.line.put(Sequence(number, ensemble, prompt, sampling, fusion, flow, on_update))
         self._inbox.put(_nothing)
@@ -135,7 +142,7 @@ class Fuser:
             waiting_limit=self.line.limit,
             members={
                 name: MemberLoad(
-                    up=self.alive(),
+                    up=self.alive() and name not in self.attendance.down,
                     sequences=len(held[name]),
                     cached_tokens=sum(held[name]),
                     reserved_tokens=member.capacity.cache_tokens - self._budget.tokens[name],
@@ -147,8 +154,14 @@ class Fuser:
 
     # -- the loop
 
-    def _deliver(self, member: Member, answers: list[Answer]) -> None:
-        self._inbox.put(partial(self._answered, member.name, answers, perf_counter(), member.step_seconds))
+    def _deliver(self, member: Member, what: Delivery) -> None:
+        match what:
+            case Down():
+                self._inbox.put(partial(self._lost, member.name, what))
+            case Up():
+                self._inbox.put(partial(self._regained, member))
+            case _:
+                self._inbox.put(partial(self._answered, member.name, what, perf_counter(), member.step_seconds))
 
     def _run(self) -> None:
         try:
@@ -185,9 +198,13 @@ class Fuser:
             if sequence is None or name not in sequence.seats:
                 continue  # closed while the member was at it
             if isinstance(answer, AdvanceFailed):
-                self._fail(sequence, Unavailable(f"Member {name!r} failed: {answer.reason}"))
+                error = Unavailable(f"Member {name!r} failed: {answer.reason}")
+                self._do_without(sequence, name, answer.reason, error)
                 continue
-            sequence.seats[name].latest = answer
+            seat = sequence.seats[name]
+            seat.latest = answer
+            if seat.catching_up is not None:
+                continue  # it takes part when the next token is handed out
             sequence.arrived.append((name, arrived))
             if name in sequence.account.prompts:
                 tokens.append(arrived - sequence.sent)
@@ -195,21 +212,82 @@ class Fuser:
                 sequence.account.prompts[name] = arrived
                 prompts.append(arrived - sequence.sent)
             if sequence.ready:
-                self._ready.append(sequence)
+                self._ready[sequence.number] = sequence
         if step_seconds:
             self._news.append(partial(self.observer.stepped, name, step_seconds))
         self._news.append(partial(self.observer.answered, name, prompts, tokens))
+
+    # -- members that fail
+
+    def _lost(self, name: str, down: Down) -> None:
+        if name not in self.attendance.down:
+            self._news.append(partial(self.observer.went_down, name))
+        self.attendance.lose(name, down)
+        for sequence in self.line.in_turn():
+            if error := self.attendance.hopeless(sequence):
+                self.line.remove(sequence)
+                self._fail(sequence, error)
+        for sequence in list(self._open.values()):
+            if name in sequence.seats:
+                self._do_without(sequence, name, down.reason, unavailable(name, down), may_return=True)
+
+    def _do_without(
+        self, sequence: Sequence, name: str, reason: str, error: Exception, *, may_return: bool = False
+    ) -> None:
+        """A member cannot go on with a sequence: it goes on with the others, or ends with `error`."""
+        if not sequence.ensemble.can_do_without(name):
+            self._fail(sequence, error)
+            return
+        if not sequence.departed:
+            self.attendance.degraded[sequence.ensemble.name] += 1
+        self._leave(sequence, name, reason, "lost" if may_return else "failed")
+        if sequence.ready:
+            self._ready[sequence.number] = sequence
+
+    def _regained(self, member: Member) -> None:
+        """A member is back, with nothing cached: what it was lost to reads it all again, and is joined by it."""
+        self.attendance.regain(member.name)
+        self._news.append(partial(self.observer.came_back, member.name))
+        self._budget.reset(member.name, member.capacity)
+        for sequence in self.line.in_turn():
+            seat = sequence.seats.get(member.name)
+            if seat is not None and seat.reserved > member.capacity.context:
+                self.line.remove(sequence)
+                self._fail(sequence, Unavailable(f"Member {member.name!r} came back with less room; try again."))
+        for sequence in self._open.values():
+            if member.name in sequence.lost:
+                self._take_back(sequence, member)
+
+    def _take_back(self, sequence: Sequence, member: Member) -> None:
+        advance = sequence.reopen(member.name)
+        seat = sequence.seats[member.name]
+        if seat.reserved > member.capacity.context or not self._budget.admits(sequence, [member.name]):
+            del sequence.seats[member.name]
+            return
+        self._budget.take(sequence, [member.name])
+        self._outbox[member.name].append(advance)
+
+    # -- rounds
 
     def _admit(self) -> None:
         blocked: set[str] = set()  # members whose next room belongs to somebody further ahead
         for sequence in self.line.in_turn():
             if blocked.issuperset(self.members):
                 break
-            if not blocked.isdisjoint(sequence.seats) or not self._budget.admits(sequence):
-                blocked.update(sequence.seats)
+            if error := self.attendance.hopeless(sequence):
+                self.line.remove(sequence)
+                self._fail(sequence, error)
+                continue
+            present = sequence.seats.keys() - self.attendance.down.keys()
+            if not blocked.isdisjoint(present) or not self._budget.admits(sequence, present):
+                blocked.update(present)
                 continue
             self.line.remove(sequence)
-            self._budget.take(sequence)
+            self._budget.take(sequence, present)
+            for name in sequence.seats.keys() - present:
+                sequence.leave(name, self.attendance.down[name].reason, may_return=True)
+                self._news.append(partial(self.observer.left, sequence.ensemble.name, name, "lost"))
+            self.attendance.degraded[sequence.ensemble.name] += bool(sequence.departed)
             self._open[sequence.number] = sequence
             sequence.account.started = sequence.sent = perf_counter()
             for name, advance in sequence.open().items():
@@ -217,10 +295,10 @@ class Fuser:
 
     def _fuse_ready(self) -> None:
         batches: defaultdict[object, list[Sequence]] = defaultdict(list)
-        for sequence in self._ready:
+        for sequence in self._ready.values():
             if sequence.number in self._open:
                 batches[batch_key(sequence)].append(sequence)
-        self._ready = []
+        self._ready = {}
         for batch in batches.values():
             for sequences, fused in self._fuse(batch):
                 self._news.append(partial(self._tell_round, sequences, take_account(sequences, fused)))
@@ -291,16 +369,16 @@ class Fuser:
                     self._budget.grow(sequence, name, tokens) for tokens in (generous, needed)
                 )
                 if not grown:
-                    self._leave(sequence, name, "the text outgrew its cache")
+                    self._leave(sequence, name, "the text outgrew its cache", "outgrown")
                     continue
             self._outbox[name].append(advance)
 
-    def _leave(self, sequence: Sequence, name: str, reason: str) -> None:
+    def _leave(self, sequence: Sequence, name: str, reason: str, kind: Leaving) -> None:
         log.warning("sequence %d goes on without member %s: %s", sequence.number, name, reason)
         self._budget.give_back(sequence, name)
         self.members[name].close([sequence.number])
-        sequence.leave(name, reason)
-        self._news.append(partial(self.observer.left, sequence.ensemble.name, name, "outgrown"))
+        sequence.leave(name, reason, may_return=kind == "lost")
+        self._news.append(partial(self.observer.left, sequence.ensemble.name, name, kind))
 
     def _cancel(self, number: int) -> None:
         sequence = self._open.get(number)
@@ -323,15 +401,17 @@ class Fuser:
     def _send(self) -> None:
         self._sent = perf_counter()
         for name, advances in self._outbox.items():
-            current = [a for a in advances if a.sequence in self._open]
+            current = [a for a in advances if (open := self._open.get(a.sequence)) and name in open.seats]
             try:
                 if current:
                     self.members[name].submit(current)
             except Exception as error:
                 log.exception("member %s takes no work", name)
-                failure = Unavailable(f"Member {name!r} takes no work: {error}")
+                reason = f"it takes no work: {error}"
                 for advance in current:
-                    self._fail(self._open[advance.sequence], failure)
+                    sequence = self._open[advance.sequence]
+                    self._do_without(sequence, name, reason, Unavailable(f"Member {name!r} failed: {reason}"))
+                self._inbox.put(_nothing)
         self._outbox.clear()
 
     def _tell_round(self, sequences: list[Sequence], rounds: Rounds) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,8 @@ from fusion.round import Fused
 from fusion.sequence import Sequence as Generated
 
 Floats = NDArray[np.float64]
+# Why a sequence goes on without a member: the text outgrew its cache, it is down, it failed at this sequence.
+Leaving = Literal["outgrown", "lost", "failed"]
 
 
 @dataclass(slots=True)
@@ -93,8 +96,14 @@ class Observer:
     def rolled_back(self, model: str, member: str, tokens: int) -> None:
         """A member takes tokens back, because the text is cut anew."""
 
-    def left(self, model: str, member: str, reason: str) -> None:
-        """A sequence goes on without a member: `outgrown` where the text no longer fits its cache."""
+    def left(self, model: str, member: str, reason: Leaving) -> None:
+        """A sequence goes on without a member, or begins without it."""
+
+    def went_down(self, member: str) -> None:
+        """A member lost its engine."""
+
+    def came_back(self, member: str) -> None:
+        """A member has an engine again."""
 
 
 def take_account(batch: list[Generated], fused: Fused) -> Rounds:
@@ -113,7 +122,8 @@ def take_account(batch: list[Generated], fused: Fused) -> Rounds:
             last.append((arrived[-1][0], arrived[-1][1] - arrived[-2][1]))
         sequence.arrived = []
         if len(sequence.seats) > len(fused.voters):
-            absent += [name for name, seat in sequence.seats.items() if not seat.present]
+            away = [name for name, seat in sequence.seats.items() if not seat.present]
+            absent += [name for name in away if sequence.seats[name].catching_up is None]
     return Rounds(
         model=batch[0].ensemble.name,
         voters=fused.voters,

@@ -43,6 +43,7 @@ class Seat:
         latest: its newest answer; None while one is awaited.
         present: False while the text ends inside a character that it cannot spell.
         rolled_back: tokens taken back before the current round.
+        catching_up: the tokens of the generated text that it was given when it came back, until it takes part.
     """
 
     prompt: int
@@ -52,6 +53,7 @@ class Seat:
     latest: NextTokens | None = None
     present: bool = True
     rolled_back: int = 0
+    catching_up: list[int] | None = None
 
     @property
     def cached(self) -> int:
@@ -89,10 +91,14 @@ class Sequence:
         self.rng = np.random.default_rng(sampling.seed)
         self.text = TextStream(sampling.stop, include_stop=sampling.include_stop)
         self.length = 0  # tokens generated
+        self.tokens: list[int] = []  # those of them that members were given,
+        self.written = bytearray()  # and the text they add up to
         # Whether the maps for running text hold: there is text, or no template puts anything before it.
         self.spelled = not any(prompt.leads.values())
         self.lead_spelled = False  # whether the pivot spelled the space its template puts before the answer
         self.departed: dict[str, str] = {}
+        self.returned: dict[str, int] = {}
+        self.lost: set[str] = set()  # those of the departed whose member may come back
         self.rounds: list[RoundReport] = []
         self.account = Account(submitted=perf_counter())
         self.sent = 0.0  # when the members were given what they are at
@@ -164,10 +170,16 @@ class Sequence:
         if self.lead and self.ensemble.surface(token).startswith(self.lead):
             self.lead_spelled = True
         self.spelled = self.spelled or bool(surface)
+        self.tokens.append(token)
+        self.written += surface
         advances = {}
         for name, seat in self.seats.items():
             seat.rolled_back = 0
             cached = seat.cached
+            if seat.catching_up is not None:
+                if (advance := self._welcome(name, seat, seat.catching_up, surface)) is not None:
+                    advances[name] = advance
+                continue
             if seat.spelling is None:
                 seat.followed += 1
                 keep, append = cached, [token]
@@ -185,10 +197,48 @@ class Sequence:
                 advances[name] = Advance(self.number, keep, append)
         return advances
 
-    def leave(self, name: str, reason: str) -> None:
+    def leave(self, name: str, reason: str, *, may_return: bool = False) -> None:
         """Go on without a member; the rest share its weight."""
         del self.seats[name]
         self.departed[name] = reason
+        if may_return:
+            self.lost.add(name)
+
+    def reopen(self, name: str) -> Advance:
+        """Give a member that was lost its seat back: what it must read before it can take part again.
+
+        It reads while the others go on, so the text will have grown when it is done. Then `follow` gives it the
+        rest together with the next token.
+        """
+        seat = self._seat(name)
+        if seat.spelling is None:
+            seat.followed = len(self.tokens)
+            read = list(self.tokens)
+        else:
+            seat.spelling.extend(bytes(self.written))
+            read = list(seat.spelling.ids)
+        seat.present, seat.catching_up = False, read
+        seat.reserved = max(seat.reserved, seat.cached)
+        self.lost.remove(name)
+        self.seats[name] = seat
+        # In the order of all others: sequences are fused together when their voters are the same, in order.
+        self.seats = {member: self.seats[member] for member in self.members if member in self.seats}
+        return Advance(self.number, 0, self.prompt.ids[name] + read)
+
+    def _welcome(self, name: str, seat: Seat, read: list[int], surface: bytes) -> Advance | None:
+        """Note the longer text for a member that catches up; what it lacks, once it has `read` its part."""
+        if seat.spelling is None:
+            seat.followed += 1
+            ids, can_spell = self.tokens, True
+        else:
+            can_spell = seat.spelling.extend(surface) is not None and bool(surface)
+            ids = seat.spelling.ids
+        if seat.latest is None or not can_spell or not ids:
+            return None
+        keep = _common(read, ids[:-1])
+        seat.latest, seat.present, seat.catching_up = None, True, None
+        self.returned[name] = self.length
+        return Advance(self.number, seat.prompt + keep, ids[keep:])
 
     def update(
         self,
@@ -201,9 +251,15 @@ class Sequence:
         """Tell the caller; the last update carries the report."""
         last = finish is not None or error is not None
         rounds = tuple(self.rounds) if last else ()
-        departed = dict(self.departed) if last else {}
+        departed, returned = (dict(self.departed), dict(self.returned)) if last else ({}, {})
         account = self.account if last else None
         try:
-            self.on_update(Update(text, tokens, finish, stop_reason, error, rounds, departed, account))
+            self.on_update(Update(text, tokens, finish, stop_reason, error, rounds, departed, account, returned))
         except Exception:  # the caller is gone; its cancellation follows
             log.exception("the caller of sequence %d did not take an update", self.number)
+
+
+def _common(a: list[int], b: list[int]) -> int:
+    """The length of the common prefix."""
+    shorter = min(len(a), len(b))
+    return next((i for i in range(shorter) if a[i] != b[i]), shorter)

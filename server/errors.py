@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
-from alignment.errors import InvalidRequest, NotFound, Overloaded, RequestError
+from alignment.errors import InvalidRequest, NotFound, Overloaded, RequestError, Unavailable
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ def error_body(error: RequestError) -> dict[str, Any]:
 def error_response(error: RequestError, headers: Mapping[str, str] | None = None) -> JSONResponse:
     """The HTTP answer to a request that cannot be served."""
     headers = dict(headers or {})
-    if isinstance(error, Overloaded):
+    if isinstance(error, Overloaded | Unavailable) and error.retry_after is not None:
         headers["Retry-After"] = str(error.retry_after)
     if isinstance(error, Unauthorized):
         headers["WWW-Authenticate"] = "Bearer"

@@ -29,6 +29,7 @@ class Choice:
     tokens: list[Token] = field(default_factory=list)
     rounds: list[RoundReport] = field(default_factory=list)
     departed: dict[str, str] = field(default_factory=dict)
+    returned: dict[str, int] = field(default_factory=dict)
     finish: FinishReason | None = None
     stop_reason: str | int | None = None
 
@@ -43,6 +44,7 @@ class Choice:
         self.tokens.extend(update.tokens)
         self.rounds.extend(update.rounds)
         self.departed.update(update.departed)
+        self.returned.update(update.returned)
         self.finish = update.finish
         self.stop_reason = update.stop_reason
 
@@ -122,7 +124,7 @@ class Generation:
         """What the members did, where the request asked for it."""
         if not self.fusion.report:
             return None
-        return fusion_report(self.ensemble, self.fusion, choice.rounds, choice.departed)
+        return fusion_report(self.ensemble, self.fusion, choice.rounds, choice.departed, choice.returned)
 
     async def wait(self, seconds: float | None = None) -> bool:
         """Whether something arrived within so many seconds.

@@ -13,14 +13,12 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from time import perf_counter
 
-from fusion.core import Advance, AdvanceFailed, Answer, Capacity, Member
+from fusion.core import Advance, AdvanceFailed, Answer, Capacity, Deliver
 from fusion.members.engine import Engine
 
 log = logging.getLogger(__name__)
 
 PATIENCE = 0.25  # how long an engine waits for company, as a share of the step before
-
-Deliver = Callable[[Member, list[Answer]], None]
 
 
 class InlineMember:

@@ -124,16 +124,25 @@ class RoundEntry(AnswerModel):
 
 
 class FusionReport(AnswerModel):
-    """What every member did in every round of a choice, and why members left (`departed`)."""
+    """What every member did in every round of a choice.
+
+    `departed` says why members left, or were missing from the beginning; `returned`, of those that came back,
+    after how many tokens they took part again.
+    """
 
     pivot: str
     members: list[str]
     rounds: list[RoundEntry]
     departed: dict[str, str]
+    returned: dict[str, int]
 
 
 def fusion_report(
-    ensemble: Ensemble, fusion: FusionParams, rounds: list[RoundReport], departed: dict[str, str]
+    ensemble: Ensemble,
+    fusion: FusionParams,
+    rounds: list[RoundReport],
+    departed: dict[str, str],
+    returned: dict[str, int],
 ) -> FusionReport:
     """The report of one choice."""
     return FusionReport(
@@ -141,4 +150,5 @@ def fusion_report(
         members=ensemble.taking_part(fusion),
         rounds=[RoundEntry.model_validate(entry, from_attributes=True) for entry in rounds],
         departed=departed,
+        returned=returned,
     )

@@ -30,12 +30,14 @@ def toy_model(
     return Model(member, tokenizer, (tokenizer.hf.eos_token_id,), f"toy:{seed}")
 
 
-def toy_ensemble(tokenizers, *, pivot: str, capacity: Capacity = ROOMY, defaults=None) -> Ensemble:
+def toy_ensemble(
+    tokenizers, *, pivot: str, capacity: Capacity = ROOMY, defaults=None, on_member_failure="fail"
+) -> Ensemble:
     models = {
         name: toy_model(tokenizer, name, seed=i, capacity=capacity)
         for i, (name, tokenizer) in enumerate(tokenizers.items())
     }
-    return build_ensemble("toys", models, pivot, defaults=defaults)
+    return build_ensemble("toys", models, pivot, defaults=defaults, on_member_failure=on_member_failure)
 
 
 @dataclass
@@ -76,12 +78,18 @@ class Running:
     ensemble: Ensemble
 
     def submit(
-        self, prompt: str | Prompt = "Hello", fusion: FusionParams | None = None, *, flow: str = "", **sampling
+        self,
+        prompt: str | Prompt = "Hello",
+        fusion: FusionParams | None = None,
+        *,
+        flow: str = "",
+        listener: Listener | None = None,
+        **sampling,
     ) -> Listener:
         sampling = {"max_tokens": 12, "temperature": 0.0, **sampling}
         if isinstance(prompt, str):
             prompt = self.ensemble.encode_chat([{"role": "user", "content": prompt}])
-        listener = Listener()
+        listener = listener or Listener()
         listener.number = self.fuser.submit(
             self.ensemble,
             prompt,

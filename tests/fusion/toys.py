@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection
 
 import numpy as np
 
-from fusion.core import Advance, AdvanceFailed, Answer, Capacity, Member, NextTokens
+from fusion.core import Advance, AdvanceFailed, Answer, Capacity, Down, Member, NextTokens, Up
 
 Distribution = Callable[[list[int]], np.ndarray]  # tokens -> log-probabilities [V]
 
@@ -44,12 +44,15 @@ class ToyMember:
         self._lock = threading.Lock()
         self._deliver: Callable[[Member, list[Answer]], None] | None = None
         self.stopped = False
+        self.down = False
 
     def start(self, deliver: Callable[[Member, list[Answer]], None]) -> None:
         self._deliver = deliver
 
     def submit(self, advances: list[Advance]) -> None:
         with self._lock:
+            if self.down:
+                return
             self.submitted.append(advances)
             answers = [self._answer(advance) for advance in advances]
             self._held.extend(answers)
@@ -84,6 +87,19 @@ class ToyMember:
         with self._lock:
             for number in sequences:
                 self.cached.pop(number, None)
+
+    def fail(self, reason: str = "its engine is gone", retry_after: float = 2.5) -> None:
+        """Lose everything and say so."""
+        with self._lock:
+            self.down = True
+            self.cached.clear()
+            self._held.clear()
+        self._deliver(self, Down(reason, retry_after))
+
+    def come_back(self) -> None:
+        """Take work again."""
+        self.down = False
+        self._deliver(self, Up())
 
     def stop(self) -> None:
         self.stopped = True

@@ -297,13 +297,21 @@ def test_fusion_of_a_request_overrides_the_defaults(fuser: ScriptedFuser) -> Non
 def test_a_report_lies_in_each_choice(client: TestClient, fuser: ScriptedFuser) -> None:
     fuser.script = lambda s: [
         Update("a", (token(b"a"),), rounds=(report(97),)),
-        Update("", (token(b""),), finish="stop", rounds=(report(END),), departed={"b": "it failed"}),
+        Update(
+            "",
+            (token(b""),),
+            finish="stop",
+            rounds=(report(END),),
+            departed={"b": "it failed"},
+            returned={"b": 1},
+        ),
     ]
     in_chat = chat(client, n=2, fusion={"report": True})["choices"]
     in_text = complete(client, fusion={"report": True})["choices"]
     for choice in (*in_chat, *in_text):
         told = choice["fusion"]
         assert (told["pivot"], told["members"], told["departed"]) == ("a", ["a", "b"], {"b": "it failed"})
+        assert told["returned"] == {"b": 1}
         assert [entry["token"] for entry in told["rounds"]] == [97, END]
         assert told["rounds"][0]["contribution"] == {"a": 0.75, "b": 0.25}
         assert told["rounds"][0]["rolled_back"] == {"a": 0, "b": 1}

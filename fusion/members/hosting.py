@@ -1,0 +1,74 @@
+"""What a member and the worker that runs its engine say to each other, beside the words of `fusion.core`.
+
+member                          worker
+Load                      ->
+                          <-    Loaded or Refused
+[Advance, ...]            ->
+                          <-    Answers
+Close                     ->
+Ping                      ->
+                          <-    Pong
+Stop                      ->    ends
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from fusion.core import Answer, Capacity
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """The first message: what to load (an `EngineSpec`), for which member, and the level of its log."""
+
+    member: str
+    log_level: int
+    engine: str
+    arguments: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """The engine is ready for work."""
+
+    capacity: Capacity
+    vocabulary_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The engine cannot be loaded; `reason` is one sentence. The worker ends."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What a step finished, and how long it took."""
+
+    answers: list[Answer]
+    step_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """Free the caches of these sequences."""
+
+    sequences: list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Ping:
+    """Asks for a sign of life."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pong:
+    """A sign of life."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Finish the step in progress, give back what is held, end."""

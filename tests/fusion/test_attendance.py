@@ -1,0 +1,192 @@
+"""Members that fail: what becomes of the sequences that they were part of, and of those that come."""
+
+import time
+
+import pytest
+
+from alignment.errors import Unavailable
+from alignment.spelling import Spelling
+from fusion.core import Capacity, FusionParams
+from tests.fusion.conftest import Listener, toy_ensemble
+
+PIVOT, OTHER = "almanac", "lingvo"
+REPORT = FusionParams(report=True)
+
+
+@pytest.fixture
+def degrading(tokenizers, run):
+    return run(toy_ensemble(tokenizers, pivot=PIVOT, on_member_failure="degrade"))
+
+
+@pytest.fixture
+def strict(tokenizers, run):
+    return run(toy_ensemble(tokenizers, pivot=PIVOT))
+
+
+def interrupted(running, happenings, prompt="Hello", fusion=REPORT):
+    """A generation in which `happenings[n]` happen after n tokens, while the fuser's thread stands still."""
+
+    class Script(Listener):
+        def __call__(self, update):
+            super().__call__(update)
+            for happen in happenings.get(len(self.ids), []) if update.tokens else []:
+                happen()
+
+    return running.submit(prompt, fusion, listener=Script(), max_tokens=24, ignore_eos=True).wait()
+
+
+def took_part(listener, name):
+    """In which rounds the member had a weight."""
+    return [name in entry.weights for entry in listener.last.rounds]
+
+
+def test_with_fail_the_sequences_of_a_lost_member_end_with_a_clear_error(strict):
+    member = strict.fuser.members[OTHER]
+    listener = interrupted(strict, {5: [member.fail]})
+    error = listener.last.error
+    assert isinstance(error, Unavailable)
+    assert str(error) == (
+        "Member 'lingvo' is down: its engine is gone. It is being started anew; try again in 3 seconds."
+    )
+    assert error.retry_after == 3
+    assert strict.fuser.attendance.failures == {OTHER: 1}
+    assert all(not one.cached for one in strict.members())
+
+
+def test_with_fail_new_sequences_are_refused_until_the_member_is_back(strict):
+    member = strict.fuser.members[OTHER]
+    member.fail()
+    while not strict.fuser.attendance.down:
+        time.sleep(0.001)
+    interrupted(strict, {}, fusion=FusionParams(members=(PIVOT,)))  # a sequence without it is not concerned
+    with pytest.raises(Unavailable) as refused:
+        strict.submit()
+    assert refused.value.retry_after == 3
+    member.come_back()
+    while strict.fuser.attendance.down:
+        time.sleep(0.001)
+    assert interrupted(strict, {}).last.finish == "length"
+    assert strict.fuser.attendance.returns == {OTHER: 1}
+
+
+def test_with_degrade_a_sequence_goes_on_and_says_so(degrading):
+    member = degrading.fuser.members[OTHER]
+    listener = interrupted(degrading, {5: [member.fail]})
+    assert listener.last.finish == "length"
+    assert listener.last.departed == {OTHER: "its engine is gone"}
+    assert listener.last.returned == {}
+    assert took_part(listener, OTHER) == [True] * 5 + [False] * 19
+    assert all(sum(entry.weights.values()) == pytest.approx(1) for entry in listener.last.rounds)
+    assert degrading.fuser.attendance.degraded == {"toys": 1}
+
+
+def test_with_degrade_a_sequence_that_waits_for_the_lost_member_alone_goes_on_at_once(degrading):
+    member = degrading.fuser.members[OTHER]
+    member.hold = True
+    listener = degrading.submit()
+    while not member.submitted:
+        time.sleep(0.001)
+    member.fail()
+    assert listener.wait().last.departed == {OTHER: "its engine is gone"}
+
+
+def test_with_degrade_a_sequence_can_begin_without_the_member(degrading):
+    degrading.fuser.members[OTHER].fail()
+    listener = interrupted(degrading, {})
+    assert listener.last.finish == "length"
+    assert listener.last.departed == {OTHER: "its engine is gone"}
+    assert not any(took_part(listener, OTHER))
+
+
+@pytest.mark.parametrize("policy", ["fail", "degrade"])
+def test_nothing_goes_on_without_the_pivot(tokenizers, run, policy):
+    running = run(toy_ensemble(tokenizers, pivot=PIVOT, on_member_failure=policy))
+    listener = interrupted(running, {5: [running.fuser.members[PIVOT].fail]})
+    assert "'almanac' is down" in str(listener.last.error)
+    with pytest.raises(Unavailable):
+        running.submit()
+
+
+@pytest.mark.parametrize("name", ["abacus", "lingvo"])
+@pytest.mark.parametrize("prompt", ["Hello", "Ünïcödé 🙂"])
+def test_a_member_that_comes_back_reads_what_was_written_and_takes_part(degrading, name, prompt):
+    member = degrading.fuser.members[name]
+    listener = interrupted(degrading, {5: [member.fail], 11: [member.come_back]}, prompt)
+    assert listener.last.finish == "length"
+    assert listener.last.departed == {name: "its engine is gone"}
+    back = listener.last.returned[name]
+    assert 11 <= back <= 14
+    assert took_part(listener, name) == [True] * 5 + [False] * (back - 5) + [True] * (24 - back)
+
+
+def test_a_member_that_came_back_holds_the_prompt_and_the_whole_text(degrading, tokenizers):
+    member = degrading.fuser.members[OTHER]
+    held = {}
+
+    def look():
+        [held["tokens"]] = member.cached.values()
+
+    listener = interrupted(degrading, {5: [member.fail], 11: [member.come_back], 23: [look]})
+    spelling = Spelling(tokenizers[OTHER], tokenizers[OTHER].chat_lead)
+    pivot = degrading.ensemble.tokenizer
+    spelling.extend(pivot.surface_of(listener.ids[:22]))
+    prompt = degrading.ensemble.encode_chat([{"role": "user", "content": "Hello"}]).ids[OTHER]
+    assert held["tokens"] == prompt + spelling.ids
+
+
+def test_a_loss_between_two_rounds_changes_nothing_when_the_member_is_back_in_time(tokenizers, run):
+    """With two twins of the pivot, one that is lost and comes back leaves the tokens as they are without it."""
+    only = dict.fromkeys((PIVOT, OTHER), tokenizers[PIVOT])
+    undisturbed = run(toy_ensemble(only, pivot=PIVOT, on_member_failure="degrade"))
+    plain = interrupted(undisturbed, {})
+    running = run(toy_ensemble(only, pivot=PIVOT, on_member_failure="degrade"))
+    member = running.fuser.members[OTHER]
+    listener = interrupted(running, {5: [member.fail], 9: [member.come_back]})
+    assert listener.ids[:5] == plain.ids[:5]
+    back = listener.last.returned[OTHER]
+    # From here on both members hold the same text, so the rounds are those of a sequence that begins with it.
+    ids = running.ensemble.encode_chat([{"role": "user", "content": "Hello"}]).ids[PIVOT] + listener.ids[:back]
+    rest = running.submit(running.ensemble.encode_ids(ids), max_tokens=24 - back, ignore_eos=True).wait()
+    assert listener.ids[back:] == rest.ids
+
+
+def test_a_member_can_be_lost_again_while_it_catches_up(degrading):
+    member = degrading.fuser.members[OTHER]
+
+    def hold():
+        member.hold = True
+
+    listener = interrupted(
+        degrading, {3: [member.fail], 6: [hold, member.come_back], 9: [lambda: member.fail("it broke again")]}
+    )
+    assert listener.last.finish == "length"
+    assert listener.last.departed == {OTHER: "it broke again"}
+    assert listener.last.returned == {}
+
+
+def test_a_member_that_has_no_room_left_stays_away(degrading):
+    member = degrading.fuser.members[OTHER]
+
+    def shrink():
+        member.capacity = Capacity(context=8, cache_tokens=8, sequences=1)
+
+    listener = interrupted(degrading, {3: [member.fail], 6: [shrink, member.come_back]})
+    assert listener.last.finish == "length"
+    assert listener.last.returned == {}
+
+
+def test_a_sequence_that_a_member_fails_goes_on_without_it_too(degrading):
+    member = degrading.fuser.members[OTHER]
+    member.fail_on = lambda tokens: len(degrading.fuser.members[PIVOT].submitted) > 6
+    listener = interrupted(degrading, {})
+    assert listener.last.finish == "length"
+    assert listener.last.departed == {OTHER: "out of luck."}
+
+
+def test_the_room_of_a_lost_member_is_free_for_others_when_it_is_back(tokenizers, run):
+    tight = Capacity(context=100, cache_tokens=100, sequences=1)
+    running = run(toy_ensemble(tokenizers, pivot=PIVOT, capacity=tight, on_member_failure="degrade"))
+    member = running.fuser.members[OTHER]
+    for _ in range(3):
+        assert interrupted(running, {2: [member.fail], 4: [member.come_back]}).last.finish == "length"
+        assert interrupted(running, {}).last.departed == {}
