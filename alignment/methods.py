@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from alignment.errors import ConfigError
 from alignment.exact import exact_map
-from alignment.prefix import prefix_map
 from alignment.hybrid import hybrid_map
 from alignment.origin import PAPERS, MethodName, Origin, Parameters, Side, TableName
+from alignment.prefix import prefix_map
 from alignment.tokenizer import Tokenizer
 from alignment.vocab_map import VocabMap
 

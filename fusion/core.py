@@ -99,11 +99,15 @@ class Up:
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """What a member can hold: tokens per sequence, tokens of all open sequences together, open sequences."""
+    """What a member can hold: tokens per sequence, tokens of all open sequences together, open sequences.
+
+    A sequence takes room for its tokens in whole blocks of `block`.
+    """
 
     context: int
     cache_tokens: int
     sequences: int
+    block: int = 1
 
 
 class Member(Protocol):

@@ -145,7 +145,7 @@ class Fuser:
                     up=self.alive() and name not in self.attendance.down,
                     sequences=len(held[name]),
                     cached_tokens=sum(held[name]),
-                    reserved_tokens=member.capacity.cache_tokens - self._budget.tokens[name],
+                    reserved_tokens=self._budget.reserved(name),
                     cache_tokens=member.capacity.cache_tokens,
                 )
                 for name, member in self.members.items()

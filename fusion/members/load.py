@@ -10,7 +10,10 @@ from typing import Any, cast
 from fusion.members.engine import Engine
 
 # Where each engine's loader is. By name, so that an engine that is not used need not be installed.
-ENGINES = {"transformers": "fusion.members.transformers_engine:TransformersEngine.load"}
+ENGINES = {
+    "transformers": "fusion.members.transformers_engine:TransformersEngine.load",
+    "vllm": "fusion.members.vllm_engine:VllmEngine.load",
+}
 
 
 @dataclass(frozen=True, slots=True)

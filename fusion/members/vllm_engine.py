@@ -1,0 +1,284 @@
+"""Any model that vLLM runs as an engine: a sequence is a resumable request of an engine core in this process.
+
+vLLM brings continuous batching, paged caches, prefix caching, parallelism, quantisation and adapters. What it
+does not bring, taking tokens back and scoring what is appended, is in `fusion.members.vllm_internals`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from alignment.errors import ConfigError
+from fusion.core import Advance, AdvanceFailed, Answer, Capacity, NextTokens, Score
+
+if TYPE_CHECKING:
+    from vllm.v1.engine import EngineCoreOutput
+
+    from fusion.members.vllm_internals import Core
+
+
+@dataclass(slots=True)
+class _Open:
+    """A sequence that holds a place.
+
+    Attributes:
+        request: the id vLLM knows it by; another one each time it is opened anew.
+        tokens: what is cached, and what is about to be.
+        blocks: how much of the cache it may take, the most it ever needed.
+        advance: what is being worked on, None between answers.
+        rest: the part of it that is to be scored, while the part before runs on its own.
+    """
+
+    request: str
+    tokens: list[int] = field(default_factory=list)
+    blocks: int = 0
+    advance: Advance | None = None
+    rest: list[int] = field(default_factory=list)
+
+
+class VllmEngine:
+    """Continuous batching by vLLM; implements `fusion.members.engine.Engine`.
+
+    Every sequence has its blocks set aside before it is queued, so vLLM never has to preempt: sessions that
+    wait for their next token hold their blocks, and two that both wanted one more would wait for ever.
+    """
+
+    def __init__(self, core: Core, *, device: str, top_k: int, lora: Any = None) -> None:
+        """Take over a running core. `top_k` is the k of the answers, `lora` vLLM's request of an adapter."""
+        from vllm.sampling_params import SamplingParams
+
+        self.vocabulary_size = core.vocabulary_size
+        self.device = device
+        cache_tokens = core.blocks * core.block
+        places = core.config.scheduler_config.max_num_seqs
+        self.capacity = Capacity(min(core.context, cache_tokens), cache_tokens, places, core.block)
+        self._core = core
+        self._lora = lora
+        self._top_k = min(top_k, core.vocabulary_size)
+        # One object each for all requests: making one costs more than all else about an advance.
+        told = {"max_tokens": 1, "temperature": 0.0, "logprobs": self._top_k, "detokenize": False}
+        self._sampling: dict[Score, SamplingParams] = {
+            "last": SamplingParams(**told),
+            "appended": SamplingParams(**told, prompt_logprobs=0),
+            "all": SamplingParams(**told, prompt_logprobs=self._top_k),
+        }
+        self._open: dict[int, _Open] = {}
+        self._by_request: dict[str, int] = {}
+        self._failed: dict[int, AdvanceFailed] = {}
+        self._working = 0
+        self._opened = 0
+        self._taken = 0
+
+    @classmethod
+    def load(
+        cls,
+        source: str,
+        *,
+        dtype: str = "auto",
+        device: str = "cpu",
+        revision: str | None = None,
+        trust_remote_code: bool = False,
+        cache_tokens: int = 16384,
+        max_sequences: int = 32,
+        max_context: int | None = None,
+        chunk: int = 512,
+        top_k: int = 320,
+        engine_args: Mapping[str, Any] | None = None,
+        adapter: str | None = None,
+    ) -> VllmEngine:
+        """An engine over a checkpoint that vLLM can run.
+
+        Args:
+            cache_tokens: tokens of cache over all sequences, unless `engine_args` say how large it is to be.
+            max_context: tokens of a sequence; by default what the model was made for and the cache holds.
+            chunk: prompt tokens in a step, which bounds how long decoding waits for them.
+            top_k: k of the answers.
+            engine_args: arguments of vLLM's own `EngineArgs`, which validates them.
+            adapter: folder of a LoRA adapter that every sequence runs with.
+
+        Raises ConfigError, one sentence, for whatever keeps the checkpoint from being served.
+        """
+        if importlib.util.find_spec("vllm") is None:
+            raise ConfigError(f"{source} is to run on vLLM, which is not installed; pip install 'tutti[vllm]'.")
+        from fusion.members import vllm_start
+
+        with vllm_start.quiet():
+            from fusion.members import vllm_internals
+        vllm_internals.require_tested()
+        arguments = vllm_start.arguments(
+            source,
+            engine_args or {},
+            dtype=dtype,
+            revision=revision,
+            trust_remote_code=trust_remote_code,
+            cache_tokens=cache_tokens,
+            max_sequences=max_sequences,
+            max_context=max_context,
+            chunk=chunk,
+            top_k=top_k,
+            adapter=adapter,
+        )
+        with vllm_start.explained(source), vllm_start.quiet():
+            core = vllm_internals.Core(arguments)
+        engine = cls(core, device=device, top_k=top_k, lora=vllm_start.lora_request(adapter))
+        try:
+            with vllm_start.explained(source):
+                vllm_start.check(engine, source)
+        except BaseException:
+            engine.shutdown()
+            raise
+        return engine
+
+    def add(self, advances: list[Advance]) -> None:
+        """Queue work. What cannot be done is answered with `AdvanceFailed` by the next `step`."""
+        for advance in advances:
+            reason = self._refusal(advance) or self._admit(advance)
+            if reason is not None:
+                self.close([advance.sequence])
+                self._failed[advance.sequence] = AdvanceFailed(advance.sequence, reason)
+
+    def close(self, sequences: Collection[int]) -> None:
+        """Free the caches of these sequences and forget their queued work; unknown ids are ignored."""
+        for number in sequences:
+            self._failed.pop(number, None)
+            if (sequence := self._open.pop(number, None)) is not None:
+                self._end(sequence)
+                self._taken -= sequence.blocks
+
+    def has_work(self) -> bool:
+        """Whether `step` has anything to do."""
+        return bool(self._working or self._failed)
+
+    def step(self) -> list[Answer]:
+        """Run at most one forward pass and return what it finished, which may be nothing."""
+        answers: list[Answer] = []
+        if self._working:
+            for output in self._core.step():
+                number = self._by_request.get(output.request_id)
+                if number is not None:
+                    sequence = self._open[number]
+                    if sequence.rest:
+                        self._go_on(sequence)
+                    else:
+                        answers.append(self._answer(number, sequence, output))
+        answers += self._failed.values()
+        self._failed = {}
+        return answers
+
+    def shutdown(self) -> None:
+        """Free weights and caches; no other call may follow."""
+        self._core.shutdown()
+
+    def _refusal(self, advance: Advance) -> str | None:
+        """What is wrong with an advance in itself."""
+        sequence = self._open.get(advance.sequence)
+        cached = len(sequence.tokens) if sequence is not None else 0
+        length = advance.keep + len(advance.append)
+        if not advance.append:
+            return "An advance must append at least one token."
+        if not 0 <= advance.keep <= cached:
+            return f"Cannot keep {advance.keep} tokens: {cached} are cached."
+        if length > self.capacity.context:
+            return f"{length} tokens are more than the context of {self.capacity.context}."
+        if not 0 <= min(advance.append) <= max(advance.append) < self.vocabulary_size:
+            return f"Token ids must be at least 0 and below {self.vocabulary_size}."
+        return None
+
+    def _admit(self, advance: Advance) -> str | None:
+        """Set blocks aside for an advance and queue it, or say why there are none."""
+        length = advance.keep + len(advance.append)
+        needed = -(-length // self.capacity.block)
+        sequence = self._open.get(advance.sequence)
+        if sequence is None and len(self._open) >= self.capacity.sequences:
+            return f"All {self.capacity.sequences} places for sequences are taken."
+        extra = max(0, needed - (sequence.blocks if sequence is not None else 0))
+        if self._taken + extra > self._core.blocks:
+            taken = f"{self._taken * self.capacity.block} of {self.capacity.cache_tokens}"
+            return f"{length} tokens do not fit into the cache, where {taken} are taken."
+        if sequence is None:
+            sequence = self._open[advance.sequence] = _Open("")
+        sequence.blocks += extra
+        self._taken += extra
+        self._queue(advance, sequence)
+        return None
+
+    def _queue(self, advance: Advance, sequence: _Open) -> None:
+        """Hand an advance to vLLM, which keeps the lists it is given.
+
+        vLLM scores all of a part or nothing of it, and looks nothing up in its cache of prefixes for one that
+        it scores. What comes before the first scored position is a part of its own where it is worth a block.
+        """
+        append, scored = list(advance.append), advance.scored
+        head = scored[0] if scored else 0
+        score: Score = advance.score if scored else "last"
+        if head >= self.capacity.block:
+            append, sequence.rest, score = append[:head], append[head:], "last"
+        else:
+            sequence.rest = []
+        in_place = (
+            advance.keep > 0 and sequence.advance is None and self._core.truncate(sequence.request, advance.keep)
+        )
+        del sequence.tokens[advance.keep :]
+        sequence.tokens += append
+        if in_place:
+            self._core.extend(sequence.request, append, self._sampling[score])
+        else:
+            # Opened anew under another name; what is still cached of it is found by its content.
+            self._end(sequence)
+            self._opened += 1
+            sequence.request = f"{advance.sequence}-{self._opened}"
+            self._by_request[sequence.request] = advance.sequence
+            sampling = self._sampling[score]
+            self._core.add(sequence.request, list(sequence.tokens), sampling, session=True, lora=self._lora)
+        sequence.advance = advance
+        self._working += 1
+
+    def _go_on(self, sequence: _Open) -> None:
+        """The part before the first scored position is cached; score the rest."""
+        assert sequence.advance is not None
+        sequence.tokens += sequence.rest
+        self._core.extend(sequence.request, sequence.rest, self._sampling[sequence.advance.score])
+        sequence.rest = []
+
+    def _end(self, sequence: _Open) -> None:
+        """Take a sequence's request, if it has one, out of vLLM."""
+        if self._by_request.pop(sequence.request, None) is not None:
+            self._core.abort([sequence.request])
+        if sequence.advance is not None:
+            sequence.advance = None
+            self._working -= 1
+
+    def _answer(self, number: int, sequence: _Open, output: EngineCoreOutput) -> Answer:
+        """vLLM's output as an answer. Its rows begin with the sampled (or given) token, then come the k best."""
+        advance = sequence.advance
+        assert advance is not None
+        assert output.new_logprobs is not None
+        sequence.advance = None
+        self._working -= 1
+        ids = output.new_logprobs.logprob_token_ids[:1, 1 : self._top_k + 1]
+        logprobs = output.new_logprobs.logprobs[:1, 1 : self._top_k + 1]
+        appended = None
+        if advance.score != "last":
+            appended = np.empty(0, np.float32)
+        if advance.scored:
+            # V1 returns a row for every token of the prompt, V2 one for every token that it computed; both end
+            # with the one after the last token but one.
+            rows = output.new_prompt_logprobs_tensors
+            last = len(rows.logprobs) - (len(advance.append) - 1)
+            wanted = np.asarray(advance.scored) + last
+            told = rows.logprobs.numpy()[wanted]
+            appended = told[:, 0]
+            if advance.score == "all":
+                told_ids = rows.logprob_token_ids.numpy()[wanted]
+                ids = np.concatenate([told_ids[:, 1 : self._top_k + 1], ids])
+                logprobs = np.concatenate([told[:, 1 : self._top_k + 1], logprobs])
+        if np.isnan(logprobs).any() or (appended is not None and np.isnan(appended).any()):
+            self._core.forget(sequence.request)
+            self.close([number])
+            return AdvanceFailed(number, "The model's output is not a number.")
+        return NextTokens(number, ids, logprobs, appended)
