@@ -110,7 +110,8 @@ class Alignment:
     ) -> VocabMap:
         """The map for running text, [Vs, R] into [Vt]: ids beyond the source tokenizer's have no row.
 
-        Where a method learns from embeddings it does so on `device`; `on_progress` is told the share that is done.
+        Where a method learns from embeddings it does so on `device`; where it takes long, `on_progress` is told the
+        share that is done.
         ConfigError, in one sentence, for models that nothing can be learned from.
         """
         source, target = self.source, self.target
@@ -123,7 +124,12 @@ class Alignment:
             case "mined":
                 from alignment.mined import mined_map
 
-                return mined_map(*tokenizers, source_stops=source.stop_ids, target_stop=target.stop_ids[0])
+                return mined_map(
+                    *tokenizers,
+                    source_stops=source.stop_ids,
+                    target_stop=target.stop_ids[0],
+                    on_progress=on_progress,
+                )
             case "eva":
                 from alignment.eva import eva_map
 

@@ -28,11 +28,14 @@ class Vocabulary:
     marker: str
 
 
-def packllm_pairs(source: Vocabulary, target: Vocabulary) -> list[tuple[int, int]]:
+def packllm_pairs(
+    source: Vocabulary, target: Vocabulary, *, on_progress: Callable[[float], None] | None = None
+) -> list[tuple[int, int]]:
     """For every source token (source id, target id), by PackLLM's rule (arXiv 2404.11531).
 
     The identical string; else the string whose single leading marker is replaced by the target's; else the
     string of smallest Levenshtein distance to that, in code points, the first in order among equals.
+    `on_progress` is told the share of the distances that are done.
     """
     known = set(target.tokens)
 
@@ -42,7 +45,7 @@ def packllm_pairs(source: Vocabulary, target: Vocabulary) -> list[tuple[int, int
             return token
         return target.marker + token[len(source.marker) :]
 
-    places = _nearest(source, target, respell)
+    places = _nearest(source, target, respell, on_progress)
     return [(id, target.ids[place]) for id, place in zip(source.ids, places, strict=True)]
 
 
@@ -61,7 +64,12 @@ def fusellm_pairs(blending: Vocabulary, base: Vocabulary) -> dict[str, str]:
 
 
 def mined_map(
-    source: Tokenizer, target: Tokenizer, *, source_stops: Collection[int], target_stop: int
+    source: Tokenizer,
+    target: Tokenizer,
+    *,
+    source_stops: Collection[int],
+    target_stop: int,
+    on_progress: Callable[[float], None] | None = None,
 ) -> VocabMap:
     """Map each source token onto the one target token that is spelled most like it, weight 1, by PackLLM's rule.
 
@@ -73,7 +81,8 @@ def mined_map(
     exact = exact_map(source, target, source_stops=source_stops, target_stop=target_stop)
     target_ids = exact.target_ids[:, 0].copy()
     left = [id for id, surface in enumerate(source.surfaces) if surface and target_ids[id] < 0]
-    pairs = packllm_pairs(_text(source, left), _text(target, range(target.vocabulary_size)))
+    texts = _text(source, left), _text(target, range(target.vocabulary_size))
+    pairs = packllm_pairs(*texts, on_progress=on_progress)
     target_ids[[id for id, _ in pairs]] = [place for _, place in pairs]
     weights = (target_ids >= 0).astype(np.float32)
     return VocabMap(target_ids[:, None], weights[:, None], target.vocabulary_size)
@@ -85,7 +94,12 @@ def _text(tokenizer: Tokenizer, ids: Collection[int]) -> Vocabulary:
     return Vocabulary([s.decode("latin-1") for s in surfaces.values()], list(surfaces), " ")
 
 
-def _nearest(source: Vocabulary, target: Vocabulary, respell: Callable[[str], str]) -> list[int]:
+def _nearest(
+    source: Vocabulary,
+    target: Vocabulary,
+    respell: Callable[[str], str],
+    on_progress: Callable[[float], None] | None = None,
+) -> list[int]:
     """For every source token, respelled, the place in `target` of the same or the nearest string."""
     place_of: dict[str, int] = {}
     for place, token in enumerate(target.tokens):
@@ -97,4 +111,6 @@ def _nearest(source: Vocabulary, target: Vocabulary, respell: Callable[[str], st
         some = unknown[start : start + step]
         distances = process.cdist(some, target.tokens, scorer=Levenshtein.distance, dtype=np.uint16, workers=-1)
         place_of.update(zip(some, distances.argmin(axis=1).tolist(), strict=True))
+        if on_progress:
+            on_progress((start + len(some)) / len(unknown))
     return [place_of[token] for token in wanted]

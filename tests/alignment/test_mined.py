@@ -89,3 +89,11 @@ def test_real_vocabularies_take_seconds(real):
     assert time.perf_counter() - start < 60
     text = np.array([bool(surface) for surface in a.surfaces])
     np.testing.assert_array_equal(map.target_ids[:, 0] >= 0, text | (np.arange(len(text)) == 2))
+
+
+def test_progress_ends_at_the_whole():
+    shares: list[float] = []
+    stops = {"source_stops": [], "target_stop": 0}
+    mined_map(tiny.byte_level(), tiny.sentencepiece(), **stops, on_progress=shares.append)
+    assert shares == sorted(shares)
+    assert shares[-1] == 1
