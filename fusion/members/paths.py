@@ -6,11 +6,15 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
+from transformers.cache_utils import DynamicCache, LinearAttentionCacheLayerMixin
+
 from fusion.members.architecture import why_not_packed
 from fusion.members.forward import Forward
 from fusion.members.kv_cache import KVCache
 from fusion.members.packed import PackedForward
 from fusion.members.padded import PaddedForward
+from fusion.members.stateful import StatefulForward
+from fusion.members.steps import OwnStates, RowStates
 from fusion.members.whole import WholeForward
 
 
@@ -19,6 +23,16 @@ def paths(model: Any) -> Iterator[Callable[[KVCache], Forward]]:
     if why_not_packed(model) is None:
         yield partial(PackedForward, model)
         model.set_attn_implementation("eager")
-    yield partial(PaddedForward, model, batched=True)
-    yield partial(PaddedForward, model, batched=False)
+    if _keeps_states(model):
+        yield lambda cache: StatefulForward(RowStates(model, cache), continues=True)
+        yield lambda cache: StatefulForward(RowStates(model, cache), continues=False)
+    else:
+        yield partial(PaddedForward, model, batched=True)
+        yield partial(PaddedForward, model, batched=False)
+    yield lambda cache: StatefulForward(OwnStates(model), continues=True)
     yield lambda cache: WholeForward(model)
+
+
+def _keeps_states(model: Any) -> bool:
+    layers = DynamicCache(config=model.config).layers
+    return any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in layers)

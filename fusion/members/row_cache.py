@@ -101,13 +101,18 @@ class HybridLayer(LinearAttentionLayer, AttentionLayer):  # type: ignore[misc]
 
 
 class RowCache(Cache):  # type: ignore[misc]
-    """The cache of one forward pass."""
+    """The cache of one forward pass.
+
+    Attributes:
+        attends: whether any layer keeps keys and values.
+    """
 
     def __init__(self, config: Any, rows: Rows) -> None:
         """Raises NotImplementedError for a layer that keeps anything but keys, values and recurrent states."""
         self._rows = len(rows.ids)
         stock = DynamicCache(config=config).layers
         super().__init__([_layer(one, index, rows) for index, one in enumerate(stock)])
+        self.attends = any(isinstance(layer, AttentionLayer) for layer in self.layers)
 
     def load(self, states: list[State]) -> None:
         """Continue from the states of the rows."""

@@ -49,6 +49,7 @@ class SelfCheck:
         try:
             worst = max(
                 self._compare(engine, {1: (long, 0, long[:cut]), 2: (short, 0, short)}),
+                self._compare(engine, {1: (long, cut, long[cut:])}),
                 self._compare(engine, {1: (None, cut, self._wrong)}),
                 self._compare(engine, {1: (long, cut - 1, long[cut - 1 :]), 2: (short, last, short[last:])}),
                 self._compare(engine, {1: (long, end, long[end:]), 2: (short, last, short[last:])}),
@@ -56,7 +57,7 @@ class SelfCheck:
         except (CheckFailedError, torch.OutOfMemoryError):
             raise
         except Exception as error:
-            raise CheckFailedError(f"a forward pass fails ({' '.join(str(error).split())[:200]})") from error
+            raise CheckFailedError(f"a forward pass fails ({_short(error)})") from error
         finally:
             engine.close([1, 2])
         if not worst <= self._tolerance:
@@ -94,3 +95,7 @@ def _difference(answer: NextTokens, rows: Tensor, append: list[int]) -> float:
         given = rows[:-1].gather(1, torch.tensor(append[1:])[:, None])[:, 0].numpy()
         difference = max(difference, float(np.abs(given - answer.appended_logprobs).max()))
     return difference if difference == difference else float("inf")
+
+
+def _short(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]

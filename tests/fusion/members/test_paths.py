@@ -15,17 +15,12 @@ from fusion.members.attention import packed_attention
 from fusion.members.forward import Part
 from fusion.members.kv_cache import KVCache
 from fusion.members.padded import batches
+from fusion.members.stateful import CHECKPOINTS
 from fusion.members.transformers_engine import TransformersEngine
 from tests.fusion.members import zoo
 from tests.fusion.members.tiny import error_of, plain_logprobs, run
 
 EXACT = 1e-4
-OF_PATH = {
-    "packed": zoo.PACKED,
-    "padded": zoo.PADDED,
-    "one by one": zoo.ONE_BY_ONE,
-    "without cache": zoo.WITHOUT_CACHE,
-}
 
 
 def engine_over(model, **options):
@@ -33,7 +28,7 @@ def engine_over(model, **options):
     return TransformersEngine(copy.deepcopy(model), **options)
 
 
-@pytest.mark.parametrize(("path", "name"), [(path, name) for path, names in OF_PATH.items() for name in names])
+@pytest.mark.parametrize(("path", "name"), [(path, name) for path, names in zoo.OF_PATH.items() for name in names])
 def test_interleaved_sequences_with_appends_and_rollbacks_agree(path, name):
     model = zoo.build(name)
     engine = engine_over(model)
@@ -76,6 +71,43 @@ def test_sequences_of_unequal_lengths_decode_in_one_forward_pass(name):
     assert sizes == [(6, 1)]
 
 
+def test_a_rollback_of_a_state_costs_what_lies_after_the_nearest_one_kept():
+    model = zoo.build("mamba2")
+    engine = engine_over(model)
+    text = [5, 9, 4, 7, 8, 6, 3, 11, 12, 13, 14, 15]
+    run(engine, Advance(1, 0, text[:6]))
+    for length in range(6, 12):
+        run(engine, Advance(1, length, [text[length]]))
+    sizes = []
+    forward = engine._model.forward
+    engine._model.forward = lambda **kw: sizes.append(tuple(kw["input_ids"].shape)) or forward(**kw)
+    for keep, width in ((12 - CHECKPOINTS + 1, 1), (8, 9)):
+        answer = run(engine, Advance(1, keep, [20]))[1]
+        assert error_of(answer, plain_logprobs(model, [*text[:keep], 20])[-1:]) < EXACT
+        assert sizes.pop() == (1, width)
+
+
+def test_states_are_bounded_and_end_with_their_sequence():
+    engine = engine_over(zoo.build("jamba"))
+    run(engine, *(Advance(sequence, 0, [5] * 20) for sequence in range(3)))
+    for length in range(20, 30):
+        run(engine, *(Advance(sequence, length, [6]) for sequence in range(3)))
+    past = engine._forward._past
+    assert [len(one.checkpoints) for one in past.values()] == [CHECKPOINTS] * 3
+    engine.close([0, 1])
+    assert list(past) == [2]
+
+
+def test_single_tokens_of_models_with_states_share_a_forward_pass():
+    engine = engine_over(zoo.build("jamba"))
+    run(engine, *(Advance(sequence, 0, [5] * (10 + sequence)) for sequence in range(4)))
+    sizes = []
+    forward = engine._model.forward
+    engine._model.forward = lambda **kw: sizes.append(tuple(kw["input_ids"].shape)) or forward(**kw)
+    run(engine, *(Advance(sequence, 10 + sequence, [6]) for sequence in range(4)))
+    assert sizes == [(4, 1)]
+
+
 def part(sequence, count, length):
     return Part(sequence, [5] * count, length - count, [], 0, 0)
 
@@ -112,7 +144,7 @@ def test_a_path_that_computes_something_else_is_passed_over_and_the_log_says_so(
         KVCache, "write", lambda cache, layer, k, v, slots: write(cache, layer, k.roll(1, 1), v, slots)
     )
     engine = engine_over(model)
-    assert engine.path == "without cache"
+    assert engine.path == "over its own cache"
     assert error_of(run(engine, Advance(1, 0, [4, 5, 6]))[1], plain_logprobs(model, [4, 5, 6])[-1:]) < EXACT
 
 

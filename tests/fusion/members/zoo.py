@@ -88,14 +88,71 @@ ONE_BY_ONE = {
     "camembert": {**_LONG, "max_position_embeddings": 258, "is_decoder": True, "type_vocab_size": 1},
 }
 
+_MAMBA = {"mamba_d_state": 8, "mamba_d_conv": 4, "mamba_expand": 2}
+
+WITH_STATES = {
+    "mamba2": {
+        **_SIZES, "state_size": 8, "num_heads": 8, "head_dim": 8, "n_groups": 1, "chunk_size": 8,
+    },
+    "bamba": {
+        **_GROUPED, **_MAMBA, "mamba_n_heads": 8, "mamba_d_head": 8, "mamba_n_groups": 1, "mamba_chunk_size": 8,
+        "attn_layer_indices": [1],
+    },
+    "falcon_h1": {
+        **_GROUPED, **_MAMBA, "mamba_n_heads": 8, "mamba_d_head": 8, "mamba_n_groups": 1, "mamba_d_ssm": 64,
+        "mamba_chunk_size": 8,
+    },
+    "qwen3_next": {
+        **_MOE, "num_hidden_layers": 4, "head_dim": 8, "num_experts": 4, "shared_expert_intermediate_size": 24,
+        "linear_num_key_heads": 2, "linear_num_value_heads": 2, "linear_key_head_dim": 8,
+        "linear_value_head_dim": 8, "initializer_range": 0.1,
+    },
+    "lfm2": {**_GROUPED, "layer_types": ["conv", "full_attention"]},
+    # transformers clamps time steps from below in prompts, not in decoding: to a value that makes no difference
+    "zamba2": {
+        "time_step_min": 1e-8,
+        **_GROUPED, **_MAMBA, "n_mamba_heads": 8, "mamba_headdim": 8, "mamba_ngroups": 1, "num_hidden_layers": 4,
+        "chunk_size": 8, "layers_block_type": ["mamba", "hybrid", "mamba", "hybrid"], "num_mem_blocks": 1,
+    },
+}  # fmt: skip
+
+TOKEN_BY_TOKEN = {
+    "mamba": {**_SIZES, "state_size": 8},
+    "falcon_mamba": {**_SIZES, "state_size": 8},
+    "jamba": {
+        **_GROUPED, **_MAMBA, "mamba_dt_rank": 4, "num_experts": 2, "attn_layer_period": 2, "attn_layer_offset": 1,
+        "num_hidden_layers": 4, "use_mamba_kernels": False,
+    },
+    "zamba": {
+        **_GROUPED, **_MAMBA, "mamba_dt_rank": 4, "n_mamba_heads": 2, "num_hidden_layers": 4,
+        "layers_block_type": ["mamba", "hybrid", "mamba", "hybrid"], "use_mamba_kernels": False,
+    },
+}  # fmt: skip
+
+OWN_CACHE = {
+    "rwkv": {**_SIZES, "context_length": 256, "attention_hidden_size": 32},
+}
+
 WITHOUT_CACHE = {
+    "xlstm": {**_SIZES, "num_heads": 4, "num_blocks": 2, "qk_dim_factor": 0.5},
     "recurrent_gemma": {**_GROUPED, "attention_window_size": 8, "lru_width": 32, "num_hidden_layers": 3},
+}
+
+
+OF_PATH = {
+    "packed": PACKED,
+    "padded": PADDED,
+    "one by one": ONE_BY_ONE,
+    "with states": WITH_STATES,
+    "with states, token by token": TOKEN_BY_TOKEN,
+    "over its own cache": OWN_CACHE,
+    "without cache": WITHOUT_CACHE,
 }
 
 
 def build(name: str, seed: int = 0) -> Model:
     """The model of a name above; what follows a slash only tells two of a kind apart."""
-    sizes = (PACKED | PADDED | ONE_BY_ONE | WITHOUT_CACHE)[name]
+    sizes = {key: one for names in OF_PATH.values() for key, one in names.items()}[name]
     torch.manual_seed(seed)
     config = AutoConfig.for_model(name.split("/")[0], **sizes)
     return AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
