@@ -1,4 +1,4 @@
-"""The map to beginnings: a token that the target vocabulary lacks goes to the one that begins the same text there."""
+"""The map to beginnings: a token that the target vocabulary lacks goes to the one that begins the same text."""
 
 from __future__ import annotations
 

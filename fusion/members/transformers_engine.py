@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import logging
-from bisect import bisect_left
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
 import torch
 
 from alignment.errors import ConfigError
-from fusion.core import Advance, AdvanceFailed, Answer, Capacity, Ids, LogProbs, NextTokens, Score
+from fusion.core import Advance, AdvanceFailed, Answer, Capacity, Ids, LogProbs
 from fusion.members.architecture import context_length, require_decoder, unsupported, why_not_packed
 from fusion.members.arena import Arena, ArenaFullError
 from fusion.members.best import best_tokens, normalisers
@@ -24,28 +22,9 @@ from fusion.members.packed_linear import pack_linear_layers
 from fusion.members.paths import paths
 from fusion.members.schedule import share
 from fusion.members.self_check import CheckFailedError, SelfCheck
+from fusion.members.work import Work
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(slots=True)
-class _Work:
-    """An advance in progress: `done` of its tokens are cached; the rows of its answer gather here.
-
-    `scored` are the indices of `append` after which `score` asks for something, without the final one.
-    """
-
-    append: list[int]
-    score: Score
-    scored: Sequence[int]
-    done: int = 0
-    ids: list[Ids] = field(default_factory=list)
-    logprobs: list[LogProbs] = field(default_factory=list)
-    appended: list[LogProbs] = field(default_factory=list)
-
-    @property
-    def remaining(self) -> int:
-        return len(self.append) - self.done
 
 
 class TransformersEngine:
@@ -91,7 +70,7 @@ class TransformersEngine:
         self._arena = Arena(cache_tokens)
         self._cache = KVCache(cache_tokens)
         self._cached: dict[int, int] = {}
-        self._work: dict[int, _Work] = {}
+        self._work: dict[int, Work] = {}
         self._failed: dict[int, AdvanceFailed] = {}
         with quiet():
             check = SelfCheck(model, self.known_ids, context)
@@ -236,16 +215,13 @@ class TransformersEngine:
         self._cached[sequence] = advance.keep
         # A sequence that opens again waits at the end of the line.
         self._work.pop(sequence, None)
-        self._work[sequence] = _Work(list(advance.append), advance.score, advance.scored)
+        self._work[sequence] = Work.of(advance)
         return None
 
     def _part(self, sequence: int, count: int) -> Part:
         """The next `count` tokens of a sequence's work."""
         work, extent = self._work[sequence], self._arena.extents[sequence]
-        end = work.done + count
-        ids = work.append[work.done : end]
-        some = work.scored[bisect_left(work.scored, work.done) : bisect_left(work.scored, end)]
-        scored = [at - work.done for at in some] + [count - 1] * (count == work.remaining)
+        ids, scored = work.next(count)
         return Part(sequence, ids, self._cached[sequence], scored, extent.start, extent.size)
 
     def _collect(self, parts: list[Part], logits: torch.Tensor | None) -> None:
@@ -300,13 +276,7 @@ class TransformersEngine:
         answers: list[Answer] = []
         for part in parts:
             work = self._work.get(part.sequence)
-            if work is None or work.remaining:
-                continue
-            del self._work[part.sequence]
-            appended = None
-            if work.score != "last":
-                appended = np.concatenate([*work.appended, np.empty(0, np.float32)])
-            answers.append(
-                NextTokens(part.sequence, np.concatenate(work.ids), np.concatenate(work.logprobs), appended)
-            )
+            if work is not None and not work.remaining:
+                del self._work[part.sequence]
+                answers.append(work.answer(part.sequence))
         return answers
