@@ -103,6 +103,56 @@ def render(
     return quotes.unwrap(text)
 
 
+def contents(
+    hf: Any,
+    messages: list[dict[str, Any]],
+    text: str,
+    *,
+    add_generation_prompt: bool,
+    continue_final_message: bool,
+    template_kwargs: Mapping[str, Any],
+) -> list[tuple[int, int] | None]:
+    """Where each message's content stands in `text`, which `messages` were rendered to.
+
+    The spans leave out white space at the ends of a content. None for a content that is empty or that the
+    template changes or leaves out, and for all of them where marking them changes what the template makes of them.
+    """
+    values = [messages, dict(template_kwargs)]
+    marks = [mark for mark in _MARKS if mark not in "".join(_strings(values))]
+    cores = [message["content"].strip() for message in messages]
+    found: list[tuple[int, int] | None] = [None] * len(messages)
+    if len(marks) < 2:
+        return found
+    opening, closing = marks[:2]
+    marked = [
+        message | {"content": message["content"].replace(core, f"{opening}{core}{closing}", 1)}
+        if core
+        else message
+        for message, core in zip(messages, cores, strict=True)
+    ]
+    try:
+        rendered: str = hf.apply_chat_template(
+            marked,
+            tokenize=False,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=continue_final_message,
+            **template_kwargs,
+        )
+    except Exception:  # a template that cannot bear the marks tells nothing
+        return found
+    plain, *pieces = re.split(f"[{opening}{closing}]", rendered)
+    at = len(plain)
+    if rendered.translate({ord(opening): None, ord(closing): None}) != text:
+        return found
+    for number, piece in enumerate(pieces):
+        if number % 2 == 0:  # inside a pair of marks
+            free = (i for i, core in enumerate(cores) if core == piece and found[i] is None)
+            if (message := next(free, None)) is not None:
+                found[message] = (at, at + len(piece))
+        at += len(piece)
+    return found
+
+
 def lead(hf: Any) -> bytes:
     """The white space between the generation prompt and the content of the answer, found by rendering both."""
     question = [{"role": "user", "content": _PROBE}]

@@ -9,11 +9,12 @@ import re
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import tokenizers
 
 from alignment import chat
+from alignment.boundaries import Located, Span
 from alignment.continuation import Continuation, continuation_of
 from alignment.errors import ConfigError, InvalidRequest
 from alignment.surfaces import kind_of, surfaces_of
@@ -27,6 +28,16 @@ _TOKENIZER_FILES = (
     "spiece.model",
 )
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+
+
+class ControlToken(NamedTuple):
+    """One control token (or none), with its place, as the library gives a text's."""
+
+    ids: list[int]
+    offsets: list[Span]
+
+
+Encoded = tokenizers.Encoding | ControlToken
 
 
 class Tokenizer:
@@ -63,7 +74,9 @@ class Tokenizer:
         self._pipeline = pipeline
         self._added = {id: token.content for id, token in added.items()}
         self._plain = derive(backend, encode_special_tokens=True)
-        self._control = derive(backend, encode_special_tokens=False)
+        # What adds tokens around a text also trims the spaces off the places of tokens: these do neither.
+        self._placing = derive(backend, encode_special_tokens=True, post_process=False)
+        self._control = derive(backend, encode_special_tokens=False, post_process=False)
 
     @classmethod
     def load(cls, source: str, *, revision: str | None = None, trust_remote_code: bool = False) -> Tokenizer:
@@ -110,6 +123,48 @@ class Tokenizer:
         `continue_final_message` leaves the last message open, instead of a generation prompt.
         InvalidRequest when there is no template, or when it refuses the messages.
         """
+        return self._ids(self._rendered(messages, add_generation_prompt, continue_final_message, template_kwargs))
+
+    def locate_chat(
+        self,
+        messages: list[dict[str, Any]],
+        *,
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+        template_kwargs: dict[str, Any] | None = None,
+    ) -> tuple[list[int], Located]:
+        """As `encode_chat`, with the places of the tokens in the messages' contents."""
+        rendered = self._rendered(messages, add_generation_prompt, continue_final_message, template_kwargs)
+        texts = chat.contents(
+            self.hf,
+            messages,
+            rendered.text,
+            add_generation_prompt=add_generation_prompt and not continue_final_message,
+            continue_final_message=continue_final_message,
+            template_kwargs=template_kwargs or {},
+        )
+        pieces = self._pieces(rendered)
+        spans = [(start + at, end + at) for at, piece in pieces for start, end in piece.offsets]
+        return [id for _, piece in pieces for id in piece.ids], Located.of(spans, texts)
+
+    def locate(self, text: str, *, add_special_tokens: bool) -> tuple[list[int], Located]:
+        """As `encode`, with the places of the tokens in `text`; those that were added around it are empty."""
+        ids = self.encode(text, add_special_tokens=add_special_tokens)
+        inner = self._placing.encode(text, add_special_tokens=False)
+        size = len(inner.ids)
+        first = next((i for i in range(len(ids) - size + 1) if ids[i : i + size] == inner.ids), None)
+        if first is None:  # the post-processor does more than add
+            return ids, Located.of([(0, 0)] * len(ids), [None])
+        around = [(0, 0)] * first, [(len(text), len(text))] * (len(ids) - first - size)
+        return ids, Located.of([*around[0], *inner.offsets, *around[1]], [(0, len(text))])
+
+    def _rendered(
+        self,
+        messages: list[dict[str, Any]],
+        add_generation_prompt: bool,
+        continue_final_message: bool,
+        template_kwargs: dict[str, Any] | None,
+    ) -> chat.Rendered:
         if not self.hf.chat_template:
             raise InvalidRequest(
                 f"The model {self.name} has no chat template: use the completions API with plain text instead.",
@@ -124,29 +179,35 @@ class Tokenizer:
             template_kwargs=template_kwargs or {},
         )
         checked(rendered.text)
-        if not rendered.protected:
-            return list(self._control.encode(rendered.text, add_special_tokens=False).ids)
-        return self._encode_around(rendered)
+        return rendered
 
-    def _encode_around(self, rendered: chat.Rendered) -> list[int]:
-        """Tokenise a rendered conversation, reading control tokens outside the protected spans only."""
+    def _ids(self, rendered: chat.Rendered) -> list[int]:
+        return [id for _, piece in self._pieces(rendered) for id in piece.ids]
+
+    def _pieces(self, rendered: chat.Rendered) -> list[tuple[int, Encoded]]:
+        """A rendered conversation in tokens, piece by piece, each with the character it begins at.
+
+        Where there are protected spans, control tokens are read outside of them only.
+        """
+        if not rendered.protected:
+            return [(0, self._control.encode(rendered.text, add_special_tokens=False))]
         located = self._control.encode(rendered.masked(), add_special_tokens=False)
-        ids: list[int] = []
+        pieces: list[tuple[int, Encoded]] = []
         done = 0
         for id, (start, end) in zip(located.ids, located.offsets, strict=True):
             if id in self.special_ids and end > start:
-                ids += self._encode_piece(rendered.text[done:start], first=done == 0)
-                ids.append(id)
+                pieces.append((done, self._piece(rendered.text[done:start], first=done == 0)))
+                pieces.append((start, ControlToken([id], [(0, end - start)])))
                 done = end
-        return ids + self._encode_piece(rendered.text[done:], first=done == 0)
+        return [*pieces, (done, self._piece(rendered.text[done:], first=done == 0))]
 
-    def _encode_piece(self, text: str, *, first: bool) -> list[int]:
+    def _piece(self, text: str, *, first: bool) -> Encoded:
         """Tokenise what stands between two control tokens, as the backend does inside a longer text."""
         if not text:
-            return []
+            return ControlToken([], [])
         if first or not self._prefixes_first_piece_only:
-            return list(self._plain.encode(text, add_special_tokens=False).ids)
-        return self.continuation.encode(text)
+            return self._placing.encode(text, add_special_tokens=False)
+        return self.continuation.backend.encode(text, add_special_tokens=False)
 
     @cached_property
     def _prefixes_first_piece_only(self) -> bool:
@@ -167,7 +228,8 @@ class Tokenizer:
     @cached_property
     def continuation(self) -> Continuation:
         """This tokenizer as it reads text that continues other text."""
-        return continuation_of(self._pipeline, derive(self.hf.backend_tokenizer, encode_special_tokens=True))
+        front = derive(self.hf.backend_tokenizer, encode_special_tokens=True, post_process=False)
+        return continuation_of(self._pipeline, front)
 
     def decode(self, ids: Sequence[int]) -> str:
         """A whole text from its ids, special tokens included, as transformers decodes it: without the space that
@@ -183,7 +245,9 @@ class Tokenizer:
         return (self.surfaces[id] or b"") if 0 <= id < self.vocabulary_size else b""
 
 
-def derive(backend: tokenizers.Tokenizer, *, encode_special_tokens: bool) -> tokenizers.Tokenizer:
+def derive(
+    backend: tokenizers.Tokenizer, *, encode_special_tokens: bool, post_process: bool = True
+) -> tokenizers.Tokenizer:
     """A second front on the same vocabulary and merges, without truncation or padding.
 
     Whether special tokens are read from text is a state of the backend, which transformers flips on each call:
@@ -202,6 +266,8 @@ def derive(backend: tokenizers.Tokenizer, *, encode_special_tokens: bool) -> tok
         front = tokenizers.Tokenizer.from_str(backend.to_str())
         front.no_truncation()
         front.no_padding()
+    if not post_process:
+        front.post_processor = None
     front.encode_special_tokens = encode_special_tokens
     return front
 

@@ -1,0 +1,72 @@
+"""Where the tokens of one prompt stand in its texts, and the boundaries that several tokenisations share.
+
+Members see the same messages in templates and tokens of their own. What they can be compared on is the text
+itself: between two boundaries that all of them have, every member's tokens spell exactly the same characters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
+
+import numpy as np
+from numpy.typing import NDArray
+
+Indices = NDArray[np.int64]
+Span = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Located:
+    """A member's prompt by characters.
+
+    Attributes:
+        starts, ends: [n], the characters of the rendered prompt that each token covers. Tokens that share a
+            character, which byte tokens do, both cover it; tokens that stand for none are empty.
+        texts: for each text (the messages' contents, in order) its span of characters, without white space at
+            its ends; None where the prompt does not hold it as it is.
+    """
+
+    starts: Indices
+    ends: Indices
+    texts: tuple[Span | None, ...]
+
+    @classmethod
+    def of(cls, offsets: Iterable[Span], texts: Sequence[Span | None]) -> Located:
+        """From the spans of all tokens."""
+        spans = np.array(list(offsets), dtype=np.int64).reshape(-1, 2)
+        return cls(spans[:, 0], spans[:, 1], tuple(texts))
+
+    def boundaries(self, text: int) -> tuple[Indices, Indices]:
+        """The boundaries between tokens within a text, its ends included.
+
+        Returns:
+            Ascending places in characters from the text's first, and for each the index of the token before it.
+            The beginning of a prompt is no boundary: nothing comes before it.
+        """
+        span = self.texts[text]
+        if span is None or len(self.ends) == 0:
+            return np.empty(0, np.int64), np.empty(0, np.int64)
+        before = np.arange(len(self.ends))
+        # After what a tokenizer drops (white space beside a control token, say), the next token begins later.
+        following = np.append(self.starts[1:], self.ends[-1])
+        whole = following >= self.ends  # else the two tokens share a character
+        places = np.concatenate([self.ends[whole], following[whole]])
+        tokens = np.concatenate([before[whole], before[whole]])
+        inside = (places >= span[0]) & (places <= span[1])
+        places, tokens = places[inside] - span[0], tokens[inside]
+        order = np.lexsort((tokens, places))
+        places, tokens = places[order], tokens[order]
+        last = np.append(places[1:] != places[:-1], True)[: len(places)]  # after all empty tokens at a place
+        return places[last], tokens[last]
+
+
+def shared_boundaries(members: Mapping[str, Located], text: int) -> dict[str, Indices]:
+    """For each member the tokens [B] before the boundaries in a text that all members have, in order.
+
+    Between boundaries j and j + 1 a member has its tokens `tokens[j] + 1` to `tokens[j + 1]`.
+    """
+    own = {name: located.boundaries(text) for name, located in members.items()}
+    places = reduce(np.intersect1d, (places for places, _ in own.values()))
+    return {name: tokens[np.searchsorted(places_here, places)] for name, (places_here, tokens) in own.items()}
