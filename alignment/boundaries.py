@@ -38,6 +38,21 @@ class Located:
         spans = np.array(list(offsets), dtype=np.int64).reshape(-1, 2)
         return cls(spans[:, 0], spans[:, 1], tuple(texts))
 
+    @classmethod
+    def of_surfaces(cls, surfaces: Sequence[bytes]) -> Located:
+        """From what the tokens of a text spell; the text is nowhere if that is not UTF-8."""
+        data = b"".join(surfaces)
+        continues = np.frombuffer(data, np.uint8) & 0xC0 == 0x80
+        begun = np.concatenate([[0], np.cumsum(~continues)])  # characters begun before each byte
+        inside = np.append(continues, False)
+        ends = np.cumsum([len(surface) for surface in surfaces], dtype=np.int64)
+        starts = np.concatenate([[0], ends[:-1]]).astype(np.int64)[: len(ends)]
+        try:
+            span = (0, len(data.decode()))
+        except UnicodeDecodeError:
+            return cls(begun[starts], begun[ends], (None,))
+        return cls(begun[starts] - inside[starts], begun[ends], (span,))
+
     def boundaries(self, text: int) -> tuple[Indices, Indices]:
         """The boundaries between tokens within a text, its ends included.
 

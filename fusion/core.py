@@ -13,6 +13,9 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from alignment.boundaries import Located
+from fusion.weighting import Weighting, WeightingReport
+
 Ids = NDArray[np.int32]
 LogProbs = NDArray[np.float32]
 Score = Literal["last", "appended", "all"]
@@ -178,6 +181,7 @@ class FusionParams:
     Attributes:
         members: names of those that take part, pivot included; None for all.
         weights: one per member by name, non-negative, summing to 1; None for equal weights.
+        weighting: whether these are taken, or measured on the prompt.
         combine: `mixture` (weighted mean of probabilities, EVA) or `product` (of logs, PackLLM).
         filter_top: EVA's faithful-token filter: leave a member out of a round when its best token is in none
             of the others' best `filter_top`; None switches the filter off.
@@ -189,6 +193,7 @@ class FusionParams:
 
     members: tuple[str, ...] | None = None
     weights: dict[str, float] | None = None
+    weighting: Weighting = field(default_factory=Weighting)
     combine: Combine = "mixture"
     filter_top: int | None = None
     renormalise: bool = False
@@ -202,11 +207,13 @@ class Prompt:
 
     `ids` maps a member's name to its token ids (with its own template and special tokens). `leads` maps it to
     the bytes its template puts between prompt and answer as part of the answer's first token (the space after
-    `[/INST]`), b"" for most.
+    `[/INST]`), b"" for most. `located` maps it to where its tokens stand in the messages, for prompts that are to
+    be scored.
     """
 
     ids: dict[str, list[int]]
     leads: dict[str, bytes]
+    located: dict[str, Located] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,9 +281,9 @@ class Update:
     `text` is new text that later tokens can no longer take back: whole characters, held back while it could
     be the start of a stop string. `tokens` are the tokens of this round, in order. `finish` is set once, in the
     last update; `stop_reason` is then the stop string or stop token id that ended it, None for the end token.
-    `error` is set instead of `finish` when the sequence failed. With the last update come the `account`, which
-    members left and why (`departed`), and after how many tokens those of them took part again that came back
-    (`returned`).
+    `error` is set instead of `finish` when the sequence failed. With the last update come the `account`, the
+    `weighting`, which members left and why (`departed`), and after how many tokens those of them took part again
+    that came back (`returned`). `pivot` is the member whose tokens these are.
     """
 
     text: str
@@ -288,3 +295,5 @@ class Update:
     departed: dict[str, str] = field(default_factory=dict)
     account: Account | None = None
     returned: dict[str, int] = field(default_factory=dict)
+    weighting: WeightingReport | None = None
+    pivot: str | None = None

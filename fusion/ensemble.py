@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
+from alignment.boundaries import Located
 from alignment.errors import InvalidRequest
 from alignment.exact import exact_map
 from alignment.hybrid import first_token_map
@@ -50,7 +51,11 @@ class Maps:
 
 @dataclass(frozen=True)
 class Ensemble:
-    """Members that decode as one, served under one name. Built by `build_ensemble`."""
+    """Members that decode as one, served under one name. Built by `build_ensemble`.
+
+    `views` is empty where the pivot is fixed. Where the prompt decides on it, it holds the same members around
+    each possible pivot, and this is the view of the first of them.
+    """
 
     name: str
     models: dict[str, Model]
@@ -59,6 +64,11 @@ class Ensemble:
     defaults: FusionParams
     fingerprint: str = field(repr=False)
     on_member_failure: OnMemberFailure = "fail"
+    views: Mapping[str, Ensemble] = field(default_factory=dict, repr=False)
+
+    def view(self, pivot: str | None) -> Ensemble:
+        """This ensemble around the pivot that a prompt has decided on."""
+        return self if pivot is None or pivot == self.pivot else self.views[pivot]
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -101,30 +111,35 @@ class Ensemble:
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
         template_kwargs: dict[str, Any] | None = None,
+        locate: bool = False,
     ) -> Prompt:
-        """The conversation in every member's own template and tokens."""
-
-        def encode(model: Model) -> list[int]:
-            return model.tokenizer.encode_chat(
-                messages,
-                add_generation_prompt=add_generation_prompt,
-                continue_final_message=continue_final_message,
-                template_kwargs=template_kwargs,
-            )
-
+        """The conversation in every member's own template and tokens; with `locate` it can be scored."""
+        options: dict[str, Any] = {
+            "add_generation_prompt": add_generation_prompt,
+            "continue_final_message": continue_final_message,
+            "template_kwargs": template_kwargs,
+        }
         begins_answer = add_generation_prompt and not continue_final_message
         leads = {name: model.tokenizer.chat_lead if begins_answer else b"" for name, model in self.models.items()}
-        return Prompt({name: encode(model) for name, model in self.models.items()}, leads)
+        if not locate:
+            ids = {name: model.tokenizer.encode_chat(messages, **options) for name, model in self.models.items()}
+            return Prompt(ids, leads)
+        return _located(
+            {name: model.tokenizer.locate_chat(messages, **options) for name, model in self.models.items()}, leads
+        )
 
-    def encode_text(self, text: str, *, add_special_tokens: bool = True) -> Prompt:
-        """A text to go on from, in every member's own tokens."""
-        ids = {
-            name: model.tokenizer.encode(text, add_special_tokens=add_special_tokens)
-            for name, model in self.models.items()
-        }
-        return Prompt(ids, dict.fromkeys(self.models, b""))
+    def encode_text(self, text: str, *, add_special_tokens: bool = True, locate: bool = False) -> Prompt:
+        """A text to go on from, in every member's own tokens; with `locate` it can be scored."""
+        leads = dict.fromkeys(self.models, b"")
+        tokenizers = {name: model.tokenizer for name, model in self.models.items()}
+        if not locate:
+            ids = {name: t.encode(text, add_special_tokens=add_special_tokens) for name, t in tokenizers.items()}
+            return Prompt(ids, leads)
+        return _located(
+            {name: t.locate(text, add_special_tokens=add_special_tokens) for name, t in tokenizers.items()}, leads
+        )
 
-    def encode_ids(self, ids: list[int]) -> Prompt:
+    def encode_ids(self, ids: list[int], *, locate: bool = False) -> Prompt:
         """A prompt given as the pivot's ids: the pivot gets them unchanged, the others the text they stand for."""
         size = self.tokenizer.vocabulary_size
         for token in ids:
@@ -133,8 +148,12 @@ class Ensemble:
                     f"token id {token} is not in the vocabulary of {self.pivot!r}, which has ids 0 to {size - 1}.",
                     param="prompt",
                 )
-        prompt = self.encode_text(self.tokenizer.surface_of(ids).decode(errors="replace"))
-        prompt.ids.update({name: list(ids) for name in self.models if self.follows_ids(name)})
+        prompt = self.encode_text(self.tokenizer.surface_of(ids).decode(errors="replace"), locate=locate)
+        followers = [name for name in self.models if self.follows_ids(name)]
+        prompt.ids.update({name: list(ids) for name in followers})
+        if prompt.located is not None:
+            places = Located.of_surfaces([self.tokenizer.surface_of([token]) for token in ids])
+            prompt.located.update(dict.fromkeys(followers, places))
         return prompt
 
     def taking_part(self, fusion: FusionParams) -> list[str]:
@@ -168,6 +187,11 @@ class Ensemble:
                     param=param,
                 )
         return room[tightest]
+
+
+def _located(encoded: dict[str, tuple[list[int], Located]], leads: dict[str, bytes]) -> Prompt:
+    ids = {name: ids for name, (ids, _) in encoded.items()}
+    return Prompt(ids, leads, {name: places for name, (_, places) in encoded.items()})
 
 
 # The map of one model's vocabulary into another's, for running text.
@@ -215,6 +239,27 @@ def build_ensemble(
     }
     fingerprint = "tutti-" + hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
     return Ensemble(name, dict(models), pivot, maps, defaults, fingerprint, on_member_failure)
+
+
+def build_for_any_pivot(
+    name: str,
+    models: Mapping[str, Model],
+    *,
+    defaults: FusionParams | None = None,
+    align: Align = align_exact,
+    on_member_failure: OnMemberFailure = "fail",
+) -> Ensemble:
+    """Join running models whose pivot each prompt decides; `align` is asked for the maps of all pairs."""
+    views = {
+        pivot: build_ensemble(
+            name, models, pivot, defaults=defaults, align=align, on_member_failure=on_member_failure
+        )
+        for pivot in models
+    }
+    identity = " ".join(view.fingerprint for view in views.values())
+    fingerprint = "tutti-" + hashlib.sha256(identity.encode()).hexdigest()[:16]
+    views = {pivot: replace(view, fingerprint=fingerprint) for pivot, view in views.items()}
+    return replace(next(iter(views.values())), views=views)
 
 
 def _maps(source: Model, target: Model, running: VocabMap) -> Maps:

@@ -35,6 +35,7 @@ from fusion.core import (
 )
 from fusion.ensemble import Ensemble
 from fusion.observe import Leaving, Load, MemberLoad, Observer, Rounds, take_account
+from fusion.prompt_score import PrefixScores
 from fusion.round import Choice, Fused, fuse
 from fusion.sequence import Sequence
 
@@ -58,6 +59,7 @@ class Fuser:
         self._outbox: defaultdict[str, list[Advance]] = defaultdict(list)
         self._ready: dict[int, Sequence] = {}
         self.attendance = Attendance()
+        self._prefixes = PrefixScores()
         self.observer = Observer()
         self._news: list[Callable[[], None]] = []  # for the observer, once the members are at work
         self._sent = 0.0  # when work was last handed out
@@ -290,13 +292,13 @@ class Fuser:
             self.attendance.degraded[sequence.ensemble.name] += bool(sequence.departed)
             self._open[sequence.number] = sequence
             sequence.account.started = sequence.sent = perf_counter()
-            for name, advance in sequence.open().items():
+            for name, advance in sequence.open(self._prefixes).items():
                 self._outbox[name].append(advance)
 
     def _fuse_ready(self) -> None:
         batches: defaultdict[object, list[Sequence]] = defaultdict(list)
         for sequence in self._ready.values():
-            if sequence.number in self._open:
+            if sequence.number in self._open and self._weigh(sequence):
                 batches[batch_key(sequence)].append(sequence)
         self._ready = {}
         for batch in batches.values():
@@ -307,6 +309,19 @@ class Fuser:
                         self._emit(sequence, choice)
                     except Exception:
                         self._failed_inside(sequence)
+
+    def _weigh(self, sequence: Sequence) -> bool:
+        """Before its first round a sequence may find its weights in the prompt, and go on without some members."""
+        try:
+            closed = sequence.weigh()
+        except Exception:
+            self._failed_inside(sequence)
+            return False
+        for name in closed:
+            self._budget.give_back(sequence, name)
+            self.members[name].close([sequence.number])
+            del sequence.seats[name]
+        return True
 
     def _fuse(self, batch: list[Sequence]) -> list[tuple[list[Sequence], Fused]]:
         """A round of a batch; a defect that one sequence meets costs that sequence alone."""
@@ -431,9 +446,10 @@ class Fuser:
 
 
 def batch_key(sequence: Sequence) -> object:
-    """Sequences with equal keys are fused in one call: same ensemble, same voters, same maps, same combination."""
+    """Sequences with equal keys are fused in one call: same ensemble, pivot, voters, maps and combination."""
     return (
         sequence.ensemble.name,
+        sequence.ensemble.pivot,
         sequence.voters,
         sequence.spelled,
         sequence.lead_spelled,

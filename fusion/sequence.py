@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter
 
 import numpy as np
@@ -25,7 +25,10 @@ from fusion.core import (
     Update,
 )
 from fusion.ensemble import Ensemble
+from fusion.measured_weights import measure
+from fusion.prompt_score import PrefixScores, PromptScoring
 from fusion.text import TextStream
+from fusion.weighting import WeightingReport
 from fusion.weights import member_weights
 
 log = logging.getLogger(__name__)
@@ -96,6 +99,8 @@ class Sequence:
         # Whether the maps for running text hold: there is text, or no template puts anything before it.
         self.spelled = not any(prompt.leads.values())
         self.lead_spelled = False  # whether the pivot spelled the space its template puts before the answer
+        self.scoring: PromptScoring | None = None  # until the weights are known
+        self.weighting: WeightingReport | None = None
         self.departed: dict[str, str] = {}
         self.returned: dict[str, int] = {}
         self.lost: set[str] = set()  # those of the departed whose member may come back
@@ -147,9 +152,41 @@ class Sequence:
             return maps.rest
         return maps.unled if self.lead_spelled else maps.first
 
-    def open(self) -> dict[str, Advance]:
-        """The first advance of every member: its prompt."""
-        return {name: Advance(self.number, 0, self.prompt.ids[name]) for name in self.seats}
+    def open(self, memory: PrefixScores) -> dict[str, Advance]:
+        """The first advance of every member: its prompt, scored where the weights or the pivot depend on it."""
+        prompt, fusion = self.prompt, self.fusion
+        if len(self.seats) > 1 and (fusion.weighting.method != "given" or self.ensemble.views):
+            self.scoring = PromptScoring(prompt, self.members, self.ensemble.pivot, fusion.weighting, memory)
+            return {name: self.scoring.advance(self.number, name, prompt.ids[name]) for name in self.seats}
+        return {name: Advance(self.number, 0, prompt.ids[name]) for name in self.seats}
+
+    def weigh(self) -> tuple[str, ...]:
+        """Set weights and pivot by what the members answered to the prompt; returns who need not go on."""
+        if self.scoring is None:
+            return ()
+        scoring, self.scoring = self.scoring, None
+        answers = {name: seat.latest for name, seat in self.seats.items() if seat.latest and seat.present}
+        texts = scoring.collect(answers)
+        measured = measure(texts, self.ensemble, list(answers), self.fusion, self.weights)
+        self.weights = {name: measured.weights.get(name, 0.0) for name in self.members}
+        scored = {name: len(scoring.positions[name]) for name in answers}
+        kept = sum(int(text.tokens[measured.pivot].sum()) for text in scoring.kept)
+        self.weighting = replace(measured.report, scored=scored, kept=kept)
+        for name, answer in answers.items():  # what was scored is not needed any more
+            self.seats[name].latest = NextTokens(self.number, answer.ids[-1:], answer.logprobs[-1:])
+        self._turn_to(self.ensemble.view(measured.pivot))
+        return measured.report.pruned
+
+    def _turn_to(self, view: Ensemble) -> None:
+        """Take the pivot of `view`, before anything is generated."""
+        if view is self.ensemble:
+            return
+        self.ensemble = view
+        for name, seat in self.seats.items():
+            tokenizer = view.models[name].tokenizer
+            seat.spelling = None if view.follows_ids(name) else Spelling(tokenizer, self.prompt.leads[name])
+        if self.sampling.repetition_penalty != 1.0:
+            self.prompt_ids = frozenset(self.prompt.ids[view.pivot])
 
     @property
     def lead(self) -> bytes:
@@ -253,8 +290,23 @@ class Sequence:
         rounds = tuple(self.rounds) if last else ()
         departed, returned = (dict(self.departed), dict(self.returned)) if last else ({}, {})
         account = self.account if last else None
+        weighting = self.weighting if last else None
         try:
-            self.on_update(Update(text, tokens, finish, stop_reason, error, rounds, departed, account, returned))
+            self.on_update(
+                Update(
+                    text,
+                    tokens,
+                    finish,
+                    stop_reason,
+                    error,
+                    rounds,
+                    departed,
+                    account,
+                    returned,
+                    weighting,
+                    self.ensemble.pivot,
+                )
+            )
         except Exception:  # the caller is gone; its cancellation follows
             log.exception("the caller of sequence %d did not take an update", self.number)
 

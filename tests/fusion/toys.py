@@ -73,9 +73,13 @@ class ToyMember:
         if self.fail_on(tokens):
             del self.cached[advance.sequence]
             return AdvanceFailed(advance.sequence, "out of luck.")
-        logprobs = self.distribution(tokens)
-        ids = np.argsort(-logprobs, kind="stable")[: self.k].astype(np.int32)
-        return NextTokens(advance.sequence, ids[None], logprobs[ids][None])
+        ends = [advance.keep + index + 1 for index in advance.scored]
+        rows = {end: self.distribution(tokens[:end]) for end in (*ends, len(tokens))}
+        listed = [*(ends if advance.score == "all" else ()), len(tokens)]
+        ids = np.stack([np.argsort(-rows[end], kind="stable")[: self.k].astype(np.int32) for end in listed])
+        logprobs = np.stack([rows[end][best] for end, best in zip(listed, ids, strict=True)])
+        given = np.array([rows[end][tokens[end]] for end in ends], dtype=np.float32)
+        return NextTokens(advance.sequence, ids, logprobs, None if advance.score == "last" else given)
 
     def release(self) -> None:
         with self._lock:
