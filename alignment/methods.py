@@ -110,8 +110,8 @@ class Alignment:
     ) -> VocabMap:
         """The map for running text, [Vs, R] into [Vt]: ids beyond the source tokenizer's have no row.
 
-        Where a method learns from embeddings it does so on `device`; where it takes long, `on_progress` is told the
-        share that is done.
+        Where a method learns from embeddings it does so on `device`; where it takes long, `on_progress` is told
+        the share that is done.
         ConfigError, in one sentence, for models that nothing can be learned from.
         """
         source, target = self.source, self.target

@@ -178,8 +178,7 @@ def test_pruned_members_are_closed_after_the_prefill(tokenizers, run):
     assert [len(ensemble.models[name].member.submitted) for name in ("abacus", "almanac")] == [1, 8]
     assert not ensemble.models["abacus"].member.cached
     assert listener.last.departed == {}
-    budget = running.fuser._budget
-    assert budget.tokens == dict.fromkeys(ensemble.models, 100_000)
+    assert all(load.reserved_tokens == 0 for load in running.fuser.load().members.values())
 
 
 def test_top1_is_the_best_member_alone(tokenizers, run):
