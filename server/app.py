@@ -12,11 +12,18 @@ from starlette.middleware import Middleware
 
 from server.auth import BearerAuth
 from server.errors import ErrorResponse, install_handlers
+from server.lifecycle import Admission
+from server.logs import log_request
+from server.metrics.decoding import DecodingMetrics
+from server.metrics.exposition import describe
+from server.metrics.requests import RequestMetrics
 from server.middleware import BodyLimit, RequestId
 from server.options import ServerOptions
+from server.record import Record
 from server.routes.chat import chat_router
 from server.routes.completions import completions_router
-from server.routes.models import health_router, models_router
+from server.routes.models import models_router
+from server.routes.operations import operations_router
 from server.routes.tokens import tokens_router
 from server.service import Service
 
@@ -37,6 +44,15 @@ def create_app(ensembles: dict[str, Ensemble], fuser: Fuser, options: ServerOpti
         options: limits and keys.
     """
 
+    service = Service(ensembles, fuser, options)
+    describe(service.catalogue, ensembles, options.version)
+    fuser.observer = DecodingMetrics(service.catalogue, ensembles)
+    metrics = RequestMetrics(service.catalogue, ensembles)
+
+    def on_end(record: Record) -> None:
+        metrics.ended(record)
+        log_request(record)
+
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         await run_in_threadpool(fuser.start)
@@ -45,7 +61,10 @@ def create_app(ensembles: dict[str, Ensemble], fuser: Fuser, options: ServerOpti
         finally:
             await run_in_threadpool(fuser.stop)
 
-    middleware = [Middleware(RequestId)]
+    middleware = [
+        Middleware(RequestId, metrics=metrics, on_end=on_end),
+        Middleware(Admission, lifecycle=service.lifecycle),
+    ]
     if options.api_keys:
         middleware.append(Middleware(BearerAuth, api_keys=options.api_keys))
     middleware.append(Middleware(BodyLimit, limit=options.max_body_bytes))
@@ -59,7 +78,7 @@ def create_app(ensembles: dict[str, Ensemble], fuser: Fuser, options: ServerOpti
         responses=RESPONSES,
     )
     install_handlers(app)
-    service = Service(ensembles, fuser, options)
-    for build in (chat_router, completions_router, models_router, tokens_router, health_router):
+    app.state.lifecycle = service.lifecycle
+    for build in (chat_router, completions_router, models_router, tokens_router, operations_router):
         app.include_router(build(service))
     return app

@@ -12,8 +12,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from server.errors import Unauthorized, error_response
 
-# Load balancers have no key.
-OPEN_PATHS = frozenset({"/health", "/version"})
+# Load balancers and Prometheus have no key.
+OPEN_PATHS = frozenset({"/health", "/ready", "/metrics", "/version"})
 
 
 class BearerAuth:

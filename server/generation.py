@@ -14,6 +14,7 @@ from alignment.errors import Unavailable
 from fusion.core import FinishReason, FusionParams, Prompt, RoundReport, SamplingParams, Token, Update
 from server.protocol.common import Usage
 from server.protocol.fusion import FusionReport, fusion_report
+from server.record import Record
 
 if TYPE_CHECKING:
     from fusion.ensemble import Ensemble
@@ -60,6 +61,7 @@ class Generation:
         ensemble: what decodes them.
         fusion: how.
         prompt_tokens: of all prompts together, counted once each, in the pivot's tokens.
+        record: of the request, told of everything that arrives.
         timeout: seconds until it fails; None for never.
     """
 
@@ -70,12 +72,14 @@ class Generation:
         fusion: FusionParams,
         *,
         prompt_tokens: int,
+        record: Record,
         timeout: float | None = None,
     ) -> None:
         self.fuser = fuser
         self.ensemble = ensemble
         self.fusion = fusion
         self.prompt_tokens = prompt_tokens
+        self.record = record
         self.timeout = timeout
         self.choices: list[Choice] = []
         self._loop = asyncio.get_running_loop()
@@ -91,6 +95,7 @@ class Generation:
             Overloaded: there is no room for all of them; none is left running.
         """
         self.choices = [Choice(index) for index in range(len(choices))]
+        self.record.begin(self.ensemble.name, self.prompt_tokens, len(choices))
         try:
             for index, (prompt, sampling) in enumerate(choices):
                 self._sequences[index] = self.fuser.submit(
@@ -103,6 +108,7 @@ class Generation:
                 )
         except BaseException:
             self.close()
+            self.record.refused()
             raise
 
     @property
@@ -140,10 +146,11 @@ class Generation:
                 await self._signal.wait()
         except TimeoutError:
             if self._deadline is not None and self._loop.time() >= self._deadline:
-                raise Unavailable(
+                self.record.error = Unavailable(
                     f"The answer took longer than the {self.timeout:g} seconds this server allows; "
                     "lower max_tokens or try again."
-                ) from None
+                )
+                raise self.record.error from None
             return False
         return True
 
@@ -186,11 +193,14 @@ class Generation:
 
     def close(self) -> None:
         """Stop what is still running."""
+        if self._sequences:
+            self.record.cancelled = True
         for sequence in self._sequences.values():
             self.fuser.cancel(sequence)
         self._sequences.clear()
 
     def _arrive(self, index: int, update: Update) -> None:
+        self.record.update(index, update)
         self._arrived.append((index, update))
         with contextlib.suppress(RuntimeError):  # the loop closes when the server stops while a sequence runs
             self._loop.call_soon_threadsafe(self._signal.set)

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import logging
 import uuid
+from collections.abc import Callable
+from time import perf_counter
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from alignment.errors import TooLarge
+from server.auth import OPEN_PATHS
 from server.errors import as_request_error, error_response
+from server.logs import request_id
+from server.metrics.requests import RequestMetrics
+from server.record import Record
 
 logger = logging.getLogger(__name__)
 
@@ -17,39 +23,55 @@ MAX_REQUEST_ID = 128
 
 
 class RequestId:
-    """Puts `x-request-id` on every answer, the caller's own where it is sane; outermost.
+    """Puts `x-request-id` on every answer, the caller's own where it is sane, and keeps the request's record.
 
-    Because it is the outermost, it also answers 500 to what no other part caught: an answer to a crash needs
-    its id most of all.
+    It is the outermost, so it also answers 500 to what no other part caught (an answer to a crash needs its id
+    most of all), and knows when an answer is complete: `on_end` is then called with the record.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, metrics: RequestMetrics, on_end: Callable[[Record], None]) -> None:
         self.app = app
+        self.metrics = metrics
+        self.on_end = on_end
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on and mark its answer."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        request_id = Headers(scope=scope).get("x-request-id", "")
-        if not (0 < len(request_id) <= MAX_REQUEST_ID and request_id.isascii() and request_id.isprintable()):
-            request_id = uuid.uuid4().hex
-        started = False
+        headers = Headers(scope=scope)
+        given = headers.get("x-request-id", "")
+        sane = 0 < len(given) <= MAX_REQUEST_ID and given.isascii() and given.isprintable()
+        record = Record(
+            self.metrics,
+            id=given if sane else uuid.uuid4().hex,
+            method=scope["method"],
+            client=scope["client"][0] if scope.get("client") else "",
+            traceparent=headers.get("traceparent"),
+            tracestate=headers.get("tracestate"),
+        )
+        scope.setdefault("state", {})["record"] = record
+        request_id.set(record.id)
 
         async def send_with_id(message: Message) -> None:
-            nonlocal started
             if message["type"] == "http.response.start":
-                started = True
-                MutableHeaders(scope=message)["x-request-id"] = request_id
+                record.status = message["status"]
+                MutableHeaders(scope=message)["x-request-id"] = record.id
             await send(message)
 
         try:
             await self.app(scope, receive, send_with_id)
         except Exception as error:
-            logger.error("request %s to %r failed", request_id, scope["path"])
-            if started:
+            logger.error("request %s to %r failed", record.id, scope["path"])
+            if record.status is not None:
                 raise
             await error_response(as_request_error(error))(scope, receive, send_with_id)
+        finally:
+            if scope["path"] not in OPEN_PATHS:
+                record.ended = perf_counter()
+                record.path = getattr(scope.get("route"), "path", None)
+                record.key = scope["state"].get("key_digest")
+                self.on_end(record)
 
 
 class BodyLimit:

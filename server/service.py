@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 from alignment.errors import NotFound
 from server.errors import shorten
+from server.lifecycle import Lifecycle
+from server.metrics.catalogue import Catalogue
 from server.options import ServerOptions
 
 if TYPE_CHECKING:
@@ -22,6 +24,8 @@ class Service:
     ensembles: dict[str, Ensemble]
     fuser: Fuser
     options: ServerOptions
+    catalogue: Catalogue = field(default_factory=Catalogue)
+    lifecycle: Lifecycle = field(default_factory=Lifecycle)
     started: int = field(default_factory=lambda: int(time.time()))
 
     @property

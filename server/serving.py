@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import ipaddress
-import logging
-import logging.config
 import signal
 import socket
 from collections.abc import Callable
 from contextlib import suppress
+from time import monotonic
 from types import FrameType
 
 import uvicorn
 
 from alignment.errors import ConfigError
+from server.lifecycle import Lifecycle
+from server.logs import set_up_log
 from server.options import ServerOptions
 from server.settings import ServerSettings, Settings, accepted_keys
+
+CLOSING_SECONDS = 1  # for what was cut off to be told so
 
 
 def serve(settings: Settings, on_ready: Callable[[str], None]) -> None:
@@ -31,18 +34,16 @@ def serve(settings: Settings, on_ready: Callable[[str], None]) -> None:
     from server.loading import build
 
     with _listener(settings.server.host, settings.server.port) as listener:
-        _set_up_log(settings.server.log_level)
+        set_up_log(settings.server.log_level, settings.server.log_format)
         signal.signal(signal.SIGTERM, _leave)
         runtime = build(settings)
         app = create_app(runtime.ensembles, runtime.fuser, options(settings.server))
-        config = uvicorn.Config(
-            app,
-            log_config=None,
-            timeout_graceful_shutdown=settings.server.shutdown_seconds,
-            server_header=False,
+        config = uvicorn.Config(app, log_config=None, server_header=False)
+        server = _Server(
+            config, app.state.lifecycle, settings.server.shutdown_seconds, lambda: on_ready(_url(listener))
         )
-        with suppress(KeyboardInterrupt):  # uvicorn drains first, then passes the signal on
-            _Server(config, lambda: on_ready(_url(listener))).run(sockets=[listener])
+        with suppress(KeyboardInterrupt):  # uvicorn passes the signal on once it is done
+            server.run(sockets=[listener])
 
 
 def options(server: ServerSettings) -> ServerOptions:
@@ -59,16 +60,42 @@ def options(server: ServerSettings) -> ServerOptions:
 
 
 class _Server(uvicorn.Server):
-    """Uvicorn, with a call when it begins to accept connections."""
+    """Uvicorn, with a call when it begins to accept connections, and an end that load balancers can follow.
 
-    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None]) -> None:
+    At the first signal it stops taking requests but goes on listening, so that /ready and whatever is still sent
+    here get an answer, until the requests in progress are over or `seconds` have passed. The second signal ends
+    it at once.
+    """
+
+    def __init__(
+        self, config: uvicorn.Config, lifecycle: Lifecycle, seconds: float, on_ready: Callable[[], None]
+    ) -> None:
         super().__init__(config)
+        self.lifecycle = lifecycle
+        self.seconds = seconds
         self.on_ready = on_ready
+        self._deadline: float | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
             self.on_ready()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self._captured_signals.append(sig)
+        if self._deadline is not None:
+            self._deadline = 0.0
+            return
+        self._deadline = monotonic() + self.seconds
+        self.lifecycle.draining = True
+
+    async def on_tick(self, counter: int) -> bool:
+        if self._deadline is not None:
+            left = self._deadline - monotonic()
+            if left <= 0 or self.lifecycle.in_progress == 0:
+                self.config.timeout_graceful_shutdown = CLOSING_SECONDS
+                self.should_exit = True
+        return await super().on_tick(counter)
 
 
 def _listener(host: str, port: int) -> socket.socket:
@@ -101,24 +128,3 @@ def _url(listener: socket.socket) -> str:
 def _leave(number: int, frame: FrameType | None) -> None:
     """SIGTERM, while loading or passed on by uvicorn after it has drained: a clean exit."""
     raise SystemExit(0)
-
-
-def _set_up_log(level: str) -> None:
-    logging.config.dictConfig(
-        {
-            "version": 1,
-            "disable_existing_loggers": False,
-            "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s: %(message)s"}},
-            "filters": {"probes": {"()": lambda: _not_a_probe}},
-            "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line", "filters": ["probes"]}},
-            "root": {"level": level.upper(), "handlers": ["stderr"]},
-            # Each line of these says something about a library, not about a request.
-            "loggers": {name: {"level": "WARNING"} for name in ("httpx", "httpcore", "urllib3", "filelock")},
-        }
-    )
-
-
-def _not_a_probe(record: logging.LogRecord) -> bool:
-    """Load balancers ask for /health every few seconds; what uvicorn logs of it would bury the rest."""
-    arguments = record.args
-    return not (record.name == "uvicorn.access" and isinstance(arguments, tuple) and "/health" in arguments)

@@ -78,7 +78,10 @@ class Catalogue:
             "inter_token_latency_seconds", "Between one token of an answer and the next.", model, PER_TOKEN
         )
         self.e2e_request_latency = histogram(
-            "e2e_request_latency_seconds", "From a request's arrival to the end of its generation.", model, REQUEST
+            "e2e_request_latency_seconds",
+            "From a request's arrival to the end of its answer, of those that ended well.",
+            model,
+            REQUEST,
         )
         self.request_queue_time = histogram(
             "request_queue_time_seconds",

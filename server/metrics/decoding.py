@@ -22,7 +22,8 @@ class DecodingMetrics(Observer):
     What compares members is measured for ensembles of several only.
     """
 
-    def __init__(self, catalogue: Catalogue, ensembles: Mapping[str, Ensemble], members: Sequence[str]) -> None:
+    def __init__(self, catalogue: Catalogue, ensembles: Mapping[str, Ensemble]) -> None:
+        members = {member for ensemble in ensembles.values() for member in ensemble.models}
         self._models = {name: _Model(catalogue, name) for name in ensembles}
         self._seats = {
             (name, member): _Seat(catalogue, name, member)

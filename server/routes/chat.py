@@ -129,6 +129,7 @@ def chat_router(service: Service) -> APIRouter:
             ensemble,
             fusion,
             prompt_tokens=len(prompt.ids[ensemble.pivot]),
+            record=request.state.record,
             timeout=options.request_timeout,
         )
         generation.submit([(prompt, seeded(sampling, i)) for i in range(n)], flow=flow_of(request))

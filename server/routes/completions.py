@@ -142,6 +142,7 @@ def completions_router(service: Service) -> APIRouter:
             ensemble,
             fusion,
             prompt_tokens=sum(len(prompt.ids[ensemble.pivot]) for prompt in encoded),
+            record=request.state.record,
             timeout=options.request_timeout,
         )
         generation.submit(submissions, flow=flow_of(request))

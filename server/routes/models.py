@@ -1,10 +1,9 @@
-"""GET /v1/models, GET /v1/models/{id}, GET /health, GET /version."""
+"""GET /v1/models, GET /v1/models/{id}."""
 
 from __future__ import annotations
 
 from fastapi import APIRouter
 
-from alignment.errors import Unavailable
 from server.protocol.models import ModelCard, ModelFusion, ModelList
 from server.service import Service
 
@@ -32,25 +31,5 @@ def models_router(service: Service) -> APIRouter:
     async def retrieve_model(name: str) -> ModelCard:
         """One of them; names may contain slashes."""
         return card(name)
-
-    return router
-
-
-def health_router(service: Service) -> APIRouter:
-    """What load balancers and operators ask."""
-    router = APIRouter(tags=["health"])
-
-    @router.head("/health", include_in_schema=False)
-    @router.get("/health")
-    async def health() -> dict[str, str]:
-        """Whether requests are served: 200, or 503 once the decoding loop has ended."""
-        if not service.fuser.alive():
-            raise Unavailable("The decoding loop has ended; restart the server.")
-        return {"status": "ok"}
-
-    @router.get("/version")
-    async def version() -> dict[str, str]:
-        """The server's version."""
-        return {"version": service.options.version}
 
     return router

@@ -198,6 +198,7 @@ class ServerSettings(Section):
         keep_alive_seconds: a stream that is silent this long gets a comment line.
         shutdown_seconds: how long requests in progress may go on after SIGTERM.
         log_level: of the server's own log.
+        log_format: `text` for people, `json` for machines: an object per line, to stderr.
     """
 
     host: Annotated[str, StringConstraints(min_length=1)] = "127.0.0.1"
@@ -214,6 +215,7 @@ class ServerSettings(Section):
     keep_alive_seconds: Annotated[PositiveFloat, Field(allow_inf_nan=False)] = 5.0
     shutdown_seconds: NonNegativeInt = 30
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["text", "json"] = "text"
 
 
 class EvaluationSettings(Section):

@@ -22,6 +22,7 @@ from fusion.core import (
     Update,
 )
 from fusion.ensemble import Ensemble, Model
+from fusion.observe import Load, MemberLoad, Observer
 
 END = 256
 CONTEXT = 200
@@ -139,6 +140,8 @@ class ScriptedFuser:
         self.submissions: list[Submission] = []
         self.started = False
         self.stopped = False
+        self.down: set[str] = set()
+        self.observer = Observer()
         self._numbers = itertools.count(1)
 
     def start(self) -> None:
@@ -149,6 +152,10 @@ class ScriptedFuser:
 
     def alive(self) -> bool:
         return not self.stopped
+
+    def load(self) -> Load:
+        members = {name: MemberLoad(name not in self.down, 0, 0, 0, 1000) for name in ("a", "b")}
+        return Load(running={}, waiting={}, waiting_limit=256, members=members)
 
     def submit(
         self,

@@ -1,0 +1,89 @@
+"""SIGTERM: whoever is served is served to the end, whoever comes is sent elsewhere, and the process ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.e2e.conftest import START
+from tests.e2e.demo import CONFIG, ENSEMBLE, REPOSITORY, user
+
+LONG = {"model": ENSEMBLE, "messages": user("Anna has 12 apples."), "stream": True, "ignore_eos": True}
+Start = Callable[..., tuple[subprocess.Popen[str], httpx.Client]]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    processes: list[subprocess.Popen[str]] = []
+    clients: list[httpx.Client] = []
+
+    def run(**server: object) -> tuple[subprocess.Popen[str], httpx.Client]:
+        environ = {name: value for name, value in os.environ.items() if not name.startswith("TUTTI_")}
+        environ |= {f"TUTTI_SERVER__{name.upper()}": str(value) for name, value in server.items()}
+        environ |= {"PYTHONPATH": str(REPOSITORY), "PYTHONUNBUFFERED": "1"}
+        with (tmp_path / "stderr.log").open("w") as stderr:
+            process = subprocess.Popen(
+                [*START, str(CONFIG), "--port", "0"], env=environ, stdout=subprocess.PIPE, stderr=stderr, text=True
+            )
+        processes.append(process)
+        assert process.stdout is not None
+        url = process.stdout.readline().split()[-1].removesuffix("/v1")
+        clients.append(httpx.Client(base_url=url, timeout=60))
+        return process, clients[-1]
+
+    yield run
+    for client in clients:
+        client.close()
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+@contextmanager
+def streaming(http: httpx.Client, **fields: object) -> Iterator[Iterator[str]]:
+    """The lines of an answer that has begun."""
+    with http.stream("POST", "/v1/chat/completions", json={**LONG, **fields}) as answer:
+        assert answer.status_code == 200
+        lines = answer.iter_lines()
+        next(lines)
+        yield lines
+
+
+def test_running_requests_finish_and_new_ones_are_sent_elsewhere(start: Start) -> None:
+    process, http = start(shutdown_seconds=30)
+    assert http.get("/ready").status_code == 200
+    with streaming(http, max_tokens=300) as lines:
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.05)
+        ready = http.get("/ready")
+        assert ready.status_code == 503
+        assert http.get("/health").status_code == 200
+        assert "tutti_sequences_running" in http.get("/metrics").text
+        refused = http.post("/v1/chat/completions", json={**LONG, "max_tokens": 1})
+        assert refused.status_code == 503
+        assert int(refused.headers["retry-after"]) >= 1
+        assert "shutting down" in refused.json()["error"]["message"]
+        events = [json.loads(line[6:]) for line in lines if line.startswith("data: {")]
+    assert sum(len(event["choices"][0]["delta"].get("content") or "") for event in events) > 300
+    assert events[-1]["choices"][0]["finish_reason"] == "length"
+    assert process.wait(timeout=10) == 0
+
+
+def test_the_time_to_finish_is_bounded(start: Start) -> None:
+    process, http = start(shutdown_seconds=1)
+    with streaming(http, max_tokens=1000, n=16) as lines:
+        began = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        with pytest.raises(httpx.RemoteProtocolError):
+            list(lines)
+        assert process.wait(timeout=20) == 0
+        assert 1 <= time.monotonic() - began < 8
