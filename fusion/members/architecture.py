@@ -7,6 +7,7 @@ from typing import Any
 from alignment.errors import ConfigError
 
 _LAYER_TYPES = {"full_attention", "sliding_attention"}
+_LIMITS = ("max_position_embeddings", "max_seq_len", "context_length")  # one meaning, as architectures call it
 
 
 def require_decoder(model: Any) -> None:
@@ -41,19 +42,21 @@ def unsupported(model: Any, reason: str) -> ConfigError:
     return ConfigError(f"The transformers engine cannot run {name}: {reason}. Choose another checkpoint.")
 
 
-def context_length(model: Any, asked: int | None) -> int:
-    """Tokens per sequence: `asked`, or all that the model was made for. Raises ConfigError."""
+def context_length(model: Any, asked: int | None) -> int | None:
+    """Tokens per sequence: `asked`, or all that the model was made for; None where nothing says.
+
+    Raises ConfigError where more is asked for. Models without a limit of their own are those that have no table of positions: a bias by distance, a state.
+    """
     text = model.config.get_text_config(decoder=True)
-    made_for: int | None = getattr(text, "max_position_embeddings", None)
+    stated = (getattr(text, name, None) for name in _LIMITS)
+    made_for: int | None = next((limit for limit in stated if isinstance(limit, int) and limit > 0), None)
     rope = getattr(text, "rope_parameters", None) or {}
     if rope.get("rope_type") == "longrope":
         # Beyond it, this encoding changes the frequencies of a whole forward pass by its longest row, and
         # what is already cached does not follow.
         made_for = rope["original_max_position_embeddings"]
-    if asked is None and made_for is None:
-        raise ConfigError(f"{type(model).__name__} states no max_position_embeddings; set max_context.")
     if asked is not None and made_for is not None and asked > made_for:
         raise ConfigError(
             f"max_context {asked} is more than the {made_for} tokens that {type(model).__name__} can serve."
         )
-    return asked or made_for or 0
+    return asked or made_for

@@ -13,7 +13,8 @@ import transformers
 from huggingface_hub import HfApi, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
 from safetensors import SafetensorError, safe_open
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
+from transformers.cache_utils import DynamicLayer
 
 from alignment.errors import ConfigError
 
@@ -136,11 +137,24 @@ def estimate(
     width = parse_dtype(dtype).itemsize
     stored = config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32
     weights = sum(weight_files(source, revision=revision).values()) * width // stored.itemsize
+    return weights, _values_per_token(config) * cache_tokens * width
+
+
+def _values_per_token(config: Any) -> int:
+    """Numbers that a token's keys and values come to over all layers; states of other layers are not counted."""
     text = config.get_text_config(decoder=True)
-    heads = text.num_attention_heads
-    kv_heads = getattr(text, "num_key_value_heads", None) or heads
+    heads = getattr(text, "num_attention_heads", None)
+    layers = sum(isinstance(layer, DynamicLayer) for layer in DynamicCache(config=config).layers)
+    if not heads or not layers:
+        return 0
+    if getattr(text, "qk_nope_head_dim", None):  # latent attention is cached expanded
+        return layers * int(heads * (text.qk_nope_head_dim + text.qk_rope_head_dim + text.v_head_dim))
+    if getattr(text, "multi_query", False) and not getattr(text, "new_decoder_architecture", False):
+        heads_cached = 1
+    else:
+        heads_cached = getattr(text, "num_key_value_heads", None) or getattr(text, "num_kv_heads", None) or heads
     head_dim = getattr(text, "head_dim", None) or text.hidden_size // heads
-    return weights, 2 * text.num_hidden_layers * kv_heads * head_dim * cache_tokens * width
+    return 2 * layers * int(heads_cached) * int(head_dim)
 
 
 def _is_folder(source: str) -> bool:

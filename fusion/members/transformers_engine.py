@@ -53,14 +53,14 @@ class TransformersEngine:
             model: a PreTrainedModel with a language modelling head, on its device; this engine's alone from now.
             cache_tokens: tokens that all open sequences together can hold.
             max_sequences: sequences that can be open.
-            max_context: tokens one sequence can hold; by default what the model was made for.
+            max_context: tokens one sequence can hold; by default what the model was made for, or all of the cache.
             chunk: prompt tokens run in one step: the longest that decoding waits for others' prompts.
             top_k: k of the answers.
 
         Raises ConfigError where no path computes what the model does.
         """
         require_decoder(model)
-        context = min(context_length(model, max_context), cache_tokens)
+        context = min(context_length(model, max_context) or cache_tokens, cache_tokens)
         self.capacity = Capacity(context, cache_tokens, max_sequences)
         self.device = str(model.device)
         self.known_ids: int = model.get_input_embeddings().num_embeddings

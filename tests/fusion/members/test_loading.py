@@ -12,6 +12,7 @@ from alignment.errors import ConfigError
 from fusion.core import Advance
 from fusion.members.loading import estimate, parse_device, parse_dtype, stop_ids, weight_files
 from fusion.members.transformers_engine import TransformersEngine
+from tests.fusion.members import zoo
 from tests.fusion.members.tiny import build, error_of, plain_logprobs, run
 
 
@@ -147,3 +148,10 @@ def test_the_estimate_is_what_the_engine_takes(folder):
     assert weights == sum(weight_files(str(folder)).values())
     assert weights == pytest.approx(sum(p.nbytes for p in build("llama").parameters()), rel=0.05)
     assert estimate(str(folder), "bfloat16", 64) == (weights // 2, cache // 2)
+
+
+@pytest.mark.parametrize("name", ["deepseek_v3", "gpt_bigcode", "falcon", "falcon_h1", "jamba", "mamba", "zamba2"])
+def test_the_estimate_knows_what_an_architecture_caches(name, tmp_path):
+    zoo.build(name).save_pretrained(tmp_path)
+    engine = TransformersEngine.load(str(tmp_path), cache_tokens=64)
+    assert estimate(str(tmp_path), "float32", 64)[1] == engine._cache.nbytes

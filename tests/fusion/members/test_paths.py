@@ -127,6 +127,11 @@ def test_the_keys_and_values_of_the_portable_path_take_what_was_asked_for():
     assert engine._cache.nbytes == 200 * 2 * 4 * (8 + 8) * 4  # tokens, layers, heads, dims, bytes
 
 
+def test_a_model_without_a_limit_of_its_own_has_all_of_the_cache():
+    assert engine_over(zoo.build("mamba"), max_context=None, cache_tokens=300).capacity.context == 300
+    assert engine_over(zoo.build("mpt"), max_context=None, cache_tokens=300).capacity.context == 256
+
+
 def test_a_path_that_computes_something_else_is_passed_over_and_the_log_says_so(monkeypatch, caplog):
     caplog.set_level(logging.INFO)
     model = zoo.build("llama")
