@@ -1,0 +1,224 @@
+"""What only an ensemble has: where a round goes, who is late, who is listened to, what the maps lose."""
+
+from __future__ import annotations
+
+from grafana_foundation_sdk.builders.dashboard import Dashboard, Row
+
+from deploy.grafana.frame import choice, frame
+from deploy.grafana.panels import (
+    COUNT,
+    NATS,
+    OPERATIONS,
+    RATIO,
+    SECONDS,
+    Limits,
+    Panel,
+    Query,
+    heat,
+    lines,
+    number,
+)
+from deploy.grafana.promql import BOTH, MEMBER, MODEL, buckets, mean, per, quantile, rate
+
+ROUNDS = rate("rounds_total", MODEL)
+ROUNDS_BY_MODEL = rate("rounds_total", MODEL, "model")
+VOICE = "{{model}} {{member}}"  # a member as it speaks in one of the models it works for
+
+
+def dashboard() -> Dashboard:
+    """For each chosen ensemble; single models have rounds too, but nothing to disagree about."""
+    board = frame("ensemble", "Tutti: Ensemble", "Where a round goes, who is late, and who is listened to.")
+    board.with_variable(choice("member", "Member", f"tutti_ensemble_info{{{MODEL}}}"))
+    for panel in _numbers():
+        board.with_panel(panel)
+    for title, panels in (
+        ("Time", _time()),
+        ("Who is listened to", _voices()),
+        ("Vocabularies and losses", _losses()),
+    ):
+        board.with_row(Row(title))
+        for panel in panels:
+            board.with_panel(panel)
+    return board
+
+
+def _of_rounds(counter: str, labels: str = "model, member") -> str:
+    """The share of a model's rounds that a counter of its members stands for."""
+    return per(rate(counter, BOTH, labels), ROUNDS_BY_MODEL, on="model")
+
+
+def _numbers() -> list[Panel]:
+    waiting = rate("round_stage_seconds_sum", f'{MODEL}, stage="waiting"')
+    return [
+        number("Rounds", "Fused tokens.", OPERATIONS, ROUNDS),
+        number(
+            "One round, mean",
+            "All stages, waiting for the members included.",
+            SECONDS,
+            per(rate("round_stage_seconds_sum", MODEL), ROUNDS),
+        ),
+        number(
+            "Members that count, mean",
+            "Members whose distributions were fused in a round.",
+            COUNT,
+            mean("surviving_members", MODEL),
+        ),
+        number(
+            "Disagreement",
+            "Rounds in which the members' best tokens were not all the same.",
+            RATIO,
+            per(rate("disagreement_rounds_total", MODEL), ROUNDS),
+        ),
+        number(
+            "Lost to the last",
+            "Share of the waiting in which all members but one had answered.",
+            RATIO,
+            per(rate("straggler_wait_seconds_sum", MODEL), waiting),
+            limits=Limits(0.3, 0.5),
+        ),
+        number(
+            "Taken back",
+            "Tokens that members took back, per round.",
+            COUNT,
+            per(rate("rollback_tokens_total", BOTH), ROUNDS),
+        ),
+    ]
+
+
+def _time() -> list[Panel]:
+    return [
+        lines(
+            "Where a round goes",
+            "Mean seconds of a round. Waiting is the members' forward passes; the rest is the fusion's own.",
+            SECONDS,
+            [Query(per(rate("round_stage_seconds_sum", MODEL, "stage"), f"scalar({ROUNDS})"), "{{stage}}")],
+            stacked=True,
+        ),
+        lines(
+            "A member's answer, mean",
+            "From handing work to a member until its answer: its step, and queueing and transport around it.",
+            SECONDS,
+            [Query(mean("member_answer_seconds", MEMBER, "member, phase"), "{{member}} {{phase}}")],
+        ),
+        lines(
+            "A member's step, mean and p95",
+            "One step of its engine, as the member measured it. Answers take longer where it is busy.",
+            SECONDS,
+            [
+                Query(mean("member_step_seconds", MEMBER, "member"), "{{member}} mean"),
+                Query(quantile(0.95, "member_step_seconds", MEMBER, "member"), "{{member}} p95"),
+            ],
+        ),
+        lines(
+            "Who is last",
+            "Share of the rounds that each member ended. One line near 100 %: move that member, or quantise it.",
+            RATIO,
+            [Query(_of_rounds("straggler_rounds_total"), VOICE)],
+            top=1,
+        ),
+        lines(
+            "Waiting for the last",
+            "How much later the last member of a round answered than the last but one.",
+            SECONDS,
+            [
+                Query(mean("straggler_wait_seconds", MODEL, "model"), "{{model}} mean"),
+                Query(quantile(0.95, "straggler_wait_seconds", MODEL, "model"), "{{model}} p95"),
+            ],
+        ),
+        heat(
+            "Members' answers while decoding",
+            "All members together: as many bands as there are speeds.",
+            SECONDS,
+            buckets("member_answer_seconds", f'{MEMBER}, phase="decode"'),
+        ),
+    ]
+
+
+def _voices() -> list[Panel]:
+    return [
+        lines(
+            "Weights",
+            "Mean weight of each member in a round, 0 where it was left out.",
+            RATIO,
+            [Query(mean("member_weight_ratio", BOTH, "model, member"), VOICE)],
+            top=1,
+        ),
+        lines(
+            "Own choice not taken",
+            "Share of rounds whose likeliest fused token was not this member's own.",
+            RATIO,
+            [Query(_of_rounds("fused_differs_rounds_total"), VOICE)],
+            top=1,
+        ),
+        lines(
+            "Prompts under each member",
+            "Mean loss in nats per token of the pivot, which PackLLM's weights come from. Lower is better.",
+            NATS,
+            [Query(mean("member_prompt_nats", BOTH, "model, member"), VOICE)],
+        ),
+        lines(
+            "Left out",
+            "Share of rounds that a member was left out of, by EVA's filter or for want of a spelling.",
+            RATIO,
+            [Query(_of_rounds("filter_drops_total", "model, member, reason"), f"{VOICE} {{{{reason}}}}")],
+            top=1,
+        ),
+        lines(
+            "Disagreement",
+            "Share of rounds in which the members' best tokens were not all the same.",
+            RATIO,
+            [Query(per(rate("disagreement_rounds_total", MODEL, "model"), ROUNDS_BY_MODEL), "{{model}}")],
+            top=1,
+        ),
+        lines(
+            "Divergence",
+            "Jensen-Shannon divergence of the members' distributions: how much fusing can matter.",
+            NATS,
+            [
+                Query(quantile(0.5, "divergence_nats", MODEL, "model"), "{{model}} p50"),
+                Query(quantile(0.95, "divergence_nats", MODEL, "model"), "{{model}} p95"),
+            ],
+        ),
+    ]
+
+
+def _losses() -> list[Panel]:
+    taken_back = rate("rollback_tokens_total", BOTH, "model, member")
+    return [
+        lines(
+            "Mass that reaches the pivot",
+            "Mean probability that a member's map carries over. What is lost is a weight by accident.",
+            RATIO,
+            [Query(mean("mapped_mass_ratio", BOTH, "model, member"), VOICE)],
+        ),
+        lines(
+            "Rounds with tokens taken back",
+            "Share of rounds after which a member's last tokens changed, because the text was cut anew.",
+            RATIO,
+            [Query(_of_rounds("rollbacks_total"), VOICE)],
+        ),
+        lines(
+            "Tokens taken back",
+            "Each time that a member took any back.",
+            COUNT,
+            [Query(per(taken_back, rate("rollbacks_total", BOTH, "model, member")), VOICE)],
+        ),
+        lines(
+            "Members that count",
+            "Mean number of members whose distributions were fused in a round.",
+            COUNT,
+            [Query(mean("surviving_members", MODEL, "model"), "{{model}}")],
+        ),
+        lines(
+            "Members closed after the prompt",
+            "Sequences per second that went on without a member whose weight for their prompt was too small.",
+            OPERATIONS,
+            [Query(rate("pruned_members_total", BOTH, "model, member"), VOICE)],
+        ),
+        lines(
+            "Members started again",
+            "Restarts in the last hour.",
+            COUNT,
+            [Query(f"sum by (member) (increase(tutti_member_restarts_total{{{MEMBER}}}[1h]))", "{{member}}")],
+        ),
+    ]
