@@ -71,7 +71,9 @@ def build(settings: Settings) -> Runtime:
         ConfigError: a sentence that names the model.
     """
     began = time.monotonic()
-    checkpoints = [open_checkpoint(name, settings.models[name]) for name in settings.needed]
+    # vLLM changes classes of transformers in its process; whoever needs them as they are comes first.
+    names = sorted(settings.needed, key=lambda name: settings.models[name].engine == "vllm")
+    checkpoints = [open_checkpoint(name, settings.models[name]) for name in names]
     maps = _maps(settings, {checkpoint.name: checkpoint for checkpoint in checkpoints})
     with ExitStack() as on_failure:
         models = {}
@@ -83,7 +85,7 @@ def build(settings: Settings) -> Runtime:
             models[name] = _model(checkpoint, member)
         ensembles = {name: _ensemble(name, one, models, maps[name]) for name, one in settings.ensembles.items()}
         if settings.server.serve_models:
-            ensembles |= {name: build_ensemble(name, {name: model}, name) for name, model in models.items()}
+            ensembles |= {name: build_ensemble(name, {name: models[name]}, name) for name in settings.needed}
         on_failure.pop_all()
     members = {name: model.member for name, model in models.items()}
     log.info("loaded %d models in %.1f s", len(models), time.monotonic() - began)
@@ -100,8 +102,9 @@ def open_checkpoint(name: str, model: ModelSettings) -> Checkpoint:
     try:
         parse_device(model.device)
         config = read_config(source, revision=revision, trust_remote_code=trust)
-        not_packed = _check_architecture(model, config)
-        weight_files(source, revision=revision)
+        not_packed = _check_architecture(model, config) if model.engine == "transformers" else None
+        if model.engine_args.get("load_format", "auto") in ("auto", "safetensors"):
+            weight_files(source, revision=revision)
         vocabulary = read_vocabulary(source, revision=revision, trust_remote_code=trust)
         _check_vocabulary(source, config, vocabulary.tokenizer)
         return Checkpoint(name, model, _dtype(model, config), config, not_packed, vocabulary)
@@ -129,21 +132,21 @@ def read_vocabulary(
 def engine_spec(checkpoint: Checkpoint) -> EngineSpec:
     """What the model's engine is built from, wherever that happens."""
     model = checkpoint.settings
-    return EngineSpec(
-        model.engine,
-        {
-            "source": model.source,
-            "dtype": checkpoint.dtype,
-            "device": model.device,
-            "revision": model.revision,
-            "trust_remote_code": model.trust_remote_code,
-            "cache_tokens": model.cache_tokens,
-            "max_sequences": model.max_sequences,
-            "max_context": model.max_context,
-            "chunk": model.prefill_chunk,
-            "top_k": model.candidates,
-        },
-    )
+    arguments = {
+        "source": model.source,
+        "dtype": checkpoint.dtype,
+        "device": model.device,
+        "revision": model.revision,
+        "trust_remote_code": model.trust_remote_code,
+        "cache_tokens": model.cache_tokens,
+        "max_sequences": model.max_sequences,
+        "max_context": model.max_context,
+        "chunk": model.prefill_chunk,
+        "top_k": model.candidates,
+    }
+    if model.engine == "vllm":
+        arguments |= {"engine_args": model.engine_args, "adapter": model.adapter}
+    return EngineSpec(model.engine, arguments)
 
 
 def load_member(checkpoint: Checkpoint) -> Member:

@@ -32,7 +32,7 @@ OURS = {
     "max_logprobs": "candidates",
 }
 FIXED = ("async_scheduling", "logprobs_mode", "scheduler_cls", "skip_tokenizer_init", "worker_extension_cls")
-SIZES = ("gpu_memory_utilization", "kv_cache_memory_bytes", "num_gpu_blocks_override")
+CACHE_SIZES = frozenset({"gpu_memory_utilization", "kv_cache_memory_bytes", "num_gpu_blocks_override"})
 BLOCK = 32  # tokens; the CPU's kernels like multiples of it, and its own default wastes half of 128 a sequence
 
 TOLERANCE = 0.5
@@ -76,7 +76,7 @@ def arguments(
     world = result.get("tensor_parallel_size", 1) * result.get("pipeline_parallel_size", 1)
     if world == 1:
         result.setdefault("distributed_executor_backend", "uni")  # no process of its own for one worker
-    if not any(name in given for name in SIZES):
+    if CACHE_SIZES.isdisjoint(given):
         block = result.get("block_size") or 16
         result["num_gpu_blocks_override"] = 1 + -(-cache_tokens // block)
         result["kv_cache_memory_bytes"] = 1  # known beforehand: nothing to profile

@@ -25,6 +25,7 @@ from pydantic_core import PydanticCustomError
 from alignment.methods import METHODS, takes_parameters
 from alignment.origin import PAPERS, MethodName, Parameters, TableName
 from fusion.core import Combine
+from fusion.members.vllm_start import CACHE_SIZES
 
 
 def _servable(name: str) -> str:
@@ -88,7 +89,7 @@ class ModelSettings(Section):
 
     Attributes:
         source: a folder (seen from the configuration file) or a Hugging Face id.
-        engine: what runs the model.
+        engine: what runs the model: `transformers`, or `vllm` where that is installed.
         dtype: of weights and cache; `auto` takes what the checkpoint says.
         device: `cpu`, `cuda`, `cuda:N` or `mps`.
         revision: branch, tag or commit on the Hub.
@@ -98,10 +99,13 @@ class ModelSettings(Section):
         max_context: tokens per sequence; None for what the model supports.
         prefill_chunk: prompt tokens per step, which bounds how long a prefill holds up decoding.
         candidates: next tokens handed to the fuser per round, the k of its top k.
+        engine_args: arguments of vLLM's own engine (as `vllm serve` takes them, with _ for -), validated by vLLM.
+            Those that size its cache take the place of `cache_tokens`.
+        adapter: folder of a LoRA adapter that vLLM runs the model with.
     """
 
     source: Source
-    engine: Literal["transformers"] = "transformers"
+    engine: Literal["transformers", "vllm"] = "transformers"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     device: Annotated[str, StringConstraints(pattern=r"^(cpu|mps|cuda(:\d{1,3})?)$")] = "cpu"
     revision: str | None = None
@@ -111,6 +115,19 @@ class ModelSettings(Section):
     max_context: PositiveInt | None = None
     prefill_chunk: PositiveInt = 512
     candidates: PositiveInt = 320
+    engine_args: dict[str, Any] = {}
+    adapter: Source | None = None
+
+    @model_validator(mode="after")
+    def _only_what_the_engine_takes(self) -> ModelSettings:
+        if self.engine != "vllm":
+            for name in ("engine_args", "adapter"):
+                if name in self.model_fields_set:
+                    raise PydanticCustomError("engine", f"{name} is for engine: vllm; leave it out")
+        sizing = sorted(CACHE_SIZES & self.engine_args.keys())
+        if sizing and "cache_tokens" in self.model_fields_set:
+            raise PydanticCustomError("engine", f"cache_tokens and engine_args.{sizing[0]} both size the cache")
+        return self
 
 
 class AlignmentSettings(Section):

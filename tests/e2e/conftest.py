@@ -5,7 +5,9 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import httpx
 import openai
@@ -37,16 +39,15 @@ class Server:
         return httpx.Client(base_url=self.url, timeout=120)
 
 
-@pytest.fixture(scope="package")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """One process for all tests, which leaves in good order when told to."""
-    log = tmp_path_factory.mktemp("server") / "stderr.log"
+@contextmanager
+def serving(config: Path, log: Path, **environment: str) -> Iterator[Server]:
+    """A process that serves a configuration, and leaves in good order when told to."""
     environ = {name: value for name, value in os.environ.items() if not name.startswith("TUTTI_")}
-    environ |= {"PYTHONPATH": str(REPOSITORY), "PYTHONUNBUFFERED": "1", **MEMORY}
+    environ |= {"PYTHONPATH": str(REPOSITORY), "PYTHONUNBUFFERED": "1", **environment}
     with (
         log.open("w") as stderr,
         subprocess.Popen(
-            [*START, str(CONFIG), "--port", "0"], env=environ, stdout=subprocess.PIPE, stderr=stderr, text=True
+            [*START, str(config), "--port", "0"], env=environ, stdout=subprocess.PIPE, stderr=stderr, text=True
         ) as process,
     ):
         try:
@@ -61,6 +62,13 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
             assert "Traceback" not in log.read_text()
         finally:
             process.kill()
+
+
+@pytest.fixture(scope="package")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One process for all tests."""
+    with serving(CONFIG, tmp_path_factory.mktemp("server") / "stderr.log", **MEMORY) as server:
+        yield server
 
 
 @pytest.fixture(scope="package")
