@@ -126,7 +126,9 @@ class ModelSettings(Section):
                     raise PydanticCustomError("engine", f"{name} is for engine: vllm; leave it out")
         sizing = sorted(CACHE_SIZES & self.engine_args.keys())
         if sizing and "cache_tokens" in self.model_fields_set:
-            raise PydanticCustomError("engine", f"cache_tokens and engine_args.{sizing[0]} both size the cache")
+            raise PydanticCustomError(
+                "engine", f"cache_tokens and engine_args.{sizing[0]} both size the cache; leave one out"
+            )
         return self
 
 

@@ -99,7 +99,7 @@ MISTAKES = {
         "  ada: {source: models/ada, devise: cpu}",
         "c.yaml:2: models.ada.devise: unknown field (did you mean 'device'?); allowed: source, engine, "
         "dtype, device, revision, trust_remote_code, cache_tokens, max_sequences, max_context, prefill_chunk, "
-        "candidates.",
+        "candidates, engine_args, adapter.",
     ),
     "unknown section": (
         "ensembles:",
@@ -120,7 +120,18 @@ MISTAKES = {
     "engine": (
         "  ada: {source: models/ada}",
         "  ada: {source: models/ada, engine: vlm}",
-        "c.yaml:2: models.ada.engine: found 'vlm'; allowed: transformers.",
+        "c.yaml:2: models.ada.engine: found 'vlm'; allowed: transformers, vllm.",
+    ),
+    "arguments of another engine": (
+        "  ada: {source: models/ada}",
+        "  ada: {source: models/ada, engine_args: {enforce_eager: true}}",
+        "c.yaml:2: models.ada: found a mapping; engine_args is for engine: vllm; leave it out.",
+    ),
+    "two sizes of a cache": (
+        "  ada: {source: models/ada}",
+        "  ada: {source: models/ada, engine: vllm, cache_tokens: 9, engine_args: {kv_cache_memory_bytes: 9}}",
+        "c.yaml:2: models.ada: found a mapping; cache_tokens and engine_args.kv_cache_memory_bytes both size the "
+        "cache; leave one out.",
     ),
     "dtype": (
         "  ada: {source: models/ada}",
