@@ -128,7 +128,7 @@ def test_what_the_image_writes_lies_on_volumes(services: dict[str, Service]) -> 
 
 def test_what_runs_may_finish(services: dict[str, Service]) -> None:
     """Compose waits for longer than the server gives its requests."""
-    for config in ("demo.yaml", "gpu.yaml"):
+    for config in ("demo.yaml", "gpu/ensemble.yaml"):
         grace = read_settings(REPOSITORY / "deploy" / config).server.shutdown_seconds
         assert all(int(services[name]["stop_grace_period"][:-1]) >= grace + 10 for name in ("tutti", "tutti-gpu"))
 
@@ -136,7 +136,7 @@ def test_what_runs_may_finish(services: dict[str, Service]) -> None:
 def test_a_gpu_for_every_model(services: dict[str, Service]) -> None:
     devices = services["tutti-gpu"]["deploy"]["resources"]["reservations"]["devices"]
     reserved = [gpu for device in devices for gpu in device["device_ids"]]
-    models = read_settings(REPOSITORY / "deploy/gpu.yaml").models
+    models = read_settings(REPOSITORY / "deploy/gpu/ensemble.yaml").models
     assert {model.device for model in models.values()} == {f"cuda:{number}" for number in range(len(reserved))}
     assert len(models) == len(reserved)
 
