@@ -189,6 +189,7 @@ class Core:
 
     def step(self) -> list[EngineCoreOutput]:
         """One step: schedule, run, and what came of it."""
+        torch.get_num_threads()  # in a thread of ours it sets what it returns, which vLLM's CPU kernels depend on
         outputs, executed = self._core.step_fn()
         self._core.post_step(model_executed=executed)
         return [output for of_client in (outputs or {}).values() for output in of_client.outputs]
