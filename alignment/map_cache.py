@@ -21,10 +21,15 @@ class MapCache:
 
     A folder that cannot be written costs a warning and learning again at the next start, never an error; so does
     a damaged file. None keeps nothing beyond the process.
+
+    Args:
+        required: whoever named the folder means it, so one that cannot be written is an error where a map would
+            have to be learned.
     """
 
-    def __init__(self, folder: Path | None) -> None:
+    def __init__(self, folder: Path | None, *, required: bool = False) -> None:
         self._folder = folder
+        self._required = required
         self._known: dict[str, VocabMap] = {}
 
     def find(self, origin: Origin) -> VocabMap | None:
@@ -39,6 +44,9 @@ class MapCache:
         """The map of this origin, learned and kept if there is none.
 
         Of several processes that miss the same map at a time one learns it, and the others wait for that.
+
+        Raises:
+            ConfigError: the folder cannot be written, and has to be.
         """
         if (map := self.find(origin)) is not None:
             return map
@@ -49,6 +57,11 @@ class MapCache:
                     path.parent.mkdir(parents=True, exist_ok=True)
                     stack.enter_context(_alone(path.with_suffix(".lock")))
                 except OSError as error:
+                    if self._required:
+                        raise ConfigError(
+                            f"Learned maps cannot be kept in {path.parent} ({_reason(error)}): make it writable "
+                            "for the server's user, or set another server.cache_dir."
+                        ) from error
                     _warn(path, error)
                     path = None
             with suppress(ConfigError):  # another process may have learned it meanwhile
@@ -97,5 +110,9 @@ def _alone(path: Path) -> Iterator[None]:
 
 
 def _warn(path: Path, error: OSError) -> None:
-    reason = error.strerror or str(error)
-    log.warning("learned maps cannot be kept in %s (%s): they are learned at every start", path.parent, reason)
+    message = "learned maps cannot be kept in %s (%s): they are learned at every start"
+    log.warning(message, path.parent, _reason(error))
+
+
+def _reason(error: OSError) -> str:
+    return error.strerror or str(error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,7 @@ from server.service import Service
 if TYPE_CHECKING:
     from fusion.ensemble import Ensemble
     from fusion.fuser import Fuser
+    from server.traces import Tracing
 
 # Every error has the same shape, and a request that fails validation is answered with 400, never 422.
 RESPONSES: dict[int | str, dict[str, Any]] = {"default": {"model": ErrorResponse, "description": "Error"}}
@@ -43,15 +45,18 @@ def create_app(ensembles: dict[str, Ensemble], fuser: Fuser, options: ServerOpti
         fuser: decodes them; started and stopped with the application.
         options: limits and keys.
     """
-
     service = Service(ensembles, fuser, options)
     describe(service.catalogue, ensembles, options.version)
     fuser.observer = DecodingMetrics(service.catalogue, ensembles)
     metrics = RequestMetrics(service.catalogue, ensembles)
 
+    tracing = _tracing(options.otlp_endpoint)
+
     def on_end(record: Record) -> None:
         metrics.ended(record)
         log_request(record)
+        if tracing is not None:
+            tracing.ended(record)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -60,6 +65,8 @@ def create_app(ensembles: dict[str, Ensemble], fuser: Fuser, options: ServerOpti
             yield
         finally:
             await run_in_threadpool(fuser.stop)
+            if tracing is not None:
+                await run_in_threadpool(tracing.stop)
 
     middleware = [
         Middleware(RequestId, metrics=metrics, on_end=on_end),
@@ -82,3 +89,13 @@ def create_app(ensembles: dict[str, Ensemble], fuser: Fuser, options: ServerOpti
     for build in (chat_router, completions_router, models_router, tokens_router, operations_router):
         app.include_router(build(service))
     return app
+
+
+def _tracing(endpoint: str | None) -> Tracing | None:
+    """Tracing, where the configuration or OpenTelemetry's environment names an endpoint."""
+    variables = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+    if endpoint is None and not any(os.environ.get(name) for name in variables):
+        return None
+    from server.traces import Tracing
+
+    return Tracing(endpoint)

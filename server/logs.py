@@ -55,8 +55,10 @@ class JsonFormatter(logging.Formatter):
         if (current := request_id.get()) is not None:
             line["request_id"] = current
         if record.name == "uvicorn.access" and isinstance(record.args, tuple):
-            client, method, path, version, status = record.args
-            line |= {"client": client, "method": method, "path": path, "http_version": version, "status": status}
+            client, method, target, _, status = record.args
+            path = str(target).partition("?")[0]
+            line |= {"message": f"{method} {path}: {status}", "client": client, "method": method, "path": path}
+            line["status"] = status
         line |= getattr(record, "fields", {})
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)

@@ -26,7 +26,7 @@ def open_cache(server: ServerSettings) -> MapCache:
     folder = Path(server.cache_dir) if server.cache_dir else user_cache()
     if folder is None:
         log.warning("there is no home folder to keep learned maps in: set server.cache_dir")
-    return MapCache(folder / "maps" if folder else None)
+    return MapCache(folder / "maps" if folder else None, required=server.cache_dir is not None)
 
 
 def members_to_map(ensemble: EnsembleSettings, vocabularies: Mapping[str, ModelVocabulary]) -> list[str]:

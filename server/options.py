@@ -21,6 +21,7 @@ class ServerOptions:
         max_prompts: how many prompts one completion request may hold.
         max_stop_strings: how many stop strings, and stop token ids, a request may hold.
         max_logprobs: the largest number of alternatives per token.
+        otlp_endpoint: where traces are sent; None for what OpenTelemetry's environment variables say.
         version: what `/version` says.
     """
 
@@ -33,4 +34,5 @@ class ServerOptions:
     max_prompts: int = 1024
     max_stop_strings: int = 16
     max_logprobs: int = 20
+    otlp_endpoint: str | None = None
     version: str = __version__

@@ -56,6 +56,7 @@ def options(server: ServerSettings) -> ServerOptions:
         default_max_tokens=server.default_max_tokens,
         max_choices=server.max_choices,
         max_prompts=max(1, server.max_waiting),
+        otlp_endpoint=server.otlp_endpoint,
     )
 
 

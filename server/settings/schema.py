@@ -65,6 +65,12 @@ def _folder(path: str, info: ValidationInfo) -> str:
 Folder = Annotated[str, AfterValidator(_names_something), AfterValidator(_folder)]
 
 
+def _http_url(url: str) -> str:
+    if not re.fullmatch(r"https?://[^\s/?#]+[^\s?#]*", url):
+        raise PydanticCustomError("url", "should be a URL such as http://collector:4318")
+    return url
+
+
 def _uniform_is_none(weights: Any) -> Any:
     if weights == "uniform":
         return None
@@ -217,6 +223,8 @@ class ServerSettings(Section):
         keep_alive_seconds: a stream that is silent this long gets a comment line.
         shutdown_seconds: how long requests in progress may go on after SIGTERM.
         log_level: of the server's own log.
+        otlp_endpoint: base URL of an OpenTelemetry collector (OTLP over HTTP) that gets a trace of every request;
+            None for what OTEL_EXPORTER_OTLP_ENDPOINT says, if anything.
         log_format: `text` for people, `json` for machines: an object per line, to stderr.
     """
 
@@ -235,6 +243,7 @@ class ServerSettings(Section):
     shutdown_seconds: NonNegativeInt = 30
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["text", "json"] = "text"
+    otlp_endpoint: Annotated[str, AfterValidator(_http_url)] | None = None
 
 
 class EvaluationSettings(Section):

@@ -129,7 +129,22 @@ def weights_are_damaged(config: Path) -> str:
     return "models.abacus: "
 
 
+def unreadable_key_file(config: Path) -> str:
+    (config.parent / "keys").mkdir()
+    config.write_text(config.read_text() + "server: {api_keys_file: keys}\n")
+    return f"server.api_keys_file: {config.parent / 'keys'}: cannot be read: Is a directory."
+
+
+def unwritable_cache(config: Path) -> str:
+    (config.parent / "cache").write_text("a file, not a folder")
+    text = config.read_text().replace("pivot: lingvo}", "pivot: lingvo, alignment: mined}")
+    config.write_text(text + "server: {cache_dir: cache}\n")
+    folder = config.parent / "cache" / "maps"
+    return f"Learned maps cannot be kept in {folder} (Not a directory): make it writable for the server's user"
+
+
 DAMAGES = [no_checkpoint, no_tokenizer, only_a_pickle, no_such_device, pivot_is_no_member]
+DAMAGES += [unreadable_key_file, unwritable_cache]
 
 
 def check(outcome: Outcome, sentence: str) -> None:

@@ -54,7 +54,8 @@ def serve(fuser: ScriptedFuser) -> Iterator[Callable[..., Served]]:
 
     def start(**options: Any) -> Served:
         app = create_app({"pair": ensemble()}, fuser, ServerOptions(**options))
-        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2))
+        config = uvicorn.Config(app, log_config=None, log_level="warning", timeout_graceful_shutdown=2)
+        server = uvicorn.Server(config)
         listener = socket.create_server(("127.0.0.1", 0))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()

@@ -297,6 +297,16 @@ MISTAKES = {
         "server: {port: 65536}\nensembles:",
         "c.yaml:4: server.port: found 65536; should be less than or equal to 65535.",
     ),
+    "collector": (
+        "ensembles:",
+        "server: {otlp_endpoint: 'collector:4318'}\nensembles:",
+        "c.yaml:4: server.otlp_endpoint: found 'collector:4318'; should be a URL such as http://collector:4318.",
+    ),
+    "log format": (
+        "ensembles:",
+        "server: {log_format: yaml}\nensembles:",
+        "c.yaml:4: server.log_format: found 'yaml'; allowed: text, json.",
+    ),
     "key file that is not there": (
         "ensembles:",
         "server:\n  api_keys_file: keys.txt\nensembles:",
