@@ -13,6 +13,7 @@ import queue
 import threading
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from time import perf_counter
@@ -77,8 +78,8 @@ class Fuser:
         if self._thread.is_alive():
             self._inbox.put(None)
             self._thread.join()
-        for member in self.members.values():
-            member.stop()
+        with ThreadPoolExecutor(max(1, len(self.members))) as pool:  # a worker takes a moment to end
+            list(pool.map(lambda member: member.stop(), self.members.values()))
 
     def alive(self) -> bool:
         """Whether the loop runs."""

@@ -19,9 +19,9 @@ from fusion.core import FusionParams, Member
 from fusion.ensemble import Ensemble, Model, build_ensemble
 from fusion.fuser import Fuser
 from fusion.members.architecture import context_length, require_decoder, why_not_packed
-from fusion.members.inline import InlineMember
-from fusion.members.load import EngineSpec, load_engine
-from fusion.members.loading import DTYPES, parse_device, read_config, stop_ids, weight_files
+from fusion.members.load import EngineSpec
+from fusion.members.loading import DTYPES, read_config, stop_ids, weight_files
+from server.hosting import device_here, load_members
 from server.maps import members_to_map, open_cache, required_map
 from server.settings import EnsembleSettings, ModelSettings, Settings
 
@@ -76,18 +76,16 @@ def build(settings: Settings) -> Runtime:
     checkpoints = [open_checkpoint(name, settings.models[name]) for name in names]
     maps = _maps(settings, {checkpoint.name: checkpoint for checkpoint in checkpoints})
     with ExitStack() as on_failure:
-        models = {}
-        for number, checkpoint in enumerate(checkpoints, 1):
-            name = checkpoint.name
-            log.info("loading %s (%d of %d) from %s", name, number, len(checkpoints), checkpoint.settings.source)
-            member = load_member(checkpoint)
+        for one in checkpoints:
+            log.info("loading %s (%s) from %s", one.name, one.settings.host, one.settings.source)
+        members = load_members([(one.name, one.settings, engine_spec(one)) for one in checkpoints])
+        for member in members.values():
             on_failure.callback(member.stop)
-            models[name] = _model(checkpoint, member)
+        models = {one.name: _model(one, members[one.name]) for one in checkpoints}
         ensembles = {name: _ensemble(name, one, models, maps[name]) for name, one in settings.ensembles.items()}
         if settings.server.serve_models:
             ensembles |= {name: build_ensemble(name, {name: models[name]}, name) for name in settings.needed}
         on_failure.pop_all()
-    members = {name: model.member for name, model in models.items()}
     log.info("loaded %d models in %.1f s", len(models), time.monotonic() - began)
     return Runtime(ensembles, Fuser(members, max_waiting=settings.server.max_waiting))
 
@@ -100,7 +98,7 @@ def open_checkpoint(name: str, model: ModelSettings) -> Checkpoint:
     """
     source, revision, trust = model.source, model.revision, model.trust_remote_code
     try:
-        parse_device(model.device)
+        device_here(model)
         config = read_config(source, revision=revision, trust_remote_code=trust)
         not_packed = _check_architecture(model, config) if model.engine == "transformers" else None
         if model.engine_args.get("load_format", "auto") in ("auto", "safetensors"):
@@ -132,7 +130,7 @@ def read_vocabulary(
 def engine_spec(checkpoint: Checkpoint) -> EngineSpec:
     """What the model's engine is built from, wherever that happens."""
     model = checkpoint.settings
-    arguments = {
+    arguments: dict[str, Any] = {
         "source": model.source,
         "dtype": checkpoint.dtype,
         "device": model.device,
@@ -147,18 +145,6 @@ def engine_spec(checkpoint: Checkpoint) -> EngineSpec:
     if model.engine == "vllm":
         arguments |= {"engine_args": model.engine_args, "adapter": model.adapter}
     return EngineSpec(model.engine, arguments)
-
-
-def load_member(checkpoint: Checkpoint) -> Member:
-    """The model's member, its engine loaded.
-
-    Raises:
-        ConfigError: the weights cannot be read or do not fit; names the model.
-    """
-    try:
-        return InlineMember(checkpoint.name, load_engine(engine_spec(checkpoint)))
-    except ConfigError as error:
-        raise ConfigError(f"models.{checkpoint.name}: {error}") from error
 
 
 def fusion_params(ensemble: EnsembleSettings) -> FusionParams:
@@ -189,7 +175,7 @@ def _maps(settings: Settings, checkpoints: dict[str, Checkpoint]) -> dict[str, d
     maps = {}
     for name, ensemble in settings.ensembles.items():
         # Learning takes float64, which mps does not have.
-        device = settings.models[ensemble.pivot].device
+        device = device_here(settings.models[ensemble.pivot]) or "cpu"
         device = device if device.startswith("cuda") else "cpu"
         try:
             maps[name] = {
@@ -210,6 +196,7 @@ def _ensemble(
         members,
         ensemble.pivot,
         defaults=fusion_params(ensemble),
+        on_member_failure=ensemble.on_member_failure,
         align=lambda source, target: maps[source.name],
     )
 

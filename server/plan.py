@@ -13,7 +13,8 @@ from rich.table import Table
 
 from alignment.errors import ConfigError
 from alignment.map_cache import MapCache
-from fusion.members.loading import estimate, parse_device
+from fusion.members.loading import estimate
+from server.hosting import device_here
 from server.loading import Checkpoint, fusion_params, open_checkpoint
 from server.map_report import reach_of
 from server.maps import known_map, members_to_map, open_cache
@@ -31,8 +32,8 @@ class ModelPlan:
 
     @property
     def device(self) -> str:
-        """The device with its number."""
-        return str(parse_device(self.checkpoint.settings.device))
+        """The device with its number; `ray` where the cluster finds it."""
+        return device_here(self.checkpoint.settings) or "ray"
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +98,10 @@ def print_plan(plan: Plan, console: Console) -> None:
         console.print(_models_table(plan))
         for device, needed in _needed(plan.models).items():
             console.print(f"  {device}: {_size(needed)} of {_size(_memory(device))}", highlight=False)
+        for host in ("process", "ray"):
+            hosted = [model.checkpoint.name for model in plan.models if model.checkpoint.settings.host == host]
+            if hosted:
+                console.print(f"  host {host}: {', '.join(hosted)}", highlight=False)
         console.print()
     for name, members in plan.ensembles.items():
         console.print(_ensemble_table(name, members))
@@ -152,7 +157,8 @@ def _too_large(models: Iterable[ModelPlan]) -> list[str]:
 def _needed(models: Iterable[ModelPlan]) -> dict[str, int]:
     needed: defaultdict[str, int] = defaultdict(int)
     for model in models:
-        needed[model.device] += model.weights + model.cache
+        if model.device != "ray":
+            needed[model.device] += model.weights + model.cache
     return needed
 
 

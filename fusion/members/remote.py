@@ -89,15 +89,16 @@ class RemoteMember:
         """How long the step took that the answers being delivered come from."""
         return self._step_seconds
 
-    def wait(self) -> None:
-        """Return when the engine is loaded.
+    def wait(self, seconds: float | None = None) -> bool:
+        """Return whether the engine is loaded; waits for it, but not longer than so many seconds.
 
         Raises:
             ConfigError: it cannot be.
         """
-        self._settled.wait()
+        settled = self._settled.wait(seconds)
         if self._refusal is not None:
             raise ConfigError(self._refusal)
+        return settled
 
     def start(self, deliver: Deliver) -> None:
         """Begin to accept work; `deliver` is called on the thread that listens to the worker."""
@@ -133,7 +134,7 @@ class RemoteMember:
         while True:
             reason = self._one_life()
             if not self._settled.is_set():
-                self._refusal = reason
+                self._refusal = f"{reason}."
                 self._settled.set()
                 return
             if self._stopping.is_set():
@@ -149,21 +150,24 @@ class RemoteMember:
     def _one_life(self) -> str:
         """Start a worker and look after it until it is gone; returns why that is, as a part of a sentence."""
         began, self._loaded_at = time.monotonic(), math.inf
+        reason, how = None, ""
         try:
             worker = self._launch(lambda: not self._stopping.is_set())
+            try:
+                spec = self._spec
+                worker.channel.send(Load(self.name, log.getEffectiveLevel(), spec.engine, dict(spec.arguments)))
+                reason = self._attend(worker, began)
+            finally:
+                self._channel = None
+                # One that is gone needs a moment to be seen so; one that has hung, or is not wanted, gets none.
+                how = worker.end(1.0 if reason is None else 0.0)
         except ConfigError as error:
-            return str(error)
-        try:
-            spec, level = self._spec, log.getEffectiveLevel()
-            worker.channel.send(Load(self.name, level, spec.engine, dict(spec.arguments)))
-            reason = self._attend(worker, began)
-        except Exception:
-            log.exception("what the worker of member %s sends cannot be taken in", self.name)
-            reason = f"its {worker.what} sent what cannot be read"
-        self._channel = None
-        # One that is gone needs a moment to be seen so; one that has hung, or is not wanted, gets none.
-        how = worker.end(1.0 if reason is None else 0.0)
-        return reason or f"its {worker.what} {how}"
+            return str(error).rstrip(".")
+        except Exception as error:
+            log.exception("member %s cannot go on with its worker", self.name)
+            return f"its worker cannot be used: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        unready = "" if self._loaded_at < math.inf else " before it was ready; see what it printed"
+        return reason or f"its {worker.what} {how}{unready}"
 
     def _attend(self, worker: Worker, began: float) -> str | None:
         """Take in what the worker sends; returns why it should be ended, or None when it is gone."""
@@ -184,7 +188,7 @@ class RemoteMember:
                         if (reason := self._loaded(message, channel, now - began)) is not None:
                             return reason
                     case Refused():
-                        return message.reason
+                        return message.reason.rstrip(".")
             if self._stopping.is_set():
                 if self._channel is None or now > told_at + GRACE:
                     return "it was told to stop"

@@ -73,6 +73,8 @@ def _contradictions(settings: Settings) -> Iterator[tuple[Loc, str]]:
         if model.max_context is not None and model.max_context > model.cache_tokens:
             sentence = f"found {model.max_context}, but cache_tokens holds only {model.cache_tokens}"
             yield ("models", name, "max_context"), sentence
+        for loc, sentence in _in_worker(model):
+            yield ("models", name, *loc), sentence
     for name, ensemble in settings.ensembles.items():
         if name in settings.models:
             yield ("ensembles", name), "a model has this name already; both would be served under it"
@@ -84,6 +86,23 @@ def _contradictions(settings: Settings) -> Iterator[tuple[Loc, str]]:
         accepted_keys(settings.server)
     except ConfigError as error:
         yield ("server", "api_keys_file"), str(error).rstrip(".")
+
+
+def _in_worker(model: ModelSettings) -> Iterator[tuple[Loc, str]]:
+    worker = model.worker
+    if model.host == "inline" and worker.model_fields_set:
+        yield ("worker",), "has no effect with host: inline; set host: process or ray"
+    if model.host != "ray" and worker.ray.model_fields_set:
+        yield ("worker", "ray"), "has no effect without host: ray"
+    if model.host == "ray" and worker.gpus is not None:
+        yield ("worker", "gpus"), "Ray chooses the GPUs; say how many in worker.ray.num_gpus"
+    if worker.gpus is not None and model.device.startswith("cuda"):
+        number = int(model.device.partition(":")[2] or 0)
+        if number >= len(worker.gpus):
+            yield ("device",), f"found '{model.device}', but worker.gpus makes only {len(worker.gpus)} visible"
+    if worker.longest_restart_seconds < worker.restart_seconds:
+        sentence = f"found {worker.longest_restart_seconds:g}, less than restart_seconds"
+        yield ("worker", "longest_restart_seconds"), sentence
 
 
 def _in_ensemble(ensemble: EnsembleSettings, models: Mapping[str, ModelSettings]) -> Iterator[tuple[Loc, str]]:

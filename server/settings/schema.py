@@ -10,7 +10,6 @@ from pydantic import (
     AfterValidator,
     BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     NonNegativeInt,
     PositiveFloat,
@@ -24,8 +23,10 @@ from pydantic_core import PydanticCustomError
 
 from alignment.methods import METHODS, takes_parameters
 from alignment.origin import PAPERS, MethodName, Parameters, TableName
-from fusion.core import Combine
+from fusion.core import Combine, OnMemberFailure
 from fusion.members.vllm_start import CACHE_SIZES
+from server.settings.hosting import Host, WorkerSettings
+from server.settings.section import STRICT
 
 
 def _servable(name: str) -> str:
@@ -85,9 +86,9 @@ Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class Section(BaseModel):
-    """A part of the file: unknown fields are errors, and YAML's own types are taken at their word."""
+    """A part of the file."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = STRICT
 
 
 class ModelSettings(Section):
@@ -98,6 +99,9 @@ class ModelSettings(Section):
         engine: what runs the model: `transformers`, or `vllm` where that is installed.
         dtype: of weights and cache; `auto` takes what the checkpoint says.
         device: `cpu`, `cuda`, `cuda:N` or `mps`.
+        host: where the engine runs: `inline` in the server, `process` in a process of its own, `ray` in an actor
+            of a Ray cluster.
+        worker: how, for the latter two.
         revision: branch, tag or commit on the Hub.
         trust_remote_code: allow Python code that comes with the checkpoint.
         cache_tokens: tokens of KV cache over all sequences.
@@ -114,6 +118,8 @@ class ModelSettings(Section):
     engine: Literal["transformers", "vllm"] = "transformers"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     device: Annotated[str, StringConstraints(pattern=r"^(cpu|mps|cuda(:\d{1,3})?)$")] = "cpu"
+    host: Host = "inline"
+    worker: WorkerSettings = WorkerSettings()
     revision: str | None = None
     trust_remote_code: bool = False
     cache_tokens: PositiveInt = 16384
@@ -191,6 +197,8 @@ class EnsembleSettings(Section):
             best `filter_top`; None for no filter.
         renormalise: scale what each member's map carries over to a sum of 1, which the papers do not.
         guard: keep the pivot's own best token where the fused best is the same text cut differently.
+        on_member_failure: what becomes of a request when a member other than the pivot fails: `fail` ends it with
+            503, `degrade` goes on with the others, and with it again when it is back.
     """
 
     members: Annotated[tuple[str, ...], Field(min_length=1, strict=False)]
@@ -202,6 +210,7 @@ class EnsembleSettings(Section):
     filter_top: PositiveInt | None = None
     renormalise: bool = False
     guard: bool = False
+    on_member_failure: OnMemberFailure = "fail"
 
 
 class ServerSettings(Section):

@@ -249,6 +249,17 @@ def test_a_full_line_is_429_with_retry_after(client: TestClient, fuser: Scripted
     assert answer.headers["retry-after"] == "7"
 
 
+def test_a_member_that_is_being_started_anew_is_503_with_retry_after(
+    client: TestClient, fuser: ScriptedFuser
+) -> None:
+    fuser.refuse = (0, Unavailable("Member 'b' is down.", retry_after=4))
+    answer = client.post(CHAT_PATH, json=CHAT)
+    assert error_of(answer, 503)["message"] == "Member 'b' is down."
+    assert answer.headers["retry-after"] == "4"
+    fuser.refuse = (0, Unavailable("The server is shutting down."))
+    assert "retry-after" not in client.post(CHAT_PATH, json=CHAT).headers
+
+
 def test_choices_are_admitted_together_or_not_at_all(client: TestClient, fuser: ScriptedFuser) -> None:
     fuser.script = lambda submission: [60.0]
     fuser.refuse = (2, Overloaded("Too many sequences are waiting."))

@@ -65,6 +65,14 @@ def test_check_prints_the_plan(site):
     assert members == [["ada", "pivot", "100.0%", "0.750"], ["ben", "exact", "99.2%", "0.250"]]
 
 
+def test_check_shows_what_runs_outside_the_server(site):
+    environment = {"TUTTI_MODELS__ADA__HOST": "process", "TUTTI_MODELS__BEN__HOST": "ray"}
+    code, out, err = run("check", site / "tutti.yaml", env=environment)
+    assert (code, err) == (0, "")
+    assert {line.strip() for line in out.splitlines() if "host" in line} == {"host process: ada", "host ray: ben"}
+    assert [line.split()[3] for line in out.splitlines() if " transformers " in line] == ["cpu", "ray"]
+
+
 def test_check_lists_every_problem_and_shows_the_rest(broken):
     (broken / "ben" / "tokenizer.json").unlink()
     config = broken / "tutti.yaml"

@@ -98,8 +98,8 @@ MISTAKES = {
         "  ada: {source: models/ada}",
         "  ada: {source: models/ada, devise: cpu}",
         "c.yaml:2: models.ada.devise: unknown field (did you mean 'device'?); allowed: source, engine, "
-        "dtype, device, revision, trust_remote_code, cache_tokens, max_sequences, max_context, prefill_chunk, "
-        "candidates, engine_args, adapter.",
+        "dtype, device, host, worker, revision, trust_remote_code, cache_tokens, max_sequences, max_context, "
+        "prefill_chunk, candidates, engine_args, adapter.",
     ),
     "unknown section": (
         "ensembles:",
@@ -110,7 +110,7 @@ MISTAKES = {
         "    pivot: ada",
         "    pivot: ada\n    pivit: ada",
         "c.yaml:8: ensembles.both.pivit: unknown field (did you mean 'pivot'?); allowed: members, pivot, "
-        "alignment, maps, weights, combine, filter_top, renormalise, guard.",
+        "alignment, maps, weights, combine, filter_top, renormalise, guard, on_member_failure.",
     ),
     "missing field": (
         "  ben: {source: models/ben}",
@@ -230,6 +230,46 @@ MISTAKES = {
         "  ada: {source: models/ada}",
         "  ada: {source: models/ada, cache_tokens: 100, max_context: 101}",
         "c.yaml:2: models.ada.max_context: found 101, but cache_tokens holds only 100.",
+    ),
+    "worker of an engine in the server": (
+        "  ada: {source: models/ada}",
+        "  ada: {source: models/ada, worker: {gpus: [0]}}",
+        "c.yaml:2: models.ada.worker: has no effect with host: inline; set host: process or ray.",
+    ),
+    "actor of a process": (
+        "  ada: {source: models/ada}",
+        "  ada: {source: models/ada, host: process, worker: {ray: {num_gpus: 1}}}",
+        "c.yaml:2: models.ada.worker.ray: has no effect without host: ray.",
+    ),
+    "GPUs by number on a cluster": (
+        "  ada: {source: models/ada}",
+        "  ada: {source: models/ada, host: ray, worker: {gpus: [0]}}",
+        "c.yaml:2: models.ada.worker.gpus: Ray chooses the GPUs; say how many in worker.ray.num_gpus.",
+    ),
+    "device that the worker does not see": (
+        "  ada: {source: models/ada}",
+        "  ada: {source: models/ada, host: process, device: 'cuda:1', worker: {gpus: [5]}}",
+        "c.yaml:2: models.ada.device: found 'cuda:1', but worker.gpus makes only 1 visible.",
+    ),
+    "back-off that shrinks": (
+        "  ada: {source: models/ada}",
+        "  ada: {source: models/ada, host: process, worker: {restart_seconds: 9, longest_restart_seconds: 2}}",
+        "c.yaml:2: models.ada.worker.longest_restart_seconds: found 2, less than restart_seconds.",
+    ),
+    "variable that is a number": (
+        "  ada: {source: models/ada}",
+        "  ada: {source: models/ada, host: process, worker: {environment: {OMP_NUM_THREADS: 1}}}",
+        "c.yaml:2: models.ada.worker.environment.OMP_NUM_THREADS: found 1; should be text; put it in quotes.",
+    ),
+    "host that there is not": (
+        "  ada: {source: models/ada}",
+        "  ada: {source: models/ada, host: thread}",
+        "c.yaml:2: models.ada.host: found 'thread'; allowed: inline, process, ray.",
+    ),
+    "policy that there is not": (
+        "    pivot: ada",
+        "    pivot: ada\n    on_member_failure: retry",
+        "c.yaml:8: ensembles.both.on_member_failure: found 'retry'; allowed: fail, degrade.",
     ),
     "filter that sees too little": (
         "    pivot: ada",

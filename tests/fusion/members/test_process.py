@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from itertools import pairwise
 from pathlib import Path
@@ -18,30 +17,10 @@ from fusion.core import Advance, AdvanceFailed, Down, NextTokens, Up
 from fusion.members.load import EngineSpec
 from fusion.members.process import process
 from fusion.members.remote import Patience, RemoteMember
+from tests.fusion.members.inbox import LIMIT, Inbox
 from tests.fusion.members.remote_engines import HERE, SumEngine, expected, sums
 
-LIMIT = 30
 QUICK = Patience(silence=1.0, restart=0.05, longest=0.2)
-
-
-class Inbox:
-    """What a member delivers, with the time it came."""
-
-    def __init__(self):
-        self.received, self.times = [], []
-        self.changed = threading.Condition()
-
-    def __call__(self, member, what):
-        with self.changed:
-            for one in what if isinstance(what, list) else [what]:
-                self.received.append(one)
-                self.times.append(time.monotonic())
-            self.changed.notify_all()
-
-    def wait_for(self, count):
-        with self.changed:
-            assert self.changed.wait_for(lambda: len(self.received) >= count, LIMIT), self.received
-            return self.received
 
 
 @pytest.fixture
@@ -193,7 +172,9 @@ def test_attempts_to_come_back_are_further_and_further_apart(inbox, tmp_path):
     children()[0].kill()
     downs = inbox.wait_for(4)[:4]
     assert downs[0].reason.endswith("killed by SIGKILL")
-    assert {down.reason for down in downs[1:]} == {"its worker process ended with exit code 4"}
+    assert {down.reason for down in downs[1:]} == {
+        "its worker process ended with exit code 4 before it was ready; see what it printed"
+    }
     note.unlink()
     while not isinstance(inbox.wait_for(1)[-1], Up):
         time.sleep(0.01)
@@ -206,8 +187,8 @@ def test_attempts_to_come_back_are_further_and_further_apart(inbox, tmp_path):
     ("loader", "arguments", "sentence"),
     [
         ("refuse", {"sentence": "Lower cache_tokens."}, "Lower cache_tokens."),
-        ("break_down", {}, "The engine cannot be loaded: ZeroDivisionError: by zero"),
-        ("vanish", {}, "its worker process ended with exit code 3"),
+        ("break_down", {}, "The engine cannot be loaded: ZeroDivisionError: by zero."),
+        ("vanish", {}, "its worker process ended with exit code 3 before it was ready; see what it printed."),
     ],
 )
 def test_what_keeps_an_engine_from_loading_is_one_sentence(loader, arguments, sentence):
@@ -262,6 +243,7 @@ ORPHANING = """
 import os, sys, time
 from fusion.members.process import process
 from fusion.members.remote import RemoteMember
+from tests.fusion.members.inbox import LIMIT, Inbox
 from tests.fusion.members.remote_engines import sums
 member = RemoteMember("ada", sums(), process({}))
 member.wait()

@@ -1,0 +1,81 @@
+"""From settings to members: where each model's engine runs, and how it is brought there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+
+from alignment.errors import ConfigError
+from fusion.core import Member
+from fusion.members.inline import InlineMember
+from fusion.members.load import EngineSpec, load_engine
+from fusion.members.loading import parse_device
+from fusion.members.process import process
+from fusion.members.remote import Launch, Patience, RemoteMember
+from server.settings import ModelSettings
+
+
+def device_here(model: ModelSettings) -> str | None:
+    """The device of this machine that the model will take up, with its number; None where another one may run it.
+
+    Raises:
+        ConfigError: there is no such device.
+    """
+    if model.host == "ray":
+        return None
+    if model.worker.gpus is None or not model.device.startswith("cuda"):
+        return str(parse_device(model.device))
+    number = int(model.device.partition(":")[2] or 0)
+    return str(parse_device(f"cuda:{model.worker.gpus[number]}"))
+
+
+def load_members(models: Sequence[tuple[str, ModelSettings, EngineSpec]]) -> dict[str, Member]:
+    """The members of these models, their engines loaded; those hosted elsewhere load all at the same time.
+
+    Raises:
+        ConfigError: one cannot be loaded; names the model. What had been started is shut down.
+    """
+    members: dict[str, Member] = {}
+    with ExitStack() as on_failure:
+        remote: dict[str, RemoteMember] = {}
+        for name, model, spec in models:
+            if model.host != "inline":
+                with _named(name):
+                    members[name] = remote[name] = RemoteMember(name, spec, _launch(model), _patience(model))
+                on_failure.callback(remote[name].stop)
+        for name, model, spec in models:
+            if model.host == "inline":
+                with _named(name):
+                    members[name] = InlineMember(name, load_engine(spec))
+                on_failure.callback(members[name].stop)
+        while remote:  # the first to fail is heard first
+            for name in list(remote):
+                with _named(name):
+                    if remote[name].wait(0.05):
+                        del remote[name]
+        on_failure.pop_all()
+    return {name: members[name] for name, _, _ in models}
+
+
+def _launch(model: ModelSettings) -> Launch:
+    worker = model.worker
+    if model.host == "process":
+        visible = {"CUDA_VISIBLE_DEVICES": ",".join(map(str, worker.gpus))} if worker.gpus else {}
+        return process({**visible, **worker.environment})
+    from fusion.members.ray_host import ray_actor
+
+    return ray_actor(**worker.ray.model_dump(), environment=worker.environment)
+
+
+def _patience(model: ModelSettings) -> Patience:
+    worker = model.worker
+    return Patience(worker.silence_seconds, worker.restart_seconds, worker.longest_restart_seconds)
+
+
+@contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Errors name the model."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(f"models.{name}: {error}") from error

@@ -1,0 +1,55 @@
+"""Where a model's engine runs, if not in the server's own process."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat
+
+from server.settings.section import STRICT
+
+Host = Literal["inline", "process", "ray"]
+Seconds = Annotated[PositiveFloat, Field(allow_inf_nan=False)]
+Amount = Annotated[NonNegativeFloat, Field(allow_inf_nan=False)]
+
+
+class RaySettings(BaseModel):
+    """The actor of a model with `host: ray`.
+
+    Attributes:
+        address: of the cluster; `auto` is the one this machine is in, `local` starts one of this machine alone.
+        num_cpus: processor cores to set aside.
+        num_gpus: GPUs; Ray makes just these visible to the actor.
+        resources: the cluster's own resources by name, such as a kind of GPU or a node.
+        placement_seconds: how long to wait for a node that has all of that.
+    """
+
+    model_config = STRICT
+
+    address: Annotated[str, Field(min_length=1)] = "auto"
+    num_cpus: Amount = 1.0
+    num_gpus: Amount = 0.0
+    resources: dict[str, Amount] = {}
+    placement_seconds: Seconds = 120.0
+
+
+class WorkerSettings(BaseModel):
+    """The worker of a model that is not hosted inline.
+
+    Attributes:
+        gpus: numbers of the GPUs that the process sees; `device: cuda:0` is the first of them. None for all.
+        environment: variables besides the server's own; OMP_NUM_THREADS keeps models on one CPU apart.
+        silence_seconds: a worker that gives no sign of life for so long has hung and is replaced.
+        restart_seconds: before a worker that ended is started anew; doubles with every attempt that fails.
+        longest_restart_seconds: the longest time between two attempts.
+        ray: for `host: ray`.
+    """
+
+    model_config = STRICT
+
+    gpus: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1, strict=False)] | None = None
+    environment: dict[str, str] = {}
+    silence_seconds: Seconds = 10.0
+    restart_seconds: Seconds = 1.0
+    longest_restart_seconds: Seconds = 60.0
+    ray: RaySettings = RaySettings()
