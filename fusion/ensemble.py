@@ -71,6 +71,15 @@ class Ensemble:
         return self if pivot is None or pivot == self.pivot else self.views[pivot]
 
     @property
+    def pivot_name(self) -> str:
+        """The pivot, or `auto`."""
+        return "auto" if self.views else self.pivot
+
+    def scores(self, fusion: FusionParams) -> bool:
+        """Whether prompts are scored for these parameters: to weigh the members, or to choose the pivot."""
+        return fusion.weighting.method != "given" or bool(self.views)
+
+    @property
     def tokenizer(self) -> Tokenizer:
         """The pivot's tokenizer: ids in requests and answers are its ids."""
         return self.models[self.pivot].tokenizer

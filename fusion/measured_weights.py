@@ -39,18 +39,19 @@ def measure(
     members: Sequence[str],
     fusion: FusionParams,
     given: Mapping[str, float],
+    pivot: str,
 ) -> Measured:
     """Weigh the members by their scores of the prompt's texts. What cannot be measured ends in equal weights.
 
     Args:
         given: weights by member for the method `given`.
+        pivot: the ensemble's, or who stands in for it where the prompt does not decide.
     """
     weighting = fusion.weighting
     notes: list[str] = []
     nats = np.array([sum(float(text.nats[name].sum()) for text in texts) for name in members])
     tokens = np.array([sum(int(text.tokens[name].sum()) for text in texts) for name in members])
     flawed = [name for name, one in zip(members, nats, strict=True) if not np.isfinite(one)]
-    pivot = ensemble.pivot
     if ensemble.views and not flawed and tokens.any():
         pivot = members[int(nats.argmin())]
     counted = int(tokens[members.index(pivot)])

@@ -100,7 +100,7 @@ class PromptScoring:
     """
 
     def __init__(
-        self, prompt: Prompt, members: Sequence[str], pivot: str, weighting: Weighting, memory: PrefixScores
+        self, prompt: Prompt, members: Sequence[str], weighting: Weighting, memory: PrefixScores, *, pivot: str
     ) -> None:
         self._ids = {name: np.array(prompt.ids[name], dtype=np.int32) for name in members}
         self._memory = memory

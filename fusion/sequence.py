@@ -155,8 +155,12 @@ class Sequence:
     def open(self, memory: PrefixScores) -> dict[str, Advance]:
         """The first advance of every member: its prompt, scored where the weights or the pivot depend on it."""
         prompt, fusion = self.prompt, self.fusion
-        if len(self.seats) > 1 and (fusion.weighting.method != "given" or self.ensemble.views):
-            self.scoring = PromptScoring(prompt, self.members, self.ensemble.pivot, fusion.weighting, memory)
+        if len(self.seats) == 1 and self.ensemble.views:
+            self._turn_to(self.ensemble.view(next(iter(self.seats))))
+        if len(self.seats) > 1 and self.ensemble.scores(fusion):
+            self.scoring = PromptScoring(
+                prompt, list(self.seats), fusion.weighting, memory, pivot=self._provisional
+            )
             return {name: self.scoring.advance(self.number, name, prompt.ids[name]) for name in self.seats}
         return {name: Advance(self.number, 0, prompt.ids[name]) for name in self.seats}
 
@@ -167,7 +171,7 @@ class Sequence:
         scoring, self.scoring = self.scoring, None
         answers = {name: seat.latest for name, seat in self.seats.items() if seat.latest and seat.present}
         texts = scoring.collect(answers)
-        measured = measure(texts, self.ensemble, list(answers), self.fusion, self.weights)
+        measured = measure(texts, self.ensemble, list(answers), self.fusion, self.weights, self._provisional)
         self.weights = {name: measured.weights.get(name, 0.0) for name in self.members}
         scored = {name: len(scoring.positions[name]) for name in answers}
         kept = sum(int(text.tokens[measured.pivot].sum()) for text in scoring.kept)
@@ -176,6 +180,11 @@ class Sequence:
             self.seats[name].latest = NextTokens(self.number, answer.ids[-1:], answer.logprobs[-1:])
         self._turn_to(self.ensemble.view(measured.pivot))
         return measured.report.pruned
+
+    @property
+    def _provisional(self) -> str:
+        """The pivot as long as the prompt has not decided on one: a request may leave out the ensemble's."""
+        return self.ensemble.pivot if self.ensemble.pivot in self.seats else next(iter(self.seats))
 
     def _turn_to(self, view: Ensemble) -> None:
         """Take the pivot of `view`, before anything is generated."""

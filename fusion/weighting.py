@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 Measure = Literal["top1", "packllm-sim", "packllm-opt"]
+MEASURES: tuple[Measure, ...] = get_args(Measure)
 Method = Literal["given", Measure]
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from alignment.errors import Unavailable
 from fusion.core import FinishReason, FusionParams, Prompt, RoundReport, SamplingParams, Token, Update
+from fusion.weighting import WeightingReport
 from server.protocol.common import Usage
 from server.protocol.fusion import FusionReport, fusion_report
 from server.record import Record
@@ -31,6 +32,8 @@ class Choice:
     rounds: list[RoundReport] = field(default_factory=list)
     departed: dict[str, str] = field(default_factory=dict)
     returned: dict[str, int] = field(default_factory=dict)
+    weighting: WeightingReport | None = None
+    pivot: str | None = None
     finish: FinishReason | None = None
     stop_reason: str | int | None = None
 
@@ -46,6 +49,8 @@ class Choice:
         self.rounds.extend(update.rounds)
         self.departed.update(update.departed)
         self.returned.update(update.returned)
+        self.weighting = update.weighting
+        self.pivot = update.pivot
         self.finish = update.finish
         self.stop_reason = update.stop_reason
 
@@ -60,7 +65,7 @@ class Generation:
         fuser: where the sequences run.
         ensemble: what decodes them.
         fusion: how.
-        prompt_tokens: of all prompts together, counted once each, in the pivot's tokens.
+        prompts: each once, whatever the number of choices for it.
         record: of the request, told of everything that arrives.
         timeout: seconds until it fails; None for never.
     """
@@ -71,14 +76,14 @@ class Generation:
         ensemble: Ensemble,
         fusion: FusionParams,
         *,
-        prompt_tokens: int,
+        prompts: Sequence[Prompt],
         record: Record,
         timeout: float | None = None,
     ) -> None:
         self.fuser = fuser
         self.ensemble = ensemble
         self.fusion = fusion
-        self.prompt_tokens = prompt_tokens
+        self.prompts = prompts
         self.record = record
         self.timeout = timeout
         self.choices: list[Choice] = []
@@ -89,7 +94,7 @@ class Generation:
         self._signal = asyncio.Event()
 
     def submit(self, choices: Sequence[tuple[Prompt, SamplingParams]], *, flow: str) -> None:
-        """Start one sequence for each pair.
+        """Start one sequence for each pair, as many for each prompt.
 
         Raises:
             Overloaded: there is no room for all of them; none is left running.
@@ -111,6 +116,17 @@ class Generation:
             self.record.refused()
             raise
 
+    def view(self, choice: Choice) -> Ensemble:
+        """The ensemble around the pivot whose tokens the choice is in."""
+        return self.ensemble.view(choice.pivot)
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Of all prompts together, counted once each, in the pivot's tokens."""
+        each = max(len(self.choices) // max(len(self.prompts), 1), 1)
+        views = [self.view(choice) for choice in self.choices[::each]] or [self.ensemble] * len(self.prompts)
+        return sum(len(prompt.ids[view.pivot]) for prompt, view in zip(self.prompts, views, strict=True))
+
     @property
     def running(self) -> bool:
         """Whether any sequence is unfinished."""
@@ -119,18 +135,22 @@ class Generation:
     @property
     def usage(self) -> Usage:
         """Token counts so far."""
-        completion = sum(len(choice.tokens) for choice in self.choices)
-        return Usage(
-            prompt_tokens=self.prompt_tokens,
-            completion_tokens=completion,
-            total_tokens=self.prompt_tokens + completion,
-        )
+        prompt, completion = self.prompt_tokens, sum(len(choice.tokens) for choice in self.choices)
+        return Usage(prompt_tokens=prompt, completion_tokens=completion, total_tokens=prompt + completion)
 
     def report(self, choice: Choice) -> FusionReport | None:
         """What the members did, where the request asked for it."""
         if not self.fusion.report:
             return None
-        return fusion_report(self.ensemble, self.fusion, choice.rounds, choice.departed, choice.returned)
+        return fusion_report(
+            self.ensemble,
+            self.fusion,
+            self.view(choice).pivot,
+            choice.rounds,
+            choice.departed,
+            choice.returned,
+            choice.weighting,
+        )
 
     async def wait(self, seconds: float | None = None) -> bool:
         """Whether something arrived within so many seconds.

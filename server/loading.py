@@ -16,7 +16,7 @@ from alignment.methods import ModelVocabulary
 from alignment.tokenizer import Tokenizer
 from alignment.vocab_map import VocabMap
 from fusion.core import FusionParams, Member
-from fusion.ensemble import Ensemble, Model, build_ensemble
+from fusion.ensemble import Ensemble, Model, build_ensemble, build_for_any_pivot
 from fusion.fuser import Fuser
 from fusion.members.architecture import context_length, require_decoder, why_not_packed
 from fusion.members.load import EngineSpec
@@ -155,6 +155,7 @@ def fusion_params(ensemble: EnsembleSettings) -> FusionParams:
         weights = {name: weights[name] / total for name in ensemble.members}
     return FusionParams(
         weights=weights,
+        weighting=ensemble.weighting.weighting,
         combine=ensemble.combine,
         filter_top=ensemble.filter_top,
         renormalise=ensemble.renormalise,
@@ -168,36 +169,40 @@ def _model(checkpoint: Checkpoint, member: Member) -> Model:
     return Model(member, checkpoint.tokenizer, checkpoint.stop_ids, origin)
 
 
-def _maps(settings: Settings, checkpoints: dict[str, Checkpoint]) -> dict[str, dict[str, VocabMap]]:
-    """By ensemble and member, the maps of those who need one; learned where the pivot will run."""
+# By the names of the member and of the pivot.
+Maps = dict[tuple[str, str], VocabMap]
+
+
+def _maps(settings: Settings, checkpoints: dict[str, Checkpoint]) -> dict[str, Maps]:
+    """By ensemble, the maps of those who need one into each possible pivot; learned where that will run."""
     cache = open_cache(settings.server)
     vocabularies = {name: checkpoint.vocabulary for name, checkpoint in checkpoints.items()}
-    maps = {}
+    maps: dict[str, Maps] = {name: {} for name in settings.ensembles}
     for name, ensemble in settings.ensembles.items():
-        # Learning takes float64, which mps does not have.
-        device = device_here(settings.models[ensemble.pivot]) or "cpu"
-        device = device if device.startswith("cuda") else "cpu"
-        try:
-            maps[name] = {
-                member: required_map(ensemble, member, vocabularies, cache, device)
-                for member in members_to_map(ensemble, vocabularies)
-            }
-        except ConfigError as error:
-            raise ConfigError(f"ensembles.{name}: {error}") from error
+        for pivot in ensemble.pivots:
+            # Learning takes float64, which mps does not have.
+            device = device_here(settings.models[pivot]) or "cpu"
+            device = device if device.startswith("cuda") else "cpu"
+            around = ensemble.model_copy(update={"pivot": pivot})
+            try:
+                for member in members_to_map(around, vocabularies):
+                    maps[name][member, pivot] = required_map(around, member, vocabularies, cache, device)
+            except ConfigError as error:
+                raise ConfigError(f"ensembles.{name}: {error}") from error
     return maps
 
 
-def _ensemble(
-    name: str, ensemble: EnsembleSettings, models: dict[str, Model], maps: dict[str, VocabMap]
-) -> Ensemble:
+def _ensemble(name: str, ensemble: EnsembleSettings, models: dict[str, Model], maps: Maps) -> Ensemble:
     members = {member: models[member] for member in ensemble.members}
+    defaults, on_failure = fusion_params(ensemble), ensemble.on_member_failure
+
+    def align(source: Model, target: Model) -> VocabMap:
+        return maps[source.name, target.name]
+
+    if ensemble.pivots != (ensemble.pivot,):
+        return build_for_any_pivot(name, members, defaults=defaults, align=align, on_member_failure=on_failure)
     return build_ensemble(
-        name,
-        members,
-        ensemble.pivot,
-        defaults=fusion_params(ensemble),
-        on_member_failure=ensemble.on_member_failure,
-        align=lambda source, target: maps[source.name],
+        name, members, ensemble.pivot, defaults=defaults, align=align, on_member_failure=on_failure
     )
 
 

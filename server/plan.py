@@ -41,13 +41,13 @@ class MemberPlan:
     """A member's part in an ensemble.
 
     `reach` is the share of its text tokens that have a way into the pivot's vocabulary, None where the map has
-    yet to be learned.
+    yet to be learned. `weight` is the number, or how it is measured.
     """
 
     name: str
     alignment: str
     reach: float | None
-    weight: float
+    weight: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +72,11 @@ def make_plan(settings: Settings) -> Plan:
     cache = open_cache(settings.server)
     ensembles = {}
     for name, ensemble in settings.ensembles.items():
-        if known.keys() >= set(ensemble.members):
+        for pivot in ensemble.pivots if known.keys() >= set(ensemble.members) else ():
+            title = name if pivot == ensemble.pivot else f"{name}, where {pivot} is the pivot"
             try:
-                ensembles[name] = _plan_ensemble(ensemble, known, cache)
+                around = ensemble.model_copy(update={"pivot": pivot})
+                ensembles[title] = _plan_ensemble(around, known, cache)
             except ConfigError as error:
                 problems.append(f"ensembles.{name}: {error}")
     notes = [
@@ -127,7 +129,8 @@ def _plan_ensemble(
 ) -> tuple[MemberPlan, ...]:
     vocabularies = {member: known[member].vocabulary for member in ensemble.members}
     to_map = members_to_map(ensemble, vocabularies)
-    weights = fusion_params(ensemble).weights or dict.fromkeys(ensemble.members, 1 / len(ensemble.members))
+    given = fusion_params(ensemble).weights or dict.fromkeys(ensemble.members, 1 / len(ensemble.members))
+    weights = {name: ensemble.weighting.method or f"{weight:.3f}" for name, weight in given.items()}
     members = []
     for name in ensemble.members:
         if name not in to_map:
@@ -198,7 +201,7 @@ def _ensemble_table(name: str, members: tuple[MemberPlan, ...]) -> Table:
     result.add_column("weight", justify="right")
     for member in members:
         reach = "learned at start" if member.reach is None else f"{100 * member.reach:.1f}%"
-        result.add_row(member.name, member.alignment, reach, f"{member.weight:.3f}")
+        result.add_row(member.name, member.alignment, reach, member.weight)
     return result
 
 

@@ -18,9 +18,11 @@ def describe(catalogue: Catalogue, ensembles: Mapping[str, Ensemble], version: s
     """Set what never changes."""
     catalogue.build_info.labels(version).set(1)
     for name, ensemble in ensembles.items():
-        weighting = "uniform" if ensemble.defaults.weights is None else "fixed"
+        weighting: str = ensemble.defaults.weighting.method
+        if weighting == "given":
+            weighting = "uniform" if ensemble.defaults.weights is None else "fixed"
         for member in ensemble.models:
-            labels = (name, member, ensemble.pivot, ensemble.defaults.combine, weighting)
+            labels = (name, member, ensemble.pivot_name, ensemble.defaults.combine, weighting)
             catalogue.ensemble_info.labels(*labels).set(1)
 
 

@@ -2,17 +2,35 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
 from alignment.errors import InvalidRequest
 from fusion.core import Combine, FusionParams, RoundReport
+from fusion.weighting import MEASURES, Measure, Weighting, WeightingReport
 from server.errors import shorten, shorten_text
-from server.protocol.common import AnswerModel, RequestModel
+from server.protocol.common import AnswerModel, RequestModel, is_none
 
 if TYPE_CHECKING:
     from fusion.ensemble import Ensemble
+
+
+class WeightingFields(RequestModel):
+    """How weights are measured on the prompt; what is left out is as in the ensemble's configuration."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    method: Literal["uniform", Measure] | None = None
+    temperature: Annotated[float, Field(gt=0)] | None = None
+    grid: Annotated[int, Field(ge=2, le=1001)] | None = None
+    prune: Annotated[float, Field(ge=0, le=1)] | None = None
+    normalize: bool | None = None
+    positions: Annotated[int, Field(ge=2, le=4096)] | None = None
+    spread: Literal["evenly", "last"] | None = None
+    history: Literal["all", "last"] | None = None
+    coinciding: Annotated[int, Field(ge=1)] | None = None
 
 
 class FusionFields(RequestModel):
@@ -20,7 +38,8 @@ class FusionFields(RequestModel):
 
     Attributes:
         members: who takes part; the pivot has to.
-        weights: by member; normalised, and 0 for members not named.
+        weights: by member; normalised, and 0 for members not named. Or `uniform`, or a method of `weighting`.
+        weighting: weights measured on the prompt.
         combine: of probabilities ("mixture") or of their logarithms ("product").
         filter_top: of EVA's faithful-token filter; null switches it off.
         renormalise: scale what each member's map carries over to a sum of 1.
@@ -32,6 +51,7 @@ class FusionFields(RequestModel):
 
     members: Annotated[list[str], Field(min_length=1)] | None = None
     weights: dict[str, Annotated[float, Field(ge=0)]] | None = None
+    weighting: WeightingFields | None = None
     combine: Combine | None = None
     filter_top: Annotated[int, Field(ge=1)] | None = None
     renormalise: bool | None = None
@@ -48,7 +68,25 @@ class FusionFields(RequestModel):
                     param = shorten_text(f"fusion.{name}")
                     allowed = ", ".join(cls.model_fields)
                     raise InvalidRequest(f"{param} is not known; fusion may hold {allowed}.", param=param)
+            return _with_method(value)
         return value
+
+
+def _with_method(fields: dict[str, Any]) -> dict[str, Any]:
+    """`weights` may be the name of a method, which is then the one of `weighting`."""
+    weights, weighting = fields.get("weights"), fields.get("weighting") or {}
+    if not isinstance(weights, str) or not isinstance(weighting, dict):
+        return fields
+    if weights not in ("uniform", *MEASURES):
+        raise InvalidRequest(
+            f"fusion.weights is {shorten(weights)}; give a number per member, or uniform, {', '.join(MEASURES)}.",
+            param="fusion.weights",
+        )
+    if weighting.get("method") not in (None, weights):
+        raise InvalidRequest(
+            "fusion.weights and fusion.weighting.method differ; leave one out.", param="fusion.weights"
+        )
+    return fields | {"weights": None, "weighting": weighting | {"method": weights}}
 
 
 def fusion_params(fields: FusionFields | None, ensemble: Ensemble) -> FusionParams:
@@ -62,9 +100,11 @@ def fusion_params(fields: FusionFields | None, ensemble: Ensemble) -> FusionPara
         return defaults
     members = defaults.members if fields.members is None else _members(fields.members, ensemble)
     taking_part = members or tuple(ensemble.models)
+    weighting, uniform = _weighting(fields, defaults.weighting)
     return FusionParams(
         members=members,
-        weights=_weights(fields.weights, defaults.weights, taking_part),
+        weights=None if uniform else _weights(fields.weights, defaults.weights, taking_part),
+        weighting=weighting,
         combine=fields.combine or defaults.combine,
         filter_top=fields.filter_top if "filter_top" in fields.model_fields_set else defaults.filter_top,
         renormalise=defaults.renormalise if fields.renormalise is None else fields.renormalise,
@@ -80,12 +120,29 @@ def _members(names: list[str], ensemble: Ensemble) -> tuple[str, ...]:
                 f"fusion.members names {shorten(name)}, but the members are {', '.join(ensemble.models)}.",
                 param="fusion.members",
             )
-    if ensemble.pivot not in names:
+    if ensemble.pivot not in names and not ensemble.views:
         raise InvalidRequest(
             f"fusion.members leaves out the pivot, {ensemble.pivot}, which has to take part.",
             param="fusion.members",
         )
     return tuple(name for name in ensemble.models if name in names)
+
+
+def _weighting(fields: FusionFields, default: Weighting) -> tuple[Weighting, bool]:
+    """How the weights are measured, and whether those that are given do not count."""
+    asked = fields.weighting or WeightingFields()
+    options = asked.model_dump(exclude_none=True)
+    method = options.pop("method", None)
+    if "normalize" in options:
+        options["normalise"] = options.pop("normalize")
+    if fields.weights is not None and method is not None:
+        raise InvalidRequest(
+            f"fusion.weights holds numbers, but fusion.weighting.method is {method}; leave one out.",
+            param="fusion.weights",
+        )
+    if fields.weights is not None or method == "uniform":
+        return replace(default, method="given", **options), method == "uniform"
+    return replace(default, method=method or default.method, **options), method is not None
 
 
 def _weights(
@@ -123,11 +180,25 @@ class RoundEntry(AnswerModel):
     rolled_back: dict[str, int]
 
 
+class WeightingEntry(AnswerModel):
+    """How weights were measured on the prompt: what `fusion.weighting.WeightingReport` says."""
+
+    method: str
+    perplexity: dict[str, float]
+    weights: dict[str, float]
+    pruned: list[str]
+    tokens: int
+    scored: dict[str, int]
+    kept: int
+    coinciding: int
+    notes: list[str]
+
+
 class FusionReport(AnswerModel):
     """What every member did in every round of a choice.
 
-    `departed` says why members left, or were missing from the beginning; `returned`, of those that came back,
-    after how many tokens they took part again.
+    `weighting` is there where weights were measured. `departed` says why members left, or were missing from the
+    beginning; `returned`, of those that came back, after how many tokens they took part again.
     """
 
     pivot: str
@@ -135,20 +206,24 @@ class FusionReport(AnswerModel):
     rounds: list[RoundEntry]
     departed: dict[str, str]
     returned: dict[str, int]
+    weighting: WeightingEntry | None = Field(default=None, exclude_if=is_none)
 
 
 def fusion_report(
     ensemble: Ensemble,
     fusion: FusionParams,
+    pivot: str,
     rounds: list[RoundReport],
     departed: dict[str, str],
     returned: dict[str, int],
+    weighting: WeightingReport | None,
 ) -> FusionReport:
     """The report of one choice."""
     return FusionReport(
-        pivot=ensemble.pivot,
+        pivot=pivot,
         members=ensemble.taking_part(fusion),
         rounds=[RoundEntry.model_validate(entry, from_attributes=True) for entry in rounds],
         departed=departed,
         returned=returned,
+        weighting=weighting and WeightingEntry(**asdict(weighting)),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field
 
@@ -12,6 +12,9 @@ from fusion.core import SamplingParams
 from server.errors import shorten
 from server.options import ServerOptions
 from server.protocol.common import RequestModel, Strings
+
+if TYPE_CHECKING:
+    from fusion.ensemble import Ensemble
 
 # Below this, dividing by the temperature is nothing but a greedy choice with rounding errors.
 GREEDY_BELOW = 1e-5
@@ -143,6 +146,16 @@ def choices(fields: SamplingFields, options: ServerOptions) -> int:
     if n > options.max_choices:
         raise InvalidRequest(f"n should be at most {options.max_choices}, not {shorten(n)}.", param="n")
     return n
+
+
+def require_fixed_pivot(fields: SamplingFields, ensemble: Ensemble) -> None:
+    """Token ids are the pivot's, so they mean nothing where each prompt chooses the pivot."""
+    for name in ("logit_bias", "stop_token_ids"):
+        if ensemble.views and getattr(fields, name):
+            raise InvalidRequest(
+                f"{name} names token ids, but {ensemble.name} has no fixed pivot for these; leave it out.",
+                param=name,
+            )
 
 
 def check_stream_options(fields: SamplingFields) -> None:

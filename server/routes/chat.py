@@ -26,7 +26,7 @@ from server.protocol.chat_answer import (
 from server.protocol.common import Usage
 from server.protocol.fusion import fusion_params
 from server.protocol.logprobs import chat_logprobs
-from server.protocol.sampling import check_stream_options, choices, sampling_params, seeded
+from server.protocol.sampling import check_stream_options, choices, require_fixed_pivot, sampling_params, seeded
 from server.protocol.unbuilt import check_unknown
 from server.service import Service
 from server.streaming import respond
@@ -49,7 +49,7 @@ class ChatShape:
 
     def chunks(self, choice: Choice, update: Update) -> Iterator[ChatChunk]:
         """The new content, then how it ended. A round whose text is still held back may have nothing to say."""
-        logprobs = self._logprobs(update.tokens) if update.tokens else None
+        logprobs = self._logprobs(choice, update.tokens) if update.tokens else None
         if update.text or logprobs:
             delta = Delta(content=update.text)
             yield self._chunk(ChatChunkChoice(index=choice.index, delta=delta, logprobs=logprobs))
@@ -78,7 +78,7 @@ class ChatShape:
                 ChatChoice(
                     index=choice.index,
                     message=AnswerMessage(content=choice.text),
-                    logprobs=self._logprobs(choice.tokens),
+                    logprobs=self._logprobs(choice, choice.tokens),
                     finish_reason=choice.finish,
                     stop_reason=choice.stop_reason,
                     fusion=self.generation.report(choice),
@@ -99,8 +99,8 @@ class ChatShape:
             system_fingerprint=self.generation.ensemble.fingerprint,
         )
 
-    def _logprobs(self, tokens: Sequence[Token]) -> ChatLogprobs | None:
-        return chat_logprobs(tokens, self.generation.ensemble.tokenizer) if self.logprobs else None
+    def _logprobs(self, choice: Choice, tokens: Sequence[Token]) -> ChatLogprobs | None:
+        return chat_logprobs(tokens, self.generation.view(choice).tokenizer) if self.logprobs else None
 
 
 def chat_router(service: Service) -> APIRouter:
@@ -117,7 +117,9 @@ def chat_router(service: Service) -> APIRouter:
         fusion = fusion_params(body.fusion, ensemble)
         n = choices(body, options)
         conversation = rendering(body.messages, body)
-        prompt = await run_in_threadpool(lambda: ensemble.encode_chat(**conversation))
+        require_fixed_pivot(body, ensemble)
+        scored = ensemble.scores(fusion)
+        prompt = await run_in_threadpool(lambda: ensemble.encode_chat(**conversation, locate=scored))
         sampling = sampling_params(
             body,
             vocabulary_size=ensemble.tokenizer.vocabulary_size,
@@ -128,7 +130,7 @@ def chat_router(service: Service) -> APIRouter:
             service.fuser,
             ensemble,
             fusion,
-            prompt_tokens=len(prompt.ids[ensemble.pivot]),
+            prompts=[prompt],
             record=request.state.record,
             timeout=options.request_timeout,
         )

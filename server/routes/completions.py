@@ -26,7 +26,14 @@ from server.protocol.completions import (
 )
 from server.protocol.fusion import fusion_params
 from server.protocol.logprobs import characters, completion_logprobs
-from server.protocol.sampling import check_ids, check_stream_options, choices, sampling_params, seeded
+from server.protocol.sampling import (
+    check_ids,
+    check_stream_options,
+    choices,
+    require_fixed_pivot,
+    sampling_params,
+    seeded,
+)
 from server.protocol.unbuilt import check_unknown
 from server.service import Service
 from server.streaming import respond
@@ -49,7 +56,7 @@ class CompletionShape:
 
     def chunks(self, choice: Choice, update: Update) -> Iterator[Completion]:
         """The new text, then how it ended. A round whose text is still held back may have nothing to say."""
-        logprobs = self._logprobs(update.tokens, self._characters[choice.index]) if update.tokens else None
+        logprobs = self._logprobs(choice, update.tokens, self._characters[choice.index]) if update.tokens else None
         self._characters[choice.index] += characters(update.tokens)
         if update.text or logprobs:
             yield self._completion([CompletionChoice(index=choice.index, text=update.text, logprobs=logprobs)])
@@ -76,7 +83,7 @@ class CompletionShape:
             CompletionChoice(
                 index=choice.index,
                 text=choice.text,
-                logprobs=self._logprobs(choice.tokens, 0),
+                logprobs=self._logprobs(choice, choice.tokens, 0),
                 finish_reason=choice.finish,
                 stop_reason=choice.stop_reason,
                 fusion=self.generation.report(choice),
@@ -95,10 +102,10 @@ class CompletionShape:
             system_fingerprint=self.generation.ensemble.fingerprint,
         )
 
-    def _logprobs(self, tokens: Sequence[Token], start: int) -> CompletionLogprobs | None:
+    def _logprobs(self, choice: Choice, tokens: Sequence[Token], start: int) -> CompletionLogprobs | None:
         if not self.logprobs:
             return None
-        return completion_logprobs(tokens, self.generation.ensemble.tokenizer, start)
+        return completion_logprobs(tokens, self.generation.view(choice).tokenizer, start)
 
 
 def completions_router(service: Service) -> APIRouter:
@@ -117,11 +124,20 @@ def completions_router(service: Service) -> APIRouter:
         n = choices(body, options)
         vocabulary_size = ensemble.tokenizer.vocabulary_size
 
+        require_fixed_pivot(body, ensemble)
+        scored = ensemble.scores(fusion)
+
         def encode(prompt: str | list[int]) -> Prompt:
             if isinstance(prompt, str):
-                return ensemble.encode_text(prompt, add_special_tokens=body.add_special_tokens is not False)
+                special = body.add_special_tokens is not False
+                return ensemble.encode_text(prompt, add_special_tokens=special, locate=scored)
+            if ensemble.views:
+                raise InvalidRequest(
+                    f"prompt is token ids, but {ensemble.name} has no fixed pivot whose they could be; send text.",
+                    param="prompt",
+                )
             check_ids(prompt, vocabulary_size, "prompt")
-            return ensemble.encode_ids(prompt)
+            return ensemble.encode_ids(prompt, locate=scored)
 
         texts = prompts(body, options.max_prompts)
         if len(texts) * n > options.max_prompts:
@@ -141,7 +157,7 @@ def completions_router(service: Service) -> APIRouter:
             service.fuser,
             ensemble,
             fusion,
-            prompt_tokens=sum(len(prompt.ids[ensemble.pivot]) for prompt in encoded),
+            prompts=encoded,
             record=request.state.record,
             timeout=options.request_timeout,
         )

@@ -19,7 +19,7 @@ def models_router(service: Service) -> APIRouter:
             created=service.started,
             root=name,
             max_model_len=ensemble.context,
-            fusion=ModelFusion(pivot=ensemble.pivot, members=list(ensemble.models)),
+            fusion=ModelFusion(pivot=ensemble.pivot_name, members=list(ensemble.models)),
         )
 
     @router.get("/v1/models")

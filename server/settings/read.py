@@ -14,7 +14,7 @@ from server.settings import problems
 from server.settings.document import MAX_BYTES, parse
 from server.settings.document import Path as Loc
 from server.settings.environment import override
-from server.settings.schema import EnsembleSettings, ModelSettings, ServerSettings, Settings
+from server.settings.schema import AUTO, EnsembleSettings, ModelSettings, ServerSettings, Settings
 
 
 def read_settings(path: Path, environ: Mapping[str, str] = os.environ) -> Settings:
@@ -113,10 +113,12 @@ def _in_ensemble(ensemble: EnsembleSettings, models: Mapping[str, ModelSettings]
     for member, times in Counter(ensemble.members).items():
         if times > 1:
             yield ("members",), f"'{member}' is listed {times} times; list it once, with a larger weight"
-    if ensemble.pivot not in members:
-        yield ("pivot",), f"'{ensemble.pivot}' is no member; allowed: {', '.join(members)}"
+    if not set(ensemble.pivots) <= set(members):
+        yield ("pivot",), f"'{ensemble.pivot}' is no member; allowed: {', '.join([*members, AUTO])}"
     for member in ensemble.maps:
-        if member == ensemble.pivot:
+        if ensemble.pivots != (ensemble.pivot,):
+            yield ("maps", member), "with pivot: auto there is a map for every pair; leave maps out"
+        elif member == ensemble.pivot:
             yield ("maps", member), "the pivot needs no map; leave it out"
         elif member not in members:
             yield ("maps", member), f"'{member}' is no member; allowed: {', '.join(members)}"
@@ -125,6 +127,8 @@ def _in_ensemble(ensemble: EnsembleSettings, models: Mapping[str, ModelSettings]
         yield ("filter_top",), f"found {ensemble.filter_top}, but {fewest} hands over only {candidates} candidates"
     if ensemble.weights is None:
         return
+    if (method := ensemble.weighting.method) is not None:
+        yield ("weights",), f"found numbers, but weighting.method is {method}; leave one of the two out"
     for member in ensemble.weights:
         if member not in members:
             yield ("weights", member), f"'{member}' is no member; allowed: {', '.join(members)}"

@@ -25,8 +25,12 @@ from alignment.methods import METHODS, takes_parameters
 from alignment.origin import PAPERS, MethodName, Parameters, TableName
 from fusion.core import Combine, OnMemberFailure
 from fusion.members.vllm_start import CACHE_SIZES
+from fusion.weighting import MEASURES, Measure, Weighting
 from server.settings.hosting import Host, WorkerSettings
 from server.settings.section import STRICT
+
+AUTO = "auto"
+PAPER = Weighting()
 
 
 def _servable(name: str) -> str:
@@ -73,11 +77,13 @@ def _http_url(url: str) -> str:
 
 
 def _uniform_is_none(weights: Any) -> Any:
-    if weights == "uniform":
+    if weights is None or weights == "uniform":
         return None
     if not isinstance(weights, dict):
         raise PydanticCustomError(
-            "weights", "allowed: uniform, or a number per member such as {ada: 0.7, ben: 0.3}"
+            "weights",
+            "allowed: uniform, {methods}, or a number per member such as {example}",
+            {"methods": ", ".join(MEASURES), "example": "{ada: 0.7, ben: 0.3}"},
         )
     return weights
 
@@ -182,16 +188,52 @@ def _with_method(alignment: Any) -> Any:
     return alignment
 
 
+class WeightingSettings(Section):
+    """Weights measured on each prompt (PackLLM), and what is measured. `fusion.weighting.Weighting` says more.
+
+    Attributes:
+        method: `top1`, `packllm-sim` or `packllm-opt`; None for the weights that are given. `weights: packllm-opt`
+            beside this section is the same.
+        temperature: of packllm-sim.
+        grid: values of packllm-opt's line search.
+        prune: members that weigh this or less are closed once the prompt is read.
+        normalize: count losses per token of the pivot, so that tokenizers compare, and not per a member's own.
+        positions: the most of the pivot's tokens that are scored for a request.
+        spread: whether these lie `evenly` in the text or are its `last`.
+        history: `all` messages count, or only the `last`.
+        coinciding: positions that packllm-opt needs, where all members' tokens begin; else it is packllm-sim.
+    """
+
+    method: Measure | None = None
+    temperature: Annotated[PositiveFloat, Field(allow_inf_nan=False)] = PAPER.temperature
+    grid: Annotated[int, Field(ge=2, le=1001)] = PAPER.grid
+    prune: Annotated[float, Field(ge=0, le=1)] = PAPER.prune
+    normalize: bool = PAPER.normalise
+    positions: Annotated[int, Field(ge=2, le=4096)] = PAPER.positions
+    spread: Literal["evenly", "last"] = PAPER.spread
+    history: Literal["all", "last"] = PAPER.history
+    coinciding: PositiveInt = PAPER.coinciding
+
+    @property
+    def weighting(self) -> Weighting:
+        """As the fuser takes it."""
+        options = self.model_dump(exclude={"method", "normalize"})
+        return Weighting(method=self.method or "given", normalise=self.normalize, **options)
+
+
 class EnsembleSettings(Section):
     """Several models served as one.
 
     Attributes:
         members: names of models, each once.
-        pivot: the member whose tokens are emitted.
+        pivot: the member whose tokens are emitted; `auto` for the one that understands the prompt best, which
+            takes the maps between all pairs.
         alignment: how the others' tokens reach the pivot's vocabulary. Members with the pivot's own tokenizer
             need no map whatever this says.
         maps: files that `tutti align` has written, by member, which are taken instead.
-        weights: one per member, scaled to sum to 1; None (in the file: `uniform`) for equal weights.
+        weights: one per member, scaled to sum to 1; None (in the file: `uniform`) for equal weights. In the file
+            also the method of `weighting`.
+        weighting: weights measured on each prompt.
         combine: weighted mean of probabilities (`mixture`, EVA) or of log-probabilities (`product`, PackLLM).
         filter_top: EVA's filter leaves a member out of a round when its best token is in none of the others'
             best `filter_top`; None for no filter.
@@ -206,11 +248,28 @@ class EnsembleSettings(Section):
     alignment: Annotated[AlignmentSettings, BeforeValidator(_with_method)] = AlignmentSettings(method="exact")
     maps: dict[str, Source] = {}
     weights: Annotated[dict[str, Weight] | None, BeforeValidator(_uniform_is_none)] = None
+    weighting: WeightingSettings = WeightingSettings()
     combine: Combine = "mixture"
     filter_top: PositiveInt | None = None
     renormalise: bool = False
     guard: bool = False
     on_member_failure: OnMemberFailure = "fail"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _method_as_weights(cls, values: Any) -> Any:
+        """`weights: packllm-opt` is the method of `weighting`."""
+        if isinstance(values, dict) and values.get("weights") in MEASURES:
+            weighting = values.get("weighting")
+            if weighting is None or (isinstance(weighting, dict) and "method" not in weighting):
+                return values | {"weights": None, "weighting": {**(weighting or {}), "method": values["weights"]}}
+        return values
+
+    @property
+    def pivots(self) -> tuple[str, ...]:
+        """The members that may become the pivot."""
+        automatic = self.pivot == AUTO and AUTO not in self.members
+        return self.members if automatic else (self.pivot,)
 
 
 class ServerSettings(Section):

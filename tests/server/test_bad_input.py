@@ -112,6 +112,14 @@ NESTED: list[tuple[str, dict[str, Any], str]] = [
     (CHAT_PATH, {"fusion": []}, "fusion"),
     (CHAT_PATH, {"fusion": {"wieghts": {}}}, "fusion.wieghts"),
     (CHAT_PATH, {"fusion": {"weights": {"a": -1}}}, "fusion.weights.a"),
+    (CHAT_PATH, {"fusion": {"weights": {"a": "much"}}}, "fusion.weights.a"),
+    (CHAT_PATH, {"fusion": {"weights": "packllm"}}, "fusion.weights"),
+    (CHAT_PATH, {"fusion": {"weights": 1}}, "fusion.weights"),
+    (CHAT_PATH, {"fusion": {"weights": "top1", "weighting": {"method": "packllm-sim"}}}, "fusion.weights"),
+    (CHAT_PATH, {"fusion": {"weights": {"a": 1}, "weighting": {"method": "packllm-sim"}}}, "fusion.weights"),
+    (CHAT_PATH, {"fusion": {"weighting": 5}}, "fusion.weighting"),
+    (CHAT_PATH, {"fusion": {"weighting": {"temperature": 0}}}, "fusion.weighting.temperature"),
+    (CHAT_PATH, {"fusion": {"weighting": {"tau": 1}}}, "fusion.weighting.tau"),
     (CHAT_PATH, {"fusion": {"weights": {"a": 0, "b": 0}}}, "fusion.weights"),
     (CHAT_PATH, {"fusion": {"weights": {}}}, "fusion.weights"),
     (CHAT_PATH, {"fusion": {"weights": {"c": 1}}}, "fusion.weights"),
@@ -144,7 +152,9 @@ def test_messages_say_what_is_allowed(client: TestClient) -> None:
 
     assert message({"temperature": 3}) == "temperature should be less than or equal to 2, not 3."
     assert message({"fusion": {"combine": "sum"}}) == "fusion.combine should be 'mixture' or 'product', not 'sum'."
-    assert "members, weights, combine, filter_top, renormalise, guard, report" in message({"fusion": {"x": 1}})
+    assert "members, weights, weighting, combine, filter_top, renormalise, guard, report" in message(
+        {"fusion": {"x": 1}}
+    )
     assert "the members are a, b" in message({"fusion": {"members": ["c"]}})
     assert f"room for {CONTEXT - 15} tokens" in message({"max_tokens": CONTEXT})
     long = message({"messages": [{"role": "user", "content": "x" * CONTEXT}]})

@@ -110,7 +110,7 @@ MISTAKES = {
         "    pivot: ada",
         "    pivot: ada\n    pivit: ada",
         "c.yaml:8: ensembles.both.pivit: unknown field (did you mean 'pivot'?); allowed: members, pivot, "
-        "alignment, maps, weights, combine, filter_top, renormalise, guard, on_member_failure.",
+        "alignment, maps, weights, weighting, combine, filter_top, renormalise, guard, on_member_failure.",
     ),
     "missing field": (
         "  ben: {source: models/ben}",
@@ -294,12 +294,13 @@ MISTAKES = {
     "pivot that is no member": (
         "    pivot: ada",
         "    pivot: eve",
-        "c.yaml:7: ensembles.both.pivot: 'eve' is no member; allowed: ada, ben.",
+        "c.yaml:7: ensembles.both.pivot: 'eve' is no member; allowed: ada, ben, auto.",
     ),
     "weights in words": (
         "    pivot: ada",
         "    pivot: ada\n    weights: equal",
-        "c.yaml:8: ensembles.both.weights: found 'equal'; allowed: uniform, or a number per member such as "
+        "c.yaml:8: ensembles.both.weights: found 'equal'; allowed: uniform, top1, packllm-sim, "
+        "packllm-opt, or a number per member such as "
         "{ada: 0.7, ben: 0.3}.",
     ),
     "weight of a stranger": (
@@ -471,7 +472,11 @@ def test_variables_that_others_set_are_left_alone():
         ("TUTTI_SERVE__PORT", "1", "serve: unknown field (did you mean 'server'?)"),
         ("TUTTI_MODELS__EVE__DEVICE", "cpu", "there is no model 'eve'; the file has ada, ben."),
         ("TUTTI_ENSEMBLES__ALL__PIVOT", "ada", "there is no ensemble 'all'; the file has both."),
-        ("TUTTI_ENSEMBLES__BOTH__PIVOT", "eve", "ensembles.both.pivot: 'eve' is no member; allowed: ada, ben."),
+        (
+            "TUTTI_ENSEMBLES__BOTH__PIVOT",
+            "eve",
+            "ensembles.both.pivot: 'eve' is no member; allowed: ada, ben, auto.",
+        ),
         ("TUTTI_ENSEMBLES__BOTH__MEMBERS", "[ada", "does not hold a YAML value; put text in quotes."),
         ("TUTTI_MODELS__ADA__SOURCE__X", "1", "models.ada.source: found a mapping; should be a valid string."),
     ],
