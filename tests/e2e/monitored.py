@@ -1,0 +1,84 @@
+"""A server under load with Prometheus watching, for the test of the dashboards and for their pictures."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import openai
+import yaml
+
+from tests.e2e import load, prometheus
+from tests.e2e.demo import CONFIG, ENSEMBLE, REPOSITORY
+from tests.e2e.prometheus import Prometheus
+
+FILTERED = "filtered"
+
+
+@dataclass(frozen=True)
+class Observation:
+    """A stretch of load: when it was, what clients measured of the demo ensemble, and who recorded it."""
+
+    prometheus: Prometheus
+    measured: load.Measured
+    start: float
+    end: float
+
+
+@contextmanager
+def observation(folder: Path, seconds: float) -> Iterator[Observation]:
+    """Serve the demo and a variant with other weights and EVA's filter, and use them for so many seconds.
+
+    Streams of the demo ensemble are all measured, and nobody else asks for it.
+    """
+    config = yaml.safe_load(CONFIG.read_text())
+    for model in config["models"].values():
+        model["source"] = str(CONFIG.parent / model["source"])
+    members = config["ensembles"][ENSEMBLE]
+    config["ensembles"][FILTERED] = members | {
+        "filter_top": 2,
+        "weights": {"lingvo": 0.5, "abacus": 0.2, "almanac": 0.3},
+        "combine": "product",
+    }
+    path = folder / "demo.yaml"
+    path.write_text(yaml.safe_dump(config))
+    with _serving(path, folder) as url, prometheus.running(url.removeprefix("http://"), folder) as recorder:
+        recorder.wait("tutti_build_info")
+        client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=120)
+        with client, ThreadPoolExecutor() as pool:
+            start = time.time()
+            others = pool.submit(load.mixed, client, [FILTERED, "lingvo"], seconds)
+            measured = load.streams(client, ENSEMBLE, seconds, 2)
+            others.result()
+            end = time.time()
+        time.sleep(2.5)  # two scrapes, so that all of it is recorded
+        yield Observation(recorder, measured, start, end)
+
+
+@contextmanager
+def _serving(config: Path, folder: Path) -> Iterator[str]:
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("TUTTI_")}
+    environ |= {"PYTHONPATH": str(REPOSITORY)}
+    command = [sys.executable, "-m", "server", "serve", str(config), "--port", "0"]
+    log = folder / "server.log"
+    with (
+        log.open("w") as stderr,
+        subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, stderr=stderr, text=True) as process,
+    ):
+        try:
+            assert process.stdout is not None
+            ready = process.stdout.readline()
+            assert ready, log.read_text()
+            yield ready.split()[-1].removesuffix("/v1")
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(timeout=60) == 0, log.read_text()[-2000:]
+        finally:
+            process.kill()
