@@ -318,6 +318,8 @@ class Fuser:
         except Exception:
             self._failed_inside(sequence)
             return False
+        if sequence.weighting is not None and not sequence.account.rounds:
+            self._news.append(partial(self.observer.weighed, sequence.ensemble.name, sequence.weighting))
         for name in closed:
             self._budget.give_back(sequence, name)
             self.members[name].close([sequence.number])

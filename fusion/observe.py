@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from fusion.round import Fused
 from fusion.sequence import Sequence as Generated
+from fusion.weighting import WeightingReport
 
 Floats = NDArray[np.float64]
 # Why a sequence goes on without a member: the text outgrew its cache, it is down, it failed at this sequence.
@@ -92,6 +93,9 @@ class Observer:
 
     def fused(self, rounds: Rounds) -> None:
         """A batch of sequences got a token each."""
+
+    def weighed(self, model: str, report: WeightingReport) -> None:
+        """A sequence's weights were measured on its prompt; the members that were pruned are closed."""
 
     def rolled_back(self, model: str, member: str, tokens: int) -> None:
         """A member takes tokens back, because the text is cut anew."""

@@ -39,7 +39,7 @@ FINISH_REASONS = ("stop", "length", "error", "cancelled")
 PHASES = ("prefill", "decode")
 STAGES = ("waiting", "fusion", "sampling", "synchronisation")
 DROP_REASONS = ("filter", "spelling")
-DEGRADED_REASONS = ("failed", "outgrown")
+DEGRADED_REASONS = ("lost", "failed", "outgrown")
 
 
 class Catalogue:
@@ -214,7 +214,8 @@ class Catalogue:
         )
         self.degraded_requests = counter(
             "degraded_requests",
-            "Sequences that went on without a member: it failed, or the text outgrew its cache.",
+            "Sequences that went on without a member: it went down (lost), could not go on with this sequence "
+            "(failed), or the text outgrew its cache.",
             "model",
             "reason",
         )

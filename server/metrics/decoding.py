@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fusion.observe import Observer, Rounds, best_tokens, divergence
+from fusion.observe import Leaving, Observer, Rounds, best_tokens, divergence
+from fusion.weighting import WeightingReport
 from server.metrics.catalogue import DEGRADED_REASONS, DROP_REASONS, PHASES, STAGES, Catalogue
 
 if TYPE_CHECKING:
@@ -59,15 +61,26 @@ class DecodingMetrics(Observer):
         if (rounds.model, rounds.voters[0]) in self._seats:
             self._compare(model, rounds)
 
+    def weighed(self, model: str, report: WeightingReport) -> None:
+        """Account for weights that were measured on a prompt."""
+        for member, perplexity in report.perplexity.items():
+            self._seats[model, member].prompt_nats.observe(math.log(perplexity))
+        for member in report.pruned:
+            self._seats[model, member].pruned.inc()
+
     def rolled_back(self, model: str, member: str, tokens: int) -> None:
         """Count what re-tokenisation costs."""
         seat = self._seats[model, member]
         seat.rollbacks.inc()
         seat.rollback_tokens.inc(tokens)
 
-    def left(self, model: str, member: str, reason: str) -> None:
+    def left(self, model: str, member: str, reason: Leaving) -> None:
         """Count a sequence that goes on without a member."""
         self._models[model].degraded[reason].inc()
+
+    def came_back(self, member: str) -> None:
+        """Count a restart."""
+        self._restarts[member].inc()
 
     def _compare(self, model: _Model, rounds: Rounds) -> None:
         """What is of interest where several members take part."""

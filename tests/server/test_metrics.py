@@ -293,7 +293,7 @@ def test_those_who_wait_are_counted(live: Live) -> None:
     assert waited == pytest.approx(decoded / 2, rel=0.5), "the second waited while the first was decoded"
 
 
-# What these tests give no value but 0, and why; the tests of the fuser's observer and of members have them.
+# What these tests give no value but 0, and why; test_metrics_decoding.py gives them values.
 ZERO_HERE = {
     "tutti_member_restarts": "no member goes down",
     "tutti_degraded_requests": "no member goes down, and none has too small a cache",
