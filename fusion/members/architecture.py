@@ -45,7 +45,8 @@ def unsupported(model: Any, reason: str) -> ConfigError:
 def context_length(model: Any, asked: int | None) -> int | None:
     """Tokens per sequence: `asked`, or all that the model was made for; None where nothing says.
 
-    Raises ConfigError where more is asked for. Models without a limit of their own are those that have no table of positions: a bias by distance, a state.
+    Models without a limit of their own are those that have no table of positions: a bias by distance, a state.
+    Raises ConfigError where more is asked for than there is.
     """
     text = model.config.get_text_config(decoder=True)
     stated = (getattr(text, name, None) for name in _LIMITS)

@@ -11,7 +11,14 @@ from typing import Any
 import torch
 import transformers
 from huggingface_hub import HfApi, hf_hub_download, try_to_load_from_cache
-from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 from transformers.cache_utils import DynamicLayer
@@ -212,6 +219,12 @@ def _read_json(source: str, name: str, revision: str | None, *, required: bool) 
 def _explain(source: str, error: Exception) -> str:
     """One sentence for what transformers or the hub raised."""
     text = str(error)
+    if isinstance(error, GatedRepoError):
+        return f"{source} is gated on the Hugging Face hub; accept its terms there and set HF_TOKEN."
+    if isinstance(error, RevisionNotFoundError):
+        return f"{source} has no such revision on the Hugging Face hub; check revision."
+    if isinstance(error, RepositoryNotFoundError):
+        return f"{source} is no folder here and no model of the Hugging Face hub; check the name, or set HF_TOKEN."
     if "trust_remote_code" in text:
         return f"{source} needs code of its own to run; set trust_remote_code: true if you trust its author."
     if isinstance(error, HfHubHTTPError | LocalEntryNotFoundError) or "huggingface.co" in text:
