@@ -20,6 +20,7 @@ from fusion.ensemble import Ensemble, Model, build_ensemble, build_for_any_pivot
 from fusion.fuser import Fuser
 from fusion.members.architecture import context_length, require_decoder, why_not_packed
 from fusion.members.load import EngineSpec
+from fusion.members.identity import content_digest
 from fusion.members.loading import DTYPES, read_config, stop_ids, weight_files
 from server.hosting import device_here, load_members
 from server.maps import members_to_map, open_cache, required_map
@@ -164,8 +165,8 @@ def fusion_params(ensemble: EnsembleSettings) -> FusionParams:
 
 
 def _model(checkpoint: Checkpoint, member: Member) -> Model:
-    source, revision = checkpoint.settings.source, checkpoint.settings.revision
-    origin = f"{source}@{revision or 'default'} {checkpoint.dtype}"
+    content = content_digest(checkpoint.settings.source, revision=checkpoint.settings.revision)
+    origin = f"{content} {checkpoint.dtype}"
     return Model(member, checkpoint.tokenizer, checkpoint.stop_ids, origin)
 
 

@@ -1,0 +1,42 @@
+"""Which model a checkpoint is, wherever it lies."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from huggingface_hub import try_to_load_from_cache
+
+from fusion.members.loading import weight_files
+
+_SAMPLES = 64
+_SAMPLE = 4096
+
+
+def content_digest(source: str, *, revision: str | None = None) -> str:
+    """A digest of a checkpoint's configuration and weights; equal for copies of it.
+
+    Weights count by their files' names, sizes and samples of their bytes, so that nobody waits for gigabytes to be
+    read. Of files that are not on this machine only name and size count. Raises ConfigError as `weight_files`.
+    """
+    digest = hashlib.sha256()
+    for name, size in sorted(weight_files(source, revision=revision).items()):
+        digest.update(f"{name} {size} ".encode())
+        file = _here(source, name, revision)
+        if file is not None:
+            with file.open("rb") as content:
+                for i in range(_SAMPLES):
+                    content.seek(i * size // _SAMPLES)
+                    digest.update(content.read(_SAMPLE))
+    config = _here(source, "config.json", revision)
+    if config is not None:
+        digest.update(config.read_bytes())
+    return digest.hexdigest()
+
+
+def _here(source: str, name: str, revision: str | None) -> Path | None:
+    """A file of the checkpoint, if it is on this machine."""
+    if Path(source).is_dir():
+        return Path(source, name)
+    cached = try_to_load_from_cache(source, name, revision=revision)
+    return Path(cached) if isinstance(cached, str) else None
