@@ -14,6 +14,7 @@ from typer.core import TyperGroup
 
 from alignment.errors import ConfigError, TuttiError
 from server import __version__
+from server.tables import console
 
 if TYPE_CHECKING:
     from server.evaluation.asking import Answer
@@ -93,7 +94,7 @@ def check(config: Config) -> None:
     from server.plan import make_plan, print_plan
 
     plan = make_plan(settings)
-    print_plan(plan, Console())
+    print_plan(plan, console())
     if plan.problems:
         raise ConfigError("\n".join(plan.problems))
 
@@ -126,7 +127,7 @@ def align(
     if inspect is not None:
         if model_a is not None and models is None:
             raise ConfigError("Give both models of the map to --inspect, or none.")
-        command.inspect(Path(inspect[0]), inspect[1], models, Console())
+        command.inspect(Path(inspect[0]), inspect[1], models, console())
         return
     if models is None or out is None:
         raise ConfigError(
@@ -134,7 +135,7 @@ def align(
         )
     given = {"embeddings": embeddings, "top": top, "threshold": threshold}
     parameters = {name: value for name, value in given.items() if value is not None}
-    command.align(*models, method, parameters, out, device, Console())
+    command.align(*models, method, parameters, out, device, console())
 
 
 @app.command()
@@ -201,7 +202,7 @@ def evaluate(
 
     answers = asyncio.run(ask())
     summaries = report.summarise(answers)
-    Console().print(report.scores_table(summaries))
+    console().print(report.scores_table(summaries))
     if json:
         report.write_json(json, answers, summaries)
     if any(answer.error for answer in answers):

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import sys
+
 from rich.box import SIMPLE_HEAD
+from rich.console import Console
 from rich.table import Table
+
+_NO_LIMIT = 10_000
 
 
 def table(title: str) -> Table:
@@ -16,3 +22,9 @@ def table(title: str) -> Table:
         pad_edge=False,
         show_edge=False,
     )
+
+
+def console() -> Console:
+    """Standard output, for results. A file or a pipe has no width that a table would have to be cut to."""
+    fits = sys.stdout.isatty() or "COLUMNS" in os.environ
+    return Console(width=None if fits else _NO_LIMIT)
