@@ -19,8 +19,8 @@ from fusion.core import FusionParams, Member
 from fusion.ensemble import Ensemble, Model, build_ensemble, build_for_any_pivot
 from fusion.fuser import Fuser
 from fusion.members.architecture import context_length, require_decoder, why_not_packed
-from fusion.members.load import EngineSpec
 from fusion.members.identity import content_digest
+from fusion.members.load import EngineSpec
 from fusion.members.loading import DTYPES, read_config, stop_ids, weight_files
 from server.hosting import device_here, load_members
 from server.maps import members_to_map, open_cache, required_map

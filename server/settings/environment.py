@@ -8,8 +8,10 @@ the file.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, get_args, get_origin
+
+from pydantic import BaseModel
 
 from alignment.errors import ConfigError
 from server.settings.document import Document, parse
@@ -19,17 +21,50 @@ NESTING = "__"
 NAMED = {"models": "model", "ensembles": "ensemble"}
 
 
-def override(document: Document, environ: Mapping[str, str]) -> None:
-    """Put every `TUTTI_A__B` of `environ` into the document.
+# What Kubernetes puts into variables named after a service: TUTTI_SERVER_PORT=tcp://10.0.0.1:8000
+_ADDRESS = re.compile(r"(tcp|udp|sctp)://")
 
-    A variable without a double underscore is none of ours: container platforms set TUTTI_PORT and the like.
+
+def override(document: Document, environ: Mapping[str, str], schema: type[BaseModel]) -> None:
+    """Put every `TUTTI_A__B` of `environ` into the document, whose fields are those of `schema`.
+
+    A variable without a double underscore is none of ours, since container platforms set TUTTI_PORT and the like;
+    unless it is a field spelled with single ones, which somebody must have meant.
 
     Raises:
-        ConfigError: a variable that names no model or ensemble of the file, fits two, or holds no YAML value.
+        ConfigError: a variable that names no model or ensemble of the file, fits two, holds no YAML value, or
+            lacks its double underscores.
     """
     for variable in sorted(environ):
-        if variable.startswith(PREFIX) and NESTING in variable:
+        if not variable.startswith(PREFIX):
+            continue
+        if NESTING in variable:
             _put(document, variable, environ[variable])
+        elif not _ADDRESS.match(environ[variable]):
+            _refuse_if_meant(document, variable, schema)
+
+
+def _refuse_if_meant(document: Document, variable: str, schema: type[BaseModel]) -> None:
+    given = _folded(variable.removeprefix(PREFIX))
+    for path in _fields(schema, document.data):
+        steps = [_folded(step) for step in path]
+        if len(steps) > 1 and "_".join(steps) == given:
+            meant = PREFIX + NESTING.join(steps).upper()
+            raise ConfigError(f"{variable}: has no effect; write {meant}, two underscores between names.")
+
+
+def _fields(annotation: Any, place: Any) -> Iterator[tuple[str, ...]]:
+    """The paths of all fields below a place of the document whose type is `annotation`."""
+    inside = place if isinstance(place, dict) else {}
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        below = {name: field.annotation for name, field in annotation.model_fields.items()}
+    elif get_origin(annotation) is dict:
+        below = dict.fromkeys(inside, get_args(annotation)[1])
+    else:
+        below = {}
+    for name, inner in below.items():
+        yield (name,)
+        yield from ((name, *rest) for rest in _fields(inner, inside.get(name)))
 
 
 def _put(document: Document, variable: str, text: str) -> None:

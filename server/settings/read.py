@@ -29,7 +29,7 @@ def read_settings(path: Path, environ: Mapping[str, str] = os.environ) -> Settin
 def parse_settings(text: str, name: str, folder: Path, environ: Mapping[str, str]) -> Settings:
     """As `read_settings`, from text; relative paths start in `folder`, errors call the text `name`."""
     document = parse(text, name)
-    override(document, environ)
+    override(document, environ, Settings)
     try:
         settings = Settings.model_validate(document.data, context={"folder": folder})
     except ValidationError as invalid:

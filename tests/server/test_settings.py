@@ -454,8 +454,11 @@ def test_a_variable_reaches_names_that_a_variable_cannot_spell():
 
 
 def test_variables_that_others_set_are_left_alone():
-    """A Kubernetes service called tutti puts these into every container beside it."""
+    """Kubernetes services called tutti and tutti-server put these into every container beside them."""
     environ = {
+        "TUTTI_SERVER_PORT": "tcp://10.0.0.1:8000",
+        "TUTTI_SERVER_SERVICE_PORT": "8000",
+        "TUTTI_SERVER_PORT_8000_TCP_ADDR": "10.0.0.1",
         "TUTTI_PORT": "tcp://10.0.0.1:8000",
         "TUTTI_SERVICE_HOST": "10.0.0.1",
         "TUTTI_API_KEY": "k",
@@ -483,6 +486,21 @@ def test_variables_that_others_set_are_left_alone():
 )
 def test_a_mistake_in_the_environment_names_the_variable(variable, value, message):
     assert problems(PAIR, {variable: value})[0].startswith(f"{variable}: {message}")
+
+
+@pytest.mark.parametrize(
+    ("variable", "meant"),
+    [
+        ("TUTTI_SERVER_PORT", "TUTTI_SERVER__PORT"),
+        ("TUTTI_SERVER_API_KEYS", "TUTTI_SERVER__API_KEYS"),
+        ("TUTTI_MODELS_ADA_DEVICE", "TUTTI_MODELS__ADA__DEVICE"),
+        ("TUTTI_ENSEMBLES_BOTH_WEIGHTS", "TUTTI_ENSEMBLES__BOTH__WEIGHTS"),
+    ],
+)
+def test_a_variable_with_single_underscores_is_not_ignored(variable, meant):
+    assert problems(PAIR, {variable: "9000"}) == [
+        f"{variable}: has no effect; write {meant}, two underscores between names."
+    ]
 
 
 def test_a_variable_that_fits_two_names():
