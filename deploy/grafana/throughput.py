@@ -124,7 +124,7 @@ def _errors() -> list[Panel]:
         ),
         lines(
             "Sequences that lost a member",
-            "failed: the member went down; outgrown: the text no longer fitted its cache. They went on without.",
+            "lost: the member went down; failed: it did so for this sequence; outgrown: its cache was too small.",
             PER_SECOND,
             [Query(rate("degraded_requests_total", MODEL, "model, reason"), "{{model}} {{reason}}")],
         ),

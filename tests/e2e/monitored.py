@@ -20,7 +20,7 @@ from tests.e2e import load, prometheus
 from tests.e2e.demo import CONFIG, ENSEMBLE, REPOSITORY
 from tests.e2e.prometheus import Prometheus
 
-FILTERED = "filtered"
+FILTERED, PACKED = "filtered", "packed"
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Observation:
 
 @contextmanager
 def observation(folder: Path, seconds: float) -> Iterator[Observation]:
-    """Serve the demo and a variant with other weights and EVA's filter, and use them for so many seconds.
+    """Serve the demo and variants that filter or weigh members by the prompt; use them for so many seconds.
 
     Streams of the demo ensemble are all measured, and nobody else asks for it.
     """
@@ -48,6 +48,7 @@ def observation(folder: Path, seconds: float) -> Iterator[Observation]:
         "weights": {"lingvo": 0.5, "abacus": 0.2, "almanac": 0.3},
         "combine": "product",
     }
+    config["ensembles"][PACKED] = members | {"weights": "packllm-opt"}
     path = folder / "demo.yaml"
     path.write_text(yaml.safe_dump(config))
     with _serving(path, folder) as url, prometheus.running(url.removeprefix("http://"), folder) as recorder:
@@ -55,7 +56,7 @@ def observation(folder: Path, seconds: float) -> Iterator[Observation]:
         client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=120)
         with client, ThreadPoolExecutor() as pool:
             start = time.time()
-            others = pool.submit(load.mixed, client, [FILTERED, "lingvo"], seconds)
+            others = pool.submit(load.mixed, client, [FILTERED, PACKED, "lingvo"], seconds)
             measured = load.streams(client, ENSEMBLE, seconds, 2)
             others.result()
             end = time.time()
