@@ -20,6 +20,7 @@ from server import __version__
 from server.loading import read_vocabulary
 from server.map_report import examples_table, row_table, shown, summary_table, token_id
 from server.settings.schema import AlignmentSettings
+from server.wording import expectation
 
 
 def align(
@@ -91,7 +92,7 @@ def _settings(method: str, parameters: dict[str, Any]) -> AlignmentSettings:
     except ValidationError as invalid:
         error = invalid.errors()[0]
         option = f"--{error['loc'][0]}: found {error['input']!r}; " if error["loc"] else ""
-        raise ConfigError(f"{option}{error['msg'].removeprefix('Input ')}.") from None
+        raise ConfigError(f"{option}{expectation(error) or error['msg']}.") from None
 
 
 def _require_writable(out: Path) -> None:

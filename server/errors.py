@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from alignment.errors import InvalidRequest, NotFound, Overloaded, RequestError, Unavailable
+from server.wording import expectation
 
 logger = logging.getLogger(__name__)
 
@@ -86,14 +87,14 @@ def invalid_field(problems: Sequence[Any]) -> InvalidRequest:
     param = field_name(problem["loc"])
     if not param:
         return InvalidRequest("The body should be a JSON object, sent with Content-Type: application/json.")
-    message = problem["msg"]
     if problem["type"] == "missing":
         return InvalidRequest(f"{param} is missing.", param=param)
-    if message.startswith("Input should"):
-        given = problem["input"]
-        got = f", not {shorten(given)}" if given is None or isinstance(given, str | int | float) else ""
-        return InvalidRequest(f"{param}{message.removeprefix('Input')}{got}.", param=param)
-    return InvalidRequest(f"{param}: {message}.", param=param)
+    expected = expectation(problem)
+    if expected is None:
+        return InvalidRequest(f"{param}: {problem['msg']}.", param=param)
+    given = problem["input"]
+    told = expected.startswith("should be") and (given is None or isinstance(given, str | int | float))
+    return InvalidRequest(f"{param} {expected}{f', not {shorten(given)}' if told else ''}.", param=param)
 
 
 def field_name(location: Sequence[str | int]) -> str:

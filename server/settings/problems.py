@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
 from server.settings.document import Document, Path
+from server.wording import expectation
 
 SECRET = "api_keys"  # noqa: S105  (the name of the field whose values are never shown)
 
@@ -48,14 +49,12 @@ def _expectation(error: ErrorDetails) -> str:
             return "allowed: " + str(context["expected"]).replace(" or ", ", ").replace("'", "")
         case "string_pattern_mismatch":
             return "allowed: cpu, mps, cuda, cuda:N"
-        case "too_short":
-            return "should not be empty"
         case "model_type" | "dict_type":
             return "should be a mapping of names to values"
         case "string_type" if isinstance(error["input"], int | float):
             return "should be text; put it in quotes"
         case _:
-            return error["msg"].removeprefix("Input ").rstrip(".")
+            return expectation(error) or error["msg"].rstrip(".")
 
 
 def _unknown(name: str, allowed: list[str]) -> str:

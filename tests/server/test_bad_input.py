@@ -143,7 +143,9 @@ def test_the_innermost_wrong_field_is_named(
     client: TestClient, path: str, fields: dict[str, Any], param: str
 ) -> None:
     base = {CHAT_PATH: CHAT, TEXT_PATH: TEXT}.get(path, {})
-    assert error_of(client.post(path, json=base | fields), 400)["param"] == param
+    error = error_of(client.post(path, json=base | fields), 400)
+    assert error["param"] == param
+    assert not any(jargon in str(error["message"]) for jargon in ("Input", "after validation", "valid "))
 
 
 def test_messages_say_what_is_allowed(client: TestClient) -> None:
@@ -151,6 +153,11 @@ def test_messages_say_what_is_allowed(client: TestClient) -> None:
         return str(error_of(client.post(CHAT_PATH, json=CHAT | fields), 400)["message"])
 
     assert message({"temperature": 3}) == "temperature should be less than or equal to 2, not 3."
+    assert message({"max_tokens": 1.5}) == "max_tokens should be a whole number, not 1.5."
+    assert message({"stream": "yes"}) == "stream should be true or false, not 'yes'."
+    assert message({"messages": []}) == "messages should not be empty."
+    assert message({"messages": "Hello"}) == "messages should be a list, not 'Hello'."
+    assert message({"model": 5}) == "model should be text, not 5."
     assert message({"fusion": {"combine": "sum"}}) == "fusion.combine should be 'mixture' or 'product', not 'sum'."
     assert "members, weights, weighting, combine, filter_top, renormalise, guard, report" in message(
         {"fusion": {"x": 1}}

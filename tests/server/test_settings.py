@@ -151,7 +151,7 @@ MISTAKES = {
     "text for a number": (
         "  ada: {source: models/ada}",
         "  ada: {source: models/ada, cache_tokens: many}",
-        "c.yaml:2: models.ada.cache_tokens: found 'many'; should be a valid integer.",
+        "c.yaml:2: models.ada.cache_tokens: found 'many'; should be a whole number.",
     ),
     "number for a text": (
         "  ada: {source: models/ada}",
@@ -161,7 +161,7 @@ MISTAKES = {
     "truth for a number": (
         "  ada: {source: models/ada}",
         "  ada: {source: models/ada, max_sequences: yes}",
-        "c.yaml:2: models.ada.max_sequences: found true; should be a valid integer.",
+        "c.yaml:2: models.ada.max_sequences: found true; should be a whole number.",
     ),
     "empty source": (
         "  ada: {source: models/ada}",
@@ -470,7 +470,7 @@ def test_variables_that_others_set_are_left_alone():
 @pytest.mark.parametrize(
     ("variable", "value", "message"),
     [
-        ("TUTTI_SERVER__PORT", "http", "server.port: found 'http'; should be a valid integer."),
+        ("TUTTI_SERVER__PORT", "http", "server.port: found 'http'; should be a whole number."),
         ("TUTTI_SERVER__PROT", "1", "server.prot: unknown field (did you mean 'port'?)"),
         ("TUTTI_SERVE__PORT", "1", "serve: unknown field (did you mean 'server'?)"),
         ("TUTTI_MODELS__EVE__DEVICE", "cpu", "there is no model 'eve'; the file has ada, ben."),
@@ -481,7 +481,7 @@ def test_variables_that_others_set_are_left_alone():
             "ensembles.both.pivot: 'eve' is no member; allowed: ada, ben, auto.",
         ),
         ("TUTTI_ENSEMBLES__BOTH__MEMBERS", "[ada", "does not hold a YAML value; put text in quotes."),
-        ("TUTTI_MODELS__ADA__SOURCE__X", "1", "models.ada.source: found a mapping; should be a valid string."),
+        ("TUTTI_MODELS__ADA__SOURCE__X", "1", "models.ada.source: found a mapping; should be text."),
     ],
 )
 def test_a_mistake_in_the_environment_names_the_variable(variable, value, message):
