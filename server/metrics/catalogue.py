@@ -192,7 +192,7 @@ class Catalogue:
         self.divergence = histogram(
             "divergence_nats",
             "Jensen-Shannon divergence of the members' distributions in a round, all counted equally: 0 where "
-            "they are the same, at most the logarithm of their number. Measured in one round of eight.",
+            "they are the same, at most the logarithm of their number. Measured in one round of sixteen.",
             model,
             DIVERGENCE,
         )

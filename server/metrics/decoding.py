@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ from server.metrics.catalogue import DEGRADED_REASONS, DROP_REASONS, PHASES, STA
 if TYPE_CHECKING:
     from fusion.ensemble import Ensemble
 
-DIVERGENCE_EVERY = 8  # rounds; logarithms of every candidate of every member are the dearest there is to measure
+DIVERGENCE_EVERY = 16  # rounds; logarithms of every candidate of every member are the dearest there is to measure
 
 
 class DecodingMetrics(Observer):
@@ -85,8 +86,8 @@ class DecodingMetrics(Observer):
     def _compare(self, model: _Model, rounds: Rounds) -> None:
         """What is of interest where several members take part."""
         model.straggler_wait.observe_all([seconds for _, seconds in rounds.last])
-        for name, _ in rounds.last:
-            self._seats[rounds.model, name].straggler_rounds.inc()
+        for name, count in Counter(name for name, _ in rounds.last).items():
+            self._seats[rounds.model, name].straggler_rounds.inc(count)
         for name in rounds.absent:
             seat = self._seats[rounds.model, name]
             seat.drops["spelling"].inc()

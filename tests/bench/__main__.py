@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from tests.bench import align, decode, fuse, models
+from tests.bench import align, decode, fuse, metrics, models
 
 
 def main() -> None:
@@ -25,11 +25,18 @@ def main() -> None:
         )
     fusing = fuse.run()
     print(f"one round of 16 sequences over 32k/131k/151k tokens: {fusing['total_ms']:.2f} ms", flush=True)
+    measuring = metrics.run(metrics.DEMO)
+    for batch, row in measuring.items():
+        print(metrics.describe_row("demo", batch, row), flush=True)
     print("learning a vocabulary map of 32k x 131k tokens ...", flush=True)
     aligning = align.run()
     print(f"{aligning['seconds']:.0f} s, {aligning['ratio']:.2f} x its matrix products")
     machine = {"processor": platform.machine(), "threads": torch.get_num_threads(), "torch": torch.__version__}
-    print(json.dumps({"machine": machine, "decode": decoding, "fuse": fusing, "align": aligning}))
+    print(
+        json.dumps(
+            {"machine": machine, "decode": decoding, "fuse": fusing, "metrics": measuring, "align": aligning}
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from starlette.testclient import TestClient
 from server.app import create_app
 from server.loading import build
 from server.metrics.catalogue import Catalogue
+from server.metrics.decoding import DIVERGENCE_EVERY
 from server.options import ServerOptions
 from server.settings import read_settings
 from tests.server.doubles import ScriptedFuser, ensemble, eventually, says
@@ -197,7 +198,7 @@ def test_members_are_measured_where_several_take_part(live: Live) -> None:
     )
     last = sum(change("straggler_rounds_total", model="both", member=member) for member in ("ada", "ben"))
     assert last == change("straggler_wait_seconds_count", model="both") > 150
-    assert 0 < change("divergence_nats_count", model="both") <= 200 / 8 + 1
+    assert 0 < change("divergence_nats_count", model="both") <= 200 / DIVERGENCE_EVERY + 1
 
 
 def test_errors_are_counted_by_type_and_unknown_names_leave_no_trace(live: Live) -> None:
