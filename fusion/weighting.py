@@ -35,7 +35,7 @@ class Weighting:
     grid: int = 21
     prune: float = 0.0
     normalise: bool = True
-    positions: int = 64
+    positions: int = 24
     spread: Literal["evenly", "last"] = "evenly"
     history: Literal["all", "last"] = "all"
     coinciding: int = 8

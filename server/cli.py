@@ -160,6 +160,27 @@ def chat(
     raise typer.Exit(0 if all_well else 1)
 
 
+@app.command()
+def weights(
+    config: Config,
+    prompt: Annotated[str, typer.Option(help="What a user would say.")],
+    ensemble: Annotated[str | None, typer.Option(help="Which ensemble; the first by default.")] = None,
+) -> None:
+    """Load the models of CONFIG and show how well each member understands a prompt, and what it would weigh."""
+    from server import prompt_weights
+    from server.evaluation.run import local
+    from server.settings import read_settings
+
+    settings = read_settings(config)
+    name = prompt_weights.ensemble_named(settings, ensemble)
+
+    async def ask() -> prompt_weights.Reports:
+        async with local(settings) as client:
+            return await prompt_weights.measure(client, name, prompt)
+
+    Console().print(prompt_weights.weights_table(name, asyncio.run(ask())))
+
+
 @app.command("eval")
 def evaluate(
     config: Annotated[Path | None, typer.Argument(metavar="[CONFIG]", help="Load and evaluate this.")] = None,

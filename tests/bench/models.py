@@ -51,7 +51,10 @@ def corpus() -> list[str]:
     return [" ".join(words[i] for i in order[n : n + 12]) + "." for n in range(0, len(order), 12)]
 
 
-def tokenizers() -> dict[str, Tokenizer]:
+SIZES = {"llama": 28_000, "qwen2": 24_000, "neox": 20_000}
+
+
+def tokenizers(sizes: dict[str, int] = SIZES) -> dict[str, Tokenizer]:
     """Two byte-level BPEs with different rules and sizes, one in SentencePiece's manner with byte fallback."""
     text = corpus()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
@@ -59,7 +62,7 @@ def tokenizers() -> dict[str, Tokenizer]:
     words.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     words.decoder = decoders.ByteLevel()
     words.train_from_iterator(
-        text, trainers.BpeTrainer(vocab_size=28_000, special_tokens=SPECIALS, initial_alphabet=alphabet)
+        text, trainers.BpeTrainer(vocab_size=sizes["llama"], special_tokens=SPECIALS, initial_alphabet=alphabet)
     )
     pairs = Tokenizer(models.BPE())
     pairs.pre_tokenizer = pre_tokenizers.Sequence(
@@ -70,14 +73,14 @@ def tokenizers() -> dict[str, Tokenizer]:
     )
     pairs.decoder = decoders.ByteLevel()
     pairs.train_from_iterator(
-        text, trainers.BpeTrainer(vocab_size=24_000, special_tokens=SPECIALS, initial_alphabet=alphabet)
+        text, trainers.BpeTrainer(vocab_size=sizes["qwen2"], special_tokens=SPECIALS, initial_alphabet=alphabet)
     )
     piece = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>", fuse_unk=True))
     piece.normalizer = normalizers.Replace(" ", "▁")
     piece.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never")
     byte_tokens = [f"<0x{b:02X}>" for b in range(256)]
     piece.train_from_iterator(
-        text, trainers.BpeTrainer(vocab_size=20_000, special_tokens=[*SPECIALS, *byte_tokens])
+        text, trainers.BpeTrainer(vocab_size=sizes["neox"], special_tokens=[*SPECIALS, *byte_tokens])
     )
     return {"llama": words, "qwen2": pairs, "neox": without_special_bytes(piece)}
 

@@ -27,7 +27,7 @@ TALK = [
 
 
 def weighted(method, **options):
-    return FusionParams(weighting=Weighting(method, **options))
+    return FusionParams(weighting=Weighting(method, **{"positions": 100, **options}))
 
 
 def chat(ensemble, messages=None):
