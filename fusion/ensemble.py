@@ -15,6 +15,7 @@ from alignment.boundaries import Located
 from alignment.errors import InvalidRequest
 from alignment.exact import exact_map
 from alignment.hybrid import first_token_map
+from alignment.ids import require_ids
 from alignment.tokenizer import Tokenizer
 from alignment.vocab_map import VocabMap
 from fusion.core import FusionParams, Member, OnMemberFailure, Prompt
@@ -150,13 +151,7 @@ class Ensemble:
 
     def encode_ids(self, ids: list[int], *, locate: bool = False) -> Prompt:
         """A prompt given as the pivot's ids: the pivot gets them unchanged, the others the text they stand for."""
-        size = self.tokenizer.vocabulary_size
-        for token in ids:
-            if not 0 <= token < size:
-                raise InvalidRequest(
-                    f"token id {token} is not in the vocabulary of {self.pivot!r}, which has ids 0 to {size - 1}.",
-                    param="prompt",
-                )
+        require_ids(ids, self.tokenizer.vocabulary_size, param="prompt")
         prompt = self.encode_text(self.tokenizer.surface_of(ids).decode(errors="replace"), locate=locate)
         followers = [name for name in self.models if self.follows_ids(name)]
         prompt.ids.update({name: list(ids) for name in followers})
@@ -196,6 +191,17 @@ class Ensemble:
                     param=param,
                 )
         return room[tightest]
+
+
+def require_room(max_tokens: int, room: int, *, param: str = "max_tokens") -> None:
+    """Raise InvalidRequest, naming `param`, unless an answer of `max_tokens` fits into `room`."""
+    if max_tokens > room:
+        raise InvalidRequest(
+            f"{param} is {str(max_tokens)[:40]}, but after this prompt there is room for {room} tokens; "
+            f"lower {param} or shorten the prompt.",
+            param=param,
+            code="context_length_exceeded",
+        )
 
 
 def _located(encoded: dict[str, tuple[list[int], Located]], leads: dict[str, bytes]) -> Prompt:

@@ -18,7 +18,7 @@ from contextlib import suppress
 from functools import partial
 from time import perf_counter
 
-from alignment.errors import InvalidRequest, RequestError, Unavailable
+from alignment.errors import RequestError, Unavailable
 from fusion.admission import STOPPING, Budget, Line
 from fusion.attendance import Attendance, unavailable
 from fusion.core import (
@@ -34,10 +34,10 @@ from fusion.core import (
     Up,
     Update,
 )
-from fusion.ensemble import Ensemble
+from fusion.ensemble import Ensemble, require_room
 from fusion.observe import Leaving, Load, MemberLoad, Observer, Rounds, take_account
 from fusion.prompt_score import PrefixScores
-from fusion.round import Choice, Fused, fuse
+from fusion.round import Fused, Outcome, fuse
 from fusion.sequence import Sequence
 
 log = logging.getLogger(__name__)
@@ -106,14 +106,7 @@ class Fuser:
             Unavailable: the server is stopping, or a member is down that the ensemble cannot do without.
         """
         members = ensemble.taking_part(fusion)
-        room = ensemble.max_new_tokens(prompt, members)
-        if sampling.max_tokens > room:
-            raise InvalidRequest(
-                f"max_tokens is {sampling.max_tokens}, but only {room} tokens fit after this prompt; "
-                "lower max_tokens or shorten the prompt.",
-                param="max_tokens",
-                code="context_length_exceeded",
-            )
+        require_room(sampling.max_tokens, ensemble.max_new_tokens(prompt, members))
         self.attendance.require(ensemble, members)
         number = next(self._numbers)
         self.line.put(Sequence(number, ensemble, prompt, sampling, fusion, flow, on_update))
@@ -305,9 +298,9 @@ class Fuser:
         for batch in batches.values():
             for sequences, fused in self._fuse(batch):
                 self._news.append(partial(self._tell_round, sequences, take_account(sequences, fused)))
-                for sequence, choice in zip(sequences, fused.choices, strict=True):
+                for sequence, outcome in zip(sequences, fused.outcomes, strict=True):
                     try:
-                        self._emit(sequence, choice)
+                        self._emit(sequence, outcome)
                     except Exception:
                         self._failed_inside(sequence)
 
@@ -341,31 +334,31 @@ class Fuser:
         if sequence.number in self._open:
             self._fail(sequence, RequestError("A round failed inside the server; see its log."))
 
-    def _emit(self, sequence: Sequence, choice: Choice) -> None:
+    def _emit(self, sequence: Sequence, outcome: Outcome) -> None:
         """Add the chosen token to the sequence; end it, or send everybody on."""
-        token = choice.token.chosen.id
+        token = outcome.token.chosen.id
         sampling = sequence.sampling
         sequence.length += 1
         sequence.generated[token] += 1
-        if choice.report is not None:
-            sequence.rounds.append(choice.report)
+        if outcome.report is not None:
+            sequence.rounds.append(outcome.report)
         if token in sequence.stop_ids:
             text = sequence.text.push(self._stop_surface(sequence, token)) + sequence.text.flush()
             reason = token if token in sampling.stop_token_ids else None
             self._close(sequence)
-            sequence.update(text, (choice.token,), "stop", reason)
+            sequence.update(text, (outcome.token,), "stop", reason)
             return
         surface = sequence.surface(token)
         text = sequence.text.push(surface, may_stop=sequence.length >= sampling.min_tokens)
         if sequence.text.stopped_by is not None:
             self._close(sequence)
-            sequence.update(text, (choice.token,), "stop", sequence.text.stopped_by)
+            sequence.update(text, (outcome.token,), "stop", sequence.text.stopped_by)
         elif sequence.length >= sampling.max_tokens:
             text += sequence.text.flush()
             self._close(sequence)
-            sequence.update(text, (choice.token,), "length")
+            sequence.update(text, (outcome.token,), "length")
         else:
-            sequence.update(text, (choice.token,))
+            sequence.update(text, (outcome.token,))
             self._advance(sequence, token, surface)
 
     def _stop_surface(self, sequence: Sequence, token: int) -> bytes:

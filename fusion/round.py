@@ -25,7 +25,7 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class Outcome:
     """The outcome of a round of one sequence."""
 
     token: Token
@@ -34,13 +34,13 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Fused:
-    """A round of a batch: each sequence's choice, and what it came from (shapes as in `fusion.observe.Rounds`).
+    """A round of a batch: each sequence's outcome, and what it came from (shapes as in `fusion.observe.Rounds`).
 
     `began`, `combined` and `ended` are times: of the round's start, of the fused distribution, of the choices.
     """
 
     voters: tuple[str, ...]
-    choices: list[Choice]
+    outcomes: list[Outcome]
     probabilities: Floats
     weights: Floats
     kept: NDArray[np.bool_]
@@ -71,12 +71,12 @@ def fuse(batch: list[Sequence]) -> Fused:
     if fusion.guard:
         fused = keep_the_pivots_cut(fused, own, lambda row, i: batch[row].surface(int(candidates.tokens[row, i])))
     combined = perf_counter()
-    choices = [
+    outcomes = [
         choose(sequence, candidates, shares[row], row, fused[row], weights[row], kept[row])
         for row, sequence in enumerate(batch)
     ]
     probabilities = candidates.probabilities
-    return Fused(voters, choices, probabilities, weights, kept, fused, began, combined, perf_counter())
+    return Fused(voters, outcomes, probabilities, weights, kept, fused, began, combined, perf_counter())
 
 
 def among_voters(given: Floats) -> Floats:
@@ -109,7 +109,7 @@ def choose(
     fused: Floats,
     weights: Floats,
     kept: NDArray[np.bool_],
-) -> Choice:
+) -> Outcome:
     """Sample one sequence's token and describe the round."""
     tokens = candidates.tokens[row]
     chosen = sample(
@@ -125,7 +125,7 @@ def choose(
     report = None
     if sequence.fusion.report:
         report = account(sequence, candidates, shares, row, chosen, weights, kept)
-    return Choice(token, report)
+    return Outcome(token, report)
 
 
 def describe(sequence: Sequence, tokens: NDArray[np.int64], fused: Floats, chosen: int) -> Token:

@@ -29,41 +29,41 @@ class InlineMember:
         self.vocabulary_size = engine.vocabulary_size
         self.capacity: Capacity = engine.capacity
         self._engine = engine
-        self._seat: _Seat | None = None
+        self._place: _Place | None = None
         self._stopped = False
 
     def start(self, deliver: Deliver) -> None:
         """Begin to accept work; `deliver` is called on the thread of the engine's device."""
-        self._seat = _Seat(self._engine, lambda answers: deliver(self, answers))
-        _join(self._engine.device, self._seat)
+        self._place = _Place(self._engine, lambda answers: deliver(self, answers))
+        _join(self._engine.device, self._place)
 
     @property
     def step_seconds(self) -> float:
         """How long the engine's last step took."""
-        return self._seat.step_seconds if self._seat else 0.0
+        return self._place.step_seconds if self._place else 0.0
 
     def submit(self, advances: list[Advance]) -> None:
         """Queue advances; those handed over together can share a forward pass."""
-        assert self._seat is not None, "start the member first"
-        self._seat.post(advances)
+        assert self._place is not None, "start the member first"
+        self._place.post(advances)
 
     def close(self, sequences: Collection[int]) -> None:
         """Free these sequences before the next forward pass; what the present one finds for them is dropped."""
-        assert self._seat is not None, "start the member first"
-        self._seat.post(set(sequences))
+        assert self._place is not None, "start the member first"
+        self._place.post(set(sequences))
 
     def stop(self) -> None:
         """Finish the step in progress and give back thread and memory. Not to be called from `deliver`."""
         if self._stopped:
             return
         self._stopped = True
-        if self._seat is not None:
-            _leave(self._engine.device, self._seat)
+        if self._place is not None:
+            _leave(self._engine.device, self._place)
         self._engine.shutdown()
 
 
 @dataclass(eq=False, slots=True)
-class _Seat:
+class _Place:
     """One engine's place at its device's thread.
 
     `inbox` holds what callers have posted since the last step, in order: lists of advances, sets of sequences
@@ -132,26 +132,26 @@ class _DeviceThread:
     """Steps the engines of one device in turn, the one that has waited longest first."""
 
     def __init__(self, device: str) -> None:
-        self.seats: list[_Seat] = []
+        self.places: list[_Place] = []
         self.wake = threading.Condition()
-        self._busy: _Seat | None = None
+        self._busy: _Place | None = None
         self._thread = threading.Thread(target=self._run, name=f"tutti-{device}", daemon=True)
 
-    def join(self, seat: _Seat) -> None:
-        seat.wake = self.wake
+    def join(self, place: _Place) -> None:
+        place.wake = self.wake
         with self.wake:
-            self.seats.append(seat)
+            self.places.append(place)
             self.wake.notify()
-        if not self._thread.is_alive():  # not before it has a seat: without one it ends
+        if not self._thread.is_alive():  # not before it has a place: without one it ends
             self._thread.start()
 
-    def leave(self, seat: _Seat) -> None:
-        """Give up a seat, once its step in progress is over; the thread ends with its last seat."""
+    def leave(self, place: _Place) -> None:
+        """Give up a place, once its step in progress is over; the thread ends with its last place."""
         with self.wake:
-            self.seats.remove(seat)
-            last = not self.seats
+            self.places.remove(place)
+            last = not self.places
             self.wake.notify_all()
-            self.wake.wait_for(lambda: self._busy is not seat)
+            self.wake.wait_for(lambda: self._busy is not place)
         if last:
             self._thread.join()
 
@@ -160,15 +160,15 @@ class _DeviceThread:
             with self.wake:
                 self._busy = None
                 self.wake.notify_all()
-                self.wake.wait_for(lambda: not self.seats or any(seat.has_work() for seat in self.seats))
-                if not self.seats:
+                self.wake.wait_for(lambda: not self.places or any(place.has_work() for place in self.places))
+                if not self.places:
                     return
-                seat = next(seat for seat in self.seats if seat.has_work())
-                self.seats.remove(seat)
-                self.seats.append(seat)
-                self._busy = seat
+                place = next(place for place in self.places if place.has_work())
+                self.places.remove(place)
+                self.places.append(place)
+                self._busy = place
             begun = perf_counter()
-            answered = seat.turn()
+            answered = place.turn()
             self._linger(answered, PATIENCE * (perf_counter() - begun))
 
     def _linger(self, answered: set[int], seconds: float) -> None:
@@ -178,29 +178,29 @@ class _DeviceThread:
         step behind the others for good, in two small batches where one would do.
         """
         with self.wake:
-            pending = [seat.outstanding | seat.posted() for seat in self.seats]
+            pending = [place.outstanding | place.posted() for place in self.places]
             away = answered.difference(*pending)
             if away and any(pending):
                 self.wake.wait_for(lambda: all(self._is_back(sequence) for sequence in away), seconds)
 
     def _is_back(self, sequence: int) -> bool:
-        return any(sequence in seat.posted() for seat in self.seats)
+        return any(sequence in place.posted() for place in self.places)
 
 
 _threads: dict[str, _DeviceThread] = {}
 _threads_lock = threading.Lock()
 
 
-def _join(device: str, seat: _Seat) -> None:
+def _join(device: str, place: _Place) -> None:
     with _threads_lock:
         if device not in _threads:
             _threads[device] = _DeviceThread(device)
-        _threads[device].join(seat)
+        _threads[device].join(place)
 
 
-def _leave(device: str, seat: _Seat) -> None:
+def _leave(device: str, place: _Place) -> None:
     with _threads_lock:
         thread = _threads[device]
-        thread.leave(seat)
-        if not thread.seats:
+        thread.leave(place)
+        if not thread.places:
             del _threads[device]

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 from pydantic import Field
 
 from alignment.errors import InvalidRequest
+from alignment.ids import require_ids
 from fusion.core import SamplingParams
+from fusion.ensemble import require_room
 from server.errors import shorten
 from server.options import ServerOptions
 from server.protocol.common import RequestModel, Strings
@@ -92,13 +94,8 @@ def sampling_params(
     limited_by, max_tokens = fields.limit
     if max_tokens is None:
         max_tokens = min(room, fields.default_max_tokens or options.default_max_tokens or room)
-    elif max_tokens > room:
-        raise InvalidRequest(
-            f"{limited_by} is {shorten(max_tokens)}, but after this prompt there is room for {room} tokens; "
-            f"lower {limited_by} or shorten the prompt.",
-            param=limited_by,
-            code="context_length_exceeded",
-        )
+    else:
+        require_room(max_tokens, room, param=limited_by)
     min_tokens = fields.min_tokens or 0
     if min_tokens > max_tokens:
         raise InvalidRequest(
@@ -164,16 +161,6 @@ def check_stream_options(fields: SamplingFields) -> None:
         raise InvalidRequest("stream_options is allowed only with stream: true.", param="stream_options")
 
 
-def check_ids(ids: list[int], vocabulary_size: int, param: str) -> None:
-    """All of them are tokens of the pivot."""
-    for index, token in enumerate(ids):
-        if not 0 <= token < vocabulary_size:
-            raise InvalidRequest(
-                f"{param}[{index}] is {shorten(token)}, but token ids go from 0 to {vocabulary_size - 1}.",
-                param=param,
-            )
-
-
 def _logit_bias(bias: dict[str, float], vocabulary_size: int) -> dict[int, float]:
     if len(bias) > MOST_BIASED:
         raise InvalidRequest(
@@ -202,5 +189,5 @@ def _stop_token_ids(ids: list[int], vocabulary_size: int, limit: int) -> tuple[i
         raise InvalidRequest(
             f"stop_token_ids holds {len(ids)} ids; at most {limit} are allowed.", param="stop_token_ids"
         )
-    check_ids(ids, vocabulary_size, "stop_token_ids")
+    require_ids(ids, vocabulary_size, param="stop_token_ids")
     return tuple(dict.fromkeys(ids))

@@ -27,7 +27,6 @@ from server.protocol.completions import (
 from server.protocol.fusion import fusion_params
 from server.protocol.logprobs import characters, completion_logprobs
 from server.protocol.sampling import (
-    check_ids,
     check_stream_options,
     choices,
     require_fixed_pivot,
@@ -136,7 +135,6 @@ def completions_router(service: Service) -> APIRouter:
                     f"prompt is token ids, but {ensemble.name} has no fixed pivot whose they could be; send text.",
                     param="prompt",
                 )
-            check_ids(prompt, vocabulary_size, "prompt")
             return ensemble.encode_ids(prompt, locate=scored)
 
         texts = prompts(body, options.max_prompts)

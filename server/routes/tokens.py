@@ -6,9 +6,9 @@ from fastapi import APIRouter
 from fastapi.concurrency import run_in_threadpool
 
 from alignment.errors import InvalidRequest
+from alignment.ids import require_ids
 from server.protocol.body import StrictJsonRoute
 from server.protocol.chat import rendering
-from server.protocol.sampling import check_ids
 from server.protocol.tokens import (
     DetokenizeAnswer,
     DetokenizeRequest,
@@ -52,7 +52,7 @@ def tokens_router(service: Service) -> APIRouter:
         """The text of tokens, special ones included."""
         check_unknown(body)
         tokenizer = service.ensemble(body.model or service.default_model).tokenizer
-        check_ids(body.tokens, tokenizer.vocabulary_size, "tokens")
+        require_ids(body.tokens, tokenizer.vocabulary_size, param="tokens")
         text = await run_in_threadpool(lambda: tokenizer.decode(body.tokens))
         return DetokenizeAnswer(prompt=text)
 
