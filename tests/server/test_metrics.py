@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,9 +72,10 @@ class Live:
         return lambda name, **labels: after.value(name, **labels) - before.value(name, **labels)
 
 
-@pytest.fixture(scope="module")
-def live(site: Path) -> Iterator[Live]:
-    runtime = build(read_settings(site / "tutti.yaml"))
+@contextmanager
+def serving(config: Path) -> Iterator[Live]:
+    """A server of what the configuration says."""
+    runtime = build(read_settings(config))
     app = create_app(runtime.ensembles, runtime.fuser, ServerOptions())
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2))
     listener = socket.create_server(("127.0.0.1", 0))
@@ -81,7 +83,13 @@ def live(site: Path) -> Iterator[Live]:
     thread.start()
     yield Live(f"http://127.0.0.1:{listener.getsockname()[1]}")
     server.should_exit = True
-    thread.join(timeout=10)
+    thread.join(timeout=30)
+
+
+@pytest.fixture(scope="module")
+def live(site: Path) -> Iterator[Live]:
+    with serving(site / "tutti.yaml") as live:
+        yield live
 
 
 def test_tokens_and_ends_are_counted_exactly(live: Live) -> None:
