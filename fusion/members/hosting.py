@@ -8,6 +8,7 @@ Load                      ->
 Close                     ->
 Ping                      ->
                           <-    Pong
+                          <-    Logged, at any time
 Stop                      ->    ends
 """
 
@@ -50,6 +51,15 @@ class Answers:
 
     answers: list[Answer]
     step_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Logged:
+    """A line for the server's log, so that there is one log in one format."""
+
+    level: int
+    logger: str
+    message: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from typing import Protocol
 from alignment.errors import ConfigError
 from fusion.core import Advance, Capacity, Deliver, Delivery, Down, Up
 from fusion.members.channel import Channel
-from fusion.members.hosting import Answers, Close, Load, Loaded, Ping, Refused, Stop
+from fusion.members.hosting import Answers, Close, Load, Loaded, Logged, Ping, Refused, Stop
 from fusion.members.load import EngineSpec
 
 log = logging.getLogger(__name__)
@@ -184,6 +184,8 @@ class RemoteMember:
                     case Answers():
                         self._step_seconds = message.step_seconds
                         self._tell(message.answers)
+                    case Logged():
+                        logging.getLogger(message.logger).log(message.level, "[%s] %s", self.name, message.message)
                     case Loaded():
                         if (reason := self._loaded(message, channel, now - began)) is not None:
                             return reason

@@ -15,7 +15,7 @@ import sys
 from alignment.errors import ConfigError
 from fusion.core import Delivery, Member
 from fusion.members.channel import Channel
-from fusion.members.hosting import Answers, Close, Load, Loaded, Ping, Pong, Refused, Stop
+from fusion.members.hosting import Answers, Close, Load, Loaded, Logged, Ping, Pong, Refused, Stop
 from fusion.members.inline import InlineMember
 from fusion.members.load import EngineSpec, load_engine
 
@@ -34,9 +34,7 @@ def serve(channel: Channel) -> None:
         pass
     [load] = messages
     assert isinstance(load, Load)
-    logging.basicConfig(
-        level=load.log_level, format=f"%(asctime)s %(levelname)s [{load.member}] %(name)s: %(message)s"
-    )
+    logging.basicConfig(level=load.log_level, handlers=[_ServersLog(channel)], format="%(message)s")
     try:
         engine = load_engine(EngineSpec(load.engine, load.arguments))
     except Exception as error:
@@ -64,6 +62,17 @@ def serve(channel: Channel) -> None:
                 case Stop():
                     member.stop()
                     return
+
+
+class _ServersLog(logging.Handler):
+    """Sends lines to the server's log."""
+
+    def __init__(self, channel: Channel) -> None:
+        super().__init__()
+        self.channel = channel
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.channel.send(Logged(record.levelno, record.name, self.format(record)))
 
 
 def one_sentence(error: Exception) -> str:

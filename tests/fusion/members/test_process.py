@@ -108,6 +108,16 @@ def test_a_failing_step_costs_its_sequence_not_the_worker(launch, inbox):
     assert isinstance(inbox.wait_for(2)[1], NextTokens)
 
 
+def test_what_a_worker_logs_is_in_the_servers_log(launch, inbox, caplog):
+    member = launch(sums())
+    member.submit([Advance(1, 0, [3, SumEngine.FAIL])])
+    inbox.wait_for(1)
+    [line] = [record for record in caplog.records if record.name == "fusion.members.inline"]
+    assert line.levelname == "ERROR"
+    assert line.getMessage().startswith("[ada] a step of an engine on cpu failed\nTraceback")
+    assert line.getMessage().endswith("RuntimeError: no such luck")
+
+
 def test_a_killed_worker_is_noticed_at_once_and_started_anew(launch, inbox):
     member = launch(sums())
     member.submit([Advance(1, 0, [1])])
