@@ -13,9 +13,10 @@ ARG VARIANT=cpu
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 WORKDIR /src
 # The packages change with the locks alone: edits of the source leave this layer, the largest, as it is.
-COPY requirements requirements
-COPY deploy/image/install.sh deploy/image/install.sh
+COPY requirements/serve.lock requirements/vllm-cuda.lock requirements/
+COPY deploy/image/install.sh deploy/image/cc deploy/image/
 RUN --mount=type=cache,target=/root/.cache/pip deploy/image/install.sh packages "${VARIANT}" /opt/tutti
+RUN deploy/image/install.sh launcher "${VARIANT}" /opt/tutti
 COPY pyproject.toml README.md LICENSE ./
 COPY alignment alignment
 COPY fusion fusion
@@ -38,12 +39,14 @@ RUN apt-get update \
     && groupadd --gid 10001 tutti \
     && useradd --uid 10001 --gid 10001 --home-dir /var/cache/tutti --shell /usr/sbin/nologin tutti \
     && install --directory --owner=10001 --group=10001 /var/cache/tutti /var/cache/huggingface /etc/tutti
+# CC is there for CUDA only: what Triton compiles is compiled already, see deploy/image/cc.
 # Everything that is written at run time goes to these two folders and /tmp; the rest may be read-only.
 ENV PATH=/opt/tutti/bin:${PATH} \
     HOME=/var/cache/tutti \
     HF_HOME=/var/cache/huggingface \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
+    CC=/opt/tutti/libexec/cc \
     TUTTI_SERVER__HOST=0.0.0.0 \
     TUTTI_SERVER__CACHE_DIR=/var/cache/tutti/maps
 COPY --from=build /opt/tutti /opt/tutti

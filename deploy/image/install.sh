@@ -1,7 +1,8 @@
 #!/bin/sh
-# The install steps of the image, which tests run too: install.sh packages|tutti VARIANT VENV
+# The install steps of the image, which tests run too: install.sh packages|launcher|tutti VARIANT VENV
 #
 #   packages   the locked packages into a new virtual environment: all that changes rarely, a layer of its own
+#   launcher   for CUDA: what Triton would compile at run time, so that the image needs no compiler
 #   tutti      the server itself, from the current folder, into that environment
 #
 # VARIANT is cpu or cuda. PYTHON is the interpreter (python3), TORCH_INDEX a package index to take torch from
@@ -29,13 +30,31 @@ packages)
     fi
     pip install --no-deps "$@"
     ;;
+launcher)
+    [ "$variant" = cuda ] || exit 0
+    if ! command -v gcc >/dev/null; then
+        apt-get update
+        apt-get install --yes --no-install-recommends gcc libc6-dev
+    fi
+    libexec=$venv/libexec
+    triton=$("$venv/bin/python" -c 'import importlib.util as u; print(u.find_spec("triton").submodule_search_locations[0])')
+    python=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_paths()["include"])')
+    mkdir -p "$libexec"
+    # The driver is the host's; to link against it its name will do.
+    driver=$(mktemp -d)
+    gcc -shared -x c /dev/null -o "$driver/libcuda.so.1"
+    gcc "$triton/backends/nvidia/driver.c" -O3 -shared -fPIC -Wno-psabi -o "$libexec/cuda_utils.so" \
+        -I"$triton/backends/nvidia/include" -I"$python" -L"$driver" -Wl,--no-as-needed -l:libcuda.so.1
+    cp "$(dirname "$0")/cc" "$libexec/cc"
+    rm -r "$driver"
+    ;;
 tutti)
     # The backend is pinned in pyproject.toml and is needed for this step alone.
     pip install --no-deps .
     pip uninstall --yes pip
     ;;
 *)
-    echo "install.sh: there is no step '$step'; allowed: packages, tutti" >&2
+    echo "install.sh: there is no step '$step'; allowed: packages, launcher, tutti" >&2
     exit 2
     ;;
 esac

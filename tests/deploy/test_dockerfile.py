@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -76,8 +77,22 @@ def test_the_locks_come_before_the_source() -> None:
     """So that an edit of the source leaves the layer of packages alone."""
     steps = stages()["build"].steps
     install = next(index for index, (word, rest) in enumerate(steps) if word == "RUN" and "packages" in rest)
-    before = [rest.split()[0] for word, rest in steps[:install] if word == "COPY"]
-    assert before == ["requirements", "deploy/image/install.sh"]
+    before = [source for word, rest in steps[:install] if word == "COPY" for source in rest.split()[:-1]]
+    assert {Path(source).parent.as_posix() for source in before} == {"requirements", "deploy/image"}
+    assert "requirements/dev.lock" not in before
+
+
+def test_the_compiler_that_is_none(tmp_path: Path) -> None:
+    """Triton is handed the one module that was compiled with the image; whoever else compiles is told no."""
+    (tmp_path / "cuda_utils.so").write_text("the module")
+    cc = tmp_path / "cc"
+    shutil.copy2(REPOSITORY / "deploy/image/cc", cc)
+    out = tmp_path / "out.so"
+    subprocess.run([cc, "/tmp/x/cuda_utils.c", "-O3", "-shared", "-o", out, "-l:libcuda.so.1"], check=True)
+    assert out.read_text() == "the module"
+    other = subprocess.run([cc, "main.c", "-o", out], capture_output=True, text=True, check=False)
+    assert other.returncode == 1
+    assert "no compiler" in other.stderr
 
 
 def test_all_that_is_copied_exists_and_is_let_into_the_build() -> None:

@@ -1,4 +1,8 @@
-"""What the image would run has run: the build's steps in an empty folder, its command, its health check."""
+"""What the image would run has run: the build's steps in an empty folder, then its command and its health check.
+
+Where bubblewrap is installed the command runs as compose runs it: as a user without rights or capabilities, on a
+file system that is read-only but for /tmp and the two caches.
+"""
 
 from __future__ import annotations
 
@@ -9,59 +13,90 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.deploy.dockerfile import REPOSITORY, stages
 
 INSTALLED = "/opt/tutti"
 CONFIGURED = "/etc/tutti"
+CACHES = "/var/cache"
+
+
+@dataclass(frozen=True)
+class Installed:
+    """A folder in place of the image's /, with what its stages copy and install."""
+
+    root: Path
+
+    def here(self, text: str) -> str:
+        """The image's paths as they are in this folder."""
+        for folder in (INSTALLED, CONFIGURED, CACHES):
+            text = text.replace(folder, f"{self.root}{folder}")
+        return text
+
+    @property
+    def environ(self) -> dict[str, str]:
+        """The image's ENV over nothing."""
+        given = stages()["image"].variables("ENV")
+        path = f"{self.root}{INSTALLED}/bin:{os.environ['PATH']}"
+        return {name: self.here(value) for name, value in given.items()} | {"PATH": path}
+
+    def confined(self, *command: str, writable: bool = True) -> list[str]:
+        """A command as the container's user would run it, where that can be had."""
+        if not confinement():
+            return list(command)
+        caches = f"{self.root}{CACHES}"
+        view = ["--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc", "--tmpfs", "/tmp"]
+        image = ["--ro-bind", str(self.root), str(self.root), *(["--bind", caches, caches] if writable else [])]
+        user = ["--unshare-user", "--uid", "10001", "--gid", "10001", "--die-with-parent"]
+        return ["bwrap", *view, *image, *user, *command]
+
+
+def confinement() -> bool:
+    """Whether bubblewrap is here, and namespaces are allowed."""
+    if shutil.which("bwrap") is None:
+        return False
+    return subprocess.run(["bwrap", "--ro-bind", "/", "/", "--unshare-user", "true"], check=False).returncode == 0
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder in place of the image's /, with what its stages copy and install."""
-    root = tmp_path_factory.mktemp("image")
-    source = root / "src"
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installed]:
+    image = Installed(tmp_path_factory.mktemp("image"))
+    source = image.root / "src"
     # Torch comes from where pip is configured to look, as it does in `make setup`.
-    build, image = stages(TORCH_INDEX="")["build"], stages()["image"]
-    for instruction, rest in build.steps:
+    for instruction, rest in stages(TORCH_INDEX="")["build"].steps:
         if instruction == "COPY":
             *files, target = rest.split()
             for file in files:
-                _copy(REPOSITORY / file, source / target / (Path(file).name if target == "./" else ""))
+                _copy(REPOSITORY / file, source / target / (Path(file).name if target.endswith("/") else ""))
         elif instruction == "RUN":
-            words = [word.replace(INSTALLED, f"{root}{INSTALLED}") for word in shlex.split(rest)]
-            command = [word for word in words if not word.startswith("--mount")]
+            command = [word for word in shlex.split(image.here(rest)) if not word.startswith("--mount")]
             # Compiled modules make the image start faster; here they would only take time.
-            environ = _bare() | {"PYTHON": sys.executable, "TORCH_INDEX": "", "PIP_NO_COMPILE": "1"}
+            environ = _packages() | {"PYTHON": sys.executable, "PIP_NO_COMPILE": "1"}
             subprocess.run(command, cwd=source, env=environ, check=True)
-    for rest in image.all("COPY"):
+    for rest in stages()["image"].all("COPY"):
         if not rest.startswith("--from"):
             file, target = rest.split()
-            _copy(REPOSITORY / file, Path(f"{root}{target}"))
-    yield root
-    shutil.rmtree(root)
+            _copy(REPOSITORY / file, Path(image.here(target)))
+    for folder in ("tutti", "huggingface"):
+        (image.root / "var/cache" / folder).mkdir(parents=True)
+    yield image
+    shutil.rmtree(image.root)
 
 
 @pytest.mark.timeout(900)  # a gigabyte of packages is unpacked
-def test_the_server_of_the_image(root: Path) -> None:
+def test_the_server_of_the_image(installed: Installed) -> None:
     image = stages()["image"]
-    environ = _bare() | {
-        name: value.replace("/var/cache", f"{root}/var/cache")
-        for name, value in image.variables("ENV").items()
-        if name != "PATH"
-    }
-    environ["PATH"] = f"{root}{INSTALLED}/bin:{environ['PATH']}"
-    for folder in ("tutti", "huggingface"):
-        (root / "var/cache" / folder).mkdir(parents=True)
-    command = [word.replace(CONFIGURED, f"{root}{CONFIGURED}") for word in image.command("CMD")]
+    command = [installed.here(word) for word in ("tutti", *image.command("CMD"))]
+    *words, code = image.command("HEALTHCHECK")
     with subprocess.Popen(
-        ["tutti", *command, "--host", "127.0.0.1", "--port", "0"],
-        executable=root / "opt/tutti/bin/tutti",
-        cwd=root / "etc/tutti",
-        env=environ,
+        installed.confined(*command, "--host", "127.0.0.1", "--port", "0"),
+        cwd=installed.here(CONFIGURED),
+        env=installed.environ,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -72,22 +107,60 @@ def test_the_server_of_the_image(root: Path) -> None:
             ready = process.stdout.readline()
             assert "tutti-demo" in ready, process.stderr.read()
             port = ready.split(":")[-1].removesuffix("/v1\n")
-            *words, code = image.command("HEALTHCHECK")
-            python = [str(root / "opt/tutti/bin" / words[0]), *words[1:]]
-            assert "127.0.0.1:8000" in code
-            check = subprocess.run([*python, code.replace("8000", port)], env=environ, check=False)
-            assert check.returncode == 0
-            closed = subprocess.run(
-                [*python, code.replace("8000", "1")], env=environ, capture_output=True, check=False
-            )
-            assert closed.returncode != 0
-            process.send_signal(signal.SIGTERM)
+            for number, healthy in ((port, True), ("1", False)):
+                assert "127.0.0.1:8000" in code
+                asked = [*words, code.replace("8000", number)]
+                check = subprocess.run(asked, env=installed.environ, capture_output=True, check=False)
+                assert (check.returncode == 0) == healthy
+            _innermost(process.pid).send_signal(signal.SIGTERM)
             assert process.wait(timeout=60) == 0
         finally:
             process.kill()
 
 
-def _bare() -> dict[str, str]:
+def test_a_cache_that_cannot_be_written(installed: Installed) -> None:
+    if not confinement():
+        pytest.skip("bubblewrap is not installed, or may not be used")
+    learned = {"TUTTI_ENSEMBLES__TUTTI_DEMO__ALIGNMENT": "mined"}
+    _refused(installed, learned, installed.environ["TUTTI_SERVER__CACHE_DIR"], writable=False)
+
+
+def test_keys_that_cannot_be_read(installed: Installed) -> None:
+    keys = installed.root / "keys.txt"
+    _refused(installed, {"TUTTI_SERVER__API_KEYS_FILE": str(keys)}, f"{keys}: cannot be read: No such file")
+    if confinement():
+        keys.write_text("secret")
+        keys.chmod(0)
+        _refused(
+            installed, {"TUTTI_SERVER__API_KEYS_FILE": str(keys)}, f"{keys}: cannot be read: Permission denied"
+        )
+
+
+def _refused(installed: Installed, environ: dict[str, str], sentence: str, writable: bool = True) -> None:
+    """The container ends with a code that compose shows; the last line of its log is a sentence on what to do."""
+    command = [installed.here(word) for word in ("tutti", *stages()["image"].command("CMD"))]
+    result = subprocess.run(
+        installed.confined(*command, "--port", "0", writable=writable),
+        env=installed.environ | environ,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (result.returncode, result.stdout) == (2, "")
+    last = result.stderr.splitlines()[-1]
+    assert sentence in last
+    assert "Traceback" not in result.stderr
+
+
+def _innermost(pid: int) -> psutil.Process:
+    """The server itself: bubblewrap stays around it and passes no signals on."""
+    process = psutil.Process(pid)
+    while process.name() == "bwrap":
+        (process,) = process.children()
+    return process
+
+
+def _packages() -> dict[str, str]:
     """Nothing of this process's environment but where programs and packages are found."""
     kept = ("PATH", "HOME", "SSL_CERT_FILE", "http_proxy", "https_proxy")
     return {name: value for name, value in os.environ.items() if name in kept or name.startswith("PIP_")}
