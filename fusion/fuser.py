@@ -251,7 +251,7 @@ class Fuser:
                 self.line.remove(sequence)
                 self._fail(sequence, Unavailable(f"Member {member.name!r} came back with less room; try again."))
         for sequence in self._open.values():
-            if member.name in sequence.lost:
+            if sequence.misses(member.name):
                 self._take_back(sequence, member)
 
     def _take_back(self, sequence: Sequence, member: Member) -> None:

@@ -250,6 +250,10 @@ class Sequence:
         if may_return:
             self.lost.add(name)
 
+    def misses(self, name: str) -> bool:
+        """Whether a member that was lost would count if it came back: it has been given a weight."""
+        return name in self.lost and self.scoring is None and self.weights[name] > 0
+
     def reopen(self, name: str) -> Advance:
         """Give a member that was lost its seat back: what it must read before it can take part again.
 

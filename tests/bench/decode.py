@@ -54,7 +54,9 @@ def floor_step_seconds(model: PreTrainedModel, ids: torch.Tensor, steps: int) ->
     return (time.perf_counter() - start) / steps
 
 
-def fused_round_seconds(fuser: Fuser, ensemble: Ensemble, batch: int, seed: int) -> float:
+def fused_round_seconds(
+    fuser: Fuser, ensemble: Ensemble, batch: int, seed: int, tokens: int = NEW_TOKENS
+) -> float:
     """Seconds per round with `batch` sequences at once, from the last first token to the first last one."""
     begun, ended = [0.0] * batch, [0.0] * batch
     left = threading.Semaphore(0)
@@ -76,13 +78,13 @@ def fused_round_seconds(fuser: Fuser, ensemble: Ensemble, batch: int, seed: int)
         fuser.submit(
             ensemble,
             prompts[i],
-            SamplingParams(max_tokens=NEW_TOKENS, temperature=1.0, seed=seed + i, ignore_eos=True),
+            SamplingParams(max_tokens=tokens, temperature=1.0, seed=seed + i, ignore_eos=True),
             FusionParams(),
             on_update=listener(i),
         )
     for _ in range(batch):
         left.acquire()
-    return statistics.mean(e - b for b, e in zip(begun, ended, strict=True)) / (NEW_TOKENS - 1)
+    return statistics.mean(e - b for b, e in zip(begun, ended, strict=True)) / (tokens - 1)
 
 
 def load(folders: dict[str, Path], max_sequences: int) -> dict[str, Model]:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
@@ -183,3 +184,21 @@ def test_from_the_command_line(config: Path) -> None:
     environ = os.environ | {"PYTHONPATH": str(REPOSITORY)}
     result = subprocess.run([*START, str(config)], env=environ, capture_output=True, text=True, check=False)
     assert (result.returncode, result.stdout, result.stderr) == (2, "", f"{sentence}\n")
+
+
+def test_when_a_worker_cannot_start_the_others_are_shut_down(serve: Serve, tmp_path: Path) -> None:
+    broken = {"host": "process", "worker": {"environment": {"PYTHONIOENCODING": "nope"}}}
+    models = {
+        "abacus": {"source": str(MODELS / "abacus"), "host": "process"},
+        "lingvo": {"source": str(MODELS / "lingvo"), **broken},
+    }
+    config = tmp_path / "config.yaml"
+    config.write_text(json.dumps({"models": models}))
+    outcome = serve(config, "--port", "0")
+    assert outcome.code == 2
+    assert outcome.stderr.splitlines()[-1] == (
+        "models.lingvo: its worker process ended with exit code 1 before it was ready; see what it printed."
+    )
+    assert "Traceback" not in outcome.stderr
+    left = [p for p in psutil.process_iter() if p.ppid() == 1 and "fusion.members.worker" in " ".join(p.cmdline())]
+    assert not left

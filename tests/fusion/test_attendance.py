@@ -7,6 +7,7 @@ import pytest
 from alignment.errors import Unavailable
 from alignment.spelling import Spelling
 from fusion.core import Capacity, FusionParams
+from fusion.weighting import Weighting
 from tests.fusion.conftest import Listener, toy_ensemble
 
 PIVOT, OTHER = "almanac", "lingvo"
@@ -190,3 +191,15 @@ def test_the_room_of_a_lost_member_is_free_for_others_when_it_is_back(tokenizers
     for _ in range(3):
         assert interrupted(running, {2: [member.fail], 4: [member.come_back]}).last.finish == "length"
         assert interrupted(running, {}).last.departed == {}
+
+
+@pytest.mark.parametrize("method", ["packllm-sim", "packllm-opt", "top1"])
+def test_a_member_that_was_not_there_when_the_prompt_was_weighed_counts_nothing(degrading, method):
+    member = degrading.fuser.members[OTHER]
+    member.fail()
+    fusion = FusionParams(weighting=Weighting(method), report=True)
+    listener = interrupted(degrading, {5: [member.come_back]}, "How much is two and two?", fusion)
+    assert listener.last.finish == "length"
+    assert set(listener.last.departed) == {OTHER}
+    assert not any(took_part(listener, OTHER))
+    assert not member.cached
