@@ -19,8 +19,21 @@ from fusion.sequence import Sequence
 STOPPING = "The server is shutting down; send the request to another one."
 
 
+SHARE = 4
+"""A flow may have this many times as many waiting as there are places free."""
+
+
+def most_of_one_flow(limit: int) -> int:
+    """How many sequences of one flow a line of `limit` places takes while nobody else waits."""
+    return -(-limit * SHARE // (SHARE + 1))
+
+
 class Line:
-    """The bounded waiting line: first in first out within a flow, flows in turn. Thread-safe."""
+    """The bounded waiting line: first in first out within a flow, flows in turn. Thread-safe.
+
+    Its places are shared by dynamic thresholds (Choudhury and Hahne, 1998): what a flow may have waiting follows
+    what is free, so that one flow alone gets most of the line and a newcomer still finds a place.
+    """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
@@ -39,6 +52,12 @@ class Line:
                 raise Unavailable(STOPPING)
             if self._length >= self.limit:
                 raise Overloaded(f"{self._length} sequences are waiting already; try again later.")
+            own = len(self._flows.get(sequence.flow, ()))
+            if own >= SHARE * (self.limit - self._length):
+                raise Overloaded(
+                    f"{own} of your sequences are waiting already, and what places are left are for others; "
+                    "try again later."
+                )
             self._flows.setdefault(sequence.flow, deque()).append(sequence)
             self._length += 1
 

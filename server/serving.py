@@ -13,6 +13,7 @@ from types import FrameType
 import uvicorn
 
 from alignment.errors import ConfigError
+from fusion.admission import most_of_one_flow
 from server.lifecycle import Lifecycle
 from server.logs import set_up_log
 from server.options import ServerOptions
@@ -55,7 +56,7 @@ def options(server: ServerSettings) -> ServerOptions:
         request_timeout=server.request_seconds,
         default_max_tokens=server.default_max_tokens,
         max_choices=server.max_choices,
-        max_prompts=max(1, server.max_waiting),
+        max_prompts=max(1, most_of_one_flow(server.max_waiting)),
         otlp_endpoint=server.otlp_endpoint,
     )
 

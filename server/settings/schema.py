@@ -283,7 +283,8 @@ class ServerSettings(Section):
         serve_models: serve every model under its own name as well.
         cache_dir: where learned maps are kept; None for `tutti` in the user's cache ($XDG_CACHE_HOME or ~/.cache).
         max_body_bytes: larger requests are answered with 413.
-        max_waiting: sequences that may wait for room in the members; more are answered with 429.
+        max_waiting: sequences that may wait for room in the members; more are answered with 429. One key (one
+            address, where there are no keys) gets four fifths of the places, so that others find some.
         default_max_tokens: the longest answer to a chat request that names no limit; None for all the room
             there is, which such a request then reserves.
         max_choices: the largest `n` of a request.
