@@ -10,7 +10,6 @@ from fastapi import APIRouter, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
 from fusion.core import Token, Update
-from server.auth import flow_of
 from server.generation import Choice, Generation
 from server.protocol.body import StrictJsonRoute
 from server.protocol.chat import ChatRequest, rendering
@@ -24,12 +23,9 @@ from server.protocol.chat_answer import (
     Delta,
 )
 from server.protocol.common import Usage
-from server.protocol.fusion import fusion_params
 from server.protocol.logprobs import chat_logprobs
-from server.protocol.sampling import check_stream_options, choices, require_fixed_pivot, sampling_params, seeded
-from server.protocol.unbuilt import check_unknown
+from server.routes.asked import Asked
 from server.service import Service
-from server.streaming import respond
 
 
 class ChatShape:
@@ -106,42 +102,19 @@ class ChatShape:
 def chat_router(service: Service) -> APIRouter:
     """The route, bound to what it serves."""
     router = APIRouter(route_class=StrictJsonRoute, tags=["chat"])
-    options = service.options
 
     @router.post("/v1/chat/completions", response_model=ChatCompletion)
     async def create_chat_completion(request: Request, body: ChatRequest) -> Response:
         """Answer a conversation."""
-        check_unknown(body)
-        check_stream_options(body)
-        ensemble = service.ensemble(body.model)
-        fusion = fusion_params(body.fusion, ensemble)
-        n = choices(body, options)
-        conversation = rendering(body.messages, body)
-        require_fixed_pivot(body, ensemble)
-        scored = ensemble.scores(fusion)
-        prompt = await run_in_threadpool(lambda: ensemble.encode_chat(**conversation, locate=scored))
-        sampling = sampling_params(
-            body,
-            vocabulary_size=ensemble.tokenizer.vocabulary_size,
-            room=ensemble.max_new_tokens(prompt, ensemble.taking_part(fusion), param="messages"),
-            options=options,
-        )
-        generation = Generation(
-            service.fuser,
-            ensemble,
-            fusion,
-            prompts=[prompt],
-            record=request.state.record,
-            timeout=options.request_timeout,
-        )
-        generation.submit([(prompt, seeded(sampling, i)) for i in range(n)], flow=flow_of(request))
-        return await respond(
+        asked = Asked.of(service, body)
+        ensemble, conversation = asked.ensemble, rendering(body.messages, body)
+        prompt = await run_in_threadpool(lambda: ensemble.encode_chat(**conversation, locate=asked.located))
+        _, logprobs = body.alternatives
+        return await asked.answer(
             request,
-            generation,
-            ChatShape(generation, body.model, logprobs=sampling.logprobs is not None),
-            stream=bool(body.stream),
-            include_usage=body.include_usage,
-            keep_alive_seconds=options.keep_alive_seconds,
+            [prompt],
+            lambda generation: ChatShape(generation, body.model, logprobs=logprobs is not None),
+            param="messages",
         )
 
     return router

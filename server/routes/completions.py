@@ -12,7 +12,6 @@ from fastapi.concurrency import run_in_threadpool
 
 from alignment.errors import InvalidRequest
 from fusion.core import Prompt, Token, Update
-from server.auth import flow_of
 from server.generation import Choice, Generation
 from server.protocol.body import StrictJsonRoute
 from server.protocol.common import Usage
@@ -24,18 +23,9 @@ from server.protocol.completions import (
     check_best_of,
     prompts,
 )
-from server.protocol.fusion import fusion_params
 from server.protocol.logprobs import characters, completion_logprobs
-from server.protocol.sampling import (
-    check_stream_options,
-    choices,
-    require_fixed_pivot,
-    sampling_params,
-    seeded,
-)
-from server.protocol.unbuilt import check_unknown
+from server.routes.asked import Asked
 from server.service import Service
-from server.streaming import respond
 
 
 class CompletionShape:
@@ -110,63 +100,38 @@ class CompletionShape:
 def completions_router(service: Service) -> APIRouter:
     """The route, bound to what it serves."""
     router = APIRouter(route_class=StrictJsonRoute, tags=["completions"])
-    options = service.options
+    most = service.options.max_prompts
 
     @router.post("/v1/completions", response_model=Completion)
     async def create_completion(request: Request, body: CompletionRequest) -> Response:
         """Go on from a text, or from several."""
-        check_unknown(body)
-        check_stream_options(body)
         check_best_of(body)
-        ensemble = service.ensemble(body.model)
-        fusion = fusion_params(body.fusion, ensemble)
-        n = choices(body, options)
-        vocabulary_size = ensemble.tokenizer.vocabulary_size
-
-        require_fixed_pivot(body, ensemble)
-        scored = ensemble.scores(fusion)
+        asked = Asked.of(service, body)
+        ensemble, n = asked.ensemble, asked.choices
 
         def encode(prompt: str | list[int]) -> Prompt:
             if isinstance(prompt, str):
                 special = body.add_special_tokens is not False
-                return ensemble.encode_text(prompt, add_special_tokens=special, locate=scored)
+                return ensemble.encode_text(prompt, add_special_tokens=special, locate=asked.located)
             if ensemble.views:
                 raise InvalidRequest(
                     f"prompt is token ids, but {ensemble.name} has no fixed pivot whose they could be; send text.",
                     param="prompt",
                 )
-            return ensemble.encode_ids(prompt, locate=scored)
+            return ensemble.encode_ids(prompt, locate=asked.located)
 
-        texts = prompts(body, options.max_prompts)
-        if len(texts) * n > options.max_prompts:
+        texts = prompts(body, most)
+        if len(texts) * n > most:
             raise InvalidRequest(
                 f"{len(texts)} prompts with n {n} are {len(texts) * n} sequences; this server takes at most "
-                f"{options.max_prompts} in one request.",
+                f"{most} in one request.",
                 param="prompt",
             )
-        encoded = await run_in_threadpool(lambda: [encode(text) for text in texts])
-        members = ensemble.taking_part(fusion)
-        submissions = []
-        for prompt in encoded:
-            room = ensemble.max_new_tokens(prompt, members, param="prompt")
-            sampling = sampling_params(body, vocabulary_size=vocabulary_size, room=room, options=options)
-            submissions += [(prompt, seeded(sampling, i)) for i in range(n)]
-        generation = Generation(
-            service.fuser,
-            ensemble,
-            fusion,
-            prompts=encoded,
-            record=request.state.record,
-            timeout=options.request_timeout,
-        )
-        generation.submit(submissions, flow=flow_of(request))
-        return await respond(
+        return await asked.answer(
             request,
-            generation,
-            CompletionShape(generation, body.model, logprobs=body.logprobs is not None),
-            stream=bool(body.stream),
-            include_usage=body.include_usage,
-            keep_alive_seconds=options.keep_alive_seconds,
+            await run_in_threadpool(lambda: [encode(text) for text in texts]),
+            lambda generation: CompletionShape(generation, body.model, logprobs=body.logprobs is not None),
+            param="prompt",
         )
 
     return router
