@@ -105,7 +105,7 @@ def test_every_service_is_confined(services: dict[str, Service]) -> None:
         assert "no-new-privileges:true" in service["security_opt"], name
         assert service["restart"] == "unless-stopped", name
         assert service["healthcheck"]["test"][0] == "CMD", name
-        assert service["deploy"]["resources"]["limits"]["memory"], name
+        assert service["mem_limit"], name
         assert service["pids_limit"] > 0, name
         assert all("127.0.0.1" in port for port in service["ports"]), name
 

@@ -80,8 +80,8 @@ def test_requests_are_counted_once(observed: Observation) -> None:
     assert observed.prometheus.value('sum(tutti_http_requests_total{status=~"4.."})') > 0
 
 
-def test_rules_are_evaluated_and_nothing_is_wrong(observed: Observation) -> None:
+def test_rules_are_evaluated_and_no_alert_fires(observed: Observation) -> None:
     rules = [rule for group in observed.prometheus.get("rules")["groups"] for rule in group["rules"]]
     assert rules
     assert {rule["health"] for rule in rules} == {"ok"}
-    assert {rule["state"] for rule in rules if rule["type"] == "alerting"} == {"inactive"}
+    assert "firing" not in {rule["state"] for rule in rules if rule["type"] == "alerting"}
