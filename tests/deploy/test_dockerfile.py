@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import re
 import shutil
 import subprocess
 import sys
@@ -93,6 +94,17 @@ def test_the_compiler_that_is_none(tmp_path: Path) -> None:
     other = subprocess.run([cc, "main.c", "-o", out], capture_output=True, text=True, check=False)
     assert other.returncode == 1
     assert "no compiler" in other.stderr
+
+
+def test_locks_that_are_installed_together_pin_nothing_twice() -> None:
+    names: list[str] = []
+    for lock in ("serve.lock", "vllm-cuda.lock"):
+        lines = (REPOSITORY / "requirements" / lock).read_text().splitlines()
+        pins = [line for line in lines if not line.startswith("#")]
+        assert all(re.fullmatch(r"[a-z0-9.-]+==[\w.!+]+", pin) for pin in pins)
+        names += [pin.split("==")[0] for pin in pins]
+    assert len(set(names)) == len(names)
+    assert {"torch", "triton", "vllm"} < set(names)
 
 
 def test_all_that_is_copied_exists_and_is_let_into_the_build() -> None:
