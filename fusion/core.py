@@ -73,14 +73,50 @@ class NextTokens:
 
 
 @dataclass(frozen=True, slots=True)
+class Generate:
+    """Open a sequence and decode it with the engine's own loop and sampler (see `Capacity.generates`).
+
+    Where nothing is fused nothing has to be asked for token by token. It ends after a token of `stops` or after
+    `sampling.max_tokens`; until `sampling.min_tokens` no stop is drawn, and never one of `barred`. Stop strings
+    are not the engine's: whoever sees one closes the sequence.
+    """
+
+    sequence: int
+    ids: list[int]
+    sampling: SamplingParams
+    stops: list[int]
+    barred: list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Generated:
+    """What a `Generate` has come to since the last such answer.
+
+    Attributes:
+        tokens: n ids, at least one.
+        ids: [n, 1 + k] int32, each token and the k best in its place, best first, where `sampling.logprobs` asks
+            for k; else None.
+        logprobs: [n, 1 + k] float32, theirs, before bias, penalties and temperature.
+        finished: whether there is no more to come; the sequence keeps its place until it is closed.
+    """
+
+    sequence: int
+    tokens: list[int]
+    ids: Ids | None
+    logprobs: LogProbs | None
+    finished: bool
+
+
+@dataclass(frozen=True, slots=True)
 class AdvanceFailed:
-    """A member could not carry out an `Advance`; the sequence is closed there. `reason` is one sentence."""
+    """A member could not do what it was asked; the sequence is closed there. `reason` is one sentence."""
 
     sequence: int
     reason: str
 
 
-Answer = NextTokens | AdvanceFailed
+Task = Advance | Generate
+Answer = NextTokens | Generated | AdvanceFailed
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,13 +140,15 @@ class Up:
 class Capacity:
     """What a member can hold: tokens per sequence, tokens of all open sequences together, open sequences.
 
-    A sequence takes room for its tokens in whole blocks of `block`.
+    A sequence takes room for its tokens in whole blocks of `block`. `generates` says whether there is a loop that
+    takes a `Generate`.
     """
 
     context: int
     cache_tokens: int
     sequences: int
     block: int = 1
+    generates: bool = False
 
 
 class Member(Protocol):
@@ -133,8 +171,8 @@ class Member(Protocol):
     def start(self, deliver: Deliver) -> None:
         """Begin to accept work."""
 
-    def submit(self, advances: list[Advance]) -> None:
-        """Queue advances; those handed over together can share a forward pass."""
+    def submit(self, work: list[Task]) -> None:
+        """Queue work; what is handed over together can share a forward pass."""
 
     def close(self, sequences: Collection[int]) -> None:
         """Free the caches of these sequences and forget their queued work; unknown ids are ignored."""

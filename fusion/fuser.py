@@ -22,15 +22,17 @@ from alignment.errors import RequestError, Unavailable
 from fusion.admission import STOPPING, Budget, Line
 from fusion.attendance import Attendance, unavailable
 from fusion.core import (
-    Advance,
     AdvanceFailed,
     Answer,
     Delivery,
     Down,
     FusionParams,
+    Generated,
     Member,
     Prompt,
     SamplingParams,
+    Task,
+    Token,
     Up,
     Update,
 )
@@ -57,7 +59,7 @@ class Fuser:
         self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._numbers = itertools.count(1)
         self._thread = threading.Thread(target=self._run, name="fuser", daemon=True)
-        self._outbox: defaultdict[str, list[Advance]] = defaultdict(list)
+        self._outbox: defaultdict[str, list[Task]] = defaultdict(list)
         self._ready: dict[int, Sequence] = {}
         self.attendance = Attendance()
         self._prefixes = PrefixScores()
@@ -197,6 +199,9 @@ class Fuser:
                 error = Unavailable(f"Member {name!r} failed: {answer.reason}")
                 self._do_without(sequence, name, answer.reason, error)
                 continue
+            if isinstance(answer, Generated):
+                self._generated(sequence, name, answer, arrived)
+                continue
             seat = sequence.seats[name]
             seat.latest = answer
             if seat.catching_up is not None:
@@ -212,6 +217,21 @@ class Fuser:
         if step_seconds:
             self._news.append(partial(self.observer.stepped, name, step_seconds))
         self._news.append(partial(self.observer.answered, name, prompts, tokens))
+
+    def _generated(self, sequence: Sequence, name: str, answer: Generated, arrived: float) -> None:
+        """Take in what a member has decoded by itself."""
+        sequence.account.prompts.setdefault(name, arrived)
+        sequence.seats[name].followed += len(answer.tokens)
+        try:
+            for token in sequence.tokens_of(answer):
+                goes_on = self._add(sequence, token)
+                if not goes_on:
+                    return
+            if answer.finished:  # an engine that stops where it was not told to
+                self._close(sequence)
+                sequence.update(sequence.text.flush(), finish="length")
+        except Exception:
+            self._failed_inside(sequence)
 
     # -- members that fail
 
@@ -335,39 +355,43 @@ class Fuser:
             self._fail(sequence, RequestError("A round failed inside the server; see its log."))
 
     def _emit(self, sequence: Sequence, outcome: Outcome) -> None:
-        """Add the chosen token to the sequence; end it, or send everybody on."""
-        token = outcome.token.chosen.id
-        sampling = sequence.sampling
-        sequence.length += 1
-        sequence.generated[token] += 1
+        """Add the chosen token to the sequence, and send everybody on if that is not its end."""
         if outcome.report is not None:
             sequence.rounds.append(outcome.report)
-        if token in sequence.stop_ids:
-            text = sequence.text.push(self._stop_surface(sequence, token)) + sequence.text.flush()
-            reason = token if token in sampling.stop_token_ids else None
+        if self._add(sequence, outcome.token):
+            self._advance(sequence)
+
+    def _add(self, sequence: Sequence, token: Token) -> bool:
+        """Add a token to the sequence, and end it if that is the last; returns whether it goes on."""
+        number, sampling = token.chosen.id, sequence.sampling
+        sequence.length += 1
+        sequence.generated[number] += 1
+        if number in sequence.stop_ids:
+            text = sequence.text.push(self._stop_surface(sequence, number)) + sequence.text.flush()
+            reason = number if number in sampling.stop_token_ids else None
             self._close(sequence)
-            sequence.update(text, (outcome.token,), "stop", reason)
-            return
-        surface = sequence.surface(token)
-        text = sequence.text.push(surface, may_stop=sequence.length >= sampling.min_tokens)
+            sequence.update(text, (token,), "stop", reason)
+            return False
+        text = sequence.text.push(sequence.write(number), may_stop=sequence.length >= sampling.min_tokens)
         if sequence.text.stopped_by is not None:
             self._close(sequence)
-            sequence.update(text, (outcome.token,), "stop", sequence.text.stopped_by)
-        elif sequence.length >= sampling.max_tokens:
+            sequence.update(text, (token,), "stop", sequence.text.stopped_by)
+            return False
+        if sequence.length >= sampling.max_tokens:
             text += sequence.text.flush()
             self._close(sequence)
-            sequence.update(text, (outcome.token,), "length")
-        else:
-            sequence.update(text, (outcome.token,))
-            self._advance(sequence, token, surface)
+            sequence.update(text, (token,), "length")
+            return False
+        sequence.update(text, (token,))
+        return True
 
     def _stop_surface(self, sequence: Sequence, token: int) -> bytes:
         """A stop token's own text, where the request wants it in the answer."""
         wanted = sequence.sampling.include_stop and token in sequence.sampling.stop_token_ids
         return sequence.surface(token) if wanted else b""
 
-    def _advance(self, sequence: Sequence, token: int, surface: bytes) -> None:
-        for name, advance in sequence.follow(token, surface).items():
+    def _advance(self, sequence: Sequence) -> None:
+        for name, advance in sequence.follow().items():
             seat = sequence.seats[name]
             if seat.rolled_back:
                 told = partial(self.observer.rolled_back, sequence.ensemble.name, name, seat.rolled_back)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from math import nan
 from time import perf_counter
 
 import numpy as np
@@ -17,11 +18,15 @@ from fusion.core import (
     Advance,
     FinishReason,
     FusionParams,
+    Generate,
+    Generated,
     NextTokens,
     Prompt,
     RoundReport,
     SamplingParams,
+    Task,
     Token,
+    TokenLogProb,
     Update,
 )
 from fusion.ensemble import Ensemble
@@ -96,6 +101,7 @@ class Sequence:
         self.length = 0  # tokens generated
         self.tokens: list[int] = []  # those of them that members were given,
         self.written = bytearray()  # and the text they add up to
+        self._surface = b""  # that of the last of them
         # Whether the maps for running text hold: there is text, or no template puts anything before it.
         self.spelled = not any(prompt.leads.values())
         self.lead_spelled = False  # whether the pivot spelled the space its template puts before the answer
@@ -152,9 +158,17 @@ class Sequence:
             return maps.rest
         return maps.unled if self.lead_spelled else maps.first
 
-    def open(self, memory: PrefixScores) -> dict[str, Advance]:
-        """The first advance of every member: its prompt, scored where the weights or the pivot depend on it."""
+    @property
+    def alone(self) -> bool:
+        """Whether there is nothing to fuse and its one member decodes by itself."""
+        one = len(self.ensemble.models) == 1 and not self.fusion.report
+        return one and self.ensemble.models[self.ensemble.pivot].member.capacity.generates
+
+    def open(self, memory: PrefixScores) -> Mapping[str, Task]:
+        """What every member is given first: its prompt, scored where the weights or the pivot depend on it."""
         prompt, fusion = self.prompt, self.fusion
+        if self.alone:
+            return {self.ensemble.pivot: self._generate(prompt.ids[self.ensemble.pivot])}
         if len(self.seats) == 1 and self.ensemble.views:
             self._turn_to(self.ensemble.view(next(iter(self.seats))))
         if len(self.seats) > 1 and self.ensemble.scores(fusion):
@@ -163,6 +177,21 @@ class Sequence:
             )
             return {name: self.scoring.advance(self.number, name, prompt.ids[name]) for name in self.seats}
         return {name: Advance(self.number, 0, prompt.ids[name]) for name in self.seats}
+
+    def _generate(self, ids: list[int]) -> Generate:
+        wanted = frozenset(self.sampling.stop_token_ids)
+        barred = self.ensemble.stop_ids - wanted if self.sampling.ignore_eos else ()
+        return Generate(self.number, ids, self.sampling, sorted(self.stop_ids), sorted(barred))
+
+    def tokens_of(self, answer: Generated) -> Iterator[Token]:
+        """The tokens that a member decoded by itself; each is to be written before the next is taken."""
+        for row, token in enumerate(answer.tokens):
+            if answer.ids is None or answer.logprobs is None:
+                yield Token(TokenLogProb(token, self.surface(token), nan))  # nobody asked
+                continue
+            ids, logprobs = answer.ids[row].tolist(), answer.logprobs[row].tolist()
+            chosen, *top = (TokenLogProb(i, self.surface(i), p) for i, p in zip(ids, logprobs, strict=True))
+            yield Token(chosen, tuple(top))
 
     def weigh(self) -> tuple[str, ...]:
         """Set weights and pivot by what the members answered to the prompt; returns who need not go on."""
@@ -207,17 +236,24 @@ class Sequence:
         """The text that a pivot token adds at this point."""
         return self.ensemble.surface(token).removeprefix(self.lead)
 
-    def follow(self, token: int, surface: bytes) -> dict[str, Advance]:
-        """What each member must be given after `token`, which added `surface` to the text.
-
-        A member that cannot spell the text yet sits out until it can; one whose tokens did not change keeps
-        its last answer.
-        """
+    def write(self, token: int) -> bytes:
+        """Note a token that the sequence goes on with; returns the text it adds."""
+        surface = self.surface(token)
         if self.lead and self.ensemble.surface(token).startswith(self.lead):
             self.lead_spelled = True
         self.spelled = self.spelled or bool(surface)
         self.tokens.append(token)
         self.written += surface
+        self._surface = surface
+        return surface
+
+    def follow(self) -> dict[str, Advance]:
+        """What each member must be given after the token written last.
+
+        A member that cannot spell the text yet sits out until it can; one whose tokens did not change keeps
+        its last answer.
+        """
+        token, surface = self.tokens[-1], self._surface
         advances = {}
         for name, seat in self.seats.items():
             seat.rolled_back = 0

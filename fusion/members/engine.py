@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Protocol
 
-from fusion.core import Advance, Answer, Capacity
+from fusion.core import Answer, Capacity, Task
 
 
 class Engine(Protocol):
@@ -23,7 +23,7 @@ class Engine(Protocol):
     vocabulary_size: int
     device: str
 
-    def add(self, advances: list[Advance]) -> None:
+    def add(self, work: list[Task]) -> None:
         """Queue work. What cannot be done is answered with `AdvanceFailed` by the next `step`."""
 
     def close(self, sequences: Collection[int]) -> None:

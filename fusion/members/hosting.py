@@ -3,7 +3,7 @@
 member                          worker
 Load                      ->
                           <-    Loaded or Refused
-[Advance, ...]            ->
+[Advance or Generate, ...] ->
                           <-    Answers
 Close                     ->
 Ping                      ->

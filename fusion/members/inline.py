@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from time import perf_counter
 
-from fusion.core import Advance, AdvanceFailed, Answer, Capacity, Deliver
+from fusion.core import AdvanceFailed, Answer, Capacity, Deliver, Generated, Task
 from fusion.members.engine import Engine
 
 log = logging.getLogger(__name__)
@@ -42,10 +42,10 @@ class InlineMember:
         """How long the engine's last step took."""
         return self._place.step_seconds if self._place else 0.0
 
-    def submit(self, advances: list[Advance]) -> None:
-        """Queue advances; those handed over together can share a forward pass."""
+    def submit(self, work: list[Task]) -> None:
+        """Queue work; what is handed over together can share a forward pass."""
         assert self._place is not None, "start the member first"
-        self._place.post(advances)
+        self._place.post(work)
 
     def close(self, sequences: Collection[int]) -> None:
         """Free these sequences before the next forward pass; what the present one finds for them is dropped."""
@@ -66,18 +66,18 @@ class InlineMember:
 class _Place:
     """One engine's place at its device's thread.
 
-    `inbox` holds what callers have posted since the last step, in order: lists of advances, sets of sequences
+    `inbox` holds what callers have posted since the last step, in order: lists of work, sets of sequences
     to close. It is guarded by `wake`, the thread's condition; all else belongs to the thread.
     """
 
     engine: Engine
     deliver: Callable[[list[Answer]], None]
     wake: threading.Condition = field(default_factory=threading.Condition)
-    inbox: list[list[Advance] | set[int]] = field(default_factory=list)
+    inbox: list[list[Task] | set[int]] = field(default_factory=list)
     outstanding: set[int] = field(default_factory=set)
     step_seconds: float = 0.0
 
-    def post(self, item: list[Advance] | set[int]) -> None:
+    def post(self, item: list[Task] | set[int]) -> None:
         with self.wake:
             self.inbox.append(item)
             self.wake.notify()
@@ -98,7 +98,7 @@ class _Place:
                 if isinstance(item, set):
                     self.outstanding -= item
                 else:
-                    self.outstanding.update(advance.sequence for advance in item)
+                    self.outstanding.update(work.sequence for work in item)
         answers: list[Answer]
         begun = perf_counter()
         try:
@@ -116,7 +116,7 @@ class _Place:
             answers = [AdvanceFailed(sequence, reason) for sequence in sorted(self.outstanding)]
             with suppress(Exception):  # an engine that cannot even close must not end the thread of all others
                 self.engine.close(self.outstanding)
-        self.outstanding.difference_update(answer.sequence for answer in answers)
+        self.outstanding.difference_update(answer.sequence for answer in answers if _is_last(answer))
         with self.wake:
             closed = {sequence for item in self.inbox if isinstance(item, set) for sequence in item}
         answers = [answer for answer in answers if answer.sequence not in closed]
@@ -126,6 +126,11 @@ class _Place:
             except Exception:
                 log.exception("the receiver of an engine's answers failed")
         return {answer.sequence for answer in answers}
+
+
+def _is_last(answer: Answer) -> bool:
+    """Whether nothing more comes of what this answers."""
+    return not isinstance(answer, Generated) or answer.finished
 
 
 class _DeviceThread:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from alignment.errors import ConfigError
-from fusion.core import Advance, Capacity, Deliver, Delivery, Down, Up
+from fusion.core import Capacity, Deliver, Delivery, Down, Task, Up
 from fusion.members.channel import Channel
 from fusion.members.hosting import Answers, Close, Load, Loaded, Logged, Ping, Refused, Stop
 from fusion.members.load import EngineSpec
@@ -107,11 +107,11 @@ class RemoteMember:
             if self._down is not None:
                 deliver(self, self._down)
 
-    def submit(self, advances: list[Advance]) -> None:
-        """Send advances; without a worker they are dropped, as `Down` has said or is about to say."""
+    def submit(self, work: list[Task]) -> None:
+        """Send work; without a worker they are dropped, as `Down` has said or is about to say."""
         channel = self._channel
         if channel is not None:
-            channel.send(advances)
+            channel.send(work)
 
     def close(self, sequences: Collection[int]) -> None:
         """Free the caches of these sequences and forget their queued work; unknown ids are ignored."""

@@ -73,6 +73,7 @@ class SelfCheck:
             for answer in engine.step():
                 if isinstance(answer, AdvanceFailed):
                     raise CheckFailedError(answer.reason)
+                assert isinstance(answer, NextTokens)
                 tokens, keep, append = advances[answer.sequence]
                 if tokens is not None:
                     rows = self._expected[answer.sequence - 1][keep : keep + len(append)]

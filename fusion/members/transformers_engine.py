@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from alignment.errors import ConfigError
-from fusion.core import Advance, AdvanceFailed, Answer, Capacity, Ids, LogProbs
+from fusion.core import Advance, AdvanceFailed, Answer, Capacity, Ids, LogProbs, Task
 from fusion.members.architecture import context_length, require_decoder, unsupported, why_not_packed
 from fusion.members.arena import Arena, ArenaFullError
 from fusion.members.best import best_tokens, normalisers
@@ -143,9 +143,10 @@ class TransformersEngine:
             ) from error
 
     @torch.inference_mode()
-    def add(self, advances: list[Advance]) -> None:
+    def add(self, work: list[Task]) -> None:
         """Queue work. What cannot be done is answered with `AdvanceFailed` by the next `step`."""
-        for advance in advances:
+        for advance in work:
+            assert isinstance(advance, Advance), "this engine has no generation loop"
             reason = self._refusal(advance) or self._admit(advance)
             if reason is not None:
                 self.close([advance.sequence])

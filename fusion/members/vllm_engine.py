@@ -7,19 +7,24 @@ does not bring, taking tokens back and scoring what is appended, is in `fusion.m
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from alignment.errors import ConfigError
-from fusion.core import Advance, AdvanceFailed, Answer, Capacity, NextTokens, Score
+from fusion.core import Advance, AdvanceFailed, Answer, Capacity, Generate, Generated, NextTokens, Score, Task
 
 if TYPE_CHECKING:
+    from vllm.sampling_params import SamplingParams
     from vllm.v1.engine import EngineCoreOutput
 
     from fusion.members.vllm_internals import Core
+
+
+BARRED = -1e9  # added to a logit, leaves nothing
+LARGEST_SEED = 2**63 - 1
 
 
 @dataclass(slots=True)
@@ -28,16 +33,16 @@ class _Open:
 
     Attributes:
         request: the id vLLM knows it by; another one each time it is opened anew.
-        tokens: what is cached, and what is about to be.
+        tokens: what is cached, and what is about to be; nothing of what vLLM decodes by itself.
         blocks: how much of the cache it may take, the most it ever needed.
-        advance: what is being worked on, None between answers.
+        work: what is being worked on, None between answers.
         rest: the part of it that is to be scored, while the part before runs on its own.
     """
 
     request: str
     tokens: list[int] = field(default_factory=list)
     blocks: int = 0
-    advance: Advance | None = None
+    work: Task | None = None
     rest: list[int] = field(default_factory=list)
 
 
@@ -56,7 +61,7 @@ class VllmEngine:
         self.device = device
         cache_tokens = core.blocks * core.block
         places = core.config.scheduler_config.max_num_seqs
-        self.capacity = Capacity(min(core.context, cache_tokens), cache_tokens, places, core.block)
+        self.capacity = Capacity(min(core.context, cache_tokens), cache_tokens, places, core.block, generates=True)
         self._core = core
         self._lora = lora
         self._top_k = min(top_k, core.vocabulary_size)
@@ -134,13 +139,13 @@ class VllmEngine:
             raise
         return engine
 
-    def add(self, advances: list[Advance]) -> None:
+    def add(self, work: list[Task]) -> None:
         """Queue work. What cannot be done is answered with `AdvanceFailed` by the next `step`."""
-        for advance in advances:
-            reason = self._refusal(advance) or self._admit(advance)
+        for one in work:
+            reason = self._refusal(one) or self._admit(one)
             if reason is not None:
-                self.close([advance.sequence])
-                self._failed[advance.sequence] = AdvanceFailed(advance.sequence, reason)
+                self.close([one.sequence])
+                self._failed[one.sequence] = AdvanceFailed(one.sequence, reason)
 
     def close(self, sequences: Collection[int]) -> None:
         """Free the caches of these sequences and forget their queued work; unknown ids are ignored."""
@@ -164,6 +169,8 @@ class VllmEngine:
                     sequence = self._open[number]
                     if sequence.rest:
                         self._go_on(sequence)
+                    elif isinstance(sequence.work, Generate):
+                        answers.append(self._told(number, sequence, sequence.work, output))
                     else:
                         answers.append(self._answer(number, sequence, output))
         answers += self._failed.values()
@@ -174,26 +181,27 @@ class VllmEngine:
         """Free weights and caches; no other call may follow."""
         self._core.shutdown()
 
-    def _refusal(self, advance: Advance) -> str | None:
-        """What is wrong with an advance in itself."""
-        sequence = self._open.get(advance.sequence)
-        cached = len(sequence.tokens) if sequence is not None else 0
-        length = advance.keep + len(advance.append)
-        if not advance.append:
+    def _refusal(self, work: Task) -> str | None:
+        """What is wrong with work in itself."""
+        ids, keep, cached, length = _extent(work), 0, 0, _length(work)
+        if isinstance(work, Advance):
+            sequence = self._open.get(work.sequence)
+            keep, cached = work.keep, len(sequence.tokens) if sequence is not None else 0
+        if not ids:
             return "An advance must append at least one token."
-        if not 0 <= advance.keep <= cached:
-            return f"Cannot keep {advance.keep} tokens: {cached} are cached."
+        if not 0 <= keep <= cached:
+            return f"Cannot keep {keep} tokens: {cached} are cached."
         if length > self.capacity.context:
             return f"{length} tokens are more than the context of {self.capacity.context}."
-        if not 0 <= min(advance.append) <= max(advance.append) < self.vocabulary_size:
+        if not 0 <= min(ids) <= max(ids) < self.vocabulary_size:
             return f"Token ids must be at least 0 and below {self.vocabulary_size}."
         return None
 
-    def _admit(self, advance: Advance) -> str | None:
-        """Set blocks aside for an advance and queue it, or say why there are none."""
-        length = advance.keep + len(advance.append)
+    def _admit(self, work: Task) -> str | None:
+        """Set blocks aside for work and queue it, or say why there are none."""
+        length = _length(work)
         needed = -(-length // self.capacity.block)
-        sequence = self._open.get(advance.sequence)
+        sequence = self._open.get(work.sequence)
         if sequence is None and len(self._open) >= self.capacity.sequences:
             return f"All {self.capacity.sequences} places for sequences are taken."
         extra = max(0, needed - (sequence.blocks if sequence is not None else 0))
@@ -201,11 +209,24 @@ class VllmEngine:
             taken = f"{self._taken * self.capacity.block} of {self.capacity.cache_tokens}"
             return f"{length} tokens do not fit into the cache, where {taken} are taken."
         if sequence is None:
-            sequence = self._open[advance.sequence] = _Open("")
+            sequence = self._open[work.sequence] = _Open("")
         sequence.blocks += extra
         self._taken += extra
-        self._queue(advance, sequence)
+        if isinstance(work, Generate):
+            sequence.tokens = []
+            self._begin(work, sequence, work.ids, generation(work, self.vocabulary_size))
+        else:
+            self._queue(work, sequence)
         return None
+
+    def _begin(self, work: Task, sequence: _Open, ids: list[int], sampling: SamplingParams) -> None:
+        """Open a request of vLLM; what is still cached of an older one is found by its content."""
+        self._end(sequence)
+        self._opened += 1
+        sequence.request, sequence.work = f"{work.sequence}-{self._opened}", work
+        self._by_request[sequence.request] = work.sequence
+        self._working += 1
+        self._core.add(sequence.request, list(ids), sampling, session=isinstance(work, Advance), lora=self._lora)
 
     def _queue(self, advance: Advance, sequence: _Open) -> None:
         """Hand an advance to vLLM, which keeps the lists it is given.
@@ -221,44 +242,52 @@ class VllmEngine:
         else:
             sequence.rest = []
         in_place = (
-            advance.keep > 0 and sequence.advance is None and self._core.truncate(sequence.request, advance.keep)
+            advance.keep > 0 and sequence.work is None and self._core.truncate(sequence.request, advance.keep)
         )
         del sequence.tokens[advance.keep :]
         sequence.tokens += append
         if in_place:
+            sequence.work = advance
+            self._working += 1
             self._core.extend(sequence.request, append, self._sampling[score])
         else:
-            # Opened anew under another name; what is still cached of it is found by its content.
-            self._end(sequence)
-            self._opened += 1
-            sequence.request = f"{advance.sequence}-{self._opened}"
-            self._by_request[sequence.request] = advance.sequence
-            sampling = self._sampling[score]
-            self._core.add(sequence.request, list(sequence.tokens), sampling, session=True, lora=self._lora)
-        sequence.advance = advance
-        self._working += 1
+            self._begin(advance, sequence, sequence.tokens, self._sampling[score])
 
     def _go_on(self, sequence: _Open) -> None:
         """The part before the first scored position is cached; score the rest."""
-        assert sequence.advance is not None
+        assert isinstance(sequence.work, Advance)
         sequence.tokens += sequence.rest
-        self._core.extend(sequence.request, sequence.rest, self._sampling[sequence.advance.score])
+        self._core.extend(sequence.request, sequence.rest, self._sampling[sequence.work.score])
         sequence.rest = []
 
     def _end(self, sequence: _Open) -> None:
         """Take a sequence's request, if it has one, out of vLLM."""
         if self._by_request.pop(sequence.request, None) is not None:
             self._core.abort([sequence.request])
-        if sequence.advance is not None:
-            sequence.advance = None
+        if sequence.work is not None:
+            sequence.work = None
             self._working -= 1
+
+    def _told(self, number: int, sequence: _Open, work: Generate, output: EngineCoreOutput) -> Generated:
+        """What vLLM has decoded by itself."""
+        finished = output.finish_reason is not None
+        if finished:  # vLLM has forgotten the request
+            del self._by_request[sequence.request]
+            sequence.work = None
+            self._working -= 1
+        ids = logprobs = None
+        if work.sampling.logprobs is not None and output.new_logprobs is not None:
+            width = 1 + work.sampling.logprobs  # in company of others that want more, vLLM returns more
+            ids = output.new_logprobs.logprob_token_ids[:, :width]
+            logprobs = output.new_logprobs.logprobs[:, :width]
+        return Generated(number, output.new_token_ids, ids, logprobs, finished)
 
     def _answer(self, number: int, sequence: _Open, output: EngineCoreOutput) -> Answer:
         """vLLM's output as an answer. Its rows begin with the sampled (or given) token, then come the k best."""
-        advance = sequence.advance
-        assert advance is not None
+        advance = sequence.work
+        assert isinstance(advance, Advance)
         assert output.new_logprobs is not None
-        sequence.advance = None
+        sequence.work = None
         self._working -= 1
         ids = output.new_logprobs.logprob_token_ids[:1, 1 : self._top_k + 1]
         logprobs = output.new_logprobs.logprobs[:1, 1 : self._top_k + 1]
@@ -282,3 +311,40 @@ class VllmEngine:
             self.close([number])
             return AdvanceFailed(number, "The model's output is not a number.")
         return NextTokens(number, ids, logprobs, appended)
+
+
+def generation(work: Generate, vocabulary_size: int) -> SamplingParams:
+    """How vLLM is to decode. Ids beyond the vocabulary, which can never be drawn, would end its step."""
+    from vllm.sampling_params import SamplingParams
+
+    wanted = work.sampling
+    bias = {token: value for token, value in wanted.logit_bias.items() if token < vocabulary_size}
+    bias |= {token: BARRED for token in work.barred if token < vocabulary_size}
+    return SamplingParams(
+        max_tokens=wanted.max_tokens,
+        min_tokens=wanted.min_tokens,
+        temperature=wanted.temperature,
+        top_p=wanted.top_p,
+        top_k=wanted.top_k,
+        min_p=wanted.min_p,
+        presence_penalty=wanted.presence_penalty,
+        frequency_penalty=wanted.frequency_penalty,
+        repetition_penalty=wanted.repetition_penalty,
+        seed=None if wanted.seed is None else wanted.seed & LARGEST_SEED,
+        stop_token_ids=[token for token in work.stops if token < vocabulary_size],
+        logit_bias=bias or None,
+        logprobs=wanted.logprobs,
+        detokenize=False,
+    )
+
+
+def _extent(work: Task) -> Sequence[int]:
+    """The ids that work brings."""
+    return work.append if isinstance(work, Advance) else work.ids
+
+
+def _length(work: Task) -> int:
+    """Tokens of the sequence once the work is done."""
+    if isinstance(work, Advance):
+        return work.keep + len(work.append)
+    return len(work.ids) + work.sampling.max_tokens

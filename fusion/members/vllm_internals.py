@@ -10,6 +10,7 @@ vLLM's asynchronous front end costs milliseconds a token.
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -37,6 +38,7 @@ SHORT = 16
 """Tokens up to which an extension counts as decoding and not as a prompt."""
 
 _alive = 0  # engine cores of this process, which share vLLM's process groups
+_coming_or_going = threading.Lock()  # one at a time
 
 
 def require_tested() -> None:
@@ -114,9 +116,10 @@ def _can_shorten(manager: Any, request_id: str, keep: int) -> bool:
     return not any(block.is_null for block in blocks[seen:]) and all(block.ref_cnt == 1 for block in written)
 
 
-class ScoringWorker:
+class SessionWorker:
     """Mixed into vLLM's workers (`worker_extension_cls`), in whatever process they are."""
 
+    device: torch.device
     model_runner: Any
 
     def score_extensions(self, request_ids: list[str], count: int) -> None:
@@ -124,6 +127,32 @@ class ScoringWorker:
         for request_id in request_ids:
             self.model_runner.num_prompt_logprobs[request_id] = count
             self.model_runner.requests[request_id].in_progress_prompt_logprobs_cpu = None
+
+    def rewind_seeds(self) -> None:
+        """Let the V1 runner take back what chunks of prompts drew on a CPU too, where generators have no offset."""
+        if self.device.type == "cpu":
+            self.model_runner.requests = _SeededRequests(self.model_runner.requests)
+
+
+class _SeededRequests(dict[str, Any]):
+    """The runner's requests, with generators that can be rewound."""
+
+    def __setitem__(self, request_id: str, request: Any) -> None:
+        if request.generator is not None:
+            seed = request.generator.initial_seed()
+            request.generator = _RewoundGenerator()
+            request.generator.manual_seed(seed)
+        super().__setitem__(request_id, request)
+
+
+class _RewoundGenerator(torch.Generator):
+    """vLLM takes draws back before the first that counts, and never later: that is where the seed begins."""
+
+    def get_offset(self) -> int:
+        return 0
+
+    def set_offset(self, offset: int) -> torch.Generator:
+        return self.manual_seed(self.initial_seed())
 
 
 class Core:
@@ -138,14 +167,16 @@ class Core:
             "logprobs_mode": "raw_logprobs",
             "scheduler_cls": SessionScheduler,
             "skip_tokenizer_init": True,
-            "worker_extension_cls": f"{__name__}.{ScoringWorker.__name__}",
+            "worker_extension_cls": f"{__name__}.{SessionWorker.__name__}",
             **arguments,
         }
-        with _own_process():
+        with _coming_or_going, _own_process():
             self.config: VllmConfig = EngineArgs(**arguments).create_engine_config()
             self._core = _build(self.config)
-        _alive += 1
+            _alive += 1
         self.reminded = not self.config.use_v2_model_runner
+        if self.reminded:
+            self._core.model_executor.collective_rpc("rewind_seeds")
         self.vocabulary_size: int = self.config.model_config.get_vocab_size()
         self.context: int = self.config.model_config.max_model_len - 1  # vLLM keeps a place for the sampled token
         cache = self._core.scheduler.kv_cache_manager
@@ -197,9 +228,10 @@ class Core:
     def shutdown(self) -> None:
         """End the workers, free weights and cache; the process groups go with the last engine here."""
         global _alive
-        _alive -= 1
-        _release(self._core)
-        del self._core
+        with _coming_or_going:
+            _alive -= 1
+            _release(self._core)
+            del self._core
 
 
 def _build(config: VllmConfig) -> EngineCore:

@@ -215,5 +215,6 @@ def _score(engine: VllmEngine, advance: Advance) -> NextTokens:
         for answer in engine.step():
             if isinstance(answer, AdvanceFailed):
                 raise ConfigError(f"The start-up check failed: {answer.reason}")
+            assert isinstance(answer, NextTokens)
             return answer
     raise AssertionError("an engine with work never answered")

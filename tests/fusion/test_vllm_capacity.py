@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +28,7 @@ MODELS = Path(__file__).parents[2] / "deploy" / "demo" / "models"
 # Blocks of 32 tokens: 24 and 20 of them, not both the bottleneck at the same time.
 CACHES = {"lingvo": 24 * 32, "abacus": 20 * 32}
 PLACES = {"lingvo": 7, "abacus": 9}
-WORDS = "seven times a train of the city and her brother in two long rivers".split()
+WORDS = ["seven", "times", "a", "train", "of", "the", "city", "and", "her", "brother", "in", "two", "rivers"]
 
 
 @dataclass
@@ -92,7 +93,10 @@ def site(engines: dict[str, VllmEngine], **limits: int) -> Site:
 
 
 def leave(site: Site) -> None:
-    """Stop the fuser, but not the engines, which serve the next test."""
+    """Stop the fuser once everything is closed, but not the engines, which serve the next test."""
+    deadline = time.monotonic() + 20
+    while any(member._engine._open for member in site.fuser.members.values()) and time.monotonic() < deadline:
+        time.sleep(0.01)
     for member in site.fuser.members.values():
         member._engine = Lent(member._engine)
     site.fuser.stop()
@@ -155,10 +159,15 @@ def test_when_the_line_is_full_too_a_request_is_turned_away(engines: dict[str, V
     prompt = ensemble.encode_text("one")
     sampling = SamplingParams(max_tokens=390 - len(prompt.ids["lingvo"]), temperature=0.0, ignore_eos=True)
     accepted = 0
-    with pytest.raises(Overloaded, match="sequences are waiting already"):
-        for index in range(20):
-            here.fuser.submit(ensemble, prompt, sampling, FusionParams(), on_update=listener.of(index))
+
+    def submit_for_ever() -> None:
+        nonlocal accepted
+        while True:
+            here.fuser.submit(ensemble, prompt, sampling, FusionParams(), on_update=listener.of(accepted))
             accepted += 1
+
+    with pytest.raises(Overloaded, match="sequences are waiting already"):
+        submit_for_ever()
     for _ in range(accepted):
         assert listener.ended.acquire(timeout=60)
     assert not listener.errors
