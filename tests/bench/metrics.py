@@ -86,7 +86,7 @@ def decode(
 
 
 def run(
-    folders: dict[str, Path], *, batches: tuple[int, ...] = (1, 16), pairs: int = 12
+    folders: dict[str, Path], *, batches: tuple[int, ...] = (1, 16), pairs: int = 6
 ) -> dict[str, dict[str, float]]:
     """Measure; by batch the ratio with to without, the share, and milliseconds of a round and of a scrape."""
     running = load(folders, max(batches))

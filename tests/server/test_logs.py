@@ -79,12 +79,10 @@ def test_what_else_is_logged_while_answering_has_the_id(log: Log, fuser: Scripte
     assert all(line["time"].endswith("+00:00") for line in failed)
 
 
-def test_uvicorns_lines_are_of_the_same_format(
-    log: Log, serve: Callable[..., Served], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    served = serve()
+def test_uvicorns_lines_are_of_the_same_format(log: Log, serve: Callable[..., Served]) -> None:
+    served = serve()  # sets uvicorn's own level, to warnings
     text = log("json")
-    monkeypatch.setattr(logging.getLogger("uvicorn.access"), "level", logging.INFO)
+    logging.getLogger("uvicorn.access").setLevel(logging.INFO)
     with served.http() as http:
         for path in ("/v1/models?secret", "/health", "/ready", "/metrics"):
             assert http.get(path, headers={"x-request-id": "mine"}).is_success

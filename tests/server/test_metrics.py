@@ -73,11 +73,12 @@ class Live:
 
 
 @contextmanager
-def serving(config: Path) -> Iterator[Live]:
+def serving(path: Path) -> Iterator[Live]:
     """A server of what the configuration says."""
-    runtime = build(read_settings(config))
+    runtime = build(read_settings(path))
     app = create_app(runtime.ensembles, runtime.fuser, ServerOptions())
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=2))
+    config = uvicorn.Config(app, log_config=None, log_level="warning", timeout_graceful_shutdown=2)
+    server = uvicorn.Server(config)
     listener = socket.create_server(("127.0.0.1", 0))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
