@@ -148,6 +148,7 @@ def rows(title: str, text: str, expression: str, columns: Sequence[str]) -> tabl
         .datasource(SOURCE)
         .height(8)
         .span(8)
+        .show_header(True)
         .with_target(query.ref_id("A"))
         .with_transformation(DataTransformerConfig(id_val="organize", options=only_those))
     )
