@@ -131,6 +131,7 @@ def heat(title: str, text: str, unit: str, expression: str, *, width: int = 8) -
         .span(width)
         .calculate(False)
         .cell_gap(1)
+        .show_tooltip()
         .y_axis(heatmap.YAxisConfig().unit(unit))
         .with_target(target.legend_format("{{le}}").ref_id("A"))
     )
