@@ -191,7 +191,8 @@ class SamplingParams:
 
     `temperature` 0 is greedy. `top_k` 0 and `top_p` 1 mean no limit. `logit_bias` and `stop_token_ids` name
     ids of the pivot. `stop` strings are compared with the text, whatever tokens it came in. `logprobs` is the
-    number of alternatives to report per token, None for no log-probabilities at all.
+    number of alternatives to report per token, None for no log-probabilities at all; `prompt_logprobs` the same
+    for the tokens of the prompt, for which the ensemble has to have a fixed pivot.
     """
 
     max_tokens: int
@@ -210,6 +211,7 @@ class SamplingParams:
     include_stop: bool = False
     ignore_eos: bool = False
     logprobs: int | None = None
+    prompt_logprobs: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -322,6 +324,8 @@ class Update:
     `error` is set instead of `finish` when the sequence failed. With the last update come the `account`, the
     `weighting`, which members left and why (`departed`), and after how many tokens those of them took part again
     that came back (`returned`). `pivot` is the member whose tokens these are.
+    `prompt` are those of the prompt, in the first update, where they were asked for; nothing predicts the first of
+    them, whose log-probability is NaN.
     """
 
     text: str
@@ -335,3 +339,4 @@ class Update:
     returned: dict[str, int] = field(default_factory=dict)
     weighting: WeightingReport | None = None
     pivot: str | None = None
+    prompt: tuple[Token, ...] = ()

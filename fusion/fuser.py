@@ -312,7 +312,7 @@ class Fuser:
     def _fuse_ready(self) -> None:
         batches: defaultdict[object, list[Sequence]] = defaultdict(list)
         for sequence in self._ready.values():
-            if sequence.number in self._open and self._weigh(sequence):
+            if sequence.number in self._open and self._read_prompt(sequence):
                 batches[batch_key(sequence)].append(sequence)
         self._ready = {}
         for batch in batches.values():
@@ -324,10 +324,10 @@ class Fuser:
                     except Exception:
                         self._failed_inside(sequence)
 
-    def _weigh(self, sequence: Sequence) -> bool:
+    def _read_prompt(self, sequence: Sequence) -> bool:
         """Before its first round a sequence may find its weights in the prompt, and go on without some members."""
         try:
-            closed = sequence.weigh()
+            closed = sequence.read_prompt()
         except Exception:
             self._failed_inside(sequence)
             return False

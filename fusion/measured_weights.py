@@ -163,10 +163,6 @@ def fused_loss(
 
 
 def _answers(texts: Sequence[TextScores], name: str, limit: int) -> tuple[Ids, LogProbs]:
-    """A member's best tokens where units begin, and the one that did come, whose probability is known as well."""
-    ids = np.concatenate([text.best[name][0] for text in texts])[-limit:]
-    logprobs = np.concatenate([text.best[name][1] for text in texts])[-limit:]
-    first = np.concatenate([text.first[name] for text in texts])[-limit:, None]
-    own = np.concatenate([text.first_logprobs[name] for text in texts])[-limit:, None]
-    beyond = np.where((ids == first).any(axis=1, keepdims=True), -np.inf, own).astype(np.float32)
-    return np.concatenate([ids, first], axis=1), np.concatenate([logprobs, beyond], axis=1)
+    """A member's distributions where units begin."""
+    ids, logprobs = zip(*(text.best[name] for text in texts), strict=True)
+    return np.concatenate(ids)[-limit:], np.concatenate(logprobs)[-limit:]

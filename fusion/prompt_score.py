@@ -36,20 +36,19 @@ class TextScores:
         nats: [U], its loss on a unit, the negative log-probability of the unit's text.
         tokens: [U], how many of its tokens that are.
         first: [U] int32, the first of these.
-        first_logprobs: [U], that one's log-probability.
-        best: its k best tokens where a unit begins (ids, log-probabilities, [U, k] each), if these were asked for.
+        best: its best tokens where a unit begins and the one that did come (ids and log-probabilities, [U, k + 1]
+            each), if these were asked for.
     """
 
     nats: dict[str, Floats]
     tokens: dict[str, Indices]
     first: dict[str, Ids]
-    first_logprobs: dict[str, LogProbs]
     best: dict[str, tuple[Ids, LogProbs]]
 
     @property
     def size(self) -> int:
         """Bytes."""
-        flat = (self.nats, self.tokens, self.first, self.first_logprobs)
+        flat = (self.nats, self.tokens, self.first)
         arrays = [array for by_member in flat for array in by_member.values()]
         return sum(array.nbytes for array in [*arrays, *(array for pair in self.best.values() for array in pair)])
 
@@ -57,6 +56,12 @@ class TextScores:
     def finite(self) -> bool:
         """Whether every loss is a number."""
         return all(bool(np.isfinite(nats).all()) for nats in self.nats.values())
+
+
+def prompt_advance(sequence: int, ids: list[int], positions: Indices, *, lists: bool) -> Advance:
+    """A member's prompt, scored after `positions`; with `lists` for the best tokens, else for its own ones."""
+    score: Score = "last" if not len(positions) else "all" if lists else "appended"
+    return Advance(sequence, 0, ids, score, positions.tolist() if len(positions) else None)
 
 
 class PrefixScores:
@@ -83,6 +88,31 @@ class PrefixScores:
 
 
 @dataclass(frozen=True, slots=True)
+class ScoredPrompt:
+    """A member's prompt `ids` [n] with its answer to them, which was scored after `positions` [P], ascending."""
+
+    ids: Ids
+    positions: Indices
+    answer: NextTokens
+
+    def given(self, at: Indices) -> LogProbs:
+        """The log-probabilities of the tokens after these positions, [len(at)]."""
+        logprobs = self.answer.appended_logprobs
+        return np.empty(0, np.float32) if logprobs is None else logprobs[np.searchsorted(self.positions, at)]
+
+    def best(self, at: Indices) -> tuple[Ids, LogProbs]:
+        """The k best tokens after these positions and the one that did come, ids and logprobs [len(at), k + 1].
+
+        That one is known even if it is not among the best; if it is, it is not counted twice.
+        """
+        rows = np.searchsorted(self.positions, at)
+        ids, logprobs = self.answer.ids[rows], self.answer.logprobs[rows]
+        actual = self.ids[at + 1][:, None]
+        beyond = np.where((ids == actual).any(axis=1), -np.inf, self.given(at)).astype(np.float32)
+        return np.concatenate([ids, actual], axis=1), np.concatenate([logprobs, beyond[:, None]], axis=1)
+
+
+@dataclass(frozen=True, slots=True)
 class _Text:
     """A text to score: for each member the tokens before its shared boundaries [B], and which units are chosen."""
 
@@ -104,7 +134,7 @@ class PromptScoring:
     ) -> None:
         self._ids = {name: np.array(prompt.ids[name], dtype=np.int32) for name in members}
         self._memory = memory
-        self._lists = weighting.method == "packllm-opt"
+        self.lists = weighting.method == "packllm-opt"
         self.kept: list[TextScores] = []
         before = _shared(prompt, members, weighting.history)
         keys = [self._key(tokens, weighting.spread) for tokens in before]
@@ -124,19 +154,13 @@ class PromptScoring:
         ]
         self.positions = {name: self._positions(name) for name in members}
 
-    def advance(self, sequence: int, name: str, ids: list[int]) -> Advance:
-        """A member's prompt, scored where it is to be."""
-        positions = self.positions[name].tolist()
-        score: Score = "last" if not positions else "all" if self._lists else "appended"
-        return Advance(sequence, 0, ids, score, positions if positions else None)
-
-    def collect(self, answers: Mapping[str, NextTokens]) -> list[TextScores]:
+    def collect(self, prompts: Mapping[str, ScoredPrompt]) -> list[TextScores]:
         """The scores of all texts, of the members that answered their prompt."""
         scores = list(self.kept)
         for text in self._new:
-            read = self._read(text, answers)
+            read = self._read(text, prompts)
             scores.append(read)
-            if len(answers) == len(self.positions) and read.finite:
+            if len(prompts) == len(self.positions) and read.finite:
                 self._memory.put(text.key, read)
         return scores
 
@@ -148,26 +172,21 @@ class PromptScoring:
         ]
         return np.sort(np.concatenate([np.empty(0, np.int64), *ranges]))
 
-    def _read(self, text: _Text, answers: Mapping[str, NextTokens]) -> TextScores:
-        read = TextScores({}, {}, {}, {}, {})
-        for name, answer in answers.items():
+    def _read(self, text: _Text, prompts: Mapping[str, ScoredPrompt]) -> TextScores:
+        read = TextScores({}, {}, {}, {})
+        for name, prompt in prompts.items():
             begin, end = text.before[name][text.units], text.before[name][text.units + 1]
-            at = np.searchsorted(self.positions[name], begin)
-            given = answer.appended_logprobs
-            logprobs = np.empty(0, np.float32) if given is None else given
-            spans = zip(at.tolist(), (at + end - begin).tolist(), strict=True)
-            sums = [logprobs[first:last].sum(dtype=np.float64) for first, last in spans]
-            read.nats[name] = -np.array(sums, dtype=np.float64)
+            units = [prompt.given(np.arange(*span)) for span in zip(begin, end, strict=True)]
+            read.nats[name] = -np.array([unit.sum(dtype=np.float64) for unit in units], dtype=np.float64)
             read.tokens[name] = end - begin
-            read.first[name] = self._ids[name][begin + 1]
-            read.first_logprobs[name] = logprobs[at]
-            if self._lists:
-                read.best[name] = answer.ids[at], answer.logprobs[at]
+            read.first[name] = prompt.ids[begin + 1]
+            if self.lists:
+                read.best[name] = prompt.best(begin)
         return read
 
     def _key(self, before: Mapping[str, Indices], spread: str) -> bytes:
         """What a text's scores depend on: every member's tokens up to its end, and its place among them."""
-        digest = hashlib.blake2b(f"{spread} {self._lists}".encode(), digest_size=16)
+        digest = hashlib.blake2b(f"{spread} {self.lists}".encode(), digest_size=16)
         for name, tokens in before.items():
             digest.update(name.encode() + b"\0")
             digest.update(self._ids[name][: tokens[-1] + 1].tobytes())

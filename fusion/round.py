@@ -11,15 +11,7 @@ from numpy.typing import NDArray
 from fusion.core import RoundReport, Token, TokenLogProb
 from fusion.sampling import sample
 from fusion.sequence import Sequence
-from fusion.step import (
-    COMBINATIONS,
-    Candidates,
-    effective_weights,
-    faithful,
-    keep_the_pivots_cut,
-    project,
-    renormalise,
-)
+from fusion.step import Candidates, combine_members, keep_the_pivots_cut, project
 
 Floats = NDArray[np.float64]
 
@@ -56,37 +48,22 @@ def fuse(batch: list[Sequence]) -> Fused:
     first = batch[0]
     voters, fusion = first.voters, first.fusion
     candidates = gather(batch, voters)
-    shape = candidates.probabilities.shape[:2]
-    kept = np.ones(shape, dtype=np.bool_)
-    if fusion.filter_top is not None and len(voters) > 1:
-        kept = faithful(candidates.probabilities, fusion.filter_top)
     given = np.array([[sequence.weights[name] for name in voters] for sequence in batch])
-    weights = effective_weights(among_voters(given), kept)
-    shares = renormalise(candidates.probabilities) if fusion.renormalise else candidates.probabilities
-    fused = COMBINATIONS[fusion.combine](shares, weights)
-    own = candidates.probabilities[:, voters.index(first.ensemble.pivot)]
-    # Where nothing of what the weighty members want reaches the pivot's vocabulary, the pivot decides.
-    silent = np.einsum("smc,sm->s", candidates.probabilities, weights) == 0
-    fused = np.where(silent[:, None], own, fused)
+    pivot = voters.index(first.ensemble.pivot)
+    combined = combine_members(candidates.probabilities, given, pivot, fusion)
+    fused = combined.fused
     if fusion.guard:
+        own = candidates.probabilities[:, pivot]
         fused = keep_the_pivots_cut(fused, own, lambda row, i: batch[row].surface(int(candidates.tokens[row, i])))
-    combined = perf_counter()
+    at = perf_counter()
     outcomes = [
-        choose(sequence, candidates, shares[row], row, fused[row], weights[row], kept[row])
+        choose(
+            sequence, candidates, combined.shares[row], row, fused[row], combined.weights[row], combined.kept[row]
+        )
         for row, sequence in enumerate(batch)
     ]
-    probabilities = candidates.probabilities
-    return Fused(voters, outcomes, probabilities, weights, kept, fused, began, combined, perf_counter())
-
-
-def among_voters(given: Floats) -> Floats:
-    """Weights [S, M] scaled to sum to 1: members that are absent or have left leave theirs to the voters.
-
-    Voters that all weigh nothing count equally.
-    """
-    total = given.sum(axis=1, keepdims=True)
-    scaled: Floats = np.where(total > 0, given / np.where(total > 0, total, 1.0), 1 / given.shape[1])
-    return scaled
+    probabilities, weights, kept = candidates.probabilities, combined.weights, combined.kept
+    return Fused(voters, outcomes, probabilities, weights, kept, fused, began, at, perf_counter())
 
 
 def gather(batch: list[Sequence], voters: tuple[str, ...]) -> Candidates:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import nan
 from time import perf_counter
 
@@ -30,8 +30,8 @@ from fusion.core import (
     Update,
 )
 from fusion.ensemble import Ensemble
-from fusion.measured_weights import measure
-from fusion.prompt_score import PrefixScores, PromptScoring
+from fusion.prompt_reading import PromptReading
+from fusion.prompt_score import PrefixScores
 from fusion.text import TextStream
 from fusion.weighting import WeightingReport
 from fusion.weights import member_weights
@@ -105,7 +105,8 @@ class Sequence:
         # Whether the maps for running text hold: there is text, or no template puts anything before it.
         self.spelled = not any(prompt.leads.values())
         self.lead_spelled = False  # whether the pivot spelled the space its template puts before the answer
-        self.scoring: PromptScoring | None = None  # until the weights are known
+        self.reading: PromptReading | None = None  # until the members have answered the prompt
+        self.echoed: tuple[Token, ...] = ()
         self.weighting: WeightingReport | None = None
         self.departed: dict[str, str] = {}
         self.returned: dict[str, int] = {}
@@ -161,22 +162,21 @@ class Sequence:
     @property
     def alone(self) -> bool:
         """Whether there is nothing to fuse and its one member decodes by itself."""
-        one = len(self.ensemble.models) == 1 and not self.fusion.report
+        one = len(self.ensemble.models) == 1 and not self.fusion.report and self.sampling.prompt_logprobs is None
         return one and self.ensemble.models[self.ensemble.pivot].member.capacity.generates
 
     def open(self, memory: PrefixScores) -> Mapping[str, Task]:
-        """What every member is given first: its prompt, scored where the weights or the pivot depend on it."""
-        prompt, fusion = self.prompt, self.fusion
+        """What every member is given first: its prompt, scored where weights, pivot or an echo depend on it."""
         if self.alone:
-            return {self.ensemble.pivot: self._generate(prompt.ids[self.ensemble.pivot])}
-        if len(self.seats) == 1 and self.ensemble.views:
-            self._turn_to(self.ensemble.view(next(iter(self.seats))))
-        if len(self.seats) > 1 and self.ensemble.scores(fusion):
-            self.scoring = PromptScoring(
-                prompt, list(self.seats), fusion.weighting, memory, pivot=self._provisional
-            )
-            return {name: self.scoring.advance(self.number, name, prompt.ids[name]) for name in self.seats}
-        return {name: Advance(self.number, 0, prompt.ids[name]) for name in self.seats}
+            return {self.ensemble.pivot: self._generate(self.prompt.ids[self.ensemble.pivot])}
+        prompt, fusion, sampling, members = self.prompt, self.fusion, self.sampling, list(self.seats)
+        if len(members) == 1 and self.ensemble.views:
+            self._turn_to(self.ensemble.view(members[0]))
+        if sampling.prompt_logprobs is None and not (len(members) > 1 and self.ensemble.scores(fusion)):
+            return {name: Advance(self.number, 0, prompt.ids[name]) for name in members}
+        pivot = self.ensemble.pivot if self.ensemble.pivot in members else members[0]
+        self.reading = PromptReading(self.ensemble, prompt, fusion, sampling, members, pivot, memory)
+        return self.reading.advances(self.number)
 
     def _generate(self, ids: list[int]) -> Generate:
         wanted = frozenset(self.sampling.stop_token_ids)
@@ -193,27 +193,22 @@ class Sequence:
             chosen, *top = (TokenLogProb(i, self.surface(i), p) for i, p in zip(ids, logprobs, strict=True))
             yield Token(chosen, tuple(top))
 
-    def weigh(self) -> tuple[str, ...]:
-        """Set weights and pivot by what the members answered to the prompt; returns who need not go on."""
-        if self.scoring is None:
+    def read_prompt(self) -> tuple[str, ...]:
+        """Take from the members' answers to the prompt what it was scored for; returns who need not go on."""
+        if self.reading is None:
             return ()
-        scoring, self.scoring = self.scoring, None
+        reading, self.reading = self.reading, None
         answers = {name: seat.latest for name, seat in self.seats.items() if seat.latest and seat.present}
-        texts = scoring.collect(answers)
-        measured = measure(texts, self.ensemble, list(answers), self.fusion, self.weights, self._provisional)
-        self.weights = {name: measured.weights.get(name, 0.0) for name in self.members}
-        scored = {name: len(scoring.positions[name]) for name in answers}
-        kept = sum(int(text.tokens[measured.pivot].sum()) for text in scoring.kept)
-        self.weighting = replace(measured.report, scored=scored, kept=kept)
+        read = reading.read(answers, self.weights)
+        self.echoed = read.echoed
         for name, answer in answers.items():  # what was scored is not needed any more
             self.seats[name].latest = NextTokens(self.number, answer.ids[-1:], answer.logprobs[-1:])
-        self._turn_to(self.ensemble.view(measured.pivot))
-        return measured.report.pruned
-
-    @property
-    def _provisional(self) -> str:
-        """The pivot as long as the prompt has not decided on one: a request may leave out the ensemble's."""
-        return self.ensemble.pivot if self.ensemble.pivot in self.seats else next(iter(self.seats))
+        if read.measured is None:
+            return ()
+        self.weights = {name: read.measured.weights.get(name, 0.0) for name in self.members}
+        self.weighting = read.measured.report
+        self._turn_to(self.ensemble.view(read.measured.pivot))
+        return read.measured.report.pruned
 
     def _turn_to(self, view: Ensemble) -> None:
         """Take the pivot of `view`, before anything is generated."""
@@ -288,7 +283,7 @@ class Sequence:
 
     def misses(self, name: str) -> bool:
         """Whether a member that was lost would count if it came back: it has been given a weight."""
-        return name in self.lost and self.scoring is None and self.weights[name] > 0
+        return name in self.lost and self.reading is None and self.weights[name] > 0
 
     def reopen(self, name: str) -> Advance:
         """Give a member that was lost its seat back: what it must read before it can take part again.
@@ -354,8 +349,10 @@ class Sequence:
                     returned,
                     weighting,
                     self.ensemble.pivot,
+                    self.echoed,
                 )
             )
+            self.echoed = ()
         except Exception:  # the caller is gone; its cancellation follows
             log.exception("the caller of sequence %d did not take an update", self.number)
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from alignment.vocab_map import VocabMap
-from fusion.core import Combine, Ids, LogProbs
+from fusion.core import Combine, FusionParams, Ids, LogProbs
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -180,6 +180,49 @@ def product(probabilities: Floats, weights: Floats) -> Floats:
 
 
 COMBINATIONS = {"mixture": mixture, "product": product}
+
+
+@dataclass(frozen=True, slots=True)
+class Combined:
+    """What a round comes to, with what it came from.
+
+    Attributes:
+        shares: [S, M, C], the members' probabilities as they were combined.
+        weights: [S, M], those in force after the filter.
+        kept: [S, M], who passed it.
+        fused: [S, C].
+    """
+
+    shares: Floats
+    weights: Floats
+    kept: Bools
+    fused: Floats
+
+
+def combine_members(probabilities: Floats, given: Floats, pivot: int, fusion: FusionParams) -> Combined:
+    """Filter and combine: projected distributions [S, M, C] of members that weigh `given` [S, M].
+
+    `pivot` is its index among the members. Where nothing of what the weighty members want reaches the pivot's
+    vocabulary, the pivot decides.
+    """
+    kept = np.ones(given.shape, dtype=np.bool_)
+    if fusion.filter_top is not None and given.shape[1] > 1:
+        kept = faithful(probabilities, fusion.filter_top)
+    weights = effective_weights(among_voters(given), kept)
+    shares = renormalise(probabilities) if fusion.renormalise else probabilities
+    fused = COMBINATIONS[fusion.combine](shares, weights)
+    silent = np.einsum("smc,sm->s", probabilities, weights) == 0
+    return Combined(shares, weights, kept, np.where(silent[:, None], probabilities[:, pivot], fused))
+
+
+def among_voters(given: Floats) -> Floats:
+    """Weights [S, M] scaled to sum to 1: members that are absent or have left leave theirs to the voters.
+
+    Voters that all weigh nothing count equally.
+    """
+    total = given.sum(axis=1, keepdims=True)
+    scaled: Floats = np.where(total > 0, given / np.where(total > 0, total, 1.0), 1 / given.shape[1])
+    return scaled
 
 
 def fuse_logits(

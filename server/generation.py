@@ -34,6 +34,7 @@ class Choice:
     returned: dict[str, int] = field(default_factory=dict)
     weighting: WeightingReport | None = None
     pivot: str | None = None
+    prompt: tuple[Token, ...] = ()
     finish: FinishReason | None = None
     stop_reason: str | int | None = None
 
@@ -51,6 +52,7 @@ class Choice:
         self.returned.update(update.returned)
         self.weighting = update.weighting
         self.pivot = update.pivot
+        self.prompt += update.prompt
         self.finish = update.finish
         self.stop_reason = update.stop_reason
 

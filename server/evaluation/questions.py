@@ -62,6 +62,15 @@ def _question(line: str, where: str) -> Question:
         raise ConfigError(f"{where}: nested too deeply for a question.") from None
     if not isinstance(row, dict):
         raise ConfigError(f"{where}: should be an object with id, task, prompt and reference.")
+    return question_of(row, where)
+
+
+def question_of(row: dict[str, Any], where: str) -> Question:
+    """The question that a row holds.
+
+    Raises:
+        ConfigError: says what is missing or wrong `where`.
+    """
     references = row.get("references", [row["reference"]] if "reference" in row else [])
     texts = [row.get("id"), row.get("task"), row.get("prompt")]
     if not all(isinstance(text, str) for text in texts):

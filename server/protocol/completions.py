@@ -28,12 +28,18 @@ class CompletionRequest(SamplingFields):
     add_special_tokens: bool | None = None
     best_of: Annotated[int, Field(ge=1)] | None = None
     logprobs: Annotated[int, Field(ge=0)] | None = None
+    echo: bool | None = None
     fusion: FusionFields | None = None
 
     @property
     def alternatives(self) -> tuple[str, int | None]:
         """`logprobs` is the number itself."""
         return "logprobs", self.logprobs
+
+    @property
+    def prompt_alternatives(self) -> int | None:
+        """With `echo`, as many as for the answer."""
+        return self.logprobs if self.echo else None
 
 
 def prompts(body: CompletionRequest, limit: int) -> list[str] | list[list[int]]:
@@ -73,11 +79,14 @@ def check_best_of(body: CompletionRequest) -> None:
 
 
 class CompletionLogprobs(AnswerModel):
-    """Parallel lists, one entry per token. `text_offset` counts characters from the start of the answer."""
+    """Parallel lists, one entry per token. `text_offset` counts characters from the start of the answer.
+
+    Nothing predicts the first token of a prompt that is echoed: it has no log-probability and no alternatives.
+    """
 
     tokens: list[str]
-    token_logprobs: list[float]
-    top_logprobs: list[dict[str, float]]
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None]
     text_offset: list[int]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -55,8 +56,11 @@ def completion_logprobs(tokens: Sequence[Token], tokenizer: Tokenizer, start: in
         start += characters([token])
     return CompletionLogprobs(
         tokens=[name(token.chosen) for token in tokens],
-        token_logprobs=[_floored(token.chosen) for token in tokens],
-        top_logprobs=[{name(e): _floored(e) for e in (*token.top, token.chosen)} for token in tokens],
+        token_logprobs=[_floored(token.chosen) if _predicted(token) else None for token in tokens],
+        top_logprobs=[
+            {name(e): _floored(e) for e in (*token.top, token.chosen)} if _predicted(token) else None
+            for token in tokens
+        ],
         text_offset=offsets,
     )
 
@@ -69,6 +73,11 @@ def characters(tokens: Sequence[Token]) -> int:
 def _continues(byte: int) -> bool:
     """Whether a byte of UTF-8 goes on with a character that an earlier one began."""
     return byte & 0xC0 == 0x80
+
+
+def _predicted(token: Token) -> bool:
+    """Whether anything came before a token."""
+    return not math.isnan(token.chosen.logprob)
 
 
 def _floored(entry: TokenLogProb) -> float:

@@ -72,6 +72,11 @@ class SamplingFields(RequestModel):
         raise NotImplementedError
 
     @property
+    def prompt_alternatives(self) -> int | None:
+        """The number of alternatives to report per token of the prompt; None for no report."""
+        return None
+
+    @property
     def include_usage(self) -> bool:
         """Whether a stream ends with a chunk of usage."""
         return bool(self.stream_options and self.stream_options.include_usage)
@@ -129,6 +134,7 @@ def sampling_params(
         include_stop=bool(fields.include_stop_str_in_output),
         ignore_eos=bool(fields.ignore_eos),
         logprobs=logprobs,
+        prompt_logprobs=fields.prompt_alternatives,
     )
 
 
@@ -147,12 +153,20 @@ def choices(fields: SamplingFields, options: ServerOptions) -> int:
 
 def require_fixed_pivot(fields: SamplingFields, ensemble: Ensemble) -> None:
     """Token ids are the pivot's, so they mean nothing where each prompt chooses the pivot."""
+    if not ensemble.views:
+        return
     for name in ("logit_bias", "stop_token_ids"):
-        if ensemble.views and getattr(fields, name):
+        if getattr(fields, name):
             raise InvalidRequest(
                 f"{name} names token ids, but {ensemble.name} has no fixed pivot for these; leave it out.",
                 param=name,
             )
+    if fields.prompt_alternatives is not None:
+        raise InvalidRequest(
+            f"echo with logprobs needs a fixed pivot, but in {ensemble.name} each prompt decides on it; "
+            "leave out one of the two.",
+            param="echo",
+        )
 
 
 def check_stream_options(fields: SamplingFields) -> None:

@@ -22,7 +22,6 @@ UNBUILT: dict[str, tuple[object, ...]] = {
             "bad_words",
             "chat_template",
             "documents",
-            "echo",
             "functions",
             "guided_choice",
             "guided_grammar",

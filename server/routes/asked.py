@@ -28,7 +28,7 @@ class Asked:
         ensemble: who answers.
         fusion: how its members are fused.
         choices: answers wanted for each prompt.
-        located: whether prompts must tell where their tokens stand, for weights measured on them.
+        located: whether prompts must tell where their tokens stand, to be scored.
     """
 
     service: Service
@@ -51,7 +51,8 @@ class Asked:
         fusion = fusion_params(body.fusion, ensemble)
         n = choices(body, service.options)
         require_fixed_pivot(body, ensemble)
-        return cls(service, body, ensemble, fusion, n, ensemble.scores(fusion))
+        located = ensemble.scores(fusion) or body.prompt_alternatives is not None
+        return cls(service, body, ensemble, fusion, n, located)
 
     async def answer(
         self,

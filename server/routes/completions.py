@@ -29,12 +29,13 @@ from server.service import Service
 
 
 class CompletionShape:
-    """Answers as text completions."""
+    """Answers as text completions. `echo` holds the text that each choice begins with, if it begins with one."""
 
-    def __init__(self, generation: Generation, model: str, *, logprobs: bool) -> None:
+    def __init__(self, generation: Generation, model: str, *, logprobs: bool, echo: Sequence[str] = ()) -> None:
         self.generation = generation
         self.model = model
         self.logprobs = logprobs
+        self.echo = echo
         self.id = f"cmpl-{uuid.uuid4().hex}"
         self.created = int(time.time())
         self._characters: Counter[int] = Counter()  # that each choice's sent tokens began
@@ -45,10 +46,13 @@ class CompletionShape:
 
     def chunks(self, choice: Choice, update: Update) -> Iterator[Completion]:
         """The new text, then how it ended. A round whose text is still held back may have nothing to say."""
-        logprobs = self._logprobs(choice, update.tokens, self._characters[choice.index]) if update.tokens else None
-        self._characters[choice.index] += characters(update.tokens)
-        if update.text or logprobs:
-            yield self._completion([CompletionChoice(index=choice.index, text=update.text, logprobs=logprobs)])
+        tokens, text = (*update.prompt, *update.tokens), update.text
+        if self.echo and len(choice.texts) == 1:
+            text = self.echo[choice.index] + text
+        logprobs = self._logprobs(choice, tokens, self._characters[choice.index]) if tokens else None
+        self._characters[choice.index] += characters(tokens)
+        if text or logprobs:
+            yield self._completion([CompletionChoice(index=choice.index, text=text, logprobs=logprobs)])
         if update.finish:
             yield self._completion(
                 [
@@ -71,8 +75,8 @@ class CompletionShape:
         texts = [
             CompletionChoice(
                 index=choice.index,
-                text=choice.text,
-                logprobs=self._logprobs(choice, choice.tokens, 0),
+                text=(self.echo[choice.index] if self.echo else "") + choice.text,
+                logprobs=self._logprobs(choice, (*choice.prompt, *choice.tokens), 0),
                 finish_reason=choice.finish,
                 stop_reason=choice.stop_reason,
                 fusion=self.generation.report(choice),
@@ -109,6 +113,11 @@ def completions_router(service: Service) -> APIRouter:
         asked = Asked.of(service, body)
         ensemble, n = asked.ensemble, asked.choices
 
+        def written(prompt: str | list[int]) -> str:
+            if isinstance(prompt, str):
+                return prompt
+            return ensemble.tokenizer.surface_of(prompt).decode(errors="replace")
+
         def encode(prompt: str | list[int]) -> Prompt:
             if isinstance(prompt, str):
                 special = body.add_special_tokens is not False
@@ -127,10 +136,13 @@ def completions_router(service: Service) -> APIRouter:
                 f"{most} in one request.",
                 param="prompt",
             )
+        echo = [text for prompt in texts for text in [written(prompt)] * n] if body.echo else []
         return await asked.answer(
             request,
             await run_in_threadpool(lambda: [encode(text) for text in texts]),
-            lambda generation: CompletionShape(generation, body.model, logprobs=body.logprobs is not None),
+            lambda generation: CompletionShape(
+                generation, body.model, logprobs=body.logprobs is not None, echo=echo
+            ),
             param="prompt",
         )
 

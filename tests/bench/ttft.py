@@ -2,7 +2,7 @@
 
 Scoring adds the head (and for packllm-opt the search of the best tokens) at the scored positions, so what it costs
 depends on how large the head is beside the rest. Here it is a tenth, as in models of seven to nine billion
-parameters; the models of the decoding benchmark, whose heads are as large as their bodies, would show three to five
+parameters. The models of the decoding benchmark, whose heads are as large as their bodies, would show several
 times the cost of any model in use.
 """
 

@@ -188,10 +188,6 @@ def test_what_is_not_built_yet(http: httpx.Client, param: str, value: Any) -> No
     assert param in refused(chat(http, **{param: value}), 501, param)
 
 
-def test_echo_is_not_built_yet(http: httpx.Client) -> None:
-    refused(http.post("/v1/completions", json={"model": ENSEMBLE, "prompt": "x", "echo": True}), 501, "echo")
-
-
 def test_an_error_before_the_first_token_of_a_stream_has_its_status(http: httpx.Client) -> None:
     refused(chat(http, stream=True, messages=user("word " * 3000)), 400, "messages")
 

@@ -9,7 +9,7 @@ from alignment.errors import InvalidRequest, Overloaded, Unavailable
 from alignment.spelling import Spelling
 from fusion.core import Capacity, FusionParams
 from fusion.ensemble import build_ensemble
-from fusion.round import among_voters
+from fusion.step import among_voters
 from tests.fusion.conftest import toy_ensemble, toy_model
 
 PROMPTS = ["Hello", "What is 2 + 2?", "é中🎉", "one two three"]

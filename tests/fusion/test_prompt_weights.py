@@ -360,7 +360,7 @@ def test_sequences_with_different_pivots_run_side_by_side(tokenizers, run):
 
 def test_kept_scores_are_bounded():
     def scores(size):
-        return TextScores({"a": np.zeros(size // 8)}, {}, {}, {}, {})
+        return TextScores({"a": np.zeros(size // 8)}, {}, {}, {})
 
     memory = PrefixScores(limit=1000)
     for number in range(5):

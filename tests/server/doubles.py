@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
+from alignment.boundaries import Located
 from alignment.errors import InvalidRequest
 from fusion.core import (
     Capacity,
@@ -47,6 +48,10 @@ class ByteTokenizer:
 
     def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
         return list(text.encode()) + ([END] if add_special_tokens else [])
+
+    def locate(self, text: str, *, add_special_tokens: bool) -> tuple[list[int], Located]:
+        ids = self.encode(text, add_special_tokens=add_special_tokens)
+        return ids, Located.of_surfaces([self.surface_of([token]) for token in ids])
 
     def encode_chat(
         self,

@@ -192,7 +192,6 @@ def test_more_sequences_than_can_ever_wait_are_refused_for_good(client: TestClie
             {"messages": [{"role": "assistant", "tool_calls": [{"id": "x"}]}]},
             "messages[0].tool_calls",
         ),
-        (TEXT_PATH, {"echo": True}, "echo"),
         (TEXT_PATH, {"suffix": "end"}, "suffix"),
         (TEXT_PATH, {"best_of": 2}, "best_of"),
         (TEXT_PATH, {"skip_special_tokens": False}, "skip_special_tokens"),

@@ -97,7 +97,7 @@ def test_errors_are_typed(serve: Serve, fuser: ScriptedFuser) -> None:
     with pytest.raises(openai.NotFoundError):
         sdk.chat.completions.create(model="nobody", messages=HELLO)
     with pytest.raises(openai.InternalServerError) as unbuilt:
-        sdk.completions.create(model="pair", prompt="a", echo=True)
+        sdk.completions.create(model="pair", prompt="a", suffix="b")
     assert unbuilt.value.status_code == 501
     fuser.refuse = (0, Overloaded("Too many sequences are waiting."))
     with pytest.raises(openai.RateLimitError):

@@ -81,8 +81,6 @@ def test_mistakes_are_named(before: str, after: str, message: str):
 def test_a_request_may_choose_another_method(fuser: ScriptedFuser):
     defaults = FusionParams(weighting=Weighting("packllm-sim", prune=0.1))
     served = ensemble(defaults=defaults)
-    for model in served.models.values():
-        model.tokenizer.locate = lambda text, **options: (list(text.encode()), None)  # type: ignore[method-assign]
     with TestClient(create_app({"pair": served}, fuser, ServerOptions())) as client:
 
         def asked(**fusion: Any) -> FusionParams:
@@ -179,6 +177,20 @@ def test_token_ids_need_a_fixed_pivot(real: Callable[..., TestClient], field: st
     assert answer.status_code == 400
     assert answer.json()["error"]["param"] == field
     assert client.post("/v1/completions", json=body | {"model": "ada"}).status_code == 200
+
+
+def test_an_echo_with_logprobs_needs_a_fixed_pivot(real: Callable[..., TestClient]):
+    client = real("pivot: auto")
+    body = {"model": "both", "prompt": QUESTION, "max_tokens": 1, "echo": True}
+    assert client.post("/v1/completions", json=body).json()["choices"][0]["text"].startswith(QUESTION)
+    answer = client.post("/v1/completions", json=body | {"logprobs": 1})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "echo")
+    told = client.post("/v1/completions", json=body | {"logprobs": 1, "model": "ben"}).json()
+    tokens = client.post("/tokenize", json={"model": "ben", "prompt": QUESTION}).json()["tokens"]
+    logprobs = told["choices"][0]["logprobs"]["token_logprobs"]
+    assert len(logprobs) == len(tokens) + 1
+    assert logprobs[0] is None
+    assert all(-20 < value < 0 for value in logprobs[1:])
 
 
 def test_the_command_prints_perplexities_and_weights(site: Path):
