@@ -33,11 +33,12 @@ def set_up_log(level: str, log_format: LogFormat) -> None:
             "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line", "filters": ["probes"]}},
             "root": {"level": level.upper(), "handlers": ["stderr"]},
             # Each line of these says something about a library, not about a request.
-            "loggers": {name: {"level": "WARNING"} for name in ("httpx", "httpcore", "urllib3", "filelock")},
+            "loggers": {name: {"level": "WARNING"} for name in QUIET},
         }
     )
 
 
+QUIET = ("httpx", "httpx2", "httpcore", "httpcore2", "urllib3", "filelock")
 LINE = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ from transformers.cache_utils import DynamicLayer
 
 from alignment.errors import ConfigError
 
+UNWRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOSPC}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -219,6 +221,11 @@ def _read_json(source: str, name: str, revision: str | None, *, required: bool) 
 def _explain(source: str, error: Exception) -> str:
     """One sentence for what transformers or the hub raised."""
     text = str(error)
+    if isinstance(error, OSError) and error.errno in UNWRITABLE and error.filename and not _is_folder(source):
+        return (
+            f"{source} cannot be kept in {error.filename} ({error.strerror}): make the cache of checkpoints "
+            "writable for the server's user, or set HF_HOME to another folder."
+        )
     if isinstance(error, GatedRepoError):
         return f"{source} is gated on the Hugging Face hub; accept its terms there and set HF_TOKEN."
     if isinstance(error, RevisionNotFoundError):

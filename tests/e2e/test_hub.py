@@ -104,3 +104,14 @@ def test_what_is_not_in_the_cache_without_a_network(tmp_path: Path) -> None:
     config = configuration(tmp_path, "nobody/nothing", "main")
     sentence = "nobody/nothing is no folder here and not in reach on the Hugging Face hub; check name and network."
     assert check(config, environment(tmp_path, HF_HUB_OFFLINE="1")) == (2, f"models.ada: {sentence}\n")
+
+
+def test_a_cache_that_cannot_be_written(tmp_path: Path, online: Hub) -> None:
+    (tmp_path / "volume").write_text("a file, not a folder")
+    cache = tmp_path / "volume" / "hub"
+    environ = environment(tmp_path, HF_HUB_CACHE=str(cache), HF_ENDPOINT=online.url)
+    sentence = (
+        f"{REPO} cannot be kept in {cache} (Not a directory): make the cache of checkpoints writable for the "
+        "server's user, or set HF_HOME to another folder."
+    )
+    assert check(configuration(tmp_path, REPO, REVISION), environ) == (2, f"models.ada: {sentence}\n")
