@@ -7,8 +7,11 @@ over a connection of their own: a call of an actor costs a millisecond, and a ro
 from __future__ import annotations
 
 import hmac
+import os
+import queue
 import secrets
 import socket
+import threading
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -20,6 +23,8 @@ from fusion.members.worker import serve
 
 CONNECTING = 30.0  # seconds that the two ends have to find each other
 SECRET_BYTES = 32
+
+_joining = threading.Lock()
 
 
 class Actor:
@@ -142,15 +147,30 @@ def _connect(address: str) -> None:
     """Join the cluster, once per process."""
     import ray
 
-    if ray.is_initialized():
-        return
+    with _joining:
+        if ray.is_initialized():
+            return
+        outcome: queue.SimpleQueue[Exception | None] = queue.SimpleQueue()
+        threading.Thread(target=_join, args=(address, outcome), name="tutti-ray", daemon=True).start()
+        if (error := outcome.get()) is not None:
+            raise ConfigError(
+                f"the Ray cluster at {address!r} cannot be joined ({_first_line(error)}); "
+                "start one with `ray start --head`, or set worker.ray.address"
+            ) from error
+
+
+def _join(address: str, outcome: queue.SimpleQueue[Exception | None]) -> None:
+    """Run in a thread that never ends: with it Linux would end the cluster that Ray may have started here."""
+    import ray
+
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a cluster of our own reports to nobody
     try:
-        ray.init(address=address, log_to_driver=True, include_dashboard=False if address == "local" else None)
+        ray.init(address=address, include_dashboard=False if address == "local" else None)
     except Exception as error:
-        raise ConfigError(
-            f"the Ray cluster at {address!r} cannot be joined ({_first_line(error)}); "
-            "start one with `ray start --head`, or set worker.ray.address"
-        ) from error
+        outcome.put(error)
+        return
+    outcome.put(None)
+    threading.Event().wait()
 
 
 def _placed(listening: Any, wanted: Callable[[], bool], seconds: float, options: Mapping[str, Any]) -> Any:

@@ -17,16 +17,29 @@ from tests.fusion.members.remote_engines import HERE, SumEngine, expected, sums
 
 ray = pytest.importorskip("ray")
 
+from fusion.members.ray_host import Actor, ray_actor  # noqa: E402
+
 pytestmark = pytest.mark.filterwarnings("ignore")  # Ray leaves sockets and files to the garbage collector
+
+
+def member_of(spec, **options):
+    ask = {"num_cpus": 0.1, "num_gpus": 0, "resources": {}, "environment": {}, "placement_seconds": 30}
+    return RemoteMember("ada", spec, ray_actor(address="local", **(ask | options)), Patience(restart=0.05))
 
 
 @pytest.fixture(scope="module")
 def cluster():
+    """Started by two members that begin at the same time."""
     os.environ["RAY_AUTH_MODE"] = "disabled"
+    pair = [member_of(sums()) for _ in range(2)]
     try:
-        ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, resources={"shelf": 1})
-    except Exception as error:
+        for member in pair:
+            member.wait()
+    except ConfigError as error:
         pytest.skip(f"Ray does not start here: {error}")
+    finally:
+        for member in pair:
+            member.stop()
     yield
     ray.shutdown()
 
@@ -38,17 +51,12 @@ def inbox():
 
 @pytest.fixture
 def launch(cluster):
-    from fusion.members.ray_host import ray_actor
-
     members = []
 
     def start(spec, **options):
-        ask = {"num_cpus": 0.1, "num_gpus": 0, "resources": {}, "environment": {}, "placement_seconds": 30}
-        actor = ray_actor(address="auto", **(ask | options))
-        member = RemoteMember("ada", spec, actor, Patience(restart=0.05))
-        members.append(member)
-        member.wait()
-        return member
+        members.append(member_of(spec, **options))
+        members[-1].wait()
+        return members[-1]
 
     yield start
     for member in members:
@@ -56,7 +64,7 @@ def launch(cluster):
 
 
 def test_an_actor_answers_like_any_worker_and_is_replaced_when_it_dies(launch, inbox):
-    member = launch(sums(context=77), resources={"shelf": 0.5})
+    member = launch(sums(context=77))
     assert member.capacity.context == 77
     member.start(inbox)
     member.submit([Advance(1, 0, [1, 2, 3])])
@@ -104,8 +112,6 @@ def test_the_environment_is_the_actors(launch, tmp_path):
 
 
 def test_nobody_without_the_secret_is_served(cluster):
-    from fusion.members.ray_host import Actor
-
     actor = Actor(b"s" * 32)
     where = actor.listen()
     served = []
