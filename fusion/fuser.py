@@ -37,7 +37,7 @@ from fusion.core import (
     Update,
 )
 from fusion.ensemble import Ensemble, require_room
-from fusion.observe import Leaving, Load, MemberLoad, Observer, Rounds, take_account
+from fusion.observe import Leaving, Load, Observer, Rounds, member_load, take_account
 from fusion.prompt_score import PrefixScores
 from fusion.round import Fused, Outcome, fuse
 from fusion.sequence import Sequence
@@ -66,6 +66,7 @@ class Fuser:
         self.observer = Observer()
         self._news: list[Callable[[], None]] = []  # for the observer, once the members are at work
         self._sent = 0.0  # when work was last handed out
+        self._heard: dict[str, float] = {}  # when each member last answered anybody
 
     # -- for callers, from any thread
 
@@ -130,21 +131,17 @@ class Fuser:
     def load(self) -> Load:
         """How busy it is. A look from another thread, so sequences that come or go meanwhile may be missed."""
         running = list(self._open.values())
-        held: dict[str, list[int]] = {name: [] for name in self.members}
-        for sequence in running:
-            for name, seat in list(sequence.seats.items()):
-                held[name].append(seat.cached)
         return Load(
             running=Counter(sequence.ensemble.name for sequence in running),
             waiting=Counter(sequence.ensemble.name for sequence in self.line.in_turn()),
             waiting_limit=self.line.limit,
             members={
-                name: MemberLoad(
-                    up=self.alive() and name not in self.attendance.down,
-                    sequences=len(held[name]),
-                    cached_tokens=sum(held[name]),
-                    reserved_tokens=self._budget.reserved(name),
-                    cache_tokens=member.capacity.cache_tokens,
+                name: member_load(
+                    member,
+                    running,
+                    there=self.alive() and name not in self.attendance.down,
+                    heard=self._heard.get(name, 0.0),
+                    reserved=self._budget.reserved(name),
                 )
                 for name, member in self.members.items()
             },
@@ -190,6 +187,7 @@ class Fuser:
         return messages
 
     def _answered(self, name: str, answers: list[Answer], arrived: float, step_seconds: float) -> None:
+        self._heard[name] = arrived
         prompts, tokens = [], []  # how long the answers took
         for answer in answers:
             sequence = self._open.get(answer.sequence)

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from time import perf_counter
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fusion.core import Member
 from fusion.round import Fused
 from fusion.sequence import Sequence as Generated
 from fusion.weighting import WeightingReport
 
 Floats = NDArray[np.float64]
+# A member that was given work and has answered nobody for so many seconds does not answer any more. The longest
+# step of a prompt on a slow machine is far shorter.
+SILENCE = 300.0
 # Why a sequence goes on without a member: the text outgrew its cache, it is down, it failed at this sequence.
 Leaving = Literal["outgrown", "lost", "failed"]
 
@@ -59,7 +64,7 @@ class Rounds:
 class MemberLoad:
     """What a member holds: open sequences, tokens in its cache, tokens set aside there, and all there are.
 
-    `up` says whether it can be given work.
+    `up` says whether it answers: it is not down, and has not let its work lie for `SILENCE` seconds.
     """
 
     up: bool
@@ -108,6 +113,28 @@ class Observer:
 
     def came_back(self, member: str) -> None:
         """A member has an engine again."""
+
+
+def member_load(
+    member: Member, running: Sequence[Generated], *, there: bool, heard: float, reserved: int
+) -> MemberLoad:
+    """What a member holds of the sequences that run.
+
+    Args:
+        there: whether it has an engine.
+        heard: when it last answered anybody, on `time.perf_counter`'s clock.
+        reserved: tokens set aside in its cache.
+    """
+    seats = [(sequence, seat) for sequence in running if (seat := sequence.seats.get(member.name))]
+    owed = [sequence.sent for sequence, seat in seats if seat.latest is None]
+    answers = not owed or perf_counter() - max(heard, min(owed)) < SILENCE
+    return MemberLoad(
+        up=there and answers,
+        sequences=len(seats),
+        cached_tokens=sum(seat.cached for _, seat in seats),
+        reserved_tokens=reserved,
+        cache_tokens=member.capacity.cache_tokens,
+    )
 
 
 def take_account(batch: list[Generated], fused: Fused) -> Rounds:

@@ -165,6 +165,30 @@ def test_the_load_is_what_runs_and_waits(tokenizers, run):
         assert held.cached_tokens < held.reserved_tokens < held.cache_tokens == ROOMY.cache_tokens
 
 
+def test_a_member_that_lets_its_work_lie_is_not_up(tokenizers, run, monkeypatch):
+    running = run(toy_ensemble(tokenizers, pivot="lingvo"))
+
+    def up() -> set[str]:
+        return {name for name, load in running.fuser.load().members.items() if load.up}
+
+    everybody = set(running.ensemble.models)
+    stuck = running.ensemble.models["abacus"].member
+    stuck.hold = True
+    monkeypatch.setattr("fusion.observe.SILENCE", 0.2)
+    time.sleep(0.3)
+    assert up() == everybody, "nobody has anything to do"
+    listener = running.submit("Hello", max_tokens=2)
+    while running.fuser.open_sequences() == 0:
+        time.sleep(0.001)
+    assert up() == everybody, "it has just begun"
+    time.sleep(0.3)
+    assert up() == everybody - {"abacus"}
+    stuck.hold = False
+    stuck.release()
+    listener.wait()
+    assert up() == everybody
+
+
 positive = st.floats(0.001, 1)
 
 
