@@ -62,13 +62,15 @@ class Rows:
         return self._gather(keys), self._gather(values)
 
     def _flat(self, tensor: Tensor) -> Tensor:
-        return tensor.transpose(0, 1).flatten(1, 2)[:, self._real]
+        return tensor.transpose(0, 1).flatten(1, 2).index_select(1, self._real)
 
     def _gather(self, tensor: Tensor) -> Tensor:
         if self._only is not None:
             return tensor[None, :, self._only.start : self._only.start + self._only.length]
         heads, _, dim = tensor.shape
-        return tensor[:, self._places].view(heads, len(self.ids), self.longest, dim).transpose(0, 1)
+        # A third of the time of indexing with brackets.
+        rows = tensor.index_select(1, self._places)
+        return rows.view(heads, len(self.ids), self.longest, dim).transpose(0, 1)
 
 
 class AttentionLayer(DynamicLayer):  # type: ignore[misc]
