@@ -30,6 +30,7 @@ def paths(model: Any) -> Iterator[Callable[[KVCache], Forward]]:
         yield partial(PaddedForward, model, batched=True)
         yield partial(PaddedForward, model, batched=False)
     yield lambda cache: StatefulForward(OwnStates(model), continues=True)
+    yield lambda cache: StatefulForward(OwnStates(model), continues=False)
     yield lambda cache: WholeForward(model)
 
 

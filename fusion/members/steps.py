@@ -43,6 +43,7 @@ class OwnStates:
         takes = inspect.signature(model.forward).parameters
         self._argument = next((name for name in ("state", "cache_params") if name in takes), "past_key_values")
         self._few_logits = "logits_to_keep" in takes
+        self._positions = "position_ids" in takes
         self._model = model
 
     def __call__(self, parts: list[Part], states: list[Any]) -> tuple[list[Tensor], list[Any]]:
@@ -53,6 +54,9 @@ class OwnStates:
         if self._few_logits:
             arguments["logits_to_keep"] = most
         ids = torch.tensor([part.ids], device=self._model.device)
+        if self._positions:
+            arguments["position_ids"] = torch.arange(part.first, part.length, device=ids.device)[None]
+            arguments["attention_mask"] = torch.ones(1, part.length, dtype=torch.long, device=ids.device)
         output = self._model(input_ids=ids, use_cache=True, **arguments)
         logits = output.logits[0, -most:][[index - part.scored[0] for index in part.scored]]
         return [logits.float()], [output[self._argument]]

@@ -63,7 +63,9 @@ class TransformersEngine:
         context = min(context_length(model, max_context) or cache_tokens, cache_tokens)
         self.capacity = Capacity(context, cache_tokens, max_sequences)
         self.device = str(model.device)
-        self.known_ids: int = model.get_input_embeddings().num_embeddings
+        # Some have an embedding for padding that is no token, or rows that only fill a block.
+        vocabulary = model.config.get_text_config(decoder=True).vocab_size
+        self.known_ids: int = min(model.get_input_embeddings().num_embeddings, vocabulary)
         self._model = model.eval()
         self._chunk = chunk
         self._top_k = top_k

@@ -107,6 +107,10 @@ WITH_STATES = {
         "linear_num_key_heads": 2, "linear_num_value_heads": 2, "linear_key_head_dim": 8,
         "linear_value_head_dim": 8, "initializer_range": 0.1,
     },
+    "qwen3_5_text": {
+        **_GROUPED, "num_hidden_layers": 4, "head_dim": 8, "linear_num_key_heads": 2, "linear_num_value_heads": 2,
+        "linear_key_head_dim": 8, "linear_value_head_dim": 8, "initializer_range": 0.1,
+    },
     "lfm2": {**_GROUPED, "layer_types": ["conv", "full_attention"]},
     # transformers clamps time steps from below in prompts, not in decoding: to a value that makes no difference
     "zamba2": {
@@ -130,8 +134,19 @@ TOKEN_BY_TOKEN = {
 }  # fmt: skip
 
 OWN_CACHE = {
+    "deepseek_v32": {
+        **_MOE, **_MLA, "num_key_value_heads": 4, "n_routed_experts": 4, "n_group": 1, "topk_group": 1,
+        "first_k_dense_replace": 1, "index_topk": 128, "index_n_heads": 2, "index_head_dim": 8,
+    },
     "rwkv": {**_SIZES, "context_length": 256, "attention_hidden_size": 32},
-}
+}  # fmt: skip
+
+OWN_CACHE_TOKEN_BY_TOKEN = {
+    "minimax": {
+        **_GROUPED, "head_dim": 8, "num_local_experts": 4, "num_experts_per_tok": 2, "block_size": 8,
+        "layer_types": ["linear_attention", "full_attention"],
+    },
+}  # fmt: skip
 
 WITHOUT_CACHE = {
     "xlstm": {**_SIZES, "num_heads": 4, "num_blocks": 2, "qk_dim_factor": 0.5},
@@ -146,6 +161,7 @@ OF_PATH = {
     "with states": WITH_STATES,
     "with states, token by token": TOKEN_BY_TOKEN,
     "over its own cache": OWN_CACHE,
+    "over its own cache, token by token": OWN_CACHE_TOKEN_BY_TOKEN,
     "without cache": WITHOUT_CACHE,
 }
 
