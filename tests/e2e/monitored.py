@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +13,8 @@ import openai
 import yaml
 
 from tests.e2e import load, prometheus
-from tests.e2e.demo import CONFIG, ENSEMBLE, REPOSITORY
+from tests.e2e.conftest import serving
+from tests.e2e.demo import CONFIG, ENSEMBLE
 from tests.e2e.prometheus import Prometheus
 
 FILTERED, PACKED = "filtered", "packed"
@@ -51,9 +48,12 @@ def observation(folder: Path, seconds: float) -> Iterator[Observation]:
     config["ensembles"][PACKED] = members | {"weights": "packllm-opt"}
     path = folder / "demo.yaml"
     path.write_text(yaml.safe_dump(config))
-    with _serving(path, folder) as url, prometheus.running(url.removeprefix("http://"), folder) as recorder:
+    with (
+        serving(path, folder / "server.log") as server,
+        prometheus.running(server.url.removeprefix("http://"), folder) as recorder,
+    ):
         recorder.wait("tutti_build_info")
-        client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=120)
+        client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0, timeout=120)
         with client, ThreadPoolExecutor() as pool:
             start = time.time()
             others = pool.submit(load.mixed, client, [FILTERED, PACKED, "lingvo"], seconds)
@@ -62,24 +62,3 @@ def observation(folder: Path, seconds: float) -> Iterator[Observation]:
             end = time.time()
         time.sleep(2.5)  # two scrapes, so that all of it is recorded
         yield Observation(recorder, measured, start, end)
-
-
-@contextmanager
-def _serving(config: Path, folder: Path) -> Iterator[str]:
-    environ = {name: value for name, value in os.environ.items() if not name.startswith("TUTTI_")}
-    environ |= {"PYTHONPATH": str(REPOSITORY)}
-    command = [sys.executable, "-m", "server", "serve", str(config), "--port", "0"]
-    log = folder / "server.log"
-    with (
-        log.open("w") as stderr,
-        subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, stderr=stderr, text=True) as process,
-    ):
-        try:
-            assert process.stdout is not None
-            ready = process.stdout.readline()
-            assert ready, log.read_text()
-            yield ready.split()[-1].removesuffix("/v1")
-            process.send_signal(signal.SIGTERM)
-            assert process.wait(timeout=60) == 0, log.read_text()[-2000:]
-        finally:
-            process.kill()

@@ -107,7 +107,8 @@ def _lines(axes: Axes, panel: dict[str, Any], found: list[tuple[str, Series]]) -
         text = f"{legend or panel['title']}  {_number(float(np.mean(values)), defaults['unit'])}"
         y = 0.235 - 0.095 * row
         axes.text(0.03 + 0.49 * column, y, "▬", color=color, fontsize=6, va="center", transform=axes.transAxes)
-        axes.text(0.065 + 0.49 * column, y, text, fontsize=6.5, va="center", transform=axes.transAxes)
+        beside = 0.03 + 0.49 * column + 0.28 / panel["gridPos"]["w"]
+        axes.text(beside, y, text, fontsize=6.5, va="center", transform=axes.transAxes)
 
 
 def _curve(series: Series, found: list[tuple[str, Series]]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
