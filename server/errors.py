@@ -17,6 +17,8 @@ from server.wording import expectation
 
 logger = logging.getLogger(__name__)
 
+CLIENT_CLOSED_REQUEST = 499  # nginx's; nobody is left to read it
+
 
 class ErrorDetail(BaseModel):
     """What went wrong, in the words of the OpenAI API."""

@@ -65,7 +65,7 @@ class Record:
     arrived: float = field(default_factory=perf_counter)
     ended: float = 0.0
     wall_time: int = field(default_factory=time.time_ns)
-    _series: ModelSeries | None = None
+    _series: ModelSeries | None = field(default=None, init=False)
 
     def begin(self, model: str, prompt_tokens: int, sequences: int) -> None:
         """Generating begins."""

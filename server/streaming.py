@@ -13,13 +13,12 @@ from pydantic import BaseModel
 from starlette.types import Receive, Scope, Send
 
 from fusion.core import Update
-from server.errors import as_request_error, error_body
+from server.errors import CLIENT_CLOSED_REQUEST, as_request_error, error_body
 from server.generation import Choice, Generation
 from server.protocol.common import Usage
 
 KEEP_ALIVE = ": keep-alive\n\n"
 DONE = "data: [DONE]\n\n"
-CLIENT_CLOSED_REQUEST = 499  # nginx's; nobody is left to read it
 
 
 class Shape(Protocol):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from server.errors import CLIENT_CLOSED_REQUEST
 from server.metrics.catalogue import FINISH_REASONS, Catalogue
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class RequestMetrics:
         """A request is over."""
         if record.status is not None:
             self._http.labels(record.path or OTHER, str(record.status)).inc()
-            if record.status >= 400 and not record.cancelled:
+            if record.status >= 400 and record.status != CLIENT_CLOSED_REQUEST:
                 self._errors[ERROR_TYPES.get(record.status, OTHER)].inc()
         if record.model is not None:
             self._generated(record, self.series[record.model])

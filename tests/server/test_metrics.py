@@ -19,6 +19,8 @@ import uvicorn
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
 
+from alignment.errors import Unavailable
+from fusion.core import Update
 from server.app import create_app
 from server.loading import build
 from server.metrics.catalogue import Catalogue
@@ -362,11 +364,20 @@ def test_probes_and_scrapes_need_no_key_and_are_not_counted(fuser: ScriptedFuser
 
 
 def test_a_failure_amid_a_stream_is_an_error(client: TestClient, fuser: ScriptedFuser) -> None:
-    from fusion.core import Update
-
     fuser.script = lambda submission: [says("Hello")[0], Update("", error=RuntimeError("gone"))]
     assert "error" in client.post(CHAT_PATH, json={**CHAT, "stream": True}).text
     scrape = Scrape(client.get("/metrics").text)
     assert scrape.value("requests_total", model="pair", finish_reason="error") == 1
     assert scrape.value("request_errors_total", type="internal") == 1
     assert scrape.value("time_to_first_token_seconds_count", model="pair") == 1
+
+
+def test_a_failure_of_one_of_several_answers_is_an_error(client: TestClient, fuser: ScriptedFuser) -> None:
+    """The other one is given up, which is no cancellation by the client."""
+    fails = [Update("", error=Unavailable("Member 'b' failed."))]
+    fuser.script = lambda submission: fails if submission.number == 1 else [*says("Hello")[:1], 5.0]
+    assert client.post(CHAT_PATH, json={**CHAT, "n": 2}).status_code == 503
+    scrape = Scrape(client.get("/metrics").text)
+    assert scrape.value("request_errors_total", type="unavailable") == 1
+    assert scrape.value("requests_total", model="pair", finish_reason="error") == 1
+    assert scrape.value("requests_total", model="pair") == 1
