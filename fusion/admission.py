@@ -12,11 +12,22 @@ from collections import OrderedDict, deque
 from collections.abc import Iterable, Mapping
 from itertools import zip_longest
 
-from alignment.errors import Overloaded, Unavailable
+from alignment.errors import InvalidRequest, Overloaded, Unavailable
 from fusion.core import Capacity
 from fusion.sequence import Sequence
 
 STOPPING = "The server is shutting down; send the request to another one."
+
+
+def require_room(max_tokens: int, room: int, *, param: str = "max_tokens") -> None:
+    """Raise InvalidRequest, naming `param`, unless an answer of `max_tokens` fits into `room`."""
+    if max_tokens > room:
+        raise InvalidRequest(
+            f"{param} is {str(max_tokens)[:40]}, but after this prompt there is room for {room} tokens; "
+            f"lower {param} or shorten the prompt.",
+            param=param,
+            code="context_length_exceeded",
+        )
 
 
 SHARE = 4

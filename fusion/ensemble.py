@@ -193,17 +193,6 @@ class Ensemble:
         return room[tightest]
 
 
-def require_room(max_tokens: int, room: int, *, param: str = "max_tokens") -> None:
-    """Raise InvalidRequest, naming `param`, unless an answer of `max_tokens` fits into `room`."""
-    if max_tokens > room:
-        raise InvalidRequest(
-            f"{param} is {str(max_tokens)[:40]}, but after this prompt there is room for {room} tokens; "
-            f"lower {param} or shorten the prompt.",
-            param=param,
-            code="context_length_exceeded",
-        )
-
-
 def _located(encoded: dict[str, tuple[list[int], Located]], leads: dict[str, bytes]) -> Prompt:
     ids = {name: ids for name, (ids, _) in encoded.items()}
     return Prompt(ids, leads, {name: places for name, (_, places) in encoded.items()})

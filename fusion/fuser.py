@@ -19,7 +19,7 @@ from functools import partial
 from time import perf_counter
 
 from alignment.errors import RequestError, Unavailable
-from fusion.admission import STOPPING, Budget, Line
+from fusion.admission import STOPPING, Budget, Line, require_room
 from fusion.attendance import Attendance, unavailable
 from fusion.core import (
     AdvanceFailed,
@@ -36,7 +36,7 @@ from fusion.core import (
     Up,
     Update,
 )
-from fusion.ensemble import Ensemble, require_room
+from fusion.ensemble import Ensemble
 from fusion.observe import Leaving, Load, Observer, Rounds, member_load, take_account
 from fusion.prompt_score import PrefixScores
 from fusion.round import Fused, Outcome, fuse

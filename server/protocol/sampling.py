@@ -9,8 +9,8 @@ from pydantic import Field
 
 from alignment.errors import InvalidRequest
 from alignment.ids import require_ids
+from fusion.admission import require_room
 from fusion.core import SamplingParams
-from fusion.ensemble import require_room
 from server.errors import shorten
 from server.options import ServerOptions
 from server.protocol.common import RequestModel, Strings
