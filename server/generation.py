@@ -105,7 +105,7 @@ class Generation:
         self.record.begin(self.ensemble.name, self.prompt_tokens, len(choices))
         try:
             for index, (prompt, sampling) in enumerate(choices):
-                self._sequences[index] = self.fuser.submit(
+                number = self.fuser.submit(
                     self.ensemble,
                     prompt,
                     sampling,
@@ -113,6 +113,7 @@ class Generation:
                     flow=flow,
                     on_update=partial(self._arrive, index),
                 )
+                self._sequences[index] = self.record.sequences[index].number = number
         except BaseException:
             self.close()
             self.record.refused()

@@ -15,8 +15,12 @@ Outcome = Literal["stop", "length", "error", "cancelled"]
 
 @dataclass(slots=True)
 class Sequence:
-    """One of a request's sequences, seen from where its tokens arrive. Times are `perf_counter`'s."""
+    """One of a request's sequences, seen from where its tokens arrive. Times are `perf_counter`'s.
 
+    `number` is what lines of the fuser's log call it.
+    """
+
+    number: int = 0
     tokens: int = 0
     first: float = 0.0
     latest: float = 0.0
@@ -75,9 +79,8 @@ class Record:
         self._series = self.metrics.series[model]
 
     def refused(self) -> None:
-        """It did not begin after all."""
+        """It did not begin after all, though some of its sequences may have."""
         self.model = None
-        self.sequences = []
 
     def update(self, index: int, update: Update) -> None:
         """A sequence has news. Called on the fuser's thread, for every token."""

@@ -58,6 +58,7 @@ def test_a_request_is_a_line(log: Log, fuser: ScriptedFuser) -> None:
     assert first["request_id"] == "mine"
     assert (first["model"], first["status"], first["outcome"]) == ("pair", 200, "length")
     assert first["finish_reasons"] == ["length"]
+    assert first["sequences"] == [fuser.last.number]
     assert first["generated_tokens"] == 2
     assert first["prompt_tokens"] > 0
     assert 0 < first["first_token_seconds"] <= first["seconds"] < 10
