@@ -69,7 +69,9 @@ def _launch(model: ModelSettings) -> Launch:
 
 def _patience(model: ModelSettings) -> Patience:
     worker = model.worker
-    return Patience(worker.silence_seconds, worker.restart_seconds, worker.longest_restart_seconds)
+    return Patience(
+        worker.silence_seconds, worker.step_seconds, worker.restart_seconds, worker.longest_restart_seconds
+    )
 
 
 @contextmanager

@@ -9,6 +9,7 @@ Close                     ->
 Ping                      ->
                           <-    Pong
                           <-    Logged, at any time
+                          <-    Broken, when the engine will not work again
 Stop                      ->    ends
 """
 
@@ -22,9 +23,13 @@ from fusion.core import Answer, Capacity
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """The first message: what to load (an `EngineSpec`), for which member, and the level of its log."""
+    """The first message: what to load (an `EngineSpec`), for which member, and the level of its log.
+
+    A step that takes longer than `longest_step` seconds will never end.
+    """
 
     member: str
+    longest_step: float
     log_level: int
     engine: str
     arguments: dict[str, Any]
@@ -51,6 +56,13 @@ class Answers:
 
     answers: list[Answer]
     step_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """The engine will not work again; `reason` is a part of a sentence. The worker is to be replaced."""
+
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)

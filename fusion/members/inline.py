@@ -19,6 +19,7 @@ from fusion.members.engine import Engine
 log = logging.getLogger(__name__)
 
 PATIENCE = 0.25  # how long an engine waits for company, as a share of the step before
+HOPELESS = 3  # steps that fail one after the other, after which an engine is given up
 
 
 class InlineMember:
@@ -41,6 +42,18 @@ class InlineMember:
     def step_seconds(self) -> float:
         """How long the engine's last step took."""
         return self._place.step_seconds if self._place else 0.0
+
+    def trouble(self, longest_step: float) -> str | None:
+        """What speaks for a new engine, as a part of a sentence; steps longer than so many seconds do."""
+        place = self._place
+        if place is None:
+            return None
+        if place.failures >= HOPELESS:
+            return f"its engine failed {place.failures} times in a row, last with {place.failure}"
+        begun = place.begun
+        if begun is not None and perf_counter() - begun > longest_step:
+            return f"its engine hung: a step took longer than {longest_step:g} seconds"
+        return None
 
     def submit(self, work: list[Task]) -> None:
         """Queue work; what is handed over together can share a forward pass."""
@@ -76,6 +89,9 @@ class _Place:
     inbox: list[list[Task] | set[int]] = field(default_factory=list)
     outstanding: set[int] = field(default_factory=set)
     step_seconds: float = 0.0
+    begun: float | None = None  # when the step in progress began
+    failures: int = 0  # steps in a row that failed,
+    failure: str = ""  # the last one with this
 
     def post(self, item: list[Task] | set[int]) -> None:
         with self.wake:
@@ -100,22 +116,28 @@ class _Place:
                 else:
                     self.outstanding.update(work.sequence for work in item)
         answers: list[Answer]
-        begun = perf_counter()
+        self.begun = begun = perf_counter()
         try:
             for item in posted:
                 if isinstance(item, set):
                     self.engine.close(item)
                 else:
                     self.engine.add(item)
-            answers = self.engine.step() if self.engine.has_work() else []
+            answers = []
+            if self.engine.has_work():
+                answers = self.engine.step()
+                self.failures = 0
             self.step_seconds = perf_counter() - begun
         except Exception as error:
             self.step_seconds = 0.0  # of no step that did anything
             log.exception("a step of an engine on %s failed", self.engine.device)
-            reason = f"The engine failed: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            self.failure = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            self.failures += 1
+            reason = f"The engine failed: {self.failure}"
             answers = [AdvanceFailed(sequence, reason) for sequence in sorted(self.outstanding)]
             with suppress(Exception):  # an engine that cannot even close must not end the thread of all others
                 self.engine.close(self.outstanding)
+        self.begun = None
         self.outstanding.difference_update(answer.sequence for answer in answers if _is_last(answer))
         with self.wake:
             closed = {sequence for item in self.inbox if isinstance(item, set) for sequence in item}

@@ -17,7 +17,7 @@ from typing import Protocol
 from alignment.errors import ConfigError
 from fusion.core import Capacity, Deliver, Delivery, Down, Task, Up
 from fusion.members.channel import Channel
-from fusion.members.hosting import Answers, Close, Load, Loaded, Logged, Ping, Refused, Stop
+from fusion.members.hosting import Answers, Broken, Close, Load, Loaded, Logged, Ping, Refused, Stop
 from fusion.members.load import EngineSpec
 
 log = logging.getLogger(__name__)
@@ -49,12 +49,14 @@ class Patience:
 
     Attributes:
         silence: a worker that says nothing for so long has hung, and is ended.
+        step: an engine whose step takes so long has hung too.
         restart: before the first attempt to start another one; doubles with each that fails.
         longest: the longest time between two attempts. A worker that lives longer is forgiven the failures
             before.
     """
 
     silence: float = 10.0
+    step: float = 300.0
     restart: float = 1.0
     longest: float = 60.0
 
@@ -155,7 +157,8 @@ class RemoteMember:
             worker = self._launch(lambda: not self._stopping.is_set())
             try:
                 spec = self._spec
-                worker.channel.send(Load(self.name, log.getEffectiveLevel(), spec.engine, dict(spec.arguments)))
+                level, longest = log.getEffectiveLevel(), self._patience.step
+                worker.channel.send(Load(self.name, longest, level, spec.engine, dict(spec.arguments)))
                 reason = self._attend(worker, began)
             finally:
                 self._channel = None
@@ -189,6 +192,8 @@ class RemoteMember:
                     case Loaded():
                         if (reason := self._loaded(message, channel, now - began)) is not None:
                             return reason
+                    case Broken():
+                        return message.reason
                     case Refused():
                         return message.reason.rstrip(".")
             if self._stopping.is_set():

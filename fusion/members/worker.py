@@ -15,13 +15,14 @@ import sys
 from alignment.errors import ConfigError
 from fusion.core import Delivery, Member
 from fusion.members.channel import Channel
-from fusion.members.hosting import Answers, Close, Load, Loaded, Logged, Ping, Pong, Refused, Stop
+from fusion.members.hosting import Answers, Broken, Close, Load, Loaded, Logged, Ping, Pong, Refused, Stop
 from fusion.members.inline import InlineMember
 from fusion.members.load import EngineSpec, load_engine
 
 log = logging.getLogger(__name__)
 
 FOREVER = 3600.0
+LOOK = 0.5  # seconds between looks at whether the engine still works
 
 
 def serve(channel: Channel) -> None:
@@ -51,7 +52,9 @@ def serve(channel: Channel) -> None:
     member.start(deliver)
     channel.send(Loaded(member.capacity, member.vocabulary_size))
     while True:
-        for message in channel.receive(FOREVER):
+        if reason := member.trouble(load.longest_step):
+            channel.send(Broken(reason))
+        for message in channel.receive(LOOK):
             match message:
                 case list():
                     member.submit(message)

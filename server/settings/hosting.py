@@ -40,6 +40,7 @@ class WorkerSettings(BaseModel):
         gpus: numbers of the GPUs that the process sees; `device: cuda:0` is the first of them. None for all.
         environment: variables besides the server's own; OMP_NUM_THREADS keeps models on one CPU apart.
         silence_seconds: a worker that gives no sign of life for so long has hung and is replaced.
+        step_seconds: an engine whose step takes so long has hung too.
         restart_seconds: before a worker that ended is started anew; doubles with every attempt that fails.
         longest_restart_seconds: the longest time between two attempts.
         ray: for `host: ray`.
@@ -50,6 +51,7 @@ class WorkerSettings(BaseModel):
     gpus: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1, strict=False)] | None = None
     environment: dict[str, str] = {}
     silence_seconds: Seconds = 10.0
+    step_seconds: Seconds = 300.0
     restart_seconds: Seconds = 1.0
     longest_restart_seconds: Seconds = 60.0
     ray: RaySettings = RaySettings()

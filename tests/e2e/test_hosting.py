@@ -160,8 +160,8 @@ def test_a_round_costs_the_slowest_member_and_little_more() -> None:
 
     Long ones, and the best of three: other tests may keep this machine busy.
     """
-    rounds = hosting.run(steps=(0.03, 0.04, 0.05), batches=(4,), tokens=16)
-    assert 1 < rounds["4"]["best_ratio"] <= 1.15
+    rounds = hosting.run(steps=(0.03, 0.04, 0.05), batches=(1,), tokens=16)
+    assert 1 < rounds["1"]["best_ratio"] <= 1.15
 
 
 def test_a_signal_to_all_lets_requests_finish_and_leaves_no_process(tmp_path: Path) -> None:

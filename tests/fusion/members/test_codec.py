@@ -8,7 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fusion.core import Advance, AdvanceFailed, Capacity, FusionParams, NextTokens, SamplingParams
+from fusion.core import (
+    Advance,
+    AdvanceFailed,
+    Capacity,
+    FusionParams,
+    Generate,
+    Generated,
+    NextTokens,
+    SamplingParams,
+)
 from fusion.members.codec import decode, encode, frame_size
 from fusion.members.hosting import Answers, Close, Load, Loaded, Pong
 
@@ -28,6 +37,12 @@ def next_tokens(draw):
     )
 
 
+generated = st.builds(
+    Generated, numbers, ids, st.none() | st.just(np.zeros((1, 3), np.int32)), st.none(), st.booleans()
+)
+sampling = st.builds(
+    SamplingParams, numbers, logit_bias=st.dictionaries(st.integers(), floats), seed=st.none() | numbers
+)
 advances = st.builds(Advance, numbers, numbers, ids, st.sampled_from(["last", "all"]))
 plain = st.recursive(
     st.none()
@@ -39,10 +54,10 @@ plain = st.recursive(
     lambda inner: st.lists(inner) | st.tuples(inner, inner) | st.dictionaries(st.integers() | st.text(), inner),
 )
 messages = st.one_of(
-    st.lists(advances),
-    st.builds(Answers, st.lists(next_tokens() | st.builds(AdvanceFailed, numbers, st.text())), floats),
+    st.lists(advances | st.builds(Generate, numbers, ids, sampling, ids, st.lists(numbers))),
+    st.builds(Answers, st.lists(next_tokens() | generated | st.builds(AdvanceFailed, numbers, st.text())), floats),
     st.builds(Close, st.lists(numbers)),
-    st.builds(Load, st.text(), st.integers(), st.text(), st.dictionaries(st.text(), plain)),
+    st.builds(Load, st.text(), floats, st.integers(), st.text(), st.dictionaries(st.text(), plain)),
     st.builds(Loaded, st.builds(Capacity, numbers, numbers, numbers), numbers),
     plain,
 )

@@ -172,6 +172,33 @@ def test_a_worker_that_is_busy_for_long_has_not_hung(launch, inbox):
     assert isinstance(inbox.wait_for(1)[0], NextTokens)
 
 
+def test_a_step_that_never_ends_has_hung(launch, inbox):
+    member = launch(sums(seconds=60), patience=Patience(step=0.5, restart=0.05))
+    member.submit([Advance(1, 0, [1])])
+    down, up = inbox.wait_for(2)
+    assert down.reason == "its engine hung: a step took longer than 0.5 seconds"
+    assert isinstance(up, Up)
+
+
+def test_an_engine_that_fails_again_and_again_is_replaced(launch, inbox):
+    member = launch(sums())
+    for number in range(3):
+        member.submit([Advance(number, 0, [SumEngine.FAIL])])
+        inbox.wait_for(number + 1)
+    down, up = inbox.wait_for(5)[3:]
+    assert down.reason == "its engine failed 3 times in a row, last with RuntimeError: no such luck"
+    assert isinstance(up, Up)
+
+
+def test_failures_with_success_in_between_are_not_held_against_an_engine(launch, inbox):
+    member = launch(sums())
+    for number, token in enumerate([SumEngine.FAIL, SumEngine.FAIL, 1] * 3):
+        member.submit([Advance(number, 0, [token])])
+        inbox.wait_for(number + 1)
+    time.sleep(1)
+    assert len(inbox.received) == 9
+
+
 def test_attempts_to_come_back_are_further_and_further_apart(inbox, tmp_path):
     note = tmp_path / "note"
     member = RemoteMember(
