@@ -7,6 +7,7 @@ import random
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 from transformers import BertConfig, BertLMHeadModel
 
 from alignment.errors import ConfigError
@@ -18,7 +19,8 @@ from fusion.members.padded import batches
 from fusion.members.stateful import CHECKPOINTS
 from fusion.members.transformers_engine import TransformersEngine
 from tests.fusion.members import zoo
-from tests.fusion.members.tiny import error_of, plain_logprobs, run
+from tests.fusion.members.test_transformers_engine import AnyHistory
+from tests.fusion.members.tiny import VOCABULARY, error_of, plain_logprobs, run
 
 EXACT = 1e-4
 
@@ -58,6 +60,27 @@ def test_interleaved_sequences_with_appends_and_rollbacks_agree(path, name):
             if advance.score != "last":
                 given = [expected[i, texts[advance.sequence][i + 1]] for i in scored]
                 np.testing.assert_allclose(answer.appended_logprobs, given, atol=EXACT)
+
+
+class AnyPaddedHistory(AnyHistory):
+    model = zoo.build("bloom", vocab_size=VOCABULARY)
+
+
+class AnyHistoryOfStates(AnyHistory):
+    model = zoo.build("jamba", vocab_size=VOCABULARY)
+
+
+class AnyHistoryWithoutCache(AnyHistory):
+    model = zoo.build("recurrent_gemma", vocab_size=VOCABULARY)
+
+
+FEWER = settings(max_examples=15, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck))
+TestAnyPaddedHistory = AnyPaddedHistory.TestCase
+TestAnyPaddedHistory.settings = FEWER
+TestAnyHistoryOfStates = AnyHistoryOfStates.TestCase
+TestAnyHistoryOfStates.settings = FEWER
+TestAnyHistoryWithoutCache = AnyHistoryWithoutCache.TestCase
+TestAnyHistoryWithoutCache.settings = FEWER
 
 
 @pytest.mark.parametrize("name", ["bloom", "gpt_oss"])

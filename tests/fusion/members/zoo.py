@@ -166,9 +166,9 @@ OF_PATH = {
 }
 
 
-def build(name: str, seed: int = 0) -> Model:
-    """The model of a name above; what follows a slash only tells two of a kind apart."""
+def build(name: str, seed: int = 0, **more: int) -> Model:
+    """The model of a name above; what follows a slash only tells two of a kind apart. `more` are other sizes."""
     sizes = {key: one for names in OF_PATH.values() for key, one in names.items()}[name]
     torch.manual_seed(seed)
-    config = AutoConfig.for_model(name.split("/")[0], **sizes)
+    config = AutoConfig.for_model(name.split("/")[0], **(sizes | more))
     return AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
