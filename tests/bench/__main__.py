@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from tests.bench import align, decode, fuse, metrics, models
+from tests.bench import align, decode, fuse, metrics, models, ttft
 
 
 def main() -> None:
@@ -28,13 +28,26 @@ def main() -> None:
     measuring = metrics.run(metrics.DEMO)
     for batch, row in measuring.items():
         print(metrics.describe_row("demo", batch, row), flush=True)
+    print("time to the first token with weights from the prompt ...", flush=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        first = ttft.run(ttft.build(Path(scratch)))
+    for length, row in first.items():
+        told = ", ".join(f"{way} {one['ms']:.0f} ms ({one['ratio']:.2f} x)" for way, one in row.items())
+        print(f"{length:>5} tokens: {told}", flush=True)
     print("learning a vocabulary map of 32k x 131k tokens ...", flush=True)
     aligning = align.run()
     print(f"{aligning['seconds']:.0f} s, {aligning['ratio']:.2f} x its matrix products")
     machine = {"processor": platform.machine(), "threads": torch.get_num_threads(), "torch": torch.__version__}
     print(
         json.dumps(
-            {"machine": machine, "decode": decoding, "fuse": fusing, "metrics": measuring, "align": aligning}
+            {
+                "machine": machine,
+                "decode": decoding,
+                "fuse": fusing,
+                "metrics": measuring,
+                "ttft": first,
+                "align": aligning,
+            }
         )
     )
 
