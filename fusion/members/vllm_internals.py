@@ -129,7 +129,7 @@ class SessionWorker:
             self.model_runner.requests[request_id].in_progress_prompt_logprobs_cpu = None
 
     def rewind_seeds(self) -> None:
-        """Let the V1 runner take back what chunks of prompts drew on a CPU too, where generators have no offset."""
+        """Let the V1 runner take back what chunks of prompts drew on a CPU too (no offsets there)."""
         if self.device.type == "cpu":
             self.model_runner.requests = _SeededRequests(self.model_runner.requests)
 
