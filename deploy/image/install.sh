@@ -29,6 +29,8 @@ packages)
         pip install --no-deps --index-url "$TORCH_INDEX" "$(grep '^torch==' "$locks/serve.lock")"
     fi
     pip install --no-deps "$@"
+    # What the build of torch that has come needs beyond the lock: CUDA's libraries, where the index has a CUDA build.
+    pip install -c "$locks/serve.lock" "$(grep '^torch==' "$locks/serve.lock")"
     ;;
 launcher)
     [ "$variant" = cuda ] || exit 0
