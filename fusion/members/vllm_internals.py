@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
+import numpy as np
 import torch
 import vllm
 from vllm.config import VllmConfig
@@ -27,9 +28,12 @@ from vllm.v1.core.single_type_kv_cache_manager import FullAttentionManager, Slid
 from vllm.v1.engine import EngineCoreOutput
 from vllm.v1.engine.core import EngineCore
 from vllm.v1.executor import Executor
+from vllm.v1.outputs import LogprobsTensors
 from vllm.v1.request import Request, RequestStatus
+from vllm.v1.sample.sampler import Sampler
 
 from alignment.errors import ConfigError
+from fusion.members.best import best_of_row
 
 TESTED = ((0, 32), (0, 33))
 """From the first version to below the second: those that this file was tried with."""
@@ -128,14 +132,28 @@ class SessionWorker:
             self.model_runner.num_prompt_logprobs[request_id] = count
             self.model_runner.requests[request_id].in_progress_prompt_logprobs_cpu = None
 
-    def rewind_seeds(self) -> None:
-        """Let the V1 runner take back what chunks of prompts drew on a CPU too (no offsets there)."""
+    def adapt_to_cpu(self) -> None:
+        """What the V1 runner does not do on a CPU, or not as fast."""
         if self.device.type == "cpu":
             self.model_runner.requests = _SeededRequests(self.model_runner.requests)
+            self.model_runner.sampler.gather_logprobs = _gather
+
+
+def _gather(logprobs: torch.Tensor, count: int, token_ids: torch.Tensor) -> LogprobsTensors:
+    """As the sampler's `gather_logprobs`, in a quarter of its time, but for the ranks, which nobody here reads."""
+    rows = logprobs.numpy()
+    if not count or not np.isfinite(rows.max()):
+        return Sampler.gather_logprobs(logprobs, count, token_ids)
+    best = np.stack([best_of_row(row, count) for row in rows])
+    ids = torch.cat([token_ids[:, None].int(), torch.from_numpy(best)], dim=1)
+    told = torch.cat(
+        [logprobs.gather(1, token_ids[:, None]), torch.from_numpy(np.take_along_axis(rows, best, 1))], 1
+    )
+    return LogprobsTensors(ids, told, torch.zeros(len(ids), dtype=torch.int32))
 
 
 class _SeededRequests(dict[str, Any]):
-    """The runner's requests, with generators that can be rewound."""
+    """The V1 runner's requests, with generators that can take draws back; those of a CPU have no offset."""
 
     def __setitem__(self, request_id: str, request: Any) -> None:
         if request.generator is not None:
@@ -176,7 +194,7 @@ class Core:
             _alive += 1
         self.reminded = not self.config.use_v2_model_runner
         if self.reminded:
-            self._core.model_executor.collective_rpc("rewind_seeds")
+            self._core.model_executor.collective_rpc("adapt_to_cpu")
         self.vocabulary_size: int = self.config.model_config.get_vocab_size()
         self.context: int = self.config.model_config.max_model_len - 1  # vLLM keeps a place for the sampled token
         cache = self._core.scheduler.kv_cache_manager

@@ -55,7 +55,7 @@ def floor_step_seconds(model: PreTrainedModel, ids: torch.Tensor, steps: int) ->
 
 
 def fused_round_seconds(
-    fuser: Fuser, ensemble: Ensemble, batch: int, seed: int, tokens: int = NEW_TOKENS
+    fuser: Fuser, ensemble: Ensemble, batch: int, seed: int, tokens: int = NEW_TOKENS, words: int = PROMPT_WORDS
 ) -> float:
     """Seconds per round with `batch` sequences at once, from the last first token to the first last one."""
     begun, ended = [0.0] * batch, [0.0] * batch
@@ -73,7 +73,7 @@ def fused_round_seconds(
 
         return on_update
 
-    prompts = [ensemble.encode_text(prompt(PROMPT_WORDS, seed + i)) for i in range(batch)]
+    prompts = [ensemble.encode_text(prompt(words, seed + i)) for i in range(batch)]
     for i in range(batch):
         fuser.submit(
             ensemble,

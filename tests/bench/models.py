@@ -1,4 +1,4 @@
-"""Three random models of at least 30M parameters with tokenizers of their own, built on the spot.
+"""Three random models of at least 30M (or 350M) parameters with tokenizers of their own, built on the spot.
 
 The tokenizers are trained on one seeded corpus of invented words, so they overlap as real ones do: frequent
 words are one token everywhere, rare ones are cut differently.
@@ -109,51 +109,67 @@ def without_special_bytes(tokenizer: Tokenizer) -> Tokenizer:
     return Tokenizer.from_str(json.dumps(data))
 
 
-def random_models(sizes: dict[str, int]) -> dict[str, PreTrainedModel]:
-    """One model per architecture, seeded; `sizes` are the vocabularies."""
+SMALL: dict[str, dict[str, int]] = {
+    "llama": {
+        "hidden_size": 448,
+        "intermediate_size": 1216,
+        "num_hidden_layers": 6,
+        "num_attention_heads": 7,
+        "num_key_value_heads": 7,
+    },
+    "qwen2": {
+        "hidden_size": 512,
+        "intermediate_size": 1024,
+        "num_hidden_layers": 6,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 2,
+    },
+    "neox": {"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 5, "num_attention_heads": 8},
+}
+LARGE: dict[str, dict[str, int]] = {
+    "llama": {
+        "hidden_size": 1024,
+        "intermediate_size": 2816,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 16,
+    },
+    "qwen2": {
+        "hidden_size": 1024,
+        "intermediate_size": 3328,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 4,
+    },
+    "neox": {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16},
+}
+POSITIONS = 10240
+
+
+def random_models(vocabularies: dict[str, int], shapes: dict[str, dict[str, int]]) -> dict[str, PreTrainedModel]:
+    """One model per architecture, seeded; `vocabularies` are the numbers of tokens."""
     torch.manual_seed(0)
-    common = {"max_position_embeddings": 2048, "bos_token_id": 1, "eos_token_id": 2, "tie_word_embeddings": False}
-    built = {
-        "llama": LlamaForCausalLM(
-            LlamaConfig(
-                vocab_size=sizes["llama"],
-                hidden_size=448,
-                intermediate_size=1216,
-                num_hidden_layers=6,
-                num_attention_heads=7,
-                num_key_value_heads=7,
-                **common,
-            )
-        ),
-        "qwen2": Qwen2ForCausalLM(
-            Qwen2Config(
-                vocab_size=sizes["qwen2"],
-                hidden_size=512,
-                intermediate_size=1024,
-                num_hidden_layers=6,
-                num_attention_heads=8,
-                num_key_value_heads=2,
-                **common,
-            )
-        ),
-        "neox": GPTNeoXForCausalLM(
-            GPTNeoXConfig(
-                vocab_size=sizes["neox"],
-                hidden_size=512,
-                intermediate_size=2048,
-                num_hidden_layers=5,
-                num_attention_heads=8,
-                **common,
-            )
-        ),
+    common = {
+        "max_position_embeddings": POSITIONS,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "tie_word_embeddings": False,
     }
-    return {name: model.eval() for name, model in built.items()}
+    kinds = {
+        "llama": (LlamaForCausalLM, LlamaConfig),
+        "qwen2": (Qwen2ForCausalLM, Qwen2Config),
+        "neox": (GPTNeoXForCausalLM, GPTNeoXConfig),
+    }
+    return {
+        name: kind(config(vocab_size=vocabularies[name], **shapes[name], **common)).eval()
+        for name, (kind, config) in kinds.items()
+    }
 
 
-def build(folder: Path) -> dict[str, Path]:
+def build(folder: Path, shapes: dict[str, dict[str, int]] = SMALL) -> dict[str, Path]:
     """Write the three checkpoints as Hugging Face folders; returns them by name."""
     built = tokenizers()
-    checkpoints = random_models({name: tokenizer.get_vocab_size() for name, tokenizer in built.items()})
+    checkpoints = random_models({name: one.get_vocab_size() for name, one in built.items()}, shapes)
     for name, model in checkpoints.items():
         model.save_pretrained(folder / name)
         PreTrainedTokenizerFast(
