@@ -115,6 +115,7 @@ class VllmEngine:
         with vllm_start.quiet():
             from fusion.members import vllm_internals
         vllm_internals.require_tested()
+        vllm_start.require_device(source, device)
         arguments = vllm_start.arguments(
             source,
             engine_args or {},

@@ -97,6 +97,27 @@ def require_known(source: str, given: Mapping[str, Any]) -> None:
             raise ConfigError(f"{source}: vLLM has no engine argument {name}; see `vllm serve --help`.")
 
 
+def require_device(source: str, device: str) -> None:
+    """Raise ConfigError for a device that the installed vLLM does not compute on, or cannot be told apart.
+
+    Which GPU a vLLM takes is decided by what its process can see.
+    """
+    from vllm.platforms import current_platform
+
+    kind, _, index = device.partition(":")
+    computes_on = current_platform.device_type
+    if kind != computes_on:
+        raise ConfigError(
+            f"{source}: the installed vLLM computes on {computes_on}; set device: {computes_on}, or install the vLLM "
+            "of that device."
+        )
+    if int(index or 0) > 0:
+        raise ConfigError(
+            f"{source}: vLLM takes the first device it can see; run it in a process that sees {device} alone "
+            "(CUDA_VISIBLE_DEVICES)."
+        )
+
+
 def on_cpu() -> bool:
     """Whether the installed vLLM computes on the CPU."""
     from vllm.platforms import current_platform
