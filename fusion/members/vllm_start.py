@@ -108,8 +108,8 @@ def require_device(source: str, device: str) -> None:
     computes_on = current_platform.device_type
     if kind != computes_on:
         raise ConfigError(
-            f"{source}: the installed vLLM computes on {computes_on}; set device: {computes_on}, or install the vLLM "
-            "of that device."
+            f"{source}: the installed vLLM computes on {computes_on}; set device: {computes_on}, or install the "
+            "vLLM of that device."
         )
     if int(index or 0) > 0:
         raise ConfigError(

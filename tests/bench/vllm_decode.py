@@ -35,7 +35,7 @@ CONTEXTS = (128, 2048, 8192)  # of one sequence, in tokens of the pivot, about
 
 
 def floor_round_seconds(engine: VllmEngine, prompts: list[list[int]]) -> float:
-    """Seconds per token of plain generation with a batch of prompts, from the last first token to the first last."""
+    """Seconds per token of plain generation with a batch of prompts, first to last token."""
     sampling = SamplingParams(max_tokens=NEW_TOKENS, temperature=0.0, ignore_eos=True)
     begun, ended = [0.0] * len(prompts), [0.0] * len(prompts)
     engine.add([Generate(i, ids, sampling, [], []) for i, ids in enumerate(prompts)])
