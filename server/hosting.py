@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from importlib.util import find_spec
 
 from alignment.errors import ConfigError
 from fusion.core import Member
@@ -19,9 +20,11 @@ def device_here(model: ModelSettings) -> str | None:
     """The device of this machine that the model will take up, with its number; None where another one may run it.
 
     Raises:
-        ConfigError: there is no such device.
+        ConfigError: there is no such device, or no Ray to find one.
     """
     if model.host == "ray":
+        if find_spec("ray") is None:
+            raise ConfigError("host: ray needs Ray; install it with: pip install 'tutti[ray]'.")
         return None
     if model.worker.gpus is None or not model.device.startswith("cuda"):
         return str(parse_device(model.device))

@@ -106,15 +106,9 @@ def ray_actor(
     environment: Mapping[str, str],
     placement_seconds: float,
 ) -> Launch:
-    """How to launch a worker on the Ray cluster at `address`, on a node that has what it asks for.
+    """How to launch a worker on the Ray cluster at `address`, on a node that has what it asks for."""
+    import ray
 
-    Raises:
-        ConfigError: Ray is not installed.
-    """
-    try:
-        import ray
-    except ImportError as error:
-        raise ConfigError("host: ray needs Ray; install it with: pip install 'tutti[ray]'.") from error
     options = {
         "num_cpus": num_cpus,
         "num_gpus": num_gpus,

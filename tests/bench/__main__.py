@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from tests.bench import align, decode, fuse, metrics, models, ttft
+from tests.bench import align, decode, fuse, hosting, metrics, models, ttft
 
 
 def main() -> None:
@@ -34,22 +34,15 @@ def main() -> None:
     for length, row in first.items():
         told = ", ".join(f"{way} {one['ms']:.0f} ms ({one['ratio']:.2f} x)" for way, one in row.items())
         print(f"{length:>5} tokens: {told}", flush=True)
+    hosted = hosting.run()
+    for batch, row in hosted.items():
+        print(hosting.describe_row(batch, row), flush=True)
     print("learning a vocabulary map of 32k x 131k tokens ...", flush=True)
     aligning = align.run()
     print(f"{aligning['seconds']:.0f} s, {aligning['ratio']:.2f} x its matrix products")
     machine = {"processor": platform.machine(), "threads": torch.get_num_threads(), "torch": torch.__version__}
-    print(
-        json.dumps(
-            {
-                "machine": machine,
-                "decode": decoding,
-                "fuse": fusing,
-                "metrics": measuring,
-                "ttft": first,
-                "align": aligning,
-            }
-        )
-    )
+    figures = {"decode": decoding, "fuse": fusing, "metrics": measuring, "ttft": first, "hosting": hosted}
+    print(json.dumps({"machine": machine, **figures, "align": aligning}))
 
 
 if __name__ == "__main__":

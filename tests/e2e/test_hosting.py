@@ -156,12 +156,9 @@ def test_where_the_ensemble_degrades_a_sequence_goes_on_and_takes_the_member_bac
 
 
 def test_a_round_costs_the_slowest_member_and_little_more() -> None:
-    """Three members in three processes whose steps are a fixed sleep; `python -m tests.bench.hosting` says more.
-
-    Long ones, and the best of three: other tests may keep this machine busy.
-    """
-    rounds = hosting.run(steps=(0.03, 0.04, 0.05), batches=(1,), tokens=16)
-    assert 1 < rounds["1"]["best_ratio"] <= 1.15
+    """Three members in three processes whose steps are a fixed sleep; `make bench` says more."""
+    rounds = hosting.run(steps=(0.01, 0.02, 0.03), batches=(1,), tokens=64)
+    assert 1 < rounds["1"]["ratio"] <= 1.15
 
 
 def test_a_signal_to_all_lets_requests_finish_and_leaves_no_process(tmp_path: Path) -> None:

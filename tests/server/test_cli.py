@@ -73,6 +73,13 @@ def test_check_shows_what_runs_outside_the_server(site):
     assert [line.split()[3] for line in out.splitlines() if " transformers " in line] == ["cpu", "ray"]
 
 
+def test_without_ray_nothing_is_hosted_there(site, monkeypatch):
+    monkeypatch.setattr("server.hosting.find_spec", lambda name: None)
+    code, _, err = run("check", site / "tutti.yaml", env={"TUTTI_MODELS__BEN__HOST": "ray"})
+    assert code == 2
+    assert err == "models.ben: host: ray needs Ray; install it with: pip install 'tutti[ray]'.\n"
+
+
 def test_check_lists_every_problem_and_shows_the_rest(broken):
     (broken / "ben" / "tokenizer.json").unlink()
     config = broken / "tutti.yaml"

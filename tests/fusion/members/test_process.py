@@ -167,7 +167,7 @@ def test_a_hung_worker_does_not_hold_up_whoever_submits(launch, inbox):
 
 
 def test_a_worker_that_is_busy_for_long_has_not_hung(launch, inbox):
-    member = launch(sums(seconds=2.5))
+    member = launch(sums(seconds=1.7))
     member.submit([Advance(1, 0, [1])])
     assert isinstance(inbox.wait_for(1)[0], NextTokens)
 
