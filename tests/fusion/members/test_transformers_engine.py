@@ -319,3 +319,9 @@ def test_encoder_decoders_are_refused():
     config = T5Config(vocab_size=100, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2)
     with pytest.raises(ConfigError, match="cannot run T5ForConditionalGeneration: it is an encoder-decoder"):
         TransformersEngine(T5ForConditionalGeneration(config))
+
+
+def test_one_place_is_enough():
+    engine = TransformersEngine(build("llama"), cache_tokens=200, max_sequences=1)
+    assert engine.capacity.sequences == 1
+    assert engine.path == "packed"
