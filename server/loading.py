@@ -165,8 +165,10 @@ def fusion_params(ensemble: EnsembleSettings) -> FusionParams:
 
 
 def _model(checkpoint: Checkpoint, member: Member) -> Model:
-    content = content_digest(checkpoint.settings.source, revision=checkpoint.settings.revision)
-    origin = f"{content} {checkpoint.dtype}"
+    model = checkpoint.settings
+    origin = f"{content_digest(model.source, revision=model.revision)} {checkpoint.dtype}"
+    if model.adapter is not None:
+        origin += f" {content_digest(model.adapter)}"
     return Model(member, checkpoint.tokenizer, checkpoint.stop_ids, origin)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from huggingface_hub import try_to_load_from_cache
 
+from alignment.errors import ConfigError
 from fusion.members.loading import weight_files
 
 _SAMPLES = 64
@@ -17,10 +18,16 @@ def content_digest(source: str, *, revision: str | None = None) -> str:
     """A digest of a checkpoint's configuration and weights; equal for copies of it.
 
     Weights count by their files' names, sizes and samples of their bytes, so that nobody waits for gigabytes to be
-    read. Of files that are not on this machine only name and size count. Raises ConfigError as `weight_files`.
+    read. Of files that are not on this machine only name and size count, and where there are no safetensors the
+    name of the checkpoint stands for them.
     """
     digest = hashlib.sha256()
-    for name, size in sorted(weight_files(source, revision=revision).items()):
+    try:
+        weights = weight_files(source, revision=revision)
+    except ConfigError:
+        digest.update(f"{source}@{revision} ".encode())
+        weights = {}
+    for name, size in sorted(weights.items()):
         digest.update(f"{name} {size} ".encode())
         file = _here(source, name, revision)
         if file is not None:
@@ -29,7 +36,7 @@ def content_digest(source: str, *, revision: str | None = None) -> str:
                     content.seek(i * size // _SAMPLES)
                     digest.update(content.read(_SAMPLE))
     config = _here(source, "config.json", revision)
-    if config is not None:
+    if config is not None and config.is_file():
         digest.update(config.read_bytes())
     return digest.hexdigest()
 

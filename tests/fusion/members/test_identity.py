@@ -32,3 +32,11 @@ def test_a_checkpoint_in_the_cache_of_the_hub_is_the_same_as_its_folder(tmp_path
     build("llama").save_pretrained(snapshot)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     assert content_digest("org/name", revision=commit) == content_digest(str(snapshot))
+
+
+def test_weights_in_another_format_go_by_the_name_of_the_checkpoint(tmp_path):
+    for name in ("one", "other"):
+        build("llama").save_pretrained(tmp_path / name)
+        (tmp_path / name / "model.safetensors").rename(tmp_path / name / "consolidated.pth")
+    assert content_digest(str(tmp_path / "one")) == content_digest(str(tmp_path / "one"))
+    assert content_digest(str(tmp_path / "one")) != content_digest(str(tmp_path / "other"))
