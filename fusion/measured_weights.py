@@ -56,10 +56,11 @@ def measure(
         pivot = members[int(nats.argmin())]
     counted = int(tokens[members.index(pivot)])
     losses: Floats | None = None
+    instead = "equal weights" if weighting.method != "given" else f"{pivot} is the pivot"
     if flawed:
-        notes.append(f"{', '.join(flawed)} gave the prompt an infinite loss: equal weights.")
+        notes.append(f"{', '.join(flawed)} gave the prompt an infinite loss: {instead}.")
     elif counted < FEWEST:
-        notes.append(f"The members share {counted} tokens of the prompt, too few to measure: equal weights.")
+        notes.append(f"The members share {counted} tokens of the prompt, too few to measure: {instead}.")
     else:
         losses = nats / (counted if weighting.normalise else np.maximum(tokens, 1))
     coinciding = sum(len(text.first[pivot]) for text in texts)
