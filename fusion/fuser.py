@@ -19,7 +19,7 @@ from functools import partial
 from time import perf_counter
 
 from alignment.errors import RequestError, Unavailable
-from fusion.admission import STOPPING, Budget, Line, require_room
+from fusion.admission import STOPPING, Line, require_room
 from fusion.attendance import Attendance, unavailable
 from fusion.core import (
     AdvanceFailed,
@@ -31,21 +31,18 @@ from fusion.core import (
     Member,
     Prompt,
     SamplingParams,
-    Task,
     Token,
     Up,
     Update,
 )
 from fusion.ensemble import Ensemble
 from fusion.observe import Leaving, Load, Observer, Rounds, member_load, take_account
+from fusion.places import Places
 from fusion.prompt_score import PrefixScores
-from fusion.round import Fused, Outcome, fuse
+from fusion.round import Fused, Outcome, batch_key, fuse
 from fusion.sequence import Sequence
 
 log = logging.getLogger(__name__)
-
-
-GROWTH = 64  # tokens by which a reservation grows at a time
 
 
 class Fuser:
@@ -54,12 +51,10 @@ class Fuser:
     def __init__(self, members: Mapping[str, Member], *, max_waiting: int = 256) -> None:
         self.members = dict(members)
         self.line = Line(max_waiting)
-        self._budget = Budget({name: member.capacity for name, member in self.members.items()})
-        self._open: dict[int, Sequence] = {}
+        self._places = Places(self.members)
         self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._numbers = itertools.count(1)
         self._thread = threading.Thread(target=self._run, name="fuser", daemon=True)
-        self._outbox: defaultdict[str, list[Task]] = defaultdict(list)
         self._ready: dict[int, Sequence] = {}
         self.attendance = Attendance()
         self._prefixes = PrefixScores()
@@ -122,7 +117,7 @@ class Fuser:
 
     def open_sequences(self) -> int:
         """How many sequences hold a place in the members' caches."""
-        return len(self._open)
+        return len(self._places.open)
 
     def waiting_sequences(self) -> int:
         """How many sequences wait for a place."""
@@ -130,7 +125,7 @@ class Fuser:
 
     def load(self) -> Load:
         """How busy it is. A look from another thread, so sequences that come or go meanwhile may be missed."""
-        running = list(self._open.values())
+        running = list(self._places.open.values())
         return Load(
             running=Counter(sequence.ensemble.name for sequence in running),
             waiting=Counter(sequence.ensemble.name for sequence in self.line.in_turn()),
@@ -141,7 +136,7 @@ class Fuser:
                     running,
                     there=self.alive() and name not in self.attendance.down,
                     heard=self._heard.get(name, 0.0),
-                    reserved=self._budget.reserved(name),
+                    reserved=self._places.budget.reserved(name),
                 )
                 for name, member in self.members.items()
             },
@@ -162,7 +157,7 @@ class Fuser:
         try:
             self._loop()
         finally:  # however the loop ends, nobody is left waiting
-            for sequence in [*self._open.values(), *self.line.close()]:
+            for sequence in [*self._places.open.values(), *self.line.close()]:
                 self._fail(sequence, Unavailable(STOPPING))
 
     def _loop(self) -> None:
@@ -190,7 +185,7 @@ class Fuser:
         self._heard[name] = arrived
         prompts, tokens = [], []  # how long the answers took
         for answer in answers:
-            sequence = self._open.get(answer.sequence)
+            sequence = self._places.open.get(answer.sequence)
             if sequence is None or name not in sequence.seats:
                 continue  # closed while the member was at it
             if isinstance(answer, AdvanceFailed):
@@ -226,7 +221,7 @@ class Fuser:
                 if not goes_on:
                     return
             if answer.finished:  # an engine that stops where it was not told to
-                self._close(sequence)
+                self._places.close(sequence)
                 sequence.update(sequence.text.flush(), finish="length")
         except Exception:
             self._failed_inside(sequence)
@@ -241,7 +236,7 @@ class Fuser:
             if error := self.attendance.hopeless(sequence):
                 self.line.remove(sequence)
                 self._fail(sequence, error)
-        for sequence in list(self._open.values()):
+        for sequence in list(self._places.open.values()):
             if name in sequence.seats:
                 self._do_without(sequence, name, down.reason, unavailable(name, down), may_return=True)
 
@@ -262,24 +257,19 @@ class Fuser:
         """A member is back, with nothing cached: what it was lost to reads it all again, and is joined by it."""
         self.attendance.regain(member.name)
         self._news.append(partial(self.observer.came_back, member.name))
-        self._budget.reset(member.name, member.capacity)
+        self._places.budget.reset(member.name, member.capacity)
         for sequence in self.line.in_turn():
             seat = sequence.seats.get(member.name)
             if seat is not None and seat.reserved > member.capacity.context:
                 self.line.remove(sequence)
                 self._fail(sequence, Unavailable(f"Member {member.name!r} came back with less room; try again."))
-        for sequence in self._open.values():
+        for sequence in self._places.open.values():
             if sequence.misses(member.name):
-                self._take_back(sequence, member)
-
-    def _take_back(self, sequence: Sequence, member: Member) -> None:
-        advance = sequence.reopen(member.name)
-        seat = sequence.seats[member.name]
-        if seat.reserved > member.capacity.context or not self._budget.admits(sequence, [member.name]):
-            del sequence.seats[member.name]
-            return
-        self._budget.take(sequence, [member.name])
-        self._outbox[member.name].append(advance)
+                advance = sequence.reopen(member.name)
+                if self._places.take_again(sequence, member):
+                    self._places.hand(member.name, advance)
+                else:
+                    del sequence.seats[member.name]
 
     # -- rounds
 
@@ -293,24 +283,23 @@ class Fuser:
                 self._fail(sequence, error)
                 continue
             present = sequence.seats.keys() - self.attendance.down.keys()
-            if not blocked.isdisjoint(present) or not self._budget.admits(sequence, present):
+            if not blocked.isdisjoint(present) or not self._places.budget.admits(sequence, present):
                 blocked.update(present)
                 continue
             self.line.remove(sequence)
-            self._budget.take(sequence, present)
+            self._places.take(sequence, present)
             for name in sequence.seats.keys() - present:
                 sequence.leave(name, self.attendance.down[name].reason, may_return=True)
                 self._news.append(partial(self.observer.left, sequence.ensemble.name, name, "lost"))
             self.attendance.degraded[sequence.ensemble.name] += bool(sequence.departed)
-            self._open[sequence.number] = sequence
             sequence.account.started = sequence.sent = perf_counter()
             for name, advance in sequence.open(self._prefixes).items():
-                self._outbox[name].append(advance)
+                self._places.hand(name, advance)
 
     def _fuse_ready(self) -> None:
         batches: defaultdict[object, list[Sequence]] = defaultdict(list)
         for sequence in self._ready.values():
-            if sequence.number in self._open and self._read_prompt(sequence):
+            if sequence.number in self._places.open and self._read_prompt(sequence):
                 batches[batch_key(sequence)].append(sequence)
         self._ready = {}
         for batch in batches.values():
@@ -332,8 +321,7 @@ class Fuser:
         if sequence.weighting is not None and not sequence.account.rounds:
             self._news.append(partial(self.observer.weighed, sequence.ensemble.name, sequence.weighting))
         for name in closed:
-            self._budget.give_back(sequence, name)
-            self.members[name].close([sequence.number])
+            self._places.leave(sequence, name)
             del sequence.seats[name]
         return True
 
@@ -349,7 +337,7 @@ class Fuser:
 
     def _failed_inside(self, sequence: Sequence) -> None:
         log.exception("a round of sequence %d failed", sequence.number)
-        if sequence.number in self._open:
+        if sequence.number in self._places.open:
             self._fail(sequence, RequestError("A round failed inside the server; see its log."))
 
     def _emit(self, sequence: Sequence, outcome: Outcome) -> None:
@@ -361,32 +349,11 @@ class Fuser:
 
     def _add(self, sequence: Sequence, token: Token) -> bool:
         """Add a token to the sequence, and end it if that is the last; returns whether it goes on."""
-        number, sampling = token.chosen.id, sequence.sampling
-        sequence.length += 1
-        sequence.generated[number] += 1
-        if number in sequence.stop_ids:
-            text = sequence.text.push(self._stop_surface(sequence, number)) + sequence.text.flush()
-            reason = number if number in sampling.stop_token_ids else None
-            self._close(sequence)
-            sequence.update(text, (token,), "stop", reason)
-            return False
-        text = sequence.text.push(sequence.write(number), may_stop=sequence.length >= sampling.min_tokens)
-        if sequence.text.stopped_by is not None:
-            self._close(sequence)
-            sequence.update(text, (token,), "stop", sequence.text.stopped_by)
-            return False
-        if sequence.length >= sampling.max_tokens:
-            text += sequence.text.flush()
-            self._close(sequence)
-            sequence.update(text, (token,), "length")
-            return False
-        sequence.update(text, (token,))
-        return True
-
-    def _stop_surface(self, sequence: Sequence, token: int) -> bytes:
-        """A stop token's own text, where the request wants it in the answer."""
-        wanted = sequence.sampling.include_stop and token in sequence.sampling.stop_token_ids
-        return sequence.surface(token) if wanted else b""
+        text, finish, reason = sequence.add(token)
+        if finish is not None:
+            self._places.close(sequence)
+        sequence.update(text, (token,), finish, reason)
+        return finish is None
 
     def _advance(self, sequence: Sequence) -> None:
         for name, advance in sequence.follow().items():
@@ -394,58 +361,38 @@ class Fuser:
             if seat.rolled_back:
                 told = partial(self.observer.rolled_back, sequence.ensemble.name, name, seat.rolled_back)
                 self._news.append(told)
-            context = self.members[name].capacity.context
-            needed = seat.cached
-            if needed > seat.reserved:
-                generous = min(needed + GROWTH, context)
-                grown = needed <= context and any(
-                    self._budget.grow(sequence, name, tokens) for tokens in (generous, needed)
-                )
-                if not grown:
-                    self._leave(sequence, name, "the text outgrew its cache", "outgrown")
-                    continue
-            self._outbox[name].append(advance)
+            if self._places.make_room(sequence, name):
+                self._places.hand(name, advance)
+            else:
+                self._leave(sequence, name, "the text outgrew its cache", "outgrown")
 
     def _leave(self, sequence: Sequence, name: str, reason: str, kind: Leaving) -> None:
         log.warning("sequence %d goes on without member %s: %s", sequence.number, name, reason)
-        self._budget.give_back(sequence, name)
-        self.members[name].close([sequence.number])
+        self._places.leave(sequence, name)
         sequence.leave(name, reason, may_return=kind == "lost")
         self._news.append(partial(self.observer.left, sequence.ensemble.name, name, kind))
 
     def _cancel(self, number: int) -> None:
-        sequence = self._open.get(number)
+        sequence = self._places.open.get(number)
         if sequence is not None:
-            self._close(sequence)
+            self._places.close(sequence)
         else:
             self.line.cancel(number)
 
     def _fail(self, sequence: Sequence, error: Exception) -> None:
-        self._close(sequence)
+        self._places.close(sequence)
         sequence.update(sequence.text.flush(), error=error)
-
-    def _close(self, sequence: Sequence) -> None:
-        if self._open.pop(sequence.number, None) is None:
-            return
-        for name in sequence.seats:
-            self._budget.give_back(sequence, name)
-            self.members[name].close([sequence.number])
 
     def _send(self) -> None:
         self._sent = perf_counter()
-        for name, advances in self._outbox.items():
-            current = [a for a in advances if (open := self._open.get(a.sequence)) and name in open.seats]
-            try:
-                if current:
-                    self.members[name].submit(current)
-            except Exception as error:
-                log.exception("member %s takes no work", name)
-                reason = f"it takes no work: {error}"
-                for advance in current:
-                    sequence = self._open[advance.sequence]
-                    self._do_without(sequence, name, reason, Unavailable(f"Member {name!r} failed: {reason}"))
-                self._inbox.put(_nothing)
-        self._outbox.clear()
+        refused = self._places.send()
+        for sequence, name, error in refused:
+            if sequence.number not in self._places.open:
+                continue  # another member has refused it too
+            reason = f"it takes no work: {error}"
+            self._do_without(sequence, name, reason, Unavailable(f"Member {name!r} failed: {reason}"))
+        if refused:
+            self._inbox.put(_nothing)  # others may be ready without that member
 
     def _tell_round(self, sequences: list[Sequence], rounds: Rounds) -> None:
         for sequence in sequences:
@@ -461,21 +408,6 @@ class Fuser:
             except Exception:  # a defect in measuring must not end the decoding
                 log.exception("the observer failed")
         self._news.clear()
-
-
-def batch_key(sequence: Sequence) -> object:
-    """Sequences with equal keys are fused in one call: same ensemble, pivot, voters, maps and combination."""
-    return (
-        sequence.ensemble.name,
-        sequence.ensemble.pivot,
-        sequence.voters,
-        sequence.spelled,
-        sequence.lead_spelled,
-        sequence.fusion.combine,
-        sequence.fusion.filter_top,
-        sequence.fusion.renormalise,
-        sequence.fusion.guard,
-    )
 
 
 def _nothing() -> None:

@@ -42,6 +42,21 @@ class Fused:
     ended: float
 
 
+def batch_key(sequence: Sequence) -> object:
+    """Sequences with equal keys are fused in one call: same ensemble, pivot, voters, maps and combination."""
+    return (
+        sequence.ensemble.name,
+        sequence.ensemble.pivot,
+        sequence.voters,
+        sequence.spelled,
+        sequence.lead_spelled,
+        sequence.fusion.combine,
+        sequence.fusion.filter_top,
+        sequence.fusion.renormalise,
+        sequence.fusion.guard,
+    )
+
+
 def fuse(batch: list[Sequence]) -> Fused:
     """One round of sequences that share ensemble, voters, maps and combination."""
     began = perf_counter()

@@ -274,6 +274,22 @@ class Sequence:
                 advances[name] = Advance(self.number, keep, append)
         return advances
 
+    def add(self, token: Token) -> tuple[str, FinishReason | None, str | int | None]:
+        """Take a token in: the new text that is certain, why the sequence ends with it, and what stopped it."""
+        number, sampling = token.chosen.id, self.sampling
+        self.length += 1
+        self.generated[number] += 1
+        if number in self.stop_ids:
+            asked = number in sampling.stop_token_ids
+            surface = self.surface(number) if asked and sampling.include_stop else b""
+            return self.text.push(surface) + self.text.flush(), "stop", number if asked else None
+        text = self.text.push(self.write(number), may_stop=self.length >= sampling.min_tokens)
+        if self.text.stopped_by is not None:
+            return text, "stop", self.text.stopped_by
+        if self.length >= sampling.max_tokens:
+            return text + self.text.flush(), "length", None
+        return text, None, None
+
     def leave(self, name: str, reason: str, *, may_return: bool = False) -> None:
         """Go on without a member; the rest share its weight."""
         del self.seats[name]

@@ -192,7 +192,7 @@ def test_more_sequences_than_the_caches_hold_wait_and_all_finish(tokenizers, run
         assert listener.wait().last.finish is not None
     eventually(lambda: running.fuser.open_sequences() == 0)
     assert all(member.most_tokens <= 400 for member in running.members())
-    budget = running.fuser._budget
+    budget = running.fuser._places.budget
     assert set(budget.blocks.values()) == {400}
     assert set(budget.sequences.values()) == {5}
 
