@@ -23,6 +23,7 @@ from server.settings import parse_settings
 from tests.bench import hosting
 from tests.e2e.conftest import START
 from tests.e2e.demo import CONFIG, ENSEMBLE, REPOSITORY, questions, user
+from tests.workers import workers
 
 LIMIT = 120
 
@@ -50,7 +51,7 @@ def runtime() -> Iterator[Runtime]:
 
 def kill(member: str) -> None:
     """Kill the worker of a member."""
-    [worker] = [child for child in psutil.Process().children() if child.environ().get("MEMBER") == member]
+    [worker] = [child for child in workers() if child.environ().get("MEMBER") == member]
     worker.kill()
 
 

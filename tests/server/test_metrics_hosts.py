@@ -13,6 +13,7 @@ import pytest
 
 from tests.server.doubles import eventually
 from tests.server.test_metrics import Live, serving
+from tests.workers import workers
 
 ASK = {"model": "both", "max_tokens": 10, "ignore_eos": True, "messages": [{"role": "user", "content": "the and"}]}
 
@@ -28,7 +29,7 @@ def hosted(broken: Path) -> Iterator[Live]:
 
 
 def worker() -> psutil.Process:
-    [process] = [p for p in psutil.Process().children(recursive=True) if "fusion.members.worker" in p.cmdline()]
+    [process] = workers()
     return process
 
 

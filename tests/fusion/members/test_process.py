@@ -19,6 +19,7 @@ from fusion.members.process import process
 from fusion.members.remote import Patience, RemoteMember
 from tests.fusion.members.inbox import LIMIT, Inbox
 from tests.fusion.members.remote_engines import HERE, SumEngine, expected, sums
+from tests.workers import workers
 
 QUICK = Patience(silence=1.0, restart=0.05, longest=0.2)
 
@@ -42,10 +43,6 @@ def launch(inbox):
     yield start
     for member in members:
         member.stop()
-
-
-def children():
-    return psutil.Process().children(recursive=True)
 
 
 def gone(pid, seconds=LIMIT):
@@ -122,7 +119,7 @@ def test_a_killed_worker_is_noticed_at_once_and_started_anew(launch, inbox):
     member = launch(sums())
     member.submit([Advance(1, 0, [1])])
     inbox.wait_for(1)
-    [worker] = children()
+    [worker] = workers()
     began = time.monotonic()
     worker.kill()
     down, up = inbox.wait_for(3)[1:]
@@ -137,7 +134,7 @@ def test_a_killed_worker_is_noticed_at_once_and_started_anew(launch, inbox):
 
 def test_work_for_a_worker_that_is_gone_is_dropped(launch, inbox):
     member = launch(sums(), patience=Patience(restart=60))
-    children()[0].kill()
+    workers()[0].kill()
     assert isinstance(inbox.wait_for(1)[0], Down)
     member.submit([Advance(1, 0, [1])])
     member.close([1])
@@ -145,7 +142,7 @@ def test_work_for_a_worker_that_is_gone_is_dropped(launch, inbox):
 
 def test_a_worker_that_hangs_is_ended_and_replaced(launch, inbox):
     member = launch(sums())
-    [worker] = children()
+    [worker] = workers()
     began = time.monotonic()
     member.submit([Advance(1, 0, [SumEngine.FREEZE])])
     down, up = inbox.wait_for(2)
@@ -157,12 +154,12 @@ def test_a_worker_that_hangs_is_ended_and_replaced(launch, inbox):
 
 def test_a_hung_worker_does_not_hold_up_whoever_submits(launch, inbox):
     member = launch(sums(context=10**8), patience=Patience(silence=60))
-    children()[0].suspend()
+    workers()[0].suspend()
     began = time.monotonic()
     for number in range(20):
         member.submit([Advance(number, 0, [1] * 100_000)])
     assert time.monotonic() - began < 2
-    children()[0].resume()
+    workers()[0].resume()
     inbox.wait_for(20)
 
 
@@ -206,7 +203,7 @@ def test_attempts_to_come_back_are_further_and_further_apart(inbox, tmp_path):
     )
     member.wait()
     member.start(inbox)
-    children()[0].kill()
+    workers()[0].kill()
     downs = inbox.wait_for(4)[:4]
     assert downs[0].reason.endswith("killed by SIGKILL")
     assert {down.reason for down in downs[1:]} == {
@@ -230,7 +227,7 @@ def test_attempts_to_come_back_are_further_and_further_apart(inbox, tmp_path):
 )
 def test_what_keeps_an_engine_from_loading_is_one_sentence(loader, arguments, sentence):
     assert refusal(EngineSpec(f"{HERE}:{loader}", arguments)) == sentence
-    assert not children()
+    assert not workers()
 
 
 def test_a_worker_has_its_own_environment_and_none_of_the_servers_output(launch, tmp_path, capfd):
@@ -247,7 +244,7 @@ def test_stopping_ends_the_process(inbox):
     member = RemoteMember("ada", sums(), process({}))
     member.wait()
     member.start(inbox)
-    [worker] = children()
+    [worker] = workers()
     member.stop()
     assert not worker.is_running()
     assert inbox.received == []
@@ -268,7 +265,7 @@ def test_stopping_does_not_wait_for_a_worker_that_is_still_loading(tmp_path):
 
 def test_signals_for_the_servers_group_do_not_reach_a_worker(launch, inbox):
     member = launch(sums())
-    [worker] = children()
+    [worker] = workers()
     assert os.getpgid(worker.pid) != os.getpgid(0)
     for number in (signal.SIGINT, signal.SIGTERM):
         worker.send_signal(number)
