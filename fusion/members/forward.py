@@ -39,9 +39,11 @@ class Forward(Protocol):
 
     Attributes:
         path: how the log and `tutti check` call it.
+        continues: whether a pass can run many tokens after what is cached; else only where nothing is.
     """
 
     path: str
+    continues: bool
 
     def run(self, parts: list[Part]) -> tuple[list[int], Tensor | None]:
         """Run the parts, each after what is cached of its sequence.

@@ -19,6 +19,7 @@ class PackedForward:
     """
 
     path = "packed"
+    continues = True
 
     def __init__(self, model: Any, cache: KVCache) -> None:
         """Replace the model's attention for good."""

@@ -23,6 +23,8 @@ class PaddedForward:
     Keys and values lie in the engine's cache, so that rolling back takes no work.
     """
 
+    continues = True
+
     def __init__(self, model: Any, cache: KVCache, *, batched: bool) -> None:
         self.path = "padded" if batched else "one by one"
         self._call = ModelCall(model, cache, batched=batched)

@@ -57,11 +57,11 @@ class StatefulForward:
     def __init__(self, step: Step, *, continues: bool) -> None:
         """`continues`: whether the model can go on from a state with several tokens at once.
 
-        Where it cannot, prompts are run in one piece, and the few tokens of a later part one after the other.
+        Where it cannot, a prompt's first part is run in one piece, and what follows one token after the other.
         """
         self.path = step.kind if continues else f"{step.kind}, token by token"
         self._step = step
-        self._continues = continues
+        self.continues = continues
         self._past: dict[int, _Past] = {}
 
     def run(self, parts: list[Part]) -> tuple[list[int], Tensor | None]:
@@ -101,11 +101,9 @@ class StatefulForward:
         """What to run for a part, in this order: what is missing before it, and itself."""
         past = self._past.setdefault(part.sequence, _Past())
         past.text[part.first :] = part.ids
-        if self._continues:
+        if self.continues:
             return [_from(part, past.reached, past.text)]
-        if not part.scored:
-            return []  # waits in the text for the part that asks for something
-        if not past.reached or part.length - past.reached > SHORT:
+        if not past.reached or part.length - past.reached > SHORT:  # opens, or went back beyond all checkpoints
             past.checkpoints = []
             return [_from(part, 0, past.text)]
         whole = _from(part, past.reached, past.text)

@@ -20,7 +20,7 @@ from fusion.members.loading import load_model, parse_device, parse_dtype, quiet
 from fusion.members.packed import PackedForward
 from fusion.members.packed_linear import pack_linear_layers
 from fusion.members.paths import paths
-from fusion.members.schedule import share
+from fusion.members.schedule import SHORT, share
 from fusion.members.self_check import CheckFailedError, SelfCheck
 from fusion.members.work import Work
 
@@ -172,7 +172,7 @@ class TransformersEngine:
         """Run the next part of what waits and return what that finished."""
         answers: list[Answer] = []
         if self._work:
-            counts = share([work.remaining for work in self._work.values()], self._chunk)
+            counts = share([self._most(sequence) for sequence in self._work], self._chunk)
             parts = [
                 self._part(sequence, count) for sequence, count in zip(self._work, counts, strict=True) if count
             ]
@@ -220,6 +220,11 @@ class TransformersEngine:
         self._work.pop(sequence, None)
         self._work[sequence] = Work.of(advance)
         return None
+
+    def _most(self, sequence: int) -> int:
+        """The tokens of a sequence's work that the next pass could run."""
+        remaining = self._work[sequence].remaining
+        return remaining if self._forward.continues or not self._cached[sequence] else min(remaining, SHORT)
 
     def _part(self, sequence: int, count: int) -> Part:
         """The next `count` tokens of a sequence's work."""

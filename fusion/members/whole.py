@@ -18,6 +18,7 @@ class WholeForward:
     """
 
     path = "without cache"
+    continues = True
 
     def __init__(self, model: Any) -> None:
         self._model = model

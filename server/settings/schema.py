@@ -113,7 +113,9 @@ class ModelSettings(Section):
         cache_tokens: tokens of KV cache over all sequences.
         max_sequences: sequences that can be open at a time.
         max_context: tokens per sequence; None for what the model supports.
-        prefill_chunk: prompt tokens per step, which bounds how long a prefill holds up decoding.
+        prefill_chunk: prompt tokens per step, which bounds how long a prefill holds up decoding. Models that
+            cannot go on from a state with many tokens (Mamba, Jamba) take a pass per token beyond it: raise it
+            for them.
         candidates: next tokens handed to the fuser per round, the k of its top k.
         engine_args: arguments of vLLM's own engine (as `vllm serve` takes them, with _ for -), validated by vLLM.
             Those that size its cache take the place of `cache_tokens`.

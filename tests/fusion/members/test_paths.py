@@ -110,6 +110,19 @@ def test_a_rollback_of_a_state_costs_what_lies_after_the_nearest_one_kept():
         assert sizes.pop() == (1, width)
 
 
+@pytest.mark.parametrize("name", ["bloom", "jamba", "mamba", "mamba2"])
+def test_no_forward_pass_runs_more_of_a_prompt_than_a_chunk(name):
+    model = zoo.build(name)
+    engine = engine_over(model, chunk=24)
+    text = random.Random(2).choices(range(3, engine.known_ids), k=70)
+    widths = []
+    forward = engine._model.forward
+    engine._model.forward = lambda **kw: widths.append(kw["input_ids"].numel()) or forward(**kw)
+    answer = run(engine, Advance(1, 0, text))[1]
+    assert max(widths) <= 24
+    assert error_of(answer, plain_logprobs(model, text)[-1:]) < EXACT
+
+
 def test_states_are_bounded_and_end_with_their_sequence():
     engine = engine_over(zoo.build("jamba"))
     run(engine, *(Advance(sequence, 0, [5] * 20) for sequence in range(3)))
