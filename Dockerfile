@@ -11,17 +11,18 @@ ARG PYTHON_IMAGE=python:3.11.14-slim-bookworm
 FROM ${PYTHON_IMAGE} AS build
 ARG VARIANT=cpu
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+ENV PIP_CACHE_DIR=/var/cache/pip
 WORKDIR /src
 # The packages change with the locks alone: edits of the source leave this layer, the largest, as it is.
 COPY requirements/serve.lock requirements/vllm-cuda.lock requirements/
 COPY deploy/image/install.sh deploy/image/cc deploy/image/
-RUN --mount=type=cache,target=/root/.cache/pip deploy/image/install.sh packages "${VARIANT}" /opt/tutti
+RUN --mount=type=cache,target=/var/cache/pip deploy/image/install.sh packages "${VARIANT}" /opt/tutti
 RUN deploy/image/install.sh launcher "${VARIANT}" /opt/tutti
 COPY pyproject.toml README.md LICENSE ./
 COPY alignment alignment
 COPY fusion fusion
 COPY server server
-RUN --mount=type=cache,target=/root/.cache/pip deploy/image/install.sh tutti "${VARIANT}" /opt/tutti
+RUN --mount=type=cache,target=/var/cache/pip deploy/image/install.sh tutti "${VARIANT}" /opt/tutti
 
 FROM ${PYTHON_IMAGE} AS image
 ARG VARIANT=cpu
