@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterable
 
 from alignment.errors import Unavailable
@@ -13,31 +12,21 @@ from fusion.sequence import Sequence
 
 
 class Attendance:
-    """Members that are down, and how often that was. Written by the fuser's thread, read by any.
+    """Members that are `down`: by name, why, and when to expect them back.
 
-    Attributes:
-        down: by name, why, and when to expect it back.
-        failures: how often each member went down.
-        returns: how often each came back.
-        degraded: sequences that went on without a member that had failed, by ensemble.
+    Written by the fuser's thread, read by any.
     """
 
     def __init__(self) -> None:
         self.down: dict[str, Down] = {}
-        self.failures: Counter[str] = Counter()
-        self.returns: Counter[str] = Counter()
-        self.degraded: Counter[str] = Counter()
 
     def lose(self, name: str, down: Down) -> None:
         """A member is down, or still is after another attempt."""
-        if name not in self.down:
-            self.failures[name] += 1
         self.down[name] = down
 
     def regain(self, name: str) -> None:
         """A member is back."""
         del self.down[name]
-        self.returns[name] += 1
 
     def require(self, ensemble: Ensemble, members: Iterable[str]) -> None:
         """Raise Unavailable when one of these members of the ensemble is down and cannot be done without."""

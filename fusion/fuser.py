@@ -247,8 +247,6 @@ class Fuser:
         if not sequence.ensemble.can_do_without(name):
             self._fail(sequence, error)
             return
-        if not sequence.departed:
-            self.attendance.degraded[sequence.ensemble.name] += 1
         self._leave(sequence, name, reason, "lost" if may_return else "failed")
         if sequence.ready:
             self._ready[sequence.number] = sequence
@@ -291,7 +289,6 @@ class Fuser:
             for name in sequence.seats.keys() - present:
                 sequence.leave(name, self.attendance.down[name].reason, may_return=True)
                 self._news.append(partial(self.observer.left, sequence.ensemble.name, name, "lost"))
-            self.attendance.degraded[sequence.ensemble.name] += bool(sequence.departed)
             sequence.account.started = sequence.sent = perf_counter()
             for name, advance in sequence.open(self._prefixes).items():
                 self._places.hand(name, advance)

@@ -50,7 +50,7 @@ def test_with_fail_the_sequences_of_a_lost_member_end_with_a_clear_error(strict)
         "Member 'lingvo' is down: its engine is gone. It is being started anew; try again in 3 seconds."
     )
     assert error.retry_after == 3
-    assert strict.fuser.attendance.failures == {OTHER: 1}
+    assert strict.fuser.attendance.down.keys() == {OTHER}
     assert all(not one.cached for one in strict.members())
 
 
@@ -67,7 +67,6 @@ def test_with_fail_new_sequences_are_refused_until_the_member_is_back(strict):
     while strict.fuser.attendance.down:
         time.sleep(0.001)
     assert interrupted(strict, {}).last.finish == "length"
-    assert strict.fuser.attendance.returns == {OTHER: 1}
 
 
 def test_with_degrade_a_sequence_goes_on_and_says_so(degrading):
@@ -78,7 +77,6 @@ def test_with_degrade_a_sequence_goes_on_and_says_so(degrading):
     assert listener.last.returned == {}
     assert took_part(listener, OTHER) == [True] * 5 + [False] * 19
     assert all(sum(entry.weights.values()) == pytest.approx(1) for entry in listener.last.rounds)
-    assert degrading.fuser.attendance.degraded == {"toys": 1}
 
 
 def test_with_degrade_a_sequence_that_waits_for_the_lost_member_alone_goes_on_at_once(degrading):
