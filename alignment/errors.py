@@ -17,6 +17,9 @@ Every message is one sentence, or a few, that say what is wrong and what to do.
 
 from __future__ import annotations
 
+NO_CHAT_TEMPLATE = "no_chat_template"
+"""The code of requests that are chats, to a model that has no template for them."""
+
 
 class TuttiError(Exception):
     """Base of every error that is meant to be read by a user."""

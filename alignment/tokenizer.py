@@ -16,7 +16,7 @@ import tokenizers
 from alignment import chat
 from alignment.boundaries import Located, Span
 from alignment.continuation import Continuation, continuation_of
-from alignment.errors import ConfigError, InvalidRequest
+from alignment.errors import NO_CHAT_TEMPLATE, ConfigError, InvalidRequest
 from alignment.surfaces import kind_of, surfaces_of
 
 _TOKENIZER_FILES = (
@@ -169,6 +169,7 @@ class Tokenizer:
             raise InvalidRequest(
                 f"The model {self.name} has no chat template: use the completions API with plain text instead.",
                 param="messages",
+                code=NO_CHAT_TEMPLATE,
             )
         rendered = chat.render(
             self.hf,

@@ -194,11 +194,22 @@ def evaluate(
     limit: Annotated[int | None, typer.Option(min=1, help="Only so many questions of each task.")] = None,
     concurrency: Annotated[int, typer.Option(min=1, help="Requests at a time.")] = 16,
     max_tokens: Annotated[int, typer.Option(min=1, help="The longest answer.")] = 256,
+    completions: Annotated[
+        bool, typer.Option("--completions", help="Ask in plain text instead of a chat.")
+    ] = False,
+    template: Annotated[
+        str | None,
+        typer.Option(metavar="TEXT", help="With --completions, the text around a question; {prompt} by default."),
+    ] = None,
+    stop: Annotated[
+        list[str] | None, typer.Option(metavar="TEXT", help="Text that ends an answer, repeatable.")
+    ] = None,
     json: Annotated[Path | None, typer.Option(help="Write all answers and scores to this file.")] = None,
     api_key: ApiKey = None,
 ) -> None:
     """Measure how often each served name answers right, over the same path as a client takes."""
     from server.evaluation import report, run
+    from server.evaluation.asking import QUESTION, Asking
     from server.settings import read_settings
 
     if (config is None) == (url is None):
@@ -207,6 +218,9 @@ def evaluate(
     paths = tasks or [Path(task) for task in (settings.evaluation.tasks if settings else ())]
     if not paths:
         raise ConfigError("Nothing to ask: give --tasks FILE.jsonl, or evaluation.tasks in the configuration.")
+    if template is not None and not (completions and QUESTION in template):
+        raise ConfigError(f"--template is for --completions, and needs {QUESTION} where the question goes.")
+    asking = Asking((template or QUESTION) if completions else None, tuple(stop or ()), max_tokens)
     questions = run.read_all(paths, limit)
     progress = Console(stderr=True)
 
@@ -216,8 +230,8 @@ def evaluate(
                 client,
                 questions,
                 progress,
+                asking=asking,
                 models=models or (),
-                max_tokens=max_tokens,
                 concurrency=concurrency,
             )
 
@@ -226,5 +240,7 @@ def evaluate(
     console().print(report.scores_table(summaries))
     if json:
         report.write_json(json, answers, summaries)
-    if any(answer.error for answer in answers):
+    if failures := report.first_failures(answers):
+        for model, reason in failures.items():
+            progress.print(Text(f"{model} failed: {reason}"), soft_wrap=True)
         raise typer.Exit(1)

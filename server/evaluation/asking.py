@@ -11,15 +11,32 @@ from typing import Any
 
 import httpx
 
-from alignment.errors import TuttiError
+from alignment.errors import NO_CHAT_TEMPLATE, TuttiError
 from server.evaluation.questions import Question
 from server.evaluation.scoring import chrf, is_right
 
 PATIENCE = 5  # times that an overloaded server is asked again
+QUESTION = "{prompt}"
 
 
 class EvaluationError(TuttiError):
     """The server cannot be evaluated at all; one sentence."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """How questions are put, always greedily.
+
+    Attributes:
+        template: the plain text of a completion, in which the question takes the place of `QUESTION`; None asks
+            in a chat, where every model has its own template.
+        stop: texts that end an answer.
+        max_tokens: the longest answer.
+    """
+
+    template: str | None = None
+    stop: tuple[str, ...] = ()
+    max_tokens: int = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,35 +77,35 @@ async def ask_all(
     client: httpx.AsyncClient,
     models: Sequence[str],
     questions: Sequence[Question],
+    asking: Asking,
     *,
-    max_tokens: int,
     concurrency: int,
     on_answer: Callable[[Answer], None],
 ) -> list[Answer]:
-    """Every question to every model, greedily, `concurrency` requests at a time; answers in order of asking."""
+    """Every question to every model, `concurrency` requests at a time; answers in order of asking.
+
+    Raises:
+        EvaluationError: one of the models cannot be asked in a chat at all.
+    """
     slots = asyncio.Semaphore(concurrency)
 
     async def ask(model: str, question: Question) -> Answer:
         async with slots:
-            answer = await _ask(client, model, question, max_tokens)
+            answer = await _ask(client, model, question, asking)
         on_answer(answer)
         return answer
 
     return await asyncio.gather(*(ask(model, question) for model, question in product(models, questions)))
 
 
-async def _ask(client: httpx.AsyncClient, model: str, question: Question, max_tokens: int) -> Answer:
-    body = {
-        "model": model,
-        "messages": [{"role": "user", "content": question.prompt}],
-        "temperature": 0,
-        "max_tokens": max_tokens,
-    }
+async def _ask(client: httpx.AsyncClient, model: str, question: Question, asking: Asking) -> Answer:
+    path, body = _request(model, question, asking)
     began = time.perf_counter()
     text, finish, error = "", None, None
     try:
-        choice = (await _post(client, body))["choices"][0]
-        text, finish = str(choice["message"]["content"] or ""), choice["finish_reason"]
+        choice = (await _post(client, path, body))["choices"][0]
+        said = choice["message"]["content"] if asking.template is None else choice["text"]
+        text, finish = str(said or ""), choice["finish_reason"]
     except (httpx.HTTPError, ValueError, LookupError, TypeError) as failure:
         error = str(failure) or type(failure).__name__
     seconds = time.perf_counter() - began
@@ -96,12 +113,27 @@ async def _ask(client: httpx.AsyncClient, model: str, question: Question, max_to
     return Answer(model, question, text, right, chrf(question, text), finish, error, seconds)
 
 
-async def _post(client: httpx.AsyncClient, body: dict[str, Any]) -> dict[str, Any]:
+def _request(model: str, question: Question, asking: Asking) -> tuple[str, dict[str, Any]]:
+    """The path and the body that put a question."""
+    body = {"model": model, "temperature": 0, "max_tokens": asking.max_tokens}
+    if asking.stop:
+        body["stop"] = list(asking.stop)
+    if asking.template is None:
+        return "/v1/chat/completions", body | {"messages": [{"role": "user", "content": question.prompt}]}
+    return "/v1/completions", body | {"prompt": asking.template.replace(QUESTION, question.prompt)}
+
+
+async def _post(client: httpx.AsyncClient, path: str, body: dict[str, Any]) -> dict[str, Any]:
     for attempt in range(PATIENCE + 1):
-        response = await client.post("/v1/chat/completions", json=body)
+        response = await client.post(path, json=body)
         if response.status_code != httpx.codes.TOO_MANY_REQUESTS or attempt == PATIENCE:
             break
         await asyncio.sleep(float(response.headers.get("retry-after", "1")))
+    if NO_CHAT_TEMPLATE in response.text and response.is_error:
+        raise EvaluationError(
+            f"{body['model']!r} cannot be asked in a chat, for want of a chat template; "
+            "give --completions to ask in plain text."
+        )
     if response.is_error:
         raise ValueError(f"HTTP {response.status_code}: {response.text[:500]}")
     result: dict[str, Any] = response.json()

@@ -69,6 +69,11 @@ def scores_table(summaries: Sequence[Summary]) -> Table:
     return result
 
 
+def first_failures(answers: Sequence[Answer]) -> dict[str, str]:
+    """By served name, why the first of its questions that got no answer got none."""
+    return {answer.model: answer.error for answer in reversed(answers) if answer.error is not None}
+
+
 def write_json(path: Path, answers: Sequence[Answer], summaries: Sequence[Summary]) -> None:
     """All answers with what they were compared with, and the scores."""
     content = {

@@ -12,7 +12,7 @@ import httpx
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from server.evaluation.asking import Answer, EvaluationError, ask_all, served_names
+from server.evaluation.asking import Answer, Asking, EvaluationError, ask_all, served_names
 from server.evaluation.questions import Question, read_questions
 from server.settings import Settings
 
@@ -64,14 +64,14 @@ async def evaluate(
     questions: Sequence[Question],
     console: Console,
     *,
+    asking: Asking,
     models: Sequence[str] = (),
-    max_tokens: int = 256,
     concurrency: int = 16,
 ) -> list[Answer]:
     """Ask every served name (or only `models`) every question, showing progress.
 
     Raises:
-        EvaluationError: the server cannot be reached, or does not serve one of `models`.
+        EvaluationError: the server cannot be reached, does not serve one of `models`, or cannot chat with one.
     """
     served = await served_names(client)
     if missing := [model for model in models if model not in served]:
@@ -84,7 +84,7 @@ async def evaluate(
             client,
             chosen,
             questions,
-            max_tokens=max_tokens,
+            asking,
             concurrency=concurrency,
             on_answer=lambda answer: progress.advance(bars[answer.model]),
         )

@@ -198,8 +198,9 @@ def test_what_a_template_refuses_is_told_to_the_user():
 
 
 def test_a_model_without_template_takes_no_conversation():
-    with pytest.raises(InvalidRequest, match="has no chat template"):
+    with pytest.raises(InvalidRequest, match="has no chat template") as caught:
         tiny.unigram().encode_chat([{"role": "user", "content": "x"}])
+    assert caught.value.code == "no_chat_template"
 
 
 @pytest.mark.parametrize("argument", ["chat_template", "tokenize", "add_generation_prompt", "return_dict"])

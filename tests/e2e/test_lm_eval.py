@@ -1,4 +1,4 @@
-"""lm-evaluation-harness against a real server, on a task made from the demo's held-out questions."""
+"""lm-evaluation-harness against a real server, on tasks made from the demo's held-out questions."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -17,9 +18,17 @@ from tests.e2e.lm_eval_runs import MEMBER
 EVERY = 25
 
 
+@dataclass(frozen=True)
+class Result:
+    """How accurate a model is, and what it said by question."""
+
+    accuracy: float
+    said: dict[str, str]
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A working directory in which the task finds a part of the questions."""
+    """A working directory in which the tasks find a part of the questions."""
     folder = tmp_path_factory.mktemp("lm_eval")
     questions = folder / "deploy" / "demo" / "test.jsonl"
     questions.parent.mkdir(parents=True)
@@ -29,7 +38,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def accuracies(server: Server, folder: Path) -> dict[str, float]:
+def theirs(server: Server, folder: Path) -> dict[str, Result]:
+    """What lm-evaluation-harness finds, by run."""
     offline = {"HF_DATASETS_OFFLINE": "1", "HF_HUB_OFFLINE": "1", "HF_HOME": str(folder), "OPENAI_API_KEY": "none"}
     run = subprocess.run(
         [sys.executable, "-m", "tests.e2e.lm_eval_runs", server.url],
@@ -40,29 +50,54 @@ def accuracies(server: Server, folder: Path) -> dict[str, float]:
         timeout=280,
     )
     assert run.returncode == 0, run.stderr[-3000:]
-    return json.loads(run.stdout.splitlines()[-1])
+    return {name: Result(**result) for name, result in json.loads(run.stdout.splitlines()[-1]).items()}
+
+
+def evaluated(server: Server, folder: Path, *options: str) -> dict[str, Result]:
+    """What `tutti eval` finds for the same questions, by model."""
+    out, tasks = folder / "eval.json", folder / "deploy" / "demo" / "test.jsonl"
+    arguments = ["--url", server.url, "--tasks", tasks, "--models", ENSEMBLE, "--models", MEMBER, "--json", out]
+    command = [sys.executable, "-m", "server", "eval", *map(str, arguments), *options]
+    subprocess.run(command, check=True, env=os.environ | {"PYTHONPATH": str(REPOSITORY)}, timeout=120)
+    written = json.loads(out.read_text())
+    return {
+        one["model"]: Result(
+            one["total"]["exact"]["mean"],
+            {a["question"]["id"]: a["text"] for a in written["answers"] if a["model"] == one["model"]},
+        )
+        for one in written["summary"]
+    }
 
 
 @pytest.fixture(scope="module")
-def evaluated(server: Server, folder: Path) -> dict[str, float]:
-    """What `tutti eval` says of the same questions."""
-    out = folder / "eval.json"
-    tasks = folder / "deploy" / "demo" / "test.jsonl"
-    arguments = ["--url", server.url, "--tasks", tasks, "--models", ENSEMBLE, "--models", MEMBER, "--json", out]
-    command = [sys.executable, "-m", "server", "eval", *map(str, arguments)]
-    subprocess.run(command, check=True, env=os.environ | {"PYTHONPATH": str(REPOSITORY)}, timeout=120)
-    summaries = json.loads(out.read_text())["summary"]
-    return {one["model"]: one["total"]["exact"]["mean"] for one in summaries}
+def chats(server: Server, folder: Path) -> dict[str, Result]:
+    return evaluated(server, folder)
 
 
-def test_chats_are_as_accurate_as_in_our_own_evaluation(accuracies, evaluated):
-    assert accuracies["chat"] == pytest.approx(evaluated[ENSEMBLE])
-    assert accuracies["chat"] > 0.5
+@pytest.fixture(scope="module")
+def texts(server: Server, folder: Path) -> dict[str, Result]:
+    return evaluated(server, folder, "--completions", "--template", "{prompt}\n")
 
 
-def test_so_are_a_models_own_token_ids(accuracies, evaluated):
-    assert accuracies["member"] == pytest.approx(evaluated[MEMBER])
+def test_chats_are_answered_as_in_our_own_evaluation(theirs, chats):
+    assert theirs["chat"] == chats[ENSEMBLE]
+    assert theirs["chat"].accuracy > 0.5
 
 
-def test_the_likelihoods_of_an_echo_tell_right_from_wrong(accuracies):
-    assert accuracies["choice"] > 0.6
+def test_so_is_a_chat_in_a_models_own_token_ids(theirs, chats):
+    assert theirs["rendered"] == chats[MEMBER]
+
+
+def test_so_is_plain_text_for_an_ensemble_and_for_one_model(theirs, texts):
+    assert theirs["text"] == texts[ENSEMBLE]
+    assert theirs["member's text"] == texts[MEMBER]
+    for one in texts.values():  # neither all right nor all wrong, and not what a chat says
+        assert 0.3 < one.accuracy < 0.9
+
+
+def test_so_is_the_text_in_token_ids_of_the_pivot(theirs, texts):
+    assert theirs["ids"] == texts[ENSEMBLE]
+
+
+def test_the_likelihoods_of_an_echo_tell_right_from_wrong(theirs):
+    assert theirs["choice"].accuracy > 0.6

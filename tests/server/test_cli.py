@@ -242,6 +242,23 @@ def test_eval_loads_a_configuration_and_asks_every_served_name(site, tmp_path):
     assert all(a["finish_reason"] for a in answers)
 
 
+def test_eval_asks_a_model_without_a_chat_template_in_plain_text(broken):
+    (broken / "ben" / "chat_template.jinja").unlink()
+    options = ("eval", broken / "tutti.yaml", "--models", "ben", "--max-tokens", "4", "--limit", "1")
+    code, out, err = run(*options)
+    assert (code, out) == (1, "")
+    said = "'ben' cannot be asked in a chat, for want of a chat template; give --completions to ask in plain text."
+    assert err.splitlines()[-1] == said
+    code, out, _ = run(*options, "--completions", "--template", "Q: {prompt} A:", "--stop", "Q:")
+    assert (code, "sums" in out) == (0, True)
+
+
+@pytest.mark.parametrize("options", [("--template", "{prompt}"), ("--completions", "--template", "Q:")])
+def test_a_template_is_for_completions_and_holds_the_question(site, options):
+    code, _, err = run("eval", site / "tutti.yaml", *options)
+    assert (code, err.startswith("--template is for --completions, and needs {prompt}")) == (2, True)
+
+
 def test_eval_wants_one_thing_to_evaluate_and_something_to_ask(site, broken):
     assert run("eval")[0] == 2
     assert run("eval", site / "tutti.yaml", "--url", "http://x")[0] == 2

@@ -17,7 +17,7 @@ from rich.console import Console
 
 from alignment.errors import ConfigError
 from server.evaluation import report
-from server.evaluation.asking import Answer, EvaluationError
+from server.evaluation.asking import Answer, Asking, EvaluationError
 from server.evaluation.questions import Question, read_questions
 from server.evaluation.run import evaluate, read_all
 from server.evaluation.scoring import bootstrap, chosen_letter, chrf, is_right, last_number
@@ -181,7 +181,10 @@ def test_real_task_files_are_of_the_kind_their_name_says(name):
 
 
 class Oracle:
-    """A server whose model `good` knows every answer, while `bad` says nothing of use, `sick` fails."""
+    """A server whose model `good` knows every answer, while `bad` says nothing of use, `sick` fails.
+
+    It knows a question by its prompt, as a chat or as the first line of a text.
+    """
 
     def __init__(self, questions: list[Question]) -> None:
         self.known = {question.prompt: question.references[0] for question in questions}
@@ -192,7 +195,6 @@ class Oracle:
     async def __call__(self, request: httpx.Request) -> httpx.Response:
         if request.url.path == "/v1/models":
             return httpx.Response(200, json={"data": [{"id": "good"}, {"id": "bad"}, {"id": "sick"}]})
-        assert request.url.path == "/v1/chat/completions"
         self.at_once += 1
         self.most_at_once = max(self.most_at_once, self.at_once)
         await asyncio.sleep(0.001)
@@ -204,8 +206,11 @@ class Oracle:
         self.bodies.append(body)
         if body["model"] == "sick":
             return httpx.Response(503, json={"error": {"message": "a member is down"}})
-        content = self.known[body["messages"][0]["content"]] if body["model"] == "good" else "hm"
-        return httpx.Response(200, json={"choices": [{"message": {"content": content}, "finish_reason": "stop"}]})
+        chat = request.url.path == "/v1/chat/completions"
+        asked = body["messages"][0]["content"] if chat else body["prompt"].splitlines()[0]
+        content = self.known[asked] if body["model"] == "good" else "hm"
+        said = {"message": {"content": content}} if chat else {"text": content}
+        return httpx.Response(200, json={"choices": [said | {"finish_reason": "stop"}]})
 
 
 QUESTIONS = [Question(f"n{n}", "numbers", f"{n} and {n}?", (str(2 * n),)) for n in range(6)] + [
@@ -213,19 +218,23 @@ QUESTIONS = [Question(f"n{n}", "numbers", f"{n} and {n}?", (str(2 * n),)) for n 
 ]
 
 
-def ask(oracle: Any, **options: Any) -> list[Answer]:
+CHAT = Asking()
+
+
+def ask(oracle: Any, asking: Asking = CHAT, **options: Any) -> list[Answer]:
     async def run() -> list[Answer]:
         async with httpx.AsyncClient(transport=httpx.MockTransport(oracle), base_url="http://tutti") as client:
-            return await evaluate(client, QUESTIONS, Console(file=io.StringIO()), **options)
+            return await evaluate(client, QUESTIONS, Console(file=io.StringIO()), asking=asking, **options)
 
     return asyncio.run(run())
 
 
 def test_every_served_name_is_asked_everything_greedily():
     oracle = Oracle(QUESTIONS)
-    answers = ask(oracle, max_tokens=9, concurrency=4)
+    answers = ask(oracle, Asking(max_tokens=9), concurrency=4)
     assert [(a.model, a.question) for a in answers] == [(m, q) for m in ("good", "bad", "sick") for q in QUESTIONS]
     assert all(body["temperature"] == 0 and body["max_tokens"] == 9 for body in oracle.bodies)
+    assert all("messages" in body and "stop" not in body for body in oracle.bodies)
     assert 1 < oracle.most_at_once <= 4
     good, bad, sick = report.summarise(answers)
     assert good.total.exact.mean == 1
@@ -234,6 +243,29 @@ def test_every_served_name_is_asked_everything_greedily():
     assert bad.total.exact.mean == 0
     assert (good.failed, bad.failed, sick.failed) == (0, 0, 12)
     assert "a member is down" in str(answers[-1].error)
+    assert report.first_failures(answers) == {"sick": answers[-len(QUESTIONS)].error}
+
+
+def test_plain_text_is_asked_for_a_completion():
+    oracle = Oracle(QUESTIONS)
+    answers = ask(oracle, Asking("{prompt}\n{Answer}:", stop=("\n", "Q:")), models=["good"])
+    assert all(answer.right for answer in answers)
+    assert {body["prompt"] for body in oracle.bodies} == {f"{q.prompt}\n{{Answer}}:" for q in QUESTIONS}
+    assert all(body["stop"] == ["\n", "Q:"] and "messages" not in body for body in oracle.bodies)
+
+
+def test_a_model_without_a_chat_template_is_told_from_one_that_fails():
+    error = {"message": "The model m has no chat template.", "code": "no_chat_template"}
+    oracle = Oracle(QUESTIONS)
+
+    async def base(request: httpx.Request) -> httpx.Response:
+        if b"bad" in request.content and request.url.path == "/v1/chat/completions":
+            return httpx.Response(400, json={"error": error})
+        return await oracle(request)
+
+    with pytest.raises(EvaluationError, match=r"'bad' cannot be asked in a chat.*give --completions"):
+        ask(base)
+    assert len(ask(base, Asking("{prompt}"), models=["bad"])) == len(QUESTIONS)
 
 
 def test_an_overloaded_server_is_asked_again():
