@@ -60,11 +60,19 @@ def load_members(models: Sequence[tuple[str, ModelSettings, EngineSpec]]) -> dic
     return {name: members[name] for name, _, _ in models}
 
 
+def environment(model: ModelSettings) -> dict[str, str]:
+    """What the model's process has besides the server's variables; none for an engine in the server itself."""
+    worker = model.worker
+    if model.host == "inline":
+        return {}
+    visible = {"CUDA_VISIBLE_DEVICES": ",".join(map(str, worker.gpus))} if worker.gpus else {}
+    return {**visible, **worker.environment}
+
+
 def _launch(model: ModelSettings) -> Launch:
     worker = model.worker
     if model.host == "process":
-        visible = {"CUDA_VISIBLE_DEVICES": ",".join(map(str, worker.gpus))} if worker.gpus else {}
-        return process({**visible, **worker.environment})
+        return process(environment(model))
     from fusion.members.ray_host import ray_actor
 
     return ray_actor(**worker.ray.model_dump(), environment=worker.environment)

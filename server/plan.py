@@ -14,8 +14,9 @@ from rich.table import Table
 from alignment.errors import ConfigError
 from alignment.map_cache import MapCache
 from fusion.members.loading import estimate
-from server.hosting import device_here
-from server.loading import Checkpoint, fusion_params, open_checkpoint
+from fusion.members.vllm_check import refusals
+from server.hosting import device_here, environment
+from server.loading import Checkpoint, engine_spec, fusion_params, open_checkpoint
 from server.map_report import reach_of
 from server.maps import known_map, members_to_map, open_cache
 from server.settings import EnsembleSettings, Settings
@@ -89,8 +90,14 @@ def make_plan(settings: Settings) -> Plan:
         for name, checkpoint in known.items()
         if checkpoint.not_packed
     ]
+    notes += [
+        f"{name} is hosted by Ray: vLLM validates its engine_args there, when it is loaded."
+        for name, checkpoint in known.items()
+        if checkpoint.settings.engine == "vllm" and checkpoint.settings.host == "ray"
+    ]
     unused = [name for name in settings.models if name not in settings.needed]
     notes += [f"{name} is in no ensemble and not served by itself: it is not loaded." for name in unused]
+    problems += _refused_by_vllm(known.values())
     return Plan(tuple(models), ensembles, (*problems, *_too_large(models)), tuple(notes))
 
 
@@ -142,6 +149,22 @@ def _plan_ensemble(
         reach = None if vocabulary_map is None else reach_of(vocabulary_map, vocabularies[name].tokenizer)
         members.append(MemberPlan(name, alignment, reach, weights[name]))
     return tuple(members)
+
+
+def _refused_by_vllm(checkpoints: Iterable[Checkpoint]) -> list[str]:
+    """A sentence for each model that vLLM would not start with its options; asked once for each environment."""
+    together = defaultdict(list)
+    for one in checkpoints:
+        if one.settings.engine == "vllm" and one.settings.host != "ray":
+            together[tuple(environment(one.settings).items())].append(one)
+    sentences = []
+    for variables, group in together.items():
+        try:
+            said = refusals([engine_spec(one).arguments for one in group], dict(variables))
+        except ConfigError as error:
+            said = [str(error), *[None] * (len(group) - 1)]
+        sentences += [f"models.{one.name}: {text}" for one, text in zip(group, said, strict=True) if text]
+    return sentences
 
 
 def _too_large(models: Iterable[ModelPlan]) -> list[str]:

@@ -6,15 +6,15 @@ does not bring, taking tokens back and scoring what is appended, is in `fusion.m
 
 from __future__ import annotations
 
-import importlib.util
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from alignment.errors import ConfigError
 from fusion.core import Advance, AdvanceFailed, Answer, Capacity, Generate, Generated, NextTokens, Score, Task
+from fusion.members import vllm_start
+from fusion.members.vllm_options import Options, configured
 
 if TYPE_CHECKING:
     from vllm.sampling_params import SamplingParams
@@ -80,58 +80,19 @@ class VllmEngine:
         self._taken = 0
 
     @classmethod
-    def load(
-        cls,
-        source: str,
-        *,
-        dtype: str = "auto",
-        device: str = "cpu",
-        revision: str | None = None,
-        trust_remote_code: bool = False,
-        cache_tokens: int = 16384,
-        max_sequences: int = 32,
-        max_context: int | None = None,
-        chunk: int = 512,
-        top_k: int = 320,
-        engine_args: Mapping[str, Any] | None = None,
-        adapter: str | None = None,
-    ) -> VllmEngine:
-        """An engine over a checkpoint that vLLM can run.
-
-        Args:
-            cache_tokens: tokens of cache over all sequences, unless `engine_args` say how large it is to be.
-            max_context: tokens of a sequence; by default what the model was made for and the cache holds.
-            chunk: prompt tokens in a step, which bounds how long decoding waits for them.
-            top_k: k of the answers.
-            engine_args: arguments of vLLM's own `EngineArgs`, which validates them.
-            adapter: folder of a LoRA adapter that every sequence runs with.
+    def load(cls, source: str, **options: Any) -> VllmEngine:
+        """An engine over a checkpoint that vLLM can run; `options` are those of `vllm_options.Options`.
 
         Raises ConfigError, one sentence, for whatever keeps the checkpoint from being served.
         """
-        if importlib.util.find_spec("vllm") is None:
-            raise ConfigError(f"{source} is to run on vLLM, which is not installed; pip install 'tutti[vllm]'.")
-        from fusion.members import vllm_start
+        chosen = Options(source, **options)
+        config = configured(chosen)
+        from fusion.members import vllm_internals
 
-        with vllm_start.quiet():
-            from fusion.members import vllm_internals
-        vllm_internals.require_tested()
-        vllm_start.require_device(source, device)
-        arguments = vllm_start.arguments(
-            source,
-            engine_args or {},
-            dtype=dtype,
-            revision=revision,
-            trust_remote_code=trust_remote_code,
-            cache_tokens=cache_tokens,
-            max_sequences=max_sequences,
-            max_context=max_context,
-            chunk=chunk,
-            top_k=top_k,
-            adapter=adapter,
-        )
         with vllm_start.explained(source), vllm_start.quiet():
-            core = vllm_internals.Core(arguments)
-        engine = cls(core, device=device, top_k=top_k, lora=vllm_start.lora_request(adapter))
+            core = vllm_internals.Core(config)
+        lora = vllm_start.lora_request(chosen.adapter)
+        engine = cls(core, device=chosen.device, top_k=chosen.top_k, lora=lora)
         try:
             with vllm_start.explained(source):
                 vllm_start.check(engine, source)

@@ -173,23 +173,29 @@ class _RewoundGenerator(torch.Generator):
         return self.manual_seed(self.initial_seed())
 
 
+def engine_config(arguments: dict[str, Any]) -> VllmConfig:
+    """What vLLM makes of the arguments of its `EngineArgs`. Raises whatever vLLM raises."""
+    arguments = {
+        "async_scheduling": False,  # a shortened session must not have a step in flight
+        "disable_log_stats": True,
+        "logprobs_mode": "raw_logprobs",
+        "scheduler_cls": SessionScheduler,
+        "skip_tokenizer_init": True,
+        "worker_extension_cls": f"{__name__}.{SessionWorker.__name__}",
+        **arguments,
+    }
+    with _coming_or_going, _own_process():
+        return EngineArgs(**arguments).create_engine_config()
+
+
 class Core:
     """A vLLM engine core in this process, and how it is told what to do. Not thread-safe."""
 
-    def __init__(self, arguments: dict[str, Any]) -> None:
-        """Build the engine: `arguments` are those of vLLM's `EngineArgs`. Raises whatever vLLM raises."""
+    def __init__(self, config: VllmConfig) -> None:
+        """Build the engine. Raises whatever vLLM raises."""
         global _alive
-        arguments = {
-            "async_scheduling": False,  # a shortened session must not have a step in flight
-            "disable_log_stats": True,
-            "logprobs_mode": "raw_logprobs",
-            "scheduler_cls": SessionScheduler,
-            "skip_tokenizer_init": True,
-            "worker_extension_cls": f"{__name__}.{SessionWorker.__name__}",
-            **arguments,
-        }
+        self.config = config
         with _coming_or_going, _own_process():
-            self.config: VllmConfig = EngineArgs(**arguments).create_engine_config()
             self._core = _build(self.config)
             _alive += 1
         self.reminded = not self.config.use_v2_model_runner

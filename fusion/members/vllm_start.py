@@ -1,4 +1,4 @@
-"""Starting a vLLM engine: its arguments, its check before it serves, and one sentence for what goes wrong."""
+"""Starting a vLLM engine: quietly, checked before it serves, with one sentence for what goes wrong."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import logging
 import os
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,109 +19,10 @@ from fusion.core import Advance, AdvanceFailed, NextTokens
 if TYPE_CHECKING:
     from fusion.members.vllm_engine import VllmEngine
 
-# What the configuration has a name of its own for, or what the engine depends on.
-OURS = {
-    "model": "source",
-    "dtype": "dtype",
-    "revision": "revision",
-    "trust_remote_code": "trust_remote_code",
-    "max_num_seqs": "max_sequences",
-    "max_model_len": "max_context",
-    "max_num_batched_tokens": "prefill_chunk",
-    "max_logprobs": "candidates",
-}
-FIXED = ("async_scheduling", "logprobs_mode", "scheduler_cls", "skip_tokenizer_init", "worker_extension_cls")
-CACHE_SIZES = frozenset({"gpu_memory_utilization", "kv_cache_memory_bytes", "num_gpu_blocks_override"})
-BLOCK = 32  # tokens; the CPU's kernels like multiples of it, and its own default wastes half of 128 a sequence
-
 TOLERANCE = 0.5
 """Largest difference of a token's log-probability, in nats, between a text at once and in parts.
 
 Half precision and quantised caches give a tenth; a wrong position or a stale row gives several."""
-
-
-def arguments(
-    source: str,
-    given: Mapping[str, Any],
-    *,
-    dtype: str,
-    revision: str | None,
-    trust_remote_code: bool,
-    cache_tokens: int,
-    max_sequences: int,
-    max_context: int | None,
-    chunk: int,
-    top_k: int,
-    adapter: str | None,
-) -> dict[str, Any]:
-    """The arguments for `EngineArgs`. Raises ConfigError for one that is not to be given, or is unknown."""
-    require_known(source, given)
-    result: dict[str, Any] = {
-        "model": source,
-        "dtype": dtype,
-        "revision": revision,
-        "trust_remote_code": trust_remote_code,
-        "max_num_seqs": max_sequences,
-        "max_model_len": max_context,
-        # Everybody's next token fits beside a chunk of somebody's prompt.
-        "max_num_batched_tokens": chunk + max_sequences,
-        "max_logprobs": top_k,
-        "enable_lora": adapter is not None,
-        "use_tqdm_on_load": False,
-        **given,
-    }
-    if on_cpu():
-        result.setdefault("block_size", BLOCK)
-    world = result.get("tensor_parallel_size", 1) * result.get("pipeline_parallel_size", 1)
-    if world == 1:
-        result.setdefault("distributed_executor_backend", "uni")  # no process of its own for one worker
-    if CACHE_SIZES.isdisjoint(given):
-        block = result.get("block_size") or 16
-        result["num_gpu_blocks_override"] = 1 + -(-cache_tokens // block)
-        result["kv_cache_memory_bytes"] = 1  # known beforehand: nothing to profile
-    return result
-
-
-def require_known(source: str, given: Mapping[str, Any]) -> None:
-    """Raise ConfigError for an engine argument that vLLM does not know or that is not the user's to give."""
-    from vllm.engine.arg_utils import EngineArgs
-
-    known = {field.name for field in fields(EngineArgs)}
-    for name in given:
-        if name in OURS:
-            raise ConfigError(f"{source}: engine_args.{name} is set by {OURS[name]}; give that instead.")
-        if name in FIXED:
-            raise ConfigError(f"{source}: engine_args.{name} is not free: fusion depends on it; leave it out.")
-        if name not in known:
-            raise ConfigError(f"{source}: vLLM has no engine argument {name}; see `vllm serve --help`.")
-
-
-def require_device(source: str, device: str) -> None:
-    """Raise ConfigError for a device that the installed vLLM does not compute on, or cannot be told apart.
-
-    Which GPU a vLLM takes is decided by what its process can see.
-    """
-    from vllm.platforms import current_platform
-
-    kind, _, index = device.partition(":")
-    computes_on = current_platform.device_type
-    if kind != computes_on:
-        raise ConfigError(
-            f"{source}: the installed vLLM computes on {computes_on}; set device: {computes_on}, or install the "
-            "vLLM of that device."
-        )
-    if int(index or 0) > 0:
-        raise ConfigError(
-            f"{source}: vLLM takes the first device it can see; run it in a process that sees {device} alone "
-            "(CUDA_VISIBLE_DEVICES)."
-        )
-
-
-def on_cpu() -> bool:
-    """Whether the installed vLLM computes on the CPU."""
-    from vllm.platforms import current_platform
-
-    return bool(current_platform.is_cpu())
 
 
 def lora_request(adapter: str | None) -> Any:
@@ -147,15 +47,14 @@ def explained(source: str) -> Iterator[None]:
 
 def explain(error: Exception) -> str:
     """vLLM's own message, and what to change where that is known."""
-    if isinstance(error, pydantic.ValidationError):
-        first = error.errors()[0]
-        text = f"{'.'.join(map(str, first['loc']))}: {first['msg']}" if first["loc"] else first["msg"]
+    first = error.errors()[0] if isinstance(error, pydantic.ValidationError) else None
+    if first is not None and first["loc"]:
+        text, advice = f"{'.'.join(map(str, first['loc']))}: {first['msg']}", "correct its engine_args"
     else:
-        text = str(error) or type(error).__name__
+        text = first["msg"] if first is not None else str(error) or type(error).__name__
+        hints = (hint for pattern, hint in HINTS if re.search(pattern, text, re.IGNORECASE))
+        advice = next(hints, "see the log above")
     text = " ".join(text.removeprefix("Value error, ").split())
-    advice = next(
-        (hint for pattern, hint in HINTS if re.search(pattern, text, re.IGNORECASE)), "see the log above"
-    )
     return f"vLLM cannot start it ({text[:300].rstrip('. ')}): {advice}."
 
 

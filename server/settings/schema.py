@@ -24,7 +24,7 @@ from pydantic_core import PydanticCustomError
 from alignment.methods import METHODS, takes_parameters
 from alignment.origin import PAPERS, MethodName, Parameters, TableName
 from fusion.core import Combine, OnMemberFailure
-from fusion.members.vllm_start import CACHE_SIZES
+from fusion.members.vllm_options import CACHE_SIZES
 from fusion.weighting import MEASURES, Measure, Weighting
 from server.settings.hosting import Host, WorkerSettings
 from server.settings.section import STRICT

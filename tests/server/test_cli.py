@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import httpx
@@ -154,6 +155,36 @@ def test_check_says_when_the_machine_is_too_small(site):
     assert code == 2
     assert err.startswith("cpu has ")
     assert "lower cache_tokens" in err
+
+
+def on_vllm(site: Path, **engine_args: str) -> None:
+    config = (site / "tutti.yaml").read_text()
+    for name, given in engine_args.items():
+        config = config.replace(f"source: {name}", f"source: {name}, engine: vllm, engine_args: {given}")
+    (site / "tutti.yaml").write_text(config)
+
+
+def test_check_has_vllm_validate_its_arguments(broken):
+    if find_spec("vllm") is None:
+        pytest.skip("vLLM is not installed")
+    imported = "vllm" in sys.modules
+    on_vllm(broken, ada="{enforce_eager: perhaps}", ben="{gpu_utilisation: 0.5}")
+    code, out, err = run("check", broken / "tutti.yaml")
+    assert (code, "Ensemble both" in out) == (2, True)
+    assert err.splitlines() == [
+        f"models.ada: {broken / 'ada'}: vLLM cannot start it (enforce_eager: Input should be a valid boolean, "
+        "unable to interpret input): correct its engine_args.",
+        f"models.ben: {broken / 'ben'}: vLLM has no engine argument gpu_utilisation; see `vllm serve --help`.",
+    ]
+    assert ("vllm" in sys.modules) == imported  # it was asked elsewhere
+
+
+def test_check_without_vllm(broken, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "vllm" else find_spec(name))
+    on_vllm(broken, ada="{}", ben="{}")
+    code, _, err = run("check", broken / "tutti.yaml")
+    said = "is to run on vLLM, which is not installed; pip install 'tutti[vllm]'."
+    assert (code, err) == (2, f"models.ada: {broken / 'ada'} {said}\n")
 
 
 def test_check_notes_a_model_without_chat_template(broken):

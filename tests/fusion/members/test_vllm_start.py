@@ -62,7 +62,11 @@ MISTAKES = {
     ),
     "value that vLLM refuses": (
         {"engine_args": {"block_size": -5}},
-        r"vLLM cannot start it \(block_size: .*\)",
+        r"vLLM cannot start it \(block_size: .*\): correct its engine_args",
+    ),
+    "a value of another type": (
+        {"engine_args": {"block_size": "big", "tensor_parallel_size": "two"}},
+        r"vLLM cannot start it \((block_size|tensor_parallel_size): .*valid integer.*\): correct its engine_args",
     ),
     "heads that do not divide": (
         {"engine_args": {"tensor_parallel_size": 3}},
