@@ -91,6 +91,18 @@ def learn_map(
     return _packed(ids.cpu().numpy(), scores.cpu().numpy(), sizes[1])
 
 
+def learnable(tokenizer: Tokenizer) -> NDArray[np.int64]:
+    """Ids that a map is learned about, ascending: whole characters, no byte tokens that double another token."""
+    byte_ids = set(tokenizer.byte_ids)
+    ordinary = {surface for id, surface in enumerate(tokenizer.surfaces) if surface and id not in byte_ids}
+    ids = [
+        id
+        for id, surface in enumerate(tokenizer.surfaces)
+        if surface and _is_text(surface) and not (id in byte_ids and surface in ordinary)
+    ]
+    return np.array(ids, np.int64)
+
+
 def eva_map(
     source: Tokenizer,
     target: Tokenizer,
@@ -101,6 +113,7 @@ def eva_map(
     target_stop: int,
     top: int = 10,
     threshold: float = 0.1,
+    without: Collection[int] = (),
     device: str | torch.device = "cpu",
     on_progress: Callable[[float], None] | None = None,
 ) -> VocabMap:
@@ -110,16 +123,18 @@ def eva_map(
     of the tables neither shift the mean, nor act as hubs, nor take places. Nor do parts of characters, which mean
     nothing by themselves, and byte tokens of characters that have a token, which a model never sees. All of these
     have the rows of `alignment.exact.exact_map`: every id of `source_stops` maps onto `target_stop`, a part of a
-    character onto the same bytes, other special tokens onto nothing. Anchors are `alignment.anchors.anchors_of`.
+    character onto the same bytes, other special tokens onto nothing. Anchors are `alignment.anchors.anchors_of`,
+    but for those of the source ids in `without`.
 
     source_embeddings: [at least the ids of `source` that are in use, d1]; target_embeddings likewise, [.., d2].
     Raises ConfigError as `learn_map` does.
     """
     exact = exact_map(source, target, source_stops=source_stops, target_stop=target_stop)
-    sources = np.setdiff1d(_learnable(source, source_embeddings, "source"), list(source_stops))
-    targets = _learnable(target, target_embeddings, "target")
+    sources, targets = np.setdiff1d(learnable(source), list(source_stops)), learnable(target)
+    _check_rows(sources, source_embeddings, f"source tokenizer {source.name}")
+    _check_rows(targets, target_embeddings, f"target tokenizer {target.name}")
     pairs = anchors_of(source, target)
-    pairs = pairs[np.isin(pairs[:, 0], sources) & np.isin(pairs[:, 1], targets)]
+    pairs = pairs[np.isin(pairs[:, 0], np.setdiff1d(sources, list(without))) & np.isin(pairs[:, 1], targets)]
     learned = learn_map(
         source_embeddings[sources],
         target_embeddings[targets],
@@ -206,21 +221,13 @@ def _check_ids(what: str, pairs: NDArray[np.int64], sizes: tuple[int, int]) -> N
             )
 
 
-def _learnable(tokenizer: Tokenizer, embeddings: NDArray[np.float32], side: str) -> NDArray[np.int64]:
-    """The ids that stand for whole characters, ascending, without byte tokens that double another token."""
-    byte_ids = set(tokenizer.byte_ids)
-    ordinary = {surface for id, surface in enumerate(tokenizer.surfaces) if surface and id not in byte_ids}
-    ids = [
-        id
-        for id, surface in enumerate(tokenizer.surfaces)
-        if surface and _is_text(surface) and not (id in byte_ids and surface in ordinary)
-    ]
-    if np.ndim(embeddings) != 2 or (ids and ids[-1] >= len(embeddings)):
+def _check_rows(ids: NDArray[np.int64], embeddings: NDArray[np.float32], whose: str) -> None:
+    highest = int(ids.max(initial=-1))
+    if np.ndim(embeddings) != 2 or highest >= len(embeddings):
         raise ConfigError(
-            f"The {side} tokenizer {tokenizer.name} has ids up to {ids[-1] if ids else -1}, but the embeddings "
-            f"are of shape {np.shape(embeddings)}: use the embeddings that belong to the tokenizer."
+            f"The {whose} has ids up to {highest}, but the embeddings are of shape {np.shape(embeddings)}: "
+            "use the embeddings that belong to the tokenizer."
         )
-    return np.array(ids, np.int64)
 
 
 def _is_text(surface: bytes) -> bool:

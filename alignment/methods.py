@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -106,12 +106,16 @@ class Alignment:
         return Origin(self.method, used, source, target, tutti)
 
     def learn(
-        self, *, device: str | torch.device = "cpu", on_progress: Callable[[float], None] | None = None
+        self,
+        *,
+        without: Collection[int] = (),
+        device: str | torch.device = "cpu",
+        on_progress: Callable[[float], None] | None = None,
     ) -> VocabMap:
         """The map for running text, [Vs, R] into [Vt]: ids beyond the source tokenizer's have no row.
 
-        Where a method learns from embeddings it does so on `device`; where it takes long, `on_progress` is told
-        the share that is done.
+        Where a method learns from embeddings it does so on `device`, and not from what source ids in `without`
+        are known to correspond to; where it takes long, `on_progress` is told the share that is done.
         ConfigError, in one sentence, for models that nothing can be learned from.
         """
         source, target = self.source, self.target
@@ -142,11 +146,13 @@ class Alignment:
                     target_stop=target.stop_ids[0],
                     top=self.parameters.top,
                     threshold=self.parameters.threshold,
+                    without=without,
                     device=device,
                     on_progress=on_progress,
                 )
             case "hybrid":
-                return self.complete(replace(self, method="eva").learn(device=device, on_progress=on_progress))
+                learned = replace(self, method="eva")
+                return self.complete(learned.learn(without=without, device=device, on_progress=on_progress))
 
     def complete(self, learned: VocabMap) -> VocabMap:
         """The whole map, of what `learned` came to."""

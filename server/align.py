@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from alignment.errors import ConfigError
+from alignment.held_out import held_out
 from alignment.methods import Alignment, method_named
 from alignment.origin import load_with_origin, save_with_origin
 from alignment.tokenizer import Tokenizer
@@ -24,11 +25,19 @@ from server.wording import expectation
 
 
 def align(
-    source: str, target: str, method: str, parameters: dict[str, Any], out: Path, device: str, console: Console
+    source: str,
+    target: str,
+    method: str,
+    parameters: dict[str, Any],
+    out: Path,
+    device: str,
+    hold_out: float | None,
+    console: Console,
 ) -> None:
     """Learn the map of one model's vocabulary into another's and write it; progress and summary go to `console`.
 
-    `parameters` are those that were given, by their names in the configuration.
+    `parameters` are those that were given, by their names in the configuration. With `hold_out` it is learned
+    without that share of the anchors first, and the summary tells how many of these it found.
 
     Raises:
         ConfigError: something will not do; nothing is written then.
@@ -41,8 +50,17 @@ def align(
         raise ConfigError(f"{source} and {target} have the same tokenizer: they need no map.")
     alignment = Alignment(*vocabularies, settings.method, settings.parameters)
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         origin = alignment.origin(__version__)
+        found = None
+        if hold_out is not None:
+            trial = progress.add_task("learning without some anchors", total=1.0)
+            found = held_out(
+                alignment,
+                hold_out,
+                device=on,
+                on_progress=lambda share: progress.update(trial, completed=share),
+            )
         task = progress.add_task(f"learning ({settings.method})", total=1.0)
         map = alignment.learn(device=on, on_progress=lambda share: progress.update(task, completed=share))
     try:
@@ -50,7 +68,7 @@ def align(
     except OSError as error:
         raise ConfigError(f"{out} cannot be written ({error.strerror or error}): give another --out.") from error
     tokenizers = (vocabularies[0].tokenizer, vocabularies[1].tokenizer)
-    console.print(summary_table(map, *tokenizers))
+    console.print(summary_table(map, *tokenizers, found))
     console.print()
     console.print(examples_table(map, *tokenizers))
     console.print(f"\nwrote {out}", markup=False, highlight=False, soft_wrap=True)

@@ -107,7 +107,7 @@ def align(
     model_b: Annotated[
         str | None, typer.Argument(metavar="MODEL_B", help="Whose tokens they are mapped to, the pivot.")
     ] = None,
-    method: Annotated[str, typer.Option(help="exact, eva, mined or hybrid.")] = "hybrid",
+    method: Annotated[str, typer.Option(help="exact, prefix, eva, mined or hybrid.")] = "hybrid",
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Where the map is written.")] = None,
     embeddings: Annotated[
         str | None, typer.Option(help="The table that is learned from: output (default) or input.")
@@ -115,6 +115,12 @@ def align(
     top: Annotated[int | None, typer.Option(help="Tokens that a token may go to; 10 by default.")] = None,
     threshold: Annotated[float | None, typer.Option(help="Lowest score of an entry; 0.1 by default.")] = None,
     device: Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:N.")] = "cpu",
+    hold_out: Annotated[
+        float | None,
+        typer.Option(
+            min=0, max=0.5, help="Learn without this share of the anchors first; tell how many it finds."
+        ),
+    ] = None,
     inspect: Annotated[
         tuple[str, str] | None,
         typer.Option(metavar="FILE TOKEN", help="Print where a token of a map goes. TOKEN is a text or an id."),
@@ -135,7 +141,7 @@ def align(
         )
     given = {"embeddings": embeddings, "top": top, "threshold": threshold}
     parameters = {name: value for name, value in given.items() if value is not None}
-    command.align(*models, method, parameters, out, device, console())
+    command.align(*models, method, parameters, out, device, hold_out, console())
 
 
 @app.command()

@@ -8,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from alignment.errors import ConfigError
+from alignment.held_out import HeldOut
 from alignment.tokenizer import Tokenizer
 from alignment.vocab_map import VocabMap
 from server.tables import table
@@ -23,7 +24,7 @@ def reach_of(map: VocabMap, source: Tokenizer) -> float:
     return float((map.weights[text] > 0).any(axis=1).mean()) if len(text) else 0.0
 
 
-def summary_table(map: VocabMap, source: Tokenizer, target: Tokenizer) -> Table:
+def summary_table(map: VocabMap, source: Tokenizer, target: Tokenizer, found: HeldOut | None = None) -> Table:
     """The figures of a map."""
     text = _text_ids(source)
     counts = (map.weights[text] > 0).sum(axis=1)
@@ -38,6 +39,9 @@ def summary_table(map: VocabMap, source: Tokenizer, target: Tokenizer) -> Table:
     result.add_row("whose best entry is the same text", f"{100 * sum(same) / max(1, len(same)):.1f}%")
     result.add_row("entries per row that has any", f"{counts[covered].mean() if covered.any() else 0:.2f}")
     result.add_row("sum of such a row", f"{sums.mean() if len(sums) else 0:.2f}")
+    if found is not None:
+        result.add_row(f"{found.anchors:,} anchors held out, found as the best entry", f"{100 * found.best:.1f}%")
+        result.add_row("found among the entries", f"{100 * found.any:.1f}%")
     return result
 
 

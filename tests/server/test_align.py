@@ -67,6 +67,17 @@ def test_options_reach_the_map(site, tmp_path):
     assert map.weights[map.weights > 0].min() >= np.float32(0.3)
 
 
+def test_held_out_anchors_are_told_of(tmp_path):
+    out = tmp_path / "map.safetensors"
+    code, printed, err = run("align", DEMO / "abacus", DEMO / "lingvo", "--hold-out", "0.1", "--out", out)
+    assert (code, err) == (0, "")
+    best = re.search(r"111 anchors held out, found as the best entry +(\d+\.\d)%", printed)
+    any = re.search(r"found among the entries +(\d+\.\d)%", printed)
+    assert best
+    assert any
+    assert 0 < float(best[1]) < float(any[1]) < 100
+
+
 @pytest.fixture(scope="module")
 def made(site: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("maps") / "map.safetensors"
@@ -143,6 +154,10 @@ REFUSED = {
         ["SITE/ben", "SITE/ada", "--out", "OUT/m", "--method", "mined", "--top", "3"],
         "mined takes no top; leave it out.",
     ),
+    "nothing to hold out": (
+        ["SITE/ben", "SITE/ada", "--out", "OUT/m", "--method", "mined", "--hold-out", "0.1"],
+        "mined learns nothing from anchors that could be held out; use eva or hybrid.",
+    ),
     "no folder": (["SITE/ben", "SITE/ada", "--out", "OUT/x/m"], "The folder OUT/x does not exist"),
     "a folder": (["SITE/ben", "SITE/ada", "--out", "OUT"], "OUT is a folder"),
     "no device": (["SITE/ben", "SITE/ada", "--out", "OUT/m", "--device", "cuda:99"], "'cuda:99' does not exist"),
@@ -172,6 +187,6 @@ def test_models_that_nothing_can_be_learned_from(broken, tmp_path):
     save_tokenizer(broken / "ben", ["on"])
     (broken / "ben" / "model.safetensors").write_bytes(b"{}")
     code, printed, err = run("align", broken / "ben", broken / "ada", "--out", out)
-    assert (code, printed.strip(), err.count("\n")) == (2, "", 1)
+    assert (code, printed, err.count("\n")) == (2, "", 1)
     assert "damaged" in err
     assert not out.exists()
