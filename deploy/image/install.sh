@@ -1,18 +1,21 @@
 #!/bin/sh
-# The install steps of the image, which tests run too: install.sh packages|launcher|tutti VARIANT VENV
+# The install steps of the image, which tests run too: install.sh packages|launcher|wheel|tutti VENV [VARIANT]
 #
 #   packages   the locked packages into a new virtual environment: all that changes rarely, a layer of its own
 #   launcher   for CUDA: what Triton would compile at run time, so that the image needs no compiler
-#   tutti      the server itself, from the current folder, into that environment
+#   wheel      the server from the current folder as a wheel, beside the locks in dist/
+#   tutti      that wheel into the environment, which is small: a layer of its own too
 #
 # VARIANT is cpu or cuda. PYTHON is the interpreter (python3), TORCH_INDEX a package index to take torch from
 # instead of where pip is configured to look.
 set -eu
-step=$1 variant=$2 venv=$3
-locks=$(dirname "$0")/../../requirements
+step=$1 venv=$2 variant=${3:-}
+source=$(dirname "$0")/../..
+locks=$source/requirements
 
+# The interpreter's own pip: the environment needs none. What it installs it compiles; itself, in the image, it need not.
 pip() {
-    "$venv/bin/python" -m pip --disable-pip-version-check --quiet "$@"
+    PYTHONDONTWRITEBYTECODE=1 "${PYTHON:-python3}" -m pip --python "$venv/bin/python" --disable-pip-version-check --quiet "$@"
 }
 
 case $step in
@@ -23,7 +26,7 @@ packages)
     cuda) set -- "$@" -r "$locks/vllm-cuda.lock" ;;
     *) echo "install.sh: there is no variant '$variant'; allowed: cpu, cuda" >&2; exit 2 ;;
     esac
-    "${PYTHON:-python3}" -m venv "$venv"
+    "${PYTHON:-python3}" -m venv --without-pip "$venv"
     # Of torch each index has a build of its own; what is installed already satisfies the lock's pin.
     if [ -n "${TORCH_INDEX:-}" ]; then
         pip install --no-deps --index-url "$TORCH_INDEX" "$(grep '^torch==' "$locks/serve.lock")"
@@ -47,16 +50,18 @@ launcher)
     gcc -shared -x c /dev/null -o "$driver/libcuda.so.1"
     gcc "$triton/backends/nvidia/driver.c" -O3 -shared -fPIC -Wno-psabi -o "$libexec/cuda_utils.so" \
         -I"$triton/backends/nvidia/include" -I"$python" -L"$driver" -Wl,--no-as-needed -l:libcuda.so.1
-    cp "$(dirname "$0")/cc" "$libexec/cc"
+    install --mode=755 "$(dirname "$0")/cc" "$libexec/cc"
     rm -r "$driver"
     ;;
-tutti)
+wheel)
     # The backend is pinned in pyproject.toml and is needed for this step alone.
-    pip install --no-deps .
-    pip uninstall --yes pip
+    pip wheel --no-deps --wheel-dir "$source/dist" .
+    ;;
+tutti)
+    pip install --no-deps --no-index --no-cache-dir "$source"/dist/tutti-*.whl
     ;;
 *)
-    echo "install.sh: there is no step '$step'; allowed: packages, launcher, tutti" >&2
+    echo "install.sh: there is no step '$step'; allowed: packages, launcher, wheel, tutti" >&2
     exit 2
     ;;
 esac

@@ -32,7 +32,8 @@ def test_lint() -> None:
 
 def test_the_base_is_pinned_and_the_same_for_both_stages(image: Stage) -> None:
     """The environment is copied from one to the other, with the path of its interpreter in it."""
-    assert image.base == stages()["build"].base
+    assert image.base == stages()["packages"].base
+    assert stages()["build"].base == "packages"
     _, _, tag = image.base.partition(":")
     assert tag.count(".") == 2, "a patch release"
 
@@ -74,13 +75,22 @@ def test_labels(image: Stage) -> None:
     assert labels["org.opencontainers.image.licenses"] == "Apache-2.0"
 
 
-def test_the_locks_come_before_the_source() -> None:
-    """So that an edit of the source leaves the layer of packages alone."""
-    steps = stages()["build"].steps
-    install = next(index for index, (word, rest) in enumerate(steps) if word == "RUN" and "packages" in rest)
-    before = [source for word, rest in steps[:install] if word == "COPY" for source in rest.split()[:-1]]
-    assert {Path(source).parent.as_posix() for source in before} == {"requirements", "deploy/image"}
-    assert "requirements/dev.lock" not in before
+def test_an_edit_of_the_source_leaves_the_packages_alone(image: Stage) -> None:
+    """The stage that installs them knows the locks only, and its result is a layer of its own in the image."""
+    copied = [source for rest in stages()["packages"].all("COPY") for source in rest.split()[:-1]]
+    assert {Path(source).parent.as_posix() for source in copied} == {"requirements", "deploy/image"}
+    assert "requirements/dev.lock" not in copied
+    layers = [rest for word, rest in image.steps if word in ("COPY", "RUN")]
+    of_the_build = [index for index, rest in enumerate(layers) if "from=build" in rest]
+    assert len(of_the_build) == 2
+    assert layers.index("--from=packages /opt/tutti /opt/tutti") < min(of_the_build)
+
+
+def test_a_label_leaves_every_layer_alone() -> None:
+    """All steps after an argument depend on it: a revision given to the build may have none to run anew."""
+    lines = DOCKERFILE.read_text().partition(" AS image\n")[2].splitlines()
+    instructions = [line.split()[0] for line in lines if line[:1].isalpha()]
+    assert {"RUN", "COPY"}.isdisjoint(instructions[instructions.index("ARG") :])
 
 
 def test_the_compiler_that_is_none(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from tests.deploy.dockerfile import REPOSITORY, stages
 INSTALLED = "/opt/tutti"
 CONFIGURED = "/etc/tutti"
 CACHES = "/var/cache"
+SOURCE = "/src"
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Installed:
 
     def here(self, text: str) -> str:
         """The image's paths as they are in this folder."""
-        for folder in (INSTALLED, CONFIGURED, CACHES):
+        for folder in (INSTALLED, CONFIGURED, CACHES, SOURCE):
             text = text.replace(folder, f"{self.root}{folder}")
         return text
 
@@ -66,22 +67,21 @@ def confinement() -> bool:
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installed]:
     image = Installed(tmp_path_factory.mktemp("image"))
-    source = image.root / "src"
+    source = Path(image.here(SOURCE))
     # Torch comes from where pip is configured to look, as it does in `make setup`.
-    for instruction, rest in stages(TORCH_INDEX="")["build"].steps:
-        if instruction == "COPY":
+    found = stages(TORCH_INDEX="")
+    for instruction, rest in [step for name in ("packages", "build", "image") for step in found[name].steps]:
+        if instruction == "COPY" and not rest.startswith("--from"):
             *files, target = rest.split()
             for file in files:
-                _copy(REPOSITORY / file, source / target / (Path(file).name if target.endswith("/") else ""))
-        elif instruction == "RUN":
+                _copy(
+                    REPOSITORY / file, source / image.here(target) / (Path(file).name if target[-1] == "/" else "")
+                )
+        elif instruction == "RUN" and "apt-get" not in rest:
             command = [word for word in shlex.split(image.here(rest)) if not word.startswith("--mount")]
             # Compiled modules make the image start faster; here they would only take time.
             environ = _packages() | {"PYTHON": sys.executable, "PIP_NO_COMPILE": "1"}
             subprocess.run(command, cwd=source, env=environ, check=True)
-    for rest in stages()["image"].all("COPY"):
-        if not rest.startswith("--from"):
-            file, target = rest.split()
-            _copy(REPOSITORY / file, Path(image.here(target)))
     for folder in ("tutti", "huggingface"):
         (image.root / "var/cache" / folder).mkdir(parents=True)
     yield image
