@@ -17,11 +17,16 @@ class Engine(Protocol):
         capacity: what fits, in this engine's tokens.
         vocabulary_size: width of the distributions it answers with; ids in `NextTokens` are below it.
         device: where it computes (`cpu`, `cuda:0`); engines of one device are best stepped one after another.
+        broken: why it will never work again, as a part of a sentence; None while it does.
     """
 
     capacity: Capacity
     vocabulary_size: int
     device: str
+
+    @property
+    def broken(self) -> str | None:
+        """See above."""
 
     def add(self, work: list[Task]) -> None:
         """Queue work. What cannot be done is answered with `AdvanceFailed` by the next `step`."""

@@ -48,6 +48,8 @@ class InlineMember:
         place = self._place
         if place is None:
             return None
+        if reason := self._engine.broken:
+            return reason
         if place.failures >= HOPELESS:
             return f"its engine failed {place.failures} times in a row, last with {place.failure}"
         begun = place.begun

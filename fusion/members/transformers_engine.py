@@ -37,6 +37,8 @@ class TransformersEngine:
         path: the path that was chosen.
     """
 
+    broken: str | None = None  # it has no part of its own that could be lost
+
     def __init__(
         self,
         model: Any,

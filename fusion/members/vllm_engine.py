@@ -15,6 +15,7 @@ import numpy as np
 from fusion.core import Advance, AdvanceFailed, Answer, Capacity, Generate, Generated, NextTokens, Score, Task
 from fusion.members import vllm_start
 from fusion.members.vllm_options import Options, configured
+from fusion.members.vllm_reasons import explained
 
 if TYPE_CHECKING:
     from vllm.sampling_params import SamplingParams
@@ -79,6 +80,11 @@ class VllmEngine:
         self._opened = 0
         self._taken = 0
 
+    @property
+    def broken(self) -> str | None:
+        """Why no step will succeed any more."""
+        return "a worker process of vLLM's died" if self._core.failed() else None
+
     @classmethod
     def load(cls, source: str, **options: Any) -> VllmEngine:
         """An engine over a checkpoint that vLLM can run; `options` are those of `vllm_options.Options`.
@@ -89,12 +95,12 @@ class VllmEngine:
         config = configured(chosen)
         from fusion.members import vllm_internals
 
-        with vllm_start.explained(source), vllm_start.quiet():
+        with explained(source), vllm_start.quiet():
             core = vllm_internals.Core(config)
         lora = vllm_start.lora_request(chosen.adapter)
         engine = cls(core, device=chosen.device, top_k=chosen.top_k, lora=lora)
         try:
-            with vllm_start.explained(source):
+            with explained(source):
                 vllm_start.check(engine, source)
         except BaseException:
             engine.shutdown()

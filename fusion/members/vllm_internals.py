@@ -9,13 +9,10 @@ vLLM's asynchronous front end costs milliseconds a token.
 
 from __future__ import annotations
 
-import os
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import Any
 
-import numpy as np
 import torch
 import vllm
 from vllm.config import VllmConfig
@@ -28,12 +25,10 @@ from vllm.v1.core.single_type_kv_cache_manager import FullAttentionManager, Slid
 from vllm.v1.engine import EngineCoreOutput
 from vllm.v1.engine.core import EngineCore
 from vllm.v1.executor import Executor
-from vllm.v1.outputs import LogprobsTensors
 from vllm.v1.request import Request, RequestStatus
-from vllm.v1.sample.sampler import Sampler
 
 from alignment.errors import ConfigError
-from fusion.members.best import best_of_row
+from fusion.members.vllm_workers import SessionWorker, share_cores, starting, told_why
 
 TESTED = ((0, 32), (0, 33))
 """From the first version to below the second: those that this file was tried with."""
@@ -120,59 +115,6 @@ def _can_shorten(manager: Any, request_id: str, keep: int) -> bool:
     return not any(block.is_null for block in blocks[seen:]) and all(block.ref_cnt == 1 for block in written)
 
 
-class SessionWorker:
-    """Mixed into vLLM's workers (`worker_extension_cls`), in whatever process they are."""
-
-    device: torch.device
-    model_runner: Any
-
-    def score_extensions(self, request_ids: list[str], count: int) -> None:
-        """Have the V1 runner return the `count` best for all tokens that are about to extend these requests."""
-        for request_id in request_ids:
-            self.model_runner.num_prompt_logprobs[request_id] = count
-            self.model_runner.requests[request_id].in_progress_prompt_logprobs_cpu = None
-
-    def adapt_to_cpu(self) -> None:
-        """What the V1 runner does not do on a CPU, or not as fast."""
-        if self.device.type == "cpu":
-            self.model_runner.requests = _SeededRequests(self.model_runner.requests)
-            self.model_runner.sampler.gather_logprobs = _gather
-
-
-def _gather(logprobs: torch.Tensor, count: int, token_ids: torch.Tensor) -> LogprobsTensors:
-    """As the sampler's `gather_logprobs`, in a quarter of its time, but for the ranks, which nobody here reads."""
-    rows = logprobs.numpy()
-    if not count or not np.isfinite(rows.max()):
-        return Sampler.gather_logprobs(logprobs, count, token_ids)
-    best = np.stack([best_of_row(row, count) for row in rows])
-    ids = torch.cat([token_ids[:, None].int(), torch.from_numpy(best)], dim=1)
-    told = torch.cat(
-        [logprobs.gather(1, token_ids[:, None]), torch.from_numpy(np.take_along_axis(rows, best, 1))], 1
-    )
-    return LogprobsTensors(ids, told, torch.zeros(len(ids), dtype=torch.int32))
-
-
-class _SeededRequests(dict[str, Any]):
-    """The V1 runner's requests, with generators that can take draws back; those of a CPU have no offset."""
-
-    def __setitem__(self, request_id: str, request: Any) -> None:
-        if request.generator is not None:
-            seed = request.generator.initial_seed()
-            request.generator = _RewoundGenerator()
-            request.generator.manual_seed(seed)
-        super().__setitem__(request_id, request)
-
-
-class _RewoundGenerator(torch.Generator):
-    """vLLM takes draws back before the first that counts, and never later: that is where the seed begins."""
-
-    def get_offset(self) -> int:
-        return 0
-
-    def set_offset(self, offset: int) -> torch.Generator:
-        return self.manual_seed(self.initial_seed())
-
-
 def engine_config(arguments: dict[str, Any]) -> VllmConfig:
     """What vLLM makes of the arguments of its `EngineArgs`. Raises whatever vLLM raises."""
     arguments = {
@@ -181,10 +123,10 @@ def engine_config(arguments: dict[str, Any]) -> VllmConfig:
         "logprobs_mode": "raw_logprobs",
         "scheduler_cls": SessionScheduler,
         "skip_tokenizer_init": True,
-        "worker_extension_cls": f"{__name__}.{SessionWorker.__name__}",
+        "worker_extension_cls": f"{SessionWorker.__module__}.{SessionWorker.__name__}",
         **arguments,
     }
-    with _coming_or_going, _own_process():
+    with _coming_or_going, starting():
         return EngineArgs(**arguments).create_engine_config()
 
 
@@ -195,8 +137,10 @@ class Core:
         """Build the engine. Raises whatever vLLM raises."""
         global _alive
         self.config = config
-        with _coming_or_going, _own_process():
-            self._core = _build(self.config)
+        with _coming_or_going, starting():
+            share_cores(config)
+            with told_why(config):
+                self._core = _build(config)
             _alive += 1
         self.reminded = not self.config.use_v2_model_runner
         if self.reminded:
@@ -242,6 +186,10 @@ class Core:
         """End requests in whatever state they are; unknown ids are ignored."""
         self._core.abort_requests(request_ids)
 
+    def failed(self) -> bool:
+        """Whether a worker process is gone, and with it its part of the model."""
+        return bool(getattr(self._core.model_executor, "is_failed", False))
+
     def step(self) -> list[EngineCoreOutput]:
         """One step: schedule, run, and what came of it."""
         torch.get_num_threads()  # in a thread of ours it sets what it returns, which vLLM's CPU kernels depend on
@@ -278,20 +226,3 @@ def _release(core: EngineCore) -> None:
             delattr(core, part)
     if not _alive:
         cleanup_dist_env_and_memory()
-
-
-@contextmanager
-def _own_process() -> Iterator[None]:
-    """While an engine is built: a single worker runs in this process, and torch's threads stay as they were."""
-    threads, set_threads = torch.get_num_threads(), torch.set_num_threads
-    before = os.environ.get("VLLM_ENABLE_V1_MULTIPROCESSING")
-    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-    try:
-        yield
-    finally:
-        torch.set_num_threads = set_threads  # the CPU worker replaces it by a warning
-        torch.set_num_threads(threads)
-        if before is None:
-            del os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"]
-        else:
-            os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = before

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from alignment.errors import ConfigError
-from fusion.members.vllm_start import explained, quiet
+from fusion.members.vllm_reasons import explained
+from fusion.members.vllm_start import quiet
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
@@ -24,8 +25,20 @@ OURS = {
     "max_num_batched_tokens": "prefill_chunk",
     "max_logprobs": "candidates",
 }
-FIXED = ("async_scheduling", "logprobs_mode", "scheduler_cls", "skip_tokenizer_init", "worker_extension_cls")
+FIXED = (
+    "async_scheduling",
+    "data_parallel_size",
+    "logprobs_mode",
+    "scheduler_cls",
+    "skip_tokenizer_init",
+    "worker_extension_cls",
+)
 CACHE_SIZES = frozenset({"gpu_memory_utilization", "kv_cache_memory_bytes", "num_gpu_blocks_override"})
+UNPROFILED = 0.01
+"""What vLLM is told to take of a GPU where the size of its cache is given.
+
+It asks for that share of the memory to be free, whatever it will need, and uses the number for nothing else.
+"""
 BLOCK = 32  # tokens; the CPU's kernels like multiples of it, and its own default wastes half of 128 a sequence
 
 
@@ -71,6 +84,7 @@ def configured(options: Options) -> VllmConfig:
     vllm_internals.require_tested()
     require_device(source, options.device)
     require_known(source, options.engine_args)
+    require_executor(source, options.engine_args.get("distributed_executor_backend"))
     with explained(source), quiet():
         return vllm_internals.engine_config(arguments(options))
 
@@ -107,6 +121,8 @@ def arguments(options: Options) -> dict[str, Any]:
         block = block if isinstance(block, int) and block > 0 else 16
         result["num_gpu_blocks_override"] = 1 + -(-options.cache_tokens // block)
         result["kv_cache_memory_bytes"] = 1  # known beforehand: nothing to profile
+    if "kv_cache_memory_bytes" in result:
+        result.setdefault("gpu_memory_utilization", UNPROFILED)
     return result
 
 
@@ -142,6 +158,21 @@ def require_device(source: str, device: str) -> None:
         raise ConfigError(
             f"{source}: vLLM takes the first device it can see; run it in a process that sees {device} alone "
             "(CUDA_VISIBLE_DEVICES)."
+        )
+
+
+def require_executor(source: str, backend: object) -> None:
+    """Raise ConfigError for an executor that does not run here; vLLM would begin to start a cluster first."""
+    if backend != "ray":
+        return
+    from vllm.platforms import current_platform
+
+    if importlib.util.find_spec("ray") is None:
+        raise ConfigError(f"{source}: distributed_executor_backend: ray needs Ray; pip install 'tutti[ray]'.")
+    if not current_platform.ray_device_key:
+        raise ConfigError(
+            f"{source}: vLLM's workers on Ray need GPUs, the installed vLLM computes on "
+            f"{current_platform.device_type}; take distributed_executor_backend: mp, or host: ray."
         )
 
 

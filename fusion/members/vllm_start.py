@@ -1,17 +1,15 @@
-"""Starting a vLLM engine: quietly, checked before it serves, with one sentence for what goes wrong."""
+"""Starting a vLLM engine: quietly, and checked before it serves."""
 
 from __future__ import annotations
 
 import logging
 import os
-import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pydantic
 
 from alignment.errors import ConfigError
 from fusion.core import Advance, AdvanceFailed, NextTokens
@@ -32,49 +30,6 @@ def lora_request(adapter: str | None) -> Any:
     from vllm.lora.request import LoRARequest
 
     return LoRARequest("adapter", 1, adapter)
-
-
-@contextmanager
-def explained(source: str) -> Iterator[None]:
-    """Turn what vLLM raises at start into a ConfigError of one sentence."""
-    try:
-        yield
-    except ConfigError:
-        raise
-    except Exception as error:
-        raise ConfigError(f"{source}: {explain(error)}") from error
-
-
-def explain(error: Exception) -> str:
-    """vLLM's own message, and what to change where that is known."""
-    first = error.errors()[0] if isinstance(error, pydantic.ValidationError) else None
-    if first is not None and first["loc"]:
-        text, advice = f"{'.'.join(map(str, first['loc']))}: {first['msg']}", "correct its engine_args"
-    else:
-        text = first["msg"] if first is not None else str(error) or type(error).__name__
-        hints = (hint for pattern, hint in HINTS if re.search(pattern, text, re.IGNORECASE))
-        advice = next(hints, "see the log above")
-    text = " ".join(text.removeprefix("Value error, ").split())
-    return f"vLLM cannot start it ({text[:300].rstrip('. ')}): {advice}."
-
-
-HINTS = (
-    (r"divisible by tensor parallel|tensor.parallel", "take a tensor_parallel_size that divides its heads"),
-    (
-        r"KV cache is needed|max seq len|larger than the available KV cache",
-        "raise cache_tokens or lower max_context",
-    ),
-    (
-        r"free memory|out of memory|available memory",
-        "free the device, or lower what engine_args ask of its memory",
-    ),
-    (
-        r"architectures?.*not supported|no module or model",
-        "take a model that vLLM supports, or engine: transformers",
-    ),
-    (r"max_model_len|max seq", "lower max_context"),
-    (r"world size|device count|not enough", "give it as many devices as its parallel sizes multiply to"),
-)
 
 
 @contextmanager
@@ -124,8 +79,9 @@ def check(engine: VllmEngine, source: str) -> None:
     worst = float(max(differences.max(initial=0.0), best.max()))
     if not worst <= TOLERANCE:
         raise ConfigError(
-            f"{source}: a text in parts differs by {worst:.2g} nats from the same at once on this vLLM; "
-            "use engine: transformers for it."
+            f"{source}: a text in parts differs by {worst:.2g} nats from the same at once on this vLLM; leave out "
+            "what engine_args change of its arithmetic (kv_cache_dtype, quantization), or use engine: "
+            "transformers."
         )
 
 

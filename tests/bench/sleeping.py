@@ -15,6 +15,8 @@ ROWS = 64
 class SleepingEngine:
     """Every step ends `seconds` after it began and answers everything queued, from a table of distributions."""
 
+    broken: str | None = None
+
     def __init__(self, seconds: float, vocabulary_size: int, seed: int, k: int = 320) -> None:
         self.capacity = Capacity(4096, 1_000_000, 256)
         self.vocabulary_size = vocabulary_size

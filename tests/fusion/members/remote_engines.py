@@ -20,10 +20,12 @@ HERE = "tests.fusion.members.remote_engines"
 class SumEngine:
     """Answers every advance with a distribution that is a function of the tokens held; a step takes `seconds`.
 
-    Token ids from 1000 on are orders: `LEAVE` kills the worker, `FREEZE` suspends it.
+    Token ids from 1000 on are orders: `LEAVE` kills the worker, `FREEZE` suspends it, `FAIL` is one
+    step that fails, `BREAK` the last that does not.
     """
 
-    LEAVE, FREEZE, FAIL = 1000, 1001, 1002
+    LEAVE, FREEZE, FAIL, BREAK = 1000, 1001, 1002, 1003
+    broken: str | None = None
 
     def __init__(self, seconds: float = 0.0, vocabulary: int = 32, context: int = 100_000, k: int = 8) -> None:
         self.capacity = Capacity(context, 1_000_000, 64)
@@ -60,6 +62,8 @@ class SumEngine:
             os.kill(os.getpid(), signal.SIGKILL)
         if self.FREEZE in held:
             os.kill(os.getpid(), signal.SIGSTOP)
+        if self.BREAK in held:
+            self.broken = "it lost a wheel"
         if self.FAIL in held:
             raise RuntimeError("no such luck")
         ids, logprobs = expected(held, self.vocabulary_size, self.k)

@@ -16,6 +16,8 @@ LIMIT = 10
 class ToyEngine:
     """Answers one queued advance a step with the sum of its tokens; `gate` holds a step up."""
 
+    broken = None
+
     def __init__(self, device="toy:0"):
         self.capacity = Capacity(100, 1000, 10)
         self.vocabulary_size = 1000

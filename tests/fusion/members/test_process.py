@@ -187,6 +187,15 @@ def test_an_engine_that_fails_again_and_again_is_replaced(launch, inbox):
     assert isinstance(up, Up)
 
 
+def test_an_engine_that_will_not_work_again_is_replaced_unasked(launch, inbox):
+    member = launch(sums())
+    member.submit([Advance(1, 0, [SumEngine.BREAK])])
+    _, down, up = inbox.wait_for(3)
+    assert inbox.times[1] - inbox.times[0] < 1
+    assert down.reason == "it lost a wheel"
+    assert isinstance(up, Up)
+
+
 def test_failures_with_success_in_between_are_not_held_against_an_engine(launch, inbox):
     member = launch(sums())
     for number, token in enumerate([SumEngine.FAIL, SumEngine.FAIL, 1] * 3):

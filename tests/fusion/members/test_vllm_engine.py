@@ -2,8 +2,10 @@
 
 import json
 import random
+import time
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
@@ -12,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 from safetensors.torch import save_file
 from transformers import LlamaConfig, MistralConfig
 
-from fusion.core import Advance, AdvanceFailed, Capacity, NextTokens
+from fusion.core import Advance, AdvanceFailed, Capacity, Generate, NextTokens, SamplingParams
 from tests.fusion.members.tiny import VOCABULARY, build, error_of, plain_logprobs, run
 
 pytest.importorskip("vllm")
@@ -239,6 +241,49 @@ def test_what_cannot_be_done_fails_alone_and_says_why(engine):
     assert reason(engine, Advance(9, 0, [5] * 161)) == (
         "161 tokens do not fit into the cache, where 576 of 640 are taken."
     )
+
+
+def test_a_model_over_several_processes(tmp_path):
+    """What is added to vLLM's workers reaches them where they are; each is missed at once, none stays behind."""
+    model = build(CONFIGS["full"])
+    model.save_pretrained(tmp_path)
+    engine = VllmEngine.load(
+        str(tmp_path),
+        dtype="float32",
+        cache_tokens=640,
+        max_context=200,
+        chunk=40,
+        top_k=VOCABULARY,
+        engine_args=EAGER | {"pipeline_parallel_size": 2, "load_format": "safetensors"},
+    )
+    ranks = [process for process in psutil.Process().children() if process.name().startswith("VLLM::Worker")]
+    assert len(ranks) == 2
+    texts = {number: tokens(random.Random(number), 60 + number) for number in range(3)}
+    answers = run(engine, *(Advance(number, 0, ids, "all") for number, ids in texts.items()))
+    for number, ids in texts.items():
+        assert error_of(answers[number], plain_logprobs(model, ids)) < EXACT
+    answers = run(engine, *(Advance(number, 50 - 20 * number, [5, 9, 7], "all") for number in texts))
+    for number, ids in texts.items():
+        keep = 50 - 20 * number
+        assert error_of(answers[number], plain_logprobs(model, [*ids[:keep], 5, 9, 7])[keep:]) < EXACT
+    engine.close(texts)
+    prompt, written = texts[1], []
+    engine.add([Generate(1, prompt, SamplingParams(max_tokens=8, temperature=0.0, ignore_eos=True), [], [])])
+    while engine.has_work():
+        written += [token for answer in engine.step() for token in answer.tokens]
+    for token in written:
+        assert token == plain_logprobs(model, prompt)[-1].argmax()
+        prompt = [*prompt, token]
+    assert len(written) == 8
+    assert engine.broken is None
+    ranks[0].kill()
+    deadline = time.monotonic() + 2
+    while engine.broken is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert engine.broken == "a worker process of vLLM's died"
+    engine.shutdown()
+    _, left = psutil.wait_procs(ranks, timeout=20)
+    assert not left
 
 
 def test_an_adapter_is_part_of_the_model(tmp_path):
