@@ -91,7 +91,7 @@ def sample(
     if params.logit_bias:
         tokens, logprobs = bias(tokens, logprobs, params.logit_bias)
     if forbidden:
-        allowed = ~np.isin(tokens, list(forbidden))
+        allowed = np.isin(tokens, list(forbidden), invert=True, kind="sort")  # they are few
         if allowed.any():
             tokens, logprobs = tokens[allowed], logprobs[allowed]
     if params.repetition_penalty != 1.0 or params.frequency_penalty or params.presence_penalty:

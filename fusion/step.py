@@ -57,14 +57,13 @@ def project(
         mapped = targets >= 0
         keys.append((starts + targets)[mapped])
         masses.append(mass[mapped])
-    unique, place = unique_keys(np.concatenate(keys))
-    row = unique // vocabulary_size
-    widths = np.bincount(row, minlength=rows)
+    unique, inverse = unique_keys(np.concatenate(keys))
+    widths = np.diff(np.searchsorted(unique, np.arange(rows + 1) * vocabulary_size))
     width = max(int(widths.max()), 1)
-    column = np.arange(len(unique)) - (np.cumsum(widths) - widths)[row]
+    places = np.flatnonzero(np.arange(width) < widths[:, None])  # row * C + column of each
     tokens = np.full((rows, width), -1, dtype=np.int64)
-    tokens[row, column] = unique - row * vocabulary_size
-    flat = (row * width + column)[place]
+    tokens.reshape(-1)[places] = unique - np.repeat(starts, widths)
+    flat = places[inverse]
     probabilities = np.empty((len(masses), rows * width))
     ends = np.cumsum([len(mass) for mass in masses]).tolist()
     for member, (end, mass) in enumerate(zip(ends, masses, strict=True)):
