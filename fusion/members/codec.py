@@ -1,8 +1,9 @@
 """Messages as bytes: a short header that says what there is, then the arrays as they lie in memory.
 
 A message is any dataclass of `fusion.core` or `fusion.members.hosting`, or a list of them. Its header is JSON: the
-class's name and its fields in order. Arrays and lists of ids stand outside it, raw and aligned. Nothing is
-pickled: what arrives can be wrong, but it cannot run code.
+class's name and its fields in order. Arrays and long lists of ids stand outside it, raw and aligned. A list of
+messages of one kind goes field by field, so that the arrays of a whole batch are one. Nothing is pickled: what
+arrives can be wrong, but it cannot run code.
 
     [size: u32] [header size: u32] [header] [padding] [array] [padding] [array] [padding] ...
 """
@@ -24,7 +25,9 @@ from fusion.members import hosting
 SIZES = struct.Struct("<II")
 ALIGNMENT = 8
 # What JSON has no word for is an object with one of these keys. (A dict's keys need not be text.)
-MESSAGE, ARRAY, IDS, TUPLE, DICT, BYTES = "message", "array", "ids", "tuple", "dict", "bytes"
+MESSAGE, MESSAGES, ARRAY, STACK = "message", "messages", "array", "stack"
+IDS, TUPLE, DICT, BYTES = "ids", "tuple", "dict", "bytes"
+FEW = 16  # ids that are as well off in the header
 
 
 def encode(message: Any) -> bytes:
@@ -77,11 +80,8 @@ def _pack(value: Any, arrays: list[NDArray[Any]]) -> Any:
     name = type(value).__name__
     if name in _fields():
         return {MESSAGE: [name, *(_pack(getattr(value, field), arrays) for field in _fields()[name])]}
-    if isinstance(value, range) or (isinstance(value, list) and value and set(map(type, value)) == {int}):
-        arrays.append(np.array(value, dtype=np.int64))
-        return {IDS: len(value)}
-    if isinstance(value, list):
-        return [_pack(item, arrays) for item in value]
+    if isinstance(value, list | range):
+        return _pack_list(list(value), arrays)
     if isinstance(value, tuple):
         return {TUPLE: [_pack(item, arrays) for item in value]}
     if isinstance(value, dict):
@@ -90,6 +90,23 @@ def _pack(value: Any, arrays: list[NDArray[Any]]) -> Any:
         arrays.append(np.frombuffer(value, np.uint8))
         return {BYTES: len(value)}
     raise TypeError(f"no message can hold a {type(value).__name__}")
+
+
+def _pack_list(values: list[Any], arrays: list[NDArray[Any]]) -> Any:
+    kinds = set(map(type, values))
+    kind = kinds.pop() if len(kinds) == 1 else None
+    if kind is int:
+        if len(values) <= FEW:
+            return values
+        arrays.append(np.array(values, dtype=np.int64))
+        return {IDS: len(values)}
+    if kind is np.ndarray and values[0].ndim and len({(array.dtype, array.shape) for array in values}) == 1:
+        arrays.append(np.concatenate(values))  # as `np.stack`, in a fraction of the time
+        return {STACK: [arrays[-1].dtype.str, [len(values), *values[0].shape]]}
+    if kind is not None and (names := _fields().get(kind.__name__)):
+        columns = ([getattr(value, name) for value in values] for name in names)
+        return {MESSAGES: [kind.__name__, *(_pack_list(column, arrays) for column in columns)]}
+    return [_pack(value, arrays) for value in values]
 
 
 def _unpack(value: Any, arrays: _Arrays) -> Any:
@@ -103,6 +120,10 @@ def _unpack(value: Any, arrays: _Arrays) -> Any:
         return arrays.take(*content)
     if kind == MESSAGE:
         return _classes()[content[0]](*(_unpack(item, arrays) for item in content[1:]))
+    if kind == MESSAGES:
+        return list(map(_classes()[content[0]], *(_unpack(column, arrays) for column in content[1:])))
+    if kind == STACK:
+        return list(arrays.take(*content))
     if kind == IDS:
         return arrays.take("<i8", [content]).tolist()
     if kind == TUPLE:
