@@ -59,7 +59,9 @@ class Fuser:
         self.attendance = Attendance()
         self._prefixes = PrefixScores()
         self.observer = Observer()
-        self._news: list[Callable[[], None]] = []  # for the observer, once the members are at work
+        # Once the members are at work: for the callers, then for the observer.
+        self._updates: list[Callable[[], None]] = []
+        self._news: list[Callable[[], None]] = []
         self._sent = 0.0  # when work was last handed out
         self._heard: dict[str, float] = {}  # when each member last answered anybody
 
@@ -159,6 +161,7 @@ class Fuser:
         finally:  # however the loop ends, nobody is left waiting
             for sequence in [*self._places.open.values(), *self.line.close()]:
                 self._fail(sequence, Unavailable(STOPPING))
+            self._tell()
 
     def _loop(self) -> None:
         running = True
@@ -222,7 +225,7 @@ class Fuser:
                     return
             if answer.finished:  # an engine that stops where it was not told to
                 self._places.close(sequence)
-                sequence.update(sequence.text.flush(), finish="length")
+                self._updates.append(partial(sequence.update, sequence.text.flush(), finish="length"))
         except Exception:
             self._failed_inside(sequence)
 
@@ -349,7 +352,7 @@ class Fuser:
         text, finish, reason = sequence.add(token)
         if finish is not None:
             self._places.close(sequence)
-        sequence.update(text, (token,), finish, reason)
+        self._updates.append(partial(sequence.update, text, (token,), finish, reason))
         return finish is None
 
     def _advance(self, sequence: Sequence) -> None:
@@ -378,11 +381,11 @@ class Fuser:
 
     def _fail(self, sequence: Sequence, error: Exception) -> None:
         self._places.close(sequence)
-        sequence.update(sequence.text.flush(), error=error)
+        self._updates.append(partial(sequence.update, sequence.text.flush(), error=error))
 
     def _send(self) -> None:
         self._sent = perf_counter()
-        refused = self._places.send()
+        refused = self._places.send(self._heard)
         for sequence, name, error in refused:
             if sequence.number not in self._places.open:
                 continue  # another member has refused it too
@@ -398,7 +401,10 @@ class Fuser:
         self.observer.fused(rounds)
 
     def _tell(self) -> None:
-        """Tell the observer what there is to tell, now that the members are at work."""
+        """Tell callers and observer what there is to tell, now that the members are at work."""
+        for update in self._updates:
+            update()
+        self._updates.clear()
         for tell in self._news:
             try:
                 tell()

@@ -65,10 +65,13 @@ class Places:
         """Have work for a member, for the next `send`."""
         self._outbox[name].append(task)
 
-    def send(self) -> list[tuple[Sequence, str, Exception]]:
-        """Give the members all that is there for open sequences; returns what was not taken, and why."""
+    def send(self, heard: Mapping[str, float]) -> list[tuple[Sequence, str, Exception]]:
+        """Give the members all that is there for open sequences; returns what was not taken, and why.
+
+        The one `heard` from last goes first: the next round is likely to wait for it again.
+        """
         refused = []
-        for name, tasks in self._outbox.items():
+        for name, tasks in sorted(self._outbox.items(), key=lambda item: -heard.get(item[0], 0.0)):
             current = [task for task in tasks if (open := self.open.get(task.sequence)) and name in open.seats]
             try:
                 if current:

@@ -128,7 +128,7 @@ def test_a_member_that_came_back_holds_the_prompt_and_the_whole_text(degrading, 
     listener = interrupted(degrading, {5: [member.fail], 11: [member.come_back], 23: [look]})
     spelling = Spelling(tokenizers[OTHER], tokenizers[OTHER].chat_lead)
     pivot = degrading.ensemble.tokenizer
-    spelling.extend(pivot.surface_of(listener.ids[:22]))
+    spelling.extend(pivot.surface_of(listener.ids[:23]))
     prompt = degrading.ensemble.encode_chat([{"role": "user", "content": "Hello"}]).ids[OTHER]
     assert held["tokens"] == prompt + spelling.ids
 
