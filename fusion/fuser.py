@@ -56,13 +56,14 @@ class Fuser:
         self._numbers = itertools.count(1)
         self._thread = threading.Thread(target=self._run, name="fuser", daemon=True)
         self._ready: dict[int, Sequence] = {}
+        self._going: list[Sequence] = []  # those that a round has added a token to
         self.attendance = Attendance()
         self._prefixes = PrefixScores()
         self.observer = Observer()
         # Once the members are at work: for the callers, then for the observer.
         self._updates: list[Callable[[], None]] = []
         self._news: list[Callable[[], None]] = []
-        self._sent = 0.0  # when work was last handed out
+        self._sent = 0.0  # when the first member was last given work
         self._heard: dict[str, float] = {}  # when each member last answered anybody
 
     # -- for callers, from any thread
@@ -341,11 +342,11 @@ class Fuser:
             self._fail(sequence, RequestError("A round failed inside the server; see its log."))
 
     def _emit(self, sequence: Sequence, outcome: Outcome) -> None:
-        """Add the chosen token to the sequence, and send everybody on if that is not its end."""
+        """Add the chosen token to the sequence."""
         if outcome.report is not None:
             sequence.rounds.append(outcome.report)
         if self._add(sequence, outcome.token):
-            self._advance(sequence)
+            self._going.append(sequence)
 
     def _add(self, sequence: Sequence, token: Token) -> bool:
         """Add a token to the sequence, and end it if that is the last; returns whether it goes on."""
@@ -355,16 +356,16 @@ class Fuser:
         self._updates.append(partial(sequence.update, text, (token,), finish, reason))
         return finish is None
 
-    def _advance(self, sequence: Sequence) -> None:
-        for name, advance in sequence.follow().items():
-            seat = sequence.seats[name]
-            if seat.rolled_back:
-                told = partial(self.observer.rolled_back, sequence.ensemble.name, name, seat.rolled_back)
-                self._news.append(told)
-            if self._places.make_room(sequence, name):
-                self._places.hand(name, advance)
-            else:
-                self._leave(sequence, name, "the text outgrew its cache", "outgrown")
+    def _advance(self, sequence: Sequence, name: str) -> None:
+        """Have the member's next work for the sequence, if there is any."""
+        if (advance := sequence.follow(name)) is None:
+            return
+        if tokens := sequence.seats[name].rolled_back:
+            self._news.append(partial(self.observer.rolled_back, sequence.ensemble.name, name, tokens))
+        if self._places.make_room(sequence, name):
+            self._places.hand(name, advance)
+        else:
+            self._leave(sequence, name, "the text outgrew its cache", "outgrown")
 
     def _leave(self, sequence: Sequence, name: str, reason: str, kind: Leaving) -> None:
         log.warning("sequence %d goes on without member %s: %s", sequence.number, name, reason)
@@ -384,9 +385,19 @@ class Fuser:
         self._updates.append(partial(sequence.update, sequence.text.flush(), error=error))
 
     def _send(self) -> None:
-        self._sent = perf_counter()
-        refused = self._places.send(self._heard)
-        for sequence, name, error in refused:
+        """Give every member its next work, first the one whose answer came last: it may well be the slowest."""
+        going, self._going, refused = self._going, [], []
+        for turn, name in enumerate(sorted(self.members, key=lambda name: -self._heard.get(name, 0.0))):
+            for sequence in going:
+                if name in sequence.seats and sequence.number in self._places.open:
+                    try:
+                        self._advance(sequence, name)
+                    except Exception:
+                        self._failed_inside(sequence)
+            if turn == 0:
+                self._sent = perf_counter()
+            refused += [(name, *pair) for pair in self._places.send(name)]
+        for name, sequence, error in refused:
             if sequence.number not in self._places.open:
                 continue  # another member has refused it too
             reason = f"it takes no work: {error}"

@@ -65,19 +65,14 @@ class Places:
         """Have work for a member, for the next `send`."""
         self._outbox[name].append(task)
 
-    def send(self, heard: Mapping[str, float]) -> list[tuple[Sequence, str, Exception]]:
-        """Give the members all that is there for open sequences; returns what was not taken, and why.
-
-        The one `heard` from last goes first: the next round is likely to wait for it again.
-        """
-        refused = []
-        for name, tasks in sorted(self._outbox.items(), key=lambda item: -heard.get(item[0], 0.0)):
-            current = [task for task in tasks if (open := self.open.get(task.sequence)) and name in open.seats]
-            try:
-                if current:
-                    self._members[name].submit(current)
-            except Exception as error:
-                log.exception("member %s takes no work", name)
-                refused += [(self.open[task.sequence], name, error) for task in current]
-        self._outbox.clear()
-        return refused
+    def send(self, name: str) -> list[tuple[Sequence, Exception]]:
+        """Give a member all that is there for it of open sequences; returns those it did not take, and why."""
+        tasks = self._outbox.pop(name, ())
+        current = [task for task in tasks if (open := self.open.get(task.sequence)) and name in open.seats]
+        try:
+            if current:
+                self._members[name].submit(current)
+        except Exception as error:
+            log.exception("member %s takes no work", name)
+            return [(self.open[task.sequence], error) for task in current]
+        return []

@@ -242,37 +242,33 @@ class Sequence:
         self._surface = surface
         return surface
 
-    def follow(self) -> dict[str, Advance]:
-        """What each member must be given after the token written last.
+    def follow(self, name: str) -> Advance | None:
+        """What a member must be given after the token written last.
 
-        A member that cannot spell the text yet sits out until it can; one whose tokens did not change keeps
-        its last answer.
+        None where it cannot spell the text yet, and sits out until it can; and where its tokens did not change,
+        so that its last answer stands.
         """
-        token, surface = self.tokens[-1], self._surface
-        advances = {}
-        for name, seat in self.seats.items():
-            seat.rolled_back = 0
-            cached = seat.cached
-            if seat.catching_up is not None:
-                if (advance := self._welcome(name, seat, seat.catching_up, surface)) is not None:
-                    advances[name] = advance
-                continue
-            if seat.spelling is None:
-                seat.followed += 1
-                keep, append = cached, [token]
-            else:
-                if not surface:
-                    continue
-                edit = seat.spelling.extend(surface)
-                seat.present = edit is not None
-                if edit is None:
-                    continue
-                keep, append = seat.prompt + edit.keep, edit.append
-                seat.rolled_back = cached - keep
-            if append:
-                seat.latest = None
-                advances[name] = Advance(self.number, keep, append)
-        return advances
+        token, surface, seat = self.tokens[-1], self._surface, self.seats[name]
+        seat.rolled_back = 0
+        cached = seat.cached
+        if seat.catching_up is not None:
+            return self._welcome(name, seat, seat.catching_up, surface)
+        if seat.spelling is None:
+            seat.followed += 1
+            keep, append = cached, [token]
+        else:
+            if not surface:
+                return None
+            edit = seat.spelling.extend(surface)
+            seat.present = edit is not None
+            if edit is None:
+                return None
+            keep, append = seat.prompt + edit.keep, edit.append
+            seat.rolled_back = cached - keep
+        if not append:
+            return None
+        seat.latest = None
+        return Advance(self.number, keep, append)
 
     def add(self, token: Token) -> tuple[str, FinishReason | None, str | int | None]:
         """Take a token in: the new text that is certain, why the sequence ends with it, and what stopped it."""
