@@ -72,7 +72,7 @@ def log_request(record: Record) -> None:
     if record.model is None and (record.status is None or record.status < 400):
         return  # uvicorn's own line says all there is
     if record.model is None:
-        log.info("%s %s: %s", record.method, record.path or "(no such path)", record.status, extra=_fields(record))
+        log.info("%s %s: %s", record.method, record.path or "(unrouted)", record.status, extra=_fields(record))
         return
     log.info(
         "%s: %s, %d prompt + %d generated tokens in %.3f s, first after %s",

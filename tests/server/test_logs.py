@@ -100,3 +100,11 @@ def test_people_get_a_sentence(log: Log, fuser: ScriptedFuser) -> None:
     [line] = [line for line in text.getvalue().splitlines() if "server.requests" in line]
     assert "pair: stop, " in line
     assert " + 3 generated tokens in 0." in line
+
+
+def test_a_request_refused_at_the_door_is_not_said_to_have_no_path(log: Log, fuser: ScriptedFuser) -> None:
+    """While the server drains, or without a key, nobody has looked for the path yet."""
+    text = log("text")
+    with TestClient(create_app({"pair": ensemble()}, fuser, ServerOptions(api_keys=(SECRET,)))) as client:
+        assert client.post(CHAT_PATH, json=ASK).status_code == 401
+    assert "POST (unrouted): 401" in text.getvalue()
