@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection
 
 from alignment.errors import Unavailable
 from fusion.core import Down
@@ -28,11 +28,12 @@ class Attendance:
         """A member is back."""
         del self.down[name]
 
-    def require(self, ensemble: Ensemble, members: Iterable[str]) -> None:
-        """Raise Unavailable when one of these members of the ensemble is down and cannot be done without."""
+    def require(self, ensemble: Ensemble, members: Collection[str]) -> None:
+        """Raise Unavailable when one of these members is down that the ensemble cannot do without, or all are."""
+        none_left = self.down.keys() >= set(members)
         for name in members:
             down = self.down.get(name)
-            if down is not None and not ensemble.can_do_without(name):
+            if down is not None and (none_left or not ensemble.can_do_without(name)):
                 raise unavailable(name, down)
 
     def hopeless(self, sequence: Sequence) -> Unavailable | None:

@@ -69,7 +69,7 @@ class Ensemble:
 
     def view(self, pivot: str | None) -> Ensemble:
         """This ensemble around the pivot that a prompt has decided on."""
-        return self if pivot is None or pivot == self.pivot else self.views[pivot]
+        return self.views[pivot] if self.views and pivot is not None else self
 
     @property
     def pivot_name(self) -> str:
@@ -107,8 +107,8 @@ class Ensemble:
         return (surfaces[token] or b"") if token < len(surfaces) else b""
 
     def can_do_without(self, name: str) -> bool:
-        """Whether its sequences go on when this member fails."""
-        return self.on_member_failure == "degrade" and name != self.pivot
+        """Whether its sequences go on when this member fails, and not all do: while no prompt has decided, any."""
+        return self.on_member_failure == "degrade" and (bool(self.views) or name != self.pivot)
 
     def follows_ids(self, name: str) -> bool:
         """Whether this member is given the pivot's ids as they are, because it has the pivot's tokenizer."""

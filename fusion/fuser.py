@@ -58,7 +58,7 @@ class Fuser:
         self._ready: dict[int, Sequence] = {}
         self._going: list[Sequence] = []  # those that a round has added a token to
         self.attendance = Attendance()
-        self._prefixes = PrefixScores()
+        self.prefixes = PrefixScores()  # of the prompts read so far
         self.observer = Observer()
         # Once the members are at work: for the callers, then for the observer.
         self._updates: list[Callable[[], None]] = []
@@ -248,7 +248,7 @@ class Fuser:
         self, sequence: Sequence, name: str, reason: str, error: Exception, *, may_return: bool = False
     ) -> None:
         """A member cannot go on with a sequence: it goes on with the others, or ends with `error`."""
-        if not sequence.ensemble.can_do_without(name):
+        if len(sequence.seats) == 1 or not sequence.ensemble.can_do_without(name):
             self._fail(sequence, error)
             return
         self._leave(sequence, name, reason, "lost" if may_return else "failed")
@@ -294,7 +294,7 @@ class Fuser:
                 sequence.leave(name, self.attendance.down[name].reason, may_return=True)
                 self._news.append(partial(self.observer.left, sequence.ensemble.name, name, "lost"))
             sequence.account.started = sequence.sent = perf_counter()
-            for name, advance in sequence.open(self._prefixes).items():
+            for name, advance in sequence.open(self.prefixes).items():
                 self._places.hand(name, advance)
 
     def _fuse_ready(self) -> None:

@@ -79,7 +79,8 @@ class PromptReading:
         self, scoring: PromptScoring, prompts: Mapping[str, ScoredPrompt], weights: Mapping[str, float]
     ) -> Measured:
         texts = scoring.collect(prompts)
-        measured = measure(texts, self._ensemble, list(prompts), self._fusion, weights, self._pivot)
+        pivot = self._pivot if self._pivot in prompts else next(iter(prompts))  # where it was lost meanwhile
+        measured = measure(texts, self._ensemble, list(prompts), self._fusion, weights, pivot)
         scored = {name: len(scoring.positions[name]) for name in prompts}
         kept = sum(int(text.tokens[measured.pivot].sum()) for text in scoring.kept)
         return replace(measured, report=replace(measured.report, scored=scored, kept=kept))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
@@ -67,9 +68,9 @@ class SamplingFields(RequestModel):
         return "max_tokens", self.max_tokens
 
     @property
+    @abstractmethod
     def alternatives(self) -> tuple[str, int | None]:
         """The field that says how many alternatives to report per token, and their number; None for no report."""
-        raise NotImplementedError
 
     @property
     def prompt_alternatives(self) -> int | None:

@@ -2,12 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from fastapi import APIRouter, Request, Response
 
 from alignment.errors import Unavailable
 from fusion.admission import STOPPING
 from server.metrics.exposition import exposition, refresh
 from server.service import Service
+
+
+def _missed(service: Service, away: Collection[str]) -> list[str]:
+    """The members for want of which something that is served does not answer.
+
+    A member of ensembles counts as they need it, whether or not it is served under its own name too. One that does
+    not answer and is not known to be down keeps sequences waiting, whatever they could do without.
+    """
+    joint = [ensemble for ensemble in service.ensembles.values() if len(ensemble.models) > 1]
+    shared = {name for ensemble in joint for name in ensemble.models}
+    alone = [e for e in service.ensembles.values() if len(e.models) == 1 and e.pivot not in shared]
+    down = service.fuser.attendance.down
+    missed: set[str] = set()
+    for ensemble in [*joint, *alone]:
+        needed = ensemble.taking_part(ensemble.defaults)
+        gone = [name for name in needed if name in away]
+        spared = [name for name in gone if name in down and ensemble.can_do_without(name)]
+        missed.update(gone if len(gone) == len(needed) else set(gone).difference(spared))
+    return [name for name in away if name in missed]
 
 
 def operations_router(service: Service) -> APIRouter:
@@ -24,14 +45,17 @@ def operations_router(service: Service) -> APIRouter:
 
     @router.head("/ready", include_in_schema=False)
     @router.get("/ready")
-    async def ready() -> dict[str, str]:
-        """Whether requests should be sent here: 200 while every member answers, 503 otherwise and at shutdown."""
+    async def ready() -> dict[str, str | list[str]]:
+        """Whether requests should be sent here: 503 at shutdown, and while an ensemble lacks a member.
+
+        An ensemble that goes on without it keeps the server in service.
+        """
         if service.lifecycle.draining:
             raise Unavailable(STOPPING)
-        down = [name for name, member in service.fuser.load().members.items() if not member.up]
-        if down:
-            raise Unavailable(f"Not answering: {', '.join(down)}.")
-        return {"status": "ready"}
+        away = [name for name, member in service.fuser.load().members.items() if not member.up]
+        if missed := _missed(service, away):
+            raise Unavailable(f"Not answering: {', '.join(missed)}.")
+        return {"status": "degraded", "down": away} if away else {"status": "ready"}
 
     @router.get("/metrics", include_in_schema=False)
     def metrics(request: Request) -> Response:

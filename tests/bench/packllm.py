@@ -1,28 +1,34 @@
 """What weighting by the prompt does on the demo's held-out questions.
 
 Accuracy per task and cost per token by each way of weighting, and whether a member that understands a prompt
-answers it well. `python -m tests.bench.packllm [--limit N] [--prune P] [CONFIG]` prints a table and, as its last
-line, one JSON object.
+answers it well. `python -m tests.bench.packllm [--limit N] [--timed N] [--prune P] [--combine C] [CONFIG]` prints
+tables and, as its last line, one JSON object.
+
+Cost is in members that ran for a token, and in seconds: the ways of weighting answer the same questions in turns,
+one sequence at a time and as many as `tutti eval` asks for. How long prompts alone take is measured in the same
+turns, by answers of one token; what remains is decoding.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import threading
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from scipy.stats import spearmanr
 
-from fusion.core import FusionParams, SamplingParams, Update
+from fusion.core import Combine, FusionParams, SamplingParams, Update
 from fusion.ensemble import Ensemble, build_ensemble, build_for_any_pivot
 from fusion.fuser import Fuser
+from fusion.prompt_score import PrefixScores
 from fusion.step import COMBINATIONS
 from fusion.weighting import Weighting
 from server.evaluation.questions import Question
@@ -33,7 +39,9 @@ from server.settings import read_settings
 
 DEMO = Path(__file__).parents[2] / "deploy" / "demo.yaml"
 MAX_TOKENS = 96
-AT_A_TIME = 32
+AT_A_TIME = 16  # as `tutti eval`
+PART = 4  # questions of a turn, times as many as there are at a time
+TURNS = 3
 
 
 @dataclass
@@ -52,10 +60,14 @@ class Answer:
 
 @dataclass(frozen=True)
 class Run:
-    """All answers of one way of weighting."""
+    """All answers of one way of weighting, and the seconds they took together."""
 
     answers: list[Answer]
     seconds: float
+
+    @property
+    def tokens(self) -> int:
+        return sum(len(answer.members) for answer in self.answers)
 
     def accuracy(self, task: str | None = None) -> float:
         return float(np.mean([a.right for a in self.answers if task in (None, a.question.task)]))
@@ -64,13 +76,57 @@ class Run:
     def members_per_token(self) -> float:
         return float(np.mean([count for answer in self.answers for count in answer.members]))
 
-    @property
-    def ms_per_token(self) -> float:
-        return 1e3 * self.seconds / sum(len(answer.members) for answer in self.answers)
+
+@dataclass(frozen=True)
+class Cost:
+    """Milliseconds per token: of decoding, and of everything."""
+
+    decoding: float
+    whole: float
 
 
-def ask(fuser: Fuser, ensemble: Ensemble, questions: Sequence[Question], weighting: Weighting) -> Run:
-    """All questions greedily, some at a time."""
+Way = tuple[Ensemble, Weighting]
+
+
+def costs(fuser: Fuser, ways: dict[str, Way], questions: Sequence[Question], at_a_time: int) -> dict[str, Cost]:
+    """What each way takes for the same questions, some at a time; in every turn another one is first.
+
+    Of a part of the questions the fastest of several turns counts, for the prompts (answers of a single token) and
+    for everything, since whatever else the machine does only adds.
+    """
+    names, parts = [*ways], max(1, len(questions) // (PART * at_a_time))
+    prompts, whole, tokens = Counter[str](), Counter[str](), Counter[str]()
+    for part in range(parts):
+        fastest = {name: [math.inf, math.inf] for name in names}
+        for turn in range(part, part + TURNS):
+            for name in names[turn % len(names) :] + names[: turn % len(names)]:
+                for i, longest in enumerate((1, MAX_TOKENS)):
+                    asked = questions[part::parts]
+                    run = ask(fuser, *ways[name], asked, at_a_time=at_a_time, max_tokens=longest)
+                    fastest[name][i] = min(fastest[name][i], run.seconds)
+                tokens[name] += run.tokens if turn == part else 0
+        for name, (first, all_of_it) in fastest.items():
+            prompts[name] += first
+            whole[name] += all_of_it
+    return {
+        name: Cost(
+            1e3 * (whole[name] - prompts[name]) / (tokens[name] - len(questions)), 1e3 * whole[name] / tokens[name]
+        )
+        for name in names
+    }
+
+
+def ask(
+    fuser: Fuser,
+    ensemble: Ensemble,
+    weighting: Weighting,
+    questions: Sequence[Question],
+    *,
+    at_a_time: int = AT_A_TIME,
+    max_tokens: int = MAX_TOKENS,
+) -> Run:
+    """All questions greedily, some at a time; no prompt has been read before."""
+    fuser.prefixes = PrefixScores()
     fusion = FusionParams(
         weighting=weighting,
         combine=ensemble.defaults.combine,
@@ -78,7 +134,7 @@ def ask(fuser: Fuser, ensemble: Ensemble, questions: Sequence[Question], weighti
         report=True,
     )
     answers = [Answer(question) for question in questions]
-    places = threading.Semaphore(AT_A_TIME)
+    places = threading.Semaphore(at_a_time)
     errors: list[Exception] = []
 
     def listener(answer: Answer):
@@ -99,9 +155,9 @@ def ask(fuser: Fuser, ensemble: Ensemble, questions: Sequence[Question], weighti
         places.acquire()
         messages = [{"role": "user", "content": answer.question.prompt}]
         prompt = ensemble.encode_chat(messages, locate=ensemble.scores(fusion))
-        sampling = SamplingParams(max_tokens=MAX_TOKENS, temperature=0.0)
+        sampling = SamplingParams(max_tokens=max_tokens, temperature=0.0)
         fuser.submit(ensemble, prompt, sampling, fusion, on_update=listener(answer))
-    for _ in range(AT_A_TIME):
+    for _ in range(at_a_time):
         places.acquire()
     if errors:
         raise errors[0]
@@ -137,60 +193,86 @@ def correlation(alone: dict[str, Run], scored: Run, tasks: Sequence[str]) -> dic
     }
 
 
-def run(config: Path, limit: int | None, threshold: float) -> dict[str, Any]:
-    """Measure; the tables are printed as they come."""
+def ways_of(ensemble: Ensemble, combine: Combine, threshold: float) -> dict[str, Way]:
+    """The ways of weighting that are compared, equal weights first."""
+    defaults = replace(ensemble.defaults, combine=combine, weights=None)
+    fixed = replace(ensemble, defaults=defaults)
+    by_prompt = build_for_any_pivot("auto", ensemble.models, defaults=defaults)
+    sim, opt = Weighting("packllm-sim"), Weighting("packllm-opt")
+    return {
+        "uniform": (fixed, Weighting()),
+        "top1": (fixed, Weighting("top1")),
+        "packllm-sim": (fixed, sim),
+        "packllm-opt": (fixed, opt),
+        f"packllm-sim, prune {threshold:g}": (fixed, replace(sim, prune=threshold)),
+        f"packllm-opt, prune {threshold:g}": (fixed, replace(opt, prune=threshold)),
+        "packllm-opt, pivot auto": (by_prompt, opt),
+    }
+
+
+def run(
+    config: Path, limit: int | None, timed: int, threshold: float, combinations: Sequence[Combine]
+) -> dict[str, Any]:
+    """Measure, and print tables."""
     settings = read_settings(config)
-    questions = read_all([Path(task) for task in settings.evaluation.tasks], limit)
+    paths = [Path(task) for task in settings.evaluation.tasks]
+    questions, part = read_all(paths, limit), read_all(paths, timed)
     runtime = build(settings)
-    ensemble = runtime.ensembles[next(iter(settings.ensembles))]
-    models = ensemble.models
+    fuser, ensemble = runtime.fuser, runtime.ensembles[next(iter(settings.ensembles))]
     tasks = list(dict.fromkeys(question.task for question in questions))
-    runtime.fuser.start()
+    fuser.start()
     try:
         alone = {
-            name: ask(runtime.fuser, build_ensemble(name, {name: model}, name), questions, Weighting())
-            for name, model in models.items()
+            name: ask(fuser, build_ensemble(name, {name: model}, name), Weighting(), questions)
+            for name, model in ensemble.models.items()
         }
-        runs = {}
-        for combine in COMBINATIONS:
-            defaults = replace(ensemble.defaults, combine=combine, weights=None)
-            fixed = replace(ensemble, defaults=defaults)
-            by_prompt = build_for_any_pivot("auto", models, defaults=defaults)
-            ways = {
-                "uniform": (fixed, Weighting()),
-                "top1": (fixed, Weighting("top1")),
-                "packllm-sim": (fixed, Weighting("packllm-sim")),
-                "packllm-opt": (fixed, Weighting("packllm-opt")),
-                f"packllm-sim, prune {threshold:g}": (fixed, Weighting("packllm-sim", prune=threshold)),
-                f"packllm-opt, prune {threshold:g}": (fixed, Weighting("packllm-opt", prune=threshold)),
-                "packllm-opt, pivot auto": (by_prompt, Weighting("packllm-opt")),
-            }
-            for way, (chosen, weighting) in ways.items():
-                runs[f"{combine}: {way}"] = ask(runtime.fuser, chosen, questions, weighting)
+        runs, told = {}, defaultdict[str, dict[int, Cost]](dict)
+        for combine in combinations:
+            ways = ways_of(ensemble, combine, threshold)
+            runs |= {f"{combine}: {name}": ask(fuser, *way, questions) for name, way in ways.items()}
+            for at_a_time in (1, AT_A_TIME) if part else ():
+                for name, cost in costs(fuser, ways, part, at_a_time).items():
+                    told[f"{combine}: {name}"][at_a_time] = cost
     finally:
-        runtime.fuser.stop()
+        fuser.stop()
     for name, one in (alone | runs).items():
         scores = "  ".join(f"{task} {100 * one.accuracy(task):5.1f}" for task in tasks)
-        print(
-            f"{name:<36} {scores}  all {100 * one.accuracy():5.1f}"
-            f"  members/token {one.members_per_token:.2f}  ms/token {one.ms_per_token:.2f}"
-        )
-    told = correlation(alone, runs["mixture: packllm-sim"], tasks)
-    print(f"rank correlation of log perplexity and accuracy: {told['rank_correlation']:.2f} (p = {told['p']:.2f})")
+        print(f"{name:<36} {scores}  all {100 * one.accuracy():5.1f}  members/token {one.members_per_token:.2f}")
+    print("ms per token (and in relation to uniform), of decoding and of everything")
+    for name, by_batch in told.items():
+        reference = told[f"{name.partition(':')[0]}: uniform"]
+        cells = [
+            f"{at_a_time} at a time {own:5.2f} ({own / of_uniform:.2f})"
+            for at_a_time, cost in by_batch.items()
+            for own, of_uniform in (
+                (cost.decoding, reference[at_a_time].decoding),
+                (cost.whole, reference[at_a_time].whole),
+            )
+        ]
+        print(f"{name:<36} {'  '.join(cells)}")
+    correlated = correlation(alone, runs[f"{combinations[-1]}: packllm-sim"], tasks)
     print(
-        f"with each task's mean taken off: {told['rank_correlation_within_tasks']:.2f} "
-        f"(p = {told['p_within_tasks']:.2f}); the best member has the lowest loss in "
-        f"{told['tasks_whose_best_member_has_the_lowest_loss']} of {len(tasks)} tasks"
+        f"rank correlation of log perplexity and accuracy: {correlated['rank_correlation']:.2f} "
+        f"(p = {correlated['p']:.2f})"
+    )
+    print(
+        f"with each task's mean taken off: {correlated['rank_correlation_within_tasks']:.2f} "
+        f"(p = {correlated['p_within_tasks']:.2f}); the best member has the lowest loss in "
+        f"{correlated['tasks_whose_best_member_has_the_lowest_loss']} of {len(tasks)} tasks"
     )
     return {
         "questions": len(questions),
+        "questions_timed": len(part),
         "accuracy": {
             name: {task: one.accuracy(task) for task in tasks} | {"all": one.accuracy()}
             for name, one in (alone | runs).items()
         },
         "members_per_token": {name: one.members_per_token for name, one in runs.items()},
-        "ms_per_token": {name: one.ms_per_token for name, one in runs.items()},
-        **told,
+        "ms_per_token": {
+            name: {at_a_time: asdict(cost) for at_a_time, cost in by_batch.items()}
+            for name, by_batch in told.items()
+        },
+        **correlated,
     }
 
 
@@ -198,9 +280,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("config", nargs="?", type=Path, default=DEMO)
     parser.add_argument("--limit", type=int, help="only so many questions of each task")
+    parser.add_argument("--timed", type=int, default=16, help="questions of each task that are timed; 0 for none")
     parser.add_argument("--prune", type=float, default=0.2)
-    arguments = parser.parse_args()
-    print(json.dumps(run(arguments.config, arguments.limit, arguments.prune)))
+    parser.add_argument("--combine", choices=COMBINATIONS, action="append", help="by default each in turn")
+    given = parser.parse_args()
+    combinations = given.combine or list(COMBINATIONS)
+    print(json.dumps(run(given.config, given.limit, given.timed, given.prune, combinations)))
 
 
 if __name__ == "__main__":

@@ -7,8 +7,9 @@ import pytest
 from alignment.errors import Unavailable
 from alignment.spelling import Spelling
 from fusion.core import Capacity, FusionParams
+from fusion.ensemble import build_for_any_pivot
 from fusion.weighting import Weighting
-from tests.fusion.conftest import Listener, toy_ensemble
+from tests.fusion.conftest import Listener, toy_ensemble, toy_model
 
 PIVOT, OTHER = "almanac", "lingvo"
 REPORT = FusionParams(report=True)
@@ -104,6 +105,58 @@ def test_nothing_goes_on_without_the_pivot(tokenizers, run, policy):
     assert "'almanac' is down" in str(listener.last.error)
     with pytest.raises(Unavailable):
         running.submit()
+
+
+@pytest.fixture
+def automatic(tokenizers, run):
+    """An ensemble whose pivot each prompt decides; without one the first member stands in for it."""
+    models = {name: toy_model(tokenizer, name, seed=i) for i, (name, tokenizer) in enumerate(tokenizers.items())}
+    return run(build_for_any_pivot("toys", models, on_member_failure="degrade"))
+
+
+def question(running):
+    messages = [{"role": "user", "content": "What comes next after January, February and March?"}]
+    return running.ensemble.encode_chat(messages, locate=True)
+
+
+@pytest.mark.parametrize("weighting", ["given", "packllm-sim"])
+def test_where_the_prompt_decides_on_the_pivot_others_can_lead(automatic, weighting):
+    fusion = FusionParams(weighting=Weighting(weighting))
+    first, *others = automatic.ensemble.models
+    member = automatic.fuser.members[first]
+    member.hold = True  # it is lost while it reads the prompt
+    reading = automatic.submit(question(automatic), fusion)
+    while not member.submitted:
+        time.sleep(0.001)
+    member.fail()
+    later = automatic.submit(question(automatic), fusion)  # and this one begins without it
+    for listener in (reading.wait(), later.wait()):
+        assert listener.last.error is None
+        assert listener.last.pivot in others
+        assert listener.last.departed == {first: "its engine is gone"}
+
+
+def test_the_pivot_that_a_prompt_has_decided_on_is_needed(automatic):
+    led = automatic.submit(question(automatic)).wait().last.pivot
+    listener = interrupted(automatic, {5: [automatic.fuser.members[led].fail]}, prompt=question(automatic))
+    assert f"'{led}' is down" in str(listener.last.error)
+
+
+def test_nobody_leads_where_all_are_down(automatic):
+    first, second, last = automatic.members()
+    last.hold = True
+    reading = automatic.submit(question(automatic))
+    while not last.submitted:
+        time.sleep(0.001)
+    for member in (first, second):
+        member.fail()
+    while len(automatic.fuser.attendance.down) < 2:
+        time.sleep(0.001)
+    assert not reading.done.is_set()
+    last.fail()
+    assert "is down" in str(reading.wait().last.error)
+    with pytest.raises(Unavailable):
+        automatic.submit(question(automatic))
 
 
 @pytest.mark.parametrize("name", ["abacus", "lingvo"])

@@ -12,6 +12,7 @@ from typing import Any
 
 from alignment.boundaries import Located
 from alignment.errors import InvalidRequest
+from fusion.attendance import Attendance
 from fusion.core import (
     Capacity,
     FusionParams,
@@ -145,7 +146,8 @@ class ScriptedFuser:
         self.submissions: list[Submission] = []
         self.started = False
         self.stopped = False
-        self.down: set[str] = set()
+        self.silent: set[str] = set()
+        self.attendance = Attendance()
         self.observer = Observer()
         self._numbers = itertools.count(1)
 
@@ -159,7 +161,8 @@ class ScriptedFuser:
         return not self.stopped
 
     def load(self) -> Load:
-        members = {name: MemberLoad(name not in self.down, 0, 0, 0, 1000) for name in ("a", "b")}
+        away = self.silent | self.attendance.down.keys()
+        members = {name: MemberLoad(name not in away, 0, 0, 0, 1000) for name in ("a", "b")}
         return Load(running={}, waiting={}, waiting_limit=256, members=members)
 
     def submit(

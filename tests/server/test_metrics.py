@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
 
 from alignment.errors import Unavailable
-from fusion.core import Update
+from fusion.core import Down, Update
 from server.app import create_app
 from server.loading import build
 from server.metrics.catalogue import Catalogue
@@ -32,6 +32,7 @@ from tests.server.test_bad_input import CHAT, CHAT_PATH
 
 ASK: Any = {"messages": [{"role": "user", "content": "the and"}], "temperature": 1.0, "seed": 1}
 IGNORE_END = {"ignore_eos": True}
+GONE = Down("its engine is gone", 2.0)
 
 
 class Scrape(dict[tuple[str, frozenset[tuple[str, str]]], float]):
@@ -332,15 +333,43 @@ def test_openmetrics_is_spoken_to_those_who_ask(live: Live) -> None:
     assert httpx.get(f"{live.url}/metrics").headers["content-type"].startswith("text/plain; version=0.0.4")
 
 
-def test_a_member_that_is_down_fails_readiness_but_no_scrape(client: TestClient, fuser: ScriptedFuser) -> None:
+@pytest.mark.parametrize("silent", [False, True])
+def test_a_member_that_is_away_fails_readiness_but_no_scrape(
+    client: TestClient, fuser: ScriptedFuser, silent: bool
+) -> None:
     assert client.get("/ready").json() == {"status": "ready"}
-    fuser.down = {"b"}
+    if silent:
+        fuser.silent = {"b"}
+    else:
+        fuser.attendance.lose("b", GONE)
     answer = client.get("/ready")
     assert answer.status_code == 503
     assert answer.json()["error"]["message"] == "Not answering: b."
     assert client.get("/health").status_code == 200, "a restart would not help"
     scrape = Scrape(client.get("/metrics").text)
     assert (scrape.value("member_up", member="a"), scrape.value("member_up", member="b")) == (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("lost", "silent", "status"),
+    [("b", "", 200), ("a", "", 503), ("ab", "", 503), ("", "b", 503)],
+    ids=["another member", "the pivot", "everybody", "hangs"],
+)
+def test_an_ensemble_that_goes_on_without_a_member_keeps_the_server_ready(
+    fuser: ScriptedFuser, lost: str, silent: str, status: int
+) -> None:
+    pair = replace(ensemble(), on_member_failure="degrade")
+    own = replace(pair, name="b", models={"b": pair.models["b"]}, pivot="b")
+    fuser.silent = set(silent)
+    for name in lost:
+        fuser.attendance.lose(name, GONE)
+    with TestClient(create_app({"pair": pair, "b": own}, fuser, ServerOptions())) as client:
+        answer = client.get("/ready")
+        assert answer.status_code == status
+        if status == 200:
+            assert answer.json() == {"status": "degraded", "down": ["b"]}
+    with TestClient(create_app({"b": own}, fuser, ServerOptions())) as client:
+        assert client.get("/ready").status_code == (503 if "b" in lost + silent else 200)
 
 
 def test_health_is_the_process(client: TestClient, fuser: ScriptedFuser) -> None:

@@ -49,7 +49,7 @@ def test_a_lost_process_is_seen_and_scrapes_go_on(hosted: Live) -> None:
     os.kill(worker().pid, signal.SIGKILL)
     assert eventually(lambda: hosted.scrape().value("member_up", member="ben") == 0)
     ready = httpx.get(f"{hosted.url}/ready")
-    assert (ready.status_code, ready.json()["error"]["message"]) == (503, "Not answering: ben.")
+    assert (ready.status_code, ready.json()) == (200, {"status": "degraded", "down": ["ben"]})
     assert httpx.get(f"{hosted.url}/health").status_code == 200
     change = hosted.change(ask)
     assert change("degraded_requests_total", model="both", reason="lost") == 1
