@@ -211,9 +211,7 @@ class Fuser:
                 prompts.append(arrived - sequence.sent)
             if sequence.ready:
                 self._ready[sequence.number] = sequence
-        if step_seconds:
-            self._news.append(partial(self.observer.stepped, name, step_seconds))
-        self._news.append(partial(self.observer.answered, name, prompts, tokens))
+        self._news.append(partial(self.observer.answered, name, step_seconds, prompts, tokens))
 
     def _generated(self, sequence: Sequence, name: str, answer: Generated, arrived: float) -> None:
         """Take in what a member has decoded by itself."""

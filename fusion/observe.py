@@ -19,6 +19,7 @@ Floats = NDArray[np.float64]
 # A member that was given work and has answered nobody for so many seconds does not answer any more. The longest
 # step of a prompt on a slow machine is far shorter.
 SILENCE = 300.0
+SMALLEST = np.finfo(np.float64).tiny  # has a logarithm, unlike 0
 # Why a sequence goes on without a member: the text outgrew its cache, it is down, it failed at this sequence.
 Leaving = Literal["outgrown", "lost", "failed"]
 
@@ -90,11 +91,11 @@ class Observer:
     Does nothing itself: those who measure override what they want. No method may block.
     """
 
-    def stepped(self, member: str, seconds: float) -> None:
-        """An engine took a step that answered somebody."""
+    def answered(self, member: str, step: float, prompts: Sequence[float], tokens: Sequence[float]) -> None:
+        """A member answered so many seconds after it was given a prompt, or the tokens of a round.
 
-    def answered(self, member: str, prompts: Sequence[float], tokens: Sequence[float]) -> None:
-        """A member answered so many seconds after it was given a prompt, or the tokens of a round."""
+        `step` is how long its engine's step took that the answers come from, 0 if that is not known.
+        """
 
     def fused(self, rounds: Rounds) -> None:
         """A batch of sequences got a token each."""
@@ -185,11 +186,10 @@ def divergence(probabilities: Floats) -> Floats:
     rows = probabilities / np.where(mass > 0, mass, 1.0)
     counted = np.maximum((mass > 0).sum(axis=1), 1)
     spread: Floats = _entropy(rows.sum(axis=1) / counted) - _entropy(rows).sum(axis=1) / counted[:, 0]
-    return np.maximum(spread, 0.0)  # where all are the same, rounding may leave less
+    return np.clip(spread, 0.0, np.log(probabilities.shape[1]))  # rounding may leave less, or more
 
 
 def _entropy(probabilities: Floats) -> Floats:
     """Over the last axis, in nats."""
-    logs = np.log(probabilities, out=np.zeros_like(probabilities), where=probabilities > 0)
-    entropy: Floats = -np.einsum("...c,...c->...", probabilities, logs)
+    entropy: Floats = -np.einsum("...c,...c->...", probabilities, np.log(np.maximum(probabilities, SMALLEST)))
     return entropy

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from math import nan
 from time import perf_counter
 from typing import Literal
 
@@ -89,10 +90,10 @@ class Record:
         count = len(update.tokens)
         if count:
             now = perf_counter()
-            self._series.generated.inc(count)
             if sequence.tokens:
-                self._series.inter_token.observe_all([(now - sequence.latest) / count] * count)
+                self._series.tokens.add((count, now - sequence.latest))
             else:
+                self._series.tokens.add((count, nan))
                 sequence.first = now
                 if self.first_token is None:
                     self.first_token = now

@@ -7,9 +7,13 @@ Buckets are the same for every model, so that quantiles over several can be take
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, disable_created_metrics
 
 from server.metrics.histogram import Histogram
+from server.metrics.journal import Entry, Journal
 
 # vLLM's, whose first bounds are of use only to large models, with smaller ones before them.
 TO_FIRST_TOKEN = (
@@ -41,6 +45,8 @@ STAGES = ("waiting", "fusion", "sampling", "synchronisation")
 DROP_REASONS = ("filter", "spelling")
 DEGRADED_REASONS = ("lost", "failed", "outgrown")
 
+ENTRIES = 1024  # that a journal holds
+
 
 class Catalogue:
     """All metrics, in a registry of their own: every application has one."""
@@ -49,6 +55,7 @@ class Catalogue:
         # A second series for each counter, which no query of ours asks for.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
+        self._journals: list[Journal[Any]] = []
         registry = self.registry
 
         def histogram(
@@ -227,3 +234,14 @@ class Catalogue:
             *("model", "member", "pivot", "combine", "weighting"),
         )
         self.build_info = gauge("build_info", "1, labelled with the server's version.", "version")
+
+    def journal(self, count: Callable[[list[Entry]], None], room: int = ENTRIES) -> Journal[Entry]:
+        """A journal whose entries `count` turns into metrics: when it is full, and when somebody scrapes."""
+        journal = Journal(count, room)
+        self._journals.append(journal)
+        return journal
+
+    def settle(self) -> None:
+        """Count everything that has happened so far."""
+        for journal in self._journals:
+            journal.settle()

@@ -41,5 +41,6 @@ def refresh(catalogue: Catalogue, models: Mapping[str, object], load: Load) -> N
 
 def exposition(catalogue: Catalogue, accept: str) -> tuple[bytes, str]:
     """All metrics in the format that the scraper asks for (its Accept header), and the name of that format."""
+    catalogue.settle()
     encode, content_type = choose_encoder(accept)
     return encode(catalogue.registry), content_type

@@ -1,60 +1,51 @@
-"""Histograms that take a value for the price of an append.
+"""Histograms that count one value or many.
 
-A round is observed once per sequence and member, so what prometheus_client's own histogram does for a value (two
-locks and a search in Python) would add up. Here values wait in a list and are counted many at a time with numpy.
+A round is counted once per sequence and member, so what prometheus_client's own histogram does for a value (two
+locks and a search in Python) would add up; it cannot take many values at once.
 """
 
 from __future__ import annotations
 
 import threading
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 from prometheus_client import CollectorRegistry
 from prometheus_client.metrics_core import HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
-
-PENDING = 1024  # values that wait at most, so that memory is bounded where nobody scrapes
 
 
 class Series:
     """One labelled series of a histogram. Thread-safe."""
 
     def __init__(self, bounds: Sequence[float]) -> None:
-        self._bounds = np.asarray(bounds)
+        self._bounds = tuple(bounds)
         self._counts = np.zeros(len(bounds) + 1, dtype=np.int64)
         self._sum = 0.0
-        self._pending: list[float] = []
         self._lock = threading.Lock()
 
     def observe(self, value: float) -> None:
         """Count one value."""
+        place = bisect_left(self._bounds, value)  # a value equal to a bound belongs under it, as `le` says
         with self._lock:
-            self._pending.append(value)
-            if len(self._pending) >= PENDING:
-                self._count_pending()
+            self._counts[place] += 1
+            self._sum += value
 
-    def observe_all(self, values: Sequence[float]) -> None:
-        """Count many."""
+    def observe_all(self, values: ArrayLike) -> None:
+        """Count many, an array of any shape."""
+        values = np.ravel(values)
+        counts = np.bincount(np.searchsorted(self._bounds, values), minlength=len(self._counts))
         with self._lock:
-            self._pending.extend(values)
-            if len(self._pending) >= PENDING:
-                self._count_pending()
+            self._counts += counts
+            self._sum += float(values.sum())
 
     def read(self) -> tuple[list[int], float]:
         """How many values were at most each bound (infinity last), and the sum of all."""
         with self._lock:
-            self._count_pending()
             counts: list[int] = np.cumsum(self._counts).tolist()
             return counts, self._sum
-
-    def _count_pending(self) -> None:
-        if self._pending:
-            values = np.asarray(self._pending)
-            self._pending.clear()
-            # A value equal to a bound belongs under it, as Prometheus' `le` says.
-            self._counts += np.bincount(np.searchsorted(self._bounds, values), minlength=len(self._counts))
-            self._sum += float(values.sum())
 
 
 class Histogram(Collector):

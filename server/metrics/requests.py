@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from server.errors import CLIENT_CLOSED_REQUEST
 from server.metrics.catalogue import FINISH_REASONS, Catalogue
 
@@ -42,6 +44,17 @@ class ModelSeries:
         self.prompt = catalogue.prompt_tokens.labels(model)
         self.generated = catalogue.generation_tokens.labels(model)
         self.requests = {reason: catalogue.requests.labels(model, reason) for reason in FINISH_REASONS}
+        self.tokens = catalogue.journal(self._count_tokens)
+
+    def _count_tokens(self, told: list[tuple[int, float]]) -> None:
+        """Account for pieces of answers: so many tokens at once, and seconds since the answer's last piece.
+
+        Those are NaN for the first piece of an answer.
+        """
+        numbers, seconds = np.array([number for number, _ in told]), np.array([seconds for _, seconds in told])
+        self.generated.inc(int(numbers.sum()))
+        later = ~np.isnan(seconds)
+        self.inter_token.observe_all(np.repeat(seconds[later] / numbers[later], numbers[later]))
 
 
 class RequestMetrics:

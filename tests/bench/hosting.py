@@ -65,8 +65,8 @@ class Steps(Stages):
         super().__init__()
         self.steps: defaultdict[str, list[float]] = defaultdict(list)
 
-    def stepped(self, member: str, seconds: float) -> None:
-        self.steps[member].append(seconds)
+    def answered(self, member: str, step: float, prompts: Sequence[float], tokens: Sequence[float]) -> None:
+        self.steps[member].append(step)
 
     def slowest(self) -> float:
         """Seconds that the slowest member's step takes: its sleep, and by how much that oversleeps."""

@@ -2,7 +2,7 @@
 
 `ratio` compares their times, pair by pair; on a machine that does other things as well it varies more than what it
 measures. `share` adds up the processor time of every call that measures, over the time of the decoding: all of it
-counts, also what happens while members compute.
+counts, also what happens while members compute, and what a scrape would count in the fuser's stead.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Stopwatch:
         return timed_call
 
     def wrap(self, observer: Observer) -> Observer:
-        for name in ("stepped", "answered", "fused", "rolled_back"):
+        for name in ("answered", "fused", "rolled_back"):
             setattr(observer, name, self.timed(getattr(observer, name)))
         return observer
 
@@ -109,6 +109,7 @@ def run(
                     fuser.observer = observer if on else silent
                     watch.seconds = 0.0
                     seconds[on] = decode(fuser, ensemble, batch, requests if on else None, watch)
+                    watch.timed(catalogue.settle)()
                     spent += watch.seconds if pair and on else 0.0
                 if pair:  # the first warms up
                     ratios.append(seconds[True] / seconds[False])

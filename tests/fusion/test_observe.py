@@ -27,11 +27,8 @@ class Recorder(Observer):
         self.told: list[tuple] = []
         self.rounds: list = []
 
-    def stepped(self, member, seconds):
-        self.told.append(("stepped", member, seconds))
-
-    def answered(self, member, prompts, tokens):
-        self.told.append(("answered", member, prompts, tokens))
+    def answered(self, member, step, prompts, tokens):
+        self.told.append(("answered", member, step, prompts, tokens))
 
     def fused(self, rounds):
         self.rounds.append(rounds)
@@ -116,7 +113,7 @@ def test_the_last_to_answer_is_told_and_by_how_much(tokenizers, run):
     [(name, seconds)] = seen.rounds[0].last
     assert name == "abacus"
     assert 0.1 < seconds < 5
-    waits = {member: prompts for member, prompts, _ in seen.of("answered")}
+    waits = {member: prompts for member, _, prompts, _ in seen.of("answered")}
     assert waits["abacus"][0] > 0.1 > waits["lingvo"][0]
 
 
