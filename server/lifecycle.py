@@ -39,6 +39,7 @@ class Admission:
             await self.app(scope, receive, send)
             return
         if self.lifecycle.draining:
+            scope["state"]["record"].draining = True
             headers = {"Retry-After": str(RETRY_SECONDS), "Connection": "close"}
             await error_response(Unavailable(STOPPING), headers)(scope, receive, send)
             return

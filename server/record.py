@@ -46,6 +46,7 @@ class Record:
         prompt_tokens: of all prompts, in the pivot's tokens.
         sequences: what was generated.
         first_token: when the first token of any sequence came.
+        draining: whether it came while the server was going down, and was sent to another.
         error: why it failed, once there was a generation.
         cancelled: whether the generation was ended before its end, because nobody wanted it any more.
         arrived, ended: when it came and when its answer was complete.
@@ -65,6 +66,7 @@ class Record:
     prompt_tokens: int = 0
     sequences: list[Sequence] = field(default_factory=list)
     first_token: float | None = None
+    draining: bool = False
     error: Exception | None = None
     cancelled: bool = False
     arrived: float = field(default_factory=perf_counter)

@@ -117,7 +117,8 @@ def _errors() -> list[Panel]:
         ),
         lines(
             "Errors by type",
-            "As in the error object's `type`; counted too when an answer breaks off after its first token.",
+            "Counted too when an answer breaks off after its first token. draining: a server that goes down sent "
+            "the request to another, and no alert minds.",
             PER_SECOND,
             [Query(rate("request_errors_total", "", "type"), "{{type}}")],
             stacked=True,

@@ -122,11 +122,15 @@ class Catalogue:
             "finish_reason",
         )
         self.request_errors = counter(
-            "request_errors", "Requests answered with an error, before or during the answer, by its type.", "type"
+            "request_errors",
+            "Requests answered with an error, before or during the answer, by its type; `draining` are those that "
+            "a server that goes down sends to another.",
+            "type",
         )
         self.http_requests = counter(
             "http_requests",
-            "HTTP requests by route and status; paths without a route are `other`.",
+            "HTTP requests by route and status; paths without a route are `other`, requests that a server that "
+            "goes down sends to another are `draining`.",
             "path",
             "status",
         )

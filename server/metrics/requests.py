@@ -25,6 +25,7 @@ ERROR_TYPES = {
     501: "not_implemented",
     503: "unavailable",
 }
+DRAINING = "draining"  # a 503 by which a server that goes down sends requests elsewhere: nobody's error
 OTHER = "other"
 
 
@@ -63,13 +64,18 @@ class RequestMetrics:
     def __init__(self, catalogue: Catalogue, models: Iterable[str]) -> None:
         self.series = {model: ModelSeries(catalogue, model) for model in models}
         self._http = catalogue.http_requests
-        self._errors = {name: catalogue.request_errors.labels(name) for name in (*ERROR_TYPES.values(), OTHER)}
+        self._errors = {
+            name: catalogue.request_errors.labels(name) for name in (*ERROR_TYPES.values(), DRAINING, OTHER)
+        }
 
     def ended(self, record: Record) -> None:
         """A request is over."""
         if record.status is not None:
-            self._http.labels(record.path or OTHER, str(record.status)).inc()
-            if record.status >= 400 and record.status != CLIENT_CLOSED_REQUEST:
+            path = DRAINING if record.draining else record.path or OTHER
+            self._http.labels(path, str(record.status)).inc()
+            if record.draining:
+                self._errors[DRAINING].inc()
+            elif record.status >= 400 and record.status != CLIENT_CLOSED_REQUEST:
                 self._errors[ERROR_TYPES.get(record.status, OTHER)].inc()
         if record.model is not None:
             self._generated(record, self.series[record.model])

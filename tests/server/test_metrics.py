@@ -392,6 +392,15 @@ def test_probes_and_scrapes_need_no_key_and_are_not_counted(fuser: ScriptedFuser
         assert "secret" not in client.get("/metrics").text
 
 
+def test_who_is_sent_elsewhere_while_the_server_drains_met_no_error(client: TestClient) -> None:
+    client.app.state.lifecycle.draining = True
+    answer = client.post(CHAT_PATH, json=CHAT)
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+    scrape = Scrape(client.get("/metrics").text)
+    assert scrape.value("request_errors_total") == scrape.value("request_errors_total", type="draining") == 1
+    assert scrape.value("http_requests_total") == scrape.value("http_requests_total", path="draining") == 1
+
+
 def test_a_failure_amid_a_stream_is_an_error(client: TestClient, fuser: ScriptedFuser) -> None:
     fuser.script = lambda submission: [says("Hello")[0], Update("", error=RuntimeError("gone"))]
     assert "error" in client.post(CHAT_PATH, json={**CHAT, "stream": True}).text
