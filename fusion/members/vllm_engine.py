@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from fusion.core import Advance, AdvanceFailed, Answer, Capacity, Generate, Generated, NextTokens, Score, Task
+from fusion.core import Advance, AdvanceFailed, Answer, Capacity, Generate, Generated, Ids, NextTokens, Score, Task
 from fusion.members import vllm_start
 from fusion.members.vllm_options import Options, configured
 from fusion.members.vllm_reasons import explained
@@ -246,7 +247,7 @@ class VllmEngine:
         ids = logprobs = None
         if work.sampling.logprobs is not None and output.new_logprobs is not None:
             width = 1 + work.sampling.logprobs  # in company of others that want more, vLLM returns more
-            ids = output.new_logprobs.logprob_token_ids[:, :width]
+            ids = _narrow(output.new_logprobs.logprob_token_ids[:, :width])
             logprobs = output.new_logprobs.logprobs[:, :width]
         return Generated(number, output.new_token_ids, ids, logprobs, finished)
 
@@ -278,7 +279,12 @@ class VllmEngine:
             self._core.forget(sequence.request)
             self.close([number])
             return AdvanceFailed(number, "The model's output is not a number.")
-        return NextTokens(number, ids, logprobs, appended)
+        return NextTokens(number, _narrow(ids), logprobs, appended)
+
+
+def _narrow(ids: NDArray[np.integer[Any]]) -> Ids:
+    """Token ids as int32: the V2 runner's have 64 bits."""
+    return ids.astype(np.int32, copy=False)
 
 
 def generation(work: Generate, vocabulary_size: int) -> SamplingParams:
