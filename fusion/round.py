@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fusion.core import RoundReport, Token, TokenLogProb
-from fusion.sampling import sample
+from fusion.sampling import is_plain, sample, sample_plain
 from fusion.sequence import Sequence
 from fusion.step import Candidates, combine_members, keep_the_pivots_cut, project
 
@@ -71,12 +71,13 @@ def fuse(batch: list[Sequence]) -> Fused:
         own = candidates.probabilities[:, pivot]
         fused = keep_the_pivots_cut(fused, own, lambda row, i: batch[row].surface(int(candidates.tokens[row, i])))
     at = perf_counter()
-    outcomes = [
-        choose(
-            sequence, candidates, combined.shares[row], row, fused[row], combined.weights[row], combined.kept[row]
-        )
-        for row, sequence in enumerate(batch)
-    ]
+    outcomes = []
+    for row, chosen in enumerate(choose(batch, candidates.tokens, fused)):
+        sequence, report = batch[row], None
+        if fusion.report:
+            parts = combined.shares[row], combined.weights[row], combined.kept[row]
+            report = account(sequence, candidates, row, chosen, *parts)
+        outcomes.append(Outcome(describe(sequence, candidates.tokens[row], fused[row], chosen), report))
     probabilities, weights, kept = candidates.probabilities, combined.weights, combined.kept
     return Fused(voters, outcomes, probabilities, weights, kept, fused, began, at, perf_counter())
 
@@ -93,31 +94,30 @@ def gather(batch: list[Sequence], voters: tuple[str, ...]) -> Candidates:
     return project(answers, [batch[0].map_of(name) for name in voters], ensemble.vocabulary_size)
 
 
-def choose(
-    sequence: Sequence,
-    candidates: Candidates,
-    shares: Floats,
-    row: int,
-    fused: Floats,
-    weights: Floats,
-    kept: NDArray[np.bool_],
-) -> Outcome:
-    """Sample one sequence's token and describe the round."""
-    tokens = candidates.tokens[row]
-    chosen = sample(
-        tokens,
-        fused,
-        sequence.sampling,
-        generated=sequence.generated,
-        prompt=sequence.prompt_ids,
-        forbidden=sequence.forbidden,
-        rng=sequence.rng,
-    )
-    token = describe(sequence, tokens, fused, chosen)
-    report = None
-    if sequence.fusion.report:
-        report = account(sequence, candidates, shares, row, chosen, weights, kept)
-    return Outcome(token, report)
+def choose(batch: list[Sequence], tokens: NDArray[np.int64], fused: Floats) -> list[int]:
+    """A token for every sequence, drawn from the fused distributions [S, C] on `tokens` [S, C]."""
+    chosen = [0] * len(batch)
+    plain = [row for row, sequence in enumerate(batch) if is_plain(sequence.sampling)]
+    if plain:
+        sequences = [batch[row] for row in plain]
+        temperatures = np.array([sequence.sampling.temperature for sequence in sequences])
+        draws = np.array([sequence.rng.random() for sequence in sequences])
+        forbidden = [sequence.forbidden for sequence in sequences]
+        drawn = sample_plain(tokens[plain], fused[plain], temperatures, forbidden, draws)
+        for row, token in zip(plain, drawn, strict=True):
+            chosen[row] = token
+    for row in set(range(len(batch))).difference(plain):
+        sequence = batch[row]
+        chosen[row] = sample(
+            tokens[row],
+            fused[row],
+            sequence.sampling,
+            generated=sequence.generated,
+            prompt=sequence.prompt_ids,
+            forbidden=sequence.forbidden,
+            rng=sequence.rng,
+        )
+    return chosen
 
 
 def describe(sequence: Sequence, tokens: NDArray[np.int64], fused: Floats, chosen: int) -> Token:
@@ -144,9 +144,9 @@ def describe(sequence: Sequence, tokens: NDArray[np.int64], fused: Floats, chose
 def account(
     sequence: Sequence,
     candidates: Candidates,
-    shares: Floats,
     row: int,
     chosen: int,
+    shares: Floats,
     weights: Floats,
     kept: NDArray[np.bool_],
 ) -> RoundReport:

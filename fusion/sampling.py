@@ -7,7 +7,7 @@ top_p. Members deliver log-probabilities, not logits, so `repetition_penalty` mu
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -84,10 +84,8 @@ def sample(
         forbidden: ids that must not be drawn (end tokens before `min_tokens`), unless nothing else is left.
         rng: the sequence's own generator; one number is drawn per token, so a seed reproduces the text.
     """
-    with np.errstate(divide="ignore"):
-        logprobs = np.log(probabilities)
     possible = probabilities > 0
-    tokens, logprobs = tokens[possible], logprobs[possible]
+    tokens, logprobs = tokens[possible], np.log(probabilities[possible])
     if params.logit_bias:
         tokens, logprobs = bias(tokens, logprobs, params.logit_bias)
     if forbidden:
@@ -101,3 +99,41 @@ def sample(
     weights = np.cumsum(truncate(logprobs / params.temperature, params))
     # searchsorted on the right skips candidates of zero width
     return int(tokens[min(np.searchsorted(weights, rng.random() * weights[-1], side="right"), len(tokens) - 1)])
+
+
+def is_plain(params: SamplingParams) -> bool:
+    """Whether nothing but a temperature shapes what is drawn from."""
+    penalised = params.repetition_penalty != 1.0 or params.frequency_penalty or params.presence_penalty
+    limited = params.min_p > 0 or params.top_k > 0 or params.top_p < 1
+    return params.temperature > 0 and not (penalised or limited or params.logit_bias)
+
+
+def sample_plain(
+    tokens: Tokens,
+    probabilities: Floats,
+    temperatures: Floats,
+    forbidden: Sequence[frozenset[int]],
+    draws: Floats,
+) -> list[int]:
+    """What `sample` draws for S sequences that are plain, all at once.
+
+    Args:
+        tokens: [S, C] candidate ids.
+        probabilities: [S, C], 0 at the padding.
+        temperatures: [S].
+        forbidden: for each sequence, as in `sample`.
+        draws: [S], the number that each sequence's own generator drew.
+    """
+    possible = probabilities
+    for ids in set(forbidden) - {frozenset()}:
+        concerned = np.array([theirs == ids for theirs in forbidden])[:, None]
+        possible = np.where(concerned & np.isin(tokens, list(ids), kind="sort"), 0.0, possible)
+    possible = np.where(possible.any(axis=1, keepdims=True), possible, probabilities)
+    with np.errstate(divide="ignore"):
+        logprobs = np.log(possible) / temperatures[:, None]
+    weights = np.exp(logprobs - logprobs.max(axis=1, keepdims=True)).cumsum(axis=1)
+    total = weights[:, -1:]
+    # As `searchsorted` does, but never beyond the last candidate that has any width.
+    columns = np.minimum((weights <= draws[:, None] * total).sum(axis=1), (weights < total).sum(axis=1))
+    drawn: list[int] = tokens[np.arange(len(tokens)), columns].tolist()
+    return drawn

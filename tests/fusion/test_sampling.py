@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fusion.core import SamplingParams
-from fusion.sampling import bias, penalise, sample, truncate
+from fusion.sampling import bias, is_plain, penalise, sample, sample_plain, truncate
 
 TOKENS = np.array([3, 5, 8, 13, 21])
 P = np.array([0.1, 0.4, 0.2, 0.25, 0.05])
@@ -117,3 +117,48 @@ def test_penalties_by_hand():
     expected[1] = expected[1] * 2 - 0.5 - 3 * 0.25
     expected[2] = expected[2] * 2
     np.testing.assert_allclose(got, expected)
+
+
+masses = st.sampled_from([0.0, 1e-12, 0.1, 0.25, 0.3, 1.0]) | st.floats(1e-6, 1)
+
+
+@st.composite
+def batches(draw):
+    """For every sequence: its candidates' probabilities, padded, a temperature, what is forbidden, and a seed."""
+    rows = draw(st.lists(st.lists(masses, min_size=1, max_size=9).filter(any), min_size=1, max_size=6))
+    few = st.frozensets(st.integers(0, 9), max_size=3)
+    each = {"min_size": len(rows), "max_size": len(rows)}
+    temperatures = draw(st.lists(st.sampled_from([0.3, 1.0, 1.7]), **each))
+    return rows, temperatures, draw(st.lists(few, **each)), draw(st.lists(st.integers(0, 99), **each))
+
+
+@given(batches())
+def test_a_batch_draws_what_each_of_its_sequences_draws_alone(batch):
+    rows, temperatures, forbidden, seeds = batch
+    width = max(map(len, rows))
+    tokens = np.array([[*range(len(row)), *[-1] * (width - len(row))] for row in rows])
+    p = np.array([[*row, *[0.0] * (width - len(row))] for row in rows])
+    draws = np.array([np.random.default_rng(seed).random() for seed in seeds])
+    alone = [
+        draw(params(temperature=temperature), p=p[i], tokens=tokens[i], forbidden=forbidden[i], seed=seeds[i])
+        for i, temperature in enumerate(temperatures)
+    ]
+    assert sample_plain(tokens, p, np.array(temperatures), forbidden, draws) == alone
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"temperature": 0},
+        {"top_k": 5},
+        {"top_p": 0.9},
+        {"min_p": 0.1},
+        {"logit_bias": {3: 1.0}},
+        {"presence_penalty": 0.1},
+        {"frequency_penalty": -0.1},
+        {"repetition_penalty": 1.1},
+    ],
+)
+def test_whoever_asks_for_more_than_a_temperature_draws_alone(asked):
+    assert is_plain(params(temperature=0.7))
+    assert not is_plain(params(**asked))
