@@ -281,7 +281,7 @@ def main() -> None:
     parser.add_argument("config", nargs="?", type=Path, default=DEMO)
     parser.add_argument("--limit", type=int, help="only so many questions of each task")
     parser.add_argument("--timed", type=int, default=16, help="questions of each task that are timed; 0 for none")
-    parser.add_argument("--prune", type=float, default=0.2)
+    parser.add_argument("--prune", type=float, default=0.3)
     parser.add_argument("--combine", choices=COMBINATIONS, action="append", help="by default each in turn")
     given = parser.parse_args()
     combinations = given.combine or list(COMBINATIONS)
