@@ -36,6 +36,9 @@ TESTED = ((0, 32), (0, 33))
 SHORT = 16
 """Tokens up to which an extension counts as decoding and not as a prompt."""
 
+FEW = 4
+"""Tokens up to which a step on a CPU waits for its memory more than for its cores."""
+
 _alive = 0  # engine cores of this process, which share vLLM's process groups
 _coming_or_going = threading.Lock()  # one at a time
 
@@ -145,6 +148,7 @@ class Core:
         self.reminded = not self.config.use_v2_model_runner
         if self.reminded:
             self._core.model_executor.collective_rpc("adapt_to_cpu")
+        self._on_cpu = self.config.device_config.device_type == "cpu"
         self.vocabulary_size: int = self.config.model_config.get_vocab_size()
         self.context: int = self.config.model_config.max_model_len - 1  # vLLM keeps a place for the sampled token
         cache = self._core.scheduler.kv_cache_manager
@@ -192,10 +196,27 @@ class Core:
 
     def step(self) -> list[EngineCoreOutput]:
         """One step: schedule, run, and what came of it."""
-        torch.get_num_threads()  # in a thread of ours it sets what it returns, which vLLM's CPU kernels depend on
-        outputs, executed = self._core.step_fn()
-        self._core.post_step(model_executed=executed)
+        threads = torch.get_num_threads()  # in a thread of ours it sets them too, which vLLM's CPU kernels need
+        if self._spares_a_core(threads):
+            torch.set_num_threads(threads - 1)
+        try:
+            outputs, executed = self._core.step_fn()
+            self._core.post_step(model_executed=executed)
+        finally:
+            torch.set_num_threads(threads)
         return [output for of_client in (outputs or {}).values() for output in of_client.outputs]
+
+    def _spares_a_core(self, threads: int) -> bool:
+        """Whether the step only generates a few tokens, on several cores.
+
+        Meanwhile the tokens before are sent. A thread of the step that has to give up its core for that is waited
+        for by all the others, layer after layer, which costs far more than to have one thread less.
+        """
+        requests = self._core.scheduler.requests
+        if not self._on_cpu or threads == 1 or len(requests) > FEW:
+            return False
+        left = [request.num_tokens - request.num_computed_tokens for request in requests.values()]
+        return sum(left) <= FEW and not any(request.resumable for request in requests.values())
 
     def shutdown(self) -> None:
         """End the workers, free weights and cache; the process groups go with the last engine here."""

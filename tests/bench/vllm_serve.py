@@ -1,7 +1,8 @@
 """A single model over the API against vLLM's own server: `python -m tests.bench.vllm_serve`.
 
-The same model, the same load, the same client (`vllm bench serve`), one server after the other. The last line is a
-JSON object.
+The same model, load and client (`vllm bench serve`): vLLM's server, and Tutti with the engine in the server's
+process and in one of its own. Each takes the cores it takes by itself; on a CPU vLLM's engine leaves one to its
+server. All are up at once, and are measured in turns. The last line is a JSON object.
 """
 
 from __future__ import annotations
@@ -11,12 +12,14 @@ import os
 import platform
 import signal
 import socket
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -40,11 +43,13 @@ if __name__ == "__main__":
 VLLM = [sys.executable, "-c", COMMAND]
 PROMPT, ANSWER = 64, 64  # tokens
 LOADS = {1: 8, 16: 96, 64: 192}  # requests by how many at a time
+TURNS = 3
 CONFIG = """
 models:
   bench:
     source: {folder}
     engine: vllm
+    host: {host}
     dtype: float32
     cache_tokens: 24576
     max_sequences: 64
@@ -66,9 +71,9 @@ def vllm_server(folder: Path, port: int) -> list[str]:
     return [*VLLM, "serve", str(folder), "--enforce-eager", *given]
 
 
-def tutti_server(folder: Path, port: int) -> list[str]:
-    config = folder.parent / "tutti.yaml"
-    config.write_text(CONFIG.format(folder=folder))
+def tutti_server(folder: Path, port: int, host: str) -> list[str]:
+    config = folder.parent / f"tutti-{host}.yaml"
+    config.write_text(CONFIG.format(folder=folder, host=host))
     return [sys.executable, "-m", "server", "serve", str(config), "--port", str(port)]
 
 
@@ -125,18 +130,32 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
+SERVERS = {
+    "vllm": vllm_server,
+    "tutti": partial(tutti_server, host="inline"),
+    "tutti, host: process": partial(tutti_server, host="process"),
+}
+
+
 def main() -> None:
-    results: dict[str, dict[int, float]] = {}
-    with tempfile.TemporaryDirectory() as scratch:
+    measured: dict[str, dict[int, list[float]]] = {name: {load: [] for load in LOADS} for name in SERVERS}
+    with tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
         folder = models.build(Path(scratch))["llama"]
-        for name, command in {"vllm": vllm_server, "tutti": tutti_server}.items():
+        urls = {}
+        for name, command in SERVERS.items():
             port = free_port()
-            with serving(command(folder, port), port, Path(scratch, f"{name}.log")) as url:
-                tokens_per_second(url, folder, 4, 8)  # warms up
-                results[name] = {n: tokens_per_second(url, folder, n, count) for n, count in LOADS.items()}
-            print(name, results[name], flush=True)
-    ratios = {n: results["tutti"][n] / results["vllm"][n] for n in LOADS}
-    print(json.dumps({"machine": platform.machine(), "tokens_per_second": results, "ratio": ratios}))
+            urls[name] = stack.enter_context(serving(command(folder, port), port, Path(scratch, f"{port}.log")))
+            tokens_per_second(urls[name], folder, 4, 8)  # warms up
+        for _ in range(TURNS):
+            for at_a_time, requests in LOADS.items():
+                for name, url in urls.items():
+                    found = tokens_per_second(url, folder, at_a_time, requests)
+                    measured[name][at_a_time].append(found)
+                    print(f"{at_a_time} at a time, {name}: {found:.0f} tokens/s", flush=True)
+    speeds = {name: {n: statistics.median(runs) for n, runs in of.items()} for name, of in measured.items()}
+    plain = speeds["vllm"]
+    ratios = {name: {n: of[n] / plain[n] for n in LOADS} for name, of in speeds.items() if name != "vllm"}
+    print(json.dumps({"machine": platform.machine(), "tokens_per_second": speeds, "ratio": ratios}))
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from tests.fusion.members.tiny import VOCABULARY, build, error_of, plain_logprob
 pytest.importorskip("vllm")
 
 from fusion.members.vllm_engine import VllmEngine
+from fusion.members.vllm_internals import FEW
 
 EXACT = 1e-4
 SHAPE = {
@@ -322,3 +323,25 @@ def test_an_adapter_is_part_of_the_model(tmp_path):
     answer = run(engine, Advance(1, 3, [4, 5], "all"))[1]
     assert error_of(answer, plain_logprobs(model, [*ids[:3], 4, 5])[3:]) < EXACT
     engine.shutdown()
+
+
+@pytest.mark.parametrize(("sequences", "then"), [(1, 1), (FEW, 1), (FEW + 1, 2)])
+def test_generating_a_few_tokens_leaves_a_core_to_whoever_sends_them(engine, monkeypatch, sequences, then):
+    """But reading the prompts does not, nor do many, nor tokens that are fused."""
+    core, threads = engine._core._core, []
+    step = core.step_fn
+    monkeypatch.setattr(core, "step_fn", lambda: (threads.append(torch.get_num_threads()), step())[1])
+    sampling = SamplingParams(max_tokens=4, temperature=0.0, ignore_eos=True)
+    torch.set_num_threads(2)
+    try:
+        engine.add([Generate(n, tokens(random.Random(n), 6), sampling, [], []) for n in range(sequences)])
+        while engine.has_work():
+            engine.step()
+        assert threads == [2, then, then, then]
+        engine.close(range(sequences))
+        threads.clear()
+        run(engine, Advance(50, 0, [5]))
+        assert threads == [2]
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
