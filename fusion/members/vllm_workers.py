@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from vllm.config import VllmConfig
 from vllm.distributed import get_pp_group
+from vllm.envs import disable_envs_cache
 from vllm.platforms import current_platform
 from vllm.utils.cpu_resource_utils import get_visible_memory_node
 from vllm.v1.outputs import LogprobsTensors
@@ -120,6 +121,7 @@ def share_cores(config: VllmConfig) -> None:
     """Let several workers of a CPU start where there is not a NUMA node for each: they are not bound to cores."""
     if current_platform.is_cpu() and len(get_visible_memory_node()) < config.parallel_config.local_world_size:
         os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+        disable_envs_cache()  # with an engine in this process already, vLLM would not look again
 
 
 @contextmanager
