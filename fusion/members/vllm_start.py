@@ -36,11 +36,10 @@ def lora_request(adapter: str | None) -> Any:
 def quiet() -> Iterator[None]:
     """Keep vLLM's account of its start, and its progress bars, out of the server's own log.
 
-    Afterwards what vLLM has to say goes where the server's log goes, from warnings on.
+    Afterwards what vLLM and torch have to say goes where the server's log goes, from warnings on.
     """
     os.environ.setdefault("VLLM_CONFIGURE_LOGGING", "0")
     loggers = [logging.getLogger(name) for name in ("vllm", "torch")]
-    before = [logger.level for logger in loggers]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"(vllm|torch)\.")
         for logger in loggers:
@@ -48,9 +47,8 @@ def quiet() -> Iterator[None]:
         try:
             yield
         finally:
-            for logger, level in zip(loggers, before, strict=True):
-                logger.setLevel(level)
-            loggers[0].setLevel(logging.WARNING)
+            for logger in loggers:
+                logger.setLevel(logging.WARNING)
 
 
 def check(engine: VllmEngine, source: str) -> None:
