@@ -197,7 +197,10 @@ class Fuser:
                 self._do_without(sequence, name, answer.reason, error)
                 continue
             if isinstance(answer, Generated):
-                self._generated(sequence, name, answer, arrived)
+                if name not in sequence.account.prompts:
+                    sequence.account.prompts[name] = arrived
+                    prompts.append(arrived - sequence.sent)
+                self._generated(sequence, name, answer)
                 continue
             seat = sequence.seats[name]
             seat.latest = answer
@@ -213,9 +216,8 @@ class Fuser:
                 self._ready[sequence.number] = sequence
         self._news.append(partial(self.observer.answered, name, step_seconds, prompts, tokens))
 
-    def _generated(self, sequence: Sequence, name: str, answer: Generated, arrived: float) -> None:
+    def _generated(self, sequence: Sequence, name: str, answer: Generated) -> None:
         """Take in what a member has decoded by itself."""
-        sequence.account.prompts.setdefault(name, arrived)
         sequence.seats[name].followed += len(answer.tokens)
         try:
             for token in sequence.tokens_of(answer):

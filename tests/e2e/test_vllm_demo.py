@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -11,6 +13,8 @@ import pytest
 
 from tests.e2e.conftest import Server, serving
 from tests.e2e.demo import CONFIG, ENSEMBLE, questions, user
+from tests.server.doubles import eventually
+from tests.server.test_metrics import Scrape
 
 pytest.importorskip("vllm")
 
@@ -60,6 +64,61 @@ def test_the_same_tokens(
         assert [token["token"] for token in tokens] == [token["token"] for token in others]
         distance = [abs(token["logprob"] - same["logprob"]) for token, same in zip(tokens, others, strict=True)]
         assert max(distance) < 1e-3
+
+
+@pytest.mark.parametrize("model", [ENSEMBLE, "abacus"])
+def test_metrics_agree_with_what_the_client_saw(vllm: Server, model: str) -> None:
+    """Of rounds, and of a model that vLLM decodes with its own loop."""
+    asked, together = 4, model == ENSEMBLE
+    members = MODELS if together else [model]
+    with vllm.http() as http:
+        before, usage, seconds = Scrape(http.get("/metrics").text), Counter[str](), 0.0
+        for text in PROMPTS[:asked]:
+            body = {"model": model, "messages": user(text), "max_tokens": LENGTH, "ignore_eos": True}
+            began = time.perf_counter()
+            told = http.post("/v1/chat/completions", json=body).json()["usage"]
+            seconds += time.perf_counter() - began
+            usage.update({kind: told[kind] for kind in ("prompt_tokens", "completion_tokens")})
+
+        def change(name: str, **labels: str) -> float:
+            return Scrape(http.get("/metrics").text).value(name, **labels) - before.value(name, **labels)
+
+        assert eventually(lambda: change("requests_total", model=model) == asked)
+        generated = usage["completion_tokens"]
+        assert generated == asked * LENGTH
+        assert change("generation_tokens_total", model=model) == generated
+        assert change("prompt_tokens_total", model=model) == usage["prompt_tokens"]
+        assert change("time_to_first_token_seconds_count", model=model) == asked
+        assert change("request_queue_time_seconds_count", model=model) == asked
+        assert change("inter_token_latency_seconds_count", model=model) == generated - asked
+        first, between, whole = (
+            change(f"{name}_seconds_sum", model=model)
+            for name in ("time_to_first_token", "inter_token_latency", "e2e_request_latency")
+        )
+        assert 0.5 * seconds < whole < seconds
+        assert 0 <= change("request_queue_time_seconds_sum", model=model) < first < whole
+        assert first + between == pytest.approx(whole, rel=0.2)
+        assert change("rounds_total", model=model) == (generated if together else 0), (
+            "only what is fused is a round"
+        )
+        for stage in ("waiting", "fusion", "sampling", "synchronisation"):
+            assert (change("round_stage_seconds_sum", model=model, stage=stage) > 0) == together
+        for member in members:
+            assert change("member_step_seconds_count", member=member) >= generated
+            assert 0 < change("member_step_seconds_sum", member=member) < whole
+            assert change("member_answer_seconds_count", member=member, phase="prefill") == asked
+
+        def held() -> bool:
+            now = Scrape(http.get("/metrics").text)
+            ratios = ("member_kv_usage_ratio", "member_kv_reserved_ratio")
+            shares = [[now.value(name, member=member) for name in ratios] for member in members]
+            return all(0 < used < reserved <= 1 for used, reserved in shares)
+
+        with http.stream(
+            "POST", "/v1/chat/completions", json=body | {"max_tokens": 900, "stream": True}
+        ) as answer:
+            assert answer.status_code == 200
+            assert eventually(held)
 
 
 def test_what_is_compared_is_worth_comparing(expected: dict[str, list[dict[str, Any]]]) -> None:
