@@ -191,7 +191,10 @@ class Generation:
             if update.error is not None:
                 raise update.error
             choice = self.choices[index]
+            turned = update.pivot != choice.pivot
             choice.add(update)
+            if turned:  # the prompt has decided whose tokens are counted
+                self.record.prompt_tokens = self.prompt_tokens
             yield choice, update
 
     async def settle(self, seconds: float) -> None:

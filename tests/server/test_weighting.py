@@ -165,6 +165,10 @@ def test_the_prompt_decides_on_the_pivot(real: Callable[..., TestClient]):
         "/v1/chat/completions", json=body | {"fusion": {"members": ["ben"], "report": True}}
     ).json()
     assert alone["choices"][0]["fusion"]["pivot"] == "ben"
+    other = client.post("/tokenize", json={"model": "ada", "messages": HELLO["messages"]}).json()
+    assert alone["usage"]["prompt_tokens"] != other["count"]
+    told = sum(one["usage"]["prompt_tokens"] for one in (answer, alone))
+    assert f'tutti_prompt_tokens_total{{model="both"}} {told:.1f}' in client.get("/metrics").text
 
 
 @pytest.mark.parametrize(
