@@ -74,7 +74,7 @@ def fuse(batch: list[Sequence]) -> Fused:
     outcomes = []
     for row, chosen in enumerate(choose(batch, candidates.tokens, fused)):
         sequence, report = batch[row], None
-        if fusion.report:
+        if sequence.fusion.report:
             parts = combined.shares[row], combined.weights[row], combined.kept[row]
             report = account(sequence, candidates, row, chosen, *parts)
         outcomes.append(Outcome(describe(sequence, candidates.tokens[row], fused[row], chosen), report))

@@ -396,6 +396,20 @@ def test_nobody_asked_for_a_report(tokenizers, run):
     assert run(toy_ensemble(tokenizers, pivot="lingvo")).submit().wait().last.rounds == ()
 
 
+@pytest.mark.parametrize("wanted", [(True, False), (False, True)])
+def test_a_report_goes_to_whoever_asked_for_it_in_a_batch_of_several(tokenizers, run, wanted):
+    running = run(toy_ensemble(tokenizers, pivot="lingvo"))
+    for member in running.members():
+        member.hold = True
+    listeners = [running.submit(fusion=FusionParams(report=report), max_tokens=5) for report in wanted]
+    eventually(lambda: all(len(member.cached) == 2 for member in running.members()))
+    for member in running.members():
+        member.hold = False
+        member.release()
+    for listener, report in zip(listeners, wanted, strict=True):
+        assert len(listener.wait().last.rounds) == (len(listener.ids) if report else 0)
+
+
 def test_stopping_ends_every_sequence_with_a_clear_error(tokenizers):
     from fusion.fuser import Fuser
     from tests.fusion.conftest import Running
