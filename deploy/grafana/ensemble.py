@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from grafana_foundation_sdk.builders.dashboard import Dashboard, Row
+from grafana_foundation_sdk.builders.dashboard import Dashboard
 
-from deploy.grafana.frame import choice, frame
+from deploy.grafana.frame import choice, dashboard_of
 from deploy.grafana.panels import (
     COUNT,
     NATS,
@@ -14,6 +14,7 @@ from deploy.grafana.panels import (
     Limits,
     Panel,
     Query,
+    each,
     heat,
     lines,
     number,
@@ -27,24 +28,26 @@ VOICE = "{{model}} {{member}}"  # a member as it speaks in one of the models it 
 
 def dashboard() -> Dashboard:
     """For each chosen ensemble; single models have rounds too, but nothing to disagree about."""
-    board = frame("ensemble", "Tutti: Ensemble", "Where a round goes, who is late, and who is listened to.")
-    board.with_variable(choice("member", "Member", f"tutti_ensemble_info{{{MODEL}}}"))
-    for panel in _numbers():
-        board.with_panel(panel)
-    for title, panels in (
-        ("Time", _time()),
-        ("Who is listened to", _voices()),
-        ("Vocabularies and losses", _losses()),
-    ):
-        board.with_row(Row(title))
-        for panel in panels:
-            board.with_panel(panel)
-    return board
+    return dashboard_of(
+        "ensemble",
+        "Tutti: Ensemble",
+        "Where a round goes, who is late, and who is listened to.",
+        _numbers(),
+        {"Time": _time(), "Who is listened to": _voices(), "Vocabularies and losses": _losses()},
+        choice("member", "Member", f"tutti_ensemble_info{{{MODEL}}}"),
+    )
 
 
 def _of_rounds(counter: str, labels: str = "model, member") -> str:
     """The share of a model's rounds that a counter of its members stands for."""
     return per(rate(counter, BOTH, labels), ROUNDS_BY_MODEL, on="model")
+
+
+def _mean_and_p95(histogram: str, selector: str, by: str) -> list[Query]:
+    return [
+        Query(mean(histogram, selector, by), f"{{{{{by}}}}} mean"),
+        Query(quantile(0.95, histogram, selector, by), f"{{{{{by}}}}} p95"),
+    ]
 
 
 def _numbers() -> list[Panel]:
@@ -98,16 +101,13 @@ def _time() -> list[Panel]:
             "A member's answer, mean",
             "From handing work to a member until its answer: its step, and queueing and transport around it.",
             SECONDS,
-            [Query(mean("member_answer_seconds", MEMBER, "member, phase"), "{{member}} {{phase}}")],
+            each(mean, "member_answer_seconds", MEMBER, "member, phase"),
         ),
         lines(
             "A member's step, mean and p95",
             "One step of its engine, as the member measured it. Answers take longer where it is busy.",
             SECONDS,
-            [
-                Query(mean("member_step_seconds", MEMBER, "member"), "{{member}} mean"),
-                Query(quantile(0.95, "member_step_seconds", MEMBER, "member"), "{{member}} p95"),
-            ],
+            _mean_and_p95("member_step_seconds", MEMBER, "member"),
         ),
         lines(
             "Who is last",
@@ -120,10 +120,7 @@ def _time() -> list[Panel]:
             "Waiting for the last",
             "How much later the last member of a round answered than the last but one.",
             SECONDS,
-            [
-                Query(mean("straggler_wait_seconds", MODEL, "model"), "{{model}} mean"),
-                Query(quantile(0.95, "straggler_wait_seconds", MODEL, "model"), "{{model}} p95"),
-            ],
+            _mean_and_p95("straggler_wait_seconds", MODEL, "model"),
         ),
         heat(
             "Members' answers while decoding",
@@ -140,7 +137,7 @@ def _voices() -> list[Panel]:
             "Weights",
             "Mean weight of each member in a round, 0 where it was left out.",
             RATIO,
-            [Query(mean("member_weight_ratio", BOTH, "model, member"), VOICE)],
+            each(mean, "member_weight_ratio", BOTH, "model, member"),
             top=1,
         ),
         lines(
@@ -154,7 +151,7 @@ def _voices() -> list[Panel]:
             "Prompts under each member",
             "Mean loss in nats per token of the pivot, which PackLLM's weights come from. Lower is better.",
             NATS,
-            [Query(mean("member_prompt_nats", BOTH, "model, member"), VOICE)],
+            each(mean, "member_prompt_nats", BOTH, "model, member"),
         ),
         lines(
             "Left out",
@@ -189,7 +186,7 @@ def _losses() -> list[Panel]:
             "Mass that reaches the pivot",
             "Mean probability that a member's map carries over. What is lost is a weight by accident.",
             RATIO,
-            [Query(mean("mapped_mass_ratio", BOTH, "model, member"), VOICE)],
+            each(mean, "mapped_mass_ratio", BOTH, "model, member"),
         ),
         lines(
             "Rounds with tokens taken back",
@@ -207,13 +204,13 @@ def _losses() -> list[Panel]:
             "Members that count",
             "Mean number of members whose distributions were fused in a round.",
             COUNT,
-            [Query(mean("surviving_members", MODEL, "model"), "{{model}}")],
+            each(mean, "surviving_members", MODEL, "model"),
         ),
         lines(
             "Members closed after the prompt",
             "Sequences per second that went on without a member whose weight for their prompt was too small.",
             OPERATIONS,
-            [Query(rate("pruned_members_total", BOTH, "model, member"), VOICE)],
+            each(rate, "pruned_members_total", BOTH, "model, member"),
         ),
         lines(
             "Members started again",

@@ -1,12 +1,15 @@
-"""What all dashboards share: variables, time range, links to each other."""
+"""What all dashboards share: variables, time range, links to each other, numbers above rows of panels."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
 
 from grafana_foundation_sdk.builders.dashboard import (
     Dashboard,
     DashboardLink,
     DatasourceVariable,
     QueryVariable,
+    Row,
 )
 from grafana_foundation_sdk.models.dashboard import (
     DashboardCursorSync,
@@ -16,14 +19,21 @@ from grafana_foundation_sdk.models.dashboard import (
     VariableSort,
 )
 
-from deploy.grafana.panels import SOURCE
+from deploy.grafana.panels import SOURCE, Panel
 
 TAG = "tutti"
 
 
-def frame(uid: str, title: str, text: str) -> Dashboard:
-    """An empty dashboard with variables for the data source and the model."""
-    return (
+def dashboard_of(
+    uid: str,
+    title: str,
+    text: str,
+    numbers: Sequence[Panel],
+    rows: Mapping[str, Sequence[Panel]],
+    *choices: QueryVariable,
+) -> Dashboard:
+    """A dashboard with variables for the data source, the model and `choices`; `rows` are panels by title."""
+    board = (
         Dashboard(title)
         .uid(f"tutti-{uid}")
         .description(text)
@@ -44,6 +54,15 @@ def frame(uid: str, title: str, text: str) -> Dashboard:
         .with_variable(DatasourceVariable("datasource").label("Data source").type("prometheus"))
         .with_variable(choice("model", "Model", "tutti_ensemble_info"))
     )
+    for variable in choices:
+        board.with_variable(variable)
+    for panel in numbers:
+        board.with_panel(panel)
+    for name, panels in rows.items():
+        board.with_row(Row(name))
+        for panel in panels:
+            board.with_panel(panel)
+    return board
 
 
 def choice(label: str, title: str, series: str) -> QueryVariable:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from grafana_foundation_sdk.builders.dashboard import Dashboard, Row
+from grafana_foundation_sdk.builders.dashboard import Dashboard
 
-from deploy.grafana.frame import frame
-from deploy.grafana.panels import SECONDS, Limits, Query, heat, lines, number
+from deploy.grafana.frame import dashboard_of
+from deploy.grafana.panels import SECONDS, Limits, Panel, Query, heat, lines, number
 from deploy.grafana.promql import MODEL, buckets, mean, quantile
 
 
@@ -59,54 +59,52 @@ PARTS = (
 
 def dashboard() -> Dashboard:
     """Percentiles of each part of a request's way, over all chosen models and by model."""
-    board = frame("latency", "Tutti: Latency", "How long requests take, from the server's point of view.")
-    for part in PARTS:
-        expression = quantile(part.level, part.histogram, MODEL)
-        title = f"{part.title}, p{part.level * 100:.0f}"
-        board.with_panel(number(title, part.text, SECONDS, expression, limits=part.limits))
-    board.with_row(Row("A request's way"))
-    board.with_panel(
-        lines(
-            "Where a request's time goes",
-            "Mean seconds in line, from there to the first token, and from there to the last.",
-            SECONDS,
-            [
-                Query(mean(QUEUE, MODEL), "in line"),
-                Query(mean(PROMPT, MODEL), "prompt"),
-                Query(mean(DECODE, MODEL), "decoding"),
-            ],
-            width=24,
-            stacked=True,
-        )
+    return dashboard_of(
+        "latency",
+        "Tutti: Latency",
+        "How long requests take, from the server's point of view.",
+        [_number(part) for part in PARTS],
+        {"A request's way": [_way()], **{part.title: _row(part) for part in PARTS}},
     )
-    for part in PARTS:
-        _row(board, part)
-    return board
 
 
-def _row(board: Dashboard, part: Part) -> None:
+def _number(part: Part) -> Panel:
+    title = f"{part.title}, p{part.level * 100:.0f}"
+    return number(title, part.text, SECONDS, quantile(part.level, part.histogram, MODEL), limits=part.limits)
+
+
+def _way() -> Panel:
+    return lines(
+        "Where a request's time goes",
+        "Mean seconds in line, from there to the first token, and from there to the last.",
+        SECONDS,
+        [
+            Query(mean(QUEUE, MODEL), "in line"),
+            Query(mean(PROMPT, MODEL), "prompt"),
+            Query(mean(DECODE, MODEL), "decoding"),
+        ],
+        width=24,
+        stacked=True,
+    )
+
+
+def _row(part: Part) -> list[Panel]:
     levels = [Query(quantile(q, part.histogram, MODEL), f"p{q * 100:.0f}") for q in (0.5, 0.9, 0.95, 0.99)]
     by_model = Query(quantile(part.level, part.histogram, MODEL, "model"), "{{model}}")
-    board.with_row(Row(part.title))
-    board.with_panel(
+    title = f"{part.title}: p{part.level * 100:.0f} by model"
+    return [
         lines(
             f"{part.title}: percentiles",
             part.text,
             SECONDS,
             [*levels, Query(mean(part.histogram, MODEL), "mean")],
             limits=part.limits,
-        )
-    )
-    board.with_panel(
-        lines(
-            f"{part.title}: p{part.level * 100:.0f} by model", part.text, SECONDS, [by_model], limits=part.limits
-        )
-    )
-    board.with_panel(
+        ),
+        lines(title, part.text, SECONDS, [by_model], limits=part.limits),
         heat(
             f"{part.title}: how many",
             "How many fell into each range. Two bands mean two kinds of requests.",
             SECONDS,
             buckets(part.histogram, MODEL),
-        )
-    )
+        ),
+    ]

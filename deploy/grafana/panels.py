@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from grafana_foundation_sdk.builders import common, heatmap, prometheus, stat, table, timeseries
@@ -41,6 +41,12 @@ class Query(NamedTuple):
 
     expression: str
     legend: str
+
+
+def each(shape: Callable[[str, str, str], str], metric: str, selector: str, by: str) -> list[Query]:
+    """A series for each value of the labels `by`, called after them; `shape` is one of `promql`."""
+    legend = " ".join(f"{{{{{label}}}}}" for label in by.split(", "))
+    return [Query(shape(metric, selector, by), legend)]
 
 
 class Limits(NamedTuple):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from grafana_foundation_sdk.builders.dashboard import Dashboard, Row
+from grafana_foundation_sdk.builders.dashboard import Dashboard
 
-from deploy.grafana.frame import frame
+from deploy.grafana.frame import dashboard_of
 from deploy.grafana.panels import (
     COUNT,
     OPERATIONS,
@@ -15,6 +15,7 @@ from deploy.grafana.panels import (
     Limits,
     Panel,
     Query,
+    each,
     lines,
     number,
     rows,
@@ -27,15 +28,13 @@ FAILED = f'{API}, status=~"5.."'
 
 def dashboard() -> Dashboard:
     """Traffic, errors, saturation and members, in this order."""
-    text = "How much is served, what fails, and what limits it."
-    board = frame("throughput", "Tutti: Throughput and saturation", text)
-    for panel in _numbers():
-        board.with_panel(panel)
-    for title, panels in (("Traffic", _traffic()), ("Errors", _errors()), ("Saturation", _saturation())):
-        board.with_row(Row(title))
-        for panel in panels:
-            board.with_panel(panel)
-    return board
+    return dashboard_of(
+        "throughput",
+        "Tutti: Throughput and saturation",
+        "How much is served, what fails, and what limits it.",
+        _numbers(),
+        {"Traffic": _traffic(), "Errors": _errors(), "Saturation": _saturation()},
+    )
 
 
 def _numbers() -> list[Panel]:
@@ -73,21 +72,21 @@ def _traffic() -> list[Panel]:
             "Generated tokens",
             "By model, in tokens of its pivot.",
             TOKENS_PER_SECOND,
-            [Query(rate("generation_tokens_total", MODEL, "model"), "{{model}}")],
+            each(rate, "generation_tokens_total", MODEL, "model"),
             stacked=True,
         ),
         lines(
             "Prompt tokens",
             "By model, in tokens of its pivot.",
             TOKENS_PER_SECOND,
-            [Query(rate("prompt_tokens_total", MODEL, "model"), "{{model}}")],
+            each(rate, "prompt_tokens_total", MODEL, "model"),
             stacked=True,
         ),
         lines(
             "Requests by how they ended",
             "stop: an end token or stop string; length: max_tokens; cancelled: the client went away.",
             PER_SECOND,
-            [Query(rate("requests_total", MODEL, "finish_reason"), "{{finish_reason}}")],
+            each(rate, "requests_total", MODEL, "finish_reason"),
             stacked=True,
         ),
         lines("Length of prompts", "Tokens per request.", TOKENS, _lengths("request_prompt_tokens")),
@@ -96,7 +95,7 @@ def _traffic() -> list[Panel]:
             "Rounds",
             "Fused tokens of all sequences: what the members work for.",
             OPERATIONS,
-            [Query(rate("rounds_total", MODEL, "model"), "{{model}}")],
+            each(rate, "rounds_total", MODEL, "model"),
             stacked=True,
         ),
     ]
@@ -112,7 +111,7 @@ def _errors() -> list[Panel]:
             "API requests by status",
             "4xx is the client's doing, 429 a full line, 5xx ours.",
             PER_SECOND,
-            [Query(rate("http_requests_total", API, "status"), "{{status}}")],
+            each(rate, "http_requests_total", API, "status"),
             stacked=True,
         ),
         lines(
@@ -120,14 +119,14 @@ def _errors() -> list[Panel]:
             "Counted too when an answer breaks off after its first token. draining: a server that goes down sent "
             "the request to another, and no alert minds.",
             PER_SECOND,
-            [Query(rate("request_errors_total", "", "type"), "{{type}}")],
+            each(rate, "request_errors_total", "", "type"),
             stacked=True,
         ),
         lines(
             "Sequences that lost a member",
             "lost: the member went down; failed: it did so for this sequence; outgrown: its cache was too small.",
             PER_SECOND,
-            [Query(rate("degraded_requests_total", MODEL, "model, reason"), "{{model}} {{reason}}")],
+            each(rate, "degraded_requests_total", MODEL, "model, reason"),
         ),
     ]
 

@@ -4,14 +4,13 @@ import copy
 import logging
 import random
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
 from transformers import BertConfig, BertLMHeadModel
 
 from alignment.errors import ConfigError
-from fusion.core import Advance, NextTokens
+from fusion.core import Advance
 from fusion.members.attention import packed_attention
 from fusion.members.forward import Part
 from fusion.members.kv_cache import KVCache
@@ -20,9 +19,7 @@ from fusion.members.stateful import CHECKPOINTS
 from fusion.members.transformers_engine import TransformersEngine
 from tests.fusion.members import zoo
 from tests.fusion.members.test_transformers_engine import AnyHistory
-from tests.fusion.members.tiny import VOCABULARY, error_of, plain_logprobs, run
-
-EXACT = 1e-4
+from tests.fusion.members.tiny import EXACT, VOCABULARY, assert_agree, error_of, plain_logprobs, run
 
 
 def engine_over(model, **options):
@@ -38,28 +35,7 @@ def test_interleaved_sequences_with_appends_and_rollbacks_agree(path, name):
     rng = random.Random(1)
     ids = range(3, engine.known_ids)  # those below have a meaning of their own to some models
     texts = {sequence: rng.choices(ids, k=rng.randint(20, 60)) for sequence in range(5)}
-    cached = dict.fromkeys(texts, 0)
-    while any(cached[s] < len(texts[s]) for s in texts):
-        advances = []
-        for sequence, text in texts.items():
-            keep = max(0, cached[sequence] - rng.choice((0, 0, 0, 1, 2, 9)))
-            append = text[keep : keep + rng.choice((1, 1, 2, 3, 17, 40))]
-            if append:
-                some = sorted(rng.sample(range(len(append) - 1), rng.randint(0, len(append) - 1)))
-                score = rng.choice(("last", "appended", "all"))
-                advances.append(Advance(sequence, keep, append, score, rng.choice((None, some))))
-                cached[sequence] = keep + len(append)
-        answers = run(engine, *advances)
-        for advance in advances:
-            answer, end = answers[advance.sequence], advance.keep + len(advance.append)
-            assert isinstance(answer, NextTokens)
-            expected = plain_logprobs(model, texts[advance.sequence][:end])
-            scored = [advance.keep + index for index in advance.scored]
-            listed = [*scored, end - 1] if advance.score == "all" else [end - 1]
-            assert error_of(answer, expected[listed]) < EXACT
-            if advance.score != "last":
-                given = [expected[i, texts[advance.sequence][i + 1]] for i in scored]
-                np.testing.assert_allclose(answer.appended_logprobs, given, atol=EXACT)
+    assert_agree(model, engine, texts, rng)
 
 
 class AnyPaddedHistory(AnyHistory):

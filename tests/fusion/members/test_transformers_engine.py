@@ -14,9 +14,16 @@ from transformers import Phi3Config, T5Config
 from alignment.errors import ConfigError
 from fusion.core import Advance, AdvanceFailed, Capacity, NextTokens
 from fusion.members.transformers_engine import TransformersEngine
-from tests.fusion.members.tiny import CONFIGS, VOCABULARY, build, error_of, plain_logprobs, run
-
-EXACT = 1e-4
+from tests.fusion.members.tiny import (
+    CONFIGS,
+    EXACT,
+    VOCABULARY,
+    assert_agree,
+    build,
+    error_of,
+    plain_logprobs,
+    run,
+)
 
 
 @pytest.fixture(scope="module", params=CONFIGS)
@@ -38,30 +45,7 @@ def test_ragged_rows_with_appends_of_any_size_agree(pair):
     model, engine = pair
     rng = random.Random(1)
     texts = {sequence: tokens(rng, rng.randint(20, 70)) for sequence in range(6)}
-    cached = dict.fromkeys(texts, 0)
-    while any(cached[s] < len(texts[s]) for s in texts):
-        advances = []
-        for sequence, text in texts.items():
-            keep = max(0, cached[sequence] - rng.choice((0, 0, 0, 1, 2)))
-            append = text[keep : keep + rng.choice((1, 1, 2, 3, 17, 40))]
-            if append:
-                score = rng.choice(("last", "appended", "all"))
-                some = sorted(rng.sample(range(len(append) - 1), rng.randint(0, len(append) - 1)))
-                advances.append(Advance(sequence, keep, append, score, rng.choice((None, some))))
-                cached[sequence] = keep + len(append)
-        answers = run(engine, *advances)
-        for advance in advances:
-            answer, end = answers[advance.sequence], advance.keep + len(advance.append)
-            expected = plain_logprobs(model, texts[advance.sequence][:end])
-            scored = [advance.keep + index for index in advance.scored]
-            listed = [*scored, end - 1] if advance.score == "all" else [end - 1]
-            assert error_of(answer, expected[listed]) < EXACT
-            if advance.score != "last":
-                given = [expected[i, texts[advance.sequence][i + 1]] for i in scored]
-                np.testing.assert_allclose(answer.appended_logprobs, given, atol=EXACT)
-                assert answer.appended_logprobs.dtype == np.float32
-            else:
-                assert answer.appended_logprobs is None
+    assert_agree(model, engine, texts, rng)
     engine.close(list(texts))
 
 

@@ -1,5 +1,8 @@
 """Random models of a few thousand parameters, peaked enough that a wrong mask or position shows."""
 
+import random
+
+import numpy as np
 import torch
 from transformers import (
     AutoModelForCausalLM,
@@ -17,6 +20,7 @@ from fusion.core import Advance, NextTokens
 from fusion.members.engine import Engine
 
 VOCABULARY = 300
+EXACT = 1e-4  # nats
 
 _SHAPE = {
     "vocab_size": VOCABULARY,
@@ -83,3 +87,35 @@ def error_of(answer: NextTokens, expected: torch.Tensor) -> float:
         1, torch.from_numpy(answer.ids).long(), torch.from_numpy(answer.logprobs)
     )
     return float((told - expected).abs().max())
+
+
+def assert_agree(model: Model, engine: Engine, texts: dict[int, list[int]], rng: random.Random) -> None:
+    """Give an engine these texts side by side, in pieces of any size with tokens taken back in between.
+
+    All that is asked of it on the way is what the model says in plain forward passes.
+    """
+    cached = dict.fromkeys(texts, 0)
+    while any(cached[s] < len(texts[s]) for s in texts):
+        advances = []
+        for sequence, text in texts.items():
+            keep = max(0, cached[sequence] - rng.choice((0, 0, 0, 1, 2, 9)))
+            append = text[keep : keep + rng.choice((1, 1, 2, 3, 17, 40))]
+            if append:
+                score = rng.choice(("last", "appended", "all"))
+                some = sorted(rng.sample(range(len(append) - 1), rng.randint(0, len(append) - 1)))
+                advances.append(Advance(sequence, keep, append, score, rng.choice((None, some))))
+                cached[sequence] = keep + len(append)
+        answers = run(engine, *advances)
+        for advance in advances:
+            answer, end = answers[advance.sequence], advance.keep + len(advance.append)
+            assert isinstance(answer, NextTokens)
+            expected = plain_logprobs(model, texts[advance.sequence][:end])
+            scored = [advance.keep + index for index in advance.scored]
+            listed = [*scored, end - 1] if advance.score == "all" else [end - 1]
+            assert error_of(answer, expected[listed]) < EXACT
+            if advance.score != "last":
+                given = [expected[i, texts[advance.sequence][i + 1]] for i in scored]
+                np.testing.assert_allclose(answer.appended_logprobs, given, atol=EXACT)
+                assert answer.appended_logprobs.dtype == np.float32
+            else:
+                assert answer.appended_logprobs is None
