@@ -12,6 +12,10 @@ import pytest
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="tutti-tests-")
 atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
 
+# Models this small only lose time to handing work between threads, and other tests run beside these. Set before
+# torch is imported; servers and workers that tests start inherit it.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 

@@ -128,10 +128,10 @@ def test_a_long_text_costs_no_more_per_token_than_a_short_one(real, name):
 
     def seconds(pieces):
         spelling = Spelling(real[name])
-        start = time.perf_counter()
+        start = time.thread_time()
         for piece in pieces:
             spelling.extend(piece)
-        return (time.perf_counter() - start) / len(pieces)
+        return (time.thread_time() - start) / len(pieces)
 
     short = min(seconds(pieces[: len(pieces) // 50]) for _ in range(5))
     assert min(seconds(pieces) for _ in range(3)) < 5 * short
@@ -158,10 +158,10 @@ def test_a_model_that_repeats_itself_costs_little(real, name, character):
     spelling = Spelling(real[name])
     spelling.extend((character * 3000).encode())
     spelling.extend(character.encode())
-    start = time.perf_counter()
+    start = time.thread_time()
     for _ in range(10):
         spelling.extend(character.encode())
-    assert (time.perf_counter() - start) / 10 < 0.01
+    assert (time.thread_time() - start) / 10 < 0.01
 
 
 def test_nothing_is_spelled_while_there_is_no_text():

@@ -187,10 +187,11 @@ def test_from_the_command_line(config: Path) -> None:
 
 
 def test_when_a_worker_cannot_start_the_others_are_shut_down(serve: Serve, tmp_path: Path) -> None:
-    broken = {"host": "process", "worker": {"environment": {"PYTHONIOENCODING": "nope"}}}
+    mark = {"STARTED_BY": str(tmp_path)}
+    environments = {"abacus": mark, "lingvo": mark | {"PYTHONIOENCODING": "nope"}}
     models = {
-        "abacus": {"source": str(MODELS / "abacus"), "host": "process"},
-        "lingvo": {"source": str(MODELS / "lingvo"), **broken},
+        name: {"source": str(MODELS / name), "host": "process", "worker": {"environment": environment}}
+        for name, environment in environments.items()
     }
     config = tmp_path / "config.yaml"
     config.write_text(json.dumps({"models": models}))
@@ -200,5 +201,5 @@ def test_when_a_worker_cannot_start_the_others_are_shut_down(serve: Serve, tmp_p
         "models.lingvo: its worker process ended with exit code 1 before it was ready; see what it printed."
     )
     assert "Traceback" not in outcome.stderr
-    left = [p for p in psutil.process_iter() if p.ppid() == 1 and "fusion.members.worker" in " ".join(p.cmdline())]
-    assert not left
+    environs = [process.info["environ"] or {} for process in psutil.process_iter(["environ"])]
+    assert not [environ for environ in environs if environ.items() >= mark.items()]

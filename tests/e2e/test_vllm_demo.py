@@ -25,9 +25,8 @@ MODELS = ["lingvo", "abacus", "almanac"]
 
 @pytest.fixture(scope="module")
 def vllm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """One thread: more would only fight with those of the server that is compared with."""
     log = tmp_path_factory.mktemp("vllm") / "stderr.log"
-    with serving(CONFIG.parent / "demo-vllm.yaml", log, OMP_NUM_THREADS="1") as server:
+    with serving(CONFIG.parent / "demo-vllm.yaml", log) as server:
         yield server
 
 

@@ -18,7 +18,6 @@ from fusion.ensemble import Ensemble, Model, build_ensemble
 from fusion.fuser import Fuser
 from fusion.members.inline import InlineMember
 from fusion.members.loading import stop_ids
-from tests.fusion.members.conftest import one_thread  # noqa: F401 - used by all tests here
 
 pytest.importorskip("vllm")
 
