@@ -21,8 +21,10 @@ $(STAMP): $(LOCKS) pyproject.toml
 serve: setup
 	exec $(BIN)/tutti serve deploy/demo.yaml --port $(PORT)
 
+# Two files of tests at a time; then, with nothing beside them, the tests that compare measured times.
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not alone"
+	$(BIN)/python -m pytest -m alone
 
 bench: setup
 	$(BIN)/python -m tests.bench

@@ -14,6 +14,8 @@ from tests.e2e import prometheus
 from tests.e2e.demo import ENSEMBLE
 from tests.e2e.monitored import Observation, observation
 
+pytestmark = pytest.mark.alone  # clients and server measure the same times
+
 SECONDS = 12.0
 RATES_OVER = "8s"
 

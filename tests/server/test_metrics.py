@@ -142,6 +142,7 @@ def test_a_request_of_several_answers_is_one_request(live: Live) -> None:
     assert change("request_queue_time_seconds_count", model="both") == 3
 
 
+@pytest.mark.alone
 def test_latencies_are_those_that_clients_measure(live: Live) -> None:
     first, whole = [], []
 
