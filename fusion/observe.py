@@ -35,7 +35,7 @@ class Rounds:
         weights: [S, M], those in force after the filter.
         kept: [S, M], who passed the filter.
         fused: [S, C], what the tokens were drawn from.
-        waiting: seconds from the members' work being handed out to the round, for the sequences that have had a
+        waiting: seconds from the first member having its work to the round, for the sequences that have had a
             round before (what comes before the first is the prompt).
         last: of each sequence that several members answered, who came last and how many seconds after the one
             before.
@@ -43,7 +43,7 @@ class Rounds:
         fusion: seconds to project, filter and combine.
         sampling: seconds to draw and describe the tokens.
         ended: when the tokens were drawn, on `time.perf_counter`'s clock.
-        synchronisation: seconds from then to the members' next work being handed out.
+        synchronisation: seconds from then to the first member having its next work; the others follow at once.
     """
 
     model: str

@@ -170,7 +170,7 @@ class Catalogue:
         self.round_stage = histogram(
             "round_stage_seconds",
             "Where a round of a sequence after its first goes: waiting for its members, fusion with the others of "
-            "its batch, sampling, and synchronisation until the members' next work is handed out.",
+            "its batch, sampling, and synchronisation until the first member has its next work.",
             ("model", "stage"),
             STEP,
         )

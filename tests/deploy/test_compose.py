@@ -87,6 +87,20 @@ def test_the_secured_form_takes_secrets_from_files_and_misses_them(tmp_path: Pat
         assert missing in result.stderr
 
 
+def test_the_hubs_token_comes_from_a_file_beside_the_keys(tmp_path: Path) -> None:
+    names = ("TUTTI_API_KEYS_FILE", "GRAFANA_PASSWORD_FILE", "HF_TOKEN_FILE")
+    given = {name: str(tmp_path / name) for name in names}
+    result = configured(COMPOSE, SECURED, COMPOSE_PROFILES="gpu", HF_TOKEN="hf_of_the_shell", **given)
+    assert result.returncode == 0, result.stderr
+    assert "hf_of_the_shell" not in result.stdout
+    whole = yaml.safe_load(result.stdout)
+    service = whole["services"]["tutti-gpu"]
+    assert sorted(secret["source"] for secret in service["secrets"]) == ["hf_token", "tutti_api_keys"]
+    assert service["environment"]["HF_TOKEN_PATH"] == "/run/secrets/hf_token"
+    assert whole["secrets"]["hf_token"]["file"] == given["HF_TOKEN_FILE"]
+    assert yaml.safe_load(COMPOSE.read_text())["secrets"]["hf_token"]["file"].endswith(":-/dev/null}"), "no file needed"
+
+
 @pytest.mark.parametrize("file", [COMPOSE, SECURED])
 def test_the_specification_allows_it(file: Path) -> None:
     check = Path(sys.executable).with_name("check-jsonschema")
