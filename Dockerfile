@@ -54,7 +54,7 @@ ENV PATH=/opt/tutti/bin:${PATH} \
     PYTHONDONTWRITEBYTECODE=1 \
     CC=/opt/tutti/libexec/cc \
     TUTTI_SERVER__HOST=0.0.0.0 \
-    TUTTI_SERVER__CACHE_DIR=/var/cache/tutti/maps
+    TUTTI_SERVER__CACHE_DIR=/var/cache/tutti
 USER 10001:10001
 WORKDIR /etc/tutti
 EXPOSE 8000

@@ -58,7 +58,7 @@ def test_its_variables_are_settings_that_the_server_knows(image: Stage, monkeypa
         if name.startswith("TUTTI_"):
             monkeypatch.setenv(name, value)
     server = read_settings(CONFIG).server
-    assert (server.host, server.port, server.cache_dir) == ("0.0.0.0", 8000, "/var/cache/tutti/maps")
+    assert (server.host, server.port, server.cache_dir) == ("0.0.0.0", 8000, "/var/cache/tutti")
     assert image.last("EXPOSE") == "8000"
 
 
