@@ -1,4 +1,6 @@
-"""All that depends on how vLLM is built inside, tried with 0.32; `fusion.members.vllm_engine` is its only user.
+"""All that depends on how vLLM is built inside, tried with 0.32.
+
+`fusion.members.vllm_engine` is its only user here; vLLM's workers import it in whatever process they are.
 
 Three things have no public interface. Taking back tokens of a resumable request is a method of a subclass of
 the scheduler, named and meant like `truncate_session`, which is being discussed for vLLM itself. The V1 model
@@ -9,26 +11,34 @@ vLLM's asynchronous front end costs milliseconds a token.
 
 from __future__ import annotations
 
+import os
 import threading
 from contextlib import suppress
 from typing import Any
 
+import numpy as np
 import torch
 import vllm
 from vllm.config import VllmConfig
-from vllm.distributed import cleanup_dist_env_and_memory
+from vllm.distributed import cleanup_dist_env_and_memory, get_pp_group
 from vllm.engine.arg_utils import EngineArgs
+from vllm.envs import disable_envs_cache
+from vllm.platforms import current_platform
 from vllm.sampling_params import SamplingParams
+from vllm.utils.cpu_resource_utils import get_visible_memory_node
 from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.core.single_type_kv_cache_manager import FullAttentionManager, SlidingWindowManager
 from vllm.v1.engine import EngineCoreOutput
 from vllm.v1.engine.core import EngineCore
 from vllm.v1.executor import Executor
+from vllm.v1.outputs import LogprobsTensors
 from vllm.v1.request import Request, RequestStatus
+from vllm.v1.sample.sampler import Sampler
 
 from alignment.errors import ConfigError
-from fusion.members.vllm_workers import SessionWorker, share_cores, starting, told_why
+from fusion.members.best import best_of_row
+from fusion.members.vllm_processes import starting, told_why
 
 TESTED = ((0, 32), (0, 33))
 """From the first version to below the second: those that this file was tried with."""
@@ -118,6 +128,66 @@ def _can_shorten(manager: Any, request_id: str, keep: int) -> bool:
     return not any(block.is_null for block in blocks[seen:]) and all(block.ref_cnt == 1 for block in written)
 
 
+class SessionWorker:
+    """Mixed into vLLM's workers (`worker_extension_cls`), in whatever process they are."""
+
+    device: torch.device
+    model_runner: Any
+
+    def score_extensions(self, request_ids: list[str], count: int) -> None:
+        """Have the V1 runner return the `count` best for all tokens that are about to extend these requests."""
+        for request_id in request_ids:
+            self.model_runner.num_prompt_logprobs[request_id] = count
+            self.model_runner.requests[request_id].in_progress_prompt_logprobs_cpu = None
+
+    def adapt_to_cpu(self) -> None:
+        """What the V1 runner does not do on a CPU, or not as fast."""
+        if self.device.type != "cpu":
+            return
+        runner = self.model_runner
+        runner.requests = _SeededRequests(runner.requests)
+        runner.sampler.gather_logprobs = _gather
+        if not get_pp_group().is_first_rank and runner.intermediate_tensors is None:
+            # Where a stage's input arrives is made by a warm-up, which a CPU that does not compile leaves out.
+            runner.intermediate_tensors = runner.model.make_empty_intermediate_tensors(
+                batch_size=runner.max_num_tokens, dtype=runner.model_config.dtype, device=self.device
+            )
+
+
+def _gather(logprobs: torch.Tensor, count: int, token_ids: torch.Tensor) -> LogprobsTensors:
+    """As the sampler's `gather_logprobs`, in a quarter of its time, but for the ranks, which nobody here reads."""
+    rows = logprobs.numpy()
+    if not count or not np.isfinite(rows.max()):
+        return Sampler.gather_logprobs(logprobs, count, token_ids)
+    best = np.stack([best_of_row(row, count) for row in rows])
+    ids = torch.cat([token_ids[:, None].int(), torch.from_numpy(best)], dim=1)
+    told = torch.cat(
+        [logprobs.gather(1, token_ids[:, None]), torch.from_numpy(np.take_along_axis(rows, best, 1))], 1
+    )
+    return LogprobsTensors(ids, told, torch.zeros(len(ids), dtype=torch.int32))
+
+
+class _SeededRequests(dict[str, Any]):
+    """The V1 runner's requests, with generators that can take draws back; those of a CPU have no offset."""
+
+    def __setitem__(self, request_id: str, request: Any) -> None:
+        if request.generator is not None:
+            seed = request.generator.initial_seed()
+            request.generator = _RewoundGenerator()
+            request.generator.manual_seed(seed)
+        super().__setitem__(request_id, request)
+
+
+class _RewoundGenerator(torch.Generator):
+    """vLLM takes draws back before the first that counts, and never later: that is where the seed begins."""
+
+    def get_offset(self) -> int:
+        return 0
+
+    def set_offset(self, offset: int) -> torch.Generator:
+        return self.manual_seed(self.initial_seed())
+
+
 def engine_config(arguments: dict[str, Any]) -> VllmConfig:
     """What vLLM makes of the arguments of its `EngineArgs`. Raises whatever vLLM raises."""
     arguments = {
@@ -126,7 +196,7 @@ def engine_config(arguments: dict[str, Any]) -> VllmConfig:
         "logprobs_mode": "raw_logprobs",
         "scheduler_cls": SessionScheduler,
         "skip_tokenizer_init": True,
-        "worker_extension_cls": f"{SessionWorker.__module__}.{SessionWorker.__name__}",
+        "worker_extension_cls": f"{__name__}.{SessionWorker.__name__}",
         **arguments,
     }
     with _coming_or_going, starting():
@@ -141,7 +211,7 @@ class Core:
         global _alive
         self.config = config
         with _coming_or_going, starting():
-            share_cores(config)
+            _share_cores(config)
             with told_why(config):
                 self._core = _build(config)
             _alive += 1
@@ -225,6 +295,13 @@ class Core:
             _alive -= 1
             _release(self._core)
             del self._core
+
+
+def _share_cores(config: VllmConfig) -> None:
+    """Let several workers of a CPU start where there is not a NUMA node for each: they are not bound to cores."""
+    if current_platform.is_cpu() and len(get_visible_memory_node()) < config.parallel_config.local_world_size:
+        os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+        disable_envs_cache()  # with an engine in this process already, vLLM would not look again
 
 
 def _build(config: VllmConfig) -> EngineCore:

@@ -98,7 +98,9 @@ def test_the_hubs_token_comes_from_a_file_beside_the_keys(tmp_path: Path) -> Non
     assert sorted(secret["source"] for secret in service["secrets"]) == ["hf_token", "tutti_api_keys"]
     assert service["environment"]["HF_TOKEN_PATH"] == "/run/secrets/hf_token"
     assert whole["secrets"]["hf_token"]["file"] == given["HF_TOKEN_FILE"]
-    assert yaml.safe_load(COMPOSE.read_text())["secrets"]["hf_token"]["file"].endswith(":-/dev/null}"), "no file needed"
+    assert yaml.safe_load(COMPOSE.read_text())["secrets"]["hf_token"]["file"].endswith(":-/dev/null}"), (
+        "no file needed"
+    )
 
 
 @pytest.mark.parametrize("file", [COMPOSE, SECURED])

@@ -1,0 +1,91 @@
+"""How vLLM's workers start, in this process or in processes of their own: variables, and what their log is for."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from vllm.config import VllmConfig
+
+# What vLLM sets for the workers it is about to start, and leaves behind in this process.
+FOR_WORKERS = (
+    "OMP_NUM_THREADS",
+    "OMP_NUM_THREADS_SET_BY_VLLM",
+    "PYTHONWARNINGS",
+    "VLLM_CPU_OMP_THREADS_BIND",
+    "VLLM_ENABLE_V1_MULTIPROCESSING",
+)
+
+
+@contextmanager
+def starting() -> Iterator[None]:
+    """While an engine is built: a single worker runs in this process, which stays as it was otherwise."""
+    threads, set_threads = torch.get_num_threads(), torch.set_num_threads
+    before = {name: os.environ.get(name) for name in FOR_WORKERS}
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    os.environ["PYTHONWARNINGS"] = "ignore"
+    try:
+        yield
+    finally:
+        torch.set_num_threads = set_threads  # the CPU worker replaces it by a warning
+        torch.set_num_threads(threads)
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+@contextmanager
+def told_why(config: VllmConfig) -> Iterator[None]:
+    """While workers start in processes of their own: raise what went wrong in one, which vLLM only logs."""
+    if config.parallel_config.distributed_executor_backend != "mp" or config.logging_config.configure_logging:
+        yield
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        settings, reason = Path(folder, "logging.json"), Path(folder, "reason")
+        handler = {"class": f"{__name__}.{WorkerLog.__name__}", "path": str(reason)}
+        settings.write_text(
+            json.dumps(
+                {
+                    "version": 1,
+                    "disable_existing_loggers": False,
+                    "handlers": {"worker": handler},
+                    "loggers": {"vllm": {"handlers": ["worker"], "level": "ERROR", "propagate": False}},
+                }
+            )
+        )
+        config.logging_config = replace(
+            config.logging_config, configure_logging=True, pylogging_config_file=str(settings)
+        )
+        try:
+            yield
+        except Exception as error:
+            if reason.is_file():
+                raise RuntimeError(reason.read_text()) from error
+            raise
+
+
+class WorkerLog(logging.StreamHandler):  # type: ignore[type-arg]
+    """The log of a worker process: errors go where the server's go, but why it did not start goes to a file."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__()
+        self.path = path
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a record; of the workers that did not start the first has the reason, others fail after it."""
+        error = record.exc_info[1] if record.exc_info else None
+        if error is None or record.msg != "WorkerProc failed to start.":
+            super().emit(record)
+            return
+        with open(self.path, "a") as file:
+            if not file.tell():
+                file.write(str(error) or repr(error))
