@@ -27,11 +27,11 @@ test: setup
 	$(BIN)/python -m pytest -m alone
 
 bench: setup
-	$(BIN)/python -m tests.bench
+	$(BIN)/python -m tools.bench
 
 bench-vllm: setup
-	$(BIN)/python -m tests.bench.vllm_decode
-	$(BIN)/python -m tests.bench.vllm_serve
+	$(BIN)/python -m tools.bench.vllm_decode
+	$(BIN)/python -m tools.bench.vllm_serve
 
 lint: setup
 	$(BIN)/ruff check .

@@ -9,12 +9,12 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from alignment.anchors import anchors_of
-from alignment.csls import nearest
 from alignment.errors import ConfigError
-from alignment.exact import exact_map
-from alignment.tokenizer import Tokenizer
-from alignment.vecmap import map_together, unit_
+from alignment.learning.anchors import anchors_of
+from alignment.learning.csls import nearest
+from alignment.learning.vecmap import map_together, unit_
+from alignment.methods.exact import exact_map
+from alignment.text.tokenizer import Tokenizer
 from alignment.vocab_map import VocabMap
 
 # Rows of more entries than this whose scores differ by no more than the spread say nothing about the token.
@@ -35,10 +35,11 @@ def learn_map(
 ) -> VocabMap:
     """Learn where the tokens of one vocabulary go in another, as EVA's published code does.
 
-    The tables are brought into one space by `alignment.vecmap.map_together`, from the anchors. A row of the map
-    holds the at most `top` target tokens with the highest CSLS score (`alignment.csls.nearest`) that reach
-    `threshold`, weighted by that score. Rows of more than 5 entries whose scores have a population standard
-    deviation of at most 0.01 are dropped. Computed in float32 on `device`, with the same result every time.
+    The tables are brought into one space by `alignment.learning.vecmap.map_together`, from the anchors. A row of
+    the map holds the at most `top` target tokens with the highest CSLS score (`alignment.learning.csls.nearest`)
+    that reach `threshold`, weighted by that score. Rows of more than 5 entries whose scores have a population
+    standard deviation of at most 0.01 are dropped. Computed in float32 on `device`, with the same result every
+    time.
 
     What is odd in the authors' code is kept:
 
@@ -117,14 +118,14 @@ def eva_map(
     device: str | torch.device = "cpu",
     on_progress: Callable[[float], None] | None = None,
 ) -> VocabMap:
-    """Learn the map of one tokenizer's ids into another's, [Vs, R] as `alignment.exact.exact_map` gives it.
+    """Learn the map of one tokenizer's ids into another's, [Vs, R], laid out as that of `exact_map`.
 
     Only tokens that stand for whole characters are learned from and learned about. Special tokens and the padding
     of the tables neither shift the mean, nor act as hubs, nor take places. Nor do parts of characters, which mean
     nothing by themselves, and byte tokens of characters that have a token, which a model never sees. All of these
-    have the rows of `alignment.exact.exact_map`: every id of `source_stops` maps onto `target_stop`, a part of a
-    character onto the same bytes, other special tokens onto nothing. Anchors are `alignment.anchors.anchors_of`,
-    but for those of the source ids in `without`.
+    have the rows of `alignment.methods.exact.exact_map`: every id of `source_stops` maps onto `target_stop`, a
+    part of a character onto the same bytes, other special tokens onto nothing. Anchors are
+    `alignment.learning.anchors.anchors_of`, but for those of the source ids in `without`.
 
     source_embeddings: [at least the ids of `source` that are in use, d1]; target_embeddings likewise, [.., d2].
     Raises ConfigError as `learn_map` does.

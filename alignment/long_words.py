@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from alignment.continuation import Continuation
+from alignment.text.continuation import Continuation
 
 # Tokens from whose first a window begins: rarely do more than three change.
 WITNESSES = 6

@@ -36,8 +36,8 @@ import codecs
 from dataclasses import dataclass
 
 from alignment.long_words import WITNESSES, LongWords
-from alignment.surfaces import CHARACTER_OF_BYTE, SPACE
-from alignment.tokenizer import Tokenizer
+from alignment.text.surfaces import CHARACTER_OF_BYTE, SPACE
+from alignment.text.tokenizer import Tokenizer
 
 # Characters without a cut from which on words are looked at one by one.
 _LONG = 96

@@ -13,7 +13,7 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from alignment.boundaries import Located
+from alignment.text.boundaries import Located
 from fusion.weighting import Weighting, WeightingReport
 
 Ids = NDArray[np.int32]

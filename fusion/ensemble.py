@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from alignment.boundaries import Located
 from alignment.errors import InvalidRequest
-from alignment.exact import exact_map
-from alignment.hybrid import first_token_map
-from alignment.ids import require_ids
-from alignment.tokenizer import Tokenizer
+from alignment.methods.exact import exact_map
+from alignment.methods.hybrid import first_token_map
+from alignment.text.boundaries import Located
+from alignment.text.ids import require_ids
+from alignment.text.tokenizer import Tokenizer
 from alignment.vocab_map import VocabMap
 from fusion.core import FusionParams, Member, OnMemberFailure, Prompt
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from fusion.core import RoundReport, Token, TokenLogProb
 from fusion.sampling import is_plain, sample, sample_plain
-from fusion.sequence import Sequence
+from fusion.sequence.sequence import Sequence
 from fusion.step import Candidates, combine_members, keep_the_pivots_cut, project
 
 Floats = NDArray[np.float64]
@@ -26,7 +26,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Fused:
-    """A round of a batch: each sequence's outcome, and what it came from (shapes as in `fusion.observe.Rounds`).
+    """A round of a batch: outcome per sequence, and its arrays (shapes as in `fusion.loop.observer.Rounds`).
 
     `began`, `combined` and `ended` are times: of the round's start, of the fused distribution, of the choices.
     """

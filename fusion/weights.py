@@ -1,7 +1,7 @@
 """How much each member counts in the fused distribution: given, or from how well it understands the prompt.
 
 PackLLM (arXiv 2404.11531) weights members by the perplexity of the prompt. Everything here is a pure function of
-losses and logits; where those come from is `fusion.prompt_score`'s.
+losses and logits; where those come from is `fusion.prompt.scoring`'s.
 """
 
 from __future__ import annotations

@@ -14,10 +14,10 @@ from typer.core import TyperGroup
 
 from alignment.errors import ConfigError, TuttiError
 from server import __version__
-from server.tables import console
+from server.commands.tables import console
 
 if TYPE_CHECKING:
-    from server.evaluation.asking import Answer
+    from server.commands.evaluate.asking import Answer
 
 
 class _Commands(TyperGroup):
@@ -74,7 +74,7 @@ def serve(
     port: Port = None,
 ) -> None:
     """Load the models of CONFIG and answer requests until SIGTERM or Ctrl-C."""
-    from server.serving import serve as run
+    from server.commands.serve import serve as run
     from server.settings import read_settings
 
     settings = read_settings(config)
@@ -91,7 +91,7 @@ def check(config: Config) -> None:
     from server.settings import read_settings
 
     settings = read_settings(config)
-    from server.plan import make_plan, print_plan
+    from server.commands.check import make_plan, print_plan
 
     plan = make_plan(settings)
     print_plan(plan, console())
@@ -127,7 +127,7 @@ def align(
     ] = None,
 ) -> None:
     """Make the vocabulary map of two models a file, for `maps:` in a configuration; or look into one."""
-    from server import align as command
+    from server.commands import align as command
 
     models = (model_a, model_b) if model_a is not None and model_b is not None else None
     if inspect is not None:
@@ -153,8 +153,8 @@ def chat(
     api_key: ApiKey = None,
 ) -> None:
     """Talk to a model in the terminal, one question per line."""
-    from server.terminal_chat import ChatClient, ChatError, Conversation
-    from server.terminal_chat import chat as talk
+    from server.commands.chat import ChatClient, ChatError, Conversation
+    from server.commands.chat import chat as talk
 
     try:
         with closing(ChatClient(url, api_key)) as client:
@@ -173,8 +173,8 @@ def weights(
     ensemble: Annotated[str | None, typer.Option(help="Which ensemble; the first by default.")] = None,
 ) -> None:
     """Load the models of CONFIG and show how well each member understands a prompt, and what it would weigh."""
-    from server import prompt_weights
-    from server.evaluation.run import local
+    from server.commands import weights as prompt_weights
+    from server.commands.evaluate.run import local
     from server.settings import read_settings
 
     settings = read_settings(config)
@@ -214,8 +214,8 @@ def evaluate(
     api_key: ApiKey = None,
 ) -> None:
     """Measure how often each served name answers right, over the same path as a client takes."""
-    from server.evaluation import report, run
-    from server.evaluation.asking import QUESTION, Asking
+    from server.commands.evaluate import report, run
+    from server.commands.evaluate.asking import QUESTION, Asking
     from server.settings import read_settings
 
     if (config is None) == (url is None):

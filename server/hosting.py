@@ -8,11 +8,11 @@ from importlib.util import find_spec
 
 from alignment.errors import ConfigError
 from fusion.core import Member
-from fusion.members.inline import InlineMember
-from fusion.members.load import EngineSpec, load_engine
-from fusion.members.loading import parse_device
-from fusion.members.process import process
-from fusion.members.remote import Launch, Patience, RemoteMember
+from fusion.members.checkpoint import parse_device
+from fusion.members.hosts.inline import InlineMember
+from fusion.members.hosts.process import process
+from fusion.members.hosts.remote import Launch, Patience, RemoteMember
+from fusion.members.registry import EngineSpec, load_engine
 from server.settings import ModelSettings
 
 
@@ -73,7 +73,7 @@ def _launch(model: ModelSettings) -> Launch:
     worker = model.worker
     if model.host == "process":
         return process(environment(model))
-    from fusion.members.ray_host import ray_actor
+    from fusion.members.hosts.ray import ray_actor
 
     return ray_actor(**worker.ray.model_dump(), environment=worker.environment)
 

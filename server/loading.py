@@ -12,16 +12,16 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from alignment.errors import ConfigError
-from alignment.methods import ModelVocabulary
-from alignment.tokenizer import Tokenizer
+from alignment.methods.registry import ModelVocabulary
+from alignment.text.tokenizer import Tokenizer
 from alignment.vocab_map import VocabMap
 from fusion.core import FusionParams, Member
 from fusion.ensemble import Ensemble, Model, build_ensemble, build_for_any_pivot
-from fusion.fuser import Fuser
-from fusion.members.architecture import context_length, require_decoder, why_not_packed
+from fusion.loop.fuser import Fuser
+from fusion.members.checkpoint import DTYPES, read_config, stop_ids, weight_files
 from fusion.members.identity import content_digest
-from fusion.members.load import EngineSpec
-from fusion.members.loading import DTYPES, read_config, stop_ids, weight_files
+from fusion.members.registry import EngineSpec
+from fusion.members.transformers.architecture import context_length, require_decoder, why_not_packed
 from server.hosting import device_here, load_members
 from server.maps import members_to_map, open_cache, required_map
 from server.settings import EnsembleSettings, ModelSettings, Settings

@@ -9,9 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from alignment.errors import ConfigError
-from alignment.map_cache import MapCache, user_cache
-from alignment.methods import Alignment, ModelVocabulary
-from alignment.origin import load_with_origin
+from alignment.methods.map_cache import MapCache, user_cache
+from alignment.methods.origin import load_with_origin
+from alignment.methods.registry import Alignment, ModelVocabulary
 from alignment.vocab_map import VocabMap
 from server import __version__
 from server.settings import EnsembleSettings, ServerSettings

@@ -11,7 +11,8 @@ from fusion.core import Answer, Capacity, Task
 class Engine(Protocol):
     """A continuous-batching engine without a thread of its own.
 
-    Not thread-safe: one thread owns an engine and makes every call. `fusion.members.inline` is such an owner.
+    Not thread-safe: one thread owns an engine and makes every call. `fusion.members.hosts.inline` is such an
+    owner.
 
     Attributes:
         capacity: what fits, in this engine's tokens.

@@ -8,7 +8,7 @@ from pathlib import Path
 from huggingface_hub import try_to_load_from_cache
 
 from alignment.errors import ConfigError
-from fusion.members.loading import weight_files
+from fusion.members.checkpoint import weight_files
 
 _SAMPLES = 64
 _SAMPLE = 4096

@@ -9,8 +9,8 @@ from typing import Any, get_args
 from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
+from server.settings.complaints import expectation
 from server.settings.document import Document, Path
-from server.wording import expectation
 
 SECRET = "api_keys"  # noqa: S105  (the name of the field whose values are never shown)
 

@@ -21,13 +21,13 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from alignment.methods import METHODS, takes_parameters
-from alignment.origin import PAPERS, MethodName, Parameters, TableName
+from alignment.methods.origin import PAPERS, MethodName, Parameters, TableName
+from alignment.methods.registry import METHODS, takes_parameters
 from fusion.core import Combine, OnMemberFailure
-from fusion.members.vllm_options import CACHE_SIZES
+from fusion.members.vllm.options import CACHE_SIZES
 from fusion.weighting import MEASURES, Measure, Weighting
-from server.settings.hosting import Host, WorkerSettings
 from server.settings.section import STRICT
+from server.settings.workers import Host, WorkerSettings
 
 AUTO = "auto"
 PAPER = Weighting()

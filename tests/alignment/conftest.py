@@ -1,19 +1,11 @@
 from __future__ import annotations
 
 import json
-from functools import cache
 
 import pytest
 
-from alignment.tokenizer import Tokenizer
-from tests.conftest import shared
-
-REAL = ("llama-2", "gpt2", "qwen", "mistral-tekken")
-
-
-@cache
-def real_tokenizer(name: str) -> Tokenizer:
-    return Tokenizer.load(str(shared("tokenizers", name)))
+from alignment.text.tokenizer import Tokenizer
+from tests.support.reference import REAL, real_tokenizer, shared
 
 
 @pytest.fixture(scope="session")

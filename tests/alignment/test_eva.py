@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from alignment import csls
-from alignment.anchors import anchors_of
 from alignment.errors import ConfigError
 from alignment.eva import eva_map, learn_map
-from alignment.exact import exact_map
-from alignment.vecmap import map_together
-from tests.alignment import tiny
-from tests.conftest import shared
+from alignment.learning import csls
+from alignment.learning.anchors import anchors_of
+from alignment.learning.vecmap import map_together
+from alignment.methods.exact import exact_map
+from tests.support import small_tokenizers as tiny
+from tests.support.reference import shared
 
 SPECIAL = {0: 0, 1: 1, 2: 2}
 DEVICES = [

@@ -8,9 +8,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from alignment.spelling import Edit, Spelling
-from tests.alignment import tiny
-from tests.alignment.conftest import REAL
-from tests.alignment.spelled import spelled
+from tests.support import small_tokenizers as tiny
+from tests.support.naive_spelling import spelled
+from tests.support.reference import REAL
 
 # Each joins, splits, composes or breaks with some other.
 FRAGMENTS = [

@@ -13,8 +13,8 @@ from deploy.demo.chats import Chat, ChatStream
 from deploy.demo.members import MEMBERS, MODELS, PIVOT
 from deploy.demo.tasks import TASKS, Split, stream
 from deploy.demo.tasks.example import split_of
-from server.evaluation.questions import Question
-from server.evaluation.scoring import is_right
+from server.commands.evaluate.questions import Question
+from server.commands.evaluate.scoring import is_right
 
 ROWS = [json.loads(line) for line in testset.PATH.read_text(encoding="utf-8").splitlines()]
 CHAT: Chat = [

@@ -14,7 +14,7 @@ import yaml
 
 from server import __version__
 from server.settings import read_settings
-from tests.deploy.dockerfile import REPOSITORY, stages
+from tests.support.dockerfile import REPOSITORY, stages
 
 COMPOSE = REPOSITORY / "compose.yaml"
 SECURED = REPOSITORY / "deploy/compose/secured.yaml"

@@ -9,10 +9,10 @@ import pytest
 import yaml
 
 from deploy.grafana.__main__ import rendered
-from server.metrics import histogram
-from server.metrics.catalogue import Catalogue
-from tests.deploy.dashboards import boards, expressions, panels
-from tests.deploy.dockerfile import REPOSITORY
+from server.telemetry.metrics import histogram
+from server.telemetry.metrics.catalogue import Catalogue
+from tests.support.dashboards import boards, expressions, panels
+from tests.support.dockerfile import REPOSITORY
 
 BOARDS = boards()
 PANELS = [

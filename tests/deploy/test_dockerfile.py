@@ -13,8 +13,8 @@ import pytest
 
 from server import __version__
 from server.settings import read_settings
-from tests.deploy.dockerfile import DOCKERFILE, REPOSITORY, Stage, stages
-from tests.e2e.demo import CONFIG
+from tests.support.demo import CONFIG
+from tests.support.dockerfile import DOCKERFILE, REPOSITORY, Stage, stages
 
 COMPILERS = ("gcc", "g++", "clang", "build-essential", "cmake", "make", "python3-dev", "libc6-dev")
 

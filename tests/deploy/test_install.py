@@ -19,7 +19,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.deploy.dockerfile import REPOSITORY, stages
+from tests.support.dockerfile import REPOSITORY, stages
 
 INSTALLED = "/opt/tutti"
 CONFIGURED = "/etc/tutti"

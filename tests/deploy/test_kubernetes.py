@@ -14,8 +14,8 @@ import yaml
 
 from deploy.kubernetes.__main__ import RESOURCE, resource
 from server.settings import read_settings
-from tests.deploy.dockerfile import REPOSITORY, stages
-from tests.deploy.operator_schemas import SCHEMAS
+from tests.support.dockerfile import REPOSITORY, stages
+from tests.support.operator_schemas import SCHEMAS
 
 KUBERNETES = REPOSITORY / "deploy" / "kubernetes"
 OVERLAYS = ("base", "monitored", "gpu")

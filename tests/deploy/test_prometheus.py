@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
-from server.metrics.catalogue import Catalogue
-from tests.deploy.dockerfile import REPOSITORY
+from server.telemetry.metrics.catalogue import Catalogue
+from tests.support.dockerfile import REPOSITORY
 
 FOLDER = REPOSITORY / "deploy" / "prometheus"
 RULES = [

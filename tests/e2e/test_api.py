@@ -12,8 +12,8 @@ import openai
 import pytest
 from openai.types.chat import ChatCompletion
 
-from tests.e2e.conftest import Server
-from tests.e2e.demo import ENSEMBLE, questions, user
+from tests.support.demo import ENSEMBLE, questions, user
+from tests.support.serving import Server
 
 QUESTION = questions(1, "data_to_text")[0]  # its answers are the longest
 SERVED = (ENSEMBLE, "abacus", "lingvo", "almanac")

@@ -13,11 +13,11 @@ import torch
 from transformers import BloomConfig, JambaConfig, PreTrainedModel
 from transformers.models.auto import AutoModelForCausalLM
 
-from alignment.tokenizer import Tokenizer
-from server.plan import make_plan
+from alignment.text.tokenizer import Tokenizer
+from server.commands.check import make_plan
 from server.settings import read_settings
-from tests.e2e.conftest import serving
-from tests.e2e.demo import MODELS, questions, user
+from tests.support.demo import MODELS, questions, user
+from tests.support.serving import serving
 
 ENDS = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
 CONFIGS = {

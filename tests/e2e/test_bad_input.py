@@ -11,8 +11,8 @@ import httpx
 import openai
 import pytest
 
-from tests.e2e.demo import ENSEMBLE, user
-from tests.e2e.open_sequences import assert_none_open
+from tests.support.demo import ENSEMBLE, user
+from tests.support.open_sequences import assert_none_open
 
 CHAT = "/v1/chat/completions"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import openai
 import pytest
 
-from tests.e2e.demo import ENSEMBLE, TASKS, questions, user
+from tests.support.demo import ENSEMBLE, TASKS, questions, user
 
 
 @pytest.mark.parametrize("task", TASKS)

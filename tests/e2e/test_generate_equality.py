@@ -11,14 +11,14 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from alignment.tokenizer import Tokenizer
+from alignment.text.tokenizer import Tokenizer
 from fusion.core import Prompt, SamplingParams, Update
 from fusion.ensemble import Ensemble, Model, build_ensemble
-from fusion.fuser import Fuser
-from fusion.members.inline import InlineMember
-from fusion.members.loading import quiet, stop_ids
-from fusion.members.transformers_engine import TransformersEngine
-from tests.e2e.demo import MODELS, questions, user
+from fusion.loop.fuser import Fuser
+from fusion.members.checkpoint import quiet, stop_ids
+from fusion.members.hosts.inline import InlineMember
+from fusion.members.transformers.engine import TransformersEngine
+from tests.support.demo import MODELS, questions, user
 
 PROMPTS = 50
 LENGTH = 64

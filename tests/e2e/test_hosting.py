@@ -20,10 +20,10 @@ from alignment.errors import Unavailable
 from fusion.core import SamplingParams, Update
 from server.loading import Runtime, build
 from server.settings import parse_settings
-from tests.bench import hosting
-from tests.e2e.conftest import START
-from tests.e2e.demo import CONFIG, ENSEMBLE, REPOSITORY, questions, user
-from tests.workers import workers
+from tests.support.demo import CONFIG, ENSEMBLE, REPOSITORY, questions, user
+from tests.support.serving import START
+from tests.support.worker_processes import workers
+from tools.bench import hosting
 
 LIMIT = 120
 

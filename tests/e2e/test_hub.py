@@ -12,9 +12,9 @@ from pathlib import Path
 import openai
 import pytest
 
-from tests.e2e.conftest import Server, serving
-from tests.e2e.demo import MODELS, REPOSITORY, questions, user
-from tests.e2e.hub import Hub, hub
+from tests.support.demo import MODELS, REPOSITORY, questions, user
+from tests.support.model_hub import Hub, hub
+from tests.support.serving import Server, serving
 
 REPO = "somebody/abacus"
 REVISION = "v2"

@@ -7,9 +7,9 @@ import asyncio
 import httpx
 import psutil
 
-from tests.e2e.conftest import Server
-from tests.e2e.demo import ENSEMBLE, questions, user
-from tests.e2e.open_sequences import answers_that_wait, assert_none_open
+from tests.support.demo import ENSEMBLE, questions, user
+from tests.support.open_sequences import answers_that_wait, assert_none_open
+from tests.support.serving import Server
 
 AT_A_TIME = 24
 WARM_UP, REQUESTS = 300, 500

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.conftest import Server
-from tests.e2e.demo import CONFIG, ENSEMBLE, REPOSITORY
-from tests.e2e.lm_eval_runs import MEMBER
+from tests.support.demo import CONFIG, ENSEMBLE, REPOSITORY
+from tests.support.lm_eval_runs import MEMBER
+from tests.support.serving import Server
 
 EVERY = 25
 
@@ -42,7 +42,7 @@ def theirs(server: Server, folder: Path) -> dict[str, Result]:
     """What lm-evaluation-harness finds, by run."""
     offline = {"HF_DATASETS_OFFLINE": "1", "HF_HUB_OFFLINE": "1", "HF_HOME": str(folder), "OPENAI_API_KEY": "none"}
     run = subprocess.run(
-        [sys.executable, "-m", "tests.e2e.lm_eval_runs", server.url],
+        [sys.executable, "-m", "tests.support.lm_eval_runs", server.url],
         cwd=folder,
         env=os.environ | offline | {"PYTHONPATH": str(REPOSITORY)},
         capture_output=True,

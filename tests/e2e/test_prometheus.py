@@ -8,11 +8,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from server.metrics.catalogue import PER_TOKEN, REQUEST, TO_FIRST_TOKEN
-from tests.deploy.dashboards import Expression, expressions, filled
-from tests.e2e import prometheus
-from tests.e2e.demo import ENSEMBLE
-from tests.e2e.monitored import Observation, observation
+from server.telemetry.metrics.catalogue import PER_TOKEN, REQUEST, TO_FIRST_TOKEN
+from tests.support import prometheus
+from tests.support.dashboards import Expression, expressions, filled
+from tests.support.demo import ENSEMBLE
+from tests.support.monitored_server import Observation, observation
 
 pytestmark = pytest.mark.alone  # clients and server measure the same times
 

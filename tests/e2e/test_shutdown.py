@@ -14,8 +14,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.e2e.conftest import START
-from tests.e2e.demo import CONFIG, ENSEMBLE, REPOSITORY, user
+from tests.support.demo import CONFIG, ENSEMBLE, REPOSITORY, user
+from tests.support.serving import START
 
 LONG = {"model": ENSEMBLE, "messages": user("Anna has 12 apples."), "stream": True, "ignore_eos": True}
 Start = Callable[..., tuple[subprocess.Popen[str], httpx.Client]]

@@ -16,14 +16,14 @@ import psutil
 import pytest
 import torch
 
-from tests.e2e.conftest import START
-from tests.e2e.demo import MODELS, REPOSITORY
+from tests.support.demo import MODELS, REPOSITORY
+from tests.support.serving import START
 
 # Importing torch takes most of a start. This process imports it once; every start is then a fork of it, with
 # arguments, output, exit code and a process group of its own.
 FORKS = """
 import json, os, sys
-import server.app, server.loading, server.serving
+import server.http.app, server.loading, server.commands.serve
 from server.cli import main
 
 def start(arguments, stdout, stderr):

@@ -11,10 +11,10 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.e2e.conftest import Server, serving
-from tests.e2e.demo import CONFIG, ENSEMBLE, questions, user
-from tests.server.doubles import eventually
-from tests.server.test_metrics import Scrape
+from tests.server.telemetry.metrics.test_metrics import Scrape
+from tests.support.demo import CONFIG, ENSEMBLE, questions, user
+from tests.support.scripted_fuser import eventually
+from tests.support.serving import Server, serving
 
 pytest.importorskip("vllm")
 

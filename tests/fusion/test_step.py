@@ -20,7 +20,7 @@ from fusion.step import (
     renormalise,
     unique_keys,
 )
-from tests.conftest import shared
+from tests.support.reference import shared
 
 rng = np.random.default_rng(0)
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fusion.weights import cross_entropy, greedy_weights, member_weights, packllm_opt, packllm_sim
-from tests.conftest import shared
+from tests.support.reference import shared
 
 NAMES = ("complementary", "dominant", "eos_and_padded_vocab", "eos_none")
 

@@ -14,10 +14,10 @@ import pytest
 import uvicorn
 from starlette.testclient import TestClient
 
-from server.app import create_app
-from server.options import ServerOptions
-from tests.server.doubles import ScriptedFuser, ensemble
-from tests.server.sites import save_site
+from server.http.app import create_app
+from server.http.options import ServerOptions
+from tests.support.model_folders import save_site
+from tests.support.scripted_fuser import ScriptedFuser, ensemble
 
 
 @dataclass

@@ -20,7 +20,7 @@ from alignment.errors import ConfigError
 from server import __version__
 from server.loading import build
 from server.settings import read_settings
-from tests.server.sites import REPOSITORY, run, save_tokenizer
+from tests.support.model_folders import REPOSITORY, run, save_tokenizer
 
 
 def test_version_and_help():
@@ -31,7 +31,7 @@ def test_version_and_help():
 
 
 def test_what_needs_no_model_starts_without_torch():
-    code = "import sys, server.cli, server.terminal_chat, server.settings; sys.exit('torch' in sys.modules)"
+    code = "import sys, server.cli, server.commands.chat, server.settings; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=False).returncode == 0
 
 

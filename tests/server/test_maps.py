@@ -17,7 +17,7 @@ from alignment.vocab_map import VocabMap
 from fusion.ensemble import Ensemble
 from server.loading import build
 from server.settings import read_settings
-from tests.server.sites import REPOSITORY, run, save_tokenizer
+from tests.support.model_folders import REPOSITORY, run, save_tokenizer
 
 
 @pytest.fixture

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from server.evaluation.questions import question_of
-from server.evaluation.scoring import is_right
+from server.commands.evaluate.questions import question_of
+from server.commands.evaluate.scoring import is_right
 
 
 def process_results(doc: dict[str, Any], results: list[str]) -> dict[str, float]:

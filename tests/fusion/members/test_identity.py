@@ -3,7 +3,7 @@
 import shutil
 
 from fusion.members.identity import content_digest
-from tests.fusion.members.tiny import build
+from tests.support.random_models import build
 
 
 def test_copies_are_the_same_and_other_weights_are_not(tmp_path):

@@ -1,0 +1,1 @@
+"""Vocabulary map methods: one way to make a map per file, named in the registry."""

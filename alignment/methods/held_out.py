@@ -1,0 +1,62 @@
+"""How far a learned map can be trusted: what it finds of the correspondences that it was not told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from alignment.errors import ConfigError
+from alignment.learning.anchors import anchors_of
+from alignment.methods.registry import Alignment, takes_parameters
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOut:
+    """Of so many anchors that were held out, the share found as the best entry of their row, and as any."""
+
+    anchors: int
+    best: float
+    any: float
+
+
+def held_out(
+    alignment: Alignment,
+    share: float,
+    *,
+    seed: int = 0,
+    device: str | torch.device = "cpu",
+    on_progress: Callable[[float], None] | None = None,
+) -> HeldOut:
+    """Learn from all anchors but `share` of them, drawn with `seed`, and look where those go.
+
+    They are ordinary tokens that both vocabularies have, so for tokens that only one has this is an estimate from
+    above: their counterparts are less alike.
+
+    Raises:
+        ConfigError: the method learns nothing from embeddings, or there are no anchors to spare.
+    """
+    if not takes_parameters(alignment.method):
+        raise ConfigError(
+            f"{alignment.method} learns nothing from anchors that could be held out; use eva or hybrid."
+        )
+    from alignment.eva import learnable
+
+    source, target = alignment.source.tokenizer, alignment.target.tokenizer
+    pairs = anchors_of(source, target)
+    pairs = pairs[np.isin(pairs[:, 0], learnable(source)) & np.isin(pairs[:, 1], learnable(target))]
+    held = pairs[np.random.default_rng(seed).permutation(len(pairs))[: round(share * len(pairs))]]
+    if not len(held):
+        raise ConfigError(f"A share of {share:g} of {len(pairs)} anchors is none: hold out more of them.")
+    learned = replace(alignment, method="eva").learn(
+        without=held[:, 0].tolist(), device=device, on_progress=on_progress
+    )
+    ids, weights = learned.target_ids[held[:, 0]], learned.weights[held[:, 0]]
+    right = (ids == held[:, 1:]) & (weights > 0)
+    best = right[np.arange(len(held)), weights.argmax(axis=1)]
+    return HeldOut(len(held), float(best.mean()), float(right.any(axis=1).mean()))

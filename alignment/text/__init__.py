@@ -1,0 +1,1 @@
+"""One tokenizer: text, ids and bytes."""

@@ -1,0 +1,242 @@
+"""Where a pre-tokenizer cannot join two characters.
+
+A pre-tokenizer splits text into words with a regular expression, scanning from the left. A *cut* is a pair of
+neighbouring characters (a, b) that no word can contain and that no attempt at a word can look beyond: wherever
+`ab` stands there is a word boundary between the two, and the words before it depend on the text up to `b`
+alone. So text can be spelled in two independent parts at a cut, and nothing that comes later changes the
+first.
+
+Which pairs these are is read off the expression with Glushkov's construction: every character class in it is a
+position, `follow` says which positions can consume the next character after one, and (a, b) is a cut when no
+position that matches `a` is followed by one that matches `b`, and `a` or `b` is certain to be in a word. A
+lookahead of one character sees `b` at most, and is left out; a longer one counts as if it consumed what it sees.
+Everything that is not understood (anchors, lookbehind, backreferences) means no cuts at all: slow, never wrong.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from tokenizers import Regex, pre_tokenizers
+
+from alignment.text.surfaces import SPACE, components
+
+Cut = Callable[[str, str], bool]
+
+# The words of GPT-2, which the ByteLevel pre-tokenizer has built in.
+_GPT2_WORDS = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+_ESCAPE = re.compile(
+    r"\\(?:[pP]\{[^}]*\}|x\{[0-9A-Fa-f]+\}|x[0-9A-Fa-f]{2}|u[0-9A-Fa-f]{4}|[sSdDwWhHrntfv]|[^\w\s])"
+)
+_QUANTIFIER = re.compile(r"(?:([?*+])|\{(\d*)(,?)(\d*)\})([?+]?)")
+_GROUP = re.compile(r"\((?:\?(i?:|=|!))?(?!\?)")
+
+
+class _NotUnderstoodError(Exception):
+    """The expression has a construct whose reach is not known."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A part of an expression: sets of positions as bit masks.
+
+    `solo` are positions that can make up a match of the whole part alone, whatever stands around it; `empty`
+    says the same of the empty match, `nullable` only that an empty match may be possible.
+    """
+
+    first: int = 0
+    last: int = 0
+    solo: int = 0
+    nullable: bool = True
+    empty: bool = True
+
+
+class _Expression:
+    """The positions of a regular expression in Oniguruma's syntax, and which can follow which."""
+
+    def __init__(self, pattern: str) -> None:
+        self.classes: list[str] = []
+        self.follow: list[int] = []
+        self._pattern = pattern
+        self._at = 0
+        self.whole = self._alternatives("")
+        if self._at < len(pattern) or self.whole.nullable:
+            raise _NotUnderstoodError(pattern)
+
+    def _alternatives(self, flags: str) -> _Part:
+        parts = [self._sequence(flags)]
+        while self._pattern.startswith("|", self._at):
+            self._at += 1
+            parts.append(self._sequence(flags))
+        joined = parts[0]
+        for part in parts[1:]:
+            joined = _Part(
+                joined.first | part.first,
+                joined.last | part.last,
+                joined.solo | part.solo,
+                joined.nullable or part.nullable,
+                joined.empty and part.empty,
+            )
+        return joined
+
+    def _sequence(self, flags: str) -> _Part:
+        joined = _Part()
+        while self._at < len(self._pattern) and self._pattern[self._at] not in "|)":
+            part = self._quantified(flags)
+            self._link(joined.last, part.first)
+            joined = _Part(
+                joined.first | (part.first if joined.nullable else 0),
+                part.last | (joined.last if part.nullable else 0),
+                (joined.solo if part.empty else 0) | (part.solo if joined.empty else 0),
+                joined.nullable and part.nullable,
+                joined.empty and part.empty,
+            )
+        return joined
+
+    def _quantified(self, flags: str) -> _Part:
+        part = self._single(flags)
+        while quantifier := _QUANTIFIER.match(self._pattern, self._at):
+            self._at = quantifier.end()
+            sign, low, _, high, suffix = quantifier.groups()
+            least = {"?": 0, "*": 0, "+": 1}[sign] if sign else int(low or 0)
+            if sign in ("*", "+") or suffix == "+" or high != "1":
+                self._link(part.last, part.first)
+            # A possessive part, or one that Oniguruma repeats for the extra plus, may refuse to be empty.
+            part = replace(
+                part,
+                solo=part.solo if least <= 1 else 0,
+                nullable=part.nullable or least == 0,
+                empty=(part.empty or least == 0) and suffix != "+",
+            )
+        return part
+
+    def _single(self, flags: str) -> _Part:
+        character = self._pattern[self._at]
+        if character == "(":
+            return self._group(flags)
+        if character == "[":
+            end = self._end_of_class()
+        elif character == "\\":
+            escape = _ESCAPE.match(self._pattern, self._at)
+            if escape is None:
+                raise _NotUnderstoodError(self._pattern)
+            end = escape.end()
+        elif character in "^$)?*+{":
+            raise _NotUnderstoodError(self._pattern)
+        else:
+            end = self._at + 1
+        written = self._pattern[self._at : end]
+        self._at = end
+        self.classes.append(f"(?{flags}:{written})" if flags else written)
+        self.follow.append(0)
+        position = 1 << (len(self.classes) - 1)
+        return _Part(position, position, position, nullable=False, empty=False)
+
+    def _group(self, flags: str) -> _Part:
+        opening = _GROUP.match(self._pattern, self._at)
+        if opening is None:
+            raise _NotUnderstoodError(self._pattern)
+        self._at = opening.end()
+        positions_before = len(self.classes)
+        inner = self._alternatives("i" if opening[1] == "i:" else flags)
+        if not self._pattern.startswith(")", self._at):
+            raise _NotUnderstoodError(self._pattern)
+        self._at += 1
+        if opening[1] not in ("=", "!"):
+            return inner
+        if not inner.nullable and not any(self.follow[positions_before:]):
+            return _Part(empty=False)  # one character, which is known wherever a cut is asked about
+        return replace(inner, solo=0, nullable=True, empty=False)
+
+    def _end_of_class(self) -> int:
+        depth, at = 0, self._at
+        while at < len(self._pattern):
+            character = self._pattern[at]
+            at += 2 if character == "\\" else 1
+            depth += {"[": 1, "]": -1}.get(character, 0)
+            if depth == 0:
+                return at
+        raise _NotUnderstoodError(self._pattern)
+
+    def _link(self, before: int, after: int) -> None:
+        for position in range(before.bit_length()):
+            if before >> position & 1:
+                self.follow[position] |= after
+
+
+class _Words:
+    """One splitting step. Characters are looked up in the tokenizer's own regex engine, once each."""
+
+    def __init__(self, pattern: str, *, splits: bool = True) -> None:
+        expression = _Expression(pattern)
+        self._splits = splits
+        self._solo = expression.whole.solo
+        self._follow = expression.follow
+        self._tests = [pre_tokenizers.Split(Regex(written), "removed") for written in expression.classes]
+        self._known: dict[str, tuple[int, int, bool]] = {}
+
+    def _look_up(self, character: str) -> tuple[int, int, bool]:
+        matching = followed = 0
+        for position, test in enumerate(self._tests):
+            if not test.pre_tokenize_str(character):
+                matching |= 1 << position
+                followed |= self._follow[position]
+        known = matching, followed, bool(matching & self._solo)
+        self._known[character] = known
+        return known
+
+    def parts(self, a: str, b: str) -> bool | None:
+        """True: a boundary stands between the two. None: this step does not split there. False: it may join."""
+        _, followed, a_in_word = self._known.get(a) or self._look_up(a)
+        matching, _, b_in_word = self._known.get(b) or self._look_up(b)
+        if followed & matching:
+            return False
+        return True if self._splits and (a_in_word or b_in_word) else None
+
+
+def cuts_of(pre_tokenizer: Mapping[str, Any]) -> Cut | None:
+    """The cuts of a byte-level or Metaspace pre-tokenizer (its JSON); None where they are not known."""
+    steps = list(components(pre_tokenizer))
+    if [step["type"] for step in steps] == ["Metaspace"]:
+        return _before_space if steps[0].get("split", True) else None
+    words: list[_Words] = []
+    try:
+        for step in steps:
+            if step["type"] == "ByteLevel":
+                if step.get("use_regex", True):
+                    words.append(_Words(_GPT2_WORDS))
+                return _cut_by(words)  # later steps see bytes, not characters, but what is apart stays apart
+            words.append(_words_of(step))
+    except _NotUnderstoodError:
+        return None
+    return _cut_by(words)
+
+
+def _words_of(step: Mapping[str, Any]) -> _Words:
+    if step["type"] == "Digits":
+        return _Words(r"\p{N}" if step["individual_digits"] else r"\p{N}+", splits=False)
+    if step["type"] == "Split":
+        pattern = step["pattern"]
+        expression = pattern["Regex"] if "Regex" in pattern else re.escape(pattern["String"])
+        keeps_words = (step["behavior"], step["invert"]) in (("Isolated", False), ("Removed", True))
+        if keeps_words:
+            return _Words(expression)
+    raise _NotUnderstoodError(step["type"])
+
+
+def _cut_by(words: Sequence[_Words]) -> Cut:
+    def cut(a: str, b: str) -> bool:
+        for step in words:
+            parted = step.parts(a, b)
+            if parted is not None:
+                return parted
+        return False
+
+    return cut
+
+
+def _before_space(a: str, b: str) -> bool:
+    return b in (" ", SPACE)

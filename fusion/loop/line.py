@@ -1,0 +1,163 @@
+"""Who may start: sequences wait in fair order until every member has room for them, prompt and answer.
+
+A member's cache must never be overcommitted, because sequences that wait for each other's room would wait for
+ever. So room for the whole answer is set aside at the start, and a sequence that turns out to need more in a
+member's own spelling asks for it, and leaves that member when there is none.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict, deque
+from collections.abc import Iterable, Mapping
+from itertools import zip_longest
+
+from alignment.errors import InvalidRequest, Overloaded, Unavailable
+from fusion.core import Capacity
+from fusion.sequence.sequence import Sequence
+
+STOPPING = "The server is shutting down; send the request to another one."
+
+
+def require_room(max_tokens: int, room: int, *, param: str = "max_tokens") -> None:
+    """Raise InvalidRequest, naming `param`, unless an answer of `max_tokens` fits into `room`."""
+    if max_tokens > room:
+        raise InvalidRequest(
+            f"{param} is {str(max_tokens)[:40]}, but after this prompt there is room for {room} tokens; "
+            f"lower {param} or shorten the prompt.",
+            param=param,
+            code="context_length_exceeded",
+        )
+
+
+SHARE = 4
+"""A flow may have this many times as many waiting as there are places free."""
+
+
+def most_of_one_flow(limit: int) -> int:
+    """How many sequences of one flow a line of `limit` places takes while nobody else waits."""
+    return -(-limit * SHARE // (SHARE + 1))
+
+
+class Line:
+    """The bounded waiting line: first in first out within a flow, flows in turn. Thread-safe.
+
+    Its places are shared by dynamic thresholds (Choudhury and Hahne, 1998): what a flow may have waiting follows
+    what is free, so that one flow alone gets most of the line and a newcomer still finds a place.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self._flows: OrderedDict[str, deque[Sequence]] = OrderedDict()
+        self._length = 0
+        self._closed = False
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return self._length
+
+    def put(self, sequence: Sequence) -> None:
+        """Join the line; `Overloaded` when it is full, `Unavailable` when it is closed."""
+        with self._lock:
+            if self._closed:
+                raise Unavailable(STOPPING)
+            if self._length >= self.limit:
+                raise Overloaded(f"{self._length} sequences are waiting already; try again later.")
+            own = len(self._flows.get(sequence.flow, ()))
+            if own >= SHARE * (self.limit - self._length):
+                raise Overloaded(
+                    f"{own} of your sequences are waiting already, and what places are left are for others; "
+                    "try again later."
+                )
+            self._flows.setdefault(sequence.flow, deque()).append(sequence)
+            self._length += 1
+
+    def in_turn(self) -> list[Sequence]:
+        """Everybody who waits, in the order in which they may start: the first of each flow, then the second."""
+        with self._lock:
+            rows = zip_longest(*self._flows.values())
+            return [sequence for row in rows for sequence in row if sequence is not None]
+
+    def remove(self, sequence: Sequence) -> None:
+        """Take out a sequence that starts; its flow goes to the back."""
+        with self._lock:
+            queue = self._flows.pop(sequence.flow)
+            queue.remove(sequence)
+            if queue:
+                self._flows[sequence.flow] = queue
+            self._length -= 1
+
+    def cancel(self, number: int) -> None:
+        """Take out a sequence that is not wanted any more, if it waits here; its flow keeps its place."""
+        with self._lock:
+            for flow, queue in self._flows.items():
+                for sequence in queue:
+                    if sequence.number == number:
+                        queue.remove(sequence)
+                        self._length -= 1
+                        if not queue:
+                            del self._flows[flow]
+                        return
+
+    def close(self) -> list[Sequence]:
+        """Let nobody join any more; returns those who were waiting."""
+        with self._lock:
+            self._closed = True
+            waiting = [sequence for queue in self._flows.values() for sequence in queue]
+            self._flows.clear()
+            self._length = 0
+            return waiting
+
+
+class Budget:
+    """What is still free in every member. Used by the fuser's thread only."""
+
+    def __init__(self, capacities: Mapping[str, Capacity]) -> None:
+        self.blocks: dict[str, int] = {}
+        self.sequences: dict[str, int] = {}
+        self._capacities: dict[str, Capacity] = {}
+        for name, capacity in capacities.items():
+            self.reset(name, capacity)
+
+    def reset(self, name: str, capacity: Capacity) -> None:
+        """A member is there, or back, with nothing in it."""
+        self.blocks[name] = capacity.cache_tokens // capacity.block
+        self.sequences[name] = capacity.sequences
+        self._capacities[name] = capacity
+
+    def reserved(self, name: str) -> int:
+        """The tokens set aside in a member."""
+        capacity = self._capacities[name]
+        return capacity.cache_tokens - self.blocks[name] * capacity.block
+
+    def admits(self, sequence: Sequence, names: Iterable[str]) -> bool:
+        """Whether each of these members of the sequence has a place and the tokens that it asks for."""
+        return all(
+            self.sequences[name] > 0 and self.blocks[name] >= self._blocks(name, sequence.seats[name].reserved)
+            for name in names
+        )
+
+    def take(self, sequence: Sequence, names: Iterable[str]) -> None:
+        """Set aside what a sequence asks for in these members."""
+        for name in names:
+            self.sequences[name] -= 1
+            self.blocks[name] -= self._blocks(name, sequence.seats[name].reserved)
+
+    def give_back(self, sequence: Sequence, name: str) -> None:
+        """A sequence is closed in one member."""
+        self.sequences[name] += 1
+        self.blocks[name] += self._blocks(name, sequence.seats[name].reserved)
+
+    def grow(self, sequence: Sequence, name: str, tokens: int) -> bool:
+        """Raise a reservation to `tokens`; False, and nothing changed, where the member has no room for it."""
+        seat = sequence.seats[name]
+        extra = self._blocks(name, tokens) - self._blocks(name, seat.reserved)
+        if extra > self.blocks[name]:
+            return False
+        self.blocks[name] -= extra
+        seat.reserved = tokens
+        return True
+
+    def _blocks(self, name: str, tokens: int) -> int:
+        """Blocks that so many tokens of one sequence take up."""
+        return -(-tokens // self._capacities[name].block)

@@ -1,0 +1,195 @@
+"""What the fuser tells of its work to whoever measures it, and what there is to measure in a round."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fusion.core import Member
+from fusion.round import Fused
+from fusion.sequence.sequence import Sequence as Generated
+from fusion.weighting import WeightingReport
+
+Floats = NDArray[np.float64]
+# A member that was given work and has answered nobody for so many seconds does not answer any more. The longest
+# step of a prompt on a slow machine is far shorter.
+SILENCE = 300.0
+SMALLEST = np.finfo(np.float64).tiny  # has a logarithm, unlike 0
+# Why a sequence goes on without a member: the text outgrew its cache, it is down, it failed at this sequence.
+Leaving = Literal["outgrown", "lost", "failed"]
+
+
+@dataclass(slots=True)
+class Rounds:
+    """A round of a batch of S sequences that share ensemble and voters (M of them), over C candidates.
+
+    Attributes:
+        model: the ensemble's name.
+        voters: the members whose distributions were fused.
+        probabilities: [S, M, C], the voters' distributions in the pivot's vocabulary, as their maps left them.
+        weights: [S, M], those in force after the filter.
+        kept: [S, M], who passed the filter.
+        fused: [S, C], what the tokens were drawn from.
+        waiting: seconds from the first member having its work to the round, for the sequences that have had a
+            round before (what comes before the first is the prompt).
+        last: of each sequence that several members answered, who came last and how many seconds after the one
+            before.
+        absent: the members that sat out because they cannot spell the text yet, once per sequence.
+        fusion: seconds to project, filter and combine.
+        sampling: seconds to draw and describe the tokens.
+        ended: when the tokens were drawn, on `time.perf_counter`'s clock.
+        synchronisation: seconds from then to the first member having its next work; the others follow at once.
+    """
+
+    model: str
+    voters: tuple[str, ...]
+    probabilities: Floats
+    weights: Floats
+    kept: NDArray[np.bool_]
+    fused: Floats
+    waiting: list[float]
+    last: list[tuple[str, float]]
+    absent: list[str]
+    fusion: float
+    sampling: float
+    ended: float
+    synchronisation: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class MemberLoad:
+    """What a member holds: open sequences, tokens in its cache, tokens set aside there, and all there are.
+
+    `up` says whether it answers: it is not down, and has not let its work lie for `SILENCE` seconds.
+    """
+
+    up: bool
+    sequences: int
+    cached_tokens: int
+    reserved_tokens: int
+    cache_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """How busy the fuser is: sequences running and waiting by ensemble, what each member holds by name."""
+
+    running: dict[str, int]
+    waiting: dict[str, int]
+    waiting_limit: int
+    members: dict[str, MemberLoad]
+
+
+class Observer:
+    """Told of everything the fuser does, on the fuser's thread, while the members are at their next work.
+
+    Does nothing itself: those who measure override what they want. No method may block.
+    """
+
+    def answered(self, member: str, step: float, prompts: Sequence[float], tokens: Sequence[float]) -> None:
+        """A member answered so many seconds after it was given a prompt, or the tokens of a round.
+
+        `step` is how long its engine's step took that the answers come from, 0 if that is not known.
+        """
+
+    def fused(self, rounds: Rounds) -> None:
+        """A batch of sequences got a token each."""
+
+    def weighed(self, model: str, report: WeightingReport) -> None:
+        """A sequence's weights were measured on its prompt; the members that were pruned are closed."""
+
+    def rolled_back(self, model: str, member: str, tokens: int) -> None:
+        """A member takes tokens back, because the text is cut anew."""
+
+    def left(self, model: str, member: str, reason: Leaving) -> None:
+        """A sequence goes on without a member, or begins without it."""
+
+    def went_down(self, member: str) -> None:
+        """A member lost its engine."""
+
+    def came_back(self, member: str) -> None:
+        """A member has an engine again."""
+
+
+def member_load(
+    member: Member, running: Sequence[Generated], *, there: bool, heard: float, reserved: int
+) -> MemberLoad:
+    """What a member holds of the sequences that run.
+
+    Args:
+        there: whether it has an engine.
+        heard: when it last answered anybody, on `time.perf_counter`'s clock.
+        reserved: tokens set aside in its cache.
+    """
+    seats = [(sequence, seat) for sequence in running if (seat := sequence.seats.get(member.name))]
+    owed = [sequence.sent for sequence, seat in seats if seat.latest is None]
+    answers = not owed or perf_counter() - max(heard, min(owed)) < SILENCE
+    return MemberLoad(
+        up=there and answers,
+        sequences=len(seats),
+        cached_tokens=sum(seat.cached for _, seat in seats),
+        reserved_tokens=reserved,
+        cache_tokens=member.capacity.cache_tokens,
+    )
+
+
+def take_account(batch: list[Generated], fused: Fused) -> Rounds:
+    """Note in each sequence's account where the time of a round went; returns what there is to tell of it."""
+    fusion, sampling = fused.combined - fused.began, fused.ended - fused.combined
+    waiting, last, absent = [], [], []
+    for sequence in batch:
+        account, arrived = sequence.account, sequence.arrived
+        if account.rounds:
+            waiting.append(fused.began - sequence.sent)
+            account.waiting += waiting[-1]
+        account.rounds += 1
+        account.fusion += fusion
+        account.sampling += sampling
+        if len(arrived) > 1:
+            last.append((arrived[-1][0], arrived[-1][1] - arrived[-2][1]))
+        sequence.arrived = []
+        if len(sequence.seats) > len(fused.voters):
+            away = [name for name, seat in sequence.seats.items() if not seat.present]
+            absent += [name for name in away if sequence.seats[name].catching_up is None]
+    return Rounds(
+        model=batch[0].ensemble.name,
+        voters=fused.voters,
+        probabilities=fused.probabilities,
+        weights=fused.weights,
+        kept=fused.kept,
+        fused=fused.fused,
+        waiting=waiting,
+        last=last,
+        absent=absent,
+        fusion=fusion,
+        sampling=sampling,
+        ended=fused.ended,
+    )
+
+
+def best_tokens(rounds: Rounds) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The candidate that each voter likes best, [S, M], and the one that is likeliest once fused, [S]."""
+    return rounds.probabilities.argmax(axis=2), rounds.fused.argmax(axis=1)
+
+
+def divergence(probabilities: Floats) -> Floats:
+    """Jensen-Shannon divergence of distributions [S, M, C] that count equally; [S], in nats, 0 to log M.
+
+    What a map lost is left out of account: rows are scaled to sum to 1, and those that are empty do not count.
+    """
+    mass = probabilities.sum(axis=2, keepdims=True)
+    rows = probabilities / np.where(mass > 0, mass, 1.0)
+    counted = np.maximum((mass > 0).sum(axis=1), 1)
+    spread: Floats = _entropy(rows.sum(axis=1) / counted) - _entropy(rows).sum(axis=1) / counted[:, 0]
+    return np.clip(spread, 0.0, np.log(probabilities.shape[1]))  # rounding may leave less, or more
+
+
+def _entropy(probabilities: Floats) -> Floats:
+    """Over the last axis, in nats."""
+    entropy: Floats = -np.einsum("...c,...c->...", probabilities, np.log(np.maximum(probabilities, SMALLEST)))
+    return entropy

@@ -1,0 +1,1 @@
+"""Hosts: where an engine runs (a thread of the server, a process, a Ray actor)."""

@@ -1,0 +1,203 @@
+"""A worker as an actor anywhere on a Ray cluster.
+
+Ray finds the place, sets resources aside and starts the process. What member and worker say to each other goes
+over a connection of their own: a call of an actor costs a millisecond, and a round has two for every member.
+"""
+
+from __future__ import annotations
+
+import hmac
+import os
+import queue
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from alignment.errors import ConfigError
+from fusion.members.hosts.channel import Channel
+from fusion.members.hosts.remote import Launch
+from fusion.members.hosts.worker import serve
+
+CONNECTING = 30.0  # seconds that the two ends have to find each other
+SECRET_BYTES = 32
+
+_joining = threading.Lock()
+
+
+class Actor:
+    """Runs in the actor's process. Ray calls the methods one after the other."""
+
+    def __init__(self, secret: bytes) -> None:
+        self._secret = secret
+        self._listener: socket.socket | None = None
+
+    def listen(self) -> tuple[str, int]:
+        """Where the member can connect."""
+        import ray
+
+        address: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        self._listener = socket.create_server((address, 0), family=family)
+        return address, self._listener.getsockname()[1]
+
+    def serve(self) -> None:
+        """Take the connection that knows the secret, and serve it to its end."""
+        assert self._listener is not None, "listen first"
+        with self._listener as listener:
+            listener.settimeout(CONNECTING)
+            while True:
+                connection, _ = listener.accept()
+                connection.settimeout(CONNECTING)
+                if hmac.compare_digest(_read(connection, SECRET_BYTES), self._secret):
+                    break
+                connection.close()
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        channel = Channel(connection)
+        try:
+            serve(channel)
+        finally:
+            channel.close()
+
+
+class RayWorker:
+    """An actor that has been placed, and the connection to it."""
+
+    what = "Ray actor"
+
+    def __init__(self, actor: Any, running: Any, channel: Channel) -> None:
+        self._actor = actor
+        self._running = running  # of `Actor.serve`: done when the actor is
+        self.channel = channel
+
+    def ended(self) -> str | None:
+        """How the actor ended; None while it lives."""
+        import ray
+
+        done, _ = ray.wait([self._running], timeout=0)
+        if not done:
+            return None
+        try:
+            ray.get(self._running)
+        except ray.exceptions.RayError as error:
+            return f"ended: {_first_line(error)}"
+        return "ended"
+
+    def end(self, seconds: float) -> str:
+        """Wait so long for the actor to end by itself, then kill it; returns how it ended."""
+        import ray
+
+        deadline = time.monotonic() + seconds
+        while (how := self.ended()) is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        ray.kill(self._actor)
+        self.channel.close()
+        return how or "did not end and was killed"
+
+
+def ray_actor(
+    *,
+    address: str,
+    num_cpus: float,
+    num_gpus: float,
+    resources: Mapping[str, float],
+    environment: Mapping[str, str],
+    placement_seconds: float,
+) -> Launch:
+    """How to launch a worker on the Ray cluster at `address`, on a node that has what it asks for."""
+    import ray
+
+    options = {
+        "num_cpus": num_cpus,
+        "num_gpus": num_gpus,
+        "resources": dict(resources),
+        "runtime_env": {"env_vars": dict(environment)},
+        "max_restarts": 0,  # the member starts another one, which has to load anew anyhow
+    }
+
+    def launch(wanted: Callable[[], bool]) -> RayWorker:
+        _connect(address)
+        secret = secrets.token_bytes(SECRET_BYTES)
+        actor: Any = ray.remote(Actor).options(**options).remote(secret)  # typed as what it wraps
+        try:
+            where = _placed(actor.listen.remote(), wanted, placement_seconds, options)
+            running = actor.serve.remote()
+            connection = socket.create_connection(where, CONNECTING)
+        except (OSError, ConfigError) as error:
+            ray.kill(actor)
+            if isinstance(error, ConfigError):
+                raise
+            raise ConfigError(f"the Ray actor on {where[0]} cannot be reached: {error}") from error
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection.sendall(secret)
+        return RayWorker(actor, running, Channel(connection))
+
+    return launch
+
+
+def _connect(address: str) -> None:
+    """Join the cluster, once per process."""
+    import ray
+
+    with _joining:
+        if ray.is_initialized():
+            return
+        outcome: queue.SimpleQueue[Exception | None] = queue.SimpleQueue()
+        threading.Thread(target=_join, args=(address, outcome), name="tutti-ray", daemon=True).start()
+        if (error := outcome.get()) is not None:
+            raise ConfigError(
+                f"the Ray cluster at {address!r} cannot be joined ({_first_line(error)}); "
+                "start one with `ray start --head`, or set worker.ray.address"
+            ) from error
+
+
+def _join(address: str, outcome: queue.SimpleQueue[Exception | None]) -> None:
+    """Run in a thread that never ends: with it Linux would end the cluster that Ray may have started here."""
+    import ray
+
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a cluster of our own reports to nobody
+    try:
+        ray.init(address=address, include_dashboard=False if address == "local" else None)
+    except Exception as error:
+        outcome.put(error)
+        return
+    outcome.put(None)
+    threading.Event().wait()
+
+
+def _placed(listening: Any, wanted: Callable[[], bool], seconds: float, options: Mapping[str, Any]) -> Any:
+    """Where the actor listens, once it runs."""
+    import ray
+
+    deadline = time.monotonic() + seconds
+    while not ray.wait([listening], timeout=0.25)[0]:
+        if not wanted():
+            raise ConfigError("it was told to stop")
+        if time.monotonic() > deadline:
+            asked = {name: options[name] for name in ("num_cpus", "num_gpus", "resources")}
+            raise ConfigError(
+                f"no node of the Ray cluster had room for {asked} within {seconds:g} seconds; ask for less in "
+                "worker.ray, or wait longer with placement_seconds"
+            )
+    try:
+        return ray.get(listening)
+    except ray.exceptions.RayError as error:
+        raise ConfigError(f"the Ray actor did not start: {_first_line(error)}") from error
+
+
+def _read(connection: socket.socket, size: int) -> bytes:
+    """So many bytes, or fewer where the peer leaves."""
+    data = b""
+    try:
+        while len(data) < size and (more := connection.recv(size - len(data))):
+            data += more
+    except OSError:
+        pass
+    return data
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines or [type(error).__name__])[0][:200].rstrip(".")

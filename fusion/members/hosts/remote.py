@@ -1,0 +1,235 @@
+"""Members whose engine runs elsewhere: in a process of its own, or on another machine.
+
+Each has one thread, which starts the worker, takes in what it sends, notices when it is gone, and starts another
+one. What the fuser submits goes straight to the socket from the fuser's thread.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Protocol
+
+from alignment.errors import ConfigError
+from fusion.core import Capacity, Deliver, Delivery, Down, Task, Up
+from fusion.members.hosts.channel import Channel
+from fusion.members.hosts.messages import Answers, Broken, Close, Load, Loaded, Logged, Ping, Refused, Stop
+from fusion.members.registry import EngineSpec
+
+log = logging.getLogger(__name__)
+
+TICK = 0.25  # seconds between looks at a worker that says nothing
+GRACE = 10.0  # seconds a worker has to end after it was told to
+
+
+class Worker(Protocol):
+    """Somewhere an engine runs. `what` names the kind of place in a sentence."""
+
+    what: str
+    channel: Channel
+
+    def ended(self) -> str | None:
+        """How it ended, as the rest of a sentence; None while it lives."""
+
+    def end(self, seconds: float) -> str:
+        """Wait so long for it to end by itself, then end it; returns how it ended. Closes the channel."""
+
+
+# Starts a worker. Given a function that says whether it is still wanted; raises ConfigError where it cannot.
+Launch = Callable[[Callable[[], bool]], Worker]
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How a member deals with a worker that fails; all in seconds.
+
+    Attributes:
+        silence: a worker that says nothing for so long has hung, and is ended.
+        step: an engine whose step takes so long has hung too.
+        restart: before the first attempt to start another one; doubles with each that fails.
+        longest: the longest time between two attempts. A worker that lives longer is forgiven the failures
+            before.
+    """
+
+    silence: float = 10.0
+    step: float = 300.0
+    restart: float = 1.0
+    longest: float = 60.0
+
+
+class RemoteMember:
+    """An engine in a worker as a `fusion.core.Member`. Loading begins at once: `wait` for it before all else."""
+
+    vocabulary_size: int
+    capacity: Capacity
+
+    def __init__(self, name: str, spec: EngineSpec, launch: Launch, patience: Patience | None = None) -> None:
+        self.name = name
+        self._spec = spec
+        self._launch = launch
+        self._patience = patience or Patience()
+        self._lock = threading.Lock()
+        self._channel: Channel | None = None  # while there is a worker with an engine
+        self._deliver: Deliver | None = None
+        self._down: Down | None = None
+        self._refusal: str | None = None
+        self._loaded_at, self._load_seconds = math.inf, 0.0
+        self._step_seconds = 0.0
+        self._settled = threading.Event()  # whether the first worker could load is known
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=f"tutti-{name}", daemon=True)
+        self._thread.start()
+
+    # -- for callers, from any thread
+
+    @property
+    def step_seconds(self) -> float:
+        """How long the step took that the answers being delivered come from."""
+        return self._step_seconds
+
+    def wait(self, seconds: float | None = None) -> bool:
+        """Return whether the engine is loaded; waits for it, but not longer than so many seconds.
+
+        Raises:
+            ConfigError: it cannot be.
+        """
+        settled = self._settled.wait(seconds)
+        if self._refusal is not None:
+            raise ConfigError(self._refusal)
+        return settled
+
+    def start(self, deliver: Deliver) -> None:
+        """Begin to accept work; `deliver` is called on the thread that listens to the worker."""
+        with self._lock:
+            self._deliver = deliver
+            if self._down is not None:
+                deliver(self, self._down)
+
+    def submit(self, work: list[Task]) -> None:
+        """Send work; without a worker they are dropped, as `Down` has said or is about to say."""
+        channel = self._channel
+        if channel is not None:
+            channel.send(work)
+
+    def close(self, sequences: Collection[int]) -> None:
+        """Free the caches of these sequences and forget their queued work; unknown ids are ignored."""
+        channel = self._channel
+        if channel is not None:
+            channel.send(Close(list(sequences)))
+
+    def stop(self) -> None:
+        """Let the worker finish the step in progress and end; one that is still loading is ended at once."""
+        self._stopping.set()
+        channel = self._channel
+        if channel is not None:
+            channel.wake()
+        self._thread.join()
+
+    # -- the thread
+
+    def _run(self) -> None:
+        delay = self._patience.restart
+        while True:
+            reason = self._one_life()
+            if not self._settled.is_set():
+                self._refusal = f"{reason}."
+                self._settled.set()
+                return
+            if self._stopping.is_set():
+                return
+            if time.monotonic() - self._loaded_at > self._patience.longest:
+                delay = self._patience.restart
+            log.error("member %s: %s; starting anew in %g s", self.name, reason, delay)
+            self._tell(Down(reason, delay + self._load_seconds))
+            if self._stopping.wait(delay):
+                return
+            delay = min(2 * delay, self._patience.longest)
+
+    def _one_life(self) -> str:
+        """Start a worker and look after it until it is gone; returns why that is, as a part of a sentence."""
+        began, self._loaded_at = time.monotonic(), math.inf
+        reason, how = None, ""
+        try:
+            worker = self._launch(lambda: not self._stopping.is_set())
+            try:
+                spec = self._spec
+                level, longest = log.getEffectiveLevel(), self._patience.step
+                worker.channel.send(Load(self.name, longest, level, spec.engine, dict(spec.arguments)))
+                reason = self._attend(worker, began)
+            finally:
+                self._channel = None
+                # One that is gone needs a moment to be seen so; one that has hung, or is not wanted, gets none.
+                how = worker.end(1.0 if reason is None else 0.0)
+        except ConfigError as error:
+            return str(error).rstrip(".")
+        except Exception as error:
+            log.exception("member %s cannot go on with its worker", self.name)
+            return f"its worker cannot be used: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        unready = "" if self._loaded_at < math.inf else " before it was ready; see what it printed"
+        return reason or f"its {worker.what} {how}{unready}"
+
+    def _attend(self, worker: Worker, began: float) -> str | None:
+        """Take in what the worker sends; returns why it should be ended, or None when it is gone."""
+        channel, quiet, told_at = worker.channel, 0.0, math.inf
+        while True:
+            before = time.monotonic()
+            try:
+                messages = channel.receive(TICK)
+            except EOFError:
+                return None
+            now = time.monotonic()
+            for message in messages:
+                match message:
+                    case Answers():
+                        self._step_seconds = message.step_seconds
+                        self._tell(message.answers)
+                    case Logged():
+                        logging.getLogger(message.logger).log(message.level, "[%s] %s", self.name, message.message)
+                    case Loaded():
+                        if (reason := self._loaded(message, channel, now - began)) is not None:
+                            return reason
+                    case Broken():
+                        return message.reason
+                    case Refused():
+                        return message.reason.rstrip(".")
+            if self._stopping.is_set():
+                if self._channel is None or now > told_at + GRACE:
+                    return "it was told to stop"
+                if told_at == math.inf:
+                    channel.send(Stop())
+                    told_at = now
+            elif messages:
+                quiet = 0.0
+            elif self._channel is not None:
+                # Time in which this process did not run either, because it was suspended, is nobody's silence.
+                quiet += min(now - before, 2 * TICK)
+                channel.send(Ping())
+                if quiet > self._patience.silence:
+                    return f"its {worker.what} hung: it said nothing for {self._patience.silence:g} seconds"
+            if not messages and worker.ended() is not None:
+                return None
+
+    def _loaded(self, message: Loaded, channel: Channel, seconds: float) -> str | None:
+        """Open for work; returns what speaks against it."""
+        again = self._settled.is_set()
+        if again and message.vocabulary_size != self.vocabulary_size:
+            return f"its vocabulary came back as {message.vocabulary_size} tokens, not {self.vocabulary_size}"
+        self.vocabulary_size, self.capacity = message.vocabulary_size, message.capacity
+        self._loaded_at, self._load_seconds = time.monotonic(), seconds
+        self._channel = channel
+        if again:
+            log.info("member %s is back after %.1f s", self.name, seconds)
+            self._tell(Up())
+        self._settled.set()
+        return None
+
+    def _tell(self, what: Delivery) -> None:
+        with self._lock:
+            if not isinstance(what, list):
+                self._down = what if isinstance(what, Down) else None
+            if self._deliver is not None:
+                self._deliver(self, what)

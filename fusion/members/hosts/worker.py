@@ -1,0 +1,105 @@
+"""The other end of a remote member: an engine in a process of its own, stepped as in the server.
+
+`python -m fusion.members.hosts.worker FD` is started by `fusion.members.hosts.process`; `serve` also runs inside
+Ray's actors.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import signal
+import socket
+import sys
+
+from alignment.errors import ConfigError
+from fusion.core import Delivery, Member
+from fusion.members.hosts.channel import Channel
+from fusion.members.hosts.inline import InlineMember
+from fusion.members.hosts.messages import Answers, Broken, Close, Load, Loaded, Logged, Ping, Pong, Refused, Stop
+from fusion.members.registry import EngineSpec, load_engine
+
+log = logging.getLogger(__name__)
+
+FOREVER = 3600.0
+LOOK = 0.5  # seconds between looks at whether the engine still works
+
+
+def serve(channel: Channel) -> None:
+    """Load what the first message names, then carry out what comes until told to stop.
+
+    Raises:
+        EOFError: the server is gone.
+    """
+    while not (messages := channel.receive(FOREVER)):
+        pass
+    [load] = messages
+    assert isinstance(load, Load)
+    logging.basicConfig(level=load.log_level, handlers=[_ServersLog(channel)], format="%(message)s")
+    try:
+        engine = load_engine(EngineSpec(load.engine, load.arguments))
+    except Exception as error:
+        if not isinstance(error, ConfigError):
+            log.exception("the engine cannot be loaded")
+        channel.send(Refused(one_sentence(error)))
+        return
+    member = InlineMember(load.member, engine)
+
+    def deliver(_: Member, answers: Delivery) -> None:
+        assert isinstance(answers, list), "an engine of this process does not go away"
+        channel.send(Answers(answers, member.step_seconds))
+
+    member.start(deliver)
+    channel.send(Loaded(member.capacity, member.vocabulary_size))
+    while True:
+        if reason := member.trouble(load.longest_step):
+            channel.send(Broken(reason))
+        for message in channel.receive(LOOK):
+            match message:
+                case list():
+                    member.submit(message)
+                case Close():
+                    member.close(message.sequences)
+                case Ping():
+                    channel.send(Pong())
+                case Stop():
+                    member.stop()
+                    return
+
+
+class _ServersLog(logging.Handler):
+    """Sends lines to the server's log."""
+
+    def __init__(self, channel: Channel) -> None:
+        super().__init__()
+        self.channel = channel
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.channel.send(Logged(record.levelno, record.name, self.format(record)))
+
+
+def one_sentence(error: Exception) -> str:
+    """An error for the user: their own words for what is expected, its kind and beginning for what is not."""
+    if isinstance(error, ConfigError):
+        return str(error)
+    return f"The engine cannot be loaded: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
+
+
+def main() -> None:
+    """Run in a process that the server has started; `sys.argv[1]` is the descriptor of the connection."""
+    # Signals to the whole group are for the server, which lets requests finish and then tells its workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if sys.platform == "linux":  # whatever happens to the server, nothing stays behind
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    channel = Channel(socket.socket(fileno=int(sys.argv[1])))
+    try:
+        serve(channel)
+    except EOFError:  # a step that never ends must not keep the process, nor what the engine started
+        os.killpg(0, signal.SIGKILL)
+    channel.close()
+
+
+if __name__ == "__main__":
+    main()

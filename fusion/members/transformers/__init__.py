@@ -1,0 +1,1 @@
+"""The transformers engine: continuous batching over any causal language model."""

@@ -1,0 +1,1 @@
+"""The cache of keys and values, and which rows of it belong to whom."""

@@ -1,0 +1,292 @@
+"""Any causal language model of transformers as an engine: shared forward passes, a cache of our own."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection
+from typing import Any
+
+import numpy as np
+import torch
+
+from alignment.errors import ConfigError
+from fusion.core import Advance, AdvanceFailed, Answer, Capacity, Ids, LogProbs, Task
+from fusion.members.checkpoint import load_model, parse_device, parse_dtype, quiet
+from fusion.members.topk import best_tokens, normalisers
+from fusion.members.transformers.architecture import context_length, require_decoder, unsupported, why_not_packed
+from fusion.members.transformers.cache.arena import Arena, ArenaFullError
+from fusion.members.transformers.cache.kv import KVCache
+from fusion.members.transformers.check import CheckFailedError, SelfCheck
+from fusion.members.transformers.forward.base import Forward, Part
+from fusion.members.transformers.forward.choose import paths
+from fusion.members.transformers.forward.packed import PackedForward
+from fusion.members.transformers.linear import pack_linear_layers
+from fusion.members.transformers.pending import Work
+from fusion.members.transformers.schedule import SHORT, share
+
+log = logging.getLogger(__name__)
+
+
+class TransformersEngine:
+    """Continuous batching over a causal language model; implements `fusion.members.engine.Engine`.
+
+    How tokens get through the model is decided at start (`paths`): the fastest path that passes the self check.
+    The cache is allocated at start and holds `cache_tokens` tokens over all sequences.
+
+    Attributes:
+        path: the path that was chosen.
+    """
+
+    broken: str | None = None  # it has no part of its own that could be lost
+
+    def __init__(
+        self,
+        model: Any,
+        *,
+        cache_tokens: int = 16384,
+        max_sequences: int = 64,
+        max_context: int | None = None,
+        chunk: int = 512,
+        top_k: int = 320,
+    ) -> None:
+        """Take over a transformers model: choose a path, which may replace its attention and linear layers.
+
+        Args:
+            model: a PreTrainedModel with a language modelling head, on its device; this engine's alone from now.
+            cache_tokens: tokens that all open sequences together can hold.
+            max_sequences: sequences that can be open.
+            max_context: tokens one sequence can hold; by default what the model was made for, or all of the cache.
+            chunk: prompt tokens run in one step: the longest that decoding waits for others' prompts.
+            top_k: k of the answers.
+
+        Raises ConfigError where no path computes what the model does.
+        """
+        require_decoder(model)
+        context = min(context_length(model, max_context) or cache_tokens, cache_tokens)
+        self.capacity = Capacity(context, cache_tokens, max_sequences)
+        self.device = str(model.device)
+        # Some have an embedding for padding that is no token, or rows that only fill a block.
+        vocabulary = model.config.get_text_config(decoder=True).vocab_size
+        self.known_ids: int = min(model.get_input_embeddings().num_embeddings, vocabulary)
+        self._model = model.eval()
+        self._chunk = chunk
+        self._top_k = top_k
+        self._arena = Arena(cache_tokens)
+        self._cache = KVCache(cache_tokens)
+        self._cached: dict[int, int] = {}
+        self._work: dict[int, Work] = {}
+        self._failed: dict[int, AdvanceFailed] = {}
+        with quiet():
+            check = SelfCheck(model, self.known_ids, context)
+            self.vocabulary_size: int = check.vocabulary_size
+            self._top_k = min(top_k, self.vocabulary_size)
+            self._forward = self._choose(check)
+        self.path = self._forward.path
+
+    def _choose(self, check: SelfCheck) -> Forward:
+        """The first path that passes. Raises ConfigError if none does."""
+        model, name = self._model, type(self._model).__name__
+        reasons = [why_not_packed(model)]
+        for make in paths(model):
+            self._cache = KVCache(self.capacity.cache_tokens)
+            self._forward = make(self._cache)
+            try:
+                check.run(self)
+                if isinstance(self._forward, PackedForward) and pack_linear_layers(model):
+                    check.run(self)
+            except CheckFailedError as error:
+                reasons.append(f"{self._forward.path}, {error}")
+                continue
+            why = "; ".join(reason for reason in reasons if reason)
+            log.info("%s runs %s%s", name, self._forward.path, f": {why}" if why else "")
+            return self._forward
+        raise unsupported(model, "; ".join(reason for reason in reasons if reason))
+
+    @classmethod
+    def load(
+        cls,
+        source: str,
+        *,
+        dtype: str = "float32",
+        device: str = "cpu",
+        revision: str | None = None,
+        trust_remote_code: bool = False,
+        cache_tokens: int = 16384,
+        max_sequences: int = 64,
+        max_context: int | None = None,
+        chunk: int = 512,
+        top_k: int = 320,
+    ) -> TransformersEngine:
+        """An engine over a checkpoint: a folder, or a repository of the Hugging Face hub.
+
+        dtype (float32, bfloat16, float16) is that of weights and cache; device is cpu, cuda:N or mps. Code that
+        comes with a checkpoint runs only with `trust_remote_code`. The rest is as in the constructor.
+
+        Raises ConfigError, one sentence, for whatever keeps the checkpoint from being served.
+        """
+        model = load_model(
+            source,
+            dtype=parse_dtype(dtype),
+            device=parse_device(device),
+            revision=revision,
+            trust_remote_code=trust_remote_code,
+        )
+        try:
+            return cls(
+                model,
+                cache_tokens=cache_tokens,
+                max_sequences=max_sequences,
+                max_context=max_context,
+                chunk=chunk,
+                top_k=top_k,
+            )
+        except torch.OutOfMemoryError as error:
+            raise ConfigError(
+                f"{source}: a cache of {cache_tokens} tokens does not fit into the memory of {device}; "
+                "lower cache_tokens."
+            ) from error
+
+    @torch.inference_mode()
+    def add(self, work: list[Task]) -> None:
+        """Queue work. What cannot be done is answered with `AdvanceFailed` by the next `step`."""
+        for advance in work:
+            assert isinstance(advance, Advance), "this engine has no generation loop"
+            reason = self._refusal(advance) or self._admit(advance)
+            if reason is not None:
+                self.close([advance.sequence])
+                self._failed[advance.sequence] = AdvanceFailed(advance.sequence, reason)
+
+    def close(self, sequences: Collection[int]) -> None:
+        """Free the caches of these sequences and forget their queued work; unknown ids are ignored."""
+        for sequence in sequences:
+            self._cached.pop(sequence, None)
+            self._work.pop(sequence, None)
+            self._forward.forget(sequence)
+            self._arena.release(sequence)
+            self._failed.pop(sequence, None)
+
+    def has_work(self) -> bool:
+        """Whether `step` has anything to do."""
+        return bool(self._work or self._failed)
+
+    @torch.inference_mode()
+    def step(self) -> list[Answer]:
+        """Run the next part of what waits and return what that finished."""
+        answers: list[Answer] = []
+        if self._work:
+            counts = share([self._most(sequence) for sequence in self._work], self._chunk)
+            parts = [
+                self._part(sequence, count) for sequence, count in zip(self._work, counts, strict=True) if count
+            ]
+            order, logits = self._forward.run(parts)
+            parts = [parts[i] for i in order]
+            self._collect(parts, logits)
+            answers += self._finish(parts)
+        answers += self._failed.values()
+        self._failed = {}
+        return answers
+
+    def shutdown(self) -> None:
+        """Free weights and caches; no other call may follow."""
+        self.close(list(self._cached))
+        del self._model, self._cache, self._forward
+
+    def _refusal(self, advance: Advance) -> str | None:
+        """What is wrong with an advance in itself."""
+        cached = self._cached.get(advance.sequence, 0)
+        length = advance.keep + len(advance.append)
+        if not advance.append:
+            return "An advance must append at least one token."
+        if not 0 <= advance.keep <= cached:
+            return f"Cannot keep {advance.keep} tokens: {cached} are cached."
+        if length > self.capacity.context:
+            return f"{length} tokens are more than the context of {self.capacity.context}."
+        if not 0 <= min(advance.append) <= max(advance.append) < self.known_ids:
+            return f"Token ids must be at least 0 and below {self.known_ids}."
+        return None
+
+    def _admit(self, advance: Advance) -> str | None:
+        """Reserve cache for an advance and queue it, or say why there is none."""
+        sequence, length = advance.sequence, advance.keep + len(advance.append)
+        if sequence not in self._cached and len(self._cached) >= self.capacity.sequences:
+            return f"All {self.capacity.sequences} places for sequences are taken."
+        try:
+            moves = self._arena.reserve(sequence, length, advance.keep)
+        except ArenaFullError:
+            taken = f"{self._arena.used} of {self._arena.tokens}"
+            return f"{length} tokens do not fit into the cache, where {taken} are taken."
+        self._cache.apply(moves)
+        self._forward.rollback(sequence, advance.keep)
+        self._cached[sequence] = advance.keep
+        # A sequence that opens again waits at the end of the line.
+        self._work.pop(sequence, None)
+        self._work[sequence] = Work.of(advance)
+        return None
+
+    def _most(self, sequence: int) -> int:
+        """The tokens of a sequence's work that the next pass could run."""
+        remaining = self._work[sequence].remaining
+        return remaining if self._forward.continues or not self._cached[sequence] else min(remaining, SHORT)
+
+    def _part(self, sequence: int, count: int) -> Part:
+        """The next `count` tokens of a sequence's work."""
+        work, extent = self._work[sequence], self._arena.extents[sequence]
+        ids, scored = work.next(count)
+        return Part(sequence, ids, self._cached[sequence], scored, extent.start, extent.size)
+
+    def _collect(self, parts: list[Part], logits: torch.Tensor | None) -> None:
+        """Note the forward pass in the state: lengths, and each part's rows of the answer."""
+        listed: list[int] = []
+        spans, row = [], 0  # of each part: its first row, its final token's, the one after its last
+        for part in parts:
+            work, end = self._work[part.sequence], row + len(part.scored)
+            middle = end - (len(part.ids) == work.remaining)
+            spans.append((row, middle, end))
+            listed += range(row if work.score == "all" else middle, end)
+            row = end
+        if logits is not None:
+            totals, ids, logprobs = self._read(logits, listed)
+        for part, (first, middle, end) in zip(parts, spans, strict=True):
+            work, sequence = self._work[part.sequence], part.sequence
+            if first < end and logits is not None:
+                if np.isnan(totals[first:end]).any():
+                    self._fail(sequence, "The model's output is not a number.")
+                    continue
+                mine = slice(*np.searchsorted(listed, (first, end)))
+                work.ids.append(ids[mine])
+                work.logprobs.append(logprobs[mine])
+                if first < middle:
+                    scored = part.scored[: middle - first]
+                    following = torch.tensor(
+                        [work.append[work.done + i + 1] for i in scored], device=logits.device
+                    )
+                    given = logits[first:middle].gather(1, following[:, None])[:, 0].cpu().numpy()
+                    work.appended.append(given - totals[first:middle])
+            work.done += len(part.ids)
+            self._cached[sequence] += len(part.ids)
+
+    def _read(self, logits: torch.Tensor, listed: list[int]) -> tuple[LogProbs, Ids, LogProbs]:
+        """The normalisers [R] of all rows of logits [R, V], and the best tokens [n, k] of those listed."""
+        if len(listed) == len(logits):
+            ids, logprobs, totals = best_tokens(logits, self._top_k)
+        else:
+            totals = normalisers(logits)
+            ids, logprobs, _ = best_tokens(logits[listed], self._top_k)
+        return totals, ids, logprobs
+
+    def _fail(self, sequence: int, reason: str) -> None:
+        """Close a sequence whose cache holds NaN, which must not stay for the next owner of its place."""
+        extent = self._arena.extents[sequence]
+        self._cache.erase(extent.start, extent.size)
+        self.close([sequence])
+        self._failed[sequence] = AdvanceFailed(sequence, reason)
+
+    def _finish(self, parts: list[Part]) -> list[Answer]:
+        """The answers of the parts whose work is done."""
+        answers: list[Answer] = []
+        for part in parts:
+            work = self._work.get(part.sequence)
+            if work is not None and not work.remaining:
+                del self._work[part.sequence]
+                answers.append(work.answer(part.sequence))
+        return answers

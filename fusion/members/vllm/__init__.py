@@ -1,0 +1,1 @@
+"""The vLLM engine: sequences as resumable requests of an engine core."""

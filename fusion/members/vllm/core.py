@@ -1,0 +1,326 @@
+"""All that depends on how vLLM is built inside, tried with 0.32.
+
+`fusion.members.vllm.engine` is its only user here; vLLM's workers import it in whatever process they are.
+
+Three things have no public interface. Taking back tokens of a resumable request is a method of a subclass of
+the scheduler, named and meant like `truncate_session`, which is being discussed for vLLM itself. The V1 model
+runner forgets that an extended request wants its tokens scored, so it is reminded; the V2 runner adds an
+extended request anew, scores included, and is not. And the engine core is stepped in the caller's thread:
+vLLM's asynchronous front end costs milliseconds a token.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+import torch
+import vllm
+from vllm.config import VllmConfig
+from vllm.distributed import cleanup_dist_env_and_memory, get_pp_group
+from vllm.engine.arg_utils import EngineArgs
+from vllm.envs import disable_envs_cache
+from vllm.platforms import current_platform
+from vllm.sampling_params import SamplingParams
+from vllm.utils.cpu_resource_utils import get_visible_memory_node
+from vllm.v1.core.sched.output import SchedulerOutput
+from vllm.v1.core.sched.scheduler import Scheduler
+from vllm.v1.core.single_type_kv_cache_manager import FullAttentionManager, SlidingWindowManager
+from vllm.v1.engine import EngineCoreOutput
+from vllm.v1.engine.core import EngineCore
+from vllm.v1.executor import Executor
+from vllm.v1.outputs import LogprobsTensors
+from vllm.v1.request import Request, RequestStatus
+from vllm.v1.sample.sampler import Sampler
+
+from alignment.errors import ConfigError
+from fusion.members.topk import best_of_row
+from fusion.members.vllm.processes import starting, told_why
+
+TESTED = ((0, 32), (0, 33))
+"""From the first version to below the second: those that this file was tried with."""
+
+SHORT = 16
+"""Tokens up to which an extension counts as decoding and not as a prompt."""
+
+FEW = 4
+"""Tokens up to which a step on a CPU waits for its memory more than for its cores."""
+
+_alive = 0  # engine cores of this process, which share vLLM's process groups
+_coming_or_going = threading.Lock()  # one at a time
+
+
+def require_tested() -> None:
+    """Raise ConfigError for a vLLM that this file was not written for."""
+    low, high = (".".join(map(str, version)) for version in TESTED)
+    found = vllm.__version__
+    if not TESTED[0] <= vllm.__version_tuple__[:2] < TESTED[1]:
+        raise ConfigError(
+            f"vLLM {found} is installed, Tutti was tried with {low} to below {high}; install vllm=={low}.*."
+        )
+
+
+class SessionScheduler(Scheduler):  # type: ignore[misc]
+    """vLLM's scheduler, with sessions that can be shortened and prompts that share a step fairly."""
+
+    def truncate_session(self, request_id: str, keep: int) -> bool:
+        """Forget all but the first `keep` tokens (at least 1) of a session that waits for its next part.
+
+        False, and nothing changed, where that cannot be done in place: a block to be written is another
+        request's too, a layer keeps a state instead of tokens, or a sliding window has moved on and what it
+        would need again is gone.
+        """
+        session = self.requests[request_id]
+        assert session.status == RequestStatus.WAITING_FOR_STREAMING_REQ
+        if keep >= session.num_computed_tokens:
+            return True
+        managers = self.kv_cache_manager.coordinator.single_type_managers
+        if not all(_can_shorten(manager, request_id, keep) for manager in managers):
+            return False
+        for manager in managers:
+            # What follows is written over: nobody may find the old text in these blocks any more.
+            first = keep // manager.block_size
+            blocks = manager.req_to_blocks[request_id]
+            manager.block_pool.evict_blocks({block.block_id for block in blocks[first:]})
+            manager.num_cached_block[request_id] = min(manager.num_cached_block.get(request_id, 0), first)
+        del session._all_token_ids[keep:]
+        del session.prompt_token_ids[keep:]
+        del session.block_hashes[keep // self.hash_block_size :]
+        session._output_token_ids.clear()
+        session.num_prompt_tokens = len(session.prompt_token_ids)
+        session.num_computed_tokens = keep
+        return True
+
+    def forget(self, request_id: str) -> None:
+        """Let nobody find this request's blocks by their content: it is not to be trusted."""
+        for blocks in self.kv_cache_manager.get_block_ids(request_id):
+            self.kv_cache_manager.evict_blocks(set(blocks))
+
+    def schedule(self, throttle_prefills: bool = False) -> SchedulerOutput:
+        """As vLLM's, but prompts in progress leave room in the step for everybody who decodes.
+
+        A prompt in progress counts as running and is served first, which would stall sessions: each of their
+        tokens comes as a request that waits.
+        """
+        left = [request.num_tokens - request.num_computed_tokens for request in self.running]
+        left += [
+            request.num_tokens - request.num_computed_tokens
+            for request in self.kv_holding_waiting
+            if request.status == RequestStatus.WAITING
+        ]
+        decoding = sum(tokens for tokens in left if tokens <= SHORT)
+        prompts = sum(tokens > SHORT for tokens in left)
+        room = (self.max_num_scheduled_tokens - decoding) // max(1, prompts)
+        self.scheduler_config.long_prefill_token_threshold = max(SHORT, room)
+        return super().schedule(throttle_prefills)
+
+
+def _can_shorten(manager: Any, request_id: str, keep: int) -> bool:
+    """Whether this group's cache of a request can go back to `keep` tokens in place."""
+    if type(manager) not in (FullAttentionManager, SlidingWindowManager):
+        return False
+    blocks, size = manager.req_to_blocks[request_id], manager.block_size
+    seen = max(0, manager.get_num_skipped_tokens(keep)) // size
+    written = blocks[keep // size :]
+    return not any(block.is_null for block in blocks[seen:]) and all(block.ref_cnt == 1 for block in written)
+
+
+class SessionWorker:
+    """Mixed into vLLM's workers (`worker_extension_cls`), in whatever process they are."""
+
+    device: torch.device
+    model_runner: Any
+
+    def score_extensions(self, request_ids: list[str], count: int) -> None:
+        """Have the V1 runner return the `count` best for all tokens that are about to extend these requests."""
+        for request_id in request_ids:
+            self.model_runner.num_prompt_logprobs[request_id] = count
+            self.model_runner.requests[request_id].in_progress_prompt_logprobs_cpu = None
+
+    def adapt_to_cpu(self) -> None:
+        """What the V1 runner does not do on a CPU, or not as fast."""
+        if self.device.type != "cpu":
+            return
+        runner = self.model_runner
+        runner.requests = _SeededRequests(runner.requests)
+        runner.sampler.gather_logprobs = _gather
+        if not get_pp_group().is_first_rank and runner.intermediate_tensors is None:
+            # Where a stage's input arrives is made by a warm-up, which a CPU that does not compile leaves out.
+            runner.intermediate_tensors = runner.model.make_empty_intermediate_tensors(
+                batch_size=runner.max_num_tokens, dtype=runner.model_config.dtype, device=self.device
+            )
+
+
+def _gather(logprobs: torch.Tensor, count: int, token_ids: torch.Tensor) -> LogprobsTensors:
+    """As the sampler's `gather_logprobs`, in a quarter of its time, but for the ranks, which nobody here reads."""
+    rows = logprobs.numpy()
+    if not count or not np.isfinite(rows.max()):
+        return Sampler.gather_logprobs(logprobs, count, token_ids)
+    best = np.stack([best_of_row(row, count) for row in rows])
+    ids = torch.cat([token_ids[:, None].int(), torch.from_numpy(best)], dim=1)
+    told = torch.cat(
+        [logprobs.gather(1, token_ids[:, None]), torch.from_numpy(np.take_along_axis(rows, best, 1))], 1
+    )
+    return LogprobsTensors(ids, told, torch.zeros(len(ids), dtype=torch.int32))
+
+
+class _SeededRequests(dict[str, Any]):
+    """The V1 runner's requests, with generators that can take draws back; those of a CPU have no offset."""
+
+    def __setitem__(self, request_id: str, request: Any) -> None:
+        if request.generator is not None:
+            seed = request.generator.initial_seed()
+            request.generator = _RewoundGenerator()
+            request.generator.manual_seed(seed)
+        super().__setitem__(request_id, request)
+
+
+class _RewoundGenerator(torch.Generator):
+    """vLLM takes draws back before the first that counts, and never later: that is where the seed begins."""
+
+    def get_offset(self) -> int:
+        return 0
+
+    def set_offset(self, offset: int) -> torch.Generator:
+        return self.manual_seed(self.initial_seed())
+
+
+def engine_config(arguments: dict[str, Any]) -> VllmConfig:
+    """What vLLM makes of the arguments of its `EngineArgs`. Raises whatever vLLM raises."""
+    arguments = {
+        "async_scheduling": False,  # a shortened session must not have a step in flight
+        "disable_log_stats": True,
+        "logprobs_mode": "raw_logprobs",
+        "scheduler_cls": SessionScheduler,
+        "skip_tokenizer_init": True,
+        "worker_extension_cls": f"{__name__}.{SessionWorker.__name__}",
+        **arguments,
+    }
+    with _coming_or_going, starting():
+        return EngineArgs(**arguments).create_engine_config()
+
+
+class Core:
+    """A vLLM engine core in this process, and how it is told what to do. Not thread-safe."""
+
+    def __init__(self, config: VllmConfig) -> None:
+        """Build the engine. Raises whatever vLLM raises."""
+        global _alive
+        self.config = config
+        with _coming_or_going, starting():
+            _share_cores(config)
+            with told_why(config):
+                self._core = _build(config)
+            _alive += 1
+        self.reminded = not self.config.use_v2_model_runner
+        if self.reminded:
+            self._core.model_executor.collective_rpc("adapt_to_cpu")
+        self._on_cpu = self.config.device_config.device_type == "cpu"
+        self.vocabulary_size: int = self.config.model_config.get_vocab_size()
+        self.context: int = self.config.model_config.max_model_len - 1  # vLLM keeps a place for the sampled token
+        cache = self._core.scheduler.kv_cache_manager
+        sizes = [manager.block_size for manager in cache.coordinator.single_type_managers]
+        self.block = max(sizes, default=1)
+        pool = self.config.cache_config.num_gpu_blocks - 1  # less the null block
+        self.blocks: int = pool // max(1, len(sizes))  # each group of layers has blocks of its own
+
+    def add(self, request_id: str, ids: list[int], sampling: SamplingParams, *, session: bool, lora: Any) -> None:
+        """Open a request; a session waits for more after its answer."""
+        self._core.add_request(
+            Request(
+                request_id,
+                ids,
+                sampling,
+                None,
+                lora_request=lora,
+                block_hasher=self._core.request_block_hasher,
+                resumable=session,
+            )
+        )
+
+    def extend(self, request_id: str, ids: list[int], sampling: SamplingParams) -> None:
+        """Give a session its next part."""
+        if self.reminded and sampling.prompt_logprobs is not None:
+            arguments = ([request_id], sampling.prompt_logprobs)
+            self._core.model_executor.collective_rpc("score_extensions", args=arguments)
+        self._core.add_request(Request(request_id, ids, sampling, None, resumable=True))
+
+    def truncate(self, request_id: str, keep: int) -> bool:
+        """See `SessionScheduler.truncate_session`."""
+        return bool(self._core.scheduler.truncate_session(request_id, keep))
+
+    def forget(self, request_id: str) -> None:
+        """See `SessionScheduler.forget`."""
+        self._core.scheduler.forget(request_id)
+
+    def abort(self, request_ids: list[str]) -> None:
+        """End requests in whatever state they are; unknown ids are ignored."""
+        self._core.abort_requests(request_ids)
+
+    def failed(self) -> bool:
+        """Whether a worker process is gone, and with it its part of the model."""
+        return bool(getattr(self._core.model_executor, "is_failed", False))
+
+    def step(self) -> list[EngineCoreOutput]:
+        """One step: schedule, run, and what came of it."""
+        threads = torch.get_num_threads()  # in a thread of ours it sets them too, which vLLM's CPU kernels need
+        if self._spares_a_core(threads):
+            torch.set_num_threads(threads - 1)
+        try:
+            outputs, executed = self._core.step_fn()
+            self._core.post_step(model_executed=executed)
+        finally:
+            torch.set_num_threads(threads)
+        return [output for of_client in (outputs or {}).values() for output in of_client.outputs]
+
+    def _spares_a_core(self, threads: int) -> bool:
+        """Whether the step only generates a few tokens, on several cores.
+
+        Meanwhile the tokens before are sent. A thread of the step that has to give up its core for that is waited
+        for by all the others, layer after layer, which costs far more than to have one thread less.
+        """
+        requests = self._core.scheduler.requests
+        if not self._on_cpu or threads == 1 or len(requests) > FEW:
+            return False
+        left = [request.num_tokens - request.num_computed_tokens for request in requests.values()]
+        return sum(left) <= FEW and not any(request.resumable for request in requests.values())
+
+    def shutdown(self) -> None:
+        """End the workers, free weights and cache; the process groups go with the last engine here."""
+        global _alive
+        with _coming_or_going:
+            _alive -= 1
+            _release(self._core)
+            del self._core
+
+
+def _share_cores(config: VllmConfig) -> None:
+    """Let several workers of a CPU start where there is not a NUMA node for each: they are not bound to cores."""
+    if current_platform.is_cpu() and len(get_visible_memory_node()) < config.parallel_config.local_world_size:
+        os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+        disable_envs_cache()  # with an engine in this process already, vLLM would not look again
+
+
+def _build(config: VllmConfig) -> EngineCore:
+    """The engine core; what it had started is ended if it does not come up."""
+    core = EngineCore.__new__(EngineCore)
+    try:
+        core.__init__(config, Executor.get_class(config), log_stats=False)
+    except BaseException:
+        _release(core)
+        raise
+    return core
+
+
+def _release(core: EngineCore) -> None:
+    """What `EngineCore.shutdown` does, except that it would end the process groups of other engines here."""
+    for part in ("scheduler", "model_executor"):
+        with suppress(Exception):
+            getattr(core, part).shutdown()
+        with suppress(AttributeError):
+            delattr(core, part)
+    if not _alive:
+        cleanup_dist_env_and_memory()

@@ -1,0 +1,324 @@
+"""Any model that vLLM runs as an engine: a sequence is a resumable request of an engine core in this process.
+
+vLLM brings continuous batching, paged caches, prefix caching, parallelism, quantisation and adapters. What it
+does not bring, taking tokens back and scoring what is appended, is in `fusion.members.vllm.core`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fusion.core import Advance, AdvanceFailed, Answer, Capacity, Generate, Generated, Ids, NextTokens, Score, Task
+from fusion.members.vllm import start as vllm_start
+from fusion.members.vllm.hints import explained
+from fusion.members.vllm.options import Options, configured
+
+if TYPE_CHECKING:
+    from vllm.sampling_params import SamplingParams
+    from vllm.v1.engine import EngineCoreOutput
+
+    from fusion.members.vllm.core import Core
+
+
+BARRED = -1e9  # added to a logit, leaves nothing
+LARGEST_SEED = 2**63 - 1
+
+
+@dataclass(slots=True)
+class _Open:
+    """A sequence that holds a place.
+
+    Attributes:
+        request: the id vLLM knows it by; another one each time it is opened anew.
+        tokens: what is cached, and what is about to be; nothing of what vLLM decodes by itself.
+        blocks: how much of the cache it may take, the most it ever needed.
+        work: what is being worked on, None between answers.
+        rest: the part of it that is to be scored, while the part before runs on its own.
+    """
+
+    request: str
+    tokens: list[int] = field(default_factory=list)
+    blocks: int = 0
+    work: Task | None = None
+    rest: list[int] = field(default_factory=list)
+
+
+class VllmEngine:
+    """Continuous batching by vLLM; implements `fusion.members.engine.Engine`.
+
+    Every sequence has its blocks set aside before it is queued, so vLLM never has to preempt: sessions that
+    wait for their next token hold their blocks, and two that both wanted one more would wait for ever.
+    """
+
+    def __init__(self, core: Core, *, device: str, top_k: int, lora: Any = None) -> None:
+        """Take over a running core. `top_k` is the k of the answers, `lora` vLLM's request of an adapter."""
+        from vllm.sampling_params import SamplingParams
+
+        self.vocabulary_size = core.vocabulary_size
+        self.device = device
+        cache_tokens = core.blocks * core.block
+        places = core.config.scheduler_config.max_num_seqs
+        self.capacity = Capacity(min(core.context, cache_tokens), cache_tokens, places, core.block, generates=True)
+        self._core = core
+        self._lora = lora
+        self._top_k = min(top_k, core.vocabulary_size)
+        # One object each for all requests: making one costs more than all else about an advance.
+        told = {"max_tokens": 1, "temperature": 0.0, "logprobs": self._top_k, "detokenize": False}
+        self._sampling: dict[Score, SamplingParams] = {
+            "last": SamplingParams(**told),
+            "appended": SamplingParams(**told, prompt_logprobs=0),
+            "all": SamplingParams(**told, prompt_logprobs=self._top_k),
+        }
+        self._open: dict[int, _Open] = {}
+        self._by_request: dict[str, int] = {}
+        self._failed: dict[int, AdvanceFailed] = {}
+        self._working = 0
+        self._opened = 0
+        self._taken = 0
+
+    @property
+    def broken(self) -> str | None:
+        """Why no step will succeed any more."""
+        return "a worker process of vLLM's died" if self._core.failed() else None
+
+    @classmethod
+    def load(cls, source: str, **options: Any) -> VllmEngine:
+        """An engine over a checkpoint that vLLM can run; `options` are those of `vllm_options.Options`.
+
+        Raises ConfigError, one sentence, for whatever keeps the checkpoint from being served.
+        """
+        chosen = Options(source, **options)
+        config = configured(chosen)
+        from fusion.members.vllm import core as vllm_internals
+
+        with explained(source), vllm_start.quiet():
+            core = vllm_internals.Core(config)
+        lora = vllm_start.lora_request(chosen.adapter)
+        engine = cls(core, device=chosen.device, top_k=chosen.top_k, lora=lora)
+        try:
+            with explained(source):
+                vllm_start.check(engine, source)
+        except BaseException:
+            engine.shutdown()
+            raise
+        return engine
+
+    def add(self, work: list[Task]) -> None:
+        """Queue work. What cannot be done is answered with `AdvanceFailed` by the next `step`."""
+        for one in work:
+            reason = self._refusal(one) or self._admit(one)
+            if reason is not None:
+                self.close([one.sequence])
+                self._failed[one.sequence] = AdvanceFailed(one.sequence, reason)
+
+    def close(self, sequences: Collection[int]) -> None:
+        """Free the caches of these sequences and forget their queued work; unknown ids are ignored."""
+        for number in sequences:
+            self._failed.pop(number, None)
+            if (sequence := self._open.pop(number, None)) is not None:
+                self._end(sequence)
+                self._taken -= sequence.blocks
+
+    def has_work(self) -> bool:
+        """Whether `step` has anything to do."""
+        return bool(self._working or self._failed)
+
+    def step(self) -> list[Answer]:
+        """Run at most one forward pass and return what it finished, which may be nothing."""
+        answers: list[Answer] = []
+        if self._working:
+            for output in self._core.step():
+                number = self._by_request.get(output.request_id)
+                if number is not None:
+                    sequence = self._open[number]
+                    if sequence.rest:
+                        self._go_on(sequence)
+                    elif isinstance(sequence.work, Generate):
+                        answers.append(self._told(number, sequence, sequence.work, output))
+                    else:
+                        answers.append(self._answer(number, sequence, output))
+        answers += self._failed.values()
+        self._failed = {}
+        return answers
+
+    def shutdown(self) -> None:
+        """Free weights and caches; no other call may follow."""
+        self._core.shutdown()
+
+    def _refusal(self, work: Task) -> str | None:
+        """What is wrong with work in itself."""
+        ids, keep, cached, length = _extent(work), 0, 0, _length(work)
+        if isinstance(work, Advance):
+            sequence = self._open.get(work.sequence)
+            keep, cached = work.keep, len(sequence.tokens) if sequence is not None else 0
+        if not ids:
+            return "An advance must append at least one token."
+        if not 0 <= keep <= cached:
+            return f"Cannot keep {keep} tokens: {cached} are cached."
+        if length > self.capacity.context:
+            return f"{length} tokens are more than the context of {self.capacity.context}."
+        if not 0 <= min(ids) <= max(ids) < self.vocabulary_size:
+            return f"Token ids must be at least 0 and below {self.vocabulary_size}."
+        return None
+
+    def _admit(self, work: Task) -> str | None:
+        """Set blocks aside for work and queue it, or say why there are none."""
+        length = _length(work)
+        needed = -(-length // self.capacity.block)
+        sequence = self._open.get(work.sequence)
+        if sequence is None and len(self._open) >= self.capacity.sequences:
+            return f"All {self.capacity.sequences} places for sequences are taken."
+        extra = max(0, needed - (sequence.blocks if sequence is not None else 0))
+        if self._taken + extra > self._core.blocks:
+            taken = f"{self._taken * self.capacity.block} of {self.capacity.cache_tokens}"
+            return f"{length} tokens do not fit into the cache, where {taken} are taken."
+        if sequence is None:
+            sequence = self._open[work.sequence] = _Open("")
+        sequence.blocks += extra
+        self._taken += extra
+        if isinstance(work, Generate):
+            sequence.tokens = []
+            self._begin(work, sequence, work.ids, generation(work, self.vocabulary_size))
+        else:
+            self._queue(work, sequence)
+        return None
+
+    def _begin(self, work: Task, sequence: _Open, ids: list[int], sampling: SamplingParams) -> None:
+        """Open a request of vLLM; what is still cached of an older one is found by its content."""
+        self._end(sequence)
+        self._opened += 1
+        sequence.request, sequence.work = f"{work.sequence}-{self._opened}", work
+        self._by_request[sequence.request] = work.sequence
+        self._working += 1
+        self._core.add(sequence.request, list(ids), sampling, session=isinstance(work, Advance), lora=self._lora)
+
+    def _queue(self, advance: Advance, sequence: _Open) -> None:
+        """Hand an advance to vLLM, which keeps the lists it is given.
+
+        vLLM scores all of a part or nothing of it, and looks nothing up in its cache of prefixes for one that
+        it scores. What comes before the first scored position is a part of its own where it is worth a block.
+        """
+        append, scored = list(advance.append), advance.scored
+        head = scored[0] if scored else 0
+        score: Score = advance.score if scored else "last"
+        if head >= self.capacity.block:
+            append, sequence.rest, score = append[:head], append[head:], "last"
+        else:
+            sequence.rest = []
+        in_place = (
+            advance.keep > 0 and sequence.work is None and self._core.truncate(sequence.request, advance.keep)
+        )
+        del sequence.tokens[advance.keep :]
+        sequence.tokens += append
+        if in_place:
+            sequence.work = advance
+            self._working += 1
+            self._core.extend(sequence.request, append, self._sampling[score])
+        else:
+            self._begin(advance, sequence, sequence.tokens, self._sampling[score])
+
+    def _go_on(self, sequence: _Open) -> None:
+        """The part before the first scored position is cached; score the rest."""
+        assert isinstance(sequence.work, Advance)
+        sequence.tokens += sequence.rest
+        self._core.extend(sequence.request, sequence.rest, self._sampling[sequence.work.score])
+        sequence.rest = []
+
+    def _end(self, sequence: _Open) -> None:
+        """Take a sequence's request, if it has one, out of vLLM."""
+        if self._by_request.pop(sequence.request, None) is not None:
+            self._core.abort([sequence.request])
+        if sequence.work is not None:
+            sequence.work = None
+            self._working -= 1
+
+    def _told(self, number: int, sequence: _Open, work: Generate, output: EngineCoreOutput) -> Generated:
+        """What vLLM has decoded by itself."""
+        finished = output.finish_reason is not None
+        if finished:  # vLLM has forgotten the request
+            del self._by_request[sequence.request]
+            sequence.work = None
+            self._working -= 1
+        ids = logprobs = None
+        if work.sampling.logprobs is not None and output.new_logprobs is not None:
+            width = 1 + work.sampling.logprobs  # in company of others that want more, vLLM returns more
+            ids = _narrow(output.new_logprobs.logprob_token_ids[:, :width])
+            logprobs = output.new_logprobs.logprobs[:, :width]
+        return Generated(number, output.new_token_ids, ids, logprobs, finished)
+
+    def _answer(self, number: int, sequence: _Open, output: EngineCoreOutput) -> Answer:
+        """vLLM's output as an answer. Its rows begin with the sampled (or given) token, then come the k best."""
+        advance = sequence.work
+        assert isinstance(advance, Advance)
+        assert output.new_logprobs is not None
+        sequence.work = None
+        self._working -= 1
+        ids = output.new_logprobs.logprob_token_ids[:1, 1 : self._top_k + 1]
+        logprobs = output.new_logprobs.logprobs[:1, 1 : self._top_k + 1]
+        appended = None
+        if advance.score != "last":
+            appended = np.empty(0, np.float32)
+        if advance.scored:
+            # V1 returns a row for every token of the prompt, V2 one for every token that it computed; both end
+            # with the one after the last token but one.
+            rows = output.new_prompt_logprobs_tensors
+            last = len(rows.logprobs) - (len(advance.append) - 1)
+            wanted = np.asarray(advance.scored) + last
+            told = rows.logprobs.numpy()[wanted]
+            appended = told[:, 0]
+            if advance.score == "all":
+                told_ids = rows.logprob_token_ids.numpy()[wanted]
+                ids = np.concatenate([told_ids[:, 1 : self._top_k + 1], ids])
+                logprobs = np.concatenate([told[:, 1 : self._top_k + 1], logprobs])
+        if np.isnan(logprobs).any() or (appended is not None and np.isnan(appended).any()):
+            self._core.forget(sequence.request)
+            self.close([number])
+            return AdvanceFailed(number, "The model's output is not a number.")
+        return NextTokens(number, _narrow(ids), logprobs, appended)
+
+
+def _narrow(ids: NDArray[np.integer[Any]]) -> Ids:
+    """Token ids as int32: the V2 runner's have 64 bits."""
+    return ids.astype(np.int32, copy=False)
+
+
+def generation(work: Generate, vocabulary_size: int) -> SamplingParams:
+    """How vLLM is to decode. Ids beyond the vocabulary, which can never be drawn, would end its step."""
+    from vllm.sampling_params import SamplingParams
+
+    wanted = work.sampling
+    bias = {token: value for token, value in wanted.logit_bias.items() if token < vocabulary_size}
+    bias |= {token: BARRED for token in work.barred if token < vocabulary_size}
+    return SamplingParams(
+        max_tokens=wanted.max_tokens,
+        min_tokens=wanted.min_tokens,
+        temperature=wanted.temperature,
+        top_p=wanted.top_p,
+        top_k=wanted.top_k,
+        min_p=wanted.min_p,
+        presence_penalty=wanted.presence_penalty,
+        frequency_penalty=wanted.frequency_penalty,
+        repetition_penalty=wanted.repetition_penalty,
+        seed=None if wanted.seed is None else wanted.seed & LARGEST_SEED,
+        stop_token_ids=[token for token in work.stops if token < vocabulary_size],
+        logit_bias=bias or None,
+        logprobs=wanted.logprobs,
+        detokenize=False,
+    )
+
+
+def _extent(work: Task) -> Sequence[int]:
+    """The ids that work brings."""
+    return work.append if isinstance(work, Advance) else work.ids
+
+
+def _length(work: Task) -> int:
+    """Tokens of the sequence once the work is done."""
+    if isinstance(work, Advance):
+        return work.keep + len(work.append)
+    return len(work.ids) + work.sampling.max_tokens

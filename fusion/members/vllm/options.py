@@ -1,0 +1,183 @@
+"""What a vLLM engine is built from, and what vLLM says to it: all that can be found out without weights."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any
+
+from alignment.errors import ConfigError
+from fusion.members.vllm.hints import explained
+from fusion.members.vllm.start import quiet
+
+if TYPE_CHECKING:
+    from vllm.config import VllmConfig
+
+# What the configuration has a name of its own for, or what the engine depends on.
+OURS = {
+    "model": "source",
+    "dtype": "dtype",
+    "revision": "revision",
+    "trust_remote_code": "trust_remote_code",
+    "max_num_seqs": "max_sequences",
+    "max_model_len": "max_context",
+    "max_num_batched_tokens": "prefill_chunk",
+    "max_logprobs": "candidates",
+}
+FIXED = (
+    "async_scheduling",
+    "data_parallel_size",
+    "logprobs_mode",
+    "scheduler_cls",
+    "skip_tokenizer_init",
+    "worker_extension_cls",
+)
+CACHE_SIZES = frozenset({"gpu_memory_utilization", "kv_cache_memory_bytes", "num_gpu_blocks_override"})
+UNPROFILED = 0.01
+"""What vLLM is told to take of a GPU where the size of its cache is given.
+
+It asks for that share of the memory to be free, whatever it will need, and uses the number for nothing else.
+"""
+BLOCK = 32  # tokens; the CPU's kernels like multiples of it, and its own default wastes half of 128 a sequence
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How a checkpoint is to be run by vLLM.
+
+    Attributes:
+        source: a folder or a Hugging Face id.
+        cache_tokens: tokens of cache over all sequences, unless `engine_args` say how large it is to be.
+        max_sequences: open at a time.
+        max_context: tokens of a sequence; by default what the model was made for and the cache holds.
+        chunk: prompt tokens in a step, which bounds how long decoding waits for them.
+        top_k: k of the answers.
+        engine_args: arguments of vLLM's own `EngineArgs`, which validates them.
+        adapter: folder of a LoRA adapter that every sequence runs with.
+    """
+
+    source: str
+    dtype: str = "auto"
+    device: str = "cpu"
+    revision: str | None = None
+    trust_remote_code: bool = False
+    cache_tokens: int = 16384
+    max_sequences: int = 32
+    max_context: int | None = None
+    chunk: int = 512
+    top_k: int = 320
+    engine_args: Mapping[str, Any] = field(default_factory=dict)
+    adapter: str | None = None
+
+
+def configured(options: Options) -> VllmConfig:
+    """vLLM's own configuration of the engine, validated by vLLM.
+
+    Raises:
+        ConfigError: one sentence, for whatever can be known to be wrong before weights are read.
+    """
+    source = options.source
+    require_installed(source)
+    with quiet():
+        from fusion.members.vllm import core as vllm_internals
+    vllm_internals.require_tested()
+    require_device(source, options.device)
+    require_known(source, options.engine_args)
+    require_executor(source, options.engine_args.get("distributed_executor_backend"))
+    with explained(source), quiet():
+        return vllm_internals.engine_config(arguments(options))
+
+
+def require_installed(source: str) -> None:
+    """Raise ConfigError where there is no vLLM."""
+    if importlib.util.find_spec("vllm") is None:
+        raise ConfigError(f"{source} is to run on vLLM, which is not installed; pip install 'tutti[vllm]'.")
+
+
+def arguments(options: Options) -> dict[str, Any]:
+    """The arguments for `EngineArgs`; what the user gave may still be of a wrong type, which vLLM tells."""
+    given = options.engine_args
+    result: dict[str, Any] = {
+        "model": options.source,
+        "dtype": options.dtype,
+        "revision": options.revision,
+        "trust_remote_code": options.trust_remote_code,
+        "max_num_seqs": options.max_sequences,
+        "max_model_len": options.max_context,
+        # Everybody's next token fits beside a chunk of somebody's prompt.
+        "max_num_batched_tokens": options.chunk + options.max_sequences,
+        "max_logprobs": options.top_k,
+        "enable_lora": options.adapter is not None,
+        "use_tqdm_on_load": False,
+        **given,
+    }
+    if on_cpu():
+        result.setdefault("block_size", BLOCK)
+    if result.get("tensor_parallel_size", 1) == result.get("pipeline_parallel_size", 1) == 1:
+        result.setdefault("distributed_executor_backend", "uni")  # no process of its own for one worker
+    if CACHE_SIZES.isdisjoint(given):
+        block = result.get("block_size")
+        block = block if isinstance(block, int) and block > 0 else 16
+        result["num_gpu_blocks_override"] = 1 + -(-options.cache_tokens // block)
+        result["kv_cache_memory_bytes"] = 1  # known beforehand: nothing to profile
+    if "kv_cache_memory_bytes" in result:
+        result.setdefault("gpu_memory_utilization", UNPROFILED)
+    return result
+
+
+def require_known(source: str, given: Mapping[str, Any]) -> None:
+    """Raise ConfigError for an engine argument that vLLM does not know or that is not the user's to give."""
+    from vllm.engine.arg_utils import EngineArgs
+
+    known = {field.name for field in fields(EngineArgs)}
+    for name in given:
+        if name in OURS:
+            raise ConfigError(f"{source}: engine_args.{name} is set by {OURS[name]}; give that instead.")
+        if name in FIXED:
+            raise ConfigError(f"{source}: engine_args.{name} is not free: fusion depends on it; leave it out.")
+        if name not in known:
+            raise ConfigError(f"{source}: vLLM has no engine argument {name}; see `vllm serve --help`.")
+
+
+def require_device(source: str, device: str) -> None:
+    """Raise ConfigError for a device that the installed vLLM does not compute on, or cannot be told apart.
+
+    Which GPU a vLLM takes is decided by what its process can see.
+    """
+    from vllm.platforms import current_platform
+
+    kind, _, index = device.partition(":")
+    computes_on = current_platform.device_type
+    if kind != computes_on:
+        raise ConfigError(
+            f"{source}: the installed vLLM computes on {computes_on}; set device: {computes_on}, or install the "
+            "vLLM of that device."
+        )
+    if int(index or 0) > 0:
+        raise ConfigError(
+            f"{source}: vLLM takes the first device it can see; run it in a process that sees {device} alone "
+            "(CUDA_VISIBLE_DEVICES)."
+        )
+
+
+def require_executor(source: str, backend: object) -> None:
+    """Raise ConfigError for an executor that does not run here; vLLM would begin to start a cluster first."""
+    if backend != "ray":
+        return
+    from vllm.platforms import current_platform
+
+    if importlib.util.find_spec("ray") is None:
+        raise ConfigError(f"{source}: distributed_executor_backend: ray needs Ray; pip install 'tutti[ray]'.")
+    if not current_platform.ray_device_key:
+        raise ConfigError(
+            f"{source}: vLLM's workers on Ray need GPUs, the installed vLLM computes on "
+            f"{current_platform.device_type}; take distributed_executor_backend: mp, or host: ray."
+        )
+
+
+def on_cpu() -> bool:
+    """Whether the installed vLLM computes on the CPU."""
+    from vllm.platforms import current_platform
+
+    return bool(current_platform.is_cpu())

@@ -1,0 +1,1 @@
+"""Prompts: reading them, scoring them, and the weights that come of it."""

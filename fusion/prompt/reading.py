@@ -1,0 +1,86 @@
+"""The prefill of one sequence where more is wanted of it than the first distribution: weights, pivot, echo."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from fusion.core import Advance, FusionParams, NextTokens, Prompt, SamplingParams, Token
+from fusion.ensemble import Ensemble
+from fusion.prompt.echo import Echo
+from fusion.prompt.scoring import PrefixScores, PromptScoring, ScoredPrompt, prompt_advance
+from fusion.prompt.weighing import Measured, measure
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """What came of a prompt: the measured weights and the prompt's own tokens, where they were wanted."""
+
+    measured: Measured | None
+    echoed: tuple[Token, ...]
+
+
+class PromptReading:
+    """A prompt that its members score while they read it.
+
+    Args:
+        members: who reads it, in order.
+        pivot: the ensemble's, or who stands in for it while the prompt has not decided on one.
+        memory: the scores of earlier prompts.
+    """
+
+    def __init__(
+        self,
+        ensemble: Ensemble,
+        prompt: Prompt,
+        fusion: FusionParams,
+        sampling: SamplingParams,
+        members: Sequence[str],
+        pivot: str,
+        memory: PrefixScores,
+    ) -> None:
+        self._ensemble, self._prompt, self._fusion, self._pivot = ensemble, prompt, fusion, pivot
+        self._wanted = sampling.prompt_logprobs or 0
+        self._scoring: PromptScoring | None = None
+        self._echo: Echo | None = None
+        self._positions = {name: np.empty(0, np.int64) for name in members}
+        if len(members) > 1 and ensemble.scores(fusion):
+            self._scoring = PromptScoring(prompt, members, fusion.weighting, memory, pivot=pivot)
+            self._positions = dict(self._scoring.positions)
+        if sampling.prompt_logprobs is not None:
+            self._echo = Echo(prompt, members, ensemble)
+            for name, positions in self._echo.positions.items():
+                self._positions[name] = np.union1d(self._positions[name], positions)
+
+    def advances(self, sequence: int) -> dict[str, Advance]:
+        """The prompt for every member, scored where it is to be."""
+        lists = self._echo is not None or (self._scoring is not None and self._scoring.lists)
+        return {
+            name: prompt_advance(sequence, self._prompt.ids[name], positions, lists=lists)
+            for name, positions in self._positions.items()
+        }
+
+    def read(self, answers: Mapping[str, NextTokens], weights: Mapping[str, float]) -> Read:
+        """Evaluate the answers of the members that are still there; `weights` are those given, by member."""
+        prompts = {
+            name: ScoredPrompt(np.array(self._prompt.ids[name], dtype=np.int32), self._positions[name], answer)
+            for name, answer in answers.items()
+        }
+        measured = None if self._scoring is None else self._measure(self._scoring, prompts, weights)
+        echoed: tuple[Token, ...] = ()
+        if self._echo is not None:
+            in_force = weights if measured is None else measured.weights
+            echoed = self._echo.tokens(prompts, in_force, self._fusion, self._wanted)
+        return Read(measured, echoed)
+
+    def _measure(
+        self, scoring: PromptScoring, prompts: Mapping[str, ScoredPrompt], weights: Mapping[str, float]
+    ) -> Measured:
+        texts = scoring.collect(prompts)
+        pivot = self._pivot if self._pivot in prompts else next(iter(prompts))  # where it was lost meanwhile
+        measured = measure(texts, self._ensemble, list(prompts), self._fusion, weights, pivot)
+        scored = {name: len(scoring.positions[name]) for name in prompts}
+        kept = sum(int(text.tokens[measured.pivot].sum()) for text in scoring.kept)
+        return replace(measured, report=replace(measured.report, scored=scored, kept=kept))

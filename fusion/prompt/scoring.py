@@ -1,0 +1,220 @@
+"""Scoring a prompt in the prefill that decoding needs anyway: which positions, and what the members answer there.
+
+A text (the content of a message) is scored in *units*: what stands between two neighbouring boundaries that all
+members' tokenisations share. There every member spells the same characters, so its losses are of the same text
+and can be compared, and at the first token of a unit all of them predict from the same point.
+
+What the members make of a text depends on the prompt up to its end alone, so it is kept for the next turn of the
+same conversation (`PrefixScores`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alignment.text.boundaries import Indices, shared_boundaries
+from fusion.core import Advance, Ids, LogProbs, NextTokens, Prompt, Score
+from fusion.weighting import Weighting
+
+Floats = NDArray[np.float64]
+
+KEPT_BYTES = 64 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class TextScores:
+    """What each member makes of the U units of one text that were scored; all by member.
+
+    Attributes:
+        nats: [U], its loss on a unit, the negative log-probability of the unit's text.
+        tokens: [U], how many of its tokens that are.
+        first: [U] int32, the first of these.
+        best: its best tokens where a unit begins and the one that did come (ids and log-probabilities, [U, k + 1]
+            each), if these were asked for.
+    """
+
+    nats: dict[str, Floats]
+    tokens: dict[str, Indices]
+    first: dict[str, Ids]
+    best: dict[str, tuple[Ids, LogProbs]]
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        flat = (self.nats, self.tokens, self.first)
+        arrays = [array for by_member in flat for array in by_member.values()]
+        return sum(array.nbytes for array in [*arrays, *(array for pair in self.best.values() for array in pair)])
+
+    @property
+    def finite(self) -> bool:
+        """Whether every loss is a number."""
+        return all(bool(np.isfinite(nats).all()) for nats in self.nats.values())
+
+
+def prompt_advance(sequence: int, ids: list[int], positions: Indices, *, lists: bool) -> Advance:
+    """A member's prompt, scored after `positions`; with `lists` for the best tokens, else for its own ones."""
+    score: Score = "last" if not len(positions) else "all" if lists else "appended"
+    return Advance(sequence, 0, ids, score, positions.tolist() if len(positions) else None)
+
+
+class PrefixScores:
+    """Scores of texts by all that stands before and in them; the longest unused go first."""
+
+    def __init__(self, limit: int = KEPT_BYTES) -> None:
+        self._limit = limit
+        self._kept: OrderedDict[bytes, TextScores] = OrderedDict()
+        self._size = 0
+
+    def get(self, key: bytes) -> TextScores | None:
+        """What was kept, if it still is."""
+        if key in self._kept:
+            self._kept.move_to_end(key)
+        return self._kept.get(key)
+
+    def put(self, key: bytes, scores: TextScores) -> None:
+        """Keep scores, within the limit of bytes."""
+        if key not in self._kept:
+            self._kept[key] = scores
+            self._size += scores.size
+        while self._size > self._limit:
+            self._size -= self._kept.popitem(last=False)[1].size
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredPrompt:
+    """A member's prompt `ids` [n] with its answer to them, which was scored after `positions` [P], ascending."""
+
+    ids: Ids
+    positions: Indices
+    answer: NextTokens
+
+    def given(self, at: Indices) -> LogProbs:
+        """The log-probabilities of the tokens after these positions, [len(at)]."""
+        logprobs = self.answer.appended_logprobs
+        return np.empty(0, np.float32) if logprobs is None else logprobs[np.searchsorted(self.positions, at)]
+
+    def best(self, at: Indices) -> tuple[Ids, LogProbs]:
+        """The k best tokens after these positions and the one that did come, ids and logprobs [len(at), k + 1].
+
+        That one is known even if it is not among the best; if it is, it is not counted twice.
+        """
+        rows = np.searchsorted(self.positions, at)
+        ids, logprobs = self.answer.ids[rows], self.answer.logprobs[rows]
+        actual = self.ids[at + 1][:, None]
+        beyond = np.where((ids == actual).any(axis=1), -np.inf, self.given(at)).astype(np.float32)
+        return np.concatenate([ids, actual], axis=1), np.concatenate([logprobs, beyond[:, None]], axis=1)
+
+
+@dataclass(frozen=True, slots=True)
+class _Text:
+    """A text to score: for each member the tokens before its shared boundaries [B], and which units are chosen."""
+
+    key: bytes
+    before: dict[str, Indices]
+    units: Indices
+
+
+class PromptScoring:
+    """The scoring of one sequence's prompt, from the choice of positions to the members' answers.
+
+    Attributes:
+        positions: by member, ascending indices of its prompt after which it is scored.
+        kept: scores of texts that were known already.
+    """
+
+    def __init__(
+        self, prompt: Prompt, members: Sequence[str], weighting: Weighting, memory: PrefixScores, *, pivot: str
+    ) -> None:
+        self._ids = {name: np.array(prompt.ids[name], dtype=np.int32) for name in members}
+        self._memory = memory
+        self.lists = weighting.method == "packllm-opt"
+        self.kept: list[TextScores] = []
+        before = _shared(prompt, members, weighting.history)
+        keys = [self._key(tokens, weighting.spread) for tokens in before]
+        fresh = []
+        for key, tokens in zip(keys, before, strict=True):
+            known = memory.get(key)
+            if known is None:
+                fresh.append((key, tokens))
+            else:
+                self.kept.append(known)
+        widths = [np.diff(tokens[pivot]) for _, tokens in fresh]
+        chosen = choose(np.concatenate([np.empty(0, np.int64), *widths]), weighting.positions, weighting.spread)
+        starts = np.cumsum([0, *map(len, widths)])
+        self._new = [
+            _Text(key, tokens, chosen[(chosen >= start) & (chosen < end)] - start)
+            for (key, tokens), start, end in zip(fresh, starts[:-1], starts[1:], strict=True)
+        ]
+        self.positions = {name: self._positions(name) for name in members}
+
+    def collect(self, prompts: Mapping[str, ScoredPrompt]) -> list[TextScores]:
+        """The scores of all texts, of the members that answered their prompt."""
+        scores = list(self.kept)
+        for text in self._new:
+            read = self._read(text, prompts)
+            scores.append(read)
+            if len(prompts) == len(self.positions) and read.finite:
+                self._memory.put(text.key, read)
+        return scores
+
+    def _positions(self, name: str) -> Indices:
+        ranges = [
+            np.arange(first, end)
+            for text in self._new
+            for first, end in zip(text.before[name][text.units], text.before[name][text.units + 1], strict=True)
+        ]
+        return np.sort(np.concatenate([np.empty(0, np.int64), *ranges]))
+
+    def _read(self, text: _Text, prompts: Mapping[str, ScoredPrompt]) -> TextScores:
+        read = TextScores({}, {}, {}, {})
+        for name, prompt in prompts.items():
+            begin, end = text.before[name][text.units], text.before[name][text.units + 1]
+            units = [prompt.given(np.arange(*span)) for span in zip(begin, end, strict=True)]
+            read.nats[name] = -np.array([unit.sum(dtype=np.float64) for unit in units], dtype=np.float64)
+            read.tokens[name] = end - begin
+            read.first[name] = prompt.ids[begin + 1]
+            if self.lists:
+                read.best[name] = prompt.best(begin)
+        return read
+
+    def _key(self, before: Mapping[str, Indices], spread: str) -> bytes:
+        """What a text's scores depend on: every member's tokens up to its end, and its place among them."""
+        digest = hashlib.blake2b(f"{spread} {self.lists}".encode(), digest_size=16)
+        for name, tokens in before.items():
+            digest.update(name.encode() + b"\0")
+            digest.update(self._ids[name][: tokens[-1] + 1].tobytes())
+            digest.update(tokens.tobytes())
+        return digest.digest()
+
+
+def _shared(prompt: Prompt, members: Sequence[str], history: Literal["all", "last"]) -> list[dict[str, Indices]]:
+    """By text and member, the tokens before the shared boundaries; only texts that have a unit."""
+    if prompt.located is None:
+        return []
+    located = {name: prompt.located[name] for name in members}
+    texts = range(len(located[members[0]].texts))
+    before = [shared_boundaries(located, text) for text in (texts if history == "all" else texts[-1:])]
+    return [tokens for tokens in before if len(tokens[members[0]]) > 1]
+
+
+def choose(widths: Indices, limit: int, spread: Literal["evenly", "last"]) -> Indices:
+    """Which of the units [U] to score, given the pivot's tokens in each: at most `limit` together."""
+    total = int(widths.sum())
+    if total <= limit:
+        return np.arange(len(widths))
+    if spread == "last":
+        return np.flatnonzero(np.cumsum(widths[::-1])[::-1] <= limit)
+    count = max(len(widths) * limit // total, 1)
+    while count:
+        chosen = np.unique(np.linspace(0, len(widths) - 1, count + 2)[1:-1].round().astype(np.int64))
+        if widths[chosen].sum() <= limit:
+            return chosen
+        count = count * 9 // 10
+    return np.empty(0, np.int64)

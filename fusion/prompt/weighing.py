@@ -1,0 +1,169 @@
+"""Weights from what the members make of the prompt: perplexities, PackLLM's two ways, and who is closed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fusion.core import FusionParams, Ids, LogProbs
+from fusion.ensemble import Ensemble
+from fusion.prompt.scoring import TextScores
+from fusion.step import COMBINATIONS, effective_weights, faithful, project, renormalise
+from fusion.weighting import Measure, WeightingReport
+from fusion.weights import greedy_weights, packllm_sim
+
+Floats = NDArray[np.float64]
+
+# What the fused probability of a token counts as that no member gives any.
+UNHEARD_OF = 1e-10
+# A prompt of fewer tokens of the pivot tells nothing about who understands it.
+FEWEST = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """The weights of a sequence, whose tokens are emitted, and the report, its costs still to be filled in."""
+
+    pivot: str
+    weights: dict[str, float]
+    report: WeightingReport
+
+
+def measure(
+    texts: Sequence[TextScores],
+    ensemble: Ensemble,
+    members: Sequence[str],
+    fusion: FusionParams,
+    given: Mapping[str, float],
+    pivot: str,
+) -> Measured:
+    """Weigh the members by their scores of the prompt's texts. What cannot be measured ends in equal weights.
+
+    Args:
+        given: weights by member for the method `given`.
+        pivot: the ensemble's, or who stands in for it where the prompt does not decide.
+    """
+    weighting = fusion.weighting
+    notes: list[str] = []
+    nats = np.array([sum(float(text.nats[name].sum()) for text in texts) for name in members])
+    tokens = np.array([sum(int(text.tokens[name].sum()) for text in texts) for name in members])
+    flawed = [name for name, one in zip(members, nats, strict=True) if not np.isfinite(one)]
+    if ensemble.views and not flawed and tokens.any():
+        pivot = members[int(nats.argmin())]
+    counted = int(tokens[members.index(pivot)])
+    losses: Floats | None = None
+    instead = "equal weights" if weighting.method != "given" else f"{pivot} is the pivot"
+    if flawed:
+        notes.append(f"{', '.join(flawed)} gave the prompt an infinite loss: {instead}.")
+    elif counted < FEWEST:
+        notes.append(f"The members share {counted} tokens of the prompt, too few to measure: {instead}.")
+    else:
+        losses = nats / (counted if weighting.normalise else np.maximum(tokens, 1))
+    coinciding = sum(len(text.first[pivot]) for text in texts)
+    method: Literal["given", Measure] = weighting.method
+    if method == "packllm-opt" and losses is not None and coinciding < weighting.coinciding:
+        notes.append(
+            f"The members' tokens begin together at {coinciding} positions, of {weighting.coinciding} that "
+            "packllm-opt needs: packllm-sim."
+        )
+        method = "packllm-sim"
+    used: Literal["uniform", "fixed", Measure] = "uniform"
+    weights = np.full(len(members), 1 / len(members))
+    if method == "given":
+        if fusion.weights is not None:
+            used, weights = "fixed", np.array([given[name] for name in members])
+    elif losses is not None:
+        used = method
+        weights = _weights(method, losses, texts, ensemble.view(pivot), members, fusion)
+    pruned: tuple[str, ...] = ()
+    if method != "given" and losses is not None:
+        weights, pruned = prune(weights, members, pivot, weighting.prune)
+    by_member = dict(zip(members, weights.tolist(), strict=True))
+    report = WeightingReport(
+        method=used,
+        perplexity={} if losses is None else dict(zip(members, np.exp(losses).tolist(), strict=True)),
+        weights=by_member,
+        pruned=pruned,
+        tokens=counted,
+        scored={},
+        kept=0,
+        coinciding=coinciding,
+        notes=tuple(notes),
+    )
+    return Measured(pivot, by_member, report)
+
+
+def prune(weights: Floats, members: Sequence[str], pivot: str, threshold: float) -> tuple[Floats, tuple[str, ...]]:
+    """Weights [M] of 0 for members at the threshold or below, the rest summing to 1; and who can be closed.
+
+    The best one stays whatever the threshold. The pivot may lose its vote, but runs on: its tokens are emitted.
+    """
+    stays = weights > threshold
+    stays[weights.argmax()] = True
+    left = np.where(stays, weights, 0.0)
+    closed = (name for name, stay in zip(members, stays, strict=True) if not stay and name != pivot)
+    return left / left.sum(), tuple(closed)
+
+
+def _weights(
+    method: Measure,
+    losses: Floats,
+    texts: Sequence[TextScores],
+    view: Ensemble,
+    members: Sequence[str],
+    fusion: FusionParams,
+) -> Floats:
+    if method == "packllm-sim":
+        return packllm_sim(losses, fusion.weighting.temperature)
+    if method == "packllm-opt":
+        return greedy_weights(losses, fused_loss(texts, view, members, fusion), grid=fusion.weighting.grid)
+    alone = np.zeros(len(losses))
+    alone[losses.argmin()] = 1.0
+    return alone
+
+
+def fused_loss(
+    texts: Sequence[TextScores], view: Ensemble, members: Sequence[str], fusion: FusionParams
+) -> Callable[[Floats], float]:
+    """The loss of the fusion that decoding uses (maps, filter, combination), by the members' weights [M].
+
+    It is the mean negative log-probability of the pivot's next token, in nats, over positions where all members'
+    tokens begin: the latest, as many as may be scored.
+    """
+    answers = [_answers(texts, name, fusion.weighting.positions) for name in members]
+    candidates = project(answers, [view.maps[name].rest for name in members], view.vocabulary_size)
+    labels = np.concatenate([text.first[view.pivot] for text in texts])[-fusion.weighting.positions :]
+    hits = candidates.tokens == labels[:, None]
+    at, listed = hits.argmax(axis=1), hits.any(axis=1)
+    shares = renormalise(candidates.probabilities) if fusion.renormalise else candidates.probabilities
+    kept = np.ones(shares.shape[:2], dtype=np.bool_)
+    if fusion.filter_top is not None and len(members) > 1:
+        kept = faithful(candidates.probabilities, fusion.filter_top)
+    rows = np.arange(len(labels))
+    mass, label = shares.sum(axis=2), np.where(listed[:, None], shares[rows, :, at], 0.0)  # [P, M] both
+
+    def mixture_of_label(weights: Floats) -> Floats:  # a mixture is linear: no need of the other candidates
+        total: Floats = np.maximum((mass * weights).sum(axis=1), 1.0)
+        return (label * weights).sum(axis=1) / total  # type: ignore[no-any-return]
+
+    def any_of_label(weights: Floats) -> Floats:
+        fused = COMBINATIONS[fusion.combine](shares, weights)
+        return np.where(listed, fused[rows, at], 0.0)
+
+    of_label = mixture_of_label if fusion.combine == "mixture" else any_of_label
+
+    def loss(weights: Floats) -> float:
+        shared = effective_weights(np.broadcast_to(weights, mass.shape), kept)
+        return float(-np.log(np.maximum(of_label(shared), UNHEARD_OF)).mean())
+
+    return loss
+
+
+def _answers(texts: Sequence[TextScores], name: str, limit: int) -> tuple[Ids, LogProbs]:
+    """A member's distributions where units begin."""
+    ids, logprobs = zip(*(text.best[name] for text in texts), strict=True)
+    return np.concatenate(ids)[-limit:], np.concatenate(logprobs)[-limit:]

@@ -1,0 +1,1 @@
+"""One generation in progress: its tokens, its text, its members."""

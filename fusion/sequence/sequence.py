@@ -1,0 +1,375 @@
+"""One generation in progress: everything the fuser knows about it."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from math import nan
+from time import perf_counter
+
+import numpy as np
+
+from alignment.spelling import Spelling
+from alignment.vocab_map import VocabMap
+from fusion.core import (
+    Account,
+    Advance,
+    FinishReason,
+    FusionParams,
+    Generate,
+    Generated,
+    NextTokens,
+    Prompt,
+    RoundReport,
+    SamplingParams,
+    Task,
+    Token,
+    TokenLogProb,
+    Update,
+)
+from fusion.ensemble import Ensemble
+from fusion.prompt.reading import PromptReading
+from fusion.prompt.scoring import PrefixScores
+from fusion.sequence.text import TextStream
+from fusion.weighting import WeightingReport
+from fusion.weights import member_weights
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Seat:
+    """A member's place in a sequence.
+
+    Attributes:
+        prompt: how many tokens of its cache are the prompt.
+        spelling: its own tokens of the generated text; None for a member that is given the pivot's ids.
+        reserved: tokens set aside in its cache.
+        followed: ids appended so far by a member without spelling.
+        latest: its newest answer; None while one is awaited.
+        present: False while the text ends inside a character that it cannot spell.
+        rolled_back: tokens taken back before the current round.
+        catching_up: the tokens of the generated text that it was given when it came back, until it takes part.
+    """
+
+    prompt: int
+    spelling: Spelling | None
+    reserved: int
+    followed: int = 0
+    latest: NextTokens | None = None
+    present: bool = True
+    rolled_back: int = 0
+    catching_up: list[int] | None = None
+
+    @property
+    def cached(self) -> int:
+        """Tokens in the member's cache once everything submitted is done."""
+        return self.prompt + (len(self.spelling.ids) if self.spelling else self.followed)
+
+
+class Sequence:
+    """A sequence from its admission to its end; one loop (the fuser's) moves it."""
+
+    def __init__(
+        self,
+        number: int,
+        ensemble: Ensemble,
+        prompt: Prompt,
+        sampling: SamplingParams,
+        fusion: FusionParams,
+        flow: str,
+        on_update: Callable[[Update], None],
+    ) -> None:
+        self.number = number
+        self.ensemble = ensemble
+        self.prompt = prompt
+        self.sampling = sampling
+        self.fusion = fusion
+        self.flow = flow
+        self.on_update = on_update
+        self.members = ensemble.taking_part(fusion)
+        self.weights = dict(zip(self.members, member_weights(self.members, fusion.weights).tolist(), strict=True))
+        self.seats = {name: self._seat(name) for name in self.members}
+        self.generated: Counter[int] = Counter()
+        self.prompt_ids = (
+            frozenset(prompt.ids[ensemble.pivot]) if sampling.repetition_penalty != 1.0 else frozenset()
+        )
+        self.rng = np.random.default_rng(sampling.seed)
+        self.text = TextStream(sampling.stop, include_stop=sampling.include_stop)
+        self.length = 0  # tokens generated
+        self.tokens: list[int] = []  # those of them that members were given,
+        self.written = bytearray()  # and the text they add up to
+        self._surface = b""  # that of the last of them
+        # Whether the maps for running text hold: there is text, or no template puts anything before it.
+        self.spelled = not any(prompt.leads.values())
+        self.lead_spelled = False  # whether the pivot spelled the space its template puts before the answer
+        self.reading: PromptReading | None = None  # until the members have answered the prompt
+        self.echoed: tuple[Token, ...] = ()
+        self.weighting: WeightingReport | None = None
+        self.departed: dict[str, str] = {}
+        self.returned: dict[str, int] = {}
+        self.lost: set[str] = set()  # those of the departed whose member may come back
+        self.rounds: list[RoundReport] = []
+        self.account = Account(submitted=perf_counter())
+        self.sent = 0.0  # when the members were given what they are at
+        self.arrived: list[tuple[str, float]] = []  # who has answered since, and when
+
+    def _seat(self, name: str) -> Seat:
+        ids = self.prompt.ids[name]
+        capacity = self.ensemble.models[name].member.capacity
+        wanted = len(ids) + self.sampling.max_tokens
+        if self.ensemble.follows_ids(name):
+            return Seat(len(ids), None, wanted)
+        spelling = Spelling(self.ensemble.models[name].tokenizer, self.prompt.leads[name])
+        # The same text may take a member more tokens than the pivot; a quarter more covers ordinary prose, and
+        # what exceeds it is asked for in `grow`.
+        return Seat(len(ids), spelling, min(wanted + self.sampling.max_tokens // 4 + 8, capacity.context))
+
+    @property
+    def stop_ids(self) -> frozenset[int]:
+        """Ids of the pivot that end this sequence."""
+        ended = frozenset() if self.sampling.ignore_eos else self.ensemble.stop_ids
+        return ended | frozenset(self.sampling.stop_token_ids)
+
+    @property
+    def forbidden(self) -> frozenset[int]:
+        """Ids of the pivot that must not be drawn now."""
+        if self.length < self.sampling.min_tokens:
+            return self.ensemble.stop_ids | frozenset(self.sampling.stop_token_ids)
+        if self.sampling.ignore_eos:  # but for an end token that the request itself wants to stop at
+            return self.ensemble.stop_ids - frozenset(self.sampling.stop_token_ids)
+        return frozenset()
+
+    @property
+    def voters(self) -> tuple[str, ...]:
+        """The members whose distributions are fused in this round."""
+        return tuple(name for name, seat in self.seats.items() if seat.present)
+
+    @property
+    def ready(self) -> bool:
+        """Whether every member of this round has answered."""
+        return all(seat.latest is not None for seat in self.seats.values() if seat.present)
+
+    def map_of(self, name: str) -> VocabMap | None:
+        """The vocabulary map that holds for this member in this round."""
+        maps = self.ensemble.maps[name]
+        if self.spelled:
+            return maps.rest
+        return maps.unled if self.lead_spelled else maps.first
+
+    @property
+    def alone(self) -> bool:
+        """Whether there is nothing to fuse and its one member decodes by itself."""
+        one = len(self.ensemble.models) == 1 and not self.fusion.report and self.sampling.prompt_logprobs is None
+        return one and self.ensemble.models[self.ensemble.pivot].member.capacity.generates
+
+    def open(self, memory: PrefixScores) -> Mapping[str, Task]:
+        """What every member is given first: its prompt, scored where weights, pivot or an echo depend on it."""
+        if self.alone:
+            return {self.ensemble.pivot: self._generate(self.prompt.ids[self.ensemble.pivot])}
+        prompt, fusion, sampling, members = self.prompt, self.fusion, self.sampling, list(self.seats)
+        if len(members) == 1 and self.ensemble.views:
+            self._turn_to(self.ensemble.view(members[0]))
+        if sampling.prompt_logprobs is None and not (len(members) > 1 and self.ensemble.scores(fusion)):
+            return {name: Advance(self.number, 0, prompt.ids[name]) for name in members}
+        pivot = self.ensemble.pivot if self.ensemble.pivot in members else members[0]
+        self.reading = PromptReading(self.ensemble, prompt, fusion, sampling, members, pivot, memory)
+        return self.reading.advances(self.number)
+
+    def _generate(self, ids: list[int]) -> Generate:
+        wanted = frozenset(self.sampling.stop_token_ids)
+        barred = self.ensemble.stop_ids - wanted if self.sampling.ignore_eos else ()
+        return Generate(self.number, ids, self.sampling, sorted(self.stop_ids), sorted(barred))
+
+    def tokens_of(self, answer: Generated) -> Iterator[Token]:
+        """The tokens that a member decoded by itself; each is to be written before the next is taken."""
+        for row, token in enumerate(answer.tokens):
+            if answer.ids is None or answer.logprobs is None:
+                yield Token(TokenLogProb(token, self.surface(token), nan))  # nobody asked
+                continue
+            ids, logprobs = answer.ids[row].tolist(), answer.logprobs[row].tolist()
+            chosen, *top = (TokenLogProb(i, self.surface(i), p) for i, p in zip(ids, logprobs, strict=True))
+            yield Token(chosen, tuple(top))
+
+    def read_prompt(self) -> tuple[str, ...]:
+        """Take from the members' answers to the prompt what it was scored for; returns who need not go on."""
+        if self.reading is None:
+            return ()
+        reading, self.reading = self.reading, None
+        answers = {name: seat.latest for name, seat in self.seats.items() if seat.latest and seat.present}
+        read = reading.read(answers, self.weights)
+        self.echoed = read.echoed
+        for name, answer in answers.items():  # what was scored is not needed any more
+            self.seats[name].latest = NextTokens(self.number, answer.ids[-1:], answer.logprobs[-1:])
+        if read.measured is None:
+            return ()
+        self.weights = {name: read.measured.weights.get(name, 0.0) for name in self.members}
+        self.weighting = read.measured.report
+        self._turn_to(self.ensemble.view(read.measured.pivot))
+        return read.measured.report.pruned
+
+    def _turn_to(self, view: Ensemble) -> None:
+        """Take the pivot of `view`, before anything is generated."""
+        if view is self.ensemble:
+            return
+        self.ensemble = view
+        for name, seat in self.seats.items():
+            tokenizer = view.models[name].tokenizer
+            seat.spelling = None if view.follows_ids(name) else Spelling(tokenizer, self.prompt.leads[name])
+        if self.sampling.repetition_penalty != 1.0:
+            self.prompt_ids = frozenset(self.prompt.ids[view.pivot])
+
+    @property
+    def lead(self) -> bytes:
+        """The space that the pivot's template puts before the answer, as long as the pivot has not spelled it."""
+        pending = not self.spelled and not self.lead_spelled
+        return self.prompt.leads[self.ensemble.pivot] if pending else b""
+
+    def surface(self, token: int) -> bytes:
+        """The text that a pivot token adds at this point."""
+        return self.ensemble.surface(token).removeprefix(self.lead)
+
+    def write(self, token: int) -> bytes:
+        """Note a token that the sequence goes on with; returns the text it adds."""
+        surface = self.surface(token)
+        if self.lead and self.ensemble.surface(token).startswith(self.lead):
+            self.lead_spelled = True
+        self.spelled = self.spelled or bool(surface)
+        self.tokens.append(token)
+        self.written += surface
+        self._surface = surface
+        return surface
+
+    def follow(self, name: str) -> Advance | None:
+        """What a member must be given after the token written last.
+
+        None where it cannot spell the text yet, and sits out until it can; and where its tokens did not change,
+        so that its last answer stands.
+        """
+        token, surface, seat = self.tokens[-1], self._surface, self.seats[name]
+        seat.rolled_back = 0
+        cached = seat.cached
+        if seat.catching_up is not None:
+            return self._welcome(name, seat, seat.catching_up, surface)
+        if seat.spelling is None:
+            seat.followed += 1
+            keep, append = cached, [token]
+        else:
+            if not surface:
+                return None
+            edit = seat.spelling.extend(surface)
+            seat.present = edit is not None
+            if edit is None:
+                return None
+            keep, append = seat.prompt + edit.keep, edit.append
+            seat.rolled_back = cached - keep
+        if not append:
+            return None
+        seat.latest = None
+        return Advance(self.number, keep, append)
+
+    def add(self, token: Token) -> tuple[str, FinishReason | None, str | int | None]:
+        """Take a token in: the new text that is certain, why the sequence ends with it, and what stopped it."""
+        number, sampling = token.chosen.id, self.sampling
+        self.length += 1
+        self.generated[number] += 1
+        if number in self.stop_ids:
+            asked = number in sampling.stop_token_ids
+            surface = self.surface(number) if asked and sampling.include_stop else b""
+            return self.text.push(surface) + self.text.flush(), "stop", number if asked else None
+        text = self.text.push(self.write(number), may_stop=self.length >= sampling.min_tokens)
+        if self.text.stopped_by is not None:
+            return text, "stop", self.text.stopped_by
+        if self.length >= sampling.max_tokens:
+            return text + self.text.flush(), "length", None
+        return text, None, None
+
+    def leave(self, name: str, reason: str, *, may_return: bool = False) -> None:
+        """Go on without a member; the rest share its weight."""
+        del self.seats[name]
+        self.departed[name] = reason
+        if may_return:
+            self.lost.add(name)
+
+    def misses(self, name: str) -> bool:
+        """Whether a member that was lost would count if it came back: it has been given a weight."""
+        return name in self.lost and self.reading is None and self.weights[name] > 0
+
+    def reopen(self, name: str) -> Advance:
+        """Give a member that was lost its seat back: what it must read before it can take part again.
+
+        It reads while the others go on, so the text will have grown when it is done. Then `follow` gives it the
+        rest together with the next token.
+        """
+        seat = self._seat(name)
+        if seat.spelling is None:
+            seat.followed = len(self.tokens)
+            read = list(self.tokens)
+        else:
+            seat.spelling.extend(bytes(self.written))
+            read = list(seat.spelling.ids)
+        seat.present, seat.catching_up = False, read
+        seat.reserved = max(seat.reserved, seat.cached)
+        self.lost.remove(name)
+        self.seats[name] = seat
+        # In the order of all others: sequences are fused together when their voters are the same, in order.
+        self.seats = {member: self.seats[member] for member in self.members if member in self.seats}
+        return Advance(self.number, 0, self.prompt.ids[name] + read)
+
+    def _welcome(self, name: str, seat: Seat, read: list[int], surface: bytes) -> Advance | None:
+        """Note the longer text for a member that catches up; what it lacks, once it has `read` its part."""
+        if seat.spelling is None:
+            seat.followed += 1
+            ids, can_spell = self.tokens, True
+        else:
+            can_spell = seat.spelling.extend(surface) is not None and bool(surface)
+            ids = seat.spelling.ids
+        if seat.latest is None or not can_spell or not ids:
+            return None
+        keep = _common(read, ids[:-1])
+        seat.latest, seat.present, seat.catching_up = None, True, None
+        self.returned[name] = self.length
+        return Advance(self.number, seat.prompt + keep, ids[keep:])
+
+    def update(
+        self,
+        text: str,
+        tokens: tuple[Token, ...] = (),
+        finish: FinishReason | None = None,
+        stop_reason: str | int | None = None,
+        error: Exception | None = None,
+    ) -> None:
+        """Tell the caller; the last update carries the report."""
+        last = finish is not None or error is not None
+        rounds = tuple(self.rounds) if last else ()
+        departed, returned = (dict(self.departed), dict(self.returned)) if last else ({}, {})
+        account = self.account if last else None
+        weighting = self.weighting if last else None
+        try:
+            self.on_update(
+                Update(
+                    text,
+                    tokens,
+                    finish,
+                    stop_reason,
+                    error,
+                    rounds,
+                    departed,
+                    account,
+                    returned,
+                    weighting,
+                    self.ensemble.pivot,
+                    self.echoed,
+                )
+            )
+            self.echoed = ()
+        except Exception:  # the caller is gone; its cancellation follows
+            log.exception("the caller of sequence %d did not take an update", self.number)
+
+
+def _common(a: list[int], b: list[int]) -> int:
+    """The length of the common prefix."""
+    shorter = min(len(a), len(b))
+    return next((i for i in range(shorter) if a[i] != b[i]), shorter)

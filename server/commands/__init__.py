@@ -1,0 +1,1 @@
+"""Commands: what each `tutti` command does."""

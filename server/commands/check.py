@@ -1,0 +1,236 @@
+"""`tutti check`: what a configuration comes to, found out without loading weights."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from alignment.errors import ConfigError
+from alignment.methods.map_cache import MapCache
+from fusion.members.checkpoint import estimate
+from fusion.members.vllm.validate import refusals
+from server.commands.map_report import reach_of
+from server.commands.tables import table
+from server.hosting import device_here, environment
+from server.loading import Checkpoint, engine_spec, fusion_params, open_checkpoint
+from server.maps import known_map, members_to_map, open_cache
+from server.settings import EnsembleSettings, Settings
+
+
+@dataclass(frozen=True, slots=True)
+class ModelPlan:
+    """A model and what it takes up, in bytes."""
+
+    checkpoint: Checkpoint
+    weights: int
+    cache: int
+
+    @property
+    def device(self) -> str:
+        """The device with its number; `ray` where the cluster finds it."""
+        return device_here(self.checkpoint.settings) or "ray"
+
+
+@dataclass(frozen=True, slots=True)
+class MemberPlan:
+    """A member's part in an ensemble.
+
+    `reach` is the share of its text tokens that have a way into the pivot's vocabulary, None where the map has
+    yet to be learned. `weight` is the number, or how it is measured.
+    """
+
+    name: str
+    alignment: str
+    reach: float | None
+    weight: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A checked configuration. `problems` keep it from being served, `notes` do not."""
+
+    models: tuple[ModelPlan, ...]
+    ensembles: dict[str, tuple[MemberPlan, ...]]
+    problems: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def make_plan(settings: Settings) -> Plan:
+    """Check all that can be checked without weights, and go on after a problem to find the others."""
+    models, problems = [], []
+    for name in settings.needed:
+        try:
+            models.append(_plan_model(open_checkpoint(name, settings.models[name])))
+        except ConfigError as error:
+            problems.append(str(error))
+    known = {model.checkpoint.name: model.checkpoint for model in models}
+    cache = open_cache(settings.server)
+    ensembles = {}
+    for name, ensemble in settings.ensembles.items():
+        for pivot in ensemble.pivots if known.keys() >= set(ensemble.members) else ():
+            title = name if pivot == ensemble.pivot else f"{name}, where {pivot} is the pivot"
+            try:
+                around = ensemble.model_copy(update={"pivot": pivot})
+                ensembles[title] = _plan_ensemble(around, known, cache)
+            except ConfigError as error:
+                problems.append(f"ensembles.{name}: {error}")
+    notes = [
+        f"{name} has no chat template: it answers /v1/completions only, and so does every ensemble it is in."
+        for name, checkpoint in known.items()
+        if not checkpoint.tokenizer.hf.chat_template
+    ]
+    notes += [
+        f"{name} runs on the portable path, which is slower: {checkpoint.not_packed}."
+        for name, checkpoint in known.items()
+        if checkpoint.not_packed
+    ]
+    notes += [
+        f"{name} is hosted by Ray: vLLM validates its engine_args there, when it is loaded."
+        for name, checkpoint in known.items()
+        if checkpoint.settings.engine == "vllm" and checkpoint.settings.host == "ray"
+    ]
+    unused = [name for name in settings.models if name not in settings.needed]
+    notes += [f"{name} is in no ensemble and not served by itself: it is not loaded." for name in unused]
+    problems += _refused_by_vllm(known.values())
+    return Plan(tuple(models), ensembles, (*problems, *_too_large(models)), tuple(notes))
+
+
+def print_plan(plan: Plan, console: Console) -> None:
+    """The plan as tables."""
+    if plan.models:
+        console.print(_models_table(plan))
+        for device, needed in _needed(plan.models).items():
+            console.print(f"  {device}: {_size(needed)} of {_size(_memory(device))}", highlight=False)
+        for host in ("process", "ray"):
+            hosted = [model.checkpoint.name for model in plan.models if model.checkpoint.settings.host == host]
+            if hosted:
+                console.print(f"  host {host}: {', '.join(hosted)}", highlight=False)
+        console.print()
+    for name, members in plan.ensembles.items():
+        console.print(_ensemble_table(name, members))
+        console.print()
+    for note in plan.notes:
+        console.print(f"Note: {note}", style="yellow", markup=False, highlight=False)
+
+
+def _plan_model(checkpoint: Checkpoint) -> ModelPlan:
+    model = checkpoint.settings
+    weights, cache = estimate(
+        model.source,
+        checkpoint.dtype,
+        model.cache_tokens,
+        model.revision,
+        trust_remote_code=model.trust_remote_code,
+    )
+    return ModelPlan(checkpoint, weights, cache)
+
+
+def _plan_ensemble(
+    ensemble: EnsembleSettings, known: dict[str, Checkpoint], cache: MapCache
+) -> tuple[MemberPlan, ...]:
+    vocabularies = {member: known[member].vocabulary for member in ensemble.members}
+    to_map = members_to_map(ensemble, vocabularies)
+    given = fusion_params(ensemble).weights or dict.fromkeys(ensemble.members, 1 / len(ensemble.members))
+    weights = {name: ensemble.weighting.method or f"{weight:.3f}" for name, weight in given.items()}
+    members = []
+    for name in ensemble.members:
+        if name not in to_map:
+            alignment = "pivot" if name == ensemble.pivot else "identity"
+            members.append(MemberPlan(name, alignment, 1.0, weights[name]))
+            continue
+        alignment = "file" if name in ensemble.maps else ensemble.alignment.method
+        vocabulary_map = known_map(ensemble, name, vocabularies, cache)
+        reach = None if vocabulary_map is None else reach_of(vocabulary_map, vocabularies[name].tokenizer)
+        members.append(MemberPlan(name, alignment, reach, weights[name]))
+    return tuple(members)
+
+
+def _refused_by_vllm(checkpoints: Iterable[Checkpoint]) -> list[str]:
+    """A sentence for each model that vLLM would not start with its options; asked once for each environment."""
+    together = defaultdict(list)
+    for one in checkpoints:
+        if one.settings.engine == "vllm" and one.settings.host != "ray":
+            together[tuple(environment(one.settings).items())].append(one)
+    sentences = []
+    for variables, group in together.items():
+        try:
+            said = refusals([engine_spec(one).arguments for one in group], dict(variables))
+        except ConfigError as error:
+            said = [str(error), *[None] * (len(group) - 1)]
+        sentences += [f"models.{one.name}: {text}" for one, text in zip(group, said, strict=True) if text]
+    return sentences
+
+
+def _too_large(models: Iterable[ModelPlan]) -> list[str]:
+    """A sentence for each device that cannot hold its models."""
+    sentences = []
+    for device, needed in _needed(models).items():
+        present = _memory(device)
+        if needed > present:
+            sentences.append(
+                f"{device} has {_size(present)} of memory, its models need {_size(needed)}: "
+                "lower cache_tokens, take a smaller dtype, or move a model to another device."
+            )
+    return sentences
+
+
+def _needed(models: Iterable[ModelPlan]) -> dict[str, int]:
+    needed: defaultdict[str, int] = defaultdict(int)
+    for model in models:
+        if model.device != "ray":
+            needed[model.device] += model.weights + model.cache
+    return needed
+
+
+def _memory(device: str) -> int:
+    """Bytes of memory of a device; that of the whole machine for the CPU and for `mps`, which shares it."""
+    if device.startswith("cuda"):
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _models_table(plan: Plan) -> Table:
+    result = table("Models")
+    for heading in ("model", "architecture", "engine", "device", "dtype"):
+        result.add_column(heading, no_wrap=True)
+    for heading in ("vocab", "weights", "KV cache"):
+        result.add_column(heading, justify="right", no_wrap=True)
+    for model in plan.models:
+        one = model.checkpoint
+        result.add_row(
+            one.name,
+            one.config.model_type,
+            one.settings.engine,
+            model.device,
+            one.dtype,
+            f"{one.tokenizer.vocabulary_size:,}",
+            _size(model.weights),
+            _size(model.cache),
+        )
+    return result
+
+
+def _ensemble_table(name: str, members: tuple[MemberPlan, ...]) -> Table:
+    result = table(f"Ensemble {name}")
+    result.add_column("member")
+    result.add_column("alignment")
+    result.add_column("tokens that reach the pivot", justify="right")
+    result.add_column("weight", justify="right")
+    for member in members:
+        reach = "learned at start" if member.reach is None else f"{100 * member.reach:.1f}%"
+        result.add_row(member.name, member.alignment, reach, member.weight)
+    return result
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}"
+        count /= 1024
+    return f"{count:.1f} GiB"

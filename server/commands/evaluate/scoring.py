@@ -1,0 +1,66 @@
+"""When an answer is right, how close a text is, and how sure a mean is."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+
+import numpy as np
+
+from server.commands.evaluate.questions import NUMBER, Question
+
+_RESAMPLES = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A mean with the ends of its 95% confidence interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def is_right(question: Question, answer: str) -> bool:
+    """Exact match: the last number, the chosen letter, or the text with runs of white space made one space."""
+    match question.kind:
+        case "number":
+            given = last_number(answer)
+            return given is not None and given in [last_number(reference) for reference in question.references]
+        case "letter":
+            return chosen_letter(answer, question.choices) in question.references
+        case "text":
+            return " ".join(answer.split()) in [" ".join(text.split()) for text in question.references]
+
+
+def chrf(question: Question, answer: str) -> float | None:
+    """Sentence-level chrF, 0 to 100, against the closest reference; None where the answer is no text."""
+    if question.kind != "text":
+        return None
+    from sacrebleu import sentence_chrf
+
+    return float(sentence_chrf(answer, list(question.references)).score)
+
+
+def last_number(text: str) -> Decimal | None:
+    """The last number in a text; 1,234.50 counts as one, and equals 1234.5."""
+    found = NUMBER.findall(text)
+    return Decimal(found[-1].replace(",", "").replace("−", "-")) if found else None
+
+
+def chosen_letter(answer: str, choices: Sequence[str]) -> str | None:
+    """The letter that an answer begins with (`B`, `B.`, `(B) food`), or else the last one standing alone."""
+    letters = "".join(re.escape(letter) for letter in choices)
+    first = re.match(rf"\W*([{letters}])(?:[^\w\s]|\s*$)", answer)
+    alone = re.findall(rf"\b([{letters}])\b", answer)
+    return first.group(1) if first else alone[-1] if alone else None
+
+
+def bootstrap(values: Sequence[float], *, seed: int = 0) -> Estimate:
+    """The mean of at least one value, and the 2.5% and 97.5% quantiles of the means of 2,000 resamples."""
+    data = np.asarray(values, dtype=np.float64)
+    picks = np.random.default_rng(seed).integers(len(data), size=(_RESAMPLES, len(data)))
+    low, high = np.quantile(data[picks].mean(axis=1), [0.025, 0.975])
+    return Estimate(float(data.mean()), float(low), float(high))

@@ -1,0 +1,132 @@
+"""The server process: take the port, load everything, answer until told to stop, finish what is in progress."""
+
+from __future__ import annotations
+
+import ipaddress
+import signal
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+from time import monotonic
+from types import FrameType
+
+import uvicorn
+
+from alignment.errors import ConfigError
+from fusion.loop.line import most_of_one_flow
+from server.http.middleware.drain import Lifecycle
+from server.http.options import ServerOptions
+from server.settings import ServerSettings, Settings, accepted_keys
+from server.telemetry.logs import set_up_log
+
+CLOSING_SECONDS = 1  # for what was cut off to be told so
+
+
+def serve(settings: Settings, on_ready: Callable[[str], None]) -> None:
+    """Serve in the foreground until SIGTERM or SIGINT. `on_ready` is given the URL when requests are answered.
+
+    The port is taken before the models are loaded, so that a port in use is known at once, but connections
+    are accepted only afterwards: whoever gets an answer from /health can send requests.
+
+    Raises:
+        ConfigError: the port cannot be had, or something of the configuration cannot be loaded.
+    """
+    from server.http.app import create_app
+    from server.loading import build
+
+    with _listener(settings.server.host, settings.server.port) as listener:
+        set_up_log(settings.server.log_level, settings.server.log_format)
+        signal.signal(signal.SIGTERM, _leave)
+        runtime = build(settings)
+        app = create_app(runtime.ensembles, runtime.fuser, options(settings.server))
+        config = uvicorn.Config(app, log_config=None, server_header=False)
+        server = _Server(
+            config, app.state.lifecycle, settings.server.shutdown_seconds, lambda: on_ready(_url(listener))
+        )
+        with suppress(KeyboardInterrupt):  # uvicorn passes the signal on once it is done
+            server.run(sockets=[listener])
+
+
+def options(server: ServerSettings) -> ServerOptions:
+    """What the HTTP application needs to know of the configuration."""
+    return ServerOptions(
+        api_keys=tuple(accepted_keys(server)),
+        max_body_bytes=server.max_body_bytes,
+        keep_alive_seconds=server.keep_alive_seconds,
+        request_timeout=server.request_seconds,
+        default_max_tokens=server.default_max_tokens,
+        max_choices=server.max_choices,
+        max_prompts=max(1, most_of_one_flow(server.max_waiting)),
+        otlp_endpoint=server.otlp_endpoint,
+    )
+
+
+class _Server(uvicorn.Server):
+    """Uvicorn, with a call when it begins to accept connections, and an end that load balancers can follow.
+
+    At the first signal it stops taking requests but goes on listening, so that /ready and whatever is still sent
+    here get an answer, until the requests in progress are over or `seconds` have passed. The second signal ends
+    it at once.
+    """
+
+    def __init__(
+        self, config: uvicorn.Config, lifecycle: Lifecycle, seconds: float, on_ready: Callable[[], None]
+    ) -> None:
+        super().__init__(config)
+        self.lifecycle = lifecycle
+        self.seconds = seconds
+        self.on_ready = on_ready
+        self._deadline: float | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self.on_ready()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self._captured_signals.append(sig)
+        if self._deadline is not None:
+            self._deadline = 0.0
+            return
+        self._deadline = monotonic() + self.seconds
+        self.lifecycle.draining = True
+
+    async def on_tick(self, counter: int) -> bool:
+        if self._deadline is not None:
+            left = self._deadline - monotonic()
+            if left <= 0 or self.lifecycle.in_progress == 0:
+                self.config.timeout_graceful_shutdown = CLOSING_SECONDS
+                self.should_exit = True
+        return await super().on_tick(counter)
+
+
+def _listener(host: str, port: int) -> socket.socket:
+    """A bound socket that does not listen yet."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, kind, protocol, _, address = found[0]
+        listener = socket.socket(family, kind, protocol)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+        except OSError:
+            listener.close()
+            raise
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise ConfigError(f"Cannot listen on {host}:{port} ({reason}): set another --host or --port.") from None
+    return listener
+
+
+def _url(listener: socket.socket) -> str:
+    """The URL to reach the server at from this machine."""
+    host, port = listener.getsockname()[:2]
+    address = ipaddress.ip_address(host)
+    if address.is_unspecified:
+        return f"http://localhost:{port}"
+    return f"http://[{host}]:{port}" if address.version == 6 else f"http://{host}:{port}"
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    """SIGTERM, while loading or passed on by uvicorn after it has drained: a clean exit."""
+    raise SystemExit(0)

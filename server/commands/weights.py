@@ -1,0 +1,74 @@
+"""`tutti weights`: what each way of weighting makes of one prompt."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+from rich.markup import escape
+from rich.table import Table
+
+from alignment.errors import ConfigError, RequestError
+from fusion.weighting import MEASURES
+from server.commands.tables import table
+from server.settings import Settings
+
+Reports = dict[str, dict[str, Any]]  # by method, `fusion` of an answer
+
+
+def ensemble_named(settings: Settings, name: str | None) -> str:
+    """The ensemble to ask: the one that is named, else the first.
+
+    Raises:
+        ConfigError: there is none of that name, or none at all.
+    """
+    if not settings.ensembles:
+        raise ConfigError("There is no ensemble in this configuration, so there is nothing to weigh.")
+    if name is not None and name not in settings.ensembles:
+        raise ConfigError(f"There is no ensemble {name!r}; choose from {', '.join(settings.ensembles)}.")
+    return name or next(iter(settings.ensembles))
+
+
+async def measure(client: httpx.AsyncClient, ensemble: str, prompt: str) -> Reports:
+    """Ask the server for one token by each method, and for the report of that.
+
+    Raises:
+        RequestError: the server refuses the prompt.
+    """
+    reports: Reports = {}
+    for method in MEASURES:
+        body = {
+            "model": ensemble,
+            "messages": [{"role": "user", "content": prompt}],
+            "max_tokens": 1,
+            "fusion": {"weights": method, "report": True},
+        }
+        response = await client.post("/v1/chat/completions", json=body)
+        answer = response.json()
+        if response.is_error:
+            raise RequestError(answer["error"]["message"])
+        reports[method] = answer["choices"][0]["fusion"]
+    return reports
+
+
+def weights_table(ensemble: str, reports: Reports) -> Table:
+    """One row per member: perplexity, and its weight by each method; below it what could not be done."""
+    first = next(iter(reports.values()))
+    told = first["weighting"]
+    result = table(f"{escape(ensemble)}: {told['tokens']} tokens of {escape(first['pivot'])} measured")
+    result.add_column("member", no_wrap=True)
+    result.add_column("perplexity", justify="right")
+    for method in reports:
+        result.add_column(method, justify="right", no_wrap=True)
+    for member in told["weights"]:
+        perplexity = told["perplexity"].get(member)
+        cells = [_weight(report["weighting"], member) for report in reports.values()]
+        result.add_row(escape(member), "" if perplexity is None else f"{perplexity:.2f}", *cells)
+    notes = dict.fromkeys(note for report in reports.values() for note in report["weighting"]["notes"])
+    result.caption = "\n".join(map(escape, notes)) or None
+    return result
+
+
+def _weight(weighting: dict[str, Any], member: str) -> str:
+    closed = " [dim]closed[/]" if member in weighting["pruned"] else ""
+    return f"{weighting['weights'][member]:.3f}{closed}"

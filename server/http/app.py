@@ -1,0 +1,101 @@
+"""The HTTP application: routes, what wraps them, and the fuser's lifetime."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+from fastapi import FastAPI
+from fastapi.concurrency import run_in_threadpool
+from starlette.middleware import Middleware
+
+from server.http.errors import ErrorResponse, install_handlers
+from server.http.middleware.auth import BearerAuth
+from server.http.middleware.drain import Admission
+from server.http.middleware.edges import BodyLimit, RequestId
+from server.http.options import ServerOptions
+from server.http.routes.chat import chat_router
+from server.http.routes.completions import completions_router
+from server.http.routes.models import models_router
+from server.http.routes.operations import operations_router
+from server.http.routes.tokens import tokens_router
+from server.http.service import Service
+from server.telemetry.logs import log_request
+from server.telemetry.metrics.decoding import DecodingMetrics
+from server.telemetry.metrics.exposition import describe
+from server.telemetry.metrics.requests import RequestMetrics
+from server.telemetry.record import Record
+
+if TYPE_CHECKING:
+    from fusion.ensemble import Ensemble
+    from fusion.loop.fuser import Fuser
+    from server.telemetry.traces import Tracing
+
+# Every error has the same shape, and a request that fails validation is answered with 400, never 422.
+RESPONSES: dict[int | str, dict[str, Any]] = {"default": {"model": ErrorResponse, "description": "Error"}}
+
+
+def create_app(ensembles: dict[str, Ensemble], fuser: Fuser, options: ServerOptions) -> FastAPI:
+    """The OpenAI-compatible API over running members.
+
+    Args:
+        ensembles: what is served, by name; not empty. The first one is the default where a name is optional.
+        fuser: decodes them; started and stopped with the application.
+        options: limits and keys.
+    """
+    service = Service(ensembles, fuser, options)
+    describe(service.catalogue, ensembles, options.version)
+    fuser.observer = DecodingMetrics(service.catalogue, ensembles)
+    metrics = RequestMetrics(service.catalogue, ensembles)
+
+    tracing = _tracing(options.otlp_endpoint)
+
+    def on_end(record: Record) -> None:
+        metrics.ended(record)
+        log_request(record)
+        if tracing is not None:
+            tracing.ended(record)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        await run_in_threadpool(fuser.start)
+        try:
+            yield
+        finally:
+            await run_in_threadpool(fuser.stop)
+            if tracing is not None:
+                await run_in_threadpool(tracing.stop)
+
+    middleware = [
+        Middleware(RequestId, metrics=metrics, on_end=on_end),
+        Middleware(Admission, lifecycle=service.lifecycle),
+    ]
+    if options.api_keys:
+        middleware.append(Middleware(BearerAuth, api_keys=options.api_keys))
+    middleware.append(Middleware(BodyLimit, limit=options.max_body_bytes))
+    app = FastAPI(
+        title="Tutti",
+        version=options.version,
+        lifespan=lifespan,
+        middleware=middleware,
+        redirect_slashes=False,
+        strict_content_type=False,
+        responses=RESPONSES,
+    )
+    install_handlers(app)
+    app.state.lifecycle = service.lifecycle
+    for build in (chat_router, completions_router, models_router, tokens_router, operations_router):
+        app.include_router(build(service))
+    return app
+
+
+def _tracing(endpoint: str | None) -> Tracing | None:
+    """Tracing, where the configuration or OpenTelemetry's environment names an endpoint."""
+    variables = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+    if endpoint is None and not any(os.environ.get(name) for name in variables):
+        return None
+    from server.telemetry.traces import Tracing
+
+    return Tracing(endpoint)

@@ -1,0 +1,232 @@
+"""From the fuser's thread to the event loop: the sequences of one request, as they grow."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING
+
+from alignment.errors import Unavailable
+from fusion.core import FinishReason, FusionParams, Prompt, RoundReport, SamplingParams, Token, Update
+from fusion.weighting import WeightingReport
+from server.http.protocol.common import Usage
+from server.http.protocol.fusion import FusionReport, fusion_report
+from server.telemetry.record import Record
+
+if TYPE_CHECKING:
+    from fusion.ensemble import Ensemble
+    from fusion.loop.fuser import Fuser
+
+
+@dataclass
+class Choice:
+    """One sequence of a request: what it has produced so far."""
+
+    index: int
+    texts: list[str] = field(default_factory=list)
+    tokens: list[Token] = field(default_factory=list)
+    rounds: list[RoundReport] = field(default_factory=list)
+    departed: dict[str, str] = field(default_factory=dict)
+    returned: dict[str, int] = field(default_factory=dict)
+    weighting: WeightingReport | None = None
+    pivot: str | None = None
+    prompt: tuple[Token, ...] = ()
+    finish: FinishReason | None = None
+    stop_reason: str | int | None = None
+
+    @property
+    def text(self) -> str:
+        """All settled text."""
+        return "".join(self.texts)
+
+    def add(self, update: Update) -> None:
+        """Take in what a round brought."""
+        self.texts.append(update.text)
+        self.tokens.extend(update.tokens)
+        self.rounds.extend(update.rounds)
+        self.departed.update(update.departed)
+        self.returned.update(update.returned)
+        self.weighting = update.weighting
+        self.pivot = update.pivot
+        self.prompt += update.prompt
+        self.finish = update.finish
+        self.stop_reason = update.stop_reason
+
+
+class Generation:
+    """The sequences of one request.
+
+    Lives on the event loop that made it; only `_arrive` is called from the fuser's thread. Whoever makes one
+    calls `close`, whatever happens: it is what frees the caches when a client goes away.
+
+    Args:
+        fuser: where the sequences run.
+        ensemble: what decodes them.
+        fusion: how.
+        prompts: each once, whatever the number of choices for it.
+        record: of the request, told of everything that arrives.
+        timeout: seconds until it fails; None for never.
+    """
+
+    def __init__(
+        self,
+        fuser: Fuser,
+        ensemble: Ensemble,
+        fusion: FusionParams,
+        *,
+        prompts: Sequence[Prompt],
+        record: Record,
+        timeout: float | None = None,
+    ) -> None:
+        self.fuser = fuser
+        self.ensemble = ensemble
+        self.fusion = fusion
+        self.prompts = prompts
+        self.record = record
+        self.timeout = timeout
+        self.choices: list[Choice] = []
+        self._loop = asyncio.get_running_loop()
+        self._deadline = None if timeout is None else self._loop.time() + timeout
+        self._sequences: dict[int, int] = {}  # by index of the choice; unfinished ones
+        self._arrived: deque[tuple[int, Update]] = deque()
+        self._signal = asyncio.Event()
+
+    def submit(self, choices: Sequence[tuple[Prompt, SamplingParams]], *, flow: str) -> None:
+        """Start one sequence for each pair, as many for each prompt.
+
+        Raises:
+            Overloaded: there is no room for all of them; none is left running.
+        """
+        self.choices = [Choice(index) for index in range(len(choices))]
+        self.record.begin(self.ensemble.name, self.prompt_tokens, len(choices))
+        try:
+            for index, (prompt, sampling) in enumerate(choices):
+                number = self.fuser.submit(
+                    self.ensemble,
+                    prompt,
+                    sampling,
+                    self.fusion,
+                    flow=flow,
+                    on_update=partial(self._arrive, index),
+                )
+                self._sequences[index] = self.record.sequences[index].number = number
+        except BaseException:
+            self.close()
+            self.record.refused()
+            raise
+
+    def view(self, choice: Choice) -> Ensemble:
+        """The ensemble around the pivot whose tokens the choice is in."""
+        return self.ensemble.view(choice.pivot)
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Of all prompts together, counted once each, in the pivot's tokens."""
+        each = max(len(self.choices) // max(len(self.prompts), 1), 1)
+        views = [self.view(choice) for choice in self.choices[::each]] or [self.ensemble] * len(self.prompts)
+        return sum(len(prompt.ids[view.pivot]) for prompt, view in zip(self.prompts, views, strict=True))
+
+    @property
+    def running(self) -> bool:
+        """Whether any sequence is unfinished."""
+        return bool(self._sequences)
+
+    @property
+    def usage(self) -> Usage:
+        """Token counts so far."""
+        prompt, completion = self.prompt_tokens, sum(len(choice.tokens) for choice in self.choices)
+        return Usage(prompt_tokens=prompt, completion_tokens=completion, total_tokens=prompt + completion)
+
+    def report(self, choice: Choice) -> FusionReport | None:
+        """What the members did, where the request asked for it."""
+        if not self.fusion.report:
+            return None
+        return fusion_report(
+            self.ensemble,
+            self.fusion,
+            self.view(choice).pivot,
+            choice.rounds,
+            choice.departed,
+            choice.returned,
+            choice.weighting,
+        )
+
+    async def wait(self, seconds: float | None = None) -> bool:
+        """Whether something arrived within so many seconds.
+
+        Raises:
+            Unavailable: the request took longer than it may.
+        """
+        ends = [] if self._deadline is None else [self._deadline]
+        if seconds is not None:
+            ends.append(self._loop.time() + seconds)
+        try:
+            async with asyncio.timeout_at(min(ends, default=None)):
+                await self._signal.wait()
+        except TimeoutError:
+            if self._deadline is not None and self._loop.time() >= self._deadline:
+                self.record.error = Unavailable(
+                    f"The answer took longer than the {self.timeout:g} seconds this server allows; "
+                    "lower max_tokens or try again."
+                )
+                raise self.record.error from None
+            return False
+        return True
+
+    def take(self) -> Iterator[tuple[Choice, Update]]:
+        """What arrived since the last call, in order, already added to its choice.
+
+        Raises:
+            Exception: the one a sequence failed with.
+        """
+        self._signal.clear()
+        while self._arrived:
+            index, update = self._arrived.popleft()
+            if update.finish is not None or update.error is not None:
+                del self._sequences[index]
+            if update.error is not None:
+                raise update.error
+            choice = self.choices[index]
+            turned = update.pivot != choice.pivot
+            choice.add(update)
+            if turned:  # the prompt has decided whose tokens are counted
+                self.record.prompt_tokens = self.prompt_tokens
+            yield choice, update
+
+    async def settle(self, seconds: float) -> None:
+        """Wait for the first sign of life, at most so long, and let it be an error while it can have a status.
+
+        Raises:
+            Exception: the one that the first sequence failed with.
+        """
+        if await self.wait(seconds) and (error := self._arrived[0][1].error) is not None:
+            raise error
+
+    async def finish(self) -> None:
+        """Run to the end.
+
+        Raises:
+            Exception: the one a sequence failed with.
+        """
+        while self.running:
+            await self.wait()
+            for _ in self.take():
+                pass
+
+    def close(self) -> None:
+        """Stop what is still running."""
+        if self._sequences:
+            self.record.cancelled = True
+        for sequence in self._sequences.values():
+            self.fuser.cancel(sequence)
+        self._sequences.clear()
+
+    def _arrive(self, index: int, update: Update) -> None:
+        self.record.update(index, update)
+        self._arrived.append((index, update))
+        with contextlib.suppress(RuntimeError):  # the loop closes when the server stops while a sequence runs
+            self._loop.call_soon_threadsafe(self._signal.set)

@@ -1,0 +1,55 @@
+"""Bearer keys, and whose turn in the waiting line a request counts as."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Iterable
+
+from fastapi import Request
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from server.http.errors import Unauthorized, error_response
+
+# Load balancers and Prometheus have no key.
+OPEN_PATHS = frozenset({"/health", "/ready", "/metrics", "/version"})
+
+
+class BearerAuth:
+    """Lets a request through when its bearer key is one of ours.
+
+    Digests are compared, all of them and in constant time, so that neither a key's length nor how much of it
+    was right can be measured.
+    """
+
+    def __init__(self, app: ASGIApp, api_keys: Iterable[str]) -> None:
+        self.app = app
+        self.digests = [_digest(key.encode()) for key in api_keys]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer 401, or pass the request on."""
+        if scope["type"] != "http" or scope["path"] in OPEN_PATHS or scope["method"] == "OPTIONS":
+            await self.app(scope, receive, send)
+            return
+        scheme, _, key = Headers(scope=scope).get("authorization", "").partition(" ")
+        digest = _digest(key.strip().encode("latin-1"))  # headers arrive decoded as latin-1
+        known = [hmac.compare_digest(digest, ours) for ours in self.digests]
+        if scheme.lower() != "bearer" or not any(known):
+            refusal = Unauthorized(
+                "The API key is missing or wrong; send it as 'Authorization: Bearer KEY'.", code="invalid_api_key"
+            )
+            await error_response(refusal)(scope, receive, send)
+            return
+        scope.setdefault("state", {})["key_digest"] = digest.hex()
+        await self.app(scope, receive, send)
+
+
+def flow_of(request: Request) -> str:
+    """Requests of one flow share their turn: one API key, or one client address where there are no keys."""
+    digest: str | None = getattr(request.state, "key_digest", None)
+    return digest or (request.client.host if request.client else "")
+
+
+def _digest(key: bytes) -> bytes:
+    return hashlib.sha256(key).digest()

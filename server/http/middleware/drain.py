@@ -1,0 +1,50 @@
+"""Between the first request and the last: whether requests are taken, and how many are in progress."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from alignment.errors import Unavailable
+from fusion.loop.line import STOPPING
+from server.http.errors import error_response
+from server.http.middleware.auth import OPEN_PATHS
+
+RETRY_SECONDS = 1  # another replica can take the request at once
+
+
+@dataclass(slots=True)
+class Lifecycle:
+    """The state of the server process, on its event loop's thread."""
+
+    draining: bool = False
+    in_progress: int = 0
+
+
+class Admission:
+    """Answers 503 to requests that come while the server drains, and counts those in progress.
+
+    The server still listens then, because a load balancer goes on sending until it has noticed: its requests get
+    an answer that sends them elsewhere, not a refused connection.
+    """
+
+    def __init__(self, app: ASGIApp, lifecycle: Lifecycle) -> None:
+        self.app = app
+        self.lifecycle = lifecycle
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer 503, or pass the request on."""
+        if scope["type"] != "http" or scope["path"] in OPEN_PATHS:
+            await self.app(scope, receive, send)
+            return
+        if self.lifecycle.draining:
+            scope["state"]["record"].draining = True
+            headers = {"Retry-After": str(RETRY_SECONDS), "Connection": "close"}
+            await error_response(Unavailable(STOPPING), headers)(scope, receive, send)
+            return
+        self.lifecycle.in_progress += 1
+        try:
+            await self.app(scope, receive, send)
+        finally:
+            self.lifecycle.in_progress -= 1

@@ -1,0 +1,170 @@
+"""POST /v1/chat/completions: the request, and the conversation as chat templates know it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from alignment.errors import InvalidRequest, NotImplementedYet
+from server.http.errors import shorten
+from server.http.protocol.common import RequestModel, expected
+from server.http.protocol.fusion import FusionFields
+from server.http.protocol.sampling import SamplingFields
+
+# What a request may hand to the chat template must not replace what the template is called with.
+RESERVED_TEMPLATE_KWARGS = frozenset(
+    {
+        "add_generation_prompt",
+        "chat_template",
+        "continue_final_message",
+        "conversation",
+        "documents",
+        "load_audio_from_video",
+        "max_length",
+        "messages",
+        "padding",
+        "processor_kwargs",
+        "return_assistant_tokens_mask",
+        "return_dict",
+        "return_tensors",
+        "tokenize",
+        "tokenizer_kwargs",
+        "tools",
+        "truncation",
+    }
+)
+
+
+class Part(RequestModel):
+    """A piece of a message's content; only text is understood."""
+
+    type: str
+    text: str | None = None
+
+
+Content = Annotated[str | list[Part], expected('a string or a list of parts like {"type": "text", "text": "..."}')]
+
+
+class Message(RequestModel):
+    """One message of a conversation."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: Content | None = None
+    name: str | None = None
+    tool_calls: list[Any] | None = None
+    tool_call_id: str | None = None
+
+
+Messages = Annotated[list[Message], Field(min_length=1)]
+
+
+class RenderingFields(RequestModel):
+    """How messages are rendered; what chat completions and `/tokenize` have in common."""
+
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+
+
+class ChatRequest(SamplingFields, RenderingFields):
+    """The body of a chat completion. `max_completion_tokens` wins over its older name, `max_tokens`."""
+
+    model: str
+    messages: Messages
+    max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0)] | None = None
+    fusion: FusionFields | None = None
+
+    @property
+    def limit(self) -> tuple[str, int | None]:
+        """The newer name of the two that was used."""
+        if self.max_completion_tokens is None:
+            return "max_tokens", self.max_tokens
+        return "max_completion_tokens", self.max_completion_tokens
+
+    @property
+    def alternatives(self) -> tuple[str, int | None]:
+        """None unless `logprobs` is true.
+
+        Raises:
+            InvalidRequest: alternatives without log-probabilities.
+        """
+        if self.top_logprobs and not self.logprobs:
+            raise InvalidRequest("top_logprobs is allowed only with logprobs: true.", param="top_logprobs")
+        return "top_logprobs", (self.top_logprobs or 0) if self.logprobs else None
+
+
+def rendering(messages: list[Message], fields: RenderingFields) -> dict[str, Any]:
+    """A conversation as keyword arguments of `encode_chat`.
+
+    Raises:
+        InvalidRequest: a part that is no text, a message without content, or contradictory fields.
+        NotImplementedYet: a message that calls tools.
+    """
+    continued = bool(fields.continue_final_message)
+    if continued and fields.add_generation_prompt:
+        raise InvalidRequest(
+            "continue_final_message and add_generation_prompt exclude each other; set one of them.",
+            param="continue_final_message",
+        )
+    if continued and messages[-1].role != "assistant":
+        raise InvalidRequest(
+            "continue_final_message needs a last message of role assistant.", param="continue_final_message"
+        )
+    kwargs = fields.chat_template_kwargs or {}
+    for name in kwargs:
+        if name in RESERVED_TEMPLATE_KWARGS:
+            raise InvalidRequest(
+                f"chat_template_kwargs must not set {name}.", param=f"chat_template_kwargs.{name}"
+            )
+    return {
+        "messages": [_plain(message, index) for index, message in enumerate(messages)],
+        "add_generation_prompt": not continued and fields.add_generation_prompt is not False,
+        "continue_final_message": continued,
+        "template_kwargs": kwargs,
+    }
+
+
+def _plain(message: Message, index: int) -> dict[str, Any]:
+    """The message as chat templates know it: content is a string, and `developer` is today's `system`."""
+    where = f"messages[{index}]"
+    if message.tool_calls:
+        raise NotImplementedYet(
+            f"{where} calls tools, which are not supported yet.",
+            param=f"{where}.tool_calls",
+            code="not_implemented",
+        )
+    plain = {
+        "role": "system" if message.role == "developer" else message.role,
+        "content": _text(message, f"{where}.content"),
+    }
+    if message.name is not None:
+        plain["name"] = message.name
+    if message.tool_call_id is not None:
+        plain["tool_call_id"] = message.tool_call_id
+    return plain
+
+
+def _text(message: Message, where: str) -> str:
+    """The content as one string, its parts on lines of their own."""
+    match message.content:
+        case str(text):
+            return text
+        case None if message.role == "assistant":  # clients send back an answer that was empty
+            return ""
+        case None:
+            raise InvalidRequest(f"{where} is missing.", param=where)
+        case parts:
+            texts = []
+            for index, part in enumerate(parts):
+                if part.type != "text":
+                    raise InvalidRequest(
+                        f"{where}[{index}] is of type {shorten(part.type)}, but only text is understood.",
+                        param=f"{where}[{index}].type",
+                    )
+                if part.text is None:
+                    raise InvalidRequest(f"{where}[{index}].text is missing.", param=f"{where}[{index}].text")
+                texts.append(part.text)
+            return "\n".join(texts)

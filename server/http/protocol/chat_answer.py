@@ -1,0 +1,91 @@
+"""POST /v1/chat/completions: the answer, whole and as a stream."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from server.http.protocol.common import AnswerModel, Usage, is_none
+from server.http.protocol.fusion import FusionReport
+
+
+class ChatTopLogprob(AnswerModel):
+    """An alternative to a token. `bytes` is null for special tokens, which stand for no text."""
+
+    token: str
+    logprob: float
+    bytes: list[int] | None
+
+
+class ChatLogprob(ChatTopLogprob):
+    """A token of the answer with its best alternatives."""
+
+    top_logprobs: list[ChatTopLogprob]
+
+
+class ChatLogprobs(AnswerModel):
+    """The tokens of a choice, or of a chunk of it."""
+
+    content: list[ChatLogprob]
+
+
+class AnswerMessage(AnswerModel):
+    """The assistant's message."""
+
+    role: Literal["assistant"] = "assistant"
+    content: str
+    refusal: None = None
+
+
+class ChatChoice(AnswerModel):
+    """One of `n` answers."""
+
+    index: int
+    message: AnswerMessage
+    logprobs: ChatLogprobs | None
+    finish_reason: Literal["stop", "length"] | None
+    stop_reason: str | int | None
+    fusion: FusionReport | None = Field(default=None, exclude_if=is_none)
+
+
+class ChatCompletion(AnswerModel):
+    """The whole answer."""
+
+    id: str
+    object: Literal["chat.completion"] = "chat.completion"
+    created: int
+    model: str
+    choices: list[ChatChoice]
+    usage: Usage
+    system_fingerprint: str
+
+
+class Delta(AnswerModel):
+    """What a chunk adds to its message."""
+
+    role: Literal["assistant"] | None = Field(default=None, exclude_if=is_none)
+    content: str | None = Field(default=None, exclude_if=is_none)
+
+
+class ChatChunkChoice(AnswerModel):
+    """What a chunk adds to one of `n` answers."""
+
+    index: int
+    delta: Delta
+    logprobs: ChatLogprobs | None = None
+    finish_reason: Literal["stop", "length"] | None = None
+    stop_reason: str | int | None = Field(default=None, exclude_if=is_none)
+    fusion: FusionReport | None = Field(default=None, exclude_if=is_none)
+
+
+class ChatChunk(AnswerModel):
+    """One event of a stream."""
+
+    id: str
+    object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
+    created: int
+    model: str
+    choices: list[ChatChunkChoice]
+    usage: Usage | None = Field(default=None, exclude_if=is_none)
+    system_fingerprint: str

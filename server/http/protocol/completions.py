@@ -1,0 +1,113 @@
+"""POST /v1/completions: the request and its answers."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from alignment.errors import InvalidRequest, NotImplementedYet
+from server.http.errors import shorten
+from server.http.protocol.common import AnswerModel, Usage, expected, is_none
+from server.http.protocol.fusion import FusionFields, FusionReport
+from server.http.protocol.sampling import SamplingFields
+
+Prompts = Annotated[
+    str | list[str] | list[int] | list[list[int]],
+    expected("a string, a list of strings, a list of token ids or a list of such lists"),
+]
+
+
+class CompletionRequest(SamplingFields):
+    """The body of a text completion. Token ids are the pivot's."""
+
+    default_max_tokens: ClassVar[int | None] = 16
+
+    model: str
+    prompt: Prompts
+    add_special_tokens: bool | None = None
+    best_of: Annotated[int, Field(ge=1)] | None = None
+    logprobs: Annotated[int, Field(ge=0)] | None = None
+    echo: bool | None = None
+    fusion: FusionFields | None = None
+
+    @property
+    def alternatives(self) -> tuple[str, int | None]:
+        """`logprobs` is the number itself."""
+        return "logprobs", self.logprobs
+
+    @property
+    def prompt_alternatives(self) -> int | None:
+        """With `echo`, as many as for the answer."""
+        return self.logprobs if self.echo else None
+
+
+def prompts(body: CompletionRequest, limit: int) -> list[str] | list[list[int]]:
+    """The prompts one by one.
+
+    Raises:
+        InvalidRequest: there is none, or more than `limit`.
+    """
+    several = [body.prompt] if isinstance(body.prompt, str) else body.prompt
+    if not several:
+        raise InvalidRequest("prompt is an empty list; give at least one prompt.", param="prompt")
+    if isinstance(several[0], int):
+        return [several]
+    if len(several) > limit:
+        raise InvalidRequest(
+            f"prompt holds {len(several)} prompts; at most {limit} are allowed in one request.", param="prompt"
+        )
+    return several
+
+
+def check_best_of(body: CompletionRequest) -> None:
+    """`best_of` may only say what `n` says.
+
+    Raises:
+        InvalidRequest: it is less than `n`.
+        NotImplementedYet: it is more.
+    """
+    n = body.n or 1
+    if body.best_of is not None and body.best_of < n:
+        raise InvalidRequest(f"best_of should be at least n, which is {shorten(n)}.", param="best_of")
+    if body.best_of is not None and body.best_of > n:
+        raise NotImplementedYet(
+            "best_of larger than n is not supported yet; use n and choose among its answers.",
+            param="best_of",
+            code="not_implemented",
+        )
+
+
+class CompletionLogprobs(AnswerModel):
+    """Parallel lists, one entry per token. `text_offset` counts characters from the start of the answer.
+
+    Nothing predicts the first token of a prompt that is echoed: it has no log-probability and no alternatives.
+    """
+
+    tokens: list[str]
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None]
+    text_offset: list[int]
+
+
+class CompletionChoice(AnswerModel):
+    """One of `n` answers to one of the prompts."""
+
+    index: int
+    text: str
+    logprobs: CompletionLogprobs | None = None
+    finish_reason: Literal["stop", "length"] | None = None
+    stop_reason: str | int | None = None
+    fusion: FusionReport | None = Field(default=None, exclude_if=is_none)
+
+
+class Completion(AnswerModel):
+    """The whole answer, or one event of a stream; `usage` is in the answer and in the last event."""
+
+    id: str
+    object: Literal["text_completion"] = "text_completion"
+    created: int
+    model: str
+    choices: list[CompletionChoice]
+    usage: Usage | None = Field(default=None, exclude_if=is_none)
+    system_fingerprint: str

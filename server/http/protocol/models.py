@@ -1,0 +1,34 @@
+"""GET /v1/models."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from server.http.protocol.common import AnswerModel
+
+
+class ModelFusion(AnswerModel):
+    """Which members decode together under this name, and in whose vocabulary."""
+
+    pivot: str
+    members: list[str]
+
+
+class ModelCard(AnswerModel):
+    """One served name."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: Literal["tutti"] = "tutti"
+    root: str
+    parent: None = None
+    max_model_len: int
+    fusion: ModelFusion
+
+
+class ModelList(AnswerModel):
+    """All served names."""
+
+    object: Literal["list"] = "list"
+    data: list[ModelCard]

@@ -1,0 +1,83 @@
+"""Fields beyond those we have: 501 for features that would change the answer, a line in the log for the rest."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+
+from alignment.errors import NotImplementedYet
+from server.http.errors import shorten
+from server.http.protocol.common import RequestModel
+
+logger = logging.getLogger(__name__)
+
+NOTHING: tuple[object, ...] = (None, False, "", [], {})
+
+# Ignoring these would give an answer other than the one asked for. To each the values that ask for nothing.
+UNBUILT: dict[str, tuple[object, ...]] = {
+    **dict.fromkeys(
+        (
+            "allowed_token_ids",
+            "audio",
+            "bad_words",
+            "chat_template",
+            "documents",
+            "functions",
+            "guided_choice",
+            "guided_grammar",
+            "guided_json",
+            "guided_regex",
+            "logits_processors",
+            "prompt_embeds",
+            "prompt_logprobs",
+            "return_token_ids",
+            "return_tokens_as_token_ids",
+            "structured_outputs",
+            "suffix",
+            "tools",
+            "truncate_prompt_tokens",
+            "use_beam_search",
+        ),
+        NOTHING,
+    ),
+    "function_call": (None, "none"),
+    "modalities": (None, ["text"]),
+    "response_format": (None, {"type": "text"}),
+    "skip_special_tokens": (None, True),
+    "tool_choice": (None, "none"),
+    "web_search_options": (None,),
+}
+
+MAX_LOGGED = 1000
+_logged: set[str] = set()
+
+
+def check_unknown(body: RequestModel) -> None:
+    """Refuse what is not built and log, once per name, what is ignored.
+
+    Raises:
+        NotImplementedYet: naming the field.
+    """
+    for name, value in (body.model_extra or {}).items():
+        if name in UNBUILT and not _asks_nothing(value, UNBUILT[name]):
+            raise NotImplementedYet(
+                f"{name} is not supported yet; leave it out.", param=name, code="not_implemented"
+            )
+    for name in _unknown(body, ""):
+        # Bounded, so that made-up names fill neither the log nor the memory.
+        if name not in _logged and len(_logged) < MAX_LOGGED:
+            _logged.add(name)
+            logger.info("requests hold the unknown field %s, which is ignored", shorten(name))
+
+
+def _asks_nothing(value: object, nothing: tuple[object, ...]) -> bool:
+    return any(type(value) is type(harmless) and value == harmless for harmless in nothing)  # 0 is not false
+
+
+def _unknown(body: RequestModel, prefix: str) -> Iterator[str]:
+    yield from (prefix + name for name in body.model_extra or {} if prefix or name not in UNBUILT)
+    for name, value in body:
+        inside = value if isinstance(value, list) else [value]
+        for item in inside:
+            if isinstance(item, RequestModel):
+                yield from _unknown(item, f"{prefix}{name}.")

@@ -1,0 +1,149 @@
+"""POST /v1/completions."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from fastapi import APIRouter, Request, Response
+from fastapi.concurrency import run_in_threadpool
+
+from alignment.errors import InvalidRequest
+from fusion.core import Prompt, Token, Update
+from server.http.generation import Choice, Generation
+from server.http.protocol.body import StrictJsonRoute
+from server.http.protocol.common import Usage
+from server.http.protocol.completions import (
+    Completion,
+    CompletionChoice,
+    CompletionLogprobs,
+    CompletionRequest,
+    check_best_of,
+    prompts,
+)
+from server.http.protocol.logprobs import characters, completion_logprobs
+from server.http.routes.submit import Asked
+from server.http.service import Service
+
+
+class CompletionShape:
+    """Answers as text completions. `echo` holds the text that each choice begins with, if it begins with one."""
+
+    def __init__(self, generation: Generation, model: str, *, logprobs: bool, echo: Sequence[str] = ()) -> None:
+        self.generation = generation
+        self.model = model
+        self.logprobs = logprobs
+        self.echo = echo
+        self.id = f"cmpl-{uuid.uuid4().hex}"
+        self.created = int(time.time())
+        self._characters: Counter[int] = Counter()  # that each choice's sent tokens began
+
+    def opening(self, choices: list[Choice]) -> Iterator[Completion]:
+        """Nothing: a text has no role."""
+        return iter(())
+
+    def chunks(self, choice: Choice, update: Update) -> Iterator[Completion]:
+        """The new text, then how it ended. A round whose text is still held back may have nothing to say."""
+        tokens, text = (*update.prompt, *update.tokens), update.text
+        if self.echo and len(choice.texts) == 1:
+            text = self.echo[choice.index] + text
+        logprobs = self._logprobs(choice, tokens, self._characters[choice.index]) if tokens else None
+        self._characters[choice.index] += characters(tokens)
+        if text or logprobs:
+            yield self._completion([CompletionChoice(index=choice.index, text=text, logprobs=logprobs)])
+        if update.finish:
+            yield self._completion(
+                [
+                    CompletionChoice(
+                        index=choice.index,
+                        text="",
+                        finish_reason=update.finish,
+                        stop_reason=update.stop_reason,
+                        fusion=self.generation.report(choice),
+                    )
+                ]
+            )
+
+    def closing(self, usage: Usage) -> Completion:
+        """The chunk of usage, which has no choices."""
+        return self._completion([], usage)
+
+    def whole(self, choices: list[Choice], usage: Usage) -> Completion:
+        """The answer in one piece."""
+        texts = [
+            CompletionChoice(
+                index=choice.index,
+                text=(self.echo[choice.index] if self.echo else "") + choice.text,
+                logprobs=self._logprobs(choice, (*choice.prompt, *choice.tokens), 0),
+                finish_reason=choice.finish,
+                stop_reason=choice.stop_reason,
+                fusion=self.generation.report(choice),
+            )
+            for choice in choices
+        ]
+        return self._completion(texts, usage)
+
+    def _completion(self, choices: list[CompletionChoice], usage: Usage | None = None) -> Completion:
+        return Completion(
+            id=self.id,
+            created=self.created,
+            model=self.model,
+            choices=choices,
+            usage=usage,
+            system_fingerprint=self.generation.ensemble.fingerprint,
+        )
+
+    def _logprobs(self, choice: Choice, tokens: Sequence[Token], start: int) -> CompletionLogprobs | None:
+        if not self.logprobs:
+            return None
+        return completion_logprobs(tokens, self.generation.view(choice).tokenizer, start)
+
+
+def completions_router(service: Service) -> APIRouter:
+    """The route, bound to what it serves."""
+    router = APIRouter(route_class=StrictJsonRoute, tags=["completions"])
+    most = service.options.max_prompts
+
+    @router.post("/v1/completions", response_model=Completion)
+    async def create_completion(request: Request, body: CompletionRequest) -> Response:
+        """Go on from a text, or from several."""
+        check_best_of(body)
+        asked = Asked.of(service, body)
+        ensemble, n = asked.ensemble, asked.choices
+
+        def written(prompt: str | list[int]) -> str:
+            if isinstance(prompt, str):
+                return prompt
+            return ensemble.tokenizer.surface_of(prompt).decode(errors="replace")
+
+        def encode(prompt: str | list[int]) -> Prompt:
+            if isinstance(prompt, str):
+                special = body.add_special_tokens is not False
+                return ensemble.encode_text(prompt, add_special_tokens=special, locate=asked.located)
+            if ensemble.views:
+                raise InvalidRequest(
+                    f"prompt is token ids, but {ensemble.name} has no fixed pivot whose they could be; send text.",
+                    param="prompt",
+                )
+            return ensemble.encode_ids(prompt, locate=asked.located)
+
+        texts = prompts(body, most)
+        if len(texts) * n > most:
+            raise InvalidRequest(
+                f"{len(texts)} prompts with n {n} are {len(texts) * n} sequences; this server takes at most "
+                f"{most} in one request.",
+                param="prompt",
+            )
+        echo = [text for prompt in texts for text in [written(prompt)] * n] if body.echo else []
+        return await asked.answer(
+            request,
+            await run_in_threadpool(lambda: [encode(text) for text in texts]),
+            lambda generation: CompletionShape(
+                generation, body.model, logprobs=body.logprobs is not None, echo=echo
+            ),
+            param="prompt",
+        )
+
+    return router

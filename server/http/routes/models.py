@@ -1,0 +1,35 @@
+"""GET /v1/models, GET /v1/models/{id}."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+from server.http.protocol.models import ModelCard, ModelFusion, ModelList
+from server.http.service import Service
+
+
+def models_router(service: Service) -> APIRouter:
+    """The routes, bound to what they serve."""
+    router = APIRouter(tags=["models"])
+
+    def card(name: str) -> ModelCard:
+        ensemble = service.ensemble(name)
+        return ModelCard(
+            id=name,
+            created=service.started,
+            root=name,
+            max_model_len=ensemble.context,
+            fusion=ModelFusion(pivot=ensemble.pivot_name, members=list(ensemble.models)),
+        )
+
+    @router.get("/v1/models")
+    async def list_models() -> ModelList:
+        """All served names."""
+        return ModelList(data=[card(name) for name in service.ensembles])
+
+    @router.get("/v1/models/{name:path}")
+    async def retrieve_model(name: str) -> ModelCard:
+        """One of them; names may contain slashes."""
+        return card(name)
+
+    return router

@@ -1,0 +1,72 @@
+"""What load balancers, Prometheus and operators ask, without a key: GET /health, /ready, /metrics, /version."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from fastapi import APIRouter, Request, Response
+
+from alignment.errors import Unavailable
+from fusion.loop.line import STOPPING
+from server.http.service import Service
+from server.telemetry.metrics.exposition import exposition, refresh
+
+
+def _missed(service: Service, away: Collection[str]) -> list[str]:
+    """The members for want of which something that is served does not answer.
+
+    A member of ensembles counts as they need it, whether or not it is served under its own name too. One that does
+    not answer and is not known to be down keeps sequences waiting, whatever they could do without.
+    """
+    joint = [ensemble for ensemble in service.ensembles.values() if len(ensemble.models) > 1]
+    shared = {name for ensemble in joint for name in ensemble.models}
+    alone = [e for e in service.ensembles.values() if len(e.models) == 1 and e.pivot not in shared]
+    down = service.fuser.attendance.down
+    missed: set[str] = set()
+    for ensemble in [*joint, *alone]:
+        needed = ensemble.taking_part(ensemble.defaults)
+        gone = [name for name in needed if name in away]
+        spared = [name for name in gone if name in down and ensemble.can_do_without(name)]
+        missed.update(gone if len(gone) == len(needed) else set(gone).difference(spared))
+    return [name for name in away if name in missed]
+
+
+def operations_router(service: Service) -> APIRouter:
+    """The routes, bound to what they are asked about."""
+    router = APIRouter(tags=["operations"])
+
+    @router.head("/health", include_in_schema=False)
+    @router.get("/health")
+    async def health() -> dict[str, str]:
+        """Whether the process is alive: 200, or 503 once the decoding loop has ended and only a restart helps."""
+        if not service.fuser.alive():
+            raise Unavailable("The decoding loop has ended; restart the server.")
+        return {"status": "ok"}
+
+    @router.head("/ready", include_in_schema=False)
+    @router.get("/ready")
+    async def ready() -> dict[str, str | list[str]]:
+        """Whether requests should be sent here: 503 at shutdown, and while an ensemble lacks a member.
+
+        An ensemble that goes on without it keeps the server in service.
+        """
+        if service.lifecycle.draining:
+            raise Unavailable(STOPPING)
+        away = [name for name, member in service.fuser.load().members.items() if not member.up]
+        if missed := _missed(service, away):
+            raise Unavailable(f"Not answering: {', '.join(missed)}.")
+        return {"status": "degraded", "down": away} if away else {"status": "ready"}
+
+    @router.get("/metrics", include_in_schema=False)
+    def metrics(request: Request) -> Response:
+        """All metrics for Prometheus, whether members are up or down: nobody but this process is asked."""
+        refresh(service.catalogue, service.ensembles, service.fuser.load())
+        content, content_type = exposition(service.catalogue, request.headers.get("accept", ""))
+        return Response(content, headers={"Content-Type": content_type})
+
+    @router.get("/version")
+    async def version() -> dict[str, str]:
+        """The server's version."""
+        return {"version": service.options.version}
+
+    return router

@@ -1,0 +1,75 @@
+"""POST /tokenize, POST /detokenize, GET /tokenizer_info: the pivot's tokenizer."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+from fastapi.concurrency import run_in_threadpool
+
+from alignment.errors import InvalidRequest
+from alignment.text.ids import require_ids
+from server.http.protocol.body import StrictJsonRoute
+from server.http.protocol.chat import rendering
+from server.http.protocol.tokens import (
+    DetokenizeAnswer,
+    DetokenizeRequest,
+    TokenizeAnswer,
+    TokenizeRequest,
+    TokenizerInfo,
+)
+from server.http.protocol.unsupported import check_unknown
+from server.http.service import Service
+
+
+def tokens_router(service: Service) -> APIRouter:
+    """The routes, bound to what they serve. Without `model`, they speak of the default ensemble."""
+    router = APIRouter(route_class=StrictJsonRoute, tags=["tokens"])
+
+    @router.post("/tokenize")
+    async def tokenize(body: TokenizeRequest) -> TokenizeAnswer:
+        """The tokens of a text, or of a conversation in the pivot's template."""
+        check_unknown(body)
+        if (body.prompt is None) == (body.messages is None):
+            raise InvalidRequest("Give either prompt or messages.", param="prompt")
+        ensemble = service.ensemble(body.model or service.default_model)
+        tokenizer = ensemble.tokenizer
+
+        def encode() -> list[int]:
+            if body.messages is not None:
+                return tokenizer.encode_chat(**rendering(body.messages, body))
+            return tokenizer.encode(body.prompt or "", add_special_tokens=body.add_special_tokens is not False)
+
+        ids = await run_in_threadpool(encode)
+        strings = [str(token) for token in tokenizer.hf.convert_ids_to_tokens(ids)]
+        return TokenizeAnswer(
+            count=len(ids),
+            max_model_len=ensemble.context,
+            tokens=ids,
+            token_strs=strings if body.return_token_strs else None,
+        )
+
+    @router.post("/detokenize")
+    async def detokenize(body: DetokenizeRequest) -> DetokenizeAnswer:
+        """The text of tokens, special ones included."""
+        check_unknown(body)
+        tokenizer = service.ensemble(body.model or service.default_model).tokenizer
+        require_ids(body.tokens, tokenizer.vocabulary_size, param="tokens")
+        text = await run_in_threadpool(lambda: tokenizer.decode(body.tokens))
+        return DetokenizeAnswer(prompt=text)
+
+    @router.get("/tokenizer_info")
+    async def tokenizer_info(model: str | None = None) -> TokenizerInfo:
+        """What a client needs to render and count tokens as the pivot does."""
+        ensemble = service.ensemble(model or service.default_model)
+        hf = ensemble.tokenizer.hf
+        return TokenizerInfo(
+            tokenizer_class=type(hf).__name__,
+            vocabulary_size=ensemble.tokenizer.vocabulary_size,
+            model_max_length=ensemble.context,
+            chat_template=hf.chat_template,
+            bos_token=hf.bos_token,
+            eos_token=hf.eos_token,
+            unk_token=hf.unk_token,
+            pad_token=hf.pad_token,
+        )
+
+    return router

@@ -1,0 +1,49 @@
+"""What the routes serve: the ensembles by name, the fuser that decodes, and the limits."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from alignment.errors import NotFound
+from server.http.errors import shorten
+from server.http.middleware.drain import Lifecycle
+from server.http.options import ServerOptions
+from server.telemetry.metrics.catalogue import Catalogue
+
+if TYPE_CHECKING:
+    from fusion.ensemble import Ensemble
+    from fusion.loop.fuser import Fuser
+
+
+@dataclass(frozen=True)
+class Service:
+    """Everything a route needs. `ensembles` is not empty; the first one is the default."""
+
+    ensembles: dict[str, Ensemble]
+    fuser: Fuser
+    options: ServerOptions
+    catalogue: Catalogue = field(default_factory=Catalogue)
+    lifecycle: Lifecycle = field(default_factory=Lifecycle)
+    started: int = field(default_factory=lambda: int(time.time()))
+
+    @property
+    def default_model(self) -> str:
+        """The ensemble that answers where naming one is optional."""
+        return next(iter(self.ensembles))
+
+    def ensemble(self, name: str) -> Ensemble:
+        """The ensemble served under this name.
+
+        Raises:
+            NotFound: there is none; the message lists what is served.
+        """
+        if name not in self.ensembles:
+            served = ", ".join(self.ensembles)
+            raise NotFound(
+                f"The model {shorten(name)} is not served here; choose one of {served}.",
+                param="model",
+                code="model_not_found",
+            )
+        return self.ensembles[name]

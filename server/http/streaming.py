@@ -1,0 +1,135 @@
+"""Sending an answer, whole or as server-sent events, for as long as its client listens."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Coroutine, Iterable
+from typing import Any, Protocol
+
+from fastapi import Request, Response
+from fastapi.responses import StreamingResponse
+from pydantic import BaseModel
+from starlette.types import Receive, Scope, Send
+
+from fusion.core import Update
+from server.http.errors import CLIENT_CLOSED_REQUEST, as_request_error, error_body
+from server.http.generation import Choice, Generation
+from server.http.protocol.common import Usage
+
+KEEP_ALIVE = ": keep-alive\n\n"
+DONE = "data: [DONE]\n\n"
+
+
+class Shape(Protocol):
+    """How one endpoint words its answers."""
+
+    def opening(self, choices: list[Choice]) -> Iterable[BaseModel]:
+        """What a stream begins with."""
+
+    def chunks(self, choice: Choice, update: Update) -> Iterable[BaseModel]:
+        """What a round adds to a stream; `choice` already holds it."""
+
+    def closing(self, usage: Usage) -> BaseModel:
+        """The last chunk of a stream that was asked for usage."""
+
+    def whole(self, choices: list[Choice], usage: Usage) -> BaseModel:
+        """The answer in one piece."""
+
+
+class EventStream(StreamingResponse):
+    """A stream of a generation's events, which closes the generation however it ends."""
+
+    media_type = "text/event-stream"
+
+    def __init__(self, generation: Generation, events: AsyncIterator[str]) -> None:
+        # nginx buffers answers unless told otherwise
+        super().__init__(events, headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
+        self.generation = generation
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send, until all is sent or the client is gone."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self.generation.close()
+
+
+async def respond(
+    request: Request,
+    generation: Generation,
+    shape: Shape,
+    *,
+    stream: bool,
+    include_usage: bool,
+    keep_alive_seconds: float,
+) -> Response:
+    """The answer to a request whose sequences are running.
+
+    The headers of a stream wait for the first update, so that a failure before it still gets its HTTP status,
+    but no longer than `keep_alive_seconds`: from then on the client sees that the server lives.
+
+    Raises:
+        Exception: a sequence failed before anything was sent.
+    """
+    try:
+        if stream:
+            if await _while_connected(request, generation.settle(keep_alive_seconds)):
+                return EventStream(generation, _events(generation, shape, include_usage, keep_alive_seconds))
+        elif await _while_connected(request, generation.finish()):
+            whole = shape.whole(generation.choices, generation.usage)
+            return Response(whole.model_dump_json(), media_type="application/json")
+    except BaseException:
+        generation.close()
+        raise
+    generation.close()
+    return Response(status_code=CLIENT_CLOSED_REQUEST)
+
+
+async def _events(
+    generation: Generation, shape: Shape, include_usage: bool, keep_alive_seconds: float
+) -> AsyncIterator[str]:
+    """The stream's events. An error becomes an event too, since the status is already sent."""
+    clock = asyncio.get_running_loop().time
+    for chunk in shape.opening(generation.choices):
+        yield _event(chunk)
+    sent = clock()
+    try:
+        while generation.running:
+            if not await generation.wait(sent + keep_alive_seconds - clock()):
+                yield KEEP_ALIVE
+                sent = clock()
+                continue
+            for choice, update in generation.take():
+                for chunk in shape.chunks(choice, update):
+                    yield _event(chunk)
+                    sent = clock()
+        if include_usage:
+            yield _event(shape.closing(generation.usage))
+    except Exception as error:
+        yield f"data: {json.dumps(error_body(as_request_error(error)))}\n\n"
+    yield DONE
+
+
+def _event(chunk: BaseModel) -> str:
+    return f"data: {chunk.model_dump_json()}\n\n"
+
+
+async def _while_connected(request: Request, work: Coroutine[Any, Any, None]) -> bool:
+    """Run `work` until it is done (True) or the client is gone (False)."""
+
+    async def gone() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    task, watch = asyncio.ensure_future(work), asyncio.ensure_future(gone())
+    try:
+        await asyncio.wait({task, watch}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            return False
+        task.result()
+        return True
+    finally:
+        for running in (task, watch):
+            running.cancel()
+        await asyncio.gather(task, watch, return_exceptions=True)

@@ -1,0 +1,1 @@
+"""Telemetry: metrics, logs and traces of requests and rounds."""

@@ -1,0 +1,100 @@
+"""Requests as metrics: tokens as they come, all else when a request is over."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from server.http.errors import CLIENT_CLOSED_REQUEST
+from server.telemetry.metrics.catalogue import FINISH_REASONS, Catalogue
+
+if TYPE_CHECKING:
+    from server.telemetry.record import Record
+
+# What a status of ours says (alignment/errors.py, server/http/errors.py).
+ERROR_TYPES = {
+    400: "invalid_request",
+    401: "unauthorized",
+    404: "not_found",
+    405: "method_not_allowed",
+    413: "too_large",
+    429: "overloaded",
+    500: "internal",
+    501: "not_implemented",
+    503: "unavailable",
+}
+DRAINING = "draining"  # a 503 by which a server that goes down sends requests elsewhere: nobody's error
+OTHER = "other"
+
+
+class ModelSeries:
+    """The series of one served name, bound once."""
+
+    def __init__(self, catalogue: Catalogue, model: str) -> None:
+        self.first_token = catalogue.time_to_first_token.labels(model)
+        self.inter_token = catalogue.inter_token_latency.labels(model)
+        self.per_token = catalogue.time_per_output_token.labels(model)
+        self.latency = catalogue.e2e_request_latency.labels(model)
+        self.queue = catalogue.request_queue_time.labels(model)
+        self.prefill = catalogue.request_prefill_time.labels(model)
+        self.decode = catalogue.request_decode_time.labels(model)
+        self.prompt_length = catalogue.request_prompt_tokens.labels(model)
+        self.answer_length = catalogue.request_generation_tokens.labels(model)
+        self.prompt = catalogue.prompt_tokens.labels(model)
+        self.generated = catalogue.generation_tokens.labels(model)
+        self.requests = {reason: catalogue.requests.labels(model, reason) for reason in FINISH_REASONS}
+        self.tokens = catalogue.journal(self._count_tokens)
+
+    def _count_tokens(self, told: list[tuple[int, float]]) -> None:
+        """Account for pieces of answers: so many tokens at once, and seconds since the answer's last piece.
+
+        Those are NaN for the first piece of an answer.
+        """
+        numbers, seconds = np.array([number for number, _ in told]), np.array([seconds for _, seconds in told])
+        self.generated.inc(int(numbers.sum()))
+        later = ~np.isnan(seconds)
+        self.inter_token.observe_all(np.repeat(seconds[later] / numbers[later], numbers[later]))
+
+
+class RequestMetrics:
+    """Feeds the metrics of requests. Names that are not served have no series, whatever requests say."""
+
+    def __init__(self, catalogue: Catalogue, models: Iterable[str]) -> None:
+        self.series = {model: ModelSeries(catalogue, model) for model in models}
+        self._http = catalogue.http_requests
+        self._errors = {
+            name: catalogue.request_errors.labels(name) for name in (*ERROR_TYPES.values(), DRAINING, OTHER)
+        }
+
+    def ended(self, record: Record) -> None:
+        """A request is over."""
+        if record.status is not None:
+            path = DRAINING if record.draining else record.path or OTHER
+            self._http.labels(path, str(record.status)).inc()
+            if record.draining:
+                self._errors[DRAINING].inc()
+            elif record.status >= 400 and record.status != CLIENT_CLOSED_REQUEST:
+                self._errors[ERROR_TYPES.get(record.status, OTHER)].inc()
+        if record.model is not None:
+            self._generated(record, self.series[record.model])
+
+    def _generated(self, record: Record, series: ModelSeries) -> None:
+        if record.error is not None and record.status is not None and record.status < 400:  # amid its stream
+            self._errors[ERROR_TYPES.get(getattr(record.error, "status", 500), OTHER)].inc()
+        series.requests[record.outcome].inc()
+        series.prompt.inc(record.prompt_tokens)
+        series.prompt_length.observe(record.prompt_tokens)
+        series.answer_length.observe(record.generated_tokens)
+        if record.outcome in ("stop", "length"):
+            series.latency.observe(record.ended - record.arrived)
+        for sequence in record.sequences:
+            if sequence.tokens > 1:
+                series.per_token.observe((sequence.latest - sequence.first) / (sequence.tokens - 1))
+            account = sequence.account
+            if account is not None and account.started is not None:
+                series.queue.observe(account.started - account.submitted)
+                if sequence.tokens:
+                    series.prefill.observe(sequence.first - account.started)
+                    series.decode.observe(sequence.latest - sequence.first)

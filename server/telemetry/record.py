@@ -1,0 +1,121 @@
+"""What is kept of a request until it is over: its metrics, its line in the log and its trace are made of it."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from math import nan
+from time import perf_counter
+from typing import Literal
+
+from fusion.core import Account, FinishReason, Update
+from server.telemetry.metrics.requests import ModelSeries, RequestMetrics
+
+Outcome = Literal["stop", "length", "error", "cancelled"]
+
+
+@dataclass(slots=True)
+class Sequence:
+    """One of a request's sequences, seen from where its tokens arrive. Times are `perf_counter`'s.
+
+    `number` is what lines of the fuser's log call it.
+    """
+
+    number: int = 0
+    tokens: int = 0
+    first: float = 0.0
+    latest: float = 0.0
+    finish: FinishReason | None = None
+    account: Account | None = None
+
+
+@dataclass(slots=True)
+class Record:
+    """One HTTP request.
+
+    Attributes:
+        metrics: where tokens are counted as they come.
+        id: its `x-request-id`.
+        method: of HTTP.
+        client: the address it came from.
+        traceparent, tracestate: the trace that it belongs to, as its headers say.
+        path: of the route that answered; None where there was none.
+        status: of the answer; None where nobody was left to answer.
+        key: the digest of the bearer key it came with.
+        model: the served name that generated; None where nothing was generated.
+        prompt_tokens: of all prompts, in the pivot's tokens.
+        sequences: what was generated.
+        first_token: when the first token of any sequence came.
+        draining: whether it came while the server was going down, and was sent to another.
+        error: why it failed, once there was a generation.
+        cancelled: whether the generation was ended before its end, because nobody wanted it any more.
+        arrived, ended: when it came and when its answer was complete.
+        wall_time: what `arrived` is on the wall, in nanoseconds since 1970.
+    """
+
+    metrics: RequestMetrics
+    id: str
+    method: str
+    client: str = ""
+    traceparent: str | None = None
+    tracestate: str | None = None
+    path: str | None = None
+    status: int | None = None
+    key: str | None = None
+    model: str | None = None
+    prompt_tokens: int = 0
+    sequences: list[Sequence] = field(default_factory=list)
+    first_token: float | None = None
+    draining: bool = False
+    error: Exception | None = None
+    cancelled: bool = False
+    arrived: float = field(default_factory=perf_counter)
+    ended: float = 0.0
+    wall_time: int = field(default_factory=time.time_ns)
+    _series: ModelSeries | None = field(default=None, init=False)
+
+    def begin(self, model: str, prompt_tokens: int, sequences: int) -> None:
+        """Generating begins."""
+        self.model = model
+        self.prompt_tokens = prompt_tokens
+        self.sequences = [Sequence() for _ in range(sequences)]
+        self._series = self.metrics.series[model]
+
+    def refused(self) -> None:
+        """It did not begin after all, though some of its sequences may have."""
+        self.model = None
+
+    def update(self, index: int, update: Update) -> None:
+        """A sequence has news. Called on the fuser's thread, for every token."""
+        assert self._series is not None
+        sequence = self.sequences[index]
+        count = len(update.tokens)
+        if count:
+            now = perf_counter()
+            if sequence.tokens:
+                self._series.tokens.add((count, now - sequence.latest))
+            else:
+                self._series.tokens.add((count, nan))
+                sequence.first = now
+                if self.first_token is None:
+                    self.first_token = now
+                    self._series.first_token.observe(now - self.arrived)
+            sequence.latest = now
+            sequence.tokens += count
+        sequence.finish = update.finish
+        sequence.account = update.account
+        self.error = self.error or update.error
+
+    @property
+    def generated_tokens(self) -> int:
+        """Of all sequences."""
+        return sum(sequence.tokens for sequence in self.sequences)
+
+    @property
+    def outcome(self) -> Outcome:
+        """How the generation ended; of several sequences the worst counts."""
+        if self.error is not None:
+            return "error"
+        if self.cancelled:
+            return "cancelled"
+        return "length" if any(sequence.finish == "length" for sequence in self.sequences) else "stop"

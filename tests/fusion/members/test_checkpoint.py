@@ -1,0 +1,157 @@
+"""Whatever keeps a checkpoint from being served is said in one sentence."""
+
+import json
+
+import huggingface_hub.constants
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import T5Config, T5ForConditionalGeneration
+
+from alignment.errors import ConfigError
+from fusion.core import Advance
+from fusion.members.checkpoint import estimate, parse_device, parse_dtype, stop_ids, weight_files
+from fusion.members.transformers.engine import TransformersEngine
+from tests.support import architectures as zoo
+from tests.support.random_models import build, error_of, plain_logprobs, run
+
+
+@pytest.fixture
+def folder(tmp_path):
+    build("llama").save_pretrained(tmp_path)
+    return tmp_path
+
+
+def refusal(source, **options):
+    with pytest.raises(ConfigError) as caught:
+        TransformersEngine.load(str(source), cache_tokens=64, **options)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert message.endswith(".")
+    return message
+
+
+def test_a_saved_model_is_served_as_it_was(folder, capfd):
+    engine = TransformersEngine.load(str(folder), cache_tokens=64, max_context=32, chunk=8)
+    answer = run(engine, Advance(1, 0, [4, 5, 6]))[1]
+    assert error_of(answer, plain_logprobs(build("llama"), [4, 5, 6])[-1:]) < 1e-4
+    engine.shutdown()
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_folder_that_does_not_exist(tmp_path):
+    assert refusal(tmp_path / "nothing") == f"The checkpoint folder {tmp_path}/nothing does not exist."
+    assert refusal("models/of/mine") == "The checkpoint folder models/of/mine does not exist."
+    (tmp_path / "file").touch()
+    assert refusal(tmp_path / "file").endswith("is a file; give the folder of the checkpoint.")
+
+
+def test_a_hub_id_out_of_reach(monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    assert refusal("nobody/nothing") == (
+        "nobody/nothing is no folder here and not in reach on the Hugging Face hub; check name and network."
+    )
+
+
+def test_a_folder_without_configuration(folder):
+    (folder / "config.json").unlink()
+    assert refusal(folder) == f"{folder} has no config.json; give the folder that save_pretrained wrote."
+
+
+def test_a_broken_configuration(folder):
+    (folder / "config.json").write_text('{"model_type": ')
+    assert "config.json is not valid JSON" in refusal(folder)
+    (folder / "config.json").write_text("[]")
+    assert refusal(folder) == f"{folder}: config.json is not a JSON object."
+    (folder / "config.json").write_text('{"model_type": "perpetuum"}')
+    assert "does not know this architecture" in refusal(folder)
+
+
+def test_weights_as_a_pickle_are_never_loaded(folder):
+    (folder / "model.safetensors").unlink()
+    assert refusal(folder) == f"{folder} has no weights; convert the checkpoint to safetensors."
+    torch.save({}, folder / "pytorch_model.bin")
+    assert refusal(folder) == (
+        f"{folder} has only pytorch_model.bin, a pickle, which can run code and is never loaded; "
+        "convert the checkpoint to safetensors."
+    )
+
+
+def test_damaged_weights(folder):
+    (folder / "model.safetensors").write_bytes(b"\x00" * 100)
+    assert "model.safetensors is damaged" in refusal(folder)
+
+
+def test_a_truncated_file_is_found_without_loading_it(folder):
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(ConfigError, match=r"model\.safetensors is damaged"):
+        weight_files(str(folder))
+
+
+def test_missing_weights_are_not_made_up(folder):
+    weights = load_file(folder / "model.safetensors")
+    del weights["model.layers.1.mlp.up_proj.weight"]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    assert refusal(folder) == (
+        f"{folder} lacks 1 of the model's weights, among them model.layers.1.mlp.up_proj.weight."
+    )
+
+
+def test_code_of_its_own_is_not_run_unasked(folder):
+    config = json.loads((folder / "config.json").read_text())
+    config["model_type"] = "own"
+    config["auto_map"] = {"AutoConfig": "own.Config", "AutoModelForCausalLM": "own.Model"}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "own.py").write_text("raise SystemExit")
+    assert "set trust_remote_code: true if you trust its author" in refusal(folder)
+
+
+def test_a_model_that_is_not_causal(tmp_path):
+    config = T5Config(vocab_size=100, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2)
+    T5ForConditionalGeneration(config).save_pretrained(tmp_path)
+    assert "is not a causal language model" in refusal(tmp_path)
+
+
+def test_devices(folder):
+    assert parse_device("cpu") == torch.device("cpu")
+    assert refusal(folder, device="toaster") == "'toaster' is not a device; use cpu, cuda, cuda:N or mps."
+    if not torch.cuda.is_available():
+        assert refusal(folder, device="cuda:3") == (
+            "Device 'cuda:3' does not exist on this machine: it has no CUDA device."
+        )
+    assert "does not exist on this machine" in refusal(folder, device="cuda:99")
+    assert "does not exist on this machine" in refusal(folder, device="meta")
+
+
+def test_dtypes(folder):
+    assert parse_dtype("bfloat16") is torch.bfloat16
+    assert refusal(folder, dtype="int3") == (
+        "'int3' is not a dtype for weights; use one of float32, bfloat16, float16."
+    )
+
+
+def test_stop_ids_come_from_the_generation_configuration_first(folder):
+    assert stop_ids(str(folder)) == (2,)
+    (folder / "generation_config.json").write_text('{"eos_token_id": [7, 8]}')
+    assert stop_ids(str(folder)) == (7, 8)
+    (folder / "generation_config.json").unlink()
+    assert stop_ids(str(folder)) == (2,)
+    (folder / "config.json").write_text('{"model_type": "llama"}')
+    assert stop_ids(str(folder)) == ()
+
+
+def test_the_estimate_is_what_the_engine_takes(folder):
+    weights, cache = estimate(str(folder), "float32", 64)
+    engine = TransformersEngine.load(str(folder), cache_tokens=64)
+    assert cache == engine._cache.nbytes
+    assert weights == sum(weight_files(str(folder)).values())
+    assert weights == pytest.approx(sum(p.nbytes for p in build("llama").parameters()), rel=0.05)
+    assert estimate(str(folder), "bfloat16", 64) == (weights // 2, cache // 2)
+
+
+@pytest.mark.parametrize("name", ["deepseek_v3", "gpt_bigcode", "falcon", "falcon_h1", "jamba", "mamba", "zamba2"])
+def test_the_estimate_knows_what_an_architecture_caches(name, tmp_path):
+    zoo.build(name).save_pretrained(tmp_path)
+    engine = TransformersEngine.load(str(tmp_path), cache_tokens=64)
+    assert estimate(str(tmp_path), "float32", 64)[1] == engine._cache.nbytes

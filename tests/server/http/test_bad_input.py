@@ -1,0 +1,396 @@
+"""What malformed requests are answered with: 4xx or 501, an error object that names the field, never a crash."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from starlette.testclient import TestClient
+
+from alignment.errors import Overloaded, Unavailable
+from fusion.core import FusionParams, Update
+from server.http.app import create_app
+from server.http.options import ServerOptions
+from server.http.protocol.chat import ChatRequest
+from server.http.protocol.completions import CompletionRequest
+from server.http.protocol.fusion import FusionFields, fusion_params
+from server.http.protocol.tokens import TokenizeRequest
+from server.http.protocol.unsupported import UNBUILT
+from tests.support.scripted_fuser import CONTEXT, ScriptedFuser, ensemble, says, token
+
+CHAT = {"model": "pair", "messages": [{"role": "user", "content": "hi"}]}
+TEXT = {"model": "pair", "prompt": "hi"}
+CHAT_PATH, TEXT_PATH = "/v1/chat/completions", "/v1/completions"
+
+
+def error_of(answer: Any, status: int) -> dict[str, Any]:
+    """The error object, whose shape is the same for every status."""
+    assert answer.status_code == status, answer.text
+    assert answer.headers["x-request-id"]
+    body = answer.json()
+    assert body.keys() == {"error"}
+    error: dict[str, Any] = body["error"]
+    assert error.keys() == {"message", "type", "param", "code"}
+    assert isinstance(error["message"], str)
+    assert error["message"].endswith(".")
+    assert len(error["message"]) < 500
+    return error
+
+
+OUT_OF_RANGE: list[tuple[str, Any]] = [
+    *[("temperature", value) for value in (-0.1, 2.1, "0.5", [], True)],
+    *[("top_p", value) for value in (-0.1, 1.1, "1")],
+    *[("top_k", value) for value in (-2, 1.5, "1", 2**31)],
+    *[("min_p", value) for value in (-0.1, 1.1)],
+    *[("presence_penalty", value) for value in (-2.1, 2.1)],
+    *[("frequency_penalty", value) for value in (-2.1, 2.1)],
+    *[("repetition_penalty", value) for value in (0, -1, 11)],
+    *[("max_tokens", value) for value in (0, -5, 1.5, "9", True, CONTEXT, 10**30)],
+    *[("min_tokens", value) for value in (-1, CONTEXT, "1")],
+    *[("n", value) for value in (0, 17, 1.0, "2")],
+    *[("seed", value) for value in (2**63, 1.5, "1")],
+    *[("stop", value) for value in ("", ["a", ""], [1], 7, ["x"] * 17, ["x"] * 10_000)],
+    *[("stop_token_ids", value) for value in ([-1], [257], [1] * 17, 3)],
+    *[("logit_bias", value) for value in ({"257": 1}, {"-1": 1}, {"a": 1}, {"²": 1}, {"1" * 5000: 1}, [])],
+    *[("stream", value) for value in ("true", 1)],
+    *[("stream_options", value) for value in ({"include_usage": True}, {})],
+    *[("ignore_eos", value) for value in (1, "no")],
+    *[("user", value) for value in (1, {})],
+    *[("model", value) for value in (None, 1)],
+]
+
+
+@pytest.mark.parametrize("path", [CHAT_PATH, TEXT_PATH])
+@pytest.mark.parametrize(("field", "value"), OUT_OF_RANGE, ids=lambda value: repr(value)[:40])
+def test_wrong_types_and_ranges_are_refused_by_name(client: TestClient, path: str, field: str, value: Any) -> None:
+    body = (CHAT if path == CHAT_PATH else TEXT) | {field: value}
+    error = error_of(client.post(path, json=body), 400)
+    assert error["param"] == field
+    assert field in error["message"]
+    assert error["type"] == "invalid_request_error"
+
+
+NESTED: list[tuple[str, dict[str, Any], str]] = [
+    (CHAT_PATH, {"logit_bias": {"1": 101}}, "logit_bias.1"),
+    (CHAT_PATH, {"stop_token_ids": ["a"]}, "stop_token_ids[0]"),
+    (CHAT_PATH, {"logprobs": 3}, "logprobs"),
+    (CHAT_PATH, {"top_logprobs": 3}, "top_logprobs"),
+    (CHAT_PATH, {"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
+    (CHAT_PATH, {"max_completion_tokens": CONTEXT}, "max_completion_tokens"),
+    (CHAT_PATH, {"messages": []}, "messages"),
+    (CHAT_PATH, {"messages": "hi"}, "messages"),
+    (CHAT_PATH, {"messages": [3]}, "messages[0]"),
+    (CHAT_PATH, {"messages": [{"content": "hi"}]}, "messages[0].role"),
+    (CHAT_PATH, {"messages": [{"role": "robot", "content": "hi"}]}, "messages[0].role"),
+    (CHAT_PATH, {"messages": [{"role": "user"}]}, "messages[0].content"),
+    (CHAT_PATH, {"messages": [{"role": "user", "content": 3}]}, "messages[0].content"),
+    (CHAT_PATH, {"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "messages[0].content[0].text"),
+    (CHAT_PATH, {"messages": [{"role": "user", "content": "refuse this"}]}, "messages"),
+    (CHAT_PATH, {"messages": [{"role": "user", "content": "x" * CONTEXT}]}, "messages"),
+    (CHAT_PATH, {"continue_final_message": True, "add_generation_prompt": True}, "continue_final_message"),
+    (CHAT_PATH, {"continue_final_message": True}, "continue_final_message"),
+    (CHAT_PATH, {"chat_template_kwargs": {"tokenize": False}}, "chat_template_kwargs.tokenize"),
+    (TEXT_PATH, {"logprobs": True}, "logprobs"),
+    (TEXT_PATH, {"logprobs": 21}, "logprobs"),
+    (TEXT_PATH, {"logprobs": -1}, "logprobs"),
+    (TEXT_PATH, {"prompt": None}, "prompt"),
+    (TEXT_PATH, {"prompt": []}, "prompt"),
+    (TEXT_PATH, {"prompt": [[]]}, "prompt"),
+    (TEXT_PATH, {"prompt": ["a", 1]}, "prompt"),
+    (TEXT_PATH, {"prompt": [1.5]}, "prompt"),
+    (TEXT_PATH, {"prompt": [True]}, "prompt"),
+    (TEXT_PATH, {"prompt": [[1], "a"]}, "prompt"),
+    (TEXT_PATH, {"prompt": [257]}, "prompt"),
+    (TEXT_PATH, {"prompt": [-1]}, "prompt"),
+    (TEXT_PATH, {"prompt": [10**30]}, "prompt"),
+    (TEXT_PATH, {"prompt": ["a"] * 1025}, "prompt"),
+    (TEXT_PATH, {"n": 2, "best_of": 1}, "best_of"),
+    (CHAT_PATH, {"fusion": []}, "fusion"),
+    (CHAT_PATH, {"fusion": {"wieghts": {}}}, "fusion.wieghts"),
+    (CHAT_PATH, {"fusion": {"weights": {"a": -1}}}, "fusion.weights.a"),
+    (CHAT_PATH, {"fusion": {"weights": {"a": "much"}}}, "fusion.weights.a"),
+    (CHAT_PATH, {"fusion": {"weights": "packllm"}}, "fusion.weights"),
+    (CHAT_PATH, {"fusion": {"weights": 1}}, "fusion.weights"),
+    (CHAT_PATH, {"fusion": {"weights": "top1", "weighting": {"method": "packllm-sim"}}}, "fusion.weights"),
+    (CHAT_PATH, {"fusion": {"weights": {"a": 1}, "weighting": {"method": "packllm-sim"}}}, "fusion.weights"),
+    (CHAT_PATH, {"fusion": {"weighting": 5}}, "fusion.weighting"),
+    (CHAT_PATH, {"fusion": {"weighting": {"temperature": 0}}}, "fusion.weighting.temperature"),
+    (CHAT_PATH, {"fusion": {"weighting": {"tau": 1}}}, "fusion.weighting.tau"),
+    (CHAT_PATH, {"fusion": {"weights": {"a": 0, "b": 0}}}, "fusion.weights"),
+    (CHAT_PATH, {"fusion": {"weights": {}}}, "fusion.weights"),
+    (CHAT_PATH, {"fusion": {"weights": {"c": 1}}}, "fusion.weights"),
+    (CHAT_PATH, {"fusion": {"weights": {"b": 1}, "members": ["a"]}}, "fusion.weights"),
+    (CHAT_PATH, {"fusion": {"combine": "sum"}}, "fusion.combine"),
+    (CHAT_PATH, {"fusion": {"filter_top": 0}}, "fusion.filter_top"),
+    (CHAT_PATH, {"fusion": {"members": []}}, "fusion.members"),
+    (CHAT_PATH, {"fusion": {"members": ["b"]}}, "fusion.members"),
+    (CHAT_PATH, {"fusion": {"members": ["a", "c"]}}, "fusion.members"),
+    (CHAT_PATH, {"fusion": {"report": "yes"}}, "fusion.report"),
+    ("/tokenize", {"prompt": None}, "prompt"),
+    ("/tokenize", {"prompt": "a", "messages": [{"role": "user", "content": "a"}]}, "prompt"),
+    ("/tokenize", {"messages": [{"role": "robot", "content": "a"}]}, "messages[0].role"),
+    ("/detokenize", {"tokens": [257]}, "tokens"),
+    ("/detokenize", {"tokens": ["a"]}, "tokens[0]"),
+]
+
+
+@pytest.mark.parametrize(("path", "fields", "param"), NESTED, ids=lambda value: repr(value)[:60])
+def test_the_innermost_wrong_field_is_named(
+    client: TestClient, path: str, fields: dict[str, Any], param: str
+) -> None:
+    base = {CHAT_PATH: CHAT, TEXT_PATH: TEXT}.get(path, {})
+    error = error_of(client.post(path, json=base | fields), 400)
+    assert error["param"] == param
+    assert not any(jargon in str(error["message"]) for jargon in ("Input", "after validation", "valid "))
+
+
+def test_messages_say_what_is_allowed(client: TestClient) -> None:
+    def message(fields: dict[str, Any]) -> str:
+        return str(error_of(client.post(CHAT_PATH, json=CHAT | fields), 400)["message"])
+
+    assert message({"temperature": 3}) == "temperature should be less than or equal to 2, not 3."
+    assert message({"max_tokens": 1.5}) == "max_tokens should be a whole number, not 1.5."
+    assert message({"stream": "yes"}) == "stream should be true or false, not 'yes'."
+    assert message({"messages": []}) == "messages should not be empty."
+    assert message({"messages": "Hello"}) == "messages should be a list, not 'Hello'."
+    assert message({"model": 5}) == "model should be text, not 5."
+    assert message({"fusion": {"combine": "sum"}}) == "fusion.combine should be 'mixture' or 'product', not 'sum'."
+    assert "members, weights, weighting, combine, filter_top, renormalise, guard, report" in message(
+        {"fusion": {"x": 1}}
+    )
+    assert "the members are a, b" in message({"fusion": {"members": ["c"]}})
+    assert f"room for {CONTEXT - 15} tokens" in message({"max_tokens": CONTEXT})
+    long = message({"messages": [{"role": "user", "content": "x" * CONTEXT}]})
+    assert "member 'a'" in long
+    assert str(CONTEXT) in long
+    assert "at most 1024" in message({"logit_bias": {str(token): 1 for token in range(1025)}})
+    image = [{"type": "image_url", "image_url": {"url": "data:"}}]
+    assert "only text" in message({"messages": [{"role": "user", "content": image}]})
+
+
+def test_more_sequences_than_can_ever_wait_are_refused_for_good(client: TestClient) -> None:
+    """With 429 a client would try again for ever."""
+    body = TEXT | {"prompt": ["a"] * 1024, "n": 2}
+    assert "2048 sequences" in error_of(client.post(TEXT_PATH, json=body), 400)["message"]
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "param"),
+    [
+        (CHAT_PATH, {"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
+        (CHAT_PATH, {"tool_choice": "auto"}, "tool_choice"),
+        (CHAT_PATH, {"response_format": {"type": "json_object"}}, "response_format"),
+        (CHAT_PATH, {"structured_outputs": {"regex": "a"}}, "structured_outputs"),
+        (CHAT_PATH, {"prompt_logprobs": 0}, "prompt_logprobs"),
+        (CHAT_PATH, {"modalities": ["text", "audio"]}, "modalities"),
+        (
+            CHAT_PATH,
+            {"messages": [{"role": "assistant", "tool_calls": [{"id": "x"}]}]},
+            "messages[0].tool_calls",
+        ),
+        (TEXT_PATH, {"suffix": "end"}, "suffix"),
+        (TEXT_PATH, {"best_of": 2}, "best_of"),
+        (TEXT_PATH, {"skip_special_tokens": False}, "skip_special_tokens"),
+    ],
+)
+def test_what_is_not_built_says_so(client: TestClient, path: str, fields: dict[str, Any], param: str) -> None:
+    base = CHAT if path == CHAT_PATH else TEXT
+    error = error_of(client.post(path, json=base | fields), 501)
+    assert error["param"] == param
+    assert "not supported yet" in error["message"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b'{"model": "pair"} x',
+        b"\xff\xfe",
+        b'{"model": "pair", "prompt": "\xff"}',
+        b'{"model": "pair", "prompt": "\\ud800"}',
+        b'{"model": "pair", "prompt": "a", "temperature": NaN}',
+        b'{"model": "pair", "prompt": "a", "temperature": Infinity}',
+        b'{"model": "pair", "prompt": "a", "max_tokens": ' + b"9" * 5000 + b"}",
+        b"[" * 100_000,
+        b'{"x":' * 100_000,
+        b'{"model": "pair", "prompt": ' + b"[" * 500 + b"]" * 500 + b"}",
+        b"null",
+        b"[]",
+        b'"text"',
+        b"3",
+    ],
+    ids=lambda body: repr(body[:60]),
+)
+@pytest.mark.parametrize("path", [CHAT_PATH, TEXT_PATH, "/tokenize", "/detokenize"])
+def test_bodies_that_are_no_json_object(client: TestClient, path: str, body: bytes) -> None:
+    error_of(client.post(path, content=body, headers={"content-type": "application/json"}), 400)
+
+
+@pytest.mark.parametrize("literal", ["NaN", "Infinity", "1e999", "-1e999"])
+@pytest.mark.parametrize(
+    "field", ['"temperature": %s', '"logit_bias": {"1": %s}', '"fusion": {"weights": {"a": %s}}']
+)
+def test_numbers_that_are_none(client: TestClient, field: str, literal: str) -> None:
+    body = '{"model": "pair", "prompt": "a", ' + field % literal + "}"
+    error_of(client.post(TEXT_PATH, content=body, headers={"content-type": "application/json"}), 400)
+
+
+def test_other_content_types_are_told_what_to_send(client: TestClient) -> None:
+    form = {"content-type": "application/x-www-form-urlencoded"}
+    error = error_of(client.post(TEXT_PATH, content=json.dumps(TEXT), headers=form), 400)
+    assert "application/json" in error["message"]
+    assert client.post(TEXT_PATH, content=json.dumps(TEXT)).status_code == 200  # none given
+
+
+def test_paths_methods_and_models_that_are_not_there(client: TestClient) -> None:
+    error_of(client.get("/nowhere"), 404)
+    error_of(client.get("/v1/models/"), 404)
+    error_of(client.get("/v1/models/nobody"), 404)
+    error_of(client.get(CHAT_PATH), 405)
+    assert client.get(CHAT_PATH).headers["allow"] == "POST"
+    error = error_of(client.post(CHAT_PATH, json=CHAT | {"model": "gpt-9"}), 404)
+    assert (error["param"], error["code"]) == ("model", "model_not_found")
+    assert "pair" in error["message"]
+
+
+def test_a_full_line_is_429_with_retry_after(client: TestClient, fuser: ScriptedFuser) -> None:
+    fuser.refuse = (0, Overloaded("Too many sequences are waiting.", retry_after=7))
+    answer = client.post(CHAT_PATH, json=CHAT)
+    assert error_of(answer, 429)["type"] == "rate_limit_error"
+    assert answer.headers["retry-after"] == "7"
+
+
+def test_a_member_that_is_being_started_anew_is_503_with_retry_after(
+    client: TestClient, fuser: ScriptedFuser
+) -> None:
+    fuser.refuse = (0, Unavailable("Member 'b' is down.", retry_after=4))
+    answer = client.post(CHAT_PATH, json=CHAT)
+    assert error_of(answer, 503)["message"] == "Member 'b' is down."
+    assert answer.headers["retry-after"] == "4"
+    fuser.refuse = (0, Unavailable("The server is shutting down."))
+    assert "retry-after" not in client.post(CHAT_PATH, json=CHAT).headers
+
+
+def test_choices_are_admitted_together_or_not_at_all(client: TestClient, fuser: ScriptedFuser) -> None:
+    fuser.script = lambda submission: [60.0]
+    fuser.refuse = (2, Overloaded("Too many sequences are waiting."))
+    error_of(client.post(CHAT_PATH, json=CHAT | {"n": 3}), 429)
+    assert [submission.cancelled.is_set() for submission in fuser.submissions] == [True, True]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_failures_before_the_first_token_have_a_status(
+    client: TestClient, fuser: ScriptedFuser, stream: bool
+) -> None:
+    fuser.script = lambda submission: [0.05, Update("", error=Unavailable("Member 'b' failed."))]
+    error = error_of(client.post(CHAT_PATH, json=CHAT | {"stream": stream}), 503)
+    assert "Member 'b'" in error["message"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_unexpected_failures_keep_their_details_to_the_log(
+    client: TestClient, fuser: ScriptedFuser, stream: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    fuser.script = lambda submission: [Update("", error=KeyError("secret"))]
+    answer = client.post(CHAT_PATH, json=CHAT | {"stream": stream})
+    error = error_of(answer, 500)
+    assert error["type"] == "server_error"
+    assert "secret" not in answer.text
+    assert "secret" in caplog.text
+
+
+def test_a_crash_is_answered_and_logged_under_its_request_id(
+    client: TestClient, fuser: ScriptedFuser, caplog: pytest.LogCaptureFixture
+) -> None:
+    fuser.refuse = (0, ZeroDivisionError("secret"))
+    answer = client.post(CHAT_PATH, json=CHAT, headers={"x-request-id": "mine"})
+    error_of(answer, 500)
+    assert answer.headers["x-request-id"] == "mine"
+    assert "request mine" in caplog.text
+
+
+def test_a_failing_choice_stops_the_others(client: TestClient, fuser: ScriptedFuser) -> None:
+    failing = [Update("", error=Unavailable("Member 'b' failed."))]
+    fuser.script = lambda submission: failing if submission.sampling.seed == 1 else [60.0]
+    error_of(client.post(CHAT_PATH, json=CHAT | {"n": 3, "seed": 0}), 503)
+    assert [s.cancelled.is_set() for s in fuser.submissions] == [True, False, True]
+
+
+def test_requests_over_their_time_are_503_and_stopped(fuser: ScriptedFuser) -> None:
+    fuser.script = lambda submission: [60.0]
+    options = ServerOptions(request_timeout=0.1)
+    with TestClient(create_app({"pair": ensemble()}, fuser, options)) as client:
+        assert "0.1 seconds" in error_of(client.post(CHAT_PATH, json=CHAT), 503)["message"]
+    assert fuser.last.cancelled.is_set()
+
+
+keys = st.text(max_size=8) | st.sampled_from(["role", "content", "type", "text", "weights", "1"])
+json_values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=20)
+    | st.sampled_from(["pair", "user", "text", "a", "b", "mixture"]),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(keys, inner, max_size=4),
+    max_leaves=12,
+)
+FIELDS = sorted(
+    {*ChatRequest.model_fields, *CompletionRequest.model_fields, *TokenizeRequest.model_fields, *UNBUILT, "tokens"}
+    - {"stream"}
+)
+
+
+@pytest.fixture(scope="module")
+def hardened() -> Any:
+    """One server for all of hypothesis's examples."""
+    fuser = ScriptedFuser()
+    fuser.script = lambda submission: says("ok")
+    with TestClient(create_app({"pair": ensemble()}, fuser, ServerOptions())) as client:
+        yield client
+
+
+@given(
+    path=st.sampled_from([CHAT_PATH, TEXT_PATH, "/tokenize", "/detokenize"]),
+    fields=st.dictionaries(st.sampled_from(FIELDS), json_values, max_size=4),
+)
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_no_json_gets_a_5xx_but_501(hardened: TestClient, path: str, fields: dict[str, Any]) -> None:
+    body = json.dumps({**CHAT, **TEXT, **fields}, ensure_ascii=True)
+    answer = hardened.post(path, content=body, headers={"content-type": "application/json"})
+    if answer.status_code != 200:
+        error_of(answer, answer.status_code)
+    assert answer.status_code in (200, 400, 404, 501)
+    if any(isinstance(value, float) and not math.isfinite(value) for value in fields.values()):
+        assert answer.status_code == 400
+
+
+@given(st.binary(max_size=200))
+@settings(max_examples=100, deadline=None)
+def test_no_bytes_get_a_5xx(hardened: TestClient, body: bytes) -> None:
+    answer = hardened.post(TEXT_PATH, content=body, headers={"content-type": "application/json"})
+    error_of(answer, 400)
+
+
+weights = st.floats(min_value=0, allow_infinity=False, allow_nan=False)
+
+
+@given(st.dictionaries(st.sampled_from(["a", "b"]), weights, min_size=1).filter(lambda w: any(w.values())))
+@settings(max_examples=200, deadline=None)
+def test_any_weights_are_normalised(asked: dict[str, float]) -> None:
+    params: FusionParams = fusion_params(FusionFields(weights=asked), ensemble())
+    assert params.weights is not None
+    assert math.isclose(sum(params.weights.values()), 1)
+    for name, weight in asked.items():
+        expected = weight / max(asked.values()) * max(params.weights.values())
+        assert math.isclose(params.weights[name], expected, rel_tol=1e-9, abs_tol=1e-300)
+
+
+def test_text_that_was_held_back_is_not_lost(client: TestClient, fuser: ScriptedFuser) -> None:
+    fuser.script = lambda s: [Update("", (token(b"a"),)), Update("ab", (token(b"b"),), finish="length")]
+    assert client.post(TEXT_PATH, json=TEXT).json()["choices"][0]["text"] == "ab"

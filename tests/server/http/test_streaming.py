@@ -1,0 +1,252 @@
+"""Streams as clients see them on the wire, over a real connection."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+
+from alignment.errors import Unavailable
+from fusion.core import Update
+from tests.server.conftest import Served
+from tests.support.scripted_fuser import ScriptedFuser, eventually, report, says, token
+
+Serve = Callable[..., Served]
+CHAT = {"model": "pair", "messages": [{"role": "user", "content": "hi"}], "stream": True}
+TEXT = {"model": "pair", "prompt": "hi", "stream": True}
+
+
+def lines(served: Served, body: dict[str, Any], path: str = "/v1/chat/completions") -> list[str]:
+    """The non-empty lines of the stream."""
+    with served.http() as http:
+        answer = http.post(path, json=body)
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    assert answer.headers["x-request-id"]
+    return [line for line in answer.text.split("\n") if line]
+
+
+def events(served: Served, body: dict[str, Any], path: str = "/v1/chat/completions") -> list[dict[str, Any]]:
+    """The stream's events, which have to end with [DONE]."""
+    *data, done = [line.removeprefix("data: ") for line in lines(served, body, path) if line.startswith("data: ")]
+    assert done == "[DONE]"
+    return [json.loads(line) for line in data]
+
+
+def test_chat_stream_is_role_contents_finish(serve: Serve) -> None:
+    told = events(serve(), CHAT)
+    assert [event["choices"][0]["delta"] for event in told] == [
+        {"role": "assistant", "content": ""},
+        {"content": "Hello"},
+        {"content": " world"},
+        {},
+    ]
+    assert [event["choices"][0]["finish_reason"] for event in told] == [None, None, None, "stop"]
+    assert {event["object"] for event in told} == {"chat.completion.chunk"}
+    assert len({event["id"] for event in told}) == 1
+    assert all("usage" not in event for event in told)
+    assert all(event["system_fingerprint"] == "tutti-pair" for event in told)
+
+
+def test_completion_stream_is_texts_finish(serve: Serve) -> None:
+    told = events(serve(), TEXT, "/v1/completions")
+    assert [event["choices"][0]["text"] for event in told] == ["Hello", " world", ""]
+    assert [event["choices"][0]["finish_reason"] for event in told] == [None, None, "stop"]
+
+
+@pytest.mark.parametrize(("path", "body"), [("/v1/chat/completions", CHAT), ("/v1/completions", TEXT)])
+def test_usage_comes_last_and_without_choices_where_asked_for(
+    serve: Serve, path: str, body: dict[str, Any]
+) -> None:
+    *chunks, last = events(serve(), body | {"n": 2, "stream_options": {"include_usage": True}}, path)
+    assert all(len(chunk["choices"]) == 1 for chunk in chunks)
+    assert last["choices"] == []
+    assert last["usage"]["completion_tokens"] == 6
+    assert last["usage"]["total_tokens"] == last["usage"]["prompt_tokens"] + 6
+
+
+def test_rounds_without_text_send_nothing_and_lose_nothing(serve: Serve, fuser: ScriptedFuser) -> None:
+    held = [
+        Update("", (token(b"\xf0"),)),
+        Update("", (token(b"\x9f"),)),
+        Update("🙂", (token(b"\x99\x82"),)),
+        Update(" E", (token(b" E"),)),
+        Update("END?", (token(b"?"),), finish="length"),
+    ]
+    fuser.script = lambda submission: held
+    told = events(serve(), CHAT | {"stream_options": {"include_usage": True}})
+    contents = [event["choices"][0]["delta"].get("content") for event in told[:-1]]
+    assert contents == ["", "🙂", " E", "END?", None]
+    assert told[-1]["usage"]["completion_tokens"] == 5
+
+
+def test_log_probabilities_come_with_their_round(serve: Serve, fuser: ScriptedFuser) -> None:
+    split = [
+        Update("", (token(b"\xc3"),)),
+        Update("é", (token(b"\xa9"),)),
+        Update("!", (token(b"!"),), finish="length"),
+    ]
+    fuser.script = lambda submission: split
+    served = serve()
+    told = events(served, CHAT | {"logprobs": True})
+    told_of = [event["choices"][0]["logprobs"] for event in told]
+    assert [entry["bytes"] for entries in told_of if entries for entry in entries["content"]] == [
+        [0xC3],
+        [0xA9],
+        [33],
+    ]
+    told = events(served, TEXT | {"logprobs": 0}, "/v1/completions")
+    told_of = [event["choices"][0]["logprobs"] for event in told]
+    assert [offset for entries in told_of if entries for offset in entries["text_offset"]] == [0, 0, 1]
+
+
+def test_choices_interleave(serve: Serve, fuser: ScriptedFuser) -> None:
+    def script(submission: Any) -> Any:
+        mine = submission.sampling.seed
+        for turn in range(3):
+            yield 0.02 + 0.2 * mine if turn == 0 else 0.4
+            yield Update(f"{mine}{turn}", (token(b"x"),))
+        yield Update("", finish="stop")
+
+    fuser.script = script
+    told = events(serve(), CHAT | {"n": 2, "seed": 0})
+    assert [event["choices"][0]["index"] for event in told[2:]] == [0, 1, 0, 1, 0, 0, 1, 1]
+    for index in range(2):
+        parts = [e["choices"][0]["delta"].get("content", "") for e in told if e["choices"][0]["index"] == index]
+        assert "".join(parts) == f"{index}0{index}1{index}2"
+
+
+def test_a_report_comes_with_the_end_of_each_choice(serve: Serve, fuser: ScriptedFuser) -> None:
+    rounds = [
+        Update("a", (token(b"a"),), rounds=(report(1),)),
+        Update("b", (token(b"b"),), finish="length", rounds=(report(2),), departed={"b": "it failed"}),
+    ]
+    fuser.script = lambda submission: rounds
+    told = events(serve(), CHAT | {"n": 2, "fusion": {"report": True}})
+    with_report = [event["choices"][0] for event in told if "fusion" in event["choices"][0]]
+    assert sorted(choice["index"] for choice in with_report) == [0, 1]
+    assert all(choice["finish_reason"] == "length" for choice in with_report)
+    assert [entry["token"] for entry in with_report[0]["fusion"]["rounds"]] == [1, 2]
+    assert with_report[0]["fusion"]["departed"] == {"b": "it failed"}
+
+
+def test_stop_reason_comes_with_the_end(serve: Serve, fuser: ScriptedFuser) -> None:
+    fuser.script = lambda submission: [Update("a", finish="stop", stop_reason="\n")]
+    assert events(serve(), CHAT)[-1]["choices"][0]["stop_reason"] == "\n"
+
+
+def test_a_silent_stream_is_kept_alive(serve: Serve, fuser: ScriptedFuser) -> None:
+    def script(submission: Any) -> Any:
+        yield 0.5  # a slow prefill
+        yield Update("a", (token(b"a"),))
+        for _ in range(5):  # busy, but with nothing to send
+            yield 0.1
+            yield Update("", (token(b"b"),))
+        yield Update("c", (token(b"c"),), finish="length")
+
+    fuser.script = script
+    told = lines(serve(keep_alive_seconds=0.2), CHAT)
+    comments = [line for line in told if line.startswith(":")]
+    assert 3 <= len(comments) <= 6
+    first_text = next(i for i, line in enumerate(told) if '"a"' in line)
+    assert any(line.startswith(":") for line in told[:first_text])
+    assert any(line.startswith(":") for line in told[first_text:])
+    assert told[-1] == "data: [DONE]"
+
+
+def test_a_lively_stream_has_no_comments(serve: Serve) -> None:
+    assert not [line for line in lines(serve(), CHAT) if line.startswith(":")]
+
+
+def test_a_late_failure_is_an_event_and_then_done(serve: Serve, fuser: ScriptedFuser) -> None:
+    failing = [*says("Hel")[:-1], 0.05, Update("", error=Unavailable("Member 'b' failed."))]
+    fuser.script = lambda submission: failing
+    *_, partial, error = events(serve(), CHAT | {"stream_options": {"include_usage": True}})
+    assert partial["choices"][0]["delta"]["content"] == "Hel"
+    assert error["error"] == {
+        "message": "Member 'b' failed.",
+        "type": "server_error",
+        "param": None,
+        "code": None,
+    }
+
+
+def test_a_late_failure_stops_the_other_choices(serve: Serve, fuser: ScriptedFuser) -> None:
+    failing = [*says("Hel")[:-1], 0.1, Update("", error=KeyError("secret"))]
+    fuser.script = lambda s: failing if s.sampling.seed == 1 else [*says("Hel")[:-1], 60.0]
+    error = events(serve(), CHAT | {"n": 3, "seed": 0})[-1]
+    assert "secret" not in str(error)
+    assert eventually(lambda: [s.cancelled.is_set() for s in fuser.submissions] == [True, False, True])
+
+
+def test_a_request_over_its_time_ends_in_an_event(serve: Serve, fuser: ScriptedFuser) -> None:
+    fuser.script = lambda submission: [*says("Hel")[:-1], 60.0]
+    error = events(serve(request_timeout=0.3), CHAT)[-1]
+    assert "0.3 seconds" in error["error"]["message"]
+    assert eventually(fuser.last.cancelled.is_set)
+
+
+def endless(submission: Any) -> Any:
+    while True:
+        yield Update("x", (token(b"x"),))
+        yield 0.02
+
+
+def silent(submission: Any) -> Any:
+    yield 60.0
+
+
+@pytest.mark.parametrize("script", [endless, silent])
+@pytest.mark.parametrize("body", [CHAT, CHAT | {"stream": False}], ids=["stream", "whole"])
+def test_a_client_that_leaves_stops_all_its_sequences(
+    serve: Serve, fuser: ScriptedFuser, script: Any, body: dict[str, Any]
+) -> None:
+    fuser.script = script
+    served = serve()
+    with httpx.Client(base_url=served.url, timeout=0.3) as http, contextlib.suppress(httpx.ReadTimeout):
+        with http.stream("POST", "/v1/chat/completions", json=body | {"n": 2}) as answer:
+            next(answer.iter_lines())
+        # a silent stream has no headers yet, and a whole answer never comes: these ran into the timeout
+        assert body["stream"]
+        assert script is endless
+    assert len(fuser.submissions) == 2
+    assert eventually(lambda: all(s.cancelled.is_set() for s in fuser.submissions), seconds=2)
+
+
+def test_a_client_that_leaves_after_the_headers_stops_its_sequence(serve: Serve, fuser: ScriptedFuser) -> None:
+    fuser.script = silent
+    served = serve(keep_alive_seconds=0.1)
+    with served.http() as http, http.stream("POST", "/v1/chat/completions", json=CHAT) as answer:
+        lines = answer.iter_lines()  # dropping the iterator would close the connection
+        assert next(lines).startswith("data: ")
+        assert not fuser.last.cancelled.is_set()
+    assert eventually(fuser.last.cancelled.is_set, seconds=2)
+
+
+def test_finished_sequences_are_not_cancelled(serve: Serve, fuser: ScriptedFuser) -> None:
+    events(serve(), CHAT)
+    time.sleep(0.1)
+    assert not fuser.last.cancelled.is_set()
+
+
+def test_a_slow_request_does_not_hold_others_up(serve: Serve, fuser: ScriptedFuser) -> None:
+    fuser.script = lambda s: [1.0, *says("slow")] if s.sampling.seed == 1 else says("quick")
+    served = serve()
+    answers: list[str] = []
+
+    def ask(seed: int) -> None:
+        told = events(served, CHAT | {"seed": seed})
+        answers.append(told[1]["choices"][0]["delta"]["content"])
+
+    slow = threading.Thread(target=ask, args=(1,))
+    slow.start()
+    assert eventually(lambda: len(fuser.submissions) == 1)
+    ask(2)
+    slow.join()
+    assert answers == ["quick", "slow"]

@@ -1,0 +1,57 @@
+"""Runs lm-evaluation-harness against a server, and prints what came of it as JSON; argument: the server's URL.
+
+Printed is, by run: the `accuracy`, and by question what was said (`said`).
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+from tests.support.demo import ENSEMBLE, MODELS, REPOSITORY
+
+MEMBER, PIVOT = "almanac", "lingvo"
+
+
+def main(url: str) -> None:
+    from lm_eval import simple_evaluate
+    from lm_eval.tasks import TaskManager
+
+    tasks = TaskManager(include_path=str(REPOSITORY / "deploy" / "demo" / "lm_eval"), include_defaults=False)
+
+    def run(task: str, metric: str, path: str, served: str, *, chat: bool = True, **arguments: Any) -> Any:
+        kind = "local-chat-completions" if path == "chat/completions" else "local-completions"
+        results = simple_evaluate(
+            model=kind,
+            model_args={"base_url": f"{url}/v1/{path}", "model": served, "num_concurrent": 8, **arguments},
+            tasks=[task],
+            task_manager=tasks,
+            apply_chat_template=chat,
+            bootstrap_iters=0,
+        )
+        return {
+            "accuracy": results["results"][task][f"{metric},none"],
+            "said": {sample["doc"]["id"]: sample["resps"][0][0] for sample in results["samples"][task]},
+        }
+
+    local = {"tokenizer_backend": "huggingface"}
+    member, pivot = (local | {"tokenizer": str(MODELS / name)} for name in (MEMBER, PIVOT))
+    text = {"chat": False, "tokenizer_backend": "none"}
+    by_text = ("tutti_demo_text", "exact_match", "completions")
+    print(
+        json.dumps(
+            {
+                "chat": run("tutti_demo", "exact_match", "chat/completions", ENSEMBLE),
+                "rendered": run("tutti_demo", "exact_match", "completions", MEMBER, **member),
+                "text": run(*by_text, ENSEMBLE, **text),
+                "ids": run(*by_text, ENSEMBLE, chat=False),  # the default: ids of the server's own tokenizer
+                "member's text": run(*by_text, MEMBER, **text),
+                "choice": run("tutti_demo_choice", "acc", "completions", ENSEMBLE, **pivot),
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

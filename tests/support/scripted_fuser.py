@@ -1,0 +1,212 @@
+"""An ensemble without models and a fuser that plays a script, so that the HTTP edge can be tested alone."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+from alignment.errors import InvalidRequest
+from alignment.text.boundaries import Located
+from fusion.core import (
+    Capacity,
+    FusionParams,
+    Prompt,
+    RoundReport,
+    SamplingParams,
+    Token,
+    TokenLogProb,
+    Update,
+)
+from fusion.ensemble import Ensemble, Model
+from fusion.loop.observer import Load, MemberLoad, Observer
+from fusion.loop.recovery import Attendance
+
+END = 256
+CONTEXT = 200
+
+
+class ByteTokenizer:
+    """One token per byte of UTF-8, and one that ends the answer."""
+
+    vocabulary_size = 257
+    chat_lead = b""
+
+    def __init__(self, fingerprint: str = "bytes") -> None:
+        self.fingerprint = fingerprint
+        self.hf = SimpleNamespace(
+            chat_template="{{ messages }}",
+            bos_token=None,
+            eos_token="<end>",
+            unk_token=None,
+            pad_token=None,
+            convert_ids_to_tokens=self._names,
+        )
+
+    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+        return list(text.encode()) + ([END] if add_special_tokens else [])
+
+    def locate(self, text: str, *, add_special_tokens: bool) -> tuple[list[int], Located]:
+        ids = self.encode(text, add_special_tokens=add_special_tokens)
+        return ids, Located.of_surfaces([self.surface_of([token]) for token in ids])
+
+    def encode_chat(
+        self,
+        messages: list[dict[str, Any]],
+        *,
+        add_generation_prompt: bool,
+        continue_final_message: bool,
+        template_kwargs: dict[str, Any],
+    ) -> list[int]:
+        if messages[0]["content"] == "refuse this":
+            raise InvalidRequest("The template refuses it.", param="messages")
+        lines = [f"{m['role']}:{m['content']}" for m in messages]
+        return list("\n".join([*lines, *sorted(template_kwargs), "answer:" * add_generation_prompt]).encode())
+
+    def decode(self, ids: list[int]) -> str:
+        return "".join("<end>" if i == END else chr(i) for i in ids)
+
+    def surface_of(self, ids: list[int]) -> bytes:
+        return bytes(i for i in ids if i != END)
+
+    def _names(self, ids: int | list[int]) -> str | list[str]:
+        if isinstance(ids, list):
+            return [str(self._names(token)) for token in ids]
+        return "<end>" if ids == END else f"<{ids:02X}>"
+
+
+def ensemble(name: str = "pair", *, context: int = CONTEXT, defaults: FusionParams | None = None) -> Ensemble:
+    """Two members, `a` (the pivot) and `b`."""
+
+    def model(member: str) -> Model:
+        fake = SimpleNamespace(name=member, capacity=Capacity(context=context, cache_tokens=10_000, sequences=64))
+        return Model(member=fake, tokenizer=ByteTokenizer(), stop_ids=(END,), origin=member)  # type: ignore[arg-type]
+
+    models = {"a": model("a"), "b": model("b")}
+    return Ensemble(name, models, "a", {}, defaults or FusionParams(), fingerprint=f"tutti-{name}")
+
+
+def token(data: bytes, logprob: float = -0.5, top: tuple[tuple[bytes, float], ...] = ()) -> Token:
+    """An emitted token with its alternatives; no bytes at all is the end token."""
+
+    def entry(surface: bytes, value: float) -> TokenLogProb:
+        return TokenLogProb(surface[0] if surface else END, surface, value)
+
+    return Token(entry(data, logprob), tuple(entry(*alternative) for alternative in top))
+
+
+def report(chosen: int) -> RoundReport:
+    return RoundReport(
+        token=chosen,
+        weights={"a": 0.5, "b": 0.5},
+        kept={"a": True, "b": True},
+        contribution={"a": 0.75, "b": 0.25},
+        mass={"a": 1.0, "b": 0.9},
+        rolled_back={"a": 0, "b": 1},
+    )
+
+
+Step = Update | float
+Script = Callable[["Submission"], Iterable[Step]]
+
+
+def says(*pieces: str, finish: str = "stop") -> list[Step]:
+    """One round per piece, then the end."""
+    rounds = [Update(piece, (token(piece.encode()),)) for piece in pieces]
+    return [*rounds, Update("", (token(b""),) if finish == "stop" else (), finish=finish)]  # type: ignore[arg-type]
+
+
+@dataclass
+class Submission:
+    """What `submit` was called with, and what became of it."""
+
+    number: int
+    ensemble: Ensemble
+    prompt: Prompt
+    sampling: SamplingParams
+    fusion: FusionParams
+    flow: str
+    cancelled: threading.Event = field(default_factory=threading.Event)
+    over: threading.Event = field(default_factory=threading.Event)
+
+
+class ScriptedFuser:
+    """Plays `script` for every submission on a thread of its own: an `Update` is delivered, a number is slept.
+
+    `refuse` is raised by `submit` from the submission of that number on.
+    """
+
+    def __init__(self) -> None:
+        self.script: Script = lambda submission: says("Hello", " world")
+        self.refuse: tuple[int, Exception] | None = None
+        self.submissions: list[Submission] = []
+        self.started = False
+        self.stopped = False
+        self.silent: set[str] = set()
+        self.attendance = Attendance()
+        self.observer = Observer()
+        self._numbers = itertools.count(1)
+
+    def start(self) -> None:
+        self.started = True
+
+    def stop(self) -> None:
+        self.stopped = True
+
+    def alive(self) -> bool:
+        return not self.stopped
+
+    def load(self) -> Load:
+        away = self.silent | self.attendance.down.keys()
+        members = {name: MemberLoad(name not in away, 0, 0, 0, 1000) for name in ("a", "b")}
+        return Load(running={}, waiting={}, waiting_limit=256, members=members)
+
+    def submit(
+        self,
+        ensemble: Ensemble,
+        prompt: Prompt,
+        sampling: SamplingParams,
+        fusion: FusionParams,
+        *,
+        flow: str = "",
+        on_update: Callable[[Update], None],
+    ) -> int:
+        if self.refuse is not None and len(self.submissions) >= self.refuse[0]:
+            raise self.refuse[1]
+        submission = Submission(next(self._numbers), ensemble, prompt, sampling, fusion, flow)
+        self.submissions.append(submission)
+        threading.Thread(target=self._play, args=(submission, on_update), daemon=True).start()
+        return submission.number
+
+    def cancel(self, sequence: int) -> None:
+        for submission in self.submissions:
+            if submission.number == sequence:
+                submission.cancelled.set()
+
+    @property
+    def last(self) -> Submission:
+        return self.submissions[-1]
+
+    def _play(self, submission: Submission, on_update: Callable[[Update], None]) -> None:
+        for step in self.script(submission):
+            if isinstance(step, Update):
+                if submission.cancelled.is_set():
+                    return
+                on_update(step)
+            elif submission.cancelled.wait(step):
+                return
+        submission.over.set()
+
+
+def eventually(condition: Callable[[], bool], seconds: float = 5.0) -> bool:
+    """Whether it becomes true within the time."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if condition():
+            return True
+        time.sleep(0.01)
+    return condition()

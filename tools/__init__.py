@@ -1,0 +1,1 @@
+"""Tools of development: benchmarks, GPU runs, pictures."""

@@ -1,0 +1,136 @@
+"""Fused decoding against its floor: the members' own cached decoding, one after the other, in plain transformers.
+
+The floor of a round is the sum over members of the time that one step of `model(...)` with a `DynamicCache`
+and an argmax takes at the same batch and context, without any fusion. Both are measured in turn in one process.
+"""
+
+from __future__ import annotations
+
+import statistics
+import threading
+import time
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel
+
+from alignment.text.tokenizer import Tokenizer
+from fusion.core import FusionParams, SamplingParams, Update
+from fusion.ensemble import Ensemble, Model, build_ensemble
+from fusion.loop.fuser import Fuser
+from fusion.loop.observer import Observer, Rounds
+from fusion.members.hosts.inline import InlineMember
+from fusion.members.transformers.engine import TransformersEngine
+from tools.bench.models import prompt
+
+PROMPT_WORDS = 64
+NEW_TOKENS = 64
+STAGES = ("waiting", "fusion", "sampling", "synchronisation")
+
+
+class Stages(Observer):
+    """Where rounds after the first go, in seconds over all sequences."""
+
+    def __init__(self) -> None:
+        self.seconds = dict.fromkeys(STAGES, 0.0)
+
+    def fused(self, rounds: Rounds) -> None:
+        self.seconds["waiting"] += sum(rounds.waiting)
+        for stage in STAGES[1:]:
+            self.seconds[stage] += getattr(rounds, stage) * len(rounds.waiting)
+
+    def shares(self) -> dict[str, float]:
+        return {stage: seconds / sum(self.seconds.values()) for stage, seconds in self.seconds.items()}
+
+
+@torch.inference_mode()
+def floor_step_seconds(model: PreTrainedModel, ids: torch.Tensor, steps: int) -> float:
+    """Seconds per cached decoding step of a batch `ids` [B, T], greedy."""
+    cache = DynamicCache(config=model.config)
+    logits = model(ids, past_key_values=cache, use_cache=True, logits_to_keep=1).logits
+    start = time.perf_counter()
+    for _ in range(steps):
+        logits = model(logits[:, -1:].argmax(-1), past_key_values=cache, use_cache=True).logits
+    return (time.perf_counter() - start) / steps
+
+
+def fused_round_seconds(
+    fuser: Fuser, ensemble: Ensemble, batch: int, seed: int, tokens: int = NEW_TOKENS, words: int = PROMPT_WORDS
+) -> float:
+    """Seconds per round with `batch` sequences at once, from the last first token to the first last one."""
+    begun, ended = [0.0] * batch, [0.0] * batch
+    left = threading.Semaphore(0)
+
+    def listener(i: int):
+        def on_update(update: Update) -> None:
+            now = time.perf_counter()
+            begun[i] = begun[i] or now
+            if update.error is not None:
+                raise update.error
+            if update.finish is not None:
+                ended[i] = now
+                left.release()
+
+        return on_update
+
+    prompts = [ensemble.encode_text(prompt(words, seed + i)) for i in range(batch)]
+    for i in range(batch):
+        fuser.submit(
+            ensemble,
+            prompts[i],
+            SamplingParams(max_tokens=tokens, temperature=1.0, seed=seed + i, ignore_eos=True),
+            FusionParams(),
+            on_update=listener(i),
+        )
+    for _ in range(batch):
+        left.acquire()
+    return statistics.mean(e - b for b, e in zip(begun, ended, strict=True)) / (tokens - 1)
+
+
+def load(folders: dict[str, Path], max_sequences: int) -> dict[str, Model]:
+    models = {}
+    for name, folder in folders.items():
+        engine = TransformersEngine.load(
+            str(folder),
+            dtype="float32",
+            device="cpu",
+            cache_tokens=max_sequences * 512,
+            max_sequences=max_sequences,
+        )
+        models[name] = Model(InlineMember(name, engine), Tokenizer.load(str(folder)), (2,), str(folder))
+    return models
+
+
+def run(folders: dict[str, Path], *, batches: tuple[int, ...] = (1, 16), repeats: int = 3) -> dict[str, object]:
+    """Measure; returns milliseconds per token and the ratios, by batch."""
+    plain = {name: AutoModelForCausalLM.from_pretrained(folder) for name, folder in folders.items()}
+    models = load(folders, max(batches))
+    ensemble = build_ensemble("bench", models, next(iter(models)))
+    fuser = Fuser({name: model.member for name, model in models.items()})
+    fuser.start()
+    results: dict[str, object] = {}
+    try:
+        for batch in batches:
+            floors, fused, shares = [], [], []
+            for repeat in range(repeats + 1):
+                torch.manual_seed(repeat)
+                floor = 0.0
+                for model in plain.values():
+                    ids = torch.randint(3, model.config.vocab_size, (batch, PROMPT_WORDS + 4))
+                    floor += floor_step_seconds(model, ids, NEW_TOKENS - 1)
+                fuser.observer = stages = Stages()
+                round_seconds = fused_round_seconds(fuser, ensemble, batch, seed=1000 * repeat)
+                if repeat:  # the first warms up
+                    floors.append(floor)
+                    fused.append(round_seconds)
+                    shares.append(stages.shares())
+            results[str(batch)] = {
+                "floor_ms_per_round": 1e3 * statistics.median(floors),
+                "fused_ms_per_round": 1e3 * statistics.median(fused),
+                "ratio": statistics.median(a / b for a, b in zip(fused, floors, strict=True)),
+                "fused_tokens_per_second": batch / statistics.median(fused),
+                "share_of_round": {stage: statistics.median(share[stage] for share in shares) for stage in STAGES},
+            }
+    finally:
+        fuser.stop()
+    return results

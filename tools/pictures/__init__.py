@@ -1,0 +1,1 @@
+"""Pictures of dashboards, drawn from recorded metrics."""
