@@ -31,7 +31,7 @@ def align_sequences(pivot: Sequence[str], source: Sequence[str]) -> list[list[in
     path: list[list[int]] = [[] for _ in pivot]
     if not pivot or not source:
         return path
-    total = memoryview(accumulated_cost(pivot, source))  # reads single cells faster than the array does
+    total = accumulated_cost(pivot, source).data  # a memoryview reads single cells faster than the array does
     i, j = len(pivot) - 1, len(source) - 1
     path[i].append(j)
     while i and j:

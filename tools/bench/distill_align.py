@@ -1,7 +1,7 @@
 """Aligning two tokenizations of one text: `align_sequences` against the plain loops it replaces.
 
-Prints one JSON line with an entry for each length. `ratio` is the plain time over ours, on the same strings and with
-equal results.
+Prints one JSON line with an entry for each length. `ratio` is the plain time over ours, on the same strings and
+with equal results.
 """
 
 from __future__ import annotations
