@@ -59,8 +59,9 @@ def accumulated_cost(pivot: Sequence[str], source: Sequence[str]) -> Distances:
     through[j], with prefix sums `before` and `through`. Its minimum over e <= j is a running minimum.
     """
     total = _distances(pivot, source)
-    through = np.cumsum(total, axis=1, dtype=np.int32)
-    before = through - total
+    sums = np.zeros((len(pivot), len(source) + 1), dtype=np.int32)
+    before, through = sums[:, :-1], sums[:, 1:]
+    np.cumsum(total, axis=1, out=through)
     total[0] = through[0]
     # The loop runs over views made once: at the length of a text, slicing costs as much as computing.
     entry = np.empty(len(source), dtype=np.int32)
@@ -82,5 +83,5 @@ def _distances(pivot: Sequence[str], source: Sequence[str]) -> Distances:
     unique = cdist(list(rows), list(columns), scorer=Levenshtein.distance, dtype=np.int32, workers=1)
     row_of = np.fromiter((rows[token] for token in pivot), dtype=np.intp, count=len(pivot))
     column_of = np.fromiter((columns[token] for token in source), dtype=np.intp, count=len(source))
-    distances: Distances = unique[np.ix_(row_of, column_of)]
+    distances: Distances = unique.take(column_of, axis=1).take(row_of, axis=0)
     return distances
