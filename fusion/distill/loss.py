@@ -69,12 +69,12 @@ def fusion_loss(
     count = int(learned.sum()) if positions is None else positions
     if count <= 0:
         raise ValueError("no position has a label: leave out sequences without an answer")
-    rows, mass, names = student[:, :-1], mass[:, :-1], names[:, :-1]
-    normaliser = torch.logsumexp(rows, dim=-1)
-    chosen = rows.gather(-1, following.clamp(min=0)[..., None])[..., 0]
-    lm = torch.where(learned, normaliser - chosen, 0.0).sum() / count
-
-    scores = rows.gather(-1, names.clamp(min=0)) - normaliser[..., None]
+    mass, names = mass[:, :-1], names[:, :-1]
+    # One gather for labels and targets and no slice of the logits: each would cost the backward pass a copy.
+    wanted = torch.nn.functional.pad(torch.cat([following[..., None], names], dim=-1), (0, 0, 0, 1))
+    scores = student.gather(-1, wanted.clamp(min=0)) - student.logsumexp(dim=-1, keepdim=True)
+    lm = -torch.where(learned, scores[:, :-1, 0], 0.0).sum() / count
+    scores = scores[:, :-1, 1:]
     if (names == REST).any():
         scores = _with_rest(scores, names)
     counts = (mass > 0) & (names != PADDING) & learned[..., None]
