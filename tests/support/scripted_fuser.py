@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
-from alignment.errors import InvalidRequest
+from alignment.errors import InvalidRequestError
 from alignment.text.boundaries import Located
 from fusion.core import (
     Capacity,
@@ -63,7 +63,7 @@ class ByteTokenizer:
         template_kwargs: dict[str, Any],
     ) -> list[int]:
         if messages[0]["content"] == "refuse this":
-            raise InvalidRequest("The template refuses it.", param="messages")
+            raise InvalidRequestError("The template refuses it.", param="messages")
         lines = [f"{m['role']}:{m['content']}" for m in messages]
         return list("\n".join([*lines, *sorted(template_kwargs), "answer:" * add_generation_prompt]).encode())
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
-from alignment.errors import InvalidRequest
+from alignment.errors import InvalidRequestError
 from fusion.core import Combine, FusionParams, RoundReport
 from fusion.weighting import MEASURES, Measure, Weighting, WeightingReport
 from server.http.errors import shorten, shorten_text
@@ -67,7 +67,7 @@ class FusionFields(RequestModel):
                 if name not in cls.model_fields:
                     param = shorten_text(f"fusion.{name}")
                     allowed = ", ".join(cls.model_fields)
-                    raise InvalidRequest(f"{param} is not known; fusion may hold {allowed}.", param=param)
+                    raise InvalidRequestError(f"{param} is not known; fusion may hold {allowed}.", param=param)
             return _with_method(value)
         return value
 
@@ -78,12 +78,12 @@ def _with_method(fields: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(weights, str) or not isinstance(weighting, dict):
         return fields
     if weights not in ("uniform", *MEASURES):
-        raise InvalidRequest(
+        raise InvalidRequestError(
             f"fusion.weights is {shorten(weights)}; give a number per member, or uniform, {', '.join(MEASURES)}.",
             param="fusion.weights",
         )
     if weighting.get("method") not in (None, weights):
-        raise InvalidRequest(
+        raise InvalidRequestError(
             "fusion.weights and fusion.weighting.method differ; leave one out.", param="fusion.weights"
         )
     return fields | {"weights": None, "weighting": weighting | {"method": weights}}
@@ -93,7 +93,7 @@ def fusion_params(fields: FusionFields | None, ensemble: Ensemble) -> FusionPara
     """The ensemble's defaults, overridden by the request.
 
     Raises:
-        InvalidRequest: a name is no member, the pivot is left out, or all weights are 0.
+        InvalidRequestError: a name is no member, the pivot is left out, or all weights are 0.
     """
     defaults = ensemble.defaults
     if fields is None:
@@ -116,12 +116,12 @@ def fusion_params(fields: FusionFields | None, ensemble: Ensemble) -> FusionPara
 def _members(names: list[str], ensemble: Ensemble) -> tuple[str, ...]:
     for name in names:
         if name not in ensemble.models:
-            raise InvalidRequest(
+            raise InvalidRequestError(
                 f"fusion.members names {shorten(name)}, but the members are {', '.join(ensemble.models)}.",
                 param="fusion.members",
             )
     if ensemble.pivot not in names and not ensemble.views:
-        raise InvalidRequest(
+        raise InvalidRequestError(
             f"fusion.members leaves out the pivot, {ensemble.pivot}, which has to take part.",
             param="fusion.members",
         )
@@ -136,7 +136,7 @@ def _weighting(fields: FusionFields, default: Weighting) -> tuple[Weighting, boo
     if "normalize" in options:
         options["normalise"] = options.pop("normalize")
     if fields.weights is not None and method is not None:
-        raise InvalidRequest(
+        raise InvalidRequestError(
             f"fusion.weights holds numbers, but fusion.weighting.method is {method}; leave one out.",
             param="fusion.weights",
         )
@@ -150,7 +150,7 @@ def _weights(
 ) -> dict[str, float] | None:
     for name in asked or {}:
         if name not in members:
-            raise InvalidRequest(
+            raise InvalidRequestError(
                 f"fusion.weights names {shorten(name)}, but the members taking part are {', '.join(members)}.",
                 param="fusion.weights",
             )
@@ -160,7 +160,7 @@ def _weights(
     weights = {name: given.get(name, 0.0) for name in members}
     largest = max(weights.values())
     if largest == 0:
-        raise InvalidRequest(
+        raise InvalidRequestError(
             f"The weights of {', '.join(members)} are all 0; give at least one of them a positive fusion.weights.",
             param="fusion.weights",
         )

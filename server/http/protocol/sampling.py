@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field
 
-from alignment.errors import InvalidRequest
+from alignment.errors import InvalidRequestError
 from alignment.text.ids import require_ids
 from fusion.core import SamplingParams
 from fusion.loop.line import require_room
@@ -95,7 +95,7 @@ def sampling_params(
         options: the server's limits.
 
     Raises:
-        InvalidRequest: a field exceeds what this ensemble or this server allows.
+        InvalidRequestError: a field exceeds what this ensemble or this server allows.
     """
     limited_by, max_tokens = fields.limit
     if max_tokens is None:
@@ -104,13 +104,13 @@ def sampling_params(
         require_room(max_tokens, room, param=limited_by)
     min_tokens = fields.min_tokens or 0
     if min_tokens > max_tokens:
-        raise InvalidRequest(
+        raise InvalidRequestError(
             f"min_tokens is {shorten(min_tokens)}, but the answer is limited to {max_tokens} tokens.",
             param="min_tokens",
         )
     asked_by, logprobs = fields.alternatives
     if logprobs is not None and logprobs > options.max_logprobs:
-        raise InvalidRequest(
+        raise InvalidRequestError(
             f"{asked_by} should be at most {options.max_logprobs}, not {shorten(logprobs)}.", param=asked_by
         )
     top_k = max(fields.top_k or 0, 0)
@@ -148,7 +148,7 @@ def choices(fields: SamplingFields, options: ServerOptions) -> int:
     """`n`, within what the server allows."""
     n = fields.n or 1
     if n > options.max_choices:
-        raise InvalidRequest(f"n should be at most {options.max_choices}, not {shorten(n)}.", param="n")
+        raise InvalidRequestError(f"n should be at most {options.max_choices}, not {shorten(n)}.", param="n")
     return n
 
 
@@ -158,12 +158,12 @@ def require_fixed_pivot(fields: SamplingFields, ensemble: Ensemble) -> None:
         return
     for name in ("logit_bias", "stop_token_ids"):
         if getattr(fields, name):
-            raise InvalidRequest(
+            raise InvalidRequestError(
                 f"{name} names token ids, but {ensemble.name} has no fixed pivot for these; leave it out.",
                 param=name,
             )
     if fields.prompt_alternatives is not None:
-        raise InvalidRequest(
+        raise InvalidRequestError(
             f"echo with logprobs needs a fixed pivot, but in {ensemble.name} each prompt decides on it; "
             "leave out one of the two.",
             param="echo",
@@ -173,17 +173,17 @@ def require_fixed_pivot(fields: SamplingFields, ensemble: Ensemble) -> None:
 def check_stream_options(fields: SamplingFields) -> None:
     """`stream_options` means nothing without a stream, and OpenAI refuses it."""
     if fields.stream_options is not None and not fields.stream:
-        raise InvalidRequest("stream_options is allowed only with stream: true.", param="stream_options")
+        raise InvalidRequestError("stream_options is allowed only with stream: true.", param="stream_options")
 
 
 def _logit_bias(bias: dict[str, float], vocabulary_size: int) -> dict[int, float]:
     if len(bias) > MOST_BIASED:
-        raise InvalidRequest(
+        raise InvalidRequestError(
             f"logit_bias names {len(bias)} tokens, but at most {MOST_BIASED} are allowed.", param="logit_bias"
         )
     for key in bias:
         if not (key.isascii() and key.isdigit() and len(key) <= 10 and int(key) < vocabulary_size):
-            raise InvalidRequest(
+            raise InvalidRequestError(
                 f"logit_bias has the key {shorten(key)}, but token ids go from 0 to {vocabulary_size - 1}.",
                 param="logit_bias",
             )
@@ -193,15 +193,17 @@ def _logit_bias(bias: dict[str, float], vocabulary_size: int) -> dict[int, float
 def _stop(stop: str | list[str] | None, limit: int) -> tuple[str, ...]:
     strings = [stop] if isinstance(stop, str) else stop or []
     if len(strings) > limit:
-        raise InvalidRequest(f"stop holds {len(strings)} strings; at most {limit} are allowed.", param="stop")
+        raise InvalidRequestError(f"stop holds {len(strings)} strings; at most {limit} are allowed.", param="stop")
     if "" in strings:
-        raise InvalidRequest("stop holds an empty string, which would stop at once; leave it out.", param="stop")
+        raise InvalidRequestError(
+            "stop holds an empty string, which would stop at once; leave it out.", param="stop"
+        )
     return tuple(dict.fromkeys(strings))
 
 
 def _stop_token_ids(ids: list[int], vocabulary_size: int, limit: int) -> tuple[int, ...]:
     if len(ids) > limit:
-        raise InvalidRequest(
+        raise InvalidRequestError(
             f"stop_token_ids holds {len(ids)} ids; at most {limit} are allowed.", param="stop_token_ids"
         )
     require_ids(ids, vocabulary_size, param="stop_token_ids")
