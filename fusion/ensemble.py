@@ -18,7 +18,8 @@ from alignment.text.boundaries import Located
 from alignment.text.ids import require_ids
 from alignment.text.tokenizer import Tokenizer
 from alignment.vocab_map import VocabMap
-from fusion.core import FusionParams, Member, OnMemberFailure, Prompt
+from fusion.core import Member, OnMemberFailure, Prompt
+from fusion.options import FusionParams
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,25 +19,13 @@ from functools import partial
 from time import perf_counter
 
 from alignment.errors import RequestError, UnavailableError
-from fusion.core import (
-    AdvanceFailed,
-    Answer,
-    Delivery,
-    Down,
-    FusionParams,
-    Generated,
-    Member,
-    Prompt,
-    SamplingParams,
-    Token,
-    Up,
-    Update,
-)
+from fusion.core import AdvanceFailed, Answer, Delivery, Down, Generated, Member, Prompt, Token, Up, Update
 from fusion.ensemble import Ensemble
 from fusion.loop.budget import Places
 from fusion.loop.line import STOPPING, Line, require_room
 from fusion.loop.observer import Leaving, Load, Observer, Rounds, member_load, take_account
 from fusion.loop.recovery import Attendance, unavailable
+from fusion.options import FusionParams, SamplingParams
 from fusion.prompt.scoring import PrefixScores
 from fusion.round import Fused, Outcome, batch_key, fuse
 from fusion.sequence.sequence import Sequence

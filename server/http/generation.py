@@ -11,8 +11,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from alignment.errors import UnavailableError
-from fusion.core import FinishReason, FusionParams, Prompt, RoundReport, SamplingParams, Token, Update
-from fusion.weighting import WeightingReport
+from fusion.core import FinishReason, Prompt, RoundReport, Token, Update, WeightingReport
+from fusion.options import FusionParams, SamplingParams
 from server.http.protocol.common import Usage
 from server.http.protocol.fusion import FusionReport, fusion_report
 from server.telemetry.record import Record

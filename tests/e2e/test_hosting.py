@@ -17,7 +17,8 @@ import pytest
 import yaml
 
 from alignment.errors import UnavailableError
-from fusion.core import SamplingParams, Update
+from fusion.core import Update
+from fusion.options import SamplingParams
 from server.loading import Runtime, build
 from server.settings import parse_settings
 from tests.support.demo import CONFIG, ENSEMBLE, REPOSITORY, questions, user

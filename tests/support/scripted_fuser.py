@@ -12,19 +12,11 @@ from typing import Any
 
 from alignment.errors import InvalidRequestError
 from alignment.text.boundaries import Located
-from fusion.core import (
-    Capacity,
-    FusionParams,
-    Prompt,
-    RoundReport,
-    SamplingParams,
-    Token,
-    TokenLogProb,
-    Update,
-)
+from fusion.core import Capacity, Prompt, RoundReport, Token, TokenLogProb, Update
 from fusion.ensemble import Ensemble, Model
 from fusion.loop.observer import Load, MemberLoad, Observer
 from fusion.loop.recovery import Attendance
+from fusion.options import FusionParams, SamplingParams
 
 END = 256
 CONTEXT = 200

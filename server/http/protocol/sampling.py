@@ -10,11 +10,12 @@ from pydantic import Field
 
 from alignment.errors import InvalidRequestError
 from alignment.text.ids import require_ids
-from fusion.core import SamplingParams
 from fusion.loop.line import require_room
+from fusion.options import Bias, SamplingParams
 from server.http.errors import shorten
 from server.http.options import ServerOptions
 from server.http.protocol.common import RequestModel, Strings
+from server.settings.derive import overrides, updated
 
 if TYPE_CHECKING:
     from fusion.ensemble import Ensemble
@@ -31,33 +32,24 @@ class StreamOptions(RequestModel):
 
 
 MOST_BIASED = 1024  # tokens in a logit_bias, which costs time in every round
+# Options that a request writes in another way than the fuser takes them.
+NOT_THE_SAME = ("logit_bias", "stop", "stop_token_ids", "include_stop", "logprobs", "prompt_logprobs")
 
 
-class SamplingFields(RequestModel):
-    """How a token is drawn and when to stop. Null is the same as leaving a field out.
+class SamplingFields(overrides(SamplingParams, RequestModel, without=NOT_THE_SAME)):  # type: ignore[misc]
+    """The options of `fusion.options.SamplingParams`, and what else both requests have.
 
-    The ranges are OpenAI's where it has the field, and vLLM's otherwise.
+    Null is the same as leaving a field out.
     """
 
     default_max_tokens: ClassVar[int | None] = None
     """Without a limit in the request; None for all the room there is."""
 
     n: Annotated[int, Field(ge=1)] | None = None
-    max_tokens: Annotated[int, Field(ge=1)] | None = None
-    min_tokens: Annotated[int, Field(ge=0)] | None = None
-    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    top_k: Annotated[int, Field(ge=-1, lt=2**31)] | None = None
-    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
-    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
-    repetition_penalty: Annotated[float, Field(ge=0.01, le=10)] | None = None
-    logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = None
-    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
+    logit_bias: dict[str, Bias] | None = None
     stop: Strings | None = None
     stop_token_ids: list[int] | None = None
     include_stop_str_in_output: bool | None = None
-    ignore_eos: bool | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: str | None = None
@@ -113,30 +105,22 @@ def sampling_params(
         raise InvalidRequestError(
             f"{asked_by} should be at most {options.max_logprobs}, not {shorten(logprobs)}.", param=asked_by
         )
-    top_k = max(fields.top_k or 0, 0)
-    top_p = 1.0 if fields.top_p is None else fields.top_p
-    if top_p == 0:  # a nucleus of no mass still holds the best token
-        top_k, top_p = 1, 1.0
-    temperature = 1.0 if fields.temperature is None else fields.temperature
-    return SamplingParams(
+    params = updated(
+        SamplingParams(max_tokens),
+        fields,
         max_tokens=max_tokens,
-        min_tokens=min_tokens,
-        temperature=0.0 if temperature < GREEDY_BELOW else temperature,
-        top_p=top_p,
-        top_k=top_k,
-        min_p=fields.min_p or 0.0,
-        presence_penalty=fields.presence_penalty or 0.0,
-        frequency_penalty=fields.frequency_penalty or 0.0,
-        repetition_penalty=1.0 if fields.repetition_penalty is None else fields.repetition_penalty,
         logit_bias=_logit_bias(fields.logit_bias or {}, vocabulary_size),
         seed=None if fields.seed is None else fields.seed % SEEDS,
         stop=_stop(fields.stop, options.max_stop_strings),
         stop_token_ids=_stop_token_ids(fields.stop_token_ids or [], vocabulary_size, options.max_stop_strings),
         include_stop=bool(fields.include_stop_str_in_output),
-        ignore_eos=bool(fields.ignore_eos),
         logprobs=logprobs,
         prompt_logprobs=fields.prompt_alternatives,
     )
+    greedy = params.temperature < GREEDY_BELOW
+    params = replace(params, temperature=0.0 if greedy else params.temperature, top_k=max(params.top_k, 0))
+    # A nucleus of no mass still holds the best token.
+    return params if params.top_p > 0 else replace(params, top_k=1, top_p=1.0)
 
 
 def seeded(params: SamplingParams, index: int) -> SamplingParams:

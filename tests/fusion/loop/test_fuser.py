@@ -7,8 +7,9 @@ import pytest
 
 from alignment.errors import InvalidRequestError, OverloadedError, UnavailableError
 from alignment.spelling import Spelling
-from fusion.core import Capacity, FusionParams
+from fusion.core import Capacity
 from fusion.ensemble import build_ensemble
+from fusion.options import FusionParams
 from fusion.step import among_voters
 from tests.support.toy_fuser import toy_ensemble, toy_model
 

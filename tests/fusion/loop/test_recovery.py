@@ -6,9 +6,9 @@ import pytest
 
 from alignment.errors import UnavailableError
 from alignment.spelling import Spelling
-from fusion.core import Capacity, FusionParams
+from fusion.core import Capacity
 from fusion.ensemble import build_for_any_pivot
-from fusion.weighting import Weighting
+from fusion.options import FusionParams, Weighting
 from tests.support.toy_fuser import Listener, toy_ensemble, toy_model
 
 PIVOT, OTHER = "almanac", "lingvo"

@@ -283,7 +283,7 @@ def test_only_the_chosen_models_are_asked():
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
-        (httpx.Response(401), "401 UnauthorizedError"),
+        (httpx.Response(401), "401 Unauthorized"),
         (httpx.Response(200, text="<html>"), "does not answer like an OpenAI-compatible server"),
         (httpx.Response(200, json=[]), "does not answer like an OpenAI-compatible server"),
     ],

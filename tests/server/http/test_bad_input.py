@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
 from alignment.errors import OverloadedError, UnavailableError
-from fusion.core import FusionParams, Update
+from fusion.core import Update
+from fusion.options import FusionParams
 from server.http.app import create_app
 from server.http.options import ServerOptions
 from server.http.protocol.chat import ChatRequest
@@ -159,7 +160,7 @@ def test_messages_say_what_is_allowed(client: TestClient) -> None:
     assert message({"messages": "Hello"}) == "messages should be a list, not 'Hello'."
     assert message({"model": 5}) == "model should be text, not 5."
     assert message({"fusion": {"combine": "sum"}}) == "fusion.combine should be 'mixture' or 'product', not 'sum'."
-    assert "members, weights, weighting, combine, filter_top, renormalise, guard, report" in message(
+    assert "members, weights, weighting, combine, filter_top, renormalize, guard, report" in message(
         {"fusion": {"x": 1}}
     )
     assert "the members are a, b" in message({"fusion": {"members": ["c"]}})

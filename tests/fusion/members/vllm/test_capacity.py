@@ -13,11 +13,12 @@ import pytest
 
 from alignment.errors import OverloadedError
 from alignment.text.tokenizer import Tokenizer
-from fusion.core import FusionParams, SamplingParams, Update
+from fusion.core import Update
 from fusion.ensemble import Ensemble, Model, build_ensemble
 from fusion.loop.fuser import Fuser
 from fusion.members.checkpoint import stop_ids
 from fusion.members.hosts.inline import InlineMember
+from fusion.options import FusionParams, SamplingParams
 
 pytest.importorskip("vllm")
 
