@@ -12,10 +12,12 @@ import httpx
 from rich.console import Console
 from rich.text import Text
 
+from alignment.errors import TuttiError
+
 HELP = "/model [NAME]  /system [TEXT]  /reset  /quit    Ctrl-C stops an answer, Ctrl-D leaves"
 
 
-class ChatError(Exception):
+class ChatError(TuttiError):
     """The server could not be reached, refused, or broke off; the message is one line."""
 
 

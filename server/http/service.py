@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from alignment.errors import NotFound
+from alignment.errors import NotFoundError
 from server.http.errors import shorten
 from server.http.middleware.drain import Lifecycle
 from server.http.options import ServerOptions
@@ -37,11 +37,11 @@ class Service:
         """The ensemble served under this name.
 
         Raises:
-            NotFound: there is none; the message lists what is served.
+            NotFoundError: there is none; the message lists what is served.
         """
         if name not in self.ensembles:
             served = ", ".join(self.ensembles)
-            raise NotFound(
+            raise NotFoundError(
                 f"The model {shorten(name)} is not served here; choose one of {served}.",
                 param="model",
                 code="model_not_found",

@@ -10,7 +10,7 @@ from fastapi import Request
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from server.http.errors import Unauthorized, error_response
+from server.http.errors import UnauthorizedError, error_response
 
 # Load balancers and Prometheus have no key.
 OPEN_PATHS = frozenset({"/health", "/ready", "/metrics", "/version"})
@@ -36,9 +36,7 @@ class BearerAuth:
         digest = _digest(key.strip().encode("latin-1"))  # headers arrive decoded as latin-1
         known = [hmac.compare_digest(digest, ours) for ours in self.digests]
         if scheme.lower() != "bearer" or not any(known):
-            refusal = Unauthorized(
-                "The API key is missing or wrong; send it as 'Authorization: Bearer KEY'.", code="invalid_api_key"
-            )
+            refusal = UnauthorizedError("The API key is missing or wrong; send it as 'Authorization: Bearer KEY'.")
             await error_response(refusal)(scope, receive, send)
             return
         scope.setdefault("state", {})["key_digest"] = digest.hex()

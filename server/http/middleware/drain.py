@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from alignment.errors import Unavailable
+from alignment.errors import UnavailableError
 from fusion.loop.line import STOPPING
 from server.http.errors import error_response
 from server.http.middleware.auth import OPEN_PATHS
@@ -41,7 +41,7 @@ class Admission:
         if self.lifecycle.draining:
             scope["state"]["record"].draining = True
             headers = {"Retry-After": str(RETRY_SECONDS), "Connection": "close"}
-            await error_response(Unavailable(STOPPING), headers)(scope, receive, send)
+            await error_response(UnavailableError(STOPPING), headers)(scope, receive, send)
             return
         self.lifecycle.in_progress += 1
         try:

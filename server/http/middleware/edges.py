@@ -10,14 +10,13 @@ from time import perf_counter
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from alignment.errors import TooLarge
-from server.http.errors import as_request_error, error_response
+from server.http.errors import TooLargeError, as_request_error, error_response
 from server.http.middleware.auth import OPEN_PATHS
 from server.telemetry.logs import request_id
 from server.telemetry.metrics.requests import RequestMetrics
 from server.telemetry.record import Record
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 MAX_REQUEST_ID = 128
 
@@ -62,7 +61,7 @@ class RequestId:
         try:
             await self.app(scope, receive, send_with_id)
         except Exception as error:
-            logger.error("request %s to %r failed", record.id, scope["path"])
+            log.error("request %s to %r failed", record.id, scope["path"])
             if record.status is not None:
                 raise
             await error_response(as_request_error(error))(scope, receive, send_with_id)
@@ -98,10 +97,7 @@ class BodyLimit:
         elif int(headers.get("content-length", "0")) <= self.limit:
             await self.app(scope, receive, send)
             return
-        refusal = TooLarge(
-            f"The request body is larger than the {self.limit} bytes this server accepts.",
-            code="request_too_large",
-        )
+        refusal = TooLargeError(f"The request body is larger than the {self.limit} bytes this server accepts.")
         # The rest of the body is not wanted, so the connection cannot be used again.
         await error_response(refusal, {"Connection": "close"})(scope, receive, send)
 

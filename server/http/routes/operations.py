@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 from fastapi import APIRouter, Request, Response
 
-from alignment.errors import Unavailable
+from alignment.errors import UnavailableError
 from fusion.loop.line import STOPPING
 from server.http.service import Service
 from server.telemetry.metrics.exposition import exposition, refresh
@@ -40,7 +40,7 @@ def operations_router(service: Service) -> APIRouter:
     async def health() -> dict[str, str]:
         """Whether the process is alive: 200, or 503 once the decoding loop has ended and only a restart helps."""
         if not service.fuser.alive():
-            raise Unavailable("The decoding loop has ended; restart the server.")
+            raise UnavailableError("The decoding loop has ended; restart the server.")
         return {"status": "ok"}
 
     @router.head("/ready", include_in_schema=False)
@@ -51,10 +51,10 @@ def operations_router(service: Service) -> APIRouter:
         An ensemble that goes on without it keeps the server in service.
         """
         if service.lifecycle.draining:
-            raise Unavailable(STOPPING)
+            raise UnavailableError(STOPPING)
         away = [name for name, member in service.fuser.load().members.items() if not member.up]
         if missed := _missed(service, away):
-            raise Unavailable(f"Not answering: {', '.join(missed)}.")
+            raise UnavailableError(f"Not answering: {', '.join(missed)}.")
         return {"status": "degraded", "down": away} if away else {"status": "ready"}
 
     @router.get("/metrics", include_in_schema=False)

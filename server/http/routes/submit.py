@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from fastapi import Request, Response
 
-from fusion.core import FusionParams, Prompt
+from fusion.core import Prompt
 from fusion.ensemble import Ensemble
+from fusion.options import FusionParams
 from server.http.generation import Generation
 from server.http.middleware.auth import flow_of
 from server.http.protocol.chat import ChatRequest

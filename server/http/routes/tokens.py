@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter
 from fastapi.concurrency import run_in_threadpool
 
-from alignment.errors import InvalidRequest
+from alignment.errors import InvalidRequestError
 from alignment.text.ids import require_ids
 from server.http.protocol.body import StrictJsonRoute
 from server.http.protocol.chat import rendering
@@ -29,7 +29,7 @@ def tokens_router(service: Service) -> APIRouter:
         """The tokens of a text, or of a conversation in the pivot's template."""
         check_unknown(body)
         if (body.prompt is None) == (body.messages is None):
-            raise InvalidRequest("Give either prompt or messages.", param="prompt")
+            raise InvalidRequestError("Give either prompt or messages.", param="prompt")
         ensemble = service.ensemble(body.model or service.default_model)
         tokenizer = ensemble.tokenizer
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fusion.core import WeightingReport
 from fusion.loop.observer import Leaving, Observer, Rounds, best_tokens, divergence
-from fusion.weighting import WeightingReport
 from server.telemetry.metrics.catalogue import DEGRADED_REASONS, DROP_REASONS, PHASES, STAGES, Catalogue
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from server.http.errors import CLIENT_CLOSED_REQUEST
+from server.http.errors import CLIENT_CLOSED_REQUEST, status_of
 from server.telemetry.metrics.catalogue import FINISH_REASONS, Catalogue
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ class RequestMetrics:
 
     def _generated(self, record: Record, series: ModelSeries) -> None:
         if record.error is not None and record.status is not None and record.status < 400:  # amid its stream
-            self._errors[ERROR_TYPES.get(getattr(record.error, "status", 500), OTHER)].inc()
+            self._errors[ERROR_TYPES.get(status_of(record.error), OTHER)].inc()
         series.requests[record.outcome].inc()
         series.prompt.inc(record.prompt_tokens)
         series.prompt_length.observe(record.prompt_tokens)

@@ -8,7 +8,8 @@ from collections.abc import Callable
 import pytest
 from starlette.testclient import TestClient
 
-from fusion.core import FusionParams, Update
+from fusion.core import Update
+from fusion.options import FusionParams
 from server.http.app import create_app
 from server.http.options import ServerOptions
 from tests.server.conftest import Served

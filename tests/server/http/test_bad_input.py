@@ -11,8 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
-from alignment.errors import Overloaded, Unavailable
-from fusion.core import FusionParams, Update
+from alignment.errors import OverloadedError, UnavailableError
+from fusion.core import Update
+from fusion.options import FusionParams
 from server.http.app import create_app
 from server.http.options import ServerOptions
 from server.http.protocol.chat import ChatRequest
@@ -159,7 +160,7 @@ def test_messages_say_what_is_allowed(client: TestClient) -> None:
     assert message({"messages": "Hello"}) == "messages should be a list, not 'Hello'."
     assert message({"model": 5}) == "model should be text, not 5."
     assert message({"fusion": {"combine": "sum"}}) == "fusion.combine should be 'mixture' or 'product', not 'sum'."
-    assert "members, weights, weighting, combine, filter_top, renormalise, guard, report" in message(
+    assert "members, weights, weighting, combine, filter_top, renormalize, guard, report" in message(
         {"fusion": {"x": 1}}
     )
     assert "the members are a, b" in message({"fusion": {"members": ["c"]}})
@@ -259,7 +260,7 @@ def test_paths_methods_and_models_that_are_not_there(client: TestClient) -> None
 
 
 def test_a_full_line_is_429_with_retry_after(client: TestClient, fuser: ScriptedFuser) -> None:
-    fuser.refuse = (0, Overloaded("Too many sequences are waiting.", retry_after=7))
+    fuser.refuse = (0, OverloadedError("Too many sequences are waiting.", retry_after=7))
     answer = client.post(CHAT_PATH, json=CHAT)
     assert error_of(answer, 429)["type"] == "rate_limit_error"
     assert answer.headers["retry-after"] == "7"
@@ -268,17 +269,17 @@ def test_a_full_line_is_429_with_retry_after(client: TestClient, fuser: Scripted
 def test_a_member_that_is_being_started_anew_is_503_with_retry_after(
     client: TestClient, fuser: ScriptedFuser
 ) -> None:
-    fuser.refuse = (0, Unavailable("Member 'b' is down.", retry_after=4))
+    fuser.refuse = (0, UnavailableError("Member 'b' is down.", retry_after=4))
     answer = client.post(CHAT_PATH, json=CHAT)
     assert error_of(answer, 503)["message"] == "Member 'b' is down."
     assert answer.headers["retry-after"] == "4"
-    fuser.refuse = (0, Unavailable("The server is shutting down."))
+    fuser.refuse = (0, UnavailableError("The server is shutting down."))
     assert "retry-after" not in client.post(CHAT_PATH, json=CHAT).headers
 
 
 def test_choices_are_admitted_together_or_not_at_all(client: TestClient, fuser: ScriptedFuser) -> None:
     fuser.script = lambda submission: [60.0]
-    fuser.refuse = (2, Overloaded("Too many sequences are waiting."))
+    fuser.refuse = (2, OverloadedError("Too many sequences are waiting."))
     error_of(client.post(CHAT_PATH, json=CHAT | {"n": 3}), 429)
     assert [submission.cancelled.is_set() for submission in fuser.submissions] == [True, True]
 
@@ -287,7 +288,7 @@ def test_choices_are_admitted_together_or_not_at_all(client: TestClient, fuser: 
 def test_failures_before_the_first_token_have_a_status(
     client: TestClient, fuser: ScriptedFuser, stream: bool
 ) -> None:
-    fuser.script = lambda submission: [0.05, Update("", error=Unavailable("Member 'b' failed."))]
+    fuser.script = lambda submission: [0.05, Update("", error=UnavailableError("Member 'b' failed."))]
     error = error_of(client.post(CHAT_PATH, json=CHAT | {"stream": stream}), 503)
     assert "Member 'b'" in error["message"]
 
@@ -315,7 +316,7 @@ def test_a_crash_is_answered_and_logged_under_its_request_id(
 
 
 def test_a_failing_choice_stops_the_others(client: TestClient, fuser: ScriptedFuser) -> None:
-    failing = [Update("", error=Unavailable("Member 'b' failed."))]
+    failing = [Update("", error=UnavailableError("Member 'b' failed."))]
     fuser.script = lambda submission: failing if submission.sampling.seed == 1 else [60.0]
     error_of(client.post(CHAT_PATH, json=CHAT | {"n": 3, "seed": 0}), 503)
     assert [s.cancelled.is_set() for s in fuser.submissions] == [True, False, True]

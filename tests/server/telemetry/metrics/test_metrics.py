@@ -19,7 +19,7 @@ import uvicorn
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
 
-from alignment.errors import Unavailable
+from alignment.errors import UnavailableError
 from fusion.core import Down, Update
 from server.http.app import create_app
 from server.http.options import ServerOptions
@@ -413,7 +413,7 @@ def test_a_failure_amid_a_stream_is_an_error(client: TestClient, fuser: Scripted
 
 def test_a_failure_of_one_of_several_answers_is_an_error(client: TestClient, fuser: ScriptedFuser) -> None:
     """The other one is given up, which is no cancellation by the client."""
-    fails = [Update("", error=Unavailable("Member 'b' failed."))]
+    fails = [Update("", error=UnavailableError("Member 'b' failed."))]
     fuser.script = lambda submission: fails if submission.number == 1 else [*says("Hello")[:1], 5.0]
     assert client.post(CHAT_PATH, json={**CHAT, "n": 2}).status_code == 503
     scrape = Scrape(client.get("/metrics").text)
