@@ -13,7 +13,7 @@ import numpy as np
 
 from alignment.errors import InvalidRequestError
 from alignment.methods.exact import exact_map
-from alignment.methods.hybrid import first_token_map
+from alignment.methods.first_token import first_token_map
 from alignment.text.boundaries import Located
 from alignment.text.ids import require_ids
 from alignment.text.tokenizer import Tokenizer

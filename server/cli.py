@@ -13,6 +13,7 @@ from rich.text import Text
 from typer.core import TyperGroup
 
 from alignment.errors import ConfigError, TuttiError
+from alignment.methods.registry import METHODS
 from server import __version__
 from server.commands.tables import console
 
@@ -43,6 +44,7 @@ Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="The configuratio
 ApiKey = Annotated[
     str | None, typer.Option(envvar="TUTTI_API_KEY", help="Bearer key, where the server asks for one.")
 ]
+METHODS_HELP = "; ".join(f"{name}: {method.description}" for name, method in METHODS.items()) + "."
 Port = Annotated[int | None, typer.Option(min=0, max=65535, help="Instead of server.port; 0 takes a free one.")]
 
 
@@ -107,7 +109,7 @@ def align(
     model_b: Annotated[
         str | None, typer.Argument(metavar="MODEL_B", help="Whose tokens they are mapped to, the pivot.")
     ] = None,
-    method: Annotated[str, typer.Option(help="exact, prefix, eva, mined or hybrid.")] = "hybrid",
+    method: Annotated[str, typer.Option(help=METHODS_HELP)] = "hybrid",
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Where the map is written.")] = None,
     embeddings: Annotated[
         str | None, typer.Option(help="The table that is learned from: output (default) or input.")

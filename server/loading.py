@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import logging
+import pkgutil
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM
 
 from alignment.errors import ConfigError
-from alignment.methods.registry import ModelVocabulary
+from alignment.methods.method import ModelVocabulary
 from alignment.text.tokenizer import Tokenizer
 from alignment.vocab_map import VocabMap
 from fusion.core import Member
@@ -20,8 +20,7 @@ from fusion.ensemble import Ensemble, Model, build_ensemble, build_for_any_pivot
 from fusion.loop.fuser import Fuser
 from fusion.members.checkpoint import DTYPES, read_config, stop_ids, weight_files
 from fusion.members.identity import content_digest
-from fusion.members.registry import EngineSpec
-from fusion.members.transformers.architecture import context_length, require_decoder, why_not_packed
+from fusion.members.registry import ENGINES, EngineSpec
 from server.hosting import device_here, load_members
 from server.maps import members_to_map, open_cache, required_map
 from server.settings import EnsembleSettings, ModelSettings, Settings
@@ -72,8 +71,8 @@ def build(settings: Settings) -> Runtime:
         ConfigError: a sentence that names the model.
     """
     began = time.monotonic()
-    # vLLM changes classes of transformers in its process; whoever needs them as they are comes first.
-    names = sorted(settings.needed, key=lambda name: settings.models[name].engine == "vllm")
+    # Engines that need the classes of transformers as they are come before those that change them.
+    names = sorted(settings.needed, key=lambda name: ENGINES[settings.models[name].engine].changes_transformers)
     checkpoints = [open_checkpoint(name, settings.models[name]) for name in names]
     maps = _maps(settings, {checkpoint.name: checkpoint for checkpoint in checkpoints})
     with ExitStack() as on_failure:
@@ -101,7 +100,7 @@ def open_checkpoint(name: str, model: ModelSettings) -> Checkpoint:
     try:
         device_here(model)
         config = read_config(source, revision=revision, trust_remote_code=trust)
-        not_packed = _check_architecture(model, config) if model.engine == "transformers" else None
+        not_packed = _examined(model, config)
         if model.engine_args.get("load_format", "auto") in ("auto", "safetensors"):
             weight_files(source, revision=revision)
         vocabulary = read_vocabulary(source, revision=revision, trust_remote_code=trust)
@@ -143,8 +142,7 @@ def engine_spec(checkpoint: Checkpoint) -> EngineSpec:
         "chunk": model.prefill_chunk,
         "top_k": model.candidates,
     }
-    if model.engine == "vllm":
-        arguments |= {"engine_args": model.engine_args, "adapter": model.adapter}
+    arguments |= {name: getattr(model, name) for name in ENGINES[model.engine].options}
     return EngineSpec(model.engine, arguments)
 
 
@@ -193,21 +191,14 @@ def _ensemble(name: str, ensemble: EnsembleSettings, models: dict[str, Model], m
     )
 
 
-def _check_architecture(model: ModelSettings, config: Any) -> str | None:
-    """Build the model without weights, which takes no memory, and see whether the engine can run it.
-
-    Returns what keeps it from the fast path."""
-    try:
-        with torch.device("meta"):
-            empty = AutoModelForCausalLM.from_config(config, trust_remote_code=model.trust_remote_code)
-    except ValueError as error:
-        raise ConfigError(
-            f"{model.source} is a {config.model_type} model, which transformers cannot run as a causal language "
-            "model; members have to be such."
-        ) from error
-    require_decoder(empty)
-    context_length(empty, model.max_context)
-    return why_not_packed(empty)
+def _examined(model: ModelSettings, config: Any) -> str | None:
+    """What keeps the architecture from its engine's fastest path. Raises ConfigError for one it cannot run."""
+    kind = ENGINES[model.engine]
+    if kind.examine is None:
+        return None
+    examine = pkgutil.resolve_name(kind.examine)
+    found: str | None = examine(config, model.source, model.trust_remote_code, model.max_context)
+    return found
 
 
 def _check_vocabulary(source: str, config: Any, tokenizer: Tokenizer) -> None:

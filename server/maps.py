@@ -10,8 +10,9 @@ from pathlib import Path
 
 from alignment.errors import ConfigError
 from alignment.methods.map_cache import MapCache, user_cache
+from alignment.methods.method import ModelVocabulary
 from alignment.methods.origin import load_with_origin
-from alignment.methods.registry import Alignment, ModelVocabulary
+from alignment.methods.registry import Alignment
 from alignment.vocab_map import VocabMap
 from server import __version__
 from server.settings import EnsembleSettings, ServerSettings
@@ -83,9 +84,9 @@ def _map(
     try:
         if member in ensemble.maps:
             return _from_file(ensemble.maps[member], alignment)
-        if alignment.learned is None:
+        if alignment.kept is None:
             return alignment.learn()
-        costly = learned(alignment.learned)
+        costly = learned(alignment.kept)
         return None if costly is None else alignment.complete(costly)
     except ConfigError as error:
         raise ConfigError(f"the map of {member} into {ensemble.pivot}: {error}") from error

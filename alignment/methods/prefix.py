@@ -8,6 +8,7 @@ import numpy as np
 
 from alignment.methods.exact import exact_map
 from alignment.methods.hybrid import hybrid_map
+from alignment.methods.method import MapRequest, Method
 from alignment.text.tokenizer import Tokenizer
 from alignment.vocab_map import VocabMap
 
@@ -39,3 +40,13 @@ def _text(tokenizer: Tokenizer, id: int) -> str:
     surface = tokenizer.surfaces[id] or b""
     text = surface.decode(errors="ignore")
     return text if surface.startswith(text.encode()) else ""
+
+
+def _learn(request: MapRequest) -> VocabMap:
+    source, target = request.source, request.target
+    return prefix_map(
+        source.tokenizer, target.tokenizer, source_stops=source.stop_ids, target_stop=target.stop_ids[0]
+    )
+
+
+METHOD = Method("exact where the bytes coincide, the token that begins the same text for the rest", _learn)

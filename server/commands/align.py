@@ -105,8 +105,9 @@ def inspect(path: Path, token: str, sources: tuple[str, str] | None, console: Co
 
 
 def _settings(method: str, parameters: dict[str, Any]) -> AlignmentSettings:
+    method_named(method)
     try:
-        return AlignmentSettings.model_validate({"method": method_named(method), **parameters})
+        return AlignmentSettings.model_validate({"method": method, **parameters})
     except ValidationError as invalid:
         error = invalid.errors()[0]
         option = f"--{error['loc'][0]}: found {error['input']!r}; " if error["loc"] else ""

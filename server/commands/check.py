@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pkgutil
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from rich.table import Table
 from alignment.errors import ConfigError
 from alignment.methods.map_cache import MapCache
 from fusion.members.checkpoint import estimate
-from fusion.members.vllm.validate import refusals
+from fusion.members.registry import ENGINES
 from server.commands.map_report import reach_of
 from server.commands.tables import table
 from server.hosting import device_here, environment
@@ -91,13 +92,13 @@ def make_plan(settings: Settings) -> Plan:
         if checkpoint.not_packed
     ]
     notes += [
-        f"{name} is hosted by Ray: vLLM validates its engine_args there, when it is loaded."
+        f"{name} is hosted by Ray: its engine_args are validated there, when it is loaded."
         for name, checkpoint in known.items()
-        if checkpoint.settings.engine == "vllm" and checkpoint.settings.host == "ray"
+        if ENGINES[checkpoint.settings.engine].refusals and checkpoint.settings.host == "ray"
     ]
     unused = [name for name in settings.models if name not in settings.needed]
     notes += [f"{name} is in no ensemble and not served by itself: it is not loaded." for name in unused]
-    problems += _refused_by_vllm(known.values())
+    problems += _refused(known.values())
     return Plan(tuple(models), ensembles, (*problems, *_too_large(models)), tuple(notes))
 
 
@@ -151,16 +152,17 @@ def _plan_ensemble(
     return tuple(members)
 
 
-def _refused_by_vllm(checkpoints: Iterable[Checkpoint]) -> list[str]:
-    """A sentence for each model that vLLM would not start with its options; asked once for each environment."""
+def _refused(checkpoints: Iterable[Checkpoint]) -> list[str]:
+    """A sentence for each model whose engine would not start with its options; asked once for each environment."""
     together = defaultdict(list)
     for one in checkpoints:
-        if one.settings.engine == "vllm" and one.settings.host != "ray":
-            together[tuple(environment(one.settings).items())].append(one)
+        refusals = ENGINES[one.settings.engine].refusals
+        if refusals is not None and one.settings.host != "ray":
+            together[refusals, tuple(environment(one.settings).items())].append(one)
     sentences = []
-    for variables, group in together.items():
+    for (refusals, variables), group in together.items():
         try:
-            said = refusals([engine_spec(one).arguments for one in group], dict(variables))
+            said = pkgutil.resolve_name(refusals)([engine_spec(one).arguments for one in group], dict(variables))
         except ConfigError as error:
             said = [str(error), *[None] * (len(group) - 1)]
         sentences += [f"models.{one.name}: {text}" for one, text in zip(group, said, strict=True) if text]

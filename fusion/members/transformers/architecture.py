@@ -1,13 +1,34 @@
-"""What an architecture allows: which path, how many tokens of context."""
+"""Architectures: which forward path one allows, and how many tokens of context."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import torch
+from transformers import AutoModelForCausalLM
+
 from alignment.errors import ConfigError
 
 _LAYER_TYPES = {"full_attention", "sliding_attention"}
 _LIMITS = ("max_position_embeddings", "max_seq_len", "context_length")  # one meaning, as architectures call it
+
+
+def examine(config: Any, source: str, trust_remote_code: bool, max_context: int | None) -> str | None:
+    """Build a checkpoint's model without weights, which takes no memory, and see whether it can run.
+
+    Returns what keeps it from the fast path. Raises ConfigError for an architecture that cannot run.
+    """
+    try:
+        with torch.device("meta"):
+            empty = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+    except ValueError as error:
+        raise ConfigError(
+            f"{source} is a {config.model_type} model, which transformers cannot run as a causal language "
+            "model; members have to be such."
+        ) from error
+    require_decoder(empty)
+    context_length(empty, max_context)
+    return why_not_packed(empty)
 
 
 def require_decoder(model: Any) -> None:

@@ -11,12 +11,13 @@ import torch
 
 from alignment.errors import ConfigError
 from fusion.core import Advance, AdvanceFailed, Answer, Capacity, Ids, LogProbs, Task
+from fusion.members.check import CheckFailedError
 from fusion.members.checkpoint import load_model, parse_device, parse_dtype, quiet
 from fusion.members.topk import best_tokens, normalisers
 from fusion.members.transformers.architecture import context_length, require_decoder, unsupported, why_not_packed
 from fusion.members.transformers.cache.arena import Arena, ArenaFullError
 from fusion.members.transformers.cache.kv import KVCache
-from fusion.members.transformers.check import CheckFailedError, SelfCheck
+from fusion.members.transformers.check import PlainPass
 from fusion.members.transformers.forward.base import Forward, Part
 from fusion.members.transformers.forward.choose import paths
 from fusion.members.transformers.forward.packed import PackedForward
@@ -77,13 +78,13 @@ class TransformersEngine:
         self._work: dict[int, Work] = {}
         self._failed: dict[int, AdvanceFailed] = {}
         with quiet():
-            check = SelfCheck(model, self.known_ids, context)
-            self.vocabulary_size: int = check.vocabulary_size
+            plain = PlainPass(model, self.known_ids, context)
+            self.vocabulary_size: int = plain.vocabulary_size
             self._top_k = min(top_k, self.vocabulary_size)
-            self._forward = self._choose(check)
+            self._forward = self._choose(plain)
         self.path = self._forward.path
 
-    def _choose(self, check: SelfCheck) -> Forward:
+    def _choose(self, plain: PlainPass) -> Forward:
         """The first path that passes. Raises ConfigError if none does."""
         model, name = self._model, type(self._model).__name__
         reasons = [why_not_packed(model)]
@@ -91,9 +92,9 @@ class TransformersEngine:
             self._cache = KVCache(self.capacity.cache_tokens)
             self._forward = make(self._cache)
             try:
-                check.run(self)
+                plain.require_same(self)
                 if isinstance(self._forward, PackedForward) and pack_linear_layers(model):
-                    check.run(self)
+                    plain.require_same(self)
             except CheckFailedError as error:
                 reasons.append(f"{self._forward.path}, {error}")
                 continue

@@ -1,15 +1,19 @@
-"""What a vLLM engine is built from, and what vLLM says to it: all that can be found out without weights."""
+"""Options of a vLLM engine, and vLLM's verdict on them: all that can be found out without weights."""
 
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping
+import logging
+import os
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from alignment.errors import ConfigError
+from fusion.members.vllm import KIND
 from fusion.members.vllm.hints import explained
-from fusion.members.vllm.start import quiet
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
@@ -33,7 +37,6 @@ FIXED = (
     "skip_tokenizer_init",
     "worker_extension_cls",
 )
-CACHE_SIZES = frozenset({"gpu_memory_utilization", "kv_cache_memory_bytes", "num_gpu_blocks_override"})
 UNPROFILED = 0.01
 """What vLLM is told to take of a GPU where the size of its cache is given.
 
@@ -71,6 +74,25 @@ class Options:
     adapter: str | None = None
 
 
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep vLLM's account of its start, and its progress bars, out of the server's own log.
+
+    Afterwards what vLLM and torch have to say goes where the server's log goes, from warnings on.
+    """
+    os.environ.setdefault("VLLM_CONFIGURE_LOGGING", "0")
+    loggers = [logging.getLogger(name) for name in ("vllm", "torch")]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"(vllm|torch)\.")
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger in loggers:
+                logger.setLevel(logging.WARNING)
+
+
 def configured(options: Options) -> VllmConfig:
     """vLLM's own configuration of the engine, validated by vLLM.
 
@@ -80,13 +102,13 @@ def configured(options: Options) -> VllmConfig:
     source = options.source
     require_installed(source)
     with quiet():
-        from fusion.members.vllm import core as vllm_internals
-    vllm_internals.require_tested()
+        from fusion.members.vllm.core import engine_config, require_tested
+    require_tested()
     require_device(source, options.device)
     require_known(source, options.engine_args)
     require_executor(source, options.engine_args.get("distributed_executor_backend"))
     with explained(source), quiet():
-        return vllm_internals.engine_config(arguments(options))
+        return engine_config(arguments(options))
 
 
 def require_installed(source: str) -> None:
@@ -116,7 +138,7 @@ def arguments(options: Options) -> dict[str, Any]:
         result.setdefault("block_size", BLOCK)
     if result.get("tensor_parallel_size", 1) == result.get("pipeline_parallel_size", 1) == 1:
         result.setdefault("distributed_executor_backend", "uni")  # no process of its own for one worker
-    if CACHE_SIZES.isdisjoint(given):
+    if KIND.sizes_cache.isdisjoint(given):
         block = result.get("block_size")
         block = block if isinstance(block, int) and block > 0 else 16
         result["num_gpu_blocks_override"] = 1 + -(-options.cache_tokens // block)
@@ -181,3 +203,12 @@ def on_cpu() -> bool:
     from vllm.platforms import current_platform
 
     return bool(current_platform.is_cpu())
+
+
+def lora_request(adapter: str | None) -> Any:
+    """What makes a request run with the adapter."""
+    if adapter is None:
+        return None
+    from vllm.lora.request import LoRARequest
+
+    return LoRARequest("adapter", 1, adapter)
