@@ -13,10 +13,8 @@ from types import FrameType
 import uvicorn
 
 from alignment.errors import ConfigError
-from fusion.loop.line import most_of_one_flow
 from server.http.middleware.drain import Lifecycle
-from server.http.options import ServerOptions
-from server.settings import ServerSettings, Settings, accepted_keys
+from server.settings import Settings
 from server.telemetry.logs import set_up_log
 
 CLOSING_SECONDS = 1  # for what was cut off to be told so
@@ -38,27 +36,13 @@ def serve(settings: Settings, on_ready: Callable[[str], None]) -> None:
         set_up_log(settings.server.log_level, settings.server.log_format)
         signal.signal(signal.SIGTERM, _leave)
         runtime = build(settings)
-        app = create_app(runtime.ensembles, runtime.fuser, options(settings.server))
+        app = create_app(runtime.ensembles, runtime.fuser, settings.server)
         config = uvicorn.Config(app, log_config=None, server_header=False)
         server = _Server(
             config, app.state.lifecycle, settings.server.shutdown_seconds, lambda: on_ready(_url(listener))
         )
         with suppress(KeyboardInterrupt):  # uvicorn passes the signal on once it is done
             server.run(sockets=[listener])
-
-
-def options(server: ServerSettings) -> ServerOptions:
-    """What the HTTP application needs to know of the configuration."""
-    return ServerOptions(
-        api_keys=tuple(accepted_keys(server)),
-        max_body_bytes=server.max_body_bytes,
-        keep_alive_seconds=server.keep_alive_seconds,
-        request_timeout=server.request_seconds,
-        default_max_tokens=server.default_max_tokens,
-        max_choices=server.max_choices,
-        max_prompts=max(1, most_of_one_flow(server.max_waiting)),
-        otlp_endpoint=server.otlp_endpoint,
-    )
 
 
 class _Server(uvicorn.Server):

@@ -12,7 +12,7 @@ from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from server.http.middleware.auth import OPEN_PATHS
+from server.http.paths import OPEN_PATHS
 from server.telemetry.record import Record
 
 LogFormat = Literal["text", "json"]

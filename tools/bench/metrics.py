@@ -65,7 +65,7 @@ def decode(
     for i in range(batch):
         record = None
         if measured is not None:
-            record = Record(measured, id=str(i), method="POST", path="/v1/completions", status=200)
+            record = Record(measured.on_tokens, id=str(i), method="POST", path="/v1/completions", status=200)
             record.begin(ensemble.name, 16, 1)
 
         def on_update(update: Update, record: Record | None = record) -> None:

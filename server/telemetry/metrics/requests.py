@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from server.http.errors import CLIENT_CLOSED_REQUEST, status_of
 from server.telemetry.metrics.catalogue import FINISH_REASONS, Catalogue
+from server.telemetry.record import Record
 
-if TYPE_CHECKING:
-    from server.telemetry.record import Record
-
-# What a status of ours says (alignment/errors.py, server/http/errors.py).
+# By the status that an error is answered with (server/http/errors.py).
 ERROR_TYPES = {
     400: "invalid_request",
     401: "unauthorized",
@@ -67,6 +64,13 @@ class RequestMetrics:
         self._errors = {
             name: catalogue.request_errors.labels(name) for name in (*ERROR_TYPES.values(), DRAINING, OTHER)
         }
+
+    def on_tokens(self, model: str, count: int, seconds: float, waited: float | None) -> None:
+        """Tokens have come (see `server.telemetry.record.OnTokens`)."""
+        series = self.series[model]
+        series.tokens.add((count, seconds))
+        if waited is not None:
+            series.first_token.observe(waited)
 
     def ended(self, record: Record) -> None:
         """A request is over."""

@@ -10,8 +10,9 @@ from starlette.testclient import TestClient
 
 from fusion.core import Update
 from fusion.options import FusionParams
+from server import __version__
 from server.http.app import create_app
-from server.http.options import ServerOptions
+from server.settings import ServerSettings
 from tests.server.conftest import Served
 from tests.support.scripted_fuser import CONTEXT, END, ScriptedFuser, ensemble, report, says, token
 
@@ -241,7 +242,7 @@ def test_models_are_listed_and_found(client: TestClient) -> None:
 def test_health_and_version(client: TestClient) -> None:
     assert client.get("/health").status_code == 200
     assert client.head("/health").status_code == 200
-    assert client.get("/version").json() == {"version": ServerOptions().version}
+    assert client.get("/version").json() == {"version": __version__}
 
 
 def test_health_is_503_once_the_decoding_loop_has_ended(client: TestClient, fuser: ScriptedFuser) -> None:
@@ -281,7 +282,7 @@ def test_tokenizer_info_is_what_evaluation_harnesses_need(client: TestClient) ->
 
 def test_fusion_of_a_request_overrides_the_defaults(fuser: ScriptedFuser) -> None:
     defaults = FusionParams(weights={"a": 0.25, "b": 0.75}, filter_top=20)
-    with TestClient(create_app({"pair": ensemble(defaults=defaults)}, fuser, ServerOptions())) as client:
+    with TestClient(create_app({"pair": ensemble(defaults=defaults)}, fuser, ServerSettings())) as client:
         chat(client)
         assert fuser.last.fusion == defaults
         chat(client, fusion={"weights": {"a": 3, "b": 1}, "combine": "product"})
@@ -388,7 +389,7 @@ def test_an_echo_streams(client: TestClient, fuser: ScriptedFuser) -> None:
 
 
 def test_the_fuser_lives_as_long_as_the_application(fuser: ScriptedFuser) -> None:
-    with TestClient(create_app({"pair": ensemble()}, fuser, ServerOptions())):
+    with TestClient(create_app({"pair": ensemble()}, fuser, ServerSettings())):
         assert fuser.started
         assert not fuser.stopped
     assert fuser.stopped

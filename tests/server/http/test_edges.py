@@ -10,7 +10,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from server.http.app import create_app
-from server.http.options import ServerOptions
+from server.settings import ServerSettings
 from tests.server.conftest import Served
 from tests.server.http.test_bad_input import CHAT, CHAT_PATH, error_of
 from tests.support.scripted_fuser import ScriptedFuser, ensemble
@@ -21,7 +21,7 @@ KEYS = ("sk-one", "sk-zwei-ü")
 
 @pytest.fixture
 def locked(fuser: ScriptedFuser) -> Iterator[TestClient]:
-    with TestClient(create_app({"pair": ensemble()}, fuser, ServerOptions(api_keys=KEYS))) as client:
+    with TestClient(create_app({"pair": ensemble()}, fuser, ServerSettings(api_keys=KEYS))) as client:
         yield client
 
 
@@ -82,7 +82,7 @@ def test_keys_are_flows_of_their_own_and_not_told_to_the_fuser(locked: TestClien
 
 
 def test_keys_stay_out_of_the_options_repr() -> None:
-    assert "sk-one" not in repr(ServerOptions(api_keys=KEYS))
+    assert "sk-one" not in repr(ServerSettings(api_keys=KEYS))
 
 
 LARGE = b'{"prompt": "' + b"x" * 10_000_000 + b'"}'
@@ -123,7 +123,7 @@ def test_an_endless_body_is_cut_off(serve: Serve) -> None:
 
 def test_bodies_at_the_limit_are_read(fuser: ScriptedFuser) -> None:
     body = b'{"prompt": "a"}'
-    app = create_app({"pair": ensemble()}, fuser, ServerOptions(max_body_bytes=len(body)))
+    app = create_app({"pair": ensemble()}, fuser, ServerSettings(max_body_bytes=len(body)))
     with TestClient(app) as client:
         for content in (body, iter([body[:5], body[5:]])):
             answer = client.post("/tokenize", content=content, headers={"content-type": "application/json"})

@@ -22,9 +22,8 @@ from starlette.testclient import TestClient
 from alignment.errors import UnavailableError
 from fusion.core import Down, Update
 from server.http.app import create_app
-from server.http.options import ServerOptions
 from server.loading import build
-from server.settings import read_settings
+from server.settings import ServerSettings, read_settings
 from server.telemetry.metrics.catalogue import Catalogue
 from server.telemetry.metrics.decoding import DIVERGENCE_EVERY
 from tests.server.http.test_bad_input import CHAT, CHAT_PATH
@@ -79,7 +78,7 @@ class Live:
 def serving(path: Path) -> Iterator[Live]:
     """A server of what the configuration says."""
     runtime = build(read_settings(path))
-    app = create_app(runtime.ensembles, runtime.fuser, ServerOptions())
+    app = create_app(runtime.ensembles, runtime.fuser, ServerSettings())
     config = uvicorn.Config(app, log_config=None, log_level="warning", timeout_graceful_shutdown=2)
     server = uvicorn.Server(config)
     listener = socket.create_server(("127.0.0.1", 0))
@@ -364,12 +363,12 @@ def test_an_ensemble_that_goes_on_without_a_member_keeps_the_server_ready(
     fuser.silent = set(silent)
     for name in lost:
         fuser.attendance.lose(name, GONE)
-    with TestClient(create_app({"pair": pair, "b": own}, fuser, ServerOptions())) as client:
+    with TestClient(create_app({"pair": pair, "b": own}, fuser, ServerSettings())) as client:
         answer = client.get("/ready")
         assert answer.status_code == status
         if status == 200:
             assert answer.json() == {"status": "degraded", "down": ["b"]}
-    with TestClient(create_app({"b": own}, fuser, ServerOptions())) as client:
+    with TestClient(create_app({"b": own}, fuser, ServerSettings())) as client:
         assert client.get("/ready").status_code == (503 if "b" in lost + silent else 200)
 
 
@@ -381,7 +380,7 @@ def test_health_is_the_process(client: TestClient, fuser: ScriptedFuser) -> None
 
 
 def test_probes_and_scrapes_need_no_key_and_are_not_counted(fuser: ScriptedFuser) -> None:
-    app = create_app({"pair": ensemble()}, fuser, ServerOptions(api_keys=("secret",)))
+    app = create_app({"pair": ensemble()}, fuser, ServerSettings(api_keys=("secret",)))
     with TestClient(app) as client:
         for path in ("/health", "/ready", "/metrics", "/version"):
             assert client.get(path).status_code == 200
