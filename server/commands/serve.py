@@ -1,4 +1,4 @@
-"""The server process: take the port, load everything, answer until told to stop, finish what is in progress."""
+"""`tutti serve`: take the port, load everything, answer until a signal, finish what is in progress."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from server.http.middleware.drain import Lifecycle
 from server.settings import Settings
 from server.telemetry.logs import set_up_log
 
-CLOSING_SECONDS = 1  # for what was cut off to be told so
+CLOSING_SECONDS = 1  # for the last errors to reach clients that were cut off
 
 
 def serve(settings: Settings, on_ready: Callable[[str], None]) -> None:
     """Serve in the foreground until SIGTERM or SIGINT. `on_ready` is given the URL when requests are answered.
 
     The port is taken before the models are loaded, so that a port in use is known at once, but connections
-    are accepted only afterwards: whoever gets an answer from /health can send requests.
+    are accepted only afterwards: a client that gets an answer from /health can send requests.
 
     Raises:
         ConfigError: the port cannot be had, or something of the configuration cannot be loaded.

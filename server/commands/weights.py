@@ -1,4 +1,4 @@
-"""`tutti weights`: what each way of weighting makes of one prompt."""
+"""`tutti weights`: the weights of one prompt by each way of weighting."""
 
 from __future__ import annotations
 

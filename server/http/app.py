@@ -1,4 +1,4 @@
-"""The HTTP application: routes, what wraps them, and the fuser's lifetime."""
+"""The HTTP application: routes, middleware, and the fuser's lifetime."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The shape of a configuration file. Every field with its default, its range and what it means."""
+"""Schema of the configuration file: every field with its default, range and meaning."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ class ModelSettings(Section):
 
 
 class AlignmentSettings(Section):
-    """How the vocabulary of a member is brought into the pivot's. In the file a bare method will do.
+    """The way from a member's vocabulary into the pivot's. In the file the name of a method alone is enough.
 
     Attributes:
         method: `exact` joins tokens of the same bytes; `prefix` does and takes the token that begins the same text
@@ -295,7 +295,7 @@ class ServerSettings(Section):
 
 
 class EvaluationSettings(Section):
-    """What `tutti eval` measures: files of JSON lines with `id`, `task`, `prompt` and `reference(s)`."""
+    """Tasks of `tutti eval`: files of JSON lines with `id`, `task`, `prompt` and `reference(s)`."""
 
     tasks: Annotated[tuple[Source, ...], Field(strict=False)] = ()
 

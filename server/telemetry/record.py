@@ -44,7 +44,7 @@ class Record:
         client: the address it came from.
         traceparent, tracestate: the trace that it belongs to, as its headers say.
         path: of the route that answered; None where there was none.
-        status: of the answer; None where nobody was left to answer.
+        status: of the answer; None where the client had gone.
         key: the digest of the bearer key it came with.
         model: the served name that generated; None where nothing was generated.
         prompt_tokens: of all prompts, in the pivot's tokens.
@@ -52,7 +52,7 @@ class Record:
         first_token: when the first token of any sequence came.
         draining: whether it came while the server was going down, and was sent to another.
         error: why it failed, once there was a generation.
-        cancelled: whether the generation was ended before its end, because nobody wanted it any more.
+        cancelled: whether the generation was cut off because its client had gone.
         arrived, ended: when it came and when its answer was complete.
         wall_time: what `arrived` is on the wall, in nanoseconds since 1970.
     """

@@ -1,4 +1,4 @@
-"""The sampling fields that chat and text completions share, and what they mean to the fuser."""
+"""Sampling fields that chat and text completions share, and their translation into `SamplingParams`."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class SamplingFields(overrides(SamplingParams, RequestModel, without=NOT_THE_SAM
 def sampling_params(
     fields: SamplingFields, *, vocabulary_size: int, room: int, default_max_tokens: int | None
 ) -> SamplingParams:
-    """What the fields ask of the fuser.
+    """The sampling parameters that the fields ask for.
 
     Args:
         fields: of the request.
