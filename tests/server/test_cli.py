@@ -278,7 +278,9 @@ def test_eval_asks_a_model_without_a_chat_template_in_plain_text(broken):
     options = ("eval", broken / "tutti.yaml", "--models", "ben", "--max-tokens", "4", "--limit", "1")
     code, out, err = run(*options)
     assert (code, out) == (1, "")
-    said = "'ben' cannot be asked in a chat, for want of a chat template; give --completions to ask in plain text."
+    said = (
+        "'ben' cannot be asked in a chat because it has no chat template; give --completions to ask in plain text."
+    )
     assert err.splitlines()[-1] == said
     code, out, _ = run(*options, "--completions", "--template", "Q: {prompt} A:", "--stop", "Q:")
     assert (code, "sums" in out) == (0, True)

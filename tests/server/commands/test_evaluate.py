@@ -9,7 +9,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,7 +19,7 @@ from alignment.errors import ConfigError
 from server.commands.evaluate import report
 from server.commands.evaluate.asking import Answer, Asking, EvaluationError
 from server.commands.evaluate.questions import Question, read_questions
-from server.commands.evaluate.run import evaluate, read_all
+from server.commands.evaluate.run import client_of, evaluate, read_all
 from server.commands.evaluate.scoring import bootstrap, chosen_letter, chrf, is_right, last_number
 from tests.support.reference import shared
 
@@ -192,25 +192,25 @@ class Oracle:
         self.at_once = self.most_at_once = 0
         self.refusals = 0
 
-    async def __call__(self, request: httpx.Request) -> httpx.Response:
+    async def __call__(self, request: httpx2.Request) -> httpx2.Response:
         if request.url.path == "/v1/models":
-            return httpx.Response(200, json={"data": [{"id": "good"}, {"id": "bad"}, {"id": "sick"}]})
+            return httpx2.Response(200, json={"data": [{"id": "good"}, {"id": "bad"}, {"id": "sick"}]})
         self.at_once += 1
         self.most_at_once = max(self.most_at_once, self.at_once)
         await asyncio.sleep(0.001)
         self.at_once -= 1
         if self.refusals:
             self.refusals -= 1
-            return httpx.Response(429, headers={"retry-after": "0"}, json={"error": {"message": "full"}})
+            return httpx2.Response(429, headers={"retry-after": "0"}, json={"error": {"message": "full"}})
         body = json.loads(request.content)
         self.bodies.append(body)
         if body["model"] == "sick":
-            return httpx.Response(503, json={"error": {"message": "a member is down"}})
+            return httpx2.Response(503, json={"error": {"message": "a member is down"}})
         chat = request.url.path == "/v1/chat/completions"
         asked = body["messages"][0]["content"] if chat else body["prompt"].splitlines()[0]
         content = self.known[asked] if body["model"] == "good" else "hm"
         said = {"message": {"content": content}} if chat else {"text": content}
-        return httpx.Response(200, json={"choices": [said | {"finish_reason": "stop"}]})
+        return httpx2.Response(200, json={"choices": [said | {"finish_reason": "stop"}]})
 
 
 QUESTIONS = [Question(f"n{n}", "numbers", f"{n} and {n}?", (str(2 * n),)) for n in range(6)] + [
@@ -221,9 +221,10 @@ QUESTIONS = [Question(f"n{n}", "numbers", f"{n} and {n}?", (str(2 * n),)) for n 
 CHAT = Asking()
 
 
-def ask(oracle: Any, asking: Asking = CHAT, **options: Any) -> list[Answer]:
+def ask(oracle: Any, asking: Asking = CHAT, retries: int = 0, **options: Any) -> list[Answer]:
     async def run() -> list[Answer]:
-        async with httpx.AsyncClient(transport=httpx.MockTransport(oracle), base_url="http://tutti") as client:
+        http = httpx2.AsyncClient(transport=httpx2.MockTransport(oracle))
+        async with client_of("http://tutti", http=http).with_options(max_retries=retries) as client:
             return await evaluate(client, QUESTIONS, Console(file=io.StringIO()), asking=asking, **options)
 
     return asyncio.run(run())
@@ -258,9 +259,9 @@ def test_a_model_without_a_chat_template_is_told_from_one_that_fails():
     error = {"message": "The model m has no chat template.", "code": "no_chat_template"}
     oracle = Oracle(QUESTIONS)
 
-    async def base(request: httpx.Request) -> httpx.Response:
+    async def base(request: httpx2.Request) -> httpx2.Response:
         if b"bad" in request.content and request.url.path == "/v1/chat/completions":
-            return httpx.Response(400, json={"error": error})
+            return httpx2.Response(400, json={"error": error})
         return await oracle(request)
 
     with pytest.raises(EvaluationError, match=r"'bad' cannot be asked in a chat.*give --completions"):
@@ -271,7 +272,7 @@ def test_a_model_without_a_chat_template_is_told_from_one_that_fails():
 def test_an_overloaded_server_is_asked_again():
     oracle = Oracle(QUESTIONS)
     oracle.refusals = 5
-    assert all(answer.right for answer in ask(oracle, models=["good"], concurrency=2))
+    assert all(answer.right for answer in ask(oracle, models=["good"], concurrency=2, retries=5))
 
 
 def test_only_the_chosen_models_are_asked():
@@ -283,9 +284,9 @@ def test_only_the_chosen_models_are_asked():
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
-        (httpx.Response(401), "401 Unauthorized"),
-        (httpx.Response(200, text="<html>"), "does not answer like an OpenAI-compatible server"),
-        (httpx.Response(200, json=[]), "does not answer like an OpenAI-compatible server"),
+        (httpx2.Response(401), "401 Unauthorized"),
+        (httpx2.Response(200, text="<html>"), "does not answer like an OpenAI-compatible server"),
+        (httpx2.Response(200, json=[]), "does not answer like an OpenAI-compatible server"),
     ],
 )
 def test_a_server_that_cannot_be_evaluated(answer, message):
@@ -297,9 +298,9 @@ def test_a_server_that_cannot_be_evaluated(answer, message):
 def test_an_answer_of_the_wrong_shape_is_a_failure_of_that_question_only(body):
     oracle = Oracle(QUESTIONS)
 
-    async def odd(request: httpx.Request) -> httpx.Response:
+    async def odd(request: httpx2.Request) -> httpx2.Response:
         if b"0 and 0" in request.content:
-            return httpx.Response(200, json=body)
+            return httpx2.Response(200, json=body)
         return await oracle(request)
 
     assert [a.question.id for a in ask(odd, models=["good"]) if a.error] == ["n0"]
