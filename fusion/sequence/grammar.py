@@ -57,7 +57,8 @@ class Tag:
     """A marked part of an answer, such as a tool call.
 
     Attributes:
-        trigger: the text that opens it; where it spells a special token, that token.
+        trigger: the text that opens it; where it spells a special token, that token; "" for a part that begins
+            with `{` at the beginning of the answer.
         begin: the text that follows the trigger at once.
         schema: of the JSON value that follows; None for a `grammar`.
         end: the text that closes it.
@@ -142,28 +143,30 @@ def structural(
     side: list[dict[str, str]] = []
     for number, (trigger, group) in enumerate(by_trigger.items()):
         special = table.special(trigger) if trigger else None
-        head = f"<[{special}]>" if special is not None else _literal(trigger)
-        if special is None and not required:
+        head = f"<[{special}]>" if special is not None else literal(trigger)
+        if special is None and trigger and not required:
             lines.append(f"head_{number}[lazy]: TEXT {head}")
             heads.append(f"head_{number}")
         else:
-            heads.append(head if required else f"TEXT {head}")
+            heads.append(head if required or not trigger else f"TEXT {head}")
         options = []
         for tag in group:
             if tag.grammar is not None:
                 side.append({"name": f"middle_{len(side)}", "lark_grammar": _short(tag.grammar, param)})
                 middle = f"@middle_{len(side) - 1}"
             else:
-                schema = json.loads(_checked_schema(dict(tag.schema or {}), param)) | {"x-guidance": _JSON}
-                middle = "%json " + json.dumps(schema)
-            options.append(f"{_literal(tag.begin)} {middle} {_literal(tag.end)}")
+                middle = json_rule(tag.schema or {}, param=param)
+            options.append(f"{literal(tag.begin)} {middle} {literal(tag.end)}")
         lines.append(f"body_{number}: " + "\n    | ".join(options))
         bodies.append(f"{heads[-1]} body_{number}")
     lines.append("tag: " + " | ".join(bodies))
     lines.append("TEXT: /(.|\\n)*/")
     if required:
-        repeat = f"({_literal(separator)} tag)*" if separator else "tag*"
+        repeat = f"({literal(separator)} tag)*" if separator else "tag*"
         lines.append(f"start: tag {repeat}" if parallel else "start: tag")
+    elif "" in by_trigger:
+        lines.append("FREE: /([ \\n]*[^{ \\n](.|\\n)*)?/")
+        lines.append(f"start: FREE | tag ({literal(separator)} tag)*" if parallel else "start: FREE | tag")
     else:
         lines.append("start: tag* TEXT" if parallel else "start: TEXT | tag")
     lark = "\n".join(lines)
@@ -263,7 +266,17 @@ class _Wrapped:
         return [self._table.original(id) for id in self._table._encode(text)]
 
 
-def _literal(text: str) -> str:
+def json_rule(schema: Mapping[str, Any], *, param: str = "tools") -> str:
+    """The JSON that `schema` admits, as a term of Lark rules.
+
+    Raises:
+        InvalidRequest: a schema over the limits.
+    """
+    return "%json " + json.dumps(json.loads(_checked_schema(dict(schema), param)) | {"x-guidance": _JSON})
+
+
+def literal(text: str) -> str:
+    """`text` as a term of Lark rules, nothing for ""."""
     return json.dumps(text, ensure_ascii=False) if text else ""
 
 
