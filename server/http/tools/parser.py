@@ -1,7 +1,7 @@
 """Parser: reads tool calls out of an answer as it is generated.
 
-A call is held back until it is whole, so that one which the token limit cuts off is never taken for a call: it comes
-out as text. However the text is cut into pieces, the same comes out.
+A call is held back until it is whole, so that one which the token limit cuts off is never taken for a call: it
+comes out as text. However the text is cut into pieces, the same comes out.
 """
 
 from __future__ import annotations

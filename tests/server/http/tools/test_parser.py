@@ -39,7 +39,8 @@ arguments = st.dictionaries(
 calls = st.lists(st.tuples(st.sampled_from(["f", "g.h-1"]), arguments), max_size=3)
 fragments = st.lists(
     st.sampled_from(
-        ["<tool_call>", "</tool_call>", "[TOOL_CALLS]", "[ARGS]", '{"name": "f", "arguments": {"a": "}"}}', "{", "}",
+        ["<tool_call>", "</tool_call>", "[TOOL_CALLS]", "[ARGS]", '{"name": "f", "arguments": {"a": "}"}}',
+         "{", "}",
          '{"name": "f", "parameters": {}}', "[", "]", '"', "\\", "<function=f>", "</function>", "<parameter=n>",
          "3", "</parameter>", " ", "\n", ";", "hi", "f", "<|python_tag|>", "<"]
     ),
