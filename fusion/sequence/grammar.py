@@ -59,9 +59,9 @@ class Tag:
     Attributes:
         trigger: the text that opens it; where it spells a special token, that token; "" for a part that begins
             with `{` at the beginning of the answer.
-        begin: the text that follows the trigger at once.
+        begin: the text that follows the trigger at once, special tokens in it by their spelling.
         schema: of the JSON value that follows; None for a `grammar`.
-        end: the text that closes it.
+        end: the text that closes it, likewise.
         grammar: the Lark rules for the middle, where it is no JSON; they begin with `start:`.
     """
 
@@ -156,7 +156,7 @@ def structural(
                 middle = f"@middle_{len(side) - 1}"
             else:
                 middle = json_rule(tag.schema or {}, param=param)
-            options.append(f"{literal(tag.begin)} {middle} {literal(tag.end)}")
+            options.append(f"{table.terms(tag.begin)} {middle} {table.terms(tag.end)}")
         lines.append(f"body_{number}: " + "\n    | ".join(options))
         bodies.append(f"{heads[-1]} body_{number}")
     lines.append("tag: " + " | ".join(bodies))
@@ -213,6 +213,16 @@ class GrammarTable:
     def special(self, text: str) -> int | None:
         """The id of the special token spelled `text`."""
         return self._special.get(text)
+
+    def terms(self, text: str) -> str:
+        """`text` as terms of Lark rules, each special token that it spells as that token."""
+        spelled = "|".join(map(re.escape, sorted(filter(None, self._special), key=len, reverse=True)))
+        pieces = re.split(f"({spelled})", text) if spelled else [text]
+        return " ".join(
+            f"<[{self._special[piece]}]>" if piece in self._special else literal(piece)
+            for piece in pieces
+            if piece
+        )
 
     def original(self, id: int) -> int:
         """The id that llguidance knows for the surface of `id`."""

@@ -216,12 +216,13 @@ def test_special_tokens_stay_out_of_free_text_and_come_where_a_tag_names_them(ta
     opener = table.special("<|im_start|>")
     free = Constraint(table, grammar=regex("(.|\n)*"))
     assert not free.mask()[opener]
-    tag = Tag("<|im_start|>", "", {"type": "object", "properties": {}, "additionalProperties": False}, "")
+    schema = {"type": "object", "properties": {}, "additionalProperties": False}
+    tag = Tag("<|im_start|>", "f<|im_start|>", schema, "")
     constraint = Constraint(table, grammar=structural([tag], table))
     assert constraint.mask()[opener]
     constraint.take(opener)
     assert not constraint.accepting
-    for token in ids_of(table, "{}"):
+    for token in [*ids_of(table, "f"), opener, *ids_of(table, "{}")]:
         constraint.take(token)
     assert constraint.accepting
     literal = Constraint(table, grammar=choice(["<|im_start|>"]))
