@@ -215,6 +215,6 @@ def _check_vocabulary(source: str, config: Any, tokenizer: Tokenizer) -> None:
 def _dtype(model: ModelSettings, config: Any) -> str:
     """The dtype by name; `auto` is the checkpoint's own, float32 where it states none that an engine runs."""
     if model.dtype != "auto":
-        return model.dtype
+        return str(model.dtype)
     names = {dtype: name for name, dtype in DTYPES.items()}
     return names.get(config.dtype, "float32") if isinstance(config.dtype, torch.dtype) else "float32"

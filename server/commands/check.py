@@ -1,4 +1,4 @@
-"""`tutti check`: what a configuration comes to, found out without loading weights."""
+"""`tutti check`: the plan of a configuration, made without loading weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every error of every route as OpenAI's error object: {"error": {"message", "type", "param", "code"}}."""
+"""Errors on the wire: one table of status and type, and OpenAI's error object that every route answers with."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from server.settings.complaints import expectation
 
 log = logging.getLogger(__name__)
 
-CLIENT_CLOSED_REQUEST = 499  # nginx's; nobody is left to read it
+CLIENT_CLOSED_REQUEST = 499  # nginx's; the client has gone
 
 
 class ErrorDetail(BaseModel):
-    """What went wrong, in the words of the OpenAI API."""
+    """The content of OpenAI's error object."""
 
     message: str
     type: str
@@ -131,8 +131,8 @@ def invalid_field(problems: Sequence[Any]) -> InvalidRequestError:
     if expected is None:
         return InvalidRequestError(f"{param}: {problem['msg']}.", param=param)
     given = problem["input"]
-    told = expected.startswith("should be") and (given is None or isinstance(given, str | int | float))
-    return InvalidRequestError(f"{param} {expected}{f', not {shorten(given)}' if told else ''}.", param=param)
+    shown = expected.startswith("should be") and (given is None or isinstance(given, str | int | float))
+    return InvalidRequestError(f"{param} {expected}{f', not {shorten(given)}' if shown else ''}.", param=param)
 
 
 def field_name(location: Sequence[str | int]) -> str:

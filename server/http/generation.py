@@ -1,4 +1,4 @@
-"""From the fuser's thread to the event loop: the sequences of one request, as they grow."""
+"""Generation: the sequences of one request, passed from the fuser's thread to the event loop as they grow."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The shape of a configuration file. Every field with its default, its range and what it means."""
+"""Schema of the configuration file: every field with its default, range and meaning."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from alignment.methods.origin import PAPERS, Parameters, TableName
 from alignment.methods.registry import METHODS
 from fusion.core import OnMemberFailure
 from fusion.members.registry import ENGINES
-from fusion.options import MEASURES, FusionParams, Measure, Weight, Weighting
+from fusion.options import MEASURES, EngineOptions, FusionParams, Measure, Weight, Weighting
 from server.settings.derive import section, updated
 from server.settings.section import STRICT
 from server.settings.workers import Host, WorkerSettings
@@ -101,8 +101,8 @@ _ENGINES_OF = {
 }
 
 
-class ModelSettings(Section):
-    """One checkpoint and what runs it.
+class _Checkpoint(Section):
+    """A checkpoint, and the place where its engine runs.
 
     Attributes:
         source: a folder (seen from the configuration file) or a Hugging Face id.
@@ -114,16 +114,6 @@ class ModelSettings(Section):
         worker: how, for the latter two.
         revision: branch, tag or commit on the Hub.
         trust_remote_code: allow Python code that comes with the checkpoint.
-        cache_tokens: tokens of KV cache over all sequences.
-        max_sequences: sequences that can be open at a time.
-        max_context: tokens per sequence; None for what the model supports.
-        prefill_chunk: prompt tokens per step, which bounds how long a prefill holds up decoding. Models that
-            cannot go on from a state with many tokens (Mamba, Jamba) take a pass per token beyond it: raise it
-            for them.
-        candidates: next tokens handed to the fuser per round, the k of its top k.
-        engine_args: arguments of vLLM's own engine (as `vllm serve` takes them, with _ for -), validated by vLLM.
-            Those that size its cache take the place of `cache_tokens`.
-        adapter: folder of a LoRA adapter that vLLM runs the model with.
     """
 
     source: Source
@@ -134,12 +124,18 @@ class ModelSettings(Section):
     worker: WorkerSettings = WorkerSettings()
     revision: str | None = None
     trust_remote_code: bool = False
-    cache_tokens: PositiveInt = 16384
-    max_sequences: PositiveInt = 32
-    max_context: PositiveInt | None = None
-    prefill_chunk: PositiveInt = 512
-    candidates: PositiveInt = 320
-    engine_args: dict[str, Any] = {}
+
+
+class ModelSettings(section(EngineOptions, _Checkpoint)):  # type: ignore[misc]
+    """One checkpoint and what runs it, with the options of `fusion.options.EngineOptions`.
+
+    Attributes:
+        engine_args: arguments of vLLM's own engine (as `vllm serve` takes them, with _ for -), validated by vLLM.
+            Those that size its cache take the place of `cache_tokens`.
+        adapter: folder of a LoRA adapter that vLLM runs the model with.
+    """
+
+    engine_args: dict[str, Any] = Field(default_factory=dict)
     adapter: Source | None = None
 
     @model_validator(mode="after")
@@ -157,7 +153,7 @@ class ModelSettings(Section):
 
 
 class AlignmentSettings(Section):
-    """How the vocabulary of a member is brought into the pivot's. In the file a bare method will do.
+    """The way from a member's vocabulary into the pivot's. In the file the name of a method alone is enough.
 
     Attributes:
         method: `exact` joins tokens of the same bytes; `prefix` does and takes the token that begins the same text
@@ -302,7 +298,7 @@ class ServerSettings(Section):
 
 
 class EvaluationSettings(Section):
-    """What `tutti eval` measures: files of JSON lines with `id`, `task`, `prompt` and `reference(s)`."""
+    """Tasks of `tutti eval`: files of JSON lines with `id`, `task`, `prompt` and `reference(s)`."""
 
     tasks: Annotated[tuple[Source, ...], Field(strict=False)] = ()
 

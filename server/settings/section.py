@@ -1,4 +1,4 @@
-"""What all parts of the file have in common."""
+"""Pydantic configuration that all sections of the file share."""
 
 from __future__ import annotations
 

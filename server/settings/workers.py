@@ -1,4 +1,4 @@
-"""Where a model's engine runs, if not in the server's own process."""
+"""Settings of workers: engines outside the server's own process."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ class WorkerSettings(BaseModel):
     Attributes:
         gpus: numbers of the GPUs that the process sees; `device: cuda:0` is the first of them. None for all.
         environment: variables besides the server's own; OMP_NUM_THREADS keeps models on one CPU apart.
-        silence_seconds: a worker that gives no sign of life for so long has hung and is replaced.
-        step_seconds: an engine whose step takes so long has hung too.
-        restart_seconds: before a worker that ended is started anew; doubles with every attempt that fails.
+        silence_seconds: a worker that is silent for this long has hung and is replaced.
+        step_seconds: an engine whose step takes this long has hung too.
+        restart_seconds: before a worker that ended is started again; doubles with every attempt that fails.
         longest_restart_seconds: the longest time between two attempts.
         ray: for `host: ray`.
     """

@@ -1,4 +1,4 @@
-"""What measuring costs: the same decoding with and without metrics, in turn, in one process.
+"""The cost of measuring: the same decoding with and without metrics, in turn, in one process.
 
 `ratio` compares their times, pair by pair; on a machine that does other things as well it varies more than what it
 measures. `share` adds up the processor time of every call that measures, over the time of the decoding: all of it
@@ -65,7 +65,7 @@ def decode(
     for i in range(batch):
         record = None
         if measured is not None:
-            record = Record(measured, id=str(i), method="POST", path="/v1/completions", status=200)
+            record = Record(measured.on_tokens, id=str(i), method="POST", path="/v1/completions", status=200)
             record.begin(ensemble.name, 16, 1)
 
         def on_update(update: Update, record: Record | None = record) -> None:

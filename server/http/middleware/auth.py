@@ -1,4 +1,4 @@
-"""Bearer keys, and whose turn in the waiting line a request counts as."""
+"""Authentication by bearer key, and the flow that a request waits in."""
 
 from __future__ import annotations
 
@@ -11,13 +11,11 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from server.http.errors import UnauthorizedError, error_response
-
-# Load balancers and Prometheus have no key.
-OPEN_PATHS = frozenset({"/health", "/ready", "/metrics", "/version"})
+from server.http.paths import OPEN_PATHS
 
 
 class BearerAuth:
-    """Lets a request through when its bearer key is one of ours.
+    """Lets a request through when its bearer key is accepted.
 
     Digests are compared, all of them and in constant time, so that neither a key's length nor how much of it
     was right can be measured.
@@ -44,7 +42,7 @@ class BearerAuth:
 
 
 def flow_of(request: Request) -> str:
-    """Requests of one flow share their turn: one API key, or one client address where there are no keys."""
+    """The flow of a request, which is one turn in the waiting line: its API key, or its address without keys."""
     digest: str | None = getattr(request.state, "key_digest", None)
     return digest or (request.client.host if request.client else "")
 

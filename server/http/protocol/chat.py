@@ -60,7 +60,7 @@ Messages = Annotated[list[Message], Field(min_length=1)]
 
 
 class RenderingFields(RequestModel):
-    """How messages are rendered; what chat completions and `/tokenize` have in common."""
+    """Options of rendering messages, which chat completions and `/tokenize` share."""
 
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None

@@ -1,4 +1,4 @@
-"""The `fusion` object of a request: how it overrides its ensemble's defaults, and the report it may ask for."""
+"""The `fusion` object of a request, which overrides the ensemble's defaults, and the report of an answer."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def _members(names: list[str], ensemble: Ensemble) -> tuple[str, ...]:
 
 
 def _weighting(fields: FusionFields, default: Weighting) -> tuple[Weighting, bool]:
-    """How the weights are measured, and whether those that are given do not count."""
+    """The way weights are measured, and whether given ones are ignored."""
     asked = fields.weighting or WeightingFields()
     if fields.weights is not None and asked.method is not None:
         raise InvalidRequestError(
@@ -137,7 +137,7 @@ def _weights(
 
 
 class FusionReport(AnswerModel):
-    """What every member did in every round of a choice.
+    """Report of every member in every round of a choice.
 
     `weighting` is there where weights were measured. `departed` says why members left, or were missing from the
     beginning; `returned`, of those that came back, after how many tokens they took part again.

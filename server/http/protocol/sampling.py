@@ -1,4 +1,4 @@
-"""The sampling fields that chat and text completions share, and what they mean to the fuser."""
+"""Sampling fields that chat and text completions share, and their translation into `SamplingParams`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from alignment.text.ids import require_ids
 from fusion.loop.line import require_room
 from fusion.options import Bias, SamplingParams
 from server.http.errors import shorten
-from server.http.options import ServerOptions
 from server.http.protocol.common import RequestModel, Strings
 from server.settings.derive import overrides, updated
 
@@ -32,6 +31,8 @@ class StreamOptions(RequestModel):
 
 
 MOST_BIASED = 1024  # tokens in a logit_bias, which costs time in every round
+MOST_STOPS = 16  # stop strings of a request, and stop token ids
+MOST_LOGPROBS = 20  # alternatives per token
 # Options that a request writes in another way than the fuser takes them.
 NOT_THE_SAME = ("logit_bias", "stop", "stop_token_ids", "include_stop", "logprobs", "prompt_logprobs")
 
@@ -76,22 +77,22 @@ class SamplingFields(overrides(SamplingParams, RequestModel, without=NOT_THE_SAM
 
 
 def sampling_params(
-    fields: SamplingFields, *, vocabulary_size: int, room: int, options: ServerOptions
+    fields: SamplingFields, *, vocabulary_size: int, room: int, default_max_tokens: int | None
 ) -> SamplingParams:
-    """What the fields ask of the fuser.
+    """The sampling parameters that the fields ask for.
 
     Args:
         fields: of the request.
         vocabulary_size: of the pivot, whose ids `logit_bias` and `stop_token_ids` name.
         room: how many tokens fit after the prompt.
-        options: the server's limits.
+        default_max_tokens: of this server, for requests without a limit; None for all the room there is.
 
     Raises:
         InvalidRequestError: a field exceeds what this ensemble or this server allows.
     """
     limited_by, max_tokens = fields.limit
     if max_tokens is None:
-        max_tokens = min(room, fields.default_max_tokens or options.default_max_tokens or room)
+        max_tokens = min(room, fields.default_max_tokens or default_max_tokens or room)
     else:
         require_room(max_tokens, room, param=limited_by)
     min_tokens = fields.min_tokens or 0
@@ -101,9 +102,9 @@ def sampling_params(
             param="min_tokens",
         )
     asked_by, logprobs = fields.alternatives
-    if logprobs is not None and logprobs > options.max_logprobs:
+    if logprobs is not None and logprobs > MOST_LOGPROBS:
         raise InvalidRequestError(
-            f"{asked_by} should be at most {options.max_logprobs}, not {shorten(logprobs)}.", param=asked_by
+            f"{asked_by} should be at most {MOST_LOGPROBS}, not {shorten(logprobs)}.", param=asked_by
         )
     params = updated(
         SamplingParams(max_tokens),
@@ -111,8 +112,8 @@ def sampling_params(
         max_tokens=max_tokens,
         logit_bias=_logit_bias(fields.logit_bias or {}, vocabulary_size),
         seed=None if fields.seed is None else fields.seed % SEEDS,
-        stop=_stop(fields.stop, options.max_stop_strings),
-        stop_token_ids=_stop_token_ids(fields.stop_token_ids or [], vocabulary_size, options.max_stop_strings),
+        stop=_stop(fields.stop),
+        stop_token_ids=_stop_token_ids(fields.stop_token_ids or [], vocabulary_size),
         include_stop=bool(fields.include_stop_str_in_output),
         logprobs=logprobs,
         prompt_logprobs=fields.prompt_alternatives,
@@ -128,11 +129,11 @@ def seeded(params: SamplingParams, index: int) -> SamplingParams:
     return params if params.seed is None else replace(params, seed=(params.seed + index) % SEEDS)
 
 
-def choices(fields: SamplingFields, options: ServerOptions) -> int:
+def choices(fields: SamplingFields, limit: int) -> int:
     """`n`, within what the server allows."""
     n = fields.n or 1
-    if n > options.max_choices:
-        raise InvalidRequestError(f"n should be at most {options.max_choices}, not {shorten(n)}.", param="n")
+    if n > limit:
+        raise InvalidRequestError(f"n should be at most {limit}, not {shorten(n)}.", param="n")
     return n
 
 
@@ -174,10 +175,12 @@ def _logit_bias(bias: dict[str, float], vocabulary_size: int) -> dict[int, float
     return {int(key): value for key, value in bias.items()}
 
 
-def _stop(stop: str | list[str] | None, limit: int) -> tuple[str, ...]:
+def _stop(stop: str | list[str] | None) -> tuple[str, ...]:
     strings = [stop] if isinstance(stop, str) else stop or []
-    if len(strings) > limit:
-        raise InvalidRequestError(f"stop holds {len(strings)} strings; at most {limit} are allowed.", param="stop")
+    if len(strings) > MOST_STOPS:
+        raise InvalidRequestError(
+            f"stop holds {len(strings)} strings; at most {MOST_STOPS} are allowed.", param="stop"
+        )
     if "" in strings:
         raise InvalidRequestError(
             "stop holds an empty string, which would stop at once; leave it out.", param="stop"
@@ -185,10 +188,10 @@ def _stop(stop: str | list[str] | None, limit: int) -> tuple[str, ...]:
     return tuple(dict.fromkeys(strings))
 
 
-def _stop_token_ids(ids: list[int], vocabulary_size: int, limit: int) -> tuple[int, ...]:
-    if len(ids) > limit:
+def _stop_token_ids(ids: list[int], vocabulary_size: int) -> tuple[int, ...]:
+    if len(ids) > MOST_STOPS:
         raise InvalidRequestError(
-            f"stop_token_ids holds {len(ids)} ids; at most {limit} are allowed.", param="stop_token_ids"
+            f"stop_token_ids holds {len(ids)} ids; at most {MOST_STOPS} are allowed.", param="stop_token_ids"
         )
     require_ids(ids, vocabulary_size, param="stop_token_ids")
     return tuple(dict.fromkeys(ids))

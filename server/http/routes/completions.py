@@ -104,7 +104,7 @@ class CompletionShape:
 def completions_router(service: Service) -> APIRouter:
     """The route, bound to what it serves."""
     router = APIRouter(route_class=StrictJsonRoute, tags=["completions"])
-    most = service.options.max_prompts
+    most = service.max_prompts
 
     @router.post("/v1/completions", response_model=Completion)
     async def create_completion(request: Request, body: CompletionRequest) -> Response:

@@ -58,7 +58,7 @@ def tokens_router(service: Service) -> APIRouter:
 
     @router.get("/tokenizer_info")
     async def tokenizer_info(model: str | None = None) -> TokenizerInfo:
-        """What a client needs to render and count tokens as the pivot does."""
+        """Facts with which a client renders and counts tokens as the pivot does."""
         ensemble = service.ensemble(model or service.default_model)
         hf = ensemble.tokenizer.hf
         return TokenizerInfo(

@@ -1,4 +1,4 @@
-"""What the fuser tells of its work, as metrics."""
+"""Metrics of members and rounds, fed by the fuser's observer callbacks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from server.telemetry.metrics.catalogue import DEGRADED_REASONS, DROP_REASONS, P
 if TYPE_CHECKING:
     from fusion.ensemble import Ensemble
 
-DIVERGENCE_EVERY = 16  # rounds; logarithms of every candidate of every member are the dearest there is to measure
+DIVERGENCE_EVERY = 16  # rounds; logarithms of every candidate of every member cost the most to measure
 HELD = 1 << 18  # probabilities that rounds keep until they are counted: 2 MiB per served name
 
 

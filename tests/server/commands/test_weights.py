@@ -14,12 +14,11 @@ from starlette.testclient import TestClient
 from fusion.core import Update, WeightingReport
 from fusion.options import FusionParams, Weighting
 from server.http.app import create_app
-from server.http.options import ServerOptions
 from server.loading import build
-from server.settings import read_settings
-from tests.server.settings.test_settings import PAIR, parse, problems
+from server.settings import ServerSettings, read_settings
 from tests.support.model_folders import run
 from tests.support.scripted_fuser import ScriptedFuser, ensemble, token
+from tests.support.small_configurations import PAIR, parse, problems
 
 QUESTION = "and then the band went to the other land with their hand in the sand"
 HELLO: dict[str, Any] = {"messages": [{"role": "user", "content": QUESTION}], "max_tokens": 2, "temperature": 0}
@@ -81,7 +80,7 @@ def test_mistakes_are_named(before: str, after: str, message: str):
 def test_a_request_may_choose_another_method(fuser: ScriptedFuser):
     defaults = FusionParams(weighting=Weighting("packllm-sim", prune=0.1))
     served = ensemble(defaults=defaults)
-    with TestClient(create_app({"pair": served}, fuser, ServerOptions())) as client:
+    with TestClient(create_app({"pair": served}, fuser, ServerSettings())) as client:
 
         def asked(**fusion: Any) -> FusionParams:
             answer = client.post("/v1/completions", json={"model": "pair", "prompt": "Hello", "fusion": fusion})
@@ -126,7 +125,7 @@ def real(broken: Path) -> Iterator[Callable[..., TestClient]]:
             path = broken / "tutti.yaml"
             path.write_text(re.sub("pivot: ada.*}", f"{fields}}}", path.read_text()))
             runtime = build(read_settings(path, {}))
-            return stack.enter_context(TestClient(create_app(runtime.ensembles, runtime.fuser, ServerOptions())))
+            return stack.enter_context(TestClient(create_app(runtime.ensembles, runtime.fuser, ServerSettings())))
 
         yield start
 
