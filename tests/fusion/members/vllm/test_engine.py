@@ -41,8 +41,8 @@ def pair(request, tmp_path_factory):
         cache_tokens=640,
         max_sequences=6,
         max_context=200,
-        chunk=40,
-        top_k=VOCABULARY,
+        prefill_chunk=40,
+        candidates=VOCABULARY,
         engine_args=EAGER,
     )
     yield model, engine
@@ -243,8 +243,8 @@ def test_a_model_over_several_processes(tmp_path):
         dtype="float32",
         cache_tokens=640,
         max_context=200,
-        chunk=40,
-        top_k=VOCABULARY,
+        prefill_chunk=40,
+        candidates=VOCABULARY,
         engine_args=EAGER | {"pipeline_parallel_size": 2, "load_format": "safetensors"},
     )
     ranks = [process for process in psutil.Process().children() if process.name().startswith("VLLM::Worker")]
@@ -304,7 +304,7 @@ def test_an_adapter_is_part_of_the_model(tmp_path):
         dtype="float32",
         cache_tokens=640,
         max_context=200,
-        top_k=VOCABULARY,
+        candidates=VOCABULARY,
         engine_args=EAGER,
         adapter=str(tmp_path / "adapter"),
     )

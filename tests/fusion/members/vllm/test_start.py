@@ -148,11 +148,11 @@ WORDS = {
     ),
     "a GPU for one process at a time": (
         "CUDA error: CUDA-capable device(s) is/are busy or unavailable",
-        "free the GPU, or name one that is there (device, worker.gpus).",
+        "free the GPU, or name one that its process can see (device, CUDA_VISIBLE_DEVICES).",
     ),
     "no GPU to be seen": (
         "No CUDA GPUs are available",
-        "free the GPU, or name one that is there (device, worker.gpus).",
+        "free the GPU, or name one that its process can see (device, CUDA_VISIBLE_DEVICES).",
     ),
     "a GPU without the kernels": (
         "The quantization method fp8 is not supported for the current GPU. Minimum capability: 75. Current "
