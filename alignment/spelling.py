@@ -200,7 +200,12 @@ class Spelling:
                 start -= 1
                 continue
             window = surface.decode()
-            if len(window) >= self._continuation.margin and text.startswith(window, known - len(window)):
+            is_certain = self._continuation.is_certain(ids[start])
+            if (
+                is_certain
+                and len(window) >= self._continuation.margin
+                and text.startswith(window, known - len(window))
+            ):
                 spelled = encode(text[known - len(window) :])
                 if spelled[0] == ids[start]:
                     self._replace(start, spelled)
