@@ -79,8 +79,8 @@ class Spelling:
     def extend(self, data: bytes) -> Edit | None:
         """Append `data` to the text and bring `ids` up to date; the edit is relative to `ids` before the call.
 
-        `append` is empty only when nothing changed. None while the text ends inside a character that this
-        tokenizer cannot express: the bytes are remembered and `ids` stays.
+        `append` is empty only when nothing changed or no token is left. None while the text ends inside a
+        character that this tokenizer cannot express: the bytes are remembered and `ids` stays.
         """
         if not data:
             return Edit(len(self.ids), [])
@@ -109,8 +109,8 @@ class Spelling:
             if keep == len(ids) or ids[keep] != old:
                 break
             keep += 1
-        if keep == len(ids) and keep < self._low + len(self._old):
-            keep -= 1  # shorter by normalisation: there is always a token to append
+        if ids and keep == len(ids) and keep < self._low + len(self._old):
+            keep -= 1  # shorter by normalisation: there is a token to append, if any is left
         return Edit(keep, ids[keep:])
 
     def _replace(self, start: int, ids: list[int]) -> None:

@@ -95,6 +95,11 @@ class Ensemble:
         """The smallest context of the members, in that member's tokens."""
         return min(model.member.capacity.context for model in self.models.values())
 
+    @property
+    def longest_context(self) -> int:
+        """The largest context of the members: a prompt that cannot fit it is not read."""
+        return max(model.member.capacity.context for model in self.models.values())
+
     @cached_property
     def vocabulary_size(self) -> int:
         """The number of ids that members can name in the pivot's vocabulary, padding included."""
@@ -128,6 +133,7 @@ class Ensemble:
             "add_generation_prompt": add_generation_prompt,
             "continue_final_message": continue_final_message,
             "template_kwargs": template_kwargs,
+            "limit": self.longest_context,
         }
         begins_answer = add_generation_prompt and not continue_final_message
         leads = {name: model.tokenizer.chat_lead if begins_answer else b"" for name, model in self.models.items()}
@@ -142,21 +148,26 @@ class Ensemble:
         """A text to go on from, in every member's own tokens; with `locate` it can be scored."""
         leads = dict.fromkeys(self.models, b"")
         tokenizers = {name: model.tokenizer for name, model in self.models.items()}
+        options: dict[str, Any] = {"add_special_tokens": add_special_tokens, "limit": self.longest_context}
         if not locate:
-            ids = {name: t.encode(text, add_special_tokens=add_special_tokens) for name, t in tokenizers.items()}
-            return Prompt(ids, leads)
-        return _located(
-            {name: t.locate(text, add_special_tokens=add_special_tokens) for name, t in tokenizers.items()}, leads
-        )
+            return Prompt({name: t.encode(text, **options) for name, t in tokenizers.items()}, leads)
+        return _located({name: t.locate(text, **options) for name, t in tokenizers.items()}, leads)
 
     def encode_ids(self, ids: list[int], *, locate: bool = False) -> Prompt:
         """A prompt given as the pivot's ids: the pivot gets them unchanged, the others the text they stand for."""
+        if len(ids) > self.longest_context:
+            raise InvalidRequest(
+                f"This model's maximum context length is {self.longest_context} tokens, but the prompt has "
+                f"{len(ids)}: shorten it.",
+                param="prompt",
+                code="context_length_exceeded",
+            )
         require_ids(ids, self.tokenizer.vocabulary_size, param="prompt")
-        prompt = self.encode_text(self.tokenizer.surface_of(ids).decode(errors="replace"), locate=locate)
+        prompt = self.encode_text(self.tokenizer.text_of(ids), locate=locate)
         followers = [name for name in self.models if self.follows_ids(name)]
         prompt.ids.update({name: list(ids) for name in followers})
         if prompt.located is not None:
-            places = Located.of_surfaces([self.tokenizer.surface_of([token]) for token in ids])
+            places = Located.of_surfaces(self.tokenizer.written(ids))
             prompt.located.update(dict.fromkeys(followers, places))
         return prompt
 

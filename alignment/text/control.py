@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import tokenizers
 
-from alignment.text.surfaces import BYTE_TOKEN, SPACE
+from alignment.text.surfaces import BYTE_TOKEN, SPACE, Kind
 
 Span = tuple[int, int]
 
@@ -48,6 +48,8 @@ def control_ids(
     added: Mapping[int, tokenizers.AddedToken],
     named: Iterable[int],
     written: Iterable[int],
+    *,
+    kind: Kind,
 ) -> frozenset[int]:
     """The ids of a vocabulary's control tokens.
 
@@ -56,19 +58,18 @@ def control_ids(
         added: the added tokens by id.
         named: ids to which the tokenizer's configuration gives a role: end, beginning, padding.
         written: ids in which the chat template's own text is read.
+        kind: how the vocabulary writes bytes. A byte-level one may have merged the HTML tag `<s>`.
     """
     flagged = {id for id, token in added.items() if token.special}
-    shaped = {id for text, id in vocabulary.items() if text[:1] in "<[" and _is_control_by_shape(text)}
+    shaped = {id for text, id in vocabulary.items() if text[:1] in "<[" and _PIPES.fullmatch(text)}
+    classic = vocabulary if kind == "sentencepiece" else {token.content: id for id, token in added.items()}
+    shaped |= {id for text, id in classic.items() if text[:1] in "<[" and _CLASSIC.fullmatch(text)}
     spelling = {id: token.content for id, token in added.items()}
     marking = {id for id in written if id in spelling and _could_mark(spelling[id])}
     if len(marking) < len(written := set(written)):
         by_id = {id: text for text, id in vocabulary.items() if id in written and id not in spelling}
         marking |= {id for id, text in by_id.items() if len(text) > 2 and _is_bracketed(text)}
     return frozenset(flagged.union(named, shaped, marking))
-
-
-def _is_control_by_shape(text: str) -> bool:
-    return bool(_PIPES.fullmatch(text) or _CLASSIC.fullmatch(text))
 
 
 def _is_bracketed(text: str) -> bool:

@@ -19,6 +19,7 @@ from alignment.text.boundaries import Located, Span
 from alignment.text.continuation import Continuation, continuation_of
 from alignment.text.control import Encoded, Respelling, Spelled, control_ids
 from alignment.text.fronts import derive
+from alignment.text.length import Lengths
 from alignment.text.surfaces import kind_of, surfaces_of
 from alignment.text.template import Template
 
@@ -58,7 +59,8 @@ class Tokenizer:
         kind = kind_of(pipeline, name)
         vocabulary = backend.get_vocab(with_added_tokens=True)
         self.template = Template(hf) if hf.chat_template else None
-        self.special_ids = control_ids(vocabulary, added, hf.all_special_ids, self._written(backend))
+        written = self._written(backend)
+        self.special_ids = control_ids(vocabulary, added, hf.all_special_ids, written, kind=kind)
         surfaces = surfaces_of(pipeline, kind, vocabulary, added, self.special_ids)
         self.kind = kind
         self.surfaces = surfaces.of
@@ -68,6 +70,8 @@ class Tokenizer:
         for token in pipeline["added_tokens"]:
             token["special"] = token["id"] in self.special_ids
         self._pipeline = pipeline
+        names = [text.encode() for text in self._spelling.values()]
+        self._lengths = Lengths.of([*self.surfaces, *names], pipeline)
         self._added = frozenset(added)
         self._plain = self._front(encode_special_tokens=True)
         # What adds tokens around a text also trims the spaces off the places of tokens: these do neither.
@@ -111,12 +115,14 @@ class Tokenizer:
             )
         return cls(hf, source)
 
-    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+    def encode(self, text: str, *, add_special_tokens: bool, limit: int | None = None) -> list[int]:
         """Tokenise `text`, none of which is read as a control token.
 
         With `add_special_tokens` the tokenizer's own post-processor adds what it adds (BOS for most).
+        InvalidRequest for a text that must come to more than `limit` tokens; it is not read then.
         """
-        encoding = self._plain.encode(checked(text), add_special_tokens=add_special_tokens)
+        self._require_length(text, limit)
+        encoding = _read(self._plain, checked(text), add_special_tokens=add_special_tokens)
         return list(self._spelled(encoding, text).ids)
 
     def encode_chat(
@@ -126,14 +132,16 @@ class Tokenizer:
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
         template_kwargs: dict[str, Any] | None = None,
+        limit: int | None = None,
     ) -> list[int]:
         """Tokenise a conversation with the model's own chat template.
 
         Control tokens come from the template alone: their spellings inside messages are plain text.
         `continue_final_message` leaves the last message open, instead of a generation prompt.
-        InvalidRequest when there is no template, or when it refuses the messages.
+        InvalidRequest when there is no template, when it refuses the messages, or when they must come to more than
+        `limit` tokens.
         """
-        rendered = self._rendered(messages, add_generation_prompt, continue_final_message, template_kwargs)
+        rendered = self._rendered(messages, add_generation_prompt, continue_final_message, template_kwargs, limit)
         return [id for _, piece in self._pieces(rendered, messages) for id in piece.ids]
 
     def locate_chat(
@@ -143,9 +151,10 @@ class Tokenizer:
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
         template_kwargs: dict[str, Any] | None = None,
+        limit: int | None = None,
     ) -> tuple[list[int], Located]:
         """As `encode_chat`, with the places of the tokens in the messages' contents."""
-        rendered = self._rendered(messages, add_generation_prompt, continue_final_message, template_kwargs)
+        rendered = self._rendered(messages, add_generation_prompt, continue_final_message, template_kwargs, limit)
         texts = chat.contents(
             self._require_template(),
             messages,
@@ -158,10 +167,12 @@ class Tokenizer:
         spans = [(start + at, end + at) for at, piece in pieces for start, end in piece.offsets]
         return [id for _, piece in pieces for id in piece.ids], Located.of(spans, texts)
 
-    def locate(self, text: str, *, add_special_tokens: bool) -> tuple[list[int], Located]:
+    def locate(
+        self, text: str, *, add_special_tokens: bool, limit: int | None = None
+    ) -> tuple[list[int], Located]:
         """As `encode`, with the places of the tokens in `text`; those that were added around it are empty."""
-        ids = self.encode(text, add_special_tokens=add_special_tokens)
-        inner = self._spelled(self._placing.encode(text, add_special_tokens=False), text)
+        ids = self.encode(text, add_special_tokens=add_special_tokens, limit=limit)
+        inner = self._spelled(_read(self._placing, text), text)
         size = len(inner.ids)
         first = next((i for i in range(len(ids) - size + 1) if ids[i : i + size] == inner.ids), None)
         if first is None:  # the post-processor does more than add
@@ -175,6 +186,7 @@ class Tokenizer:
         add_generation_prompt: bool,
         continue_final_message: bool,
         template_kwargs: dict[str, Any] | None,
+        limit: int | None,
     ) -> chat.Rendered:
         rendered = chat.render(
             self._require_template(),
@@ -184,8 +196,26 @@ class Tokenizer:
             continue_final_message=continue_final_message,
             template_kwargs=template_kwargs or {},
         )
+        self._require_length(rendered.text, limit)
         checked(rendered.text)
         return rendered
+
+    def _require_length(self, text: str, limit: int | None) -> None:
+        if limit is not None and (least := self.least_tokens(text)) > limit:
+            raise InvalidRequest(
+                f"This model's maximum context length is {limit} tokens, but the prompt has at least {least} "
+                f"({len(text)} characters): shorten it.",
+                code="context_length_exceeded",
+            )
+
+    def least_tokens(self, text: str) -> int:
+        """The number of tokens that `text` comes to at the least, found without reading it."""
+        return self._lengths.least_tokens(text)
+
+    @cached_property
+    def longest_token(self) -> int:
+        """The length of the longest token in characters."""
+        return max(len(surface.decode(errors="ignore")) for surface in self.surfaces if surface)
 
     def _require_template(self) -> Template:
         if self.template is None:
@@ -202,7 +232,7 @@ class Tokenizer:
         Control tokens are read from what the template wrote alone. Where messages spell some, what stands
         between the genuine ones is read as plain text.
         """
-        whole = self._control.encode(rendered.text, add_special_tokens=False)
+        whole = _read(self._control, rendered.text)
         if self.special_ids.isdisjoint(whole.ids):
             return [(0, whole)]
         if rendered.shaded is None:
@@ -215,9 +245,7 @@ class Tokenizer:
         while quoted:  # without them, others that overlap may be read
             for start, end in quoted:
                 text = text[:start] + rendered.blank * (end - start) + text[end:]
-            genuine, quoted = self._read_control(
-                rendered, self._control.encode(text, add_special_tokens=False), text
-            )
+            genuine, quoted = self._read_control(rendered, _read(self._control, text), text)
         pieces: list[tuple[int, Encoded]] = []
         done, after_added = 0, None
         for id, (start, end) in genuine:
@@ -261,8 +289,8 @@ class Tokenizer:
         if not text:
             return Spelled([], [])
         if after_added is None or (after_added and not self._prefixes_first_piece_only):
-            return self._spelled(self._placing.encode(text, add_special_tokens=False), text)
-        return self._spelled(self.continuation.backend.encode(text, add_special_tokens=False), text)
+            return self._spelled(_read(self._placing, text), text)
+        return self._spelled(_read(self.continuation.backend, text), text)
 
     def _spelled(self, encoding: tokenizers.Encoding, text: str) -> Encoded:
         respelling = self.continuation.respelling
@@ -327,8 +355,34 @@ class Tokenizer:
         """The surfaces of `ids` one after the other; special tokens and unused ids give nothing."""
         return b"".join(map(self._surface, ids))
 
+    def written(self, ids: Sequence[int]) -> list[bytes]:
+        """The bytes that each of a prompt's ids adds to its text.
+
+        They are the surfaces, without the space that this tokenizer itself puts before a text.
+        """
+        surfaces = [self._surface(id) for id in ids]
+        first = next((index for index, surface in enumerate(surfaces) if surface), None)
+        if first is not None and self.adds_a_space:
+            surfaces[first] = surfaces[first].removeprefix(b" ")
+        return surfaces
+
+    def text_of(self, ids: Sequence[int]) -> str:
+        """The text that a prompt of these ids stands for."""
+        return b"".join(self.written(ids)).decode(errors="replace")
+
+    @cached_property
+    def adds_a_space(self) -> bool:
+        """Whether a text is read as if a space stood before it, as SentencePiece does."""
+        return any(self.surface_of(self.encode(text, add_special_tokens=False))[:1] == b" " for text in "a1.")
+
     def _surface(self, id: int) -> bytes:
         return (self.surfaces[id] or b"") if 0 <= id < self.vocabulary_size else b""
+
+
+def _read(front: tokenizers.Tokenizer, text: str, *, add_special_tokens: bool = False) -> tokenizers.Encoding:
+    """Tokenise one text. Reading a batch lets go of Python's lock, which reading a single text does not."""
+    [encoding] = front.encode_batch([text], add_special_tokens=add_special_tokens)
+    return encoding
 
 
 def checked(text: str) -> str:

@@ -247,7 +247,7 @@ class EnsembleSettings(Section):
 
     members: Annotated[tuple[str, ...], Field(min_length=1, strict=False)]
     pivot: str
-    alignment: Annotated[AlignmentSettings, BeforeValidator(_with_method)] = AlignmentSettings(method="exact")
+    alignment: Annotated[AlignmentSettings, BeforeValidator(_with_method)] = AlignmentSettings(method="prefix")
     maps: dict[str, Source] = {}
     weights: Annotated[dict[str, Weight] | None, BeforeValidator(_uniform_is_none)] = None
     weighting: WeightingSettings = WeightingSettings()
