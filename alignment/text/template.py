@@ -111,6 +111,22 @@ class Template:
             return False
         return all(probe in text for probe in _PROBES[: len(messages)])
 
+    def findings(self) -> list[str]:
+        """The repairs that this template needs, in sentences."""
+        repairs = (
+            (self.takes_parts, "The chat template drops plain texts: contents are handed to it in parts."),
+            (
+                not self._takes_a_system,
+                "The chat template knows no system role: it goes into the first user message.",
+            ),
+            (
+                self._takes_a_system and not self._takes_late_systems,
+                "The chat template takes one system message, at the beginning: several are merged into it.",
+            ),
+            (not self._takes_repeats, "The chat template wants roles to alternate: neighbours of one are joined."),
+        )
+        return [sentence for needed, sentence in repairs if needed]
+
     def frames(self) -> list[str]:
         """Rendered probes, which hold what the template writes around messages."""
         frames = []

@@ -20,6 +20,7 @@ from alignment.text.continuation import Continuation, continuation_of
 from alignment.text.control import Encoded, Respelling, Spelled, control_ids
 from alignment.text.fronts import derive
 from alignment.text.length import Lengths
+from alignment.text.loading import as_the_file_says, require_lossless
 from alignment.text.surfaces import kind_of, surfaces_of
 from alignment.text.template import Template
 
@@ -48,15 +49,17 @@ class Tokenizer:
             byte fallback), or None.
         special_ids: ids of the control tokens (see `control`). Added tokens that are none count as text.
         fingerprint: sha256 over what decides ids <-> text. Equal fingerprints need no vocabulary map.
+        findings: what was found when it was loaded, in sentences.
     """
 
-    def __init__(self, hf: Any, name: str = "the model") -> None:
+    def __init__(self, hf: Any, name: str = "the model", *, findings: Sequence[str] = ()) -> None:
         backend: tokenizers.Tokenizer = hf.backend_tokenizer
         pipeline = json.loads(backend.to_str())
         added = backend.get_added_tokens_decoder()
         self.name = name
         self.hf = hf
         kind = kind_of(pipeline, name)
+        require_lossless(pipeline, name)
         vocabulary = backend.get_vocab(with_added_tokens=True)
         self.template = Template(hf) if hf.chat_template else None
         written = self._written(backend)
@@ -70,6 +73,7 @@ class Tokenizer:
         for token in pipeline["added_tokens"]:
             token["special"] = token["id"] in self.special_ids
         self._pipeline = pipeline
+        self.findings = [*findings, *self._found()]
         names = [text.encode() for text in self._spelling.values()]
         self._lengths = Lengths.of([*self.surfaces, *names], pipeline)
         self._added = frozenset(added)
@@ -77,6 +81,18 @@ class Tokenizer:
         # What adds tokens around a text also trims the spaces off the places of tokens: these do neither.
         self._placing = self._front(encode_special_tokens=True, post_process=False)
         self._control = self._front(encode_special_tokens=False, post_process=False)
+
+    def _found(self) -> list[str]:
+        """What is worth knowing about this tokenizer and its template, in sentences."""
+        flagged = {
+            id for id, token in self.hf.backend_tokenizer.get_added_tokens_decoder().items() if token.special
+        }
+        unflagged = sorted(text for id, text in self._spelling.items() if id not in flagged)
+        found = self.template.findings() if self.template else []
+        if unflagged:
+            shown = ", ".join(unflagged[:5]) + (", ..." if len(unflagged) > 5 else "")
+            found.append(f"{len(unflagged)} control tokens are not flagged special in the file: {shown}.")
+        return found
 
     def _front(self, *, encode_special_tokens: bool, post_process: bool = True) -> tokenizers.Tokenizer:
         return derive(
@@ -113,7 +129,7 @@ class Tokenizer:
                 f"The model {source} has only a slow tokenizer: convert it to a tokenizer.json "
                 "(transformers' save_pretrained of its fast tokenizer) first."
             )
-        return cls(hf, source)
+        return cls(hf, source, findings=as_the_file_says(hf, source, revision))
 
     def encode(self, text: str, *, add_special_tokens: bool, limit: int | None = None) -> list[int]:
         """Tokenise `text`, none of which is read as a control token.

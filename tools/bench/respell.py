@@ -1,9 +1,9 @@
 """Respelling: milliseconds that a round takes to bring one member's tokens up to date, in long texts.
 
 Every round adds the bytes of one token of another tokenizer to the text, and `Spelling.extend` finds the member's
-tokens of the longer text. Measured at 5,000 and at 10,000 tokens, over texts of several kinds, for the tokenizers of a
-folder and for two pipelines made of the first SentencePiece one among them: Gemma 2's (no dummy prefix, added
-tokens that are text) and Phi-3's (end tokens that swallow white space).
+tokens of the longer text. Measured at 5,000 and at 10,000 tokens, over texts of several kinds, for the
+tokenizers of a folder and for two pipelines made of the first SentencePiece one among them: Gemma 2's (no dummy
+prefix, added tokens that are text) and Phi-3's (end tokens that swallow white space).
 
     python -m tools.bench.respell [--tokenizers ../shared/tokenizers]
 """
