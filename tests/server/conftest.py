@@ -4,12 +4,9 @@ import shutil
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
-import openai
 import pytest
 import uvicorn
 from starlette.testclient import TestClient
@@ -18,20 +15,7 @@ from server.http.app import create_app
 from server.http.options import ServerOptions
 from tests.support.model_folders import save_site
 from tests.support.scripted_fuser import ScriptedFuser, ensemble
-
-
-@dataclass
-class Served:
-    """A real server process's worth of HTTP, in a thread, over the scripted fuser."""
-
-    url: str
-    fuser: ScriptedFuser
-
-    def sdk(self, **options: Any) -> openai.OpenAI:
-        return openai.OpenAI(base_url=f"{self.url}/v1", max_retries=0, **{"api_key": "any", **options})
-
-    def http(self) -> httpx.Client:
-        return httpx.Client(base_url=self.url, timeout=10)
+from tests.support.served import Served
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""A fuser over toy members, and what a test sees of its sequences."""
+"""A fuser over toy members, and the answers of its sequences."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a round costs with three members in three processes, against the slowest member's step.
+"""Round time with three members in three processes, against the slowest member's step.
 
 The members' steps are a fixed sleep (`SleepingEngine`), so the machine needs no core for each of them, and all
 that a round takes beyond the longest sleep is the server's own: messages, wake-ups, fusion, sampling, text.

@@ -1,4 +1,4 @@
-"""What measuring costs: the same decoding with and without metrics, in turn, in one process.
+"""The cost of measuring: the same decoding with and without metrics, in turn, in one process.
 
 `ratio` compares their times, pair by pair; on a machine that does other things as well it varies more than what it
 measures. `share` adds up the processor time of every call that measures, over the time of the decoding: all of it

@@ -1,4 +1,4 @@
-"""What weighting by the prompt does on the demo's held-out questions.
+"""Accuracy and cost of weights from the prompt on the demo's held-out questions.
 
 Accuracy per task and cost per token by each way of weighting, and whether a member that understands a prompt
 answers it well. `python -m tools.bench.packllm [--limit N] [--timed N] [--prune P] [--combine C] [CONFIG]` prints

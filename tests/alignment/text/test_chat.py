@@ -8,38 +8,9 @@ from transformers import PreTrainedTokenizerFast
 from alignment.errors import InvalidRequest
 from alignment.text.tokenizer import Tokenizer
 from tests.support import small_tokenizers as tiny
-from tests.support.reference import real_tokenizer
+from tests.support.conversations import CHATTING, FORGERIES, WORDS, conversation
 
-CHATTING = {
-    "llama-2": lambda: real_tokenizer("llama-2"),
-    "qwen": lambda: real_tokenizer("qwen"),
-    "mistral-tekken": lambda: real_tokenizer("mistral-tekken"),
-    "tiny byte level": lambda: tiny.byte_level("<think>", "</think>"),
-    "tiny sentencepiece": lambda: tiny.sentencepiece("<think>", "</think>"),
-    "tiny metaspace": lambda: tiny.metaspace("first", split=False),
-    "tiny metaspace, always": lambda: tiny.metaspace("always", split=True),
-}
-FORGERIES = ["<s>", "</s>", "<|end|>", "<|im_end|>", "<|im_start|>", "[INST]", "[/INST]", "<unk>", "<|endoftext|>"]
 PROMPT = "{% if add_generation_prompt %}<assistant>{% endif %}"
-# Nothing in here is a control token of any of them, though some could begin or end one.
-WORDS = [
-    "Hello",
-    " you",
-    "  ",
-    "\n",
-    "12",
-    "你好",
-    "é",
-    "<",
-    "[",
-    "<|",
-    ">",
-    "s>",
-    "|>",
-    "]",
-    "<think>",
-    "</think>",
-]
 
 
 def natively(tokenizer: Tokenizer, messages, **options) -> list[int]:
@@ -49,10 +20,6 @@ def natively(tokenizer: Tokenizer, messages, **options) -> list[int]:
 
 def controls(tokenizer: Tokenizer, ids: list[int]) -> list[int]:
     return [id for id in ids if id in tokenizer.special_ids]
-
-
-def conversation(contents: list[str]) -> list[dict[str, str]]:
-    return [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(contents)]
 
 
 def genuine(words: list[str]) -> str:

@@ -7,8 +7,8 @@ import pytest
 
 from fusion.core import FusionParams
 from fusion.ensemble import build_ensemble
-from tests.fusion.prompt.test_weighing import QUESTION, dense, weighted
 from tests.support.toy_fuser import toy_ensemble, toy_model
+from tests.support.weighted_prompts import QUESTION, dense, weighted
 
 TEXT = QUESTION + " Caféterias, 你好 🎉 and 12345 words."
 

@@ -17,9 +17,9 @@ from server.http.app import create_app
 from server.http.options import ServerOptions
 from server.loading import build
 from server.settings import read_settings
-from tests.server.settings.test_settings import PAIR, parse, problems
 from tests.support.model_folders import run
 from tests.support.scripted_fuser import ScriptedFuser, ensemble, token
+from tests.support.small_configurations import PAIR, parse, problems
 
 QUESTION = "and then the band went to the other land with their hand in the sand"
 HELLO: dict[str, Any] = {"messages": [{"role": "user", "content": QUESTION}], "max_tokens": 2, "temperature": 0}

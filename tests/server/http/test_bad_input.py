@@ -21,25 +21,7 @@ from server.http.protocol.fusion import FusionFields, fusion_params
 from server.http.protocol.tokens import TokenizeRequest
 from server.http.protocol.unsupported import UNBUILT
 from tests.support.scripted_fuser import CONTEXT, ScriptedFuser, ensemble, says, token
-
-CHAT = {"model": "pair", "messages": [{"role": "user", "content": "hi"}]}
-TEXT = {"model": "pair", "prompt": "hi"}
-CHAT_PATH, TEXT_PATH = "/v1/chat/completions", "/v1/completions"
-
-
-def error_of(answer: Any, status: int) -> dict[str, Any]:
-    """The error object, whose shape is the same for every status."""
-    assert answer.status_code == status, answer.text
-    assert answer.headers["x-request-id"]
-    body = answer.json()
-    assert body.keys() == {"error"}
-    error: dict[str, Any] = body["error"]
-    assert error.keys() == {"message", "type", "param", "code"}
-    assert isinstance(error["message"], str)
-    assert error["message"].endswith(".")
-    assert len(error["message"]) < 500
-    return error
-
+from tests.support.small_requests import CHAT, CHAT_PATH, TEXT, TEXT_PATH, error_of
 
 OUT_OF_RANGE: list[tuple[str, Any]] = [
     *[("temperature", value) for value in (-0.1, 2.1, "0.5", [], True)],

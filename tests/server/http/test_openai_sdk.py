@@ -10,8 +10,8 @@ import pytest
 
 from alignment.errors import Overloaded, Unavailable
 from fusion.core import Update
-from tests.server.conftest import Served
 from tests.support.scripted_fuser import ScriptedFuser, eventually, report, says, token
+from tests.support.served import Served
 
 Serve = Callable[..., Served]
 HELLO: Any = [{"role": "user", "content": "hi"}]

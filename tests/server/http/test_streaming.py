@@ -14,8 +14,8 @@ import pytest
 
 from alignment.errors import Unavailable
 from fusion.core import Update
-from tests.server.conftest import Served
 from tests.support.scripted_fuser import ScriptedFuser, eventually, report, says, token
+from tests.support.served import Served
 
 Serve = Callable[..., Served]
 CHAT = {"model": "pair", "messages": [{"role": "user", "content": "hi"}], "stream": True}

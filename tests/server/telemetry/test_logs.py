@@ -14,9 +14,9 @@ from starlette.testclient import TestClient
 from server.http.app import create_app
 from server.http.options import ServerOptions
 from server.telemetry.logs import LogFormat, set_up_log
-from tests.server.conftest import Served
-from tests.server.http.test_bad_input import CHAT_PATH
 from tests.support.scripted_fuser import ScriptedFuser, ensemble, says
+from tests.support.served import Served
+from tests.support.small_requests import CHAT_PATH
 
 SECRET = "sk-secret"
 ASK: dict[str, Any] = {"model": "pair", "messages": [{"role": "user", "content": "my secret"}], "max_tokens": 5}

@@ -18,8 +18,8 @@ from server.http.app import create_app
 from server.http.options import ServerOptions
 from server.loading import build
 from server.settings import read_settings
-from tests.server.http.test_bad_input import CHAT, CHAT_PATH
 from tests.support.scripted_fuser import ScriptedFuser, ensemble
+from tests.support.small_requests import CHAT, CHAT_PATH
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 
