@@ -13,7 +13,7 @@ from typing import Any
 
 import tokenizers
 
-from alignment.errors import NO_CHAT_TEMPLATE, ConfigError, InvalidRequest
+from alignment.errors import CONTEXT_LENGTH_EXCEEDED, NO_CHAT_TEMPLATE, ConfigError, InvalidRequest
 from alignment.text import chat
 from alignment.text.boundaries import Located, Span
 from alignment.text.continuation import Continuation, continuation_of
@@ -137,7 +137,7 @@ class Tokenizer:
         With `add_special_tokens` the tokenizer's own post-processor adds what it adds (BOS for most).
         InvalidRequest for a text that must come to more than `limit` tokens; it is not read then.
         """
-        self._require_length(text, limit)
+        self._require_length(text, limit, "prompt")
         encoding = _read(self._plain, checked(text), add_special_tokens=add_special_tokens)
         return list(self._spelled(encoding, text).ids)
 
@@ -212,16 +212,17 @@ class Tokenizer:
             continue_final_message=continue_final_message,
             template_kwargs=template_kwargs or {},
         )
-        self._require_length(rendered.text, limit)
+        self._require_length(rendered.text, limit, "messages")
         checked(rendered.text)
         return rendered
 
-    def _require_length(self, text: str, limit: int | None) -> None:
+    def _require_length(self, text: str, limit: int | None, param: str) -> None:
         if limit is not None and (least := self.least_tokens(text)) > limit:
             raise InvalidRequest(
                 f"This model's maximum context length is {limit} tokens, but the prompt has at least {least} "
                 f"({len(text)} characters): shorten it.",
-                code="context_length_exceeded",
+                param=param,
+                code=CONTEXT_LENGTH_EXCEEDED,
             )
 
     def least_tokens(self, text: str) -> int:

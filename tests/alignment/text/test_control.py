@@ -11,7 +11,7 @@ from tokenizers import Tokenizer as Backend
 from transformers import PreTrainedTokenizerFast
 
 from alignment.errors import InvalidRequest
-from alignment.spelling import Spelling
+from alignment.spelling import Edit, Spelling
 from alignment.text.tokenizer import Tokenizer
 from tests.support import small_tokenizers as tiny
 
@@ -220,3 +220,11 @@ def test_ordinary_messages_are_read_whatever_a_template_deletes(rule):
     assert ids == tokenizer.hf.apply_chat_template(
         [{"role": "user", "content": "Is 3 < 4 and <b>bold</b>? if a > b: f[0] | g"}], return_dict=False
     )
+
+
+def test_an_edit_never_keeps_less_than_nothing():
+    spelling = Spelling(unigram_pieces())
+    spelling.ids = [7, 8]
+    spelling._low, spelling._old = 2, []
+    spelling._replace(0, [])
+    assert spelling._edit() == Edit(0, [])
