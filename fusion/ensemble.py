@@ -11,14 +11,15 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from alignment.errors import CONTEXT_LENGTH_EXCEEDED, InvalidRequest
+from alignment.errors import CONTEXT_LENGTH_EXCEEDED, InvalidRequestError
 from alignment.methods.exact import exact_map
 from alignment.methods.hybrid import first_token_map
 from alignment.text.boundaries import Located
 from alignment.text.ids import require_ids
 from alignment.text.tokenizer import Tokenizer
 from alignment.vocab_map import VocabMap
-from fusion.core import FusionParams, Member, OnMemberFailure, Prompt
+from fusion.core import Member, OnMemberFailure, Prompt
+from fusion.options import FusionParams
 
 Read = TypeVar("Read")
 
@@ -157,11 +158,11 @@ class Ensemble:
         for name, model in self.models.items():
             try:
                 prompts[name] = read(model.tokenizer)
-            except InvalidRequest as error:
+            except InvalidRequestError as error:
                 if error.code != CONTEXT_LENGTH_EXCEEDED:
                     raise
                 holds = f"member {name!r}, whose context holds {model.member.capacity.context}"
-                raise InvalidRequest(
+                raise InvalidRequestError(
                     f"For {holds}: {error.message}", param=error.param, code=error.code
                 ) from error
         return prompts
@@ -169,7 +170,7 @@ class Ensemble:
     def encode_ids(self, ids: list[int], *, locate: bool = False) -> Prompt:
         """A prompt given as the pivot's ids: the pivot gets them unchanged, the others the text they stand for."""
         if len(ids) > self.longest_context:
-            raise InvalidRequest(
+            raise InvalidRequestError(
                 f"This model's maximum context length is {self.longest_context} tokens, but the prompt has "
                 f"{len(ids)}: shorten it.",
                 param="prompt",
@@ -196,13 +197,13 @@ class Ensemble:
         """How many tokens fit after the prompt in the contexts of all these members.
 
         Raises:
-            InvalidRequest: the prompt is empty, or alone fills a member's context; names the member and its limit,
-                and `param`, the request's field that the prompt came from.
+            InvalidRequestError: the prompt is empty, or alone fills a member's context; names the member and its
+                limit, and `param`, the request's field that the prompt came from.
         """
         room = {name: self.models[name].member.capacity.context - len(prompt.ids[name]) for name in members}
         tightest = min(room, key=lambda name: room[name])
         if room[tightest] < 1:
-            raise InvalidRequest(
+            raise InvalidRequestError(
                 f"The prompt has {len(prompt.ids[tightest])} tokens for member {tightest!r}, whose context holds "
                 f"{self.models[tightest].member.capacity.context} with at least one for the answer; shorten it.",
                 param=param,
@@ -210,7 +211,7 @@ class Ensemble:
             )
         for name in members:
             if not prompt.ids[name]:
-                raise InvalidRequest(
+                raise InvalidRequestError(
                     f"The prompt comes to no tokens for member {name!r}; give it text (in a chat, a user's).",
                     param=param,
                 )

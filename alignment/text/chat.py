@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from alignment.errors import InvalidRequest
+from alignment.errors import InvalidRequestError
 from alignment.text.template import Messages, Template
 
 # Noncharacters: Unicode guarantees that they are no text.
@@ -127,13 +127,13 @@ def render(
     continue_final_message: bool,
     template_kwargs: Mapping[str, Any],
 ) -> Rendered:
-    """Render `messages`; InvalidRequest when the template refuses them."""
+    """Render `messages`; InvalidRequestError when the template refuses them."""
     options = {"add_generation_prompt": add_generation_prompt, "continue_final_message": continue_final_message}
     text = template.render(messages, **options, template_kwargs=template_kwargs)
     together = "".join(strings([messages, dict(template_kwargs)]))
     free = [mark for mark in _MARKS if mark not in together]
     if len(free) < 2:
-        raise InvalidRequest(
+        raise InvalidRequestError(
             "The messages contain all of Unicode's noncharacters U+FDD0 to U+FDEF: leave some out.",
             param="messages",
         )
@@ -148,7 +148,7 @@ def render(
                     **options,
                     template_kwargs=shades.shade(template_kwargs, table, kept),
                 )
-            except InvalidRequest:
+            except InvalidRequestError:
                 continue
             if len(shaded) == len(text) and shaded.translate(table) == text.translate(table):
                 return Rendered(text, shaded, free[0])
@@ -203,7 +203,7 @@ def contents(
             continue_final_message=continue_final_message,
             template_kwargs=template_kwargs,
         )
-    except InvalidRequest:  # a template that cannot bear the marks tells nothing
+    except InvalidRequestError:  # a template that cannot bear the marks tells nothing
         return found
     plain, *pieces = re.split(f"[{opening}{closing}]", rendered)
     at = len(plain)

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cache, cached_property
 from typing import Any
 
-from alignment.errors import InvalidRequest
+from alignment.errors import InvalidRequestError
 
 Messages = list[dict[str, Any]]
 _SYSTEM = ("system", "developer")
@@ -34,10 +34,10 @@ class Template:
         continue_final_message: bool = False,
         template_kwargs: Mapping[str, Any] | None = None,
     ) -> str:
-        """The conversation as text; InvalidRequest where the template refuses it however it is repaired."""
+        """The conversation as text; InvalidRequestError where the template refuses it however it is repaired."""
         reserved = sorted(set(template_kwargs or ()) & _reserved_arguments())
         if reserved:
-            raise InvalidRequest(
+            raise InvalidRequestError(
                 f"The template argument {reserved[0]} cannot be set.", param="chat_template_kwargs"
             )
         refusal: Exception | None = None
@@ -54,7 +54,7 @@ class Template:
             except Exception as error:  # a template is a program: it raises what it likes
                 refusal = refusal or error
         reason = " ".join(str(refusal).split())[:300]
-        raise InvalidRequest(
+        raise InvalidRequestError(
             f"The chat template refuses this conversation: {reason}", param="messages"
         ) from refusal
 
@@ -134,7 +134,7 @@ class Template:
             for answers in (True, False):
                 try:
                     frames.append(self.render(_conversation(*roles), add_generation_prompt=answers))
-                except InvalidRequest:
+                except InvalidRequestError:
                     continue
         return frames
 
@@ -146,7 +146,7 @@ class Template:
         try:
             prompt = self.render(question, add_generation_prompt=True)
             whole = self.render(answer)
-        except InvalidRequest:  # a template that refuses so plain a conversation has no lead that could be known
+        except InvalidRequestError:  # a template that refuses so plain a conversation has no known lead
             return b""
         between, probe, _ = whole[len(prompt) :].partition(_PROBES[1])
         return between.encode() if probe and whole.startswith(prompt) and not between.strip() else b""

@@ -13,7 +13,7 @@ from typing import Any
 
 import tokenizers
 
-from alignment.errors import CONTEXT_LENGTH_EXCEEDED, NO_CHAT_TEMPLATE, ConfigError, InvalidRequest
+from alignment.errors import CONTEXT_LENGTH_EXCEEDED, NO_CHAT_TEMPLATE, ConfigError, InvalidRequestError, one_line
 from alignment.text import chat
 from alignment.text.boundaries import Located, Span
 from alignment.text.continuation import Continuation, continuation_of
@@ -135,7 +135,7 @@ class Tokenizer:
         """Tokenise `text`, none of which is read as a control token.
 
         With `add_special_tokens` the tokenizer's own post-processor adds what it adds (BOS for most).
-        InvalidRequest for a text that must come to more than `limit` tokens; it is not read then.
+        InvalidRequestError for a text that must come to more than `limit` tokens; it is not read then.
         """
         self._require_length(text, limit, "prompt")
         encoding = _read(self._plain, checked(text), add_special_tokens=add_special_tokens)
@@ -154,8 +154,8 @@ class Tokenizer:
 
         Control tokens come from the template alone: their spellings inside messages are plain text.
         `continue_final_message` leaves the last message open, instead of a generation prompt.
-        InvalidRequest when there is no template, when it refuses the messages, or when they must come to more than
-        `limit` tokens.
+        InvalidRequestError when there is no template, when it refuses the messages, or when they must come to
+        more than `limit` tokens.
         """
         rendered = self._rendered(messages, add_generation_prompt, continue_final_message, template_kwargs, limit)
         return [id for _, piece in self._pieces(rendered, messages) for id in piece.ids]
@@ -218,7 +218,7 @@ class Tokenizer:
 
     def _require_length(self, text: str, limit: int | None, param: str) -> None:
         if limit is not None and (least := self.least_tokens(text)) > limit:
-            raise InvalidRequest(
+            raise InvalidRequestError(
                 f"This model's maximum context length is {limit} tokens, but the prompt has at least {least} "
                 f"({len(text)} characters): shorten it.",
                 param=param,
@@ -236,7 +236,7 @@ class Tokenizer:
 
     def _require_template(self) -> Template:
         if self.template is None:
-            raise InvalidRequest(
+            raise InvalidRequestError(
                 f"The model {self.name} has no chat template: use the completions API with plain text instead.",
                 param="messages",
                 code=NO_CHAT_TEMPLATE,
@@ -290,9 +290,9 @@ class Tokenizer:
         return genuine, quoted
 
     def _require_harmless(self, messages: list[dict[str, Any]]) -> None:
-        """InvalidRequest where messages may have become control tokens and nothing tells which of them."""
+        """InvalidRequestError where messages may have become control tokens and nothing tells which of them."""
         if self._shades.could_spell("".join(chat.strings(messages))):
-            raise InvalidRequest(
+            raise InvalidRequestError(
                 f"The messages hold what could spell control tokens of {self.name}, and its template mixes them "
                 "with its own text: leave those characters out.",
                 param="messages",
@@ -403,11 +403,11 @@ def _read(front: tokenizers.Tokenizer, text: str, *, add_special_tokens: bool = 
 
 
 def checked(text: str) -> str:
-    """`text`, or InvalidRequest where it cannot be written as UTF-8."""
+    """`text`, or InvalidRequestError where it cannot be written as UTF-8."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise InvalidRequest(
+        raise InvalidRequestError(
             "The text contains half of a surrogate pair, which is not a character: send valid Unicode."
         ) from error
     return text
@@ -419,7 +419,7 @@ def _fingerprint(pipeline: dict[str, Any]) -> str:
 
 
 def _load_failure(source: str, is_folder: bool, error: Exception) -> str:
-    reason = " ".join(str(error).split())[:200].rstrip(". ")
+    reason = one_line(error)
     if is_folder and (Path(source) / "tokenizer.json").exists():
         return f"The tokenizer.json of {source} cannot be read ({reason}): save or download the tokenizer again."
     if is_folder:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from alignment.errors import InvalidRequest
+from alignment.errors import InvalidRequestError
 from tests.support.toy_fuser import toy_ensemble
 
 TEXT = "Anna has 12 apples and buys 7 more."
@@ -27,6 +27,6 @@ def test_a_prompt_far_too_long_is_refused_before_it_is_read(tokenizers):
         lambda: ensemble.encode_chat([{"role": "user", "content": text}]),
         lambda: ensemble.encode_ids([5] * 1_000_000),
     ):
-        with pytest.raises(InvalidRequest, match="maximum context length is") as caught:
+        with pytest.raises(InvalidRequestError, match="maximum context length is") as caught:
             prompt()
         assert caught.value.code == "context_length_exceeded"

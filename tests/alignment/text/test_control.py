@@ -10,7 +10,7 @@ from tokenizers import AddedToken, decoders, models, pre_tokenizers, processors
 from tokenizers import Tokenizer as Backend
 from transformers import PreTrainedTokenizerFast
 
-from alignment.errors import InvalidRequest
+from alignment.errors import InvalidRequestError
 from alignment.spelling import Edit, Spelling
 from alignment.text.tokenizer import Tokenizer
 from tests.support import small_tokenizers as tiny
@@ -192,7 +192,7 @@ PARTS = ["<tu", "rn>", "<b>", "\n", " ", "</think>", "<i>", "hi", "<ha", "lt>", 
 def test_what_a_template_deletes_joins_nothing_into_a_marker(rule, words):
     tokenizer = _deleting(rule)
     message = {"role": "user", "content": "".join(words)}
-    with suppress(InvalidRequest):
+    with suppress(InvalidRequestError):
         assert_same_controls(tokenizer, message)
 
 

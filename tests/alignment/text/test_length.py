@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alignment.errors import InvalidRequest
+from alignment.errors import InvalidRequestError
 from tests.support import small_tokenizers as tiny
 from tests.support.reference import REAL
 
@@ -28,13 +28,13 @@ def test_the_bound_holds(name, text):
 def test_a_text_far_too_long_is_refused_without_being_read(real, name):
     tokenizer = real[name]
     text = "word " * 400_000
-    with pytest.raises(InvalidRequest, match="maximum context length is 1000 tokens") as caught:
+    with pytest.raises(InvalidRequestError, match="maximum context length is 1000 tokens") as caught:
         tokenizer.encode(text, add_special_tokens=True, limit=1000)
     assert caught.value.code == "context_length_exceeded"
-    with pytest.raises(InvalidRequest, match="maximum context length"):
+    with pytest.raises(InvalidRequestError, match="maximum context length"):
         tokenizer.locate(text, add_special_tokens=True, limit=1000)
     if tokenizer.template:
-        with pytest.raises(InvalidRequest, match="maximum context length"):
+        with pytest.raises(InvalidRequestError, match="maximum context length"):
             tokenizer.encode_chat([{"role": "user", "content": text}], limit=1000)
     short = "word " * 50
     assert len(tokenizer.encode(short, add_special_tokens=True, limit=1000)) > 50

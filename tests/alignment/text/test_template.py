@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from alignment.errors import InvalidRequest
+from alignment.errors import InvalidRequestError
 from alignment.text.template import Template
 from tests.support import small_tokenizers as tiny
 
@@ -92,12 +92,12 @@ def test_systems_are_merged_in_order_with_a_blank_line():
 def test_a_message_with_calls_is_never_joined():
     calling = {"role": "assistant", "content": "a", "tool_calls": [{"id": "1"}]}
     messages = [{"role": "user", "content": "q"}, calling, {"role": "assistant", "content": "b"}]
-    with pytest.raises(InvalidRequest, match="must alternate"):
+    with pytest.raises(InvalidRequestError, match="must alternate"):
         template(STRICT["no system"]).render(messages)
 
 
 def test_a_template_that_refuses_everything_says_why():
-    with pytest.raises(InvalidRequest, match="never") as caught:
+    with pytest.raises(InvalidRequestError, match="never") as caught:
         template("{{ raise_exception('never') }}").render(conversation("user"))
     assert caught.value.param == "messages"
 
