@@ -87,6 +87,7 @@ def make_plan(settings: Settings) -> Plan:
         for name, checkpoint in known.items()
         if not checkpoint.tokenizer.hf.chat_template
     ]
+    notes += [f"{name}: {finding}" for name, one in known.items() for finding in one.tokenizer.findings]
     notes += [
         f"{name} runs on the portable path, which is slower: {checkpoint.not_packed}."
         for name, checkpoint in known.items()

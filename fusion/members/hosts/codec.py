@@ -27,7 +27,7 @@ ALIGNMENT = 8
 # What JSON has no word for is an object with one of these keys. (A dict's keys need not be text.)
 MESSAGE, MESSAGES, ARRAY, STACK = "message", "messages", "array", "stack"
 IDS, TUPLE, DICT, BYTES = "ids", "tuple", "dict", "bytes"
-FEW = 16  # ids that are as well off in the header
+IDS_IN_HEADER = 16  # ids that are as well off in the header
 
 
 def encode(message: Any) -> bytes:
@@ -96,7 +96,7 @@ def _pack_list(values: list[Any], arrays: list[NDArray[Any]]) -> Any:
     kinds = set(map(type, values))
     kind = kinds.pop() if len(kinds) == 1 else None
     if kind is int:
-        if len(values) <= FEW:
+        if len(values) <= IDS_IN_HEADER:
             return values
         arrays.append(np.array(values, dtype=np.int64))
         return {IDS: len(values)}

@@ -13,6 +13,7 @@ from alignment.errors import ConfigError
 from fusion.core import Advance, AdvanceFailed, Answer, Capacity, Ids, LogProbs, Task
 from fusion.members.check import CheckFailedError
 from fusion.members.checkpoint import load_model, parse_device, parse_dtype, quiet
+from fusion.members.engine import DECODING_TOKENS
 from fusion.members.topk import best_tokens, normalisers
 from fusion.members.transformers.architecture import context_length, require_decoder, unsupported, why_not_packed
 from fusion.members.transformers.cache.arena import Arena, ArenaFullError
@@ -23,7 +24,7 @@ from fusion.members.transformers.forward.choose import paths
 from fusion.members.transformers.forward.packed import PackedForward
 from fusion.members.transformers.linear import pack_linear_layers
 from fusion.members.transformers.pending import Work
-from fusion.members.transformers.schedule import SHORT, share
+from fusion.members.transformers.schedule import share
 from fusion.options import EngineOptions
 
 log = logging.getLogger(__name__)
@@ -228,7 +229,9 @@ class TransformersEngine:
     def _most(self, sequence: int) -> int:
         """The tokens of a sequence's work that the next pass could run."""
         remaining = self._work[sequence].remaining
-        return remaining if self._forward.continues or not self._cached[sequence] else min(remaining, SHORT)
+        return (
+            remaining if self._forward.continues or not self._cached[sequence] else min(remaining, DECODING_TOKENS)
+        )
 
     def _part(self, sequence: int, count: int) -> Part:
         """The next `count` tokens of a sequence's work."""
