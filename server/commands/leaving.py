@@ -1,4 +1,4 @@
-"""Leaving while models load: SIGTERM ends the process in order if it can, and whatever it is doing if it cannot."""
+"""Leaving while models load: SIGTERM ends the process in order if it can, and at once if it cannot."""
 
 from __future__ import annotations
 
