@@ -215,8 +215,8 @@ def evaluate(
     match: Annotated[
         str | None,
         typer.Option(
-            help="How answers are compared where a question does not say: exact, normalized, contains, last_number, "
-            "choice; evaluation.match by default."
+            help="How answers are compared where a question does not say: exact, normalized, contains, "
+            "last_number, choice; evaluation.match by default."
         ),
     ] = None,
     json: Annotated[Path | None, typer.Option(help="Write all answers and scores to this file.")] = None,
