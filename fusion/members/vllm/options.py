@@ -115,7 +115,9 @@ def configured(options: Options) -> VllmConfig:
 def require_installed(source: str) -> None:
     """Raise ConfigError where there is no vLLM."""
     if importlib.util.find_spec("vllm") is None:
-        raise ConfigError(f"{source} is to run on vLLM, which is not installed; pip install 'tutti[vllm]'.")
+        raise ConfigError(
+            f"{source} is to run on vLLM, which is not installed; in Tutti's folder: pip install '.[vllm]'."
+        )
 
 
 def arguments(options: Options) -> dict[str, Any]:
@@ -191,7 +193,9 @@ def require_executor(source: str, backend: object) -> None:
     from vllm.platforms import current_platform
 
     if importlib.util.find_spec("ray") is None:
-        raise ConfigError(f"{source}: distributed_executor_backend: ray needs Ray; pip install 'tutti[ray]'.")
+        raise ConfigError(
+            f"{source}: distributed_executor_backend: ray needs Ray; in Tutti's folder: pip install '.[ray]'."
+        )
     if not current_platform.ray_device_key:
         raise ConfigError(
             f"{source}: vLLM's workers on Ray need GPUs, the installed vLLM computes on "
