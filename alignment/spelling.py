@@ -45,7 +45,7 @@ _LONG = 96
 
 @dataclass(frozen=True, slots=True)
 class Edit:
-    """How a list of tokens changed: its first `keep` stay, `append` follow them."""
+    """A change of a list of tokens: its first `keep` stay, and `append` follow them."""
 
     keep: int
     append: list[int]
