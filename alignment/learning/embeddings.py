@@ -23,7 +23,7 @@ _CHUNK = 1 << 24  # numbers read at a time
 
 @dataclass(frozen=True, slots=True)
 class EmbeddingTable:
-    """An embedding table in a file: the tensor `name`, its `shape` (V, d), its stored `dtype` ("BF16", "F32", ...)."""
+    """An embedding table: tensor `name` of `file`, of `shape` (V, d), stored as `dtype` ("BF16", "F32", ...)."""
 
     file: Path
     name: str

@@ -5,7 +5,8 @@ typed look the same; and a template that deletes parts of a message can join the
 is rendered a second time with the characters of its messages shaded: those that control tokens are spelled in are
 replaced by stand-ins from a private-use area of Unicode. Where the two renderings differ, the text is the
 messages'. White space stays, since templates trim it, and so do texts that the template's source quotes, such as
-`</think>`, since it may search for them. Where a template treats shaded messages differently, only signs are shaded.
+`</think>`, since it may search for them. Where a template treats shaded messages differently, only signs are
+shaded.
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ class MapMaker:
     def known(self, member: str) -> VocabMap | None:
         """A member's map for running text, unless it has yet to be learned.
 
-        Raises ConfigError where its file or its embeddings will not do; names the member.
+        Raises ConfigError where its file or its embeddings cannot be used; names the member.
         """
         return self._map(member, lambda costly: self._cache.find(costly.origin(self._tutti)))
 

@@ -1,4 +1,4 @@
-"""Members from specifications: the place where each model's engine runs, and its way there."""
+"""Members from specifications: placing each model's engine on a host and loading it."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def load_members(models: Sequence[tuple[str, ModelSpec, EngineSpec]]) -> dict[st
 
 
 def environment(model: ModelSpec) -> dict[str, str]:
-    """What the model's process has besides the server's variables; none for an engine in the server itself."""
+    """Environment variables of the model's process beside the server's; none for an engine in the server itself."""
     worker = model.worker
     if model.host == "inline":
         return {}

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Runtime:
-    """What a configuration comes to: what is served, by name, and the fuser that decodes it. Not started."""
+    """A loaded configuration: the served ensembles by name, and the fuser that decodes them, not yet started."""
 
     ensembles: dict[str, Ensemble]
     fuser: Fuser
@@ -41,9 +41,9 @@ def build(
     tutti: str,
     max_waiting: int,
 ) -> Runtime:
-    """Load everything; all that can be wrong without weights is found before any is read.
+    """Load everything. All errors that can be found without weights are raised before any weights are read.
 
-    Maps come before the engines: the memory that learning takes is free again when the weights arrive.
+    Maps are learned before the engines load, so the memory for learning is free again when weights are read.
 
     Args:
         models: those to load.
