@@ -34,7 +34,7 @@ AUTO = "auto"
 
 
 def _servable(name: str) -> str:
-    """A name that can stand in a URL, in a log line and, upper-cased, in an environment variable."""
+    """Return a name that can be used in a URL, a log line and, upper-cased, an environment variable."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}", name):
         raise PydanticCustomError(
             "name", "allowed: up to 128 letters, digits and . _ : / - with a letter or digit first"

@@ -1,7 +1,7 @@
 """Every metric of the server: name, meaning, labels, buckets.
 
 Names follow vLLM's where the two mean the same, with our own prefix. Labels are bounded by the configuration:
-`model` is a served name, `member` a model of the configuration; what a request says never becomes a label.
+`model` is a served name, `member` a model of the configuration; values from requests never become labels.
 Buckets are the same for every model, so that quantiles over several can be taken.
 """
 
@@ -240,7 +240,7 @@ class Catalogue:
         self.build_info = gauge("build_info", "1, labelled with the server's version.", "version")
 
     def journal(self, count: Callable[[list[Entry]], None], room: int = ENTRIES) -> Journal[Entry]:
-        """A journal whose entries `count` turns into metrics: when it is full, and when somebody scrapes."""
+        """A journal whose entries `count` turns into metrics: when it is full, and at every scrape."""
         journal = Journal(count, room)
         self._journals.append(journal)
         return journal
