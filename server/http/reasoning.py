@@ -1,8 +1,8 @@
 """Reasoning splitter: separates what a model thinks from what it says, as the text is generated.
 
 Thoughts stand between two tags at the beginning of an answer. A template may write the opening tag itself, as part
-of the prompt. White space beside the tags belongs to neither. The result does not depend on the cuts between pieces of
-text.
+of the prompt. White space beside the tags belongs to neither. The result does not depend on how the text is cut
+into pieces.
 """
 
 from __future__ import annotations
