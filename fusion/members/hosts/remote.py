@@ -142,7 +142,7 @@ class RemoteMember:
                 return
             if time.monotonic() - self._loaded_at > self._patience.longest:
                 delay = self._patience.restart
-            log.error("member %s: %s; starting anew in %g s", self.name, reason, delay)
+            log.error("member %s: %s; restarting in %g s", self.name, reason, delay)
             self._tell(Down(reason, delay + self._load_seconds))
             if self._stopping.wait(delay):
                 return

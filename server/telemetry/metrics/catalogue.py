@@ -216,11 +216,11 @@ class Catalogue:
             both,
             MASS,
         )
-        self.rollbacks = counter("rollbacks", "Times a member took tokens back, as the text was cut anew.", *both)
+        self.rollbacks = counter("rollbacks", "Times a member took back tokens, as re-tokenising changed them.", *both)
         self.rollback_tokens = counter("rollback_tokens", "Tokens that members took back.", *both)
         self.pruned_members = counter(
             "pruned_members",
-            "Sequences that closed a member after the prompt, for its weight was too small.",
+            "Sequences that closed a member after the prompt because its weight was too small.",
             *both,
         )
         self.degraded_requests = counter(
