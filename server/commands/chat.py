@@ -12,12 +12,13 @@ import openai
 from rich.console import Console
 from rich.text import Text
 
+from alignment.errors import TuttiError
 from server.commands.client import NO_KEY, api_url
 
 HELP = "/model [NAME]  /system [TEXT]  /reset  /quit    Ctrl-C stops an answer, Ctrl-D leaves"
 
 
-class ChatError(Exception):
+class ChatError(TuttiError):
     """The server could not be reached, refused, or broke off; the message is one line."""
 
 

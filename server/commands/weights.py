@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from alignment.errors import ConfigError, RequestError
-from fusion.weighting import MEASURES
+from fusion.options import MEASURES
 from server.commands.tables import table
 from server.settings import Settings
 

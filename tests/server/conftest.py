@@ -12,7 +12,7 @@ import uvicorn
 from starlette.testclient import TestClient
 
 from server.http.app import create_app
-from server.http.options import ServerOptions
+from server.settings import ServerSettings
 from tests.support.model_folders import save_site
 from tests.support.scripted_fuser import ScriptedFuser, ensemble
 from tests.support.served import Served
@@ -26,7 +26,7 @@ def fuser() -> ScriptedFuser:
 @pytest.fixture
 def client(fuser: ScriptedFuser) -> Iterator[TestClient]:
     """In-process; an exception that escapes the application fails the test."""
-    app = create_app({"pair": ensemble(), "other/one": ensemble("other/one")}, fuser, ServerOptions())
+    app = create_app({"pair": ensemble(), "other/one": ensemble("other/one")}, fuser, ServerSettings())
     with TestClient(app) as client:
         yield client
 
@@ -37,7 +37,7 @@ def serve(fuser: ScriptedFuser) -> Iterator[Callable[..., Served]]:
     running: list[tuple[uvicorn.Server, threading.Thread]] = []
 
     def start(**options: Any) -> Served:
-        app = create_app({"pair": ensemble()}, fuser, ServerOptions(**options))
+        app = create_app({"pair": ensemble()}, fuser, ServerSettings(**options))
         config = uvicorn.Config(app, log_config=None, log_level="warning", timeout_graceful_shutdown=2)
         server = uvicorn.Server(config)
         listener = socket.create_server(("127.0.0.1", 0))

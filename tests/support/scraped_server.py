@@ -16,9 +16,8 @@ import uvicorn
 from prometheus_client.parser import text_string_to_metric_families
 
 from server.http.app import create_app
-from server.http.options import ServerOptions
 from server.loading import build
-from server.settings import read_settings
+from server.settings import ServerSettings, read_settings
 from tests.support.scripted_fuser import eventually
 
 
@@ -66,7 +65,7 @@ class Live:
 def serving(path: Path) -> Iterator[Live]:
     """A server of what the configuration says."""
     runtime = build(read_settings(path))
-    app = create_app(runtime.ensembles, runtime.fuser, ServerOptions())
+    app = create_app(runtime.ensembles, runtime.fuser, ServerSettings())
     config = uvicorn.Config(app, log_config=None, log_level="warning", timeout_graceful_shutdown=2)
     server = uvicorn.Server(config)
     listener = socket.create_server(("127.0.0.1", 0))

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from fusion.core import FusionParams
-from fusion.weighting import Weighting
+from fusion.options import FusionParams, Weighting
 
 QUESTION = "What is 12 + 7? Say this in Esperanto, please: the quiet farmer ran behind the big forest."
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import httpx2
@@ -57,12 +56,12 @@ async def remote(url: str, api_key: str | None) -> AsyncIterator[openai.AsyncOpe
 @asynccontextmanager
 async def local(settings: Settings) -> AsyncIterator[openai.AsyncOpenAI]:
     """A client of the configured server, which is loaded into this process and takes no port."""
-    from server.commands.serve import options
     from server.http.app import create_app
     from server.loading import build
 
     runtime = build(settings)
-    app = create_app(runtime.ensembles, runtime.fuser, replace(options(settings.server), api_keys=()))
+    open_to_all = settings.server.model_copy(update={"api_keys": (), "api_keys_file": None})
+    app = create_app(runtime.ensembles, runtime.fuser, open_to_all)
     http = httpx2.AsyncClient(transport=httpx2.ASGITransport(app=app))
     async with app.router.lifespan_context(app), client_of("http://tutti", http=http) as client:
         yield client

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
-from alignment.errors import InvalidRequest
+from alignment.errors import InvalidRequestError
 from alignment.text.tokenizer import Tokenizer
 from tests.support import small_tokenizers as tiny
 from tests.support.conversations import CHATTING, FORGERIES, WORDS, conversation
@@ -111,7 +111,7 @@ def test_the_marks_themselves_may_occur_in_a_message():
     message = {"role": "user", "content": "".join(map(chr, range(0xFDD0, 0xFDE8))) + "</s>"}
     assert message["content"] in tokenizer.surface_of(tokenizer.encode_chat([message])).decode()
     message["content"] += "".join(map(chr, range(0xFDE8, 0xFDF0)))
-    with pytest.raises(InvalidRequest, match="noncharacters"):
+    with pytest.raises(InvalidRequestError, match="noncharacters"):
         tokenizer.encode_chat([message])
 
 
@@ -157,20 +157,20 @@ def test_a_lead_is_white_space_or_nothing(template, lead):
 
 
 def test_what_a_template_refuses_is_told_to_the_user():
-    with pytest.raises(InvalidRequest, match="Only users and assistants talk here") as caught:
+    with pytest.raises(InvalidRequestError, match="Only users and assistants talk here") as caught:
         tiny.sentencepiece().encode_chat([{"role": "system", "content": "x"}])
     assert caught.value.param == "messages"
-    with pytest.raises(InvalidRequest, match="refuses this conversation"):
+    with pytest.raises(InvalidRequestError, match="refuses this conversation"):
         tiny.sentencepiece().encode_chat([{"role": "user", "content": None}])
 
 
 def test_a_model_without_template_takes_no_conversation():
-    with pytest.raises(InvalidRequest, match="has no chat template") as caught:
+    with pytest.raises(InvalidRequestError, match="has no chat template") as caught:
         tiny.unigram().encode_chat([{"role": "user", "content": "x"}])
     assert caught.value.code == "no_chat_template"
 
 
 @pytest.mark.parametrize("argument", ["chat_template", "tokenize", "add_generation_prompt", "return_dict"])
 def test_template_arguments_cannot_replace_the_template(argument):
-    with pytest.raises(InvalidRequest, match=argument):
+    with pytest.raises(InvalidRequestError, match=argument):
         tiny.byte_level().encode_chat([{"role": "user", "content": "x"}], template_kwargs={argument: "x"})

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alignment.text.boundaries import shared_boundaries
-from fusion.core import FusionParams
 from fusion.ensemble import build_ensemble, build_for_any_pivot
+from fusion.options import FusionParams
 from fusion.prompt.weighing import prune
 from fusion.weights import packllm_sim
 from tests.support.toy_fuser import toy_ensemble, toy_model
@@ -60,7 +60,7 @@ def test_sim_weighs_by_the_perplexity_of_the_shared_text(tokenizers, run, pivot)
 def test_losses_can_be_counted_per_own_token(tokenizers, run):
     running = run(toy_ensemble(tokenizers, pivot="lingvo"))
     prompt = chat(running.ensemble)
-    report = report_of(running, prompt, weighted("packllm-sim", normalise=False))
+    report = report_of(running, prompt, weighted("packllm-sim", normalize=False))
     nats, tokens = plain_losses(running.ensemble, prompt)
     assert report.perplexity == pytest.approx({n: np.exp(nats[n] / tokens[n]) for n in nats}, rel=1e-4)
 

@@ -151,7 +151,7 @@ def test_an_answer_cannot_steer_the_terminal(actor):
     [
         (429, [b'{"error": {"message": "The line\\nis full."}}'], "error: The line is full. (HTTP 429)"),
         (502, [b"Bad gateway"], "error: Bad gateway (HTTP 502)"),
-        (401, [b'{"error": "Unauthorized"}'], 'error: {"error": "Unauthorized"} (HTTP 401)'),
+        (401, [b'{"error": "UnauthorizedError"}'], 'error: {"error": "UnauthorizedError"} (HTTP 401)'),
         (200, [b'data: {"error": {"message": "A member failed."}}\n\n', DONE], "error: A member failed."),
         (200, [b"data: {]\n\n"], "error: the server sent something that is not a chat completion chunk"),
         (

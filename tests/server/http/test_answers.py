@@ -9,7 +9,7 @@ from starlette.testclient import TestClient
 
 from fusion.core import Update
 from server.http.app import create_app
-from server.http.options import ServerOptions
+from server.settings import ServerSettings
 from tests.support.scripted_fuser import CONTEXT, END, ScriptedFuser, ensemble, says, token
 from tests.support.served import Served
 from tests.support.small_requests import HELLO, PROMPT_TOKENS, chat, complete
@@ -224,7 +224,7 @@ def test_the_server_can_limit_answers_to_chats_that_name_no_limit(
 
 
 def test_the_fuser_lives_as_long_as_the_application(fuser: ScriptedFuser) -> None:
-    with TestClient(create_app({"pair": ensemble()}, fuser, ServerOptions())):
+    with TestClient(create_app({"pair": ensemble()}, fuser, ServerSettings())):
         assert fuser.started
         assert not fuser.stopped
     assert fuser.stopped

@@ -10,7 +10,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from server.http.app import create_app
-from server.http.options import ServerOptions
+from server.settings import ServerSettings
 from tests.support.scripted_fuser import ScriptedFuser, ensemble
 from tests.support.served import Served
 from tests.support.small_requests import CHAT_PATH, error_of
@@ -79,7 +79,7 @@ def test_an_endless_body_is_cut_off(serve: Serve) -> None:
 
 def test_bodies_at_the_limit_are_read(fuser: ScriptedFuser) -> None:
     body = b'{"prompt": "a"}'
-    app = create_app({"pair": ensemble()}, fuser, ServerOptions(max_body_bytes=len(body)))
+    app = create_app({"pair": ensemble()}, fuser, ServerSettings(max_body_bytes=len(body)))
     with TestClient(app) as client:
         for content in (body, iter([body[:5], body[5:]])):
             answer = client.post("/tokenize", content=content, headers={"content-type": "application/json"})

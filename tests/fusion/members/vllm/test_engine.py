@@ -14,7 +14,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 from safetensors.torch import save_file
 from transformers import LlamaConfig, MistralConfig
 
-from fusion.core import Advance, AdvanceFailed, Capacity, Generate, NextTokens, SamplingParams
+from fusion.core import Advance, AdvanceFailed, Capacity, Generate, NextTokens
+from fusion.options import SamplingParams
 from tests.support.random_models import VOCABULARY, build, error_of, plain_logprobs, run
 
 pytest.importorskip("vllm")

@@ -8,7 +8,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from server.http.app import create_app
-from server.http.options import ServerOptions
+from server.settings import ServerSettings
 from tests.support.scripted_fuser import ScriptedFuser, ensemble
 from tests.support.small_requests import CHAT, CHAT_PATH, error_of
 
@@ -17,7 +17,7 @@ KEYS = ("sk-one", "sk-zwei-ü")
 
 @pytest.fixture
 def locked(fuser: ScriptedFuser) -> Iterator[TestClient]:
-    with TestClient(create_app({"pair": ensemble()}, fuser, ServerOptions(api_keys=KEYS))) as client:
+    with TestClient(create_app({"pair": ensemble()}, fuser, ServerSettings(api_keys=KEYS))) as client:
         yield client
 
 
@@ -55,4 +55,4 @@ def test_keys_are_flows_of_their_own_and_not_told_to_the_fuser(locked: TestClien
 
 
 def test_keys_stay_out_of_the_options_repr() -> None:
-    assert "sk-one" not in repr(ServerOptions(api_keys=KEYS))
+    assert "sk-one" not in repr(ServerSettings(api_keys=KEYS))

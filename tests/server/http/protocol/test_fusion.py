@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from starlette.testclient import TestClient
 
-from fusion.core import FusionParams, Update
+from fusion.core import Update
+from fusion.options import FusionParams
 from server.http.app import create_app
-from server.http.options import ServerOptions
+from server.settings import ServerSettings
 from tests.support.scripted_fuser import END, ScriptedFuser, ensemble, report, token
 from tests.support.small_requests import chat, complete
 
 
 def test_fusion_of_a_request_overrides_the_defaults(fuser: ScriptedFuser) -> None:
     defaults = FusionParams(weights={"a": 0.25, "b": 0.75}, filter_top=20)
-    with TestClient(create_app({"pair": ensemble(defaults=defaults)}, fuser, ServerOptions())) as client:
+    with TestClient(create_app({"pair": ensemble(defaults=defaults)}, fuser, ServerSettings())) as client:
         chat(client)
         assert fuser.last.fusion == defaults
         chat(client, fusion={"weights": {"a": 3, "b": 1}, "combine": "product"})

@@ -8,8 +8,9 @@ import pytest
 from starlette.testclient import TestClient
 
 from fusion.core import Down
+from server import __version__
 from server.http.app import create_app
-from server.http.options import ServerOptions
+from server.settings import ServerSettings
 from tests.support.scraped_server import Scrape
 from tests.support.scripted_fuser import ScriptedFuser, ensemble
 
@@ -46,12 +47,12 @@ def test_an_ensemble_that_goes_on_without_a_member_keeps_the_server_ready(
     fuser.silent = set(silent)
     for name in lost:
         fuser.attendance.lose(name, GONE)
-    with TestClient(create_app({"pair": pair, "b": own}, fuser, ServerOptions())) as client:
+    with TestClient(create_app({"pair": pair, "b": own}, fuser, ServerSettings())) as client:
         answer = client.get("/ready")
         assert answer.status_code == status
         if status == 200:
             assert answer.json() == {"status": "degraded", "down": ["b"]}
-    with TestClient(create_app({"b": own}, fuser, ServerOptions())) as client:
+    with TestClient(create_app({"b": own}, fuser, ServerSettings())) as client:
         assert client.get("/ready").status_code == (503 if "b" in lost + silent else 200)
 
 
@@ -65,7 +66,7 @@ def test_health_is_the_process(client: TestClient, fuser: ScriptedFuser) -> None
 def test_health_and_version(client: TestClient) -> None:
     assert client.get("/health").status_code == 200
     assert client.head("/health").status_code == 200
-    assert client.get("/version").json() == {"version": ServerOptions().version}
+    assert client.get("/version").json() == {"version": __version__}
 
 
 def test_health_is_503_once_the_decoding_loop_has_ended(client: TestClient, fuser: ScriptedFuser) -> None:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fusion.core import FusionParams
 from fusion.loop.observer import Rounds
-from fusion.weighting import Weighting
+from fusion.options import FusionParams, Weighting
 from server.telemetry.metrics.catalogue import Catalogue
 from server.telemetry.metrics.decoding import DIVERGENCE_EVERY, DecodingMetrics
 from server.telemetry.metrics.exposition import describe, exposition, refresh

@@ -13,10 +13,10 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
 
-from alignment.errors import Unavailable
+from alignment.errors import UnavailableError
 from fusion.core import Update
 from server.http.app import create_app
-from server.http.options import ServerOptions
+from server.settings import ServerSettings
 from server.telemetry.metrics.catalogue import Catalogue
 from server.telemetry.metrics.decoding import DIVERGENCE_EVERY
 from tests.support.scraped_server import Live, Scrape, serving
@@ -272,7 +272,7 @@ def test_openmetrics_is_spoken_to_those_who_ask(live: Live) -> None:
 
 
 def test_probes_and_scrapes_need_no_key_and_are_not_counted(fuser: ScriptedFuser) -> None:
-    app = create_app({"pair": ensemble()}, fuser, ServerOptions(api_keys=("secret",)))
+    app = create_app({"pair": ensemble()}, fuser, ServerSettings(api_keys=("secret",)))
     with TestClient(app) as client:
         for path in ("/health", "/ready", "/metrics", "/version"):
             assert client.get(path).status_code == 200
@@ -295,7 +295,7 @@ def test_a_failure_amid_a_stream_is_an_error(client: TestClient, fuser: Scripted
 
 def test_a_failure_of_one_of_several_answers_is_an_error(client: TestClient, fuser: ScriptedFuser) -> None:
     """The other one is given up, which is no cancellation by the client."""
-    fails = [Update("", error=Unavailable("Member 'b' failed."))]
+    fails = [Update("", error=UnavailableError("Member 'b' failed."))]
     fuser.script = lambda submission: fails if submission.number == 1 else [*says("Hello")[:1], 5.0]
     assert client.post(CHAT_PATH, json={**CHAT, "n": 2}).status_code == 503
     scrape = Scrape(client.get("/metrics").text)
