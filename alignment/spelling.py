@@ -93,8 +93,8 @@ class Spelling:
     def extend(self, data: bytes) -> Edit | None:
         """Append `data` to the text and bring `ids` up to date; the edit is relative to `ids` before the call.
 
-        `append` is empty only when nothing changed. None while the text ends inside a character that this
-        tokenizer cannot express: the bytes are remembered and `ids` stays.
+        `append` is empty only when nothing changed or no token is left. None while the text ends inside a
+        character that this tokenizer cannot express: the bytes are remembered and `ids` stays.
         """
         if not data:
             return Edit(len(self.ids), [])
@@ -144,8 +144,8 @@ class Spelling:
             if keep == len(ids) or ids[keep] != old:
                 break
             keep += 1
-        if keep == len(ids) and keep < self._low + len(self._old):
-            keep -= 1  # shorter by normalisation: there is always a token to append
+        if ids and keep == len(ids) and keep < self._low + len(self._old):
+            keep -= 1  # shorter by normalisation: there is a token to append, if any is left
         return Edit(keep, ids[keep:])
 
     def _replace(self, start: int, ids: list[int]) -> None:
@@ -235,7 +235,12 @@ class Spelling:
                 start -= 1
                 continue
             window = surface.decode()
-            if len(window) >= self._continuation.margin and text.startswith(window, known - len(window)):
+            is_certain = self._continuation.is_certain(ids[start])
+            if (
+                is_certain
+                and len(window) >= self._continuation.margin
+                and text.startswith(window, known - len(window))
+            ):
                 spelled = encode(text[known - len(window) :])
                 if spelled[0] == ids[start]:
                     self._replace(start, spelled)

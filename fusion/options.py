@@ -1,7 +1,7 @@
-"""Options of fusion, weighting and sampling: each with its default, its bounds and its meaning, declared once.
+"""Options of fusion, weighting, sampling and engines: each declared once, with default, bounds and meaning.
 
-Bounds are metadata of the types (`annotated_types`) and are not checked here: whoever reads options from outside
-derives its fields from these classes and checks them there.
+Bounds are metadata of the types (`annotated_types`) and are not checked here: what reads options from
+outside derives its fields from these classes and checks them there.
 """
 
 from __future__ import annotations
@@ -120,3 +120,24 @@ class SamplingParams:
     ignore_eos: bool = False
     logprobs: Annotated[int, Ge(0)] | None = None
     prompt_logprobs: Annotated[int, Ge(0)] | None = None
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """Sizes that every engine has; its defaults are also those of the engines' own parameters.
+
+    Attributes:
+        cache_tokens: tokens of KV cache over all sequences.
+        max_sequences: sequences that can be open at a time.
+        max_context: tokens per sequence; None for what the model supports.
+        prefill_chunk: prompt tokens per step, which bounds how long a prefill holds up decoding. Models that
+            cannot go on from a state with many tokens (Mamba, Jamba) take a pass per token beyond it: raise it
+            for them.
+        candidates: next tokens handed to the fuser per round, the k of its top k.
+    """
+
+    cache_tokens: Annotated[int, Gt(0)] = 16384
+    max_sequences: Annotated[int, Gt(0)] = 32
+    max_context: Annotated[int, Gt(0)] | None = None
+    prefill_chunk: Annotated[int, Gt(0)] = 512
+    candidates: Annotated[int, Gt(0)] = 320

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from fusion.build.checkpoints import read_vocabulary
 from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
@@ -19,7 +20,6 @@ from alignment.text.tokenizer import Tokenizer
 from fusion.members.checkpoint import parse_device
 from server import __version__
 from server.commands.map_report import examples_table, row_table, shown, summary_table, token_id
-from server.loading import read_vocabulary
 from server.settings.complaints import expectation
 from server.settings.schema import AlignmentSettings
 
@@ -105,8 +105,9 @@ def inspect(path: Path, token: str, sources: tuple[str, str] | None, console: Co
 
 
 def _settings(method: str, parameters: dict[str, Any]) -> AlignmentSettings:
+    method_named(method)
     try:
-        return AlignmentSettings.model_validate({"method": method_named(method), **parameters})
+        return AlignmentSettings.model_validate({"method": method, **parameters})
     except ValidationError as invalid:
         error = invalid.errors()[0]
         option = f"--{error['loc'][0]}: found {error['input']!r}; " if error["loc"] else ""

@@ -61,7 +61,7 @@ def engines() -> Iterator[dict[str, VllmEngine]]:
             cache_tokens=tokens,
             max_sequences=PLACES[name],
             max_context=400,
-            chunk=64,
+            prefill_chunk=64,
             engine_args={"enforce_eager": True},
         )
     yield loaded

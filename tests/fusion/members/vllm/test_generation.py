@@ -87,8 +87,8 @@ def site() -> Iterator[Site]:
         cache_tokens=8192,
         max_context=200,
         max_sequences=16,
-        top_k=2560,
-        chunk=32,
+        candidates=2560,
+        prefill_chunk=32,
         engine_args={"enforce_eager": True},
     )
     tasks: list[type] = []
