@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 
 from alignment.errors import ConfigError
-from fusion.build.specs import BuildError, ModelSpec
+from fusion.assembly.specs import BuildError, ModelSpec
 from fusion.core import Member
 from fusion.members.checkpoint import parse_device
 from fusion.members.hosts.inline import InlineMember

@@ -13,7 +13,7 @@ from alignment.methods.method import ModelVocabulary
 from alignment.methods.origin import load_with_origin
 from alignment.methods.registry import Alignment
 from alignment.vocab_map import VocabMap
-from fusion.build.specs import EnsembleSpec
+from fusion.assembly.specs import EnsembleSpec
 
 log = logging.getLogger(__name__)
 

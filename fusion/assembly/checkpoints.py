@@ -11,8 +11,8 @@ import torch
 from alignment.errors import ConfigError
 from alignment.methods.method import ModelVocabulary
 from alignment.text.tokenizer import Tokenizer
-from fusion.build.members import device_here
-from fusion.build.specs import BuildError, ModelSpec
+from fusion.assembly.members import device_here
+from fusion.assembly.specs import BuildError, ModelSpec
 from fusion.members.checkpoint import DTYPES, read_config, stop_ids, weight_files
 from fusion.members.registry import ENGINES, EngineSpec
 from fusion.options import EngineOptions
