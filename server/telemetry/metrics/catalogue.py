@@ -216,7 +216,9 @@ class Catalogue:
             both,
             MASS,
         )
-        self.rollbacks = counter("rollbacks", "Times a member took back tokens, as re-tokenising changed them.", *both)
+        self.rollbacks = counter(
+            "rollbacks", "Times a member took tokens back after re-tokenising the text.", *both
+        )
         self.rollback_tokens = counter("rollback_tokens", "Tokens that members took back.", *both)
         self.pruned_members = counter(
             "pruned_members",

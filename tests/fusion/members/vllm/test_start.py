@@ -32,7 +32,9 @@ def refusal(folder, *, engine_args=None, **options):
 
 def test_without_vllm(folder, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert refusal(folder) == " is to run on vLLM, which is not installed; in Tutti's folder: pip install '.[vllm]'."
+    assert (
+        refusal(folder) == " is to run on vLLM, which is not installed; in Tutti's folder: pip install '.[vllm]'."
+    )
 
 
 def test_with_another_vllm(folder, monkeypatch):

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from alignment.errors import ConfigError
 from alignment.methods.map_cache import MapCache
 from alignment.vocab_map import VocabMap
-from fusion.build.checkpoints import Checkpoint, engine_spec, open_checkpoint
-from fusion.build.maps import MapMaker
-from fusion.build.members import device_here, load_members
-from fusion.build.specs import BuildError, Ensembles, EnsembleSpec, Models
+from fusion.assembly.checkpoints import Checkpoint, engine_spec, open_checkpoint
+from fusion.assembly.maps import MapMaker
+from fusion.assembly.members import device_here, load_members
+from fusion.assembly.specs import BuildError, Ensembles, EnsembleSpec, Models
 from fusion.core import Member
 from fusion.ensemble import Ensemble, Model, build_ensemble, build_for_any_pivot
 from fusion.loop.fuser import Fuser
