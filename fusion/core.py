@@ -89,7 +89,7 @@ class Generate:
 
 @dataclass(frozen=True, slots=True)
 class Generated:
-    """What a `Generate` has come to since the last such answer.
+    """The tokens that a `Generate` has produced since the last such answer.
 
     Attributes:
         tokens: n ids, at least one.
@@ -137,7 +137,7 @@ class Up:
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """What a member can hold: tokens per sequence, tokens of all open sequences together, open sequences.
+    """The limits of a member: tokens per sequence, tokens of all open sequences, open sequences.
 
     A sequence takes room for its tokens in whole blocks of `block`. `generates` says whether there is a loop that
     takes a `Generate`.
@@ -165,7 +165,7 @@ class Member(Protocol):
 
     @property
     def step_seconds(self) -> float:
-        """How long the engine's step took that the answers being delivered come from; 0 if that is not known."""
+        """Seconds of the engine step that the answers being delivered come from; 0 if that is not known."""
 
     def start(self, deliver: Deliver) -> None:
         """Begin to accept work."""
@@ -218,7 +218,7 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class RoundReport:
-    """What each member did in one round, by member name.
+    """The part of each member in one round, by member name.
 
     `weights` are those in force after the filter (0 for a member left out), `kept` says who passed it,
     `contribution` is each member's share of the chosen token's fused probability (they sum to 1 in a mixture),
@@ -236,7 +236,7 @@ class RoundReport:
 
 @dataclass(frozen=True, slots=True)
 class WeightingReport:
-    """How the weights of a sequence came about; by member where not said otherwise.
+    """The measurement behind the weights of a sequence; by member where not said otherwise.
 
     Attributes:
         method: what was used, which is not what was asked for where `notes` say so.
@@ -263,7 +263,7 @@ class WeightingReport:
 
 @dataclass(slots=True)
 class Account:
-    """Where the time of a sequence went. Points in time are `time.perf_counter`'s.
+    """The time of a sequence by where it was spent. Points in time are `time.perf_counter`'s.
 
     Attributes:
         submitted: when it joined the waiting line.
@@ -286,7 +286,7 @@ class Account:
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """What a round adds to a sequence.
+    """New text and tokens of a sequence.
 
     Attributes:
         text: new text that later tokens can no longer take back: whole characters, held back while it could be the

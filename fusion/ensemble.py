@@ -83,7 +83,7 @@ class View:
         return (surfaces[token] or b"") if token < len(surfaces) else b""
 
     def follows_ids(self, name: str) -> bool:
-        """Whether this member is given the pivot's ids as they are, because it has the pivot's tokenizer."""
+        """Return whether this member takes the pivot's ids as they are: it has the pivot's tokenizer."""
         return self.models[name].tokenizer.fingerprint == self.tokenizer.fingerprint
 
 
@@ -108,7 +108,7 @@ class Ensemble:
 
     @property
     def chooses_pivot(self) -> bool:
-        """Whether each prompt decides on the pivot."""
+        """True where each prompt decides on the pivot."""
         return len(self.views) > 1
 
     def view(self, pivot: str | None) -> View:
@@ -126,7 +126,7 @@ class Ensemble:
         return "auto" if self.chooses_pivot else self.pivot
 
     def scores(self, fusion: FusionParams) -> bool:
-        """Whether prompts are scored for these parameters: to weigh the members, or to choose the pivot."""
+        """Return whether these parameters need scored prompts: to weigh the members, or to choose the pivot."""
         return fusion.weighting.method != "given" or self.chooses_pivot
 
     @property
@@ -150,7 +150,7 @@ class Ensemble:
         return max(model.member.capacity.context for model in self.models.values())
 
     def can_do_without(self, name: str) -> bool:
-        """Whether its sequences go on when this member fails, and not all do: while no prompt has decided, any."""
+        """Return whether its sequences go on without this member: any but the pivot, once that is decided."""
         return self.on_member_failure == "degrade" and (self.chooses_pivot or name != self.pivot)
 
     def encode_chat(
@@ -225,7 +225,7 @@ class Ensemble:
         ]
 
     def max_new_tokens(self, prompt: Prompt, members: Sequence[str], *, param: str | None = None) -> int:
-        """How many tokens fit after the prompt in the contexts of all these members.
+        """Return the number of tokens that fit after the prompt in the contexts of all these members.
 
         Raises:
             InvalidRequestError: the prompt is empty, or alone fills a member's context; names the member and its

@@ -1,4 +1,4 @@
-"""What happens to the members' distributions in a round: project, filter, combine. Pure functions on arrays.
+"""Step: project, filter and combine the members' distributions of a round. Pure functions on arrays.
 
 Shapes: S sequences, M members, k best tokens per member, R entries per row of a vocabulary map, C candidates
 (the pivot tokens that any member gives probability to), V the pivot's vocabulary. Probabilities are float64,

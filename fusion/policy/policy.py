@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """Who votes in a round: the names of the members that are asked, None for all that take part."""
+    """The members that are asked in a round by name; None for all that take part."""
 
     members: Collection[str] | None = None
 
@@ -28,7 +28,7 @@ class Policy(Protocol):
     """Decides who is asked. Called on the fuser's thread, so it must not block."""
 
     def ask(self, sequence: Sequence) -> Ask:
-        """Who is asked for the next token, now that one was written."""
+        """Return the members to ask for the next token, now that one was written."""
 
     def answered(self, sequence: Sequence) -> Ask | None:
         """Whom to ask besides, now that all who vote have answered; None to fuse what there is."""

@@ -20,7 +20,7 @@ Floats = NDArray[np.float64]
 
 # What the fused probability of a token counts as that no member gives any.
 UNHEARD_OF = 1e-10
-# A prompt of fewer tokens of the pivot tells nothing about who understands it.
+# A prompt of fewer tokens of the pivot says nothing about which member understands it.
 FEWEST = 2
 
 

@@ -124,7 +124,7 @@ class Sequence:
 
     @property
     def ready(self) -> bool:
-        """Whether every member of this round has answered."""
+        """True once every member of this round has answered."""
         return all(seat.latest is not None for seat in self.seats.values() if seat.votes)
 
     def map_of(self, name: str) -> VocabMap | None:
@@ -136,12 +136,12 @@ class Sequence:
 
     @property
     def alone(self) -> bool:
-        """Whether there is nothing to fuse and its one member decodes by itself."""
+        """True where there is nothing to fuse and its one member decodes by itself."""
         one = len(self.ensemble.models) == 1 and not self.fusion.report and self.sampling.prompt_logprobs is None
         return one and self.ensemble.models[self.view.pivot].member.capacity.generates
 
     def open(self, memory: PrefixScores) -> Mapping[str, Task]:
-        """What every member is given first: its prompt, scored where weights, pivot or an echo depend on it."""
+        """Return every member's first task: its prompt, scored where weights, pivot or an echo depend on it."""
         if self.alone:
             return {self.view.pivot: self._generate(self.prompt.ids[self.view.pivot])}
         prompt, fusion, sampling, members = self.prompt, self.fusion, self.sampling, list(self.seats)
@@ -162,7 +162,7 @@ class Sequence:
         """The tokens that a member decoded by itself; each is to be written before the next is taken."""
         for row, token in enumerate(answer.tokens):
             if answer.ids is None or answer.logprobs is None:
-                yield Token(TokenLogProb(token, self.surface(token), nan))  # nobody asked
+                yield Token(TokenLogProb(token, self.surface(token), nan))  # not asked for
                 continue
             ids, logprobs = answer.ids[row].tolist(), answer.logprobs[row].tolist()
             chosen, *top = (TokenLogProb(i, self.surface(i), p) for i, p in zip(ids, logprobs, strict=True))
@@ -226,7 +226,7 @@ class Sequence:
                     seat.rest()
 
     def asks(self, name: str) -> bool:
-        """Whether this member is asked in the round to come."""
+        """Return whether this member is asked in the round to come."""
         return name in self.seats and (self.asked.members is None or name in self.asked.members)
 
     def follow(self, name: str) -> Advance | None:
@@ -277,7 +277,7 @@ class Sequence:
         return text, None, None
 
     def can_do_without(self, name: str) -> bool:
-        """Whether it goes on when this member fails."""
+        """Return whether it goes on when this member fails."""
         others = len(self.seats) > 1 and self.ensemble.can_do_without(name)
         return others and not (self.decided and name == self.view.pivot)
 
@@ -289,7 +289,7 @@ class Sequence:
             self.lost.add(name)
 
     def misses(self, name: str) -> bool:
-        """Whether a member that was lost would count if it came back: it has been given a weight."""
+        """Return whether a lost member would count if it came back: it has been given a weight."""
         return name in self.lost and self.reading is None and self.weights[name] > 0
 
     def reopen(self, name: str) -> Advance:
