@@ -13,7 +13,7 @@ from fusion.core import Ids, LogProbs, WeightingReport
 from fusion.ensemble import Ensemble
 from fusion.options import FusionParams, Measure
 from fusion.prompt.scoring import TextScores
-from fusion.step import COMBINATIONS, effective_weights, faithful, project, renormalize
+from fusion.step import effective_weights, faithful, floored_logs, project, renormalize
 from fusion.weights import greedy_weights, packllm_sim
 
 Floats = NDArray[np.float64]
@@ -150,11 +150,17 @@ def fused_loss(
         total: Floats = np.maximum((mass * weights).sum(axis=1), 1.0)
         return (label * weights).sum(axis=1) / total  # type: ignore[no-any-return]
 
-    def any_of_label(weights: Floats) -> Floats:
-        fused = COMBINATIONS[fusion.combine](shares, weights)
-        return np.where(listed, fused[rows, at], 0.0)
+    # [P, C, M], ready for a product with weights: a search asks for the product with many of them.
+    logs = np.ascontiguousarray(floored_logs(shares).transpose(0, 2, 1)) if fusion.combine == "product" else None
+    absent = (shares == 0).all(axis=1)
 
-    of_label = mixture_of_label if fusion.combine == "mixture" else any_of_label
+    def product_of_label(weights: Floats) -> Floats:
+        assert logs is not None
+        fused = np.where(absent, -np.inf, np.matmul(logs, weights[:, :, None])[:, :, 0])
+        scaled = np.exp(fused - fused.max(axis=1, keepdims=True))
+        return np.where(listed, scaled[rows, at] / scaled.sum(axis=1), 0.0)
+
+    of_label = mixture_of_label if fusion.combine == "mixture" else product_of_label
 
     def loss(weights: Floats) -> float:
         shared = effective_weights(np.broadcast_to(weights, mass.shape), kept)

@@ -1,4 +1,4 @@
-"""All that depends on how vLLM is built inside, tried with 0.32.
+"""All that depends on how vLLM is built inside, tried with 0.32 and read in 0.33.
 
 `fusion.members.vllm.engine` is its only user here; vLLM's workers import it in whatever process they are.
 
@@ -40,7 +40,7 @@ from alignment.errors import ConfigError
 from fusion.members.topk import best_of_row
 from fusion.members.vllm.processes import starting, told_why
 
-TESTED = ((0, 32), (0, 33))
+TESTED = ((0, 32), (0, 34))
 """From the first version to below the second: those that this file was tried with."""
 
 SHORT = 16
@@ -86,7 +86,8 @@ class SessionScheduler(Scheduler):  # type: ignore[misc]
             blocks = manager.req_to_blocks[request_id]
             manager.block_pool.evict_blocks({block.block_id for block in blocks[first:]})
             manager.num_cached_block[request_id] = min(manager.num_cached_block.get(request_id, 0), first)
-        del session._all_token_ids[keep:]
+        # One more stays, as a stand-in for the sampled token that vLLM drops when the next part comes.
+        del session._all_token_ids[keep + 1 :]
         del session.prompt_token_ids[keep:]
         del session.block_hashes[keep // self.hash_block_size :]
         session._output_token_ids.clear()
