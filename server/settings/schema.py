@@ -204,7 +204,7 @@ class _Members(Section):
 
     members: Annotated[tuple[str, ...], Field(min_length=1, strict=False)]
     pivot: str
-    alignment: Annotated[AlignmentSettings, BeforeValidator(_with_method)] = AlignmentSettings(method="exact")
+    alignment: Annotated[AlignmentSettings, BeforeValidator(_with_method)] = AlignmentSettings(method="prefix")
     maps: dict[str, Source] = {}
 
 

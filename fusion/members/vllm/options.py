@@ -55,8 +55,8 @@ class Options:
         cache_tokens: tokens of cache over all sequences, unless `engine_args` say how large it is to be.
         max_sequences: open at a time.
         max_context: tokens of a sequence; by default what the model was made for and the cache holds.
-        chunk: prompt tokens in a step, which bounds how long decoding waits for them.
-        top_k: k of the answers.
+        prefill_chunk: prompt tokens in a step, which bounds how long decoding waits for them.
+        candidates: k of the answers.
         engine_args: arguments of vLLM's own `EngineArgs`, which validates them.
         adapter: folder of a LoRA adapter that every sequence runs with.
     """
@@ -69,8 +69,8 @@ class Options:
     cache_tokens: int = EngineOptions.cache_tokens
     max_sequences: int = EngineOptions.max_sequences
     max_context: int | None = None
-    chunk: int = EngineOptions.prefill_chunk
-    top_k: int = EngineOptions.candidates
+    prefill_chunk: int = EngineOptions.prefill_chunk
+    candidates: int = EngineOptions.candidates
     engine_args: Mapping[str, Any] = field(default_factory=dict)
     adapter: str | None = None
 
@@ -131,8 +131,8 @@ def arguments(options: Options) -> dict[str, Any]:
         "max_num_seqs": options.max_sequences,
         "max_model_len": options.max_context,
         # Everybody's next token fits beside a chunk of somebody's prompt.
-        "max_num_batched_tokens": options.chunk + options.max_sequences,
-        "max_logprobs": options.top_k,
+        "max_num_batched_tokens": options.prefill_chunk + options.max_sequences,
+        "max_logprobs": options.candidates,
         "enable_lora": options.adapter is not None,
         "use_tqdm_on_load": False,
         **given,

@@ -8,7 +8,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from alignment.errors import InvalidRequestError
-from fusion.core import Update
+from fusion.core import Delta, End
 from fusion.options import FusionParams, Weighting
 from server.http.app import create_app
 from server.http.protocol.fusion import FusionFields, WeightingFields, fusion_params
@@ -36,12 +36,12 @@ def test_fusion_of_a_request_overrides_the_defaults(fuser: ScriptedFuser) -> Non
 
 def test_a_report_lies_in_each_choice(client: TestClient, fuser: ScriptedFuser) -> None:
     fuser.script = lambda s: [
-        Update("a", (token(b"a"),), rounds=(report(97),)),
-        Update(
+        Delta("a", (token(b"a"),)),
+        End(
             "",
             (token(b""),),
             finish="stop",
-            rounds=(report(END),),
+            rounds=(report(97), report(END)),
             departed={"b": "it failed"},
             returned={"b": 1},
         ),
