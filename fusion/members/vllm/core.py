@@ -1,4 +1,4 @@
-"""Core: everything that depends on vLLM's internals, tested with 0.32.
+"""Core: everything that depends on vLLM's internals, run with 0.32 and read in 0.33.
 
 `fusion.members.vllm.engine` is its only user here; vLLM's workers import it in whatever process they are.
 
@@ -41,7 +41,7 @@ from fusion.members.engine import DECODING_TOKENS
 from fusion.members.topk import best_of_row
 from fusion.members.vllm.processes import starting, told_why
 
-TESTED = ((0, 32), (0, 33))
+TESTED = ((0, 32), (0, 34))
 """From the first version to below the second: those that this file was tried with."""
 
 MEMORY_BOUND_TOKENS = 4
@@ -84,7 +84,8 @@ class SessionScheduler(Scheduler):  # type: ignore[misc]
             blocks = manager.req_to_blocks[request_id]
             manager.block_pool.evict_blocks({block.block_id for block in blocks[first:]})
             manager.num_cached_block[request_id] = min(manager.num_cached_block.get(request_id, 0), first)
-        del session._all_token_ids[keep:]
+        # One more stays, as a stand-in for the sampled token that vLLM drops when the next part comes.
+        del session._all_token_ids[keep + 1 :]
         del session.prompt_token_ids[keep:]
         del session.block_hashes[keep // self.hash_block_size :]
         session._output_token_ids.clear()

@@ -65,9 +65,8 @@ def read_questions(path: Path, match: Match | None = None) -> list[Question]:
         lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read as a task file: {error}.") from None
-    questions = [
-        _question(line, f"{path}:{number}", match) for number, line in enumerate(lines, 1) if line.strip()
-    ]
+    rows = [(f"{path}:{number}", line) for number, line in enumerate(lines, 1) if line.strip()]
+    questions = [_question(line, where, match) for where, line in rows]
     if not questions:
         raise ConfigError(f"{path}: holds no questions; give one JSON object per line.")
     return questions

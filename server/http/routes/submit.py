@@ -55,7 +55,7 @@ class Asked:
         check_unknown(body)
         check_stream_options(body)
         ensemble = service.ensemble(body.model)
-        fusion = fusion_params(body.fusion, ensemble)
+        fusion = fusion_params(body.fusion, ensemble, service.settings.max_search)
         n = choices(body, service.settings.max_choices)
         require_fixed_pivot(body, ensemble)
         located = ensemble.scores(fusion) or body.prompt_alternatives is not None
