@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fusion.core import WeightingReport
-from fusion.loop.observer import Leaving, Observer, Rounds, best_tokens, divergence
+from fusion.loop.observer import Leaving, Observer, best_tokens, divergence
+from fusion.round import Round
 from server.telemetry.metrics.catalogue import DEGRADED_REASONS, DROP_REASONS, PHASES, STAGES, Catalogue
 
 if TYPE_CHECKING:
@@ -38,9 +39,9 @@ class DecodingMetrics(Observer):
         """Time the member's engine, and the member as seen from here."""
         self._answers[member].add((step, prompts, tokens))
 
-    def fused(self, rounds: Rounds) -> None:
+    def fused(self, done: Round) -> None:
         """Account for a batch of rounds."""
-        self._rounds[rounds.model].add(rounds, rounds.probabilities.size)
+        self._rounds[done.model].add(done, done.probabilities.size)
 
     def weighed(self, model: str, report: WeightingReport) -> None:
         """Account for weights that were measured on a prompt."""
@@ -93,7 +94,7 @@ class _Model:
         self.seats = {member: _Seat(catalogue, name, member) for member in members} if len(members) > 1 else {}
         self.compared = 0  # batches so far
 
-    def count(self, told: list[Rounds]) -> None:
+    def count(self, told: list[Round]) -> None:
         self.rounds.inc(sum(len(rounds.weights) for rounds in told))
         self.stages["waiting"].observe_all(list(chain(*(rounds.waiting for rounds in told))))
         later = [len(rounds.waiting) for rounds in told]  # rounds that are not their sequence's first
@@ -102,7 +103,7 @@ class _Model:
         if self.seats:
             self._compare(told)
 
-    def _compare(self, told: list[Rounds]) -> None:
+    def _compare(self, told: list[Round]) -> None:
         last = list(chain(*(rounds.last for rounds in told)))
         self.straggler_wait.observe_all([seconds for _, seconds in last])
         for name, times in Counter(name for name, _ in last).items():
@@ -110,7 +111,7 @@ class _Model:
         for name, times in Counter(chain(*(rounds.absent for rounds in told))).items():
             self.seats[name].drops["spelling"].inc(times)
             self.seats[name].weight.observe_all(np.zeros(times))
-        alike: defaultdict[tuple[str, ...], list[Rounds]] = defaultdict(list)
+        alike: defaultdict[tuple[str, ...], list[Round]] = defaultdict(list)
         for rounds in told:
             alike[rounds.voters].append(rounds)
             self.compared += 1
@@ -119,7 +120,7 @@ class _Model:
         for voters, group in alike.items():
             self._count_votes(voters, group)
 
-    def _count_votes(self, voters: tuple[str, ...], told: list[Rounds]) -> None:
+    def _count_votes(self, voters: tuple[str, ...], told: list[Round]) -> None:
         weights, kept = (
             np.concatenate([getattr(r, what) for r in told]) for what in ("weights", "kept")
         )  # [N, M]
