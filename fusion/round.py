@@ -78,6 +78,7 @@ def batch_key(sequence: Sequence) -> object:
         sequence.voters,
         sequence.spelled,
         sequence.lead_spelled,
+        sequence.names_an_end,
         sequence.fusion.combine,
         sequence.fusion.filter_top,
         sequence.fusion.renormalize,

@@ -13,12 +13,13 @@ import torch
 
 from alignment.errors import ConfigError
 from alignment.methods.method import ModelVocabulary
+from alignment.text.stops import ordered_stops
 from alignment.text.tokenizer import Tokenizer
 from alignment.vocab_map import VocabMap
 from fusion.core import Member
 from fusion.ensemble import Ensemble, Model, build_ensemble, build_for_any_pivot
 from fusion.loop.fuser import Fuser
-from fusion.members.checkpoint import DTYPES, read_config, stop_ids, weight_files
+from fusion.members.checkpoint import DTYPES, listed_stops, read_config, weight_files
 from fusion.members.identity import content_digest
 from fusion.members.registry import ENGINES, EngineSpec
 from server.hosting import device_here, load_members
@@ -119,9 +120,7 @@ def read_vocabulary(
         ConfigError: there is no such checkpoint, its tokenizer will not do, or it has no end token.
     """
     tokenizer = Tokenizer.load(source, revision=revision, trust_remote_code=trust_remote_code)
-    stops = stop_ids(source, revision)
-    if not stops and tokenizer.hf.eos_token_id is not None:
-        stops = (tokenizer.hf.eos_token_id,)
+    stops = ordered_stops(tokenizer, *listed_stops(source, revision))
     if not stops:
         raise ConfigError(f"{source} names no end token; set eos_token_id in its generation_config.json.")
     return ModelVocabulary(source, tokenizer, stops, revision, trust_remote_code)

@@ -11,6 +11,7 @@ from time import perf_counter
 import numpy as np
 
 from alignment.spelling import Spelling
+from alignment.text.stops import control_tokens
 from alignment.vocab_map import VocabMap
 from fusion.core import (
     Account,
@@ -72,6 +73,7 @@ class Sequence:
             frozenset(prompt.ids[self.view.pivot]) if sampling.repetition_penalty != 1.0 else frozenset()
         )
         self.rng = np.random.default_rng(sampling.seed)
+        self.named_stops = control_tokens(self.view.tokenizer, sampling.stop) if sampling.stop else {}
         self.text = TextStream(sampling.stop, include_stop=sampling.include_stop)
         self.length = 0  # tokens generated
         self.tokens: list[int] = []  # those of them that members were given,
@@ -105,16 +107,30 @@ class Sequence:
     def stop_ids(self) -> frozenset[int]:
         """Ids of the pivot that end this sequence."""
         ended = frozenset() if self.sampling.ignore_eos else self.view.stop_ids
-        return ended | frozenset(self.sampling.stop_token_ids)
+        return ended | self.wanted_stops
+
+    @property
+    def wanted_stops(self) -> frozenset[int]:
+        """Ids of the pivot that the request itself wants to stop at, by id or by name."""
+        return frozenset(self.sampling.stop_token_ids) | self.named_stops.keys()
 
     @property
     def forbidden(self) -> frozenset[int]:
         """Ids of the pivot that must not be drawn now."""
         if self.length < self.sampling.min_tokens:
-            return self.view.stop_ids | frozenset(self.sampling.stop_token_ids)
+            return self.view.stop_ids | self.wanted_stops
         if self.sampling.ignore_eos:  # but for an end token that the request itself wants to stop at
-            return self.view.stop_ids - frozenset(self.sampling.stop_token_ids)
+            return self.view.stop_ids - self.wanted_stops
         return frozenset()
+
+    @property
+    def names_an_end(self) -> bool:
+        """Whether the request tells the pivot's ends apart: by a bias, or by stopping at some of them alone."""
+        sampling, ends = self.sampling, self.view.stop_ids
+        if not (sampling.logit_bias or sampling.ignore_eos):
+            return False
+        wanted = self.wanted_stops if sampling.ignore_eos else frozenset()
+        return not ends.isdisjoint(sampling.logit_bias) or not ends.isdisjoint(wanted)
 
     @property
     def voters(self) -> tuple[str, ...]:
@@ -128,7 +144,8 @@ class Sequence:
 
     def map_of(self, name: str) -> VocabMap | None:
         """The vocabulary map that holds for this member in this round."""
-        maps = self.view.maps[name]
+        view = self.view
+        maps = view.apart[name] if name in view.apart and self.names_an_end else view.maps[name]
         if self.spelled:
             return maps.rest
         return maps.unled if self.lead_spelled else maps.first
@@ -153,8 +170,7 @@ class Sequence:
         return self.reading.advances(self.number)
 
     def _generate(self, ids: list[int]) -> Generate:
-        wanted = frozenset(self.sampling.stop_token_ids)
-        barred = self.view.stop_ids - wanted if self.sampling.ignore_eos else ()
+        barred = self.view.stop_ids - self.wanted_stops if self.sampling.ignore_eos else ()
         return Generate(self.number, ids, self.sampling, sorted(self.stop_ids), sorted(barred))
 
     def tokens_of(self, answer: Generated) -> Iterator[Token]:
@@ -189,6 +205,7 @@ class Sequence:
         if view is self.view:
             return
         self.view = view
+        self.named_stops = control_tokens(view.tokenizer, self.sampling.stop)
         for name, seat in self.seats.items():
             tokenizer = view.models[name].tokenizer
             seat.spelling = None if view.follows_ids(name) else Spelling(tokenizer, self.prompt.leads[name])
@@ -264,9 +281,11 @@ class Sequence:
         self.length += 1
         self.generated[number] += 1
         if number in self.stop_ids:
-            asked = number in sampling.stop_token_ids
-            surface = self.surface(number) if asked and sampling.include_stop else b""
-            return self.text.push(surface) + self.text.flush(), "stop", number if asked else None
+            name = self.named_stops.get(number)
+            reason = name if name is not None else number if number in sampling.stop_token_ids else None
+            surface = self.surface(number) if name is None else name.encode()
+            shown = surface if reason is not None and sampling.include_stop else b""
+            return self.text.push(shown) + self.text.flush(), "stop", reason
         text = self.text.push(self.write(number), may_stop=self.length >= sampling.min_tokens)
         if self.text.stopped_by is not None:
             return text, "stop", self.text.stopped_by

@@ -16,13 +16,13 @@ from alignment.text.tokenizer import Tokenizer
 from fusion.core import Delta, End
 from fusion.ensemble import Ensemble, Model, build_ensemble
 from fusion.loop.fuser import Fuser
-from fusion.members.checkpoint import stop_ids
 from fusion.members.hosts.inline import InlineMember
 from fusion.options import FusionParams, SamplingParams
 
 pytest.importorskip("vllm")
 
 from fusion.members.vllm.engine import VllmEngine
+from server.loading import read_vocabulary
 
 MODELS = Path(__file__).parents[4] / "deploy" / "demo" / "models"
 # Blocks of 32 tokens: 24 and 20 of them, not both the bottleneck at the same time.
@@ -80,7 +80,7 @@ def site(engines: dict[str, VllmEngine], **limits: int) -> Site:
         name: Model(
             InlineMember(name, engine),
             Tokenizer.load(str(MODELS / name)),
-            stop_ids(str(MODELS / name)),
+            read_vocabulary(str(MODELS / name)).stop_ids,
             name,
         )
         for name, engine in engines.items()
