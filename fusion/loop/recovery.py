@@ -91,7 +91,7 @@ class Recovery:
         self, sequence: Sequence, name: str, reason: str, error: Exception, *, may_return: bool = False
     ) -> None:
         """A member cannot go on with a sequence: it goes on with the others, or ends with `error`."""
-        if len(sequence.seats) == 1 or not sequence.ensemble.can_do_without(name):
+        if not sequence.can_do_without(name):
             self.fail(sequence, error)
             return
         self.leave(sequence, name, reason, "lost" if may_return else "failed")

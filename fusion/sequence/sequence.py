@@ -57,7 +57,8 @@ class Sequence:
     ) -> None:
         self.number = number
         self.ensemble = ensemble
-        self.view = ensemble.first  # until the prompt has decided on a pivot
+        self.view = ensemble.first
+        self.decided = not ensemble.chooses_pivot  # else the prompt decides on the view
         self.prompt = prompt
         self.sampling = sampling
         self.fusion = fusion
@@ -202,6 +203,7 @@ class Sequence:
 
     def _turn_to(self, view: View) -> None:
         """Take the pivot of `view`, before anything is generated."""
+        self.decided = True
         if view is self.view:
             return
         self.view = view
@@ -292,6 +294,11 @@ class Sequence:
         if self.length >= sampling.max_tokens:
             return text + self.text.flush(), "length", None
         return text, None, None
+
+    def can_do_without(self, name: str) -> bool:
+        """Whether it goes on when this member fails."""
+        others = len(self.seats) > 1 and self.ensemble.can_do_without(name)
+        return others and not (self.decided and name == self.view.pivot)
 
     def leave(self, name: str, reason: str, *, may_return: bool = False) -> None:
         """Go on without a member; the rest share its weight."""

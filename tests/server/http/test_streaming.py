@@ -124,8 +124,8 @@ def test_choices_interleave(serve: Serve, fuser: ScriptedFuser) -> None:
 
 def test_a_report_comes_with_the_end_of_each_choice(serve: Serve, fuser: ScriptedFuser) -> None:
     rounds = [
-        Delta("a", (token(b"a"),), rounds=(report(1),)),
-        End("b", (token(b"b"),), finish="length", rounds=(report(2),), departed={"b": "it failed"}),
+        Delta("a", (token(b"a"),)),
+        End("b", (token(b"b"),), finish="length", rounds=(report(1), report(2)), departed={"b": "it failed"}),
     ]
     fuser.script = lambda submission: rounds
     told = events(serve(), CHAT | {"n": 2, "fusion": {"report": True}})

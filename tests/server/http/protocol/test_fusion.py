@@ -31,12 +31,12 @@ def test_fusion_of_a_request_overrides_the_defaults(fuser: ScriptedFuser) -> Non
 
 def test_a_report_lies_in_each_choice(client: TestClient, fuser: ScriptedFuser) -> None:
     fuser.script = lambda s: [
-        Delta("a", (token(b"a"),), rounds=(report(97),)),
+        Delta("a", (token(b"a"),)),
         End(
             "",
             (token(b""),),
             finish="stop",
-            rounds=(report(END),),
+            rounds=(report(97), report(END)),
             departed={"b": "it failed"},
             returned={"b": 1},
         ),
