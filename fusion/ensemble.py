@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from alignment.errors import InvalidRequestError
 from alignment.methods.exact import exact_map
@@ -52,6 +53,20 @@ class Maps:
     first: VocabMap | None = None
     unled: VocabMap | None = None
     rest: VocabMap | None = None
+
+    def sources(self, targets: Sequence[int], size: int) -> NDArray[np.int64]:
+        """The member's ids below `size` that go to none but these ids of the pivot."""
+        wanted = np.asarray(targets, dtype=np.int64)
+        if not len(wanted):
+            return wanted
+        if self.rest is None:
+            return wanted[(wanted >= 0) & (wanted < size)]
+        found = np.zeros(size, np.bool_)
+        for map in {id(one): one for one in (self.first, self.unled, self.rest) if one is not None}.values():
+            hit = np.isin(map.target_ids, wanted)
+            only: NDArray[np.bool_] = np.any(hit, axis=1) & np.all(hit | (map.target_ids < 0), axis=1)
+            found |= only[:size] if len(only) >= size else np.pad(only, (0, size - len(only)))
+        return np.flatnonzero(found)
 
 
 @dataclass(frozen=True)

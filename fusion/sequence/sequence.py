@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from math import nan
 from time import perf_counter
 
 import numpy as np
+from numpy.typing import NDArray
 
 from alignment.spelling import Spelling
 from alignment.text.stops import control_tokens
@@ -21,7 +23,6 @@ from fusion.core import (
     FinishReason,
     Generate,
     Generated,
-    NextTokens,
     Prompt,
     RoundReport,
     Task,
@@ -35,6 +36,7 @@ from fusion.policy.policy import ALL, Ask
 from fusion.policy.registry import policy_of
 from fusion.prompt.reading import PromptReading
 from fusion.prompt.scoring import PrefixScores
+from fusion.sampling import BAN
 from fusion.sequence.seat import Seat, State
 from fusion.sequence.text import TextStream
 from fusion.weights import member_weights
@@ -70,6 +72,7 @@ class Sequence:
         self.asked = ALL
         self.seats = {name: self._seat(name) for name in self.members}
         self.generated: Counter[int] = Counter()
+        self._extras: dict[str, tuple[tuple[int, ...], NDArray[np.uint8] | None]] = {}
         self.prompt_ids = (
             frozenset(prompt.ids[self.view.pivot]) if sampling.repetition_penalty != 1.0 else frozenset()
         )
@@ -165,10 +168,39 @@ class Sequence:
         if len(members) == 1:
             self._turn_to(self.ensemble.view(members[0]))
         if sampling.prompt_logprobs is None and not (len(members) > 1 and self.ensemble.scores(fusion)):
-            return {name: Advance(self.number, 0, prompt.ids[name]) for name in members}
+            return {name: self.naming(name, Advance(self.number, 0, prompt.ids[name])) for name in members}
         view = self.ensemble.view(self.view.pivot if self.view.pivot in members else members[0])
         self.reading = PromptReading(self.ensemble, prompt, fusion, sampling, members, view, memory)
-        return self.reading.advances(self.number)
+        advances = self.reading.advances(self.number)
+        return {name: self.naming(name, advance) for name, advance in advances.items()}
+
+    def naming(self, name: str, advance: Advance) -> Advance:
+        """An advance that asks a member for what the request favours, and has it leave out what the request bans.
+
+        A member with another vocabulary is asked for the tokens that its map brings to them.
+        """
+        also, allowed = self.extras(name)
+        return replace(advance, also=also, allowed=allowed) if also or allowed is not None else advance
+
+    def extras(self, name: str) -> tuple[tuple[int, ...], NDArray[np.uint8] | None]:
+        """See `naming`: the ids that a member is asked for, and the bitmask of those it may list."""
+        if not self.sampling.logit_bias:
+            return (), None
+        if name not in self._extras:
+            member = self.view.models[name].member
+            bias = self.sampling.logit_bias
+            favoured = [id for id, value in bias.items() if value > 0] if self.fusion.combine == "mixture" else []
+            banned = [id for id, value in bias.items() if value <= BAN]
+            maps = self.view.apart.get(name, self.view.maps[name]) if self.names_an_end else self.view.maps[name]
+            also = maps.sources(favoured, member.vocabulary_size)
+            out = maps.sources(banned, member.vocabulary_size)
+            allowed = None
+            if len(out):
+                mask = np.ones(member.vocabulary_size, np.bool_)
+                mask[out] = False
+                allowed = np.packbits(mask, bitorder="little")
+            self._extras[name] = tuple(also.tolist()), allowed
+        return self._extras[name]
 
     def _generate(self, ids: list[int]) -> Generate:
         barred = self.view.stop_ids - self.wanted_stops if self.sampling.ignore_eos else ()
@@ -193,7 +225,9 @@ class Sequence:
         read = reading.read(answers, self.weights)
         self.echoed = read.echoed
         for name, answer in answers.items():  # what was scored is not needed any more
-            self.seats[name].latest = NextTokens(self.number, answer.ids[-1:], answer.logprobs[-1:])
+            self.seats[name].latest = replace(
+                answer, ids=answer.ids[-1:], logprobs=answer.logprobs[-1:], appended_logprobs=None
+            )
         if read.measured is None:
             return ()
         self.weights = {name: read.measured.weights.get(name, 0.0) for name in self.members}
@@ -207,6 +241,9 @@ class Sequence:
         if view is self.view:
             return
         self.view = view
+        self._extras = {}
+        for seat in self.seats.values():  # what was named is named by other ids now
+            seat.latest = seat.latest and replace(seat.latest, named=None)
         self.named_stops = control_tokens(view.tokenizer, self.sampling.stop)
         for name, seat in self.seats.items():
             tokenizer = view.models[name].tokenizer
@@ -275,7 +312,7 @@ class Sequence:
         else:
             seat.rolled_back = cached - seat.prompt - edit.keep
         seat.state, seat.latest = State.VOTING, None
-        return Advance(self.number, seat.prompt + edit.keep, edit.append)
+        return self.naming(name, Advance(self.number, seat.prompt + edit.keep, edit.append))
 
     def add(self, token: Token) -> tuple[str, FinishReason | None, str | int | None]:
         """Take a token in: the new text that is certain, why the sequence ends with it, and what stopped it."""
@@ -326,7 +363,7 @@ class Sequence:
         self.seats[name] = seat
         # In the order of all others: sequences are fused together when their voters are the same, in order.
         self.seats = {member: self.seats[member] for member in self.members if member in self.seats}
-        return Advance(self.number, 0, self.prompt.ids[name] + read)
+        return self.naming(name, Advance(self.number, 0, self.prompt.ids[name] + read))
 
     def update(
         self,

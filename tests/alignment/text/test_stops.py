@@ -10,7 +10,10 @@ from alignment.text.tokenizer import Tokenizer
 from tests.support import small_tokenizers as small
 
 UNK, BOS, EOS, END = 0, 1, 2, 3  # <unk>, <s>, </s>, <|end|>
-LAST_TURN_OPEN = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}{% if not loop.last %}<|end|>{% endif %}{% endfor %}"
+LAST_TURN_OPEN = (
+    "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}{% if not loop.last %}<|end|>"
+    "{% endif %}{% endfor %}"
+)
 
 
 def having(template: str | None, eos: str | None = "</s>") -> Tokenizer:
