@@ -63,7 +63,7 @@ class LongWords:
         while stop - back > start and self._continuation.backend.token_to_id(word) is None:
             window = sum(len(self._surfaces[id] or b"") for id in ids[stop - back : stop])
             spelled = self._continuation.encode_symbols(word[known - window :])
-            if spelled[0] == ids[stop - back]:
+            if spelled[0] == ids[stop - back] and self._continuation.is_certain(spelled[0]):
                 return stop - back, spelled
             back *= 4
         return start, self._continuation.encode_symbols(word)

@@ -41,6 +41,7 @@ from alignment.text.tokenizer import Tokenizer
 
 # Characters without a cut from which on words are looked at one by one.
 _LONG = 96
+_IN_CHARACTERS = (*range(0x80, 0xC0), *range(0xC2, 0xF5))  # bytes of UTF-8's longer characters
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +80,7 @@ class Spelling:
         self._continuation = tokenizer.continuation
         self._byte_ids = tokenizer.byte_ids
         self._byte_level = tokenizer.kind == "byte_level"
-        self._spells_bytes = None not in tokenizer.byte_ids
+        self._spells_characters = all(tokenizer.byte_ids[byte] is not None for byte in _IN_CHARACTERS)
         self._lead = lead
         self._pending = b""  # bytes that end the text inside a character
         self._broken = b""  # bytes before those that are no text
@@ -93,15 +94,15 @@ class Spelling:
     def extend(self, data: bytes) -> Edit | None:
         """Append `data` to the text and bring `ids` up to date; the edit is relative to `ids` before the call.
 
-        `append` is empty only when nothing changed. None while the text ends inside a character that this
-        tokenizer cannot express: the bytes are remembered and `ids` stays.
+        `append` is empty only when nothing changed or no token is left. None while the text ends inside a
+        character that this tokenizer cannot express: the bytes are remembered and `ids` stays.
         """
         if not data:
             return Edit(len(self.ids), [])
         if self._lead:
             data, self._lead = self._lead + data, b""
         pieces, pending = _decode(self._pending + data)
-        if pending and not self._spells_bytes:
+        if pending and not self._spells_characters:
             self._pending += data
             return None
         self._low, self._old = len(self.ids), []
@@ -144,8 +145,8 @@ class Spelling:
             if keep == len(ids) or ids[keep] != old:
                 break
             keep += 1
-        if keep == len(ids) and keep < self._low + len(self._old):
-            keep -= 1  # shorter by normalisation: there is always a token to append
+        if ids and keep == len(ids) and keep < self._low + len(self._old):
+            keep -= 1  # shorter by normalisation: there is a token to append, if any is left
         return Edit(keep, ids[keep:])
 
     def _replace(self, start: int, ids: list[int]) -> None:
@@ -171,7 +172,7 @@ class Spelling:
         self._stop = len(self.ids)
 
     def _append_broken(self, piece: bytes) -> None:
-        if not self._spells_bytes:
+        if any(self._byte_ids[byte] is None for byte in piece):
             self._append_text(piece.decode(errors="replace"))
             return
         self._broken += piece
@@ -235,7 +236,12 @@ class Spelling:
                 start -= 1
                 continue
             window = surface.decode()
-            if len(window) >= self._continuation.margin and text.startswith(window, known - len(window)):
+            is_certain = self._continuation.is_certain(ids[start])
+            if (
+                is_certain
+                and len(window) >= self._continuation.margin
+                and text.startswith(window, known - len(window))
+            ):
                 spelled = encode(text[known - len(window) :])
                 if spelled[0] == ids[start]:
                     self._replace(start, spelled)

@@ -7,12 +7,12 @@ import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from alignment.errors import InvalidRequestError
+from alignment.errors import CONTEXT_LENGTH_EXCEEDED, InvalidRequestError
 from alignment.methods.exact import exact_map
 from alignment.methods.first_token import first_token_map
 from alignment.text.boundaries import Located
@@ -21,6 +21,8 @@ from alignment.text.tokenizer import Tokenizer
 from alignment.vocab_map import VocabMap
 from fusion.core import Member, OnMemberFailure, Prompt
 from fusion.options import FusionParams
+
+Read = TypeVar("Read")
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +173,11 @@ class Ensemble:
         """The smallest context of the members, in that member's tokens."""
         return min(model.member.capacity.context for model in self.models.values())
 
+    @property
+    def longest_context(self) -> int:
+        """The largest context of the members: a prompt that cannot fit it is not read."""
+        return max(model.member.capacity.context for model in self.models.values())
+
     def can_do_without(self, name: str) -> bool:
         """Whether its sequences go on when this member fails, and not all do: while no prompt has decided, any."""
         return self.on_member_failure == "degrade" and (self.chooses_pivot or name != self.pivot)
@@ -189,35 +196,52 @@ class Ensemble:
             "add_generation_prompt": add_generation_prompt,
             "continue_final_message": continue_final_message,
             "template_kwargs": template_kwargs,
+            "limit": self.longest_context,
         }
         begins_answer = add_generation_prompt and not continue_final_message
         leads = {name: model.tokenizer.chat_lead if begins_answer else b"" for name, model in self.models.items()}
         if not locate:
-            ids = {name: model.tokenizer.encode_chat(messages, **options) for name, model in self.models.items()}
-            return Prompt(ids, leads)
-        return _located(
-            {name: model.tokenizer.locate_chat(messages, **options) for name, model in self.models.items()}, leads
-        )
+            return Prompt(self._by_each(lambda tokenizer: tokenizer.encode_chat(messages, **options)), leads)
+        return _located(self._by_each(lambda tokenizer: tokenizer.locate_chat(messages, **options)), leads)
 
     def encode_text(self, text: str, *, add_special_tokens: bool = True, locate: bool = False) -> Prompt:
         """A text to go on from, in every member's own tokens; with `locate` it can be scored."""
         leads = dict.fromkeys(self.models, b"")
-        tokenizers = {name: model.tokenizer for name, model in self.models.items()}
+        options: dict[str, Any] = {"add_special_tokens": add_special_tokens, "limit": self.longest_context}
         if not locate:
-            ids = {name: t.encode(text, add_special_tokens=add_special_tokens) for name, t in tokenizers.items()}
-            return Prompt(ids, leads)
-        return _located(
-            {name: t.locate(text, add_special_tokens=add_special_tokens) for name, t in tokenizers.items()}, leads
-        )
+            return Prompt(self._by_each(lambda tokenizer: tokenizer.encode(text, **options)), leads)
+        return _located(self._by_each(lambda tokenizer: tokenizer.locate(text, **options)), leads)
+
+    def _by_each(self, read: Callable[[Tokenizer], Read]) -> dict[str, Read]:
+        """A prompt as every member's tokenizer reads it. A refusal by length names the member."""
+        prompts = {}
+        for name, model in self.models.items():
+            try:
+                prompts[name] = read(model.tokenizer)
+            except InvalidRequestError as error:
+                if error.code != CONTEXT_LENGTH_EXCEEDED:
+                    raise
+                holds = f"member {name!r}, whose context holds {model.member.capacity.context}"
+                raise InvalidRequestError(
+                    f"For {holds}: {error.message}", param=error.param, code=error.code
+                ) from error
+        return prompts
 
     def encode_ids(self, ids: list[int], *, locate: bool = False) -> Prompt:
         """A prompt given as the pivot's ids: the pivot gets them unchanged, the others the text they stand for."""
+        if len(ids) > self.longest_context:
+            raise InvalidRequestError(
+                f"This model's maximum context length is {self.longest_context} tokens, but the prompt has "
+                f"{len(ids)}: shorten it.",
+                param="prompt",
+                code=CONTEXT_LENGTH_EXCEEDED,
+            )
         require_ids(ids, self.tokenizer.vocabulary_size, param="prompt")
-        prompt = self.encode_text(self.tokenizer.surface_of(ids).decode(errors="replace"), locate=locate)
+        prompt = self.encode_text(self.tokenizer.text_of(ids), locate=locate)
         followers = [name for name in self.models if self.first.follows_ids(name)]
         prompt.ids.update({name: list(ids) for name in followers})
         if prompt.located is not None:
-            places = Located.of_surfaces([self.tokenizer.surface_of([token]) for token in ids])
+            places = Located.of_surfaces(self.tokenizer.written(ids))
             prompt.located.update(dict.fromkeys(followers, places))
         return prompt
 
@@ -243,7 +267,7 @@ class Ensemble:
                 f"The prompt has {len(prompt.ids[tightest])} tokens for member {tightest!r}, whose context holds "
                 f"{self.models[tightest].member.capacity.context} with at least one for the answer; shorten it.",
                 param=param,
-                code="context_length_exceeded",
+                code=CONTEXT_LENGTH_EXCEEDED,
             )
         for name in members:
             if not prompt.ids[name]:

@@ -212,12 +212,20 @@ def evaluate(
     stop: Annotated[
         list[str] | None, typer.Option(metavar="TEXT", help="Text that ends an answer, repeatable.")
     ] = None,
+    match: Annotated[
+        str | None,
+        typer.Option(
+            help="How answers are compared where a question does not say: exact, normalized, contains, "
+            "last_number, choice; evaluation.match by default."
+        ),
+    ] = None,
     json: Annotated[Path | None, typer.Option(help="Write all answers and scores to this file.")] = None,
     api_key: ApiKey = None,
 ) -> None:
     """Measure how often each served name answers right, over the same path as a client takes."""
     from server.commands.evaluate import report, run
     from server.commands.evaluate.asking import QUESTION, Asking
+    from server.commands.evaluate.questions import MATCHES
     from server.settings import read_settings
 
     if (config is None) == (url is None):
@@ -229,7 +237,9 @@ def evaluate(
     if template is not None and not (completions and QUESTION in template):
         raise ConfigError(f"--template is for --completions, and needs {QUESTION} where the question goes.")
     asking = Asking((template or QUESTION) if completions else None, tuple(stop or ()), max_tokens)
-    questions = run.read_all(paths, limit)
+    if match is not None and match not in MATCHES:
+        raise ConfigError(f"--match is one of {', '.join(MATCHES)}.")
+    questions = run.read_all(paths, limit, match or (settings.evaluation.match if settings else None))
     progress = Console(stderr=True)
 
     async def ask() -> list[Answer]:
@@ -246,6 +256,8 @@ def evaluate(
     answers = asyncio.run(ask())
     summaries = report.summarise(answers)
     console().print(report.scores_table(summaries))
+    for hint in report.hints(summaries, answers):
+        progress.print(Text(hint), soft_wrap=True)
     if json:
         report.write_json(json, answers, summaries)
     if failures := report.first_failures(answers):

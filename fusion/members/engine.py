@@ -8,6 +8,9 @@ from typing import Protocol
 
 from fusion.core import Answer, Capacity, Task
 
+DECODING_TOKENS = 16
+"""Tokens up to which an extension counts as decoding and not as a prompt, on every engine."""
+
 
 class Engine(Protocol):
     """A continuous-batching engine without a thread of its own.

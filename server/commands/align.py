@@ -16,10 +16,10 @@ from alignment.methods.held_out import held_out
 from alignment.methods.origin import load_with_origin, save_with_origin
 from alignment.methods.registry import Alignment, method_named
 from alignment.text.tokenizer import Tokenizer
+from fusion.assembly.checkpoints import read_vocabulary
 from fusion.members.checkpoint import parse_device
 from server import __version__
 from server.commands.map_report import examples_table, row_table, shown, summary_table, token_id
-from server.loading import read_vocabulary
 from server.settings.complaints import expectation
 from server.settings.schema import AlignmentSettings
 

@@ -204,7 +204,7 @@ class _Members(Section):
 
     members: Annotated[tuple[str, ...], Field(min_length=1, strict=False)]
     pivot: str
-    alignment: Annotated[AlignmentSettings, BeforeValidator(_with_method)] = AlignmentSettings(method="exact")
+    alignment: Annotated[AlignmentSettings, BeforeValidator(_with_method)] = AlignmentSettings(method="prefix")
     maps: dict[str, Source] = {}
 
 
@@ -298,9 +298,17 @@ class ServerSettings(Section):
 
 
 class EvaluationSettings(Section):
-    """Tasks of `tutti eval`: files of JSON lines with `id`, `task`, `prompt` and `reference(s)`."""
+    """Tasks of `tutti eval`.
+
+    Attributes:
+        tasks: files of JSON lines with `id`, `task`, `prompt` and `reference(s)`.
+        match: how answers are compared where a line has no `match`: `exact`, `normalized`, `contains`,
+            `last_number` or `choice`; None for `choice` with choices, `last_number` where all references are
+            numbers, else `exact`.
+    """
 
     tasks: Annotated[tuple[Source, ...], Field(strict=False)] = ()
+    match: Literal["exact", "normalized", "contains", "last_number", "choice"] | None = None
 
 
 class Settings(Section):

@@ -12,6 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from alignment.text.tokenizer import Tokenizer
+from fusion.assembly.checkpoints import read_vocabulary
 from fusion.core import Delta, End, Prompt
 from fusion.ensemble import Ensemble, Model, build_ensemble
 from fusion.loop.fuser import Fuser
@@ -19,7 +20,6 @@ from fusion.members.checkpoint import quiet
 from fusion.members.hosts.inline import InlineMember
 from fusion.members.transformers.engine import TransformersEngine
 from fusion.options import SamplingParams
-from server.loading import read_vocabulary
 from tests.support.demo import MODELS, questions, user
 
 PROMPTS = 50

@@ -39,10 +39,12 @@ class ByteTokenizer:
             convert_ids_to_tokens=self._names,
         )
 
-    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+    def encode(self, text: str, *, add_special_tokens: bool, limit: int | None = None) -> list[int]:
         return list(text.encode()) + ([END] if add_special_tokens else [])
 
-    def locate(self, text: str, *, add_special_tokens: bool) -> tuple[list[int], Located]:
+    def locate(
+        self, text: str, *, add_special_tokens: bool, limit: int | None = None
+    ) -> tuple[list[int], Located]:
         ids = self.encode(text, add_special_tokens=add_special_tokens)
         return ids, Located.of_surfaces([self.surface_of([token]) for token in ids])
 
@@ -53,6 +55,7 @@ class ByteTokenizer:
         add_generation_prompt: bool,
         continue_final_message: bool,
         template_kwargs: dict[str, Any],
+        limit: int | None = None,
     ) -> list[int]:
         if messages[0]["content"] == "refuse this":
             raise InvalidRequestError("The template refuses it.", param="messages")
@@ -64,6 +67,12 @@ class ByteTokenizer:
 
     def surface_of(self, ids: list[int]) -> bytes:
         return bytes(i for i in ids if i != END)
+
+    def written(self, ids: list[int]) -> list[bytes]:
+        return [self.surface_of([i]) for i in ids]
+
+    def text_of(self, ids: list[int]) -> str:
+        return self.surface_of(ids).decode(errors="replace")
 
     def _names(self, ids: int | list[int]) -> str | list[str]:
         if isinstance(ids, list):

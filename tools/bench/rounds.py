@@ -91,7 +91,7 @@ def main() -> None:
     result: dict[str, Any] = {"processor_threads": os.cpu_count(), "tokens": TOKENS, "repeats": options.repeats}
     for sequences in SEQUENCES:
         times: dict[str, list[float]] = {name: [] for name in processes}
-        for name, process in processes.items():
+        for process in processes.values():
             ask(process, sequences)
         for turn in range(options.repeats):
             order = list(processes) if turn % 2 else list(reversed(processes))

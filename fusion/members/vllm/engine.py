@@ -63,8 +63,8 @@ class VllmEngine:
     wait for their next token hold their blocks, and two that both wanted one more would wait for ever.
     """
 
-    def __init__(self, core: Core, *, device: str, top_k: int, lora: Any = None) -> None:
-        """Take over a running core. `top_k` is the k of the answers, `lora` vLLM's request of an adapter."""
+    def __init__(self, core: Core, *, device: str, candidates: int, lora: Any = None) -> None:
+        """Take over a running core. `candidates` is the k of the answers, `lora` vLLM's request of an adapter."""
         from vllm.sampling_params import SamplingParams
 
         self.vocabulary_size = core.vocabulary_size
@@ -74,13 +74,13 @@ class VllmEngine:
         self.capacity = Capacity(min(core.context, cache_tokens), cache_tokens, places, core.block, generates=True)
         self._core = core
         self._lora = lora
-        self._top_k = min(top_k, core.vocabulary_size)
+        self._candidates = min(candidates, core.vocabulary_size)
         # One object each for all requests: making one costs more than all else about an advance.
-        told = {"max_tokens": 1, "temperature": 0.0, "logprobs": self._top_k, "detokenize": False}
+        told = {"max_tokens": 1, "temperature": 0.0, "logprobs": self._candidates, "detokenize": False}
         self._arguments: dict[Score, dict[str, Any]] = {
             "last": told,
             "appended": {**told, "prompt_logprobs": 0},
-            "all": {**told, "prompt_logprobs": self._top_k},
+            "all": {**told, "prompt_logprobs": self._candidates},
         }
         self._sampling = {score: SamplingParams(**arguments) for score, arguments in self._arguments.items()}
         self._open: dict[int, _Open] = {}
@@ -108,7 +108,7 @@ class VllmEngine:
         with explained(source), quiet():
             core = Core(config)
         lora = lora_request(chosen.adapter)
-        engine = cls(core, device=chosen.device, top_k=chosen.top_k, lora=lora)
+        engine = cls(core, device=chosen.device, candidates=chosen.candidates, lora=lora)
         try:
             with explained(source):
                 engine.check(source)
@@ -256,7 +256,7 @@ class VllmEngine:
         from vllm.sampling_params import SamplingParams
 
         allowed = None if advance.allowed is None else advance.allowed.tobytes()
-        extra = {"also": list(advance.also), "allowed": allowed, "k": self._top_k}
+        extra = {"also": list(advance.also), "allowed": allowed, "k": self._candidates}
         return SamplingParams(**self._arguments[score], extra_args={EXTRA: extra})
 
     def _go_on(self, sequence: _Open) -> None:
@@ -296,11 +296,13 @@ class VllmEngine:
         assert output.new_logprobs is not None
         sequence.work = None
         self._working -= 1
-        ids = output.new_logprobs.logprob_token_ids[:1, 1 : self._top_k + 1]
-        logprobs = output.new_logprobs.logprobs[:1, 1 : self._top_k + 1]
+        ids = output.new_logprobs.logprob_token_ids[:1, 1 : self._candidates + 1]
+        logprobs = output.new_logprobs.logprobs[:1, 1 : self._candidates + 1]
         appended = named = None
         if advance.also:
-            named = output.new_logprobs.logprobs[:1, 1 + self._top_k : 1 + self._top_k + len(advance.also)]
+            named = output.new_logprobs.logprobs[
+                :1, 1 + self._candidates : 1 + self._candidates + len(advance.also)
+            ]
         if advance.score != "last":
             appended = np.empty(0, np.float32)
         if advance.scored:
@@ -313,8 +315,8 @@ class VllmEngine:
             appended = told[:, 0]
             if advance.score == "all":
                 told_ids = rows.logprob_token_ids.numpy()[wanted]
-                ids = np.concatenate([told_ids[:, 1 : self._top_k + 1], ids])
-                logprobs = np.concatenate([told[:, 1 : self._top_k + 1], logprobs])
+                ids = np.concatenate([told_ids[:, 1 : self._candidates + 1], ids])
+                logprobs = np.concatenate([told[:, 1 : self._candidates + 1], logprobs])
         if np.isnan(logprobs).any() or (appended is not None and np.isnan(appended).any()):
             self._core.forget(sequence.request)
             self.close([number])

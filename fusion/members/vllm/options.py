@@ -55,8 +55,8 @@ class Options:
         cache_tokens: tokens of cache over all sequences, unless `engine_args` say how large it is to be.
         max_sequences: open at a time.
         max_context: tokens of a sequence; by default what the model was made for and the cache holds.
-        chunk: prompt tokens in a step, which bounds how long decoding waits for them.
-        top_k: k of the answers.
+        prefill_chunk: prompt tokens in a step, which bounds how long decoding waits for them.
+        candidates: k of the answers.
         engine_args: arguments of vLLM's own `EngineArgs`, which validates them.
         adapter: folder of a LoRA adapter that every sequence runs with.
     """
@@ -69,8 +69,8 @@ class Options:
     cache_tokens: int = EngineOptions.cache_tokens
     max_sequences: int = EngineOptions.max_sequences
     max_context: int | None = None
-    chunk: int = EngineOptions.prefill_chunk
-    top_k: int = EngineOptions.candidates
+    prefill_chunk: int = EngineOptions.prefill_chunk
+    candidates: int = EngineOptions.candidates
     engine_args: Mapping[str, Any] = field(default_factory=dict)
     adapter: str | None = None
 
@@ -115,7 +115,9 @@ def configured(options: Options) -> VllmConfig:
 def require_installed(source: str) -> None:
     """Raise ConfigError where there is no vLLM."""
     if importlib.util.find_spec("vllm") is None:
-        raise ConfigError(f"{source} is to run on vLLM, which is not installed; pip install 'tutti[vllm]'.")
+        raise ConfigError(
+            f"{source} is to run on vLLM, which is not installed; in Tutti's folder: pip install '.[vllm]'."
+        )
 
 
 def arguments(options: Options) -> dict[str, Any]:
@@ -129,8 +131,8 @@ def arguments(options: Options) -> dict[str, Any]:
         "max_num_seqs": options.max_sequences,
         "max_model_len": options.max_context,
         # Everybody's next token fits beside a chunk of somebody's prompt.
-        "max_num_batched_tokens": options.chunk + options.max_sequences,
-        "max_logprobs": options.top_k,
+        "max_num_batched_tokens": options.prefill_chunk + options.max_sequences,
+        "max_logprobs": options.candidates,
         "enable_lora": options.adapter is not None,
         "use_tqdm_on_load": False,
         **given,
@@ -191,7 +193,9 @@ def require_executor(source: str, backend: object) -> None:
     from vllm.platforms import current_platform
 
     if importlib.util.find_spec("ray") is None:
-        raise ConfigError(f"{source}: distributed_executor_backend: ray needs Ray; pip install 'tutti[ray]'.")
+        raise ConfigError(
+            f"{source}: distributed_executor_backend: ray needs Ray; in Tutti's folder: pip install '.[ray]'."
+        )
     if not current_platform.ray_device_key:
         raise ConfigError(
             f"{source}: vLLM's workers on Ray need GPUs, the installed vLLM computes on "

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from fusion.ensemble import Ensemble
 
 DIVERGENCE_EVERY = 16  # rounds; logarithms of every candidate of every member cost the most to measure
-HELD = 1 << 18  # probabilities that rounds keep until they are counted: 2 MiB per served name
+HELD_PROBABILITIES = 1 << 18  # probabilities that rounds keep until they are counted: 2 MiB per served name
 
 
 class DecodingMetrics(Observer):
@@ -31,7 +31,9 @@ class DecodingMetrics(Observer):
     def __init__(self, catalogue: Catalogue, ensembles: Mapping[str, Ensemble]) -> None:
         members = {member for ensemble in ensembles.values() for member in ensemble.models}
         self._models = {name: _Model(catalogue, name, list(each.models)) for name, each in ensembles.items()}
-        self._rounds = {name: catalogue.journal(model.count, HELD) for name, model in self._models.items()}
+        self._rounds = {
+            name: catalogue.journal(model.count, HELD_PROBABILITIES) for name, model in self._models.items()
+        }
         self._answers = {member: catalogue.journal(_Answers(catalogue, member).count) for member in members}
         self._restarts = {member: catalogue.member_restarts.labels(member) for member in members}
 

@@ -15,7 +15,7 @@ from tests.support.random_models import SHAPE, VOCABULARY, build, run
 @pytest.mark.parametrize("chunk", [64, 3])
 def test_named_ids_and_limits(k, chunk):
     engine = TransformersEngine(
-        build(LlamaConfig(**SHAPE)), cache_tokens=256, max_context=64, chunk=chunk, top_k=k
+        build(LlamaConfig(**SHAPE)), cache_tokens=256, max_context=64, prefill_chunk=chunk, candidates=k
     )
     require_named_ids(build(LlamaConfig(**SHAPE)), engine, k)
 

@@ -21,8 +21,8 @@ from fusion.options import FusionParams, SamplingParams
 
 pytest.importorskip("vllm")
 
+from fusion.assembly.checkpoints import read_vocabulary
 from fusion.members.vllm.engine import VllmEngine
-from server.loading import read_vocabulary
 
 MODELS = Path(__file__).parents[4] / "deploy" / "demo" / "models"
 # Blocks of 32 tokens: 24 and 20 of them, not both the bottleneck at the same time.
@@ -61,7 +61,7 @@ def engines() -> Iterator[dict[str, VllmEngine]]:
             cache_tokens=tokens,
             max_sequences=PLACES[name],
             max_context=400,
-            chunk=64,
+            prefill_chunk=64,
             engine_args={"enforce_eager": True},
         )
     yield loaded

@@ -19,8 +19,8 @@ from fusion.options import FusionParams, SamplingParams
 
 pytest.importorskip("vllm")
 
+from fusion.assembly.checkpoints import read_vocabulary
 from fusion.members.vllm.engine import VllmEngine
-from server.loading import read_vocabulary
 
 SOURCE = str(Path(__file__).parents[4] / "deploy" / "demo" / "models" / "lingvo")
 PROMPTS = ["What is the capital of France?", "Translate to French: the house is red.", "What is 4 plus 17?", "Hi"]
@@ -87,8 +87,8 @@ def site() -> Iterator[Site]:
         cache_tokens=8192,
         max_context=200,
         max_sequences=16,
-        top_k=2560,
-        chunk=32,
+        candidates=2560,
+        prefill_chunk=32,
         engine_args={"enforce_eager": True},
     )
     tasks: list[type] = []

@@ -21,8 +21,8 @@ def test_named_ids_and_limits(k, tmp_path):
         cache_tokens=640,
         max_sequences=6,
         max_context=200,
-        chunk=40,
-        top_k=k,
+        prefill_chunk=40,
+        candidates=k,
         engine_args={"enforce_eager": True},
     )
     try:
