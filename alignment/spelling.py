@@ -41,12 +41,11 @@ from alignment.text.tokenizer import Tokenizer
 
 # Characters without a cut from which on words are looked at one by one.
 _LONG = 96
-_IN_CHARACTERS = (*range(0x80, 0xC0), *range(0xC2, 0xF5))  # bytes of UTF-8's longer characters
 
 
 @dataclass(frozen=True, slots=True)
 class Edit:
-    """How a list of tokens changed: its first `keep` stay, `append` follow them."""
+    """A change of a list of tokens: its first `keep` stay, and `append` follow them."""
 
     keep: int
     append: list[int]
@@ -80,7 +79,7 @@ class Spelling:
         self._continuation = tokenizer.continuation
         self._byte_ids = tokenizer.byte_ids
         self._byte_level = tokenizer.kind == "byte_level"
-        self._spells_characters = all(tokenizer.byte_ids[byte] is not None for byte in _IN_CHARACTERS)
+        self._spells_bytes = None not in tokenizer.byte_ids
         self._lead = lead
         self._pending = b""  # bytes that end the text inside a character
         self._broken = b""  # bytes before those that are no text
@@ -102,7 +101,7 @@ class Spelling:
         if self._lead:
             data, self._lead = self._lead + data, b""
         pieces, pending = _decode(self._pending + data)
-        if pending and not self._spells_characters:
+        if pending and not self._spells_bytes:
             self._pending += data
             return None
         self._low, self._old = len(self.ids), []
@@ -119,7 +118,7 @@ class Spelling:
         return self._edit()
 
     def mark(self) -> Mark:
-        """Where it stands now. It costs a copy of the tokens that are not final."""
+        """Mark the present state for `restore`, at the cost of a copy of the tokens that are not final."""
         long = None if self._long is None else self._long.copy()
         return Mark(
             self.ids[self._base :],
@@ -172,7 +171,7 @@ class Spelling:
         self._stop = len(self.ids)
 
     def _append_broken(self, piece: bytes) -> None:
-        if any(self._byte_ids[byte] is None for byte in piece):
+        if not self._spells_bytes:
             self._append_text(piece.decode(errors="replace"))
             return
         self._broken += piece
