@@ -38,6 +38,10 @@ class Advance:
     Index i stands for what comes after `append[i]`, so for the log-probability of `append[i + 1]`. An engine that
     can only score everything picks from it; one with a prefix cache can run what lies before the first position
     like any other tokens.
+
+    After the final token, `also` names ids whose log-probabilities are wanted whether they are among the k best
+    or not (see `NextTokens.named`), and `allowed` limits the k best to the ids whose bit is set in it: a bitmask
+    over the vocabulary, packed as `np.packbits` does in little order; ids beyond its end are not allowed.
     """
 
     sequence: int
@@ -45,6 +49,8 @@ class Advance:
     append: Sequence[int]
     score: Score = "last"
     positions: Sequence[int] | None = None
+    also: Sequence[int] = ()
+    allowed: NDArray[np.uint8] | None = None
 
     @property
     def scored(self) -> Sequence[int]:
@@ -60,15 +66,19 @@ class NextTokens:
 
     Attributes:
         ids: [n, k] int32, the k best next tokens, best first; n is `len(scored) + 1` with `score="all"`, else 1.
-        logprobs: [n, k] float32, natural logs, normalised over the full vocabulary before truncation to k.
+        logprobs: [n, k] float32, natural logs, normalised over the full vocabulary before `allowed` and truncation
+            to k; -inf where fewer than k ids are allowed.
         appended_logprobs: [len(scored)] float32, the log-probability of `append[i + 1]` given all before it, for
             each scored i. None with `score="last"`.
+        named: [1, m] float32, the log-probabilities of the m ids of `also` after the final token, normalised in
+            the same way and whether they are allowed or not. None where there are none.
     """
 
     sequence: int
     ids: Ids
     logprobs: LogProbs
     appended_logprobs: LogProbs | None = None
+    named: LogProbs | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ class ModelVocabulary:
     Attributes:
         source: folder or hub id, where its embeddings are read from.
         tokenizer: the model's own.
-        stop_ids: ids that end an answer, at least one.
+        stop_ids: ids that end an answer, at least one; the first ends a turn of its chat template.
         revision: of the hub id.
         trust_remote_code: whether code of the checkpoint may be run to find its embeddings.
     """

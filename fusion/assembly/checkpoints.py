@@ -10,10 +10,11 @@ import torch
 
 from alignment.errors import ConfigError
 from alignment.methods.method import ModelVocabulary
+from alignment.text.stops import ordered_stops
 from alignment.text.tokenizer import Tokenizer
 from fusion.assembly.members import device_here
 from fusion.assembly.specs import BuildError, ModelSpec
-from fusion.members.checkpoint import DTYPES, read_config, stop_ids, weight_files
+from fusion.members.checkpoint import DTYPES, listed_stops, read_config, weight_files
 from fusion.members.registry import ENGINES, EngineSpec
 from fusion.options import EngineOptions
 
@@ -73,9 +74,7 @@ def read_vocabulary(
         ConfigError: there is no such checkpoint, its tokenizer cannot be used, or it has no end token.
     """
     tokenizer = Tokenizer.load(source, revision=revision, trust_remote_code=trust_remote_code)
-    stops = stop_ids(source, revision)
-    if not stops and tokenizer.hf.eos_token_id is not None:
-        stops = (tokenizer.hf.eos_token_id,)
+    stops = ordered_stops(tokenizer, *listed_stops(source, revision))
     if not stops:
         raise ConfigError(f"{source} names no end token; set eos_token_id in its generation_config.json.")
     return ModelVocabulary(source, tokenizer, stops, revision, trust_remote_code)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fusion.core import Ids, LogProbs
@@ -35,6 +36,21 @@ def best_tokens(logits: Tensor, k: int) -> tuple[Ids, LogProbs, LogProbs]:
             best_ids[row] = chosen
             best_logprobs[row] = score[chosen] - totals[row]
     return best_ids, best_logprobs, totals
+
+
+def best_allowed(logits: Tensor, allowed: NDArray[np.uint8], k: int) -> tuple[Ids, LogProbs]:
+    """The k highest of each row of logits [n, V] among the ids whose bit is set in `allowed` (little order).
+
+    Returns ids [n, k] int32, best first, and their logits [n, k] float32, -inf from where no more are allowed on.
+    """
+    mask = np.unpackbits(allowed, bitorder="little", count=logits.shape[1]).view(np.bool_)
+    masked = logits.masked_fill(torch.from_numpy(~mask).to(logits.device), -torch.inf)
+    if logits.device.type != "cpu":
+        scores, ids = torch.topk(masked, k)
+        return ids.int().cpu().numpy(), scores.cpu().numpy()
+    rows = masked.numpy()
+    best = np.stack([best_of_row(row, k) for row in rows])
+    return best, np.take_along_axis(rows, best, 1)
 
 
 def normalisers(logits: Tensor) -> LogProbs:

@@ -14,7 +14,7 @@ from fusion.core import Advance, AdvanceFailed, Answer, Capacity, Ids, LogProbs,
 from fusion.members.check import CheckFailedError
 from fusion.members.checkpoint import load_model, parse_device, parse_dtype, quiet
 from fusion.members.engine import DECODING_TOKENS
-from fusion.members.topk import best_tokens, normalisers
+from fusion.members.topk import best_allowed, best_tokens, normalisers
 from fusion.members.transformers.architecture import context_length, require_decoder, unsupported, why_not_packed
 from fusion.members.transformers.cache.arena import Arena, ArenaFullError
 from fusion.members.transformers.cache.kv import KVCache
@@ -206,6 +206,8 @@ class TransformersEngine:
             return f"{length} tokens are more than the context of {self.capacity.context}."
         if not 0 <= min(advance.append) <= max(advance.append) < self.known_ids:
             return f"Token ids must be at least 0 and below {self.known_ids}."
+        if advance.also and not 0 <= min(advance.also) <= max(advance.also) < self.vocabulary_size:
+            return f"Ids that are named must be at least 0 and below {self.vocabulary_size}."
         return None
 
     def _admit(self, advance: Advance) -> str | None:
@@ -260,6 +262,8 @@ class TransformersEngine:
                 mine = slice(*np.searchsorted(listed, (first, end)))
                 work.ids.append(ids[mine])
                 work.logprobs.append(logprobs[mine])
+                if middle < end:
+                    self._name(work, logits[middle:end], totals[middle:end])
                 if first < middle:
                     scored = part.scored[: middle - first]
                     following = torch.tensor(
@@ -278,6 +282,16 @@ class TransformersEngine:
             totals = normalisers(logits)
             ids, logprobs, _ = best_tokens(logits[listed], self._candidates)
         return totals, ids, logprobs
+
+    def _name(self, work: Work, logits: torch.Tensor, totals: LogProbs) -> None:
+        """Add what an advance names to its final row, with the logits [1, V] of that, and limit its k best."""
+        if work.also:
+            ids = torch.as_tensor(list(work.also), device=logits.device)
+            work.named = logits[:, ids].cpu().numpy() - totals[:, None]
+        if work.allowed is not None:
+            best, scores = best_allowed(logits, work.allowed, self._candidates)
+            work.ids[-1] = np.concatenate([work.ids[-1][:-1], best])
+            work.logprobs[-1] = np.concatenate([work.logprobs[-1][:-1], scores - totals[:, None]])
 
     def _fail(self, sequence: int, reason: str) -> None:
         """Close a sequence whose cache holds NaN, which must not stay for the next owner of its place."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fusion.core import Advance, Ids, LogProbs, NextTokens, Score
 
@@ -21,15 +22,18 @@ class Work:
     append: list[int]
     score: Score
     scored: Sequence[int]
+    also: Sequence[int] = ()
+    allowed: NDArray[np.uint8] | None = None
     done: int = 0
     ids: list[Ids] = field(default_factory=list)
     logprobs: list[LogProbs] = field(default_factory=list)
     appended: list[LogProbs] = field(default_factory=list)
+    named: LogProbs | None = None
 
     @classmethod
     def of(cls, advance: Advance) -> Work:
         """All of an advance."""
-        return cls(list(advance.append), advance.score, advance.scored)
+        return cls(list(advance.append), advance.score, advance.scored, advance.also, advance.allowed)
 
     @property
     def remaining(self) -> int:
@@ -48,4 +52,4 @@ class Work:
         appended = None
         if self.score != "last":
             appended = np.concatenate([*self.appended, np.empty(0, np.float32)])
-        return NextTokens(sequence, np.concatenate(self.ids), np.concatenate(self.logprobs), appended)
+        return NextTokens(sequence, np.concatenate(self.ids), np.concatenate(self.logprobs), appended, self.named)

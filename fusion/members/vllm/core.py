@@ -39,6 +39,7 @@ from vllm.v1.sample.sampler import Sampler
 from alignment.errors import ConfigError
 from fusion.members.engine import DECODING_TOKENS
 from fusion.members.topk import best_of_row
+from fusion.members.vllm.naming import wrap_sampler
 from fusion.members.vllm.processes import starting, told_why
 
 TESTED = ((0, 32), (0, 34))
@@ -139,6 +140,10 @@ class SessionWorker:
             self.model_runner.num_prompt_logprobs[request_id] = count
             self.model_runner.requests[request_id].in_progress_prompt_logprobs_cpu = None
 
+    def name_ids(self) -> None:
+        """See `fusion.members.vllm.naming`."""
+        wrap_sampler(self.model_runner)
+
     def adapt_to_cpu(self) -> None:
         """Add what the V1 runner lacks on a CPU, and replace what is slow there."""
         if self.device.type != "cpu":
@@ -217,6 +222,7 @@ class Core:
         self.reminded = not self.config.use_v2_model_runner
         if self.reminded:
             self._core.model_executor.collective_rpc("adapt_to_cpu")
+        self._core.model_executor.collective_rpc("name_ids")
         self._on_cpu = self.config.device_config.device_type == "cpu"
         self.vocabulary_size: int = self.config.model_config.get_vocab_size()
         self.context: int = self.config.model_config.max_model_len - 1  # vLLM keeps a place for the sampled token
