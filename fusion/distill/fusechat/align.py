@@ -153,8 +153,10 @@ def align(
         if stored is None:
             pivot = shards(BASE, number)
             readings = [pivot if teacher.name == BASE else shards(teacher.name, number) for teacher in teachers]
-            paths = [path_shards(teacher.name, number)["paths"] if teacher.statistics is not None else None
-                     for teacher in teachers]
+            paths = [
+                path_shards(teacher.name, number)["paths"] if teacher.statistics is not None else None
+                for teacher in teachers
+            ]
             stored = _shard(target, base, teachers, pivot, readings, paths, settings)
             write_shard(path, stored, inputs)
         _count(coverage, stored, [teacher.name for teacher in teachers])
@@ -192,7 +194,10 @@ def _shard(
         groups = (
             [(1, teachers, readings)]
             if target.combine == "mean"
-            else [(n, [teacher], [reading]) for n, (teacher, reading) in enumerate(zip(teachers, readings, strict=True), 1)]
+            else [
+                (n, [teacher], [reading])
+                for n, (teacher, reading) in enumerate(zip(teachers, readings, strict=True), 1)
+            ]
         )
         for number, some, their in groups:
             mine = owner[conversation_of] == number

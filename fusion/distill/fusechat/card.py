@@ -52,7 +52,9 @@ def record(
             "targets": {
                 name: {
                     "steps": max((int(entry["step"]) for entry in curve), default=0),
-                    "held_out_loss": min((entry["held_out"] for entry in curve if "held_out" in entry), default=None),
+                    "held_out_loss": min(
+                        (entry["held_out"] for entry in curve if "held_out" in entry), default=None
+                    ),
                     **coverage.get(name, {}),
                 }
                 for name, curve in curves.items()

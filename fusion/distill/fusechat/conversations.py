@@ -67,14 +67,19 @@ def read_conversations(data: Data) -> Conversations:
             if data.limit is not None and len(found) >= data.limit:
                 break
             messages = _messages(line, where)
-            last = max((i for i, m in enumerate(messages) if m["role"] == "assistant" and m["content"].strip()), default=-1)
+            last = max(
+                (i for i, m in enumerate(messages) if m["role"] == "assistant" and m["content"].strip()),
+                default=-1,
+            )
             if last < 0:
                 without += 1
             else:
                 found.append(messages[: last + 1])
     if not found:
         files = ", ".join(map(str, data.files))
-        raise ConfigError(f"{files}: no conversation has an answer to learn from; add messages of the role assistant.")
+        raise ConfigError(
+            f"{files}: no conversation has an answer to learn from; add messages of the role assistant."
+        )
     return Conversations(found, without, digest.hexdigest())
 
 

@@ -52,7 +52,9 @@ def draw_curve(path: Path, entries: Sequence[Entry], title: str) -> bool:
     for name, label in (("loss", "training"), ("held_out", "held out")):
         points = [(entry["step"], entry[name]) for entry in entries if name in entry]
         if points:
-            axes.plot(*zip(*points, strict=True), label=label, marker="o" if name == "held_out" else None, markersize=3)
+            axes.plot(
+                *zip(*points, strict=True), label=label, marker="o" if name == "held_out" else None, markersize=3
+            )
     axes.set(xlabel="step", ylabel="loss in nats a token", title=title)
     if axes.lines:
         axes.legend()

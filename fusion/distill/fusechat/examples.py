@@ -109,7 +109,10 @@ def examples_of(pivot: Represented, targets: Arrays | None) -> list[Example | No
         here = slice(rows[number], rows[number + 1])
         positions = np.array(one.positions, np.int64)
         if targets is None:
-            ids, probabilities = np.full((len(positions), 1), PADDING, np.int32), np.zeros((len(positions), 1), np.float32)
+            ids, probabilities = (
+                np.full((len(positions), 1), PADDING, np.int32),
+                np.zeros((len(positions), 1), np.float32),
+            )
         else:
             ids, probabilities = targets["ids"][here], targets["probabilities"][here]
         found.append(Example(np.array(one.ids, np.int32), positions, ids, probabilities))

@@ -58,7 +58,9 @@ def publish(merged: Path, out: Path, dtype: str, record: Mapping[str, Any], card
         if len(groups) > 1:
             write_index(folder, files, size)
         config = {**checkpoint.config, "dtype": dtype}
-        (folder / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        (folder / "config.json").write_text(
+            json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
         (folder / RECORD).write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         (folder / "README.md").write_text(card, encoding="utf-8")
         for file in folder.iterdir():

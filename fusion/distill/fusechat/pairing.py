@@ -168,7 +168,9 @@ def shared_positions(pivot: Vocabulary, source: Vocabulary, answer: Answer) -> N
     return found.astype(np.int64)
 
 
-def projected_rows(ids: Ids, logprobs: LogProbs, vocabulary_map: VocabMap | None) -> tuple[Ids, NDArray[np.float64]]:
+def projected_rows(
+    ids: Ids, logprobs: LogProbs, vocabulary_map: VocabMap | None
+) -> tuple[Ids, NDArray[np.float64]]:
     """Rows [T,k] in the target's vocabulary: ids [T,k R] (-1 pads, may repeat) and their mass."""
     mass = np.where(ids >= 0, np.exp(logprobs.astype(np.float64)), 0.0)
     if vocabulary_map is None:

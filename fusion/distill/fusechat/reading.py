@@ -98,6 +98,8 @@ def read_all(
                 continue
             assert isinstance(answer, AdvanceFailed)
             if not held:  # it is not for want of room beside others
-                raise ConfigError(f"A text of {len(texts[answer.sequence])} tokens cannot be read: {answer.reason}")
+                raise ConfigError(
+                    f"A text of {len(texts[answer.sequence])} tokens cannot be read: {answer.reason}"
+                )
             waiting.append(answer.sequence)
     return [answers[number] for number in range(len(texts))]

@@ -234,13 +234,15 @@ class Run:
         out = self.settings.out
         if out.exists() and any(out.iterdir()):
             if not read_json(out / "distillation.json"):
-                raise ConfigError(f"{out} holds something that is no result of a distillation; name another folder.")
+                raise ConfigError(
+                    f"{out} holds something that is no result of a distillation; name another folder."
+                )
             shutil.rmtree(out)
 
     def _record(self, inputs: str, merged: dict[str, Any]) -> dict[str, Any]:
         curves = {name: read_curve(self.model_folder(name) / CURVE) for name in self.settings.targets}
         coverage = {
-            name: read_json(self._folder("align", f"target-{name}") / "coverage.json") for name in self.settings.targets
+            name: read_json(self._folder("align", f"target-{name}") / "coverage.json")
+            for name in self.settings.targets
         }
         return card.record(self.settings, self.conversations, inputs, curves, coverage, merged)
-

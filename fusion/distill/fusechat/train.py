@@ -49,7 +49,11 @@ def load_student(base: Source) -> Any:
     weight_files(base.source, revision=base.revision)
     with quiet():
         model, report = AutoModelForCausalLM.from_pretrained(
-            base.source, revision=base.revision, dtype=torch.float32, use_safetensors=True, output_loading_info=True
+            base.source,
+            revision=base.revision,
+            dtype=torch.float32,
+            use_safetensors=True,
+            output_loading_info=True,
         )
     if report["missing_keys"]:
         missing = sorted(report["missing_keys"])

@@ -108,9 +108,7 @@ class Guard(TrainerCallback):  # type: ignore[misc]
         if self._patience is not None and len(losses) - 1 - lowest >= self._patience:
             control.should_training_stop = True
 
-    def on_log(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Keep the curve up to date."""
         if state.is_world_process_zero:
             write_curve(Path(args.output_dir) / CURVE, curve_of(state.log_history))
@@ -125,7 +123,9 @@ class Guard(TrainerCallback):  # type: ignore[misc]
 
 def mark_complete(folder: Path) -> None:
     """Write the digests of a checkpoint's files into it."""
-    write_json(folder / COMPLETE, {file.name: _digest(file) for file in sorted(folder.iterdir()) if file.is_file()})
+    write_json(
+        folder / COMPLETE, {file.name: _digest(file) for file in sorted(folder.iterdir()) if file.is_file()}
+    )
 
 
 def newest_complete(folder: Path) -> Path | None:
