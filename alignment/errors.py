@@ -1,18 +1,18 @@
-"""The exception tree of all three packages.
+"""The exception tree of all packages. An error carries facts; what they look like on the wire is the HTTP edge's.
 
 ::
 
     TuttiError
-    ├── ConfigError        the server cannot start like this (exit code 2)
-    └── RequestError       this request cannot be served (HTTP 4xx or 5xx)
-        ├── InvalidRequest      400  the request is wrong; `param` names the field
-        ├── NotFound            404  no such model
-        ├── TooLarge            413  the body is over the limit
-        ├── Overloaded          429  over capacity; `retry_after` seconds
-        ├── NotImplementedYet   501  a feature of the API that Tutti does not have
-        └── Unavailable         503  a member cannot answer; `retry_after` seconds where it may soon
+    ├── ConfigError              the configuration, a checkpoint or a device has to be changed first
+    └── RequestError             this request cannot be served
+        ├── InvalidRequestError  the request is wrong; `param` names the field
+        ├── NotFoundError        there is no such model
+        ├── UnsupportedError     a feature of the OpenAI API that Tutti does not have
+        ├── OverloadedError      over capacity; `retry_after` seconds
+        └── UnavailableError     a member cannot answer; `retry_after` seconds where it may soon
 
-Every message is one sentence, or a few, that say what is wrong and what to do.
+Every message is one sentence, or a few, that say what is wrong and what to do. `server` adds the errors that only
+it can raise.
 """
 
 from __future__ import annotations
@@ -26,67 +26,52 @@ class TuttiError(Exception):
 
 
 class ConfigError(TuttiError):
-    """A configuration, checkpoint, tokenizer or device that the server cannot start with."""
+    """A configuration, checkpoint, tokenizer or device that cannot be used as it is."""
 
 
 class RequestError(TuttiError):
-    """A request that cannot be served. `status` is the HTTP status, the rest follows OpenAI's error object."""
+    """A request that cannot be served.
 
-    status = 500
-    type = "server_error"
+    Attributes:
+        message: what is wrong and what to do.
+        param: the field of the request that is wrong, where it is one.
+        code: a stable name of this error for programs, where it has one.
+        retry_after: seconds after which the same request may succeed; None where that is not known.
+    """
 
-    def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
+    def __init__(
+        self, message: str, *, param: str | None = None, code: str | None = None, retry_after: int | None = None
+    ) -> None:
         super().__init__(message)
         self.message = message
         self.param = param
         self.code = code
+        self.retry_after = retry_after
 
 
-class InvalidRequest(RequestError):
+class InvalidRequestError(RequestError):
     """The request itself is wrong; sending it again will not help."""
 
-    status = 400
-    type = "invalid_request_error"
 
-
-class NotFound(RequestError):
+class NotFoundError(RequestError):
     """The named model or path does not exist."""
 
-    status = 404
-    type = "invalid_request_error"
 
-
-class TooLarge(RequestError):
-    """The body exceeds the configured limit."""
-
-    status = 413
-    type = "invalid_request_error"
-
-
-class Overloaded(RequestError):
-    """The waiting line is full; `retry_after` is in seconds."""
-
-    status = 429
-    type = "rate_limit_error"
-
-    def __init__(self, message: str, *, retry_after: int = 1) -> None:
-        super().__init__(message, code="rate_limit_exceeded")
-        self.retry_after = retry_after
-
-
-class NotImplementedYet(RequestError):
+class UnsupportedError(RequestError):
     """A part of the OpenAI API that is not built."""
 
-    status = 501
-    type = "invalid_request_error"
+
+class OverloadedError(RequestError):
+    """The waiting line is full."""
+
+    def __init__(self, message: str, *, retry_after: int = 1) -> None:
+        super().__init__(message, retry_after=retry_after)
 
 
-class Unavailable(RequestError):
-    """A member failed or the server is stopping."""
+class UnavailableError(RequestError):
+    """A member failed or the program is stopping."""
 
-    status = 503
-    type = "server_error"
 
-    def __init__(self, message: str, *, retry_after: int | None = None) -> None:
-        super().__init__(message)
-        self.retry_after = retry_after
+def one_line(error: BaseException | str, limit: int = 200) -> str:
+    """The message of somebody else's error as a part of a sentence: on one line, at most `limit` characters."""
+    return " ".join(str(error).split())[:limit].rstrip(". ")

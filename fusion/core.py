@@ -14,12 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alignment.text.boundaries import Located
-from fusion.weighting import Weighting, WeightingReport
+from fusion.options import Measure, SamplingParams
 
 Ids = NDArray[np.int32]
 LogProbs = NDArray[np.float32]
 Score = Literal["last", "appended", "all"]
-Combine = Literal["mixture", "product"]
 FinishReason = Literal["stop", "length"]
 OnMemberFailure = Literal["fail", "degrade"]  # what becomes of sequences: a clear error, or they go on without
 
@@ -186,62 +185,6 @@ Deliver = Callable[[Member, Delivery], None]
 
 
 @dataclass(frozen=True, slots=True)
-class SamplingParams:
-    """How a token is drawn from the fused distribution, and when a sequence ends. Already validated.
-
-    `temperature` 0 is greedy. `top_k` 0 and `top_p` 1 mean no limit. `logit_bias` and `stop_token_ids` name
-    ids of the pivot. `stop` strings are compared with the text, whatever tokens it came in. `logprobs` is the
-    number of alternatives to report per token, None for no log-probabilities at all; `prompt_logprobs` the same
-    for the tokens of the prompt, for which the ensemble has to have a fixed pivot.
-    """
-
-    max_tokens: int
-    min_tokens: int = 0
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0
-    min_p: float = 0.0
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
-    repetition_penalty: float = 1.0
-    logit_bias: dict[int, float] = field(default_factory=dict)
-    seed: int | None = None
-    stop: tuple[str, ...] = ()
-    stop_token_ids: tuple[int, ...] = ()
-    include_stop: bool = False
-    ignore_eos: bool = False
-    logprobs: int | None = None
-    prompt_logprobs: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class FusionParams:
-    """How the members of an ensemble are fused; an ensemble has defaults, a request may override them.
-
-    Attributes:
-        members: names of those that take part, pivot included; None for all.
-        weights: one per member by name, non-negative, summing to 1; None for equal weights.
-        weighting: whether these are taken, or measured on the prompt.
-        combine: `mixture` (weighted mean of probabilities, EVA) or `product` (of logs, PackLLM).
-        filter_top: EVA's faithful-token filter: leave a member out of a round when its best token is in none
-            of the others' best `filter_top`; None switches the filter off.
-        renormalise: scale what each member's map carries over to a sum of 1. The authors do not, so a member
-            whose tokens map badly counts for less.
-        guard: keep the pivot's own best token where the fused best is the same text cut differently.
-        report: collect a `RoundReport` per round.
-    """
-
-    members: tuple[str, ...] | None = None
-    weights: dict[str, float] | None = None
-    weighting: Weighting = field(default_factory=Weighting)
-    combine: Combine = "mixture"
-    filter_top: int | None = None
-    renormalise: bool = False
-    guard: bool = False
-    report: bool = False
-
-
-@dataclass(frozen=True, slots=True)
 class Prompt:
     """A prompt in every member's own tokens.
 
@@ -289,6 +232,33 @@ class RoundReport:
     contribution: dict[str, float]
     mass: dict[str, float]
     rolled_back: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class WeightingReport:
+    """How the weights of a sequence came about; by member where not said otherwise.
+
+    Attributes:
+        method: what was used, which is not what was asked for where `notes` say so.
+        perplexity: of the text that all members share; empty where there was nothing to measure.
+        weights: after pruning, summing to 1.
+        pruned: who was closed.
+        tokens: of the pivot in the text that counted.
+        scored: positions that were scored for this request.
+        kept: tokens of the pivot whose scores were known from an earlier request.
+        coinciding: positions among those that counted at which all members' tokens begin.
+        notes: sentences about what could not be done.
+    """
+
+    method: Literal["uniform", "fixed", Measure]
+    perplexity: dict[str, float]
+    weights: dict[str, float]
+    pruned: tuple[str, ...]
+    tokens: int
+    scored: dict[str, int]
+    kept: int
+    coinciding: int
+    notes: tuple[str, ...]
 
 
 @dataclass(slots=True)

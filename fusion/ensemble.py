@@ -11,14 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from alignment.errors import InvalidRequest
+from alignment.errors import InvalidRequestError
 from alignment.methods.exact import exact_map
 from alignment.methods.hybrid import first_token_map
 from alignment.text.boundaries import Located
 from alignment.text.ids import require_ids
 from alignment.text.tokenizer import Tokenizer
 from alignment.vocab_map import VocabMap
-from fusion.core import FusionParams, Member, OnMemberFailure, Prompt
+from fusion.core import Member, OnMemberFailure, Prompt
+from fusion.options import FusionParams
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,13 +173,13 @@ class Ensemble:
         """How many tokens fit after the prompt in the contexts of all these members.
 
         Raises:
-            InvalidRequest: the prompt is empty, or alone fills a member's context; names the member and its limit,
-                and `param`, the request's field that the prompt came from.
+            InvalidRequestError: the prompt is empty, or alone fills a member's context; names the member and its
+                limit, and `param`, the request's field that the prompt came from.
         """
         room = {name: self.models[name].member.capacity.context - len(prompt.ids[name]) for name in members}
         tightest = min(room, key=lambda name: room[name])
         if room[tightest] < 1:
-            raise InvalidRequest(
+            raise InvalidRequestError(
                 f"The prompt has {len(prompt.ids[tightest])} tokens for member {tightest!r}, whose context holds "
                 f"{self.models[tightest].member.capacity.context} with at least one for the answer; shorten it.",
                 param=param,
@@ -186,7 +187,7 @@ class Ensemble:
             )
         for name in members:
             if not prompt.ids[name]:
-                raise InvalidRequest(
+                raise InvalidRequestError(
                     f"The prompt comes to no tokens for member {name!r}; give it text (in a chat, a user's).",
                     param=param,
                 )

@@ -52,7 +52,7 @@ def batch_key(sequence: Sequence) -> object:
         sequence.lead_spelled,
         sequence.fusion.combine,
         sequence.fusion.filter_top,
-        sequence.fusion.renormalise,
+        sequence.fusion.renormalize,
         sequence.fusion.guard,
     )
 

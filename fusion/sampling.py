@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from fusion.core import SamplingParams
+from fusion.options import SamplingParams
 
 Floats = NDArray[np.float64]
 Tokens = NDArray[np.int64]

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from alignment.vocab_map import VocabMap
-from fusion.core import Combine, FusionParams, Ids, LogProbs
+from fusion.core import Ids, LogProbs
+from fusion.options import Combine, FusionParams
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -87,7 +88,7 @@ def unique_keys(keys: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.
     return ordered[first], inverse
 
 
-def renormalise(probabilities: Floats) -> Floats:
+def renormalize(probabilities: Floats) -> Floats:
     """The members' projected rows [S, M, C] scaled to sum to 1, so that no map is a weight by accident.
 
     The authors' code does not do this; a member that maps nothing at all stays at 0.
@@ -208,7 +209,7 @@ def combine_members(probabilities: Floats, given: Floats, pivot: int, fusion: Fu
     if fusion.filter_top is not None and given.shape[1] > 1:
         kept = faithful(probabilities, fusion.filter_top)
     weights = effective_weights(among_voters(given), kept)
-    shares = renormalise(probabilities) if fusion.renormalise else probabilities
+    shares = renormalize(probabilities) if fusion.renormalize else probabilities
     fused = COMBINATIONS[fusion.combine](shares, weights)
     silent = np.einsum("smc,sm->s", probabilities, weights) == 0
     return Combined(shares, weights, kept, np.where(silent[:, None], probabilities[:, pivot], fused))

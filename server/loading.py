@@ -15,7 +15,7 @@ from alignment.errors import ConfigError
 from alignment.methods.registry import ModelVocabulary
 from alignment.text.tokenizer import Tokenizer
 from alignment.vocab_map import VocabMap
-from fusion.core import FusionParams, Member
+from fusion.core import Member
 from fusion.ensemble import Ensemble, Model, build_ensemble, build_for_any_pivot
 from fusion.loop.fuser import Fuser
 from fusion.members.checkpoint import DTYPES, read_config, stop_ids, weight_files
@@ -148,22 +148,6 @@ def engine_spec(checkpoint: Checkpoint) -> EngineSpec:
     return EngineSpec(model.engine, arguments)
 
 
-def fusion_params(ensemble: EnsembleSettings) -> FusionParams:
-    """The defaults of an ensemble; its weights scaled to sum to 1."""
-    weights = ensemble.weights
-    if weights is not None:
-        total = sum(weights.values())
-        weights = {name: weights[name] / total for name in ensemble.members}
-    return FusionParams(
-        weights=weights,
-        weighting=ensemble.weighting.weighting,
-        combine=ensemble.combine,
-        filter_top=ensemble.filter_top,
-        renormalise=ensemble.renormalise,
-        guard=ensemble.guard,
-    )
-
-
 def _model(checkpoint: Checkpoint, member: Member) -> Model:
     model = checkpoint.settings
     origin = f"{content_digest(model.source, revision=model.revision)} {checkpoint.dtype}"
@@ -197,7 +181,7 @@ def _maps(settings: Settings, checkpoints: dict[str, Checkpoint]) -> dict[str, M
 
 def _ensemble(name: str, ensemble: EnsembleSettings, models: dict[str, Model], maps: Maps) -> Ensemble:
     members = {member: models[member] for member in ensemble.members}
-    defaults, on_failure = fusion_params(ensemble), ensemble.on_member_failure
+    defaults, on_failure = ensemble.fusion, ensemble.on_member_failure
 
     def align(source: Model, target: Model) -> VocabMap:
         return maps[source.name, target.name]
@@ -240,6 +224,6 @@ def _check_vocabulary(source: str, config: Any, tokenizer: Tokenizer) -> None:
 def _dtype(model: ModelSettings, config: Any) -> str:
     """The dtype by name; `auto` is the checkpoint's own, float32 where it states none that an engine runs."""
     if model.dtype != "auto":
-        return model.dtype
+        return str(model.dtype)
     names = {dtype: name for name, dtype in DTYPES.items()}
     return names.get(config.dtype, "float32") if isinstance(config.dtype, torch.dtype) else "float32"

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from alignment.errors import ConfigError
+from alignment.errors import ConfigError, one_line
 
 Which = Literal["input", "output"]
 _CHUNK = 1 << 24  # numbers read at a time
@@ -108,7 +108,7 @@ def _architecture(source: str, revision: str | None, trust_remote_code: bool) ->
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
     except Exception as error:  # the library raises everything from OSError to KeyError here
-        reason = " ".join(str(error).split())[:200].rstrip(". ")
+        reason = one_line(error)
         raise ConfigError(
             f"The architecture of {source} cannot be told from its config.json ({reason}): give a folder with a "
             "causal language model."

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from alignment.errors import InvalidRequest
+from alignment.errors import InvalidRequestError, one_line
 
 # Noncharacters: Unicode guarantees that they are no text.
 _MARKS = [chr(code) for code in range(0xFDD0, 0xFDF0)]
@@ -82,10 +82,12 @@ def render(
     continue_final_message: bool,
     template_kwargs: Mapping[str, Any],
 ) -> Rendered:
-    """Render `messages` with the template of `hf`; InvalidRequest when the template refuses them."""
+    """Render `messages` with the template of `hf`; InvalidRequestError when the template refuses them."""
     reserved = sorted(set(template_kwargs) & _reserved_arguments())
     if reserved:
-        raise InvalidRequest(f"The template argument {reserved[0]} cannot be set.", param="chat_template_kwargs")
+        raise InvalidRequestError(
+            f"The template argument {reserved[0]} cannot be set.", param="chat_template_kwargs"
+        )
     quotes = _Quotes(control, [messages, dict(template_kwargs)])
     # Templates branch on the role, so it stays as it is: the API admits known roles only.
     wrapped = [quotes.wrap(message) | {"role": message.get("role")} for message in messages]
@@ -98,8 +100,9 @@ def render(
             **quotes.wrap(template_kwargs),
         )
     except Exception as error:  # a template is a program: it raises what it likes, and messages may break it
-        reason = " ".join(str(error).split())[:300]
-        raise InvalidRequest(f"The chat template refuses this conversation: {reason}", param="messages") from error
+        raise InvalidRequestError(
+            f"The chat template refuses this conversation: {one_line(error, 300)}.", param="messages"
+        ) from error
     return quotes.unwrap(text)
 
 
@@ -195,7 +198,7 @@ class _Quotes:
         texts = "".join(_strings(values))
         marks = [mark for mark in _MARKS if mark not in texts]
         if len(marks) < 2:
-            raise InvalidRequest(
+            raise InvalidRequestError(
                 "The messages contain all of Unicode's noncharacters U+FDD0 to U+FDEF: leave some out.",
                 param="messages",
             )

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import tokenizers
 
-from alignment.errors import NO_CHAT_TEMPLATE, ConfigError, InvalidRequest
+from alignment.errors import NO_CHAT_TEMPLATE, ConfigError, InvalidRequestError, one_line
 from alignment.text import chat
 from alignment.text.boundaries import Located, Span
 from alignment.text.continuation import Continuation, continuation_of
@@ -121,7 +121,7 @@ class Tokenizer:
 
         Control tokens come from the template alone: their spellings inside messages are plain text.
         `continue_final_message` leaves the last message open, instead of a generation prompt.
-        InvalidRequest when there is no template, or when it refuses the messages.
+        InvalidRequestError when there is no template, or when it refuses the messages.
         """
         return self._ids(self._rendered(messages, add_generation_prompt, continue_final_message, template_kwargs))
 
@@ -166,7 +166,7 @@ class Tokenizer:
         template_kwargs: dict[str, Any] | None,
     ) -> chat.Rendered:
         if not self.hf.chat_template:
-            raise InvalidRequest(
+            raise InvalidRequestError(
                 f"The model {self.name} has no chat template: use the completions API with plain text instead.",
                 param="messages",
                 code=NO_CHAT_TEMPLATE,
@@ -274,11 +274,11 @@ def derive(
 
 
 def checked(text: str) -> str:
-    """`text`, or InvalidRequest where it cannot be written as UTF-8."""
+    """`text`, or InvalidRequestError where it cannot be written as UTF-8."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise InvalidRequest(
+        raise InvalidRequestError(
             "The text contains half of a surrogate pair, which is not a character: send valid Unicode."
         ) from error
     return text
@@ -290,7 +290,7 @@ def _fingerprint(pipeline: dict[str, Any]) -> str:
 
 
 def _load_failure(source: str, is_folder: bool, error: Exception) -> str:
-    reason = " ".join(str(error).split())[:200].rstrip(". ")
+    reason = one_line(error)
     if is_folder and (Path(source) / "tokenizer.json").exists():
         return f"The tokenizer.json of {source} cannot be read ({reason}): save or download the tokenizer again."
     if is_folder:

@@ -1,4 +1,4 @@
-"""Turns examples into chats: single questions, longer conversations, and system messages that matter."""
+"""Chats made from examples: single questions, longer conversations, and system messages that matter."""
 
 from collections.abc import Iterator, Mapping
 from random import Random

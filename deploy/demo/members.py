@@ -1,4 +1,4 @@
-"""The three members of the demo ensemble: what each is made of and what it is taught."""
+"""The three members of the demo ensemble: architecture, tokenizer and training data of each."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

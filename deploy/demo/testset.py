@@ -1,4 +1,4 @@
-"""Writes test.jsonl, the held-out questions of the four tasks: `python -m deploy.demo.testset`."""
+"""The held-out questions of the four tasks, written to test.jsonl: `python -m deploy.demo.testset`."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Trains the demo ensemble, tokenizers included: `python -m deploy.demo.train`."""
+"""Training of the demo ensemble, tokenizers included: `python -m deploy.demo.train`."""
 
 import shutil
 import time

@@ -1,4 +1,4 @@
-"""What only an ensemble has: where a round goes, who is late, who is listened to, what the maps lose."""
+"""The ensemble dashboard: time of a round, the last member, weights, and the mass that maps lose."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What all dashboards share: variables, time range, links to each other, numbers above rows of panels."""
+"""The frame of all dashboards: variables, time range, links to each other, numbers above rows of panels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How long requests take, and in which part of their way."""
+"""The latency dashboard: time of requests, and of each part of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How much is served, what fails, and what limits it."""
+"""The throughput dashboard: tokens served, failures, and the limits that are met."""
 
 from __future__ import annotations
 

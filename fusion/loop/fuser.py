@@ -18,26 +18,14 @@ from contextlib import suppress
 from functools import partial
 from time import perf_counter
 
-from alignment.errors import RequestError, Unavailable
-from fusion.core import (
-    AdvanceFailed,
-    Answer,
-    Delivery,
-    Down,
-    FusionParams,
-    Generated,
-    Member,
-    Prompt,
-    SamplingParams,
-    Token,
-    Up,
-    Update,
-)
+from alignment.errors import RequestError, UnavailableError
+from fusion.core import AdvanceFailed, Answer, Delivery, Down, Generated, Member, Prompt, Token, Up, Update
 from fusion.ensemble import Ensemble
 from fusion.loop.budget import Places
 from fusion.loop.line import STOPPING, Line, require_room
 from fusion.loop.observer import Leaving, Load, Observer, Rounds, member_load, take_account
 from fusion.loop.recovery import Attendance, unavailable
+from fusion.options import FusionParams, SamplingParams
 from fusion.prompt.scoring import PrefixScores
 from fusion.round import Fused, Outcome, batch_key, fuse
 from fusion.sequence.sequence import Sequence
@@ -102,9 +90,9 @@ class Fuser:
             flow: sequences of one flow are served first in first out, flows take turns.
 
         Raises:
-            InvalidRequest: prompt and `max_tokens` do not fit a member's context.
-            Overloaded: the waiting line is full.
-            Unavailable: the server is stopping, or a member is down that the ensemble cannot do without.
+            InvalidRequestError: prompt and `max_tokens` do not fit a member's context.
+            OverloadedError: the waiting line is full.
+            UnavailableError: the server is stopping, or a member is down that the ensemble cannot do without.
         """
         members = ensemble.taking_part(fusion)
         require_room(sampling.max_tokens, ensemble.max_new_tokens(prompt, members))
@@ -161,7 +149,7 @@ class Fuser:
             self._loop()
         finally:  # however the loop ends, nobody is left waiting
             for sequence in [*self._places.open.values(), *self.line.close()]:
-                self._fail(sequence, Unavailable(STOPPING))
+                self._fail(sequence, UnavailableError(STOPPING))
             self._tell()
 
     def _loop(self) -> None:
@@ -193,7 +181,7 @@ class Fuser:
             if sequence is None or name not in sequence.seats:
                 continue  # closed while the member was at it
             if isinstance(answer, AdvanceFailed):
-                error = Unavailable(f"Member {name!r} failed: {answer.reason}")
+                error = UnavailableError(f"Member {name!r} failed: {answer.reason}")
                 self._do_without(sequence, name, answer.reason, error)
                 continue
             if isinstance(answer, Generated):
@@ -264,7 +252,9 @@ class Fuser:
             seat = sequence.seats.get(member.name)
             if seat is not None and seat.reserved > member.capacity.context:
                 self.line.remove(sequence)
-                self._fail(sequence, Unavailable(f"Member {member.name!r} came back with less room; try again."))
+                self._fail(
+                    sequence, UnavailableError(f"Member {member.name!r} came back with less room; try again.")
+                )
         for sequence in self._places.open.values():
             if sequence.misses(member.name):
                 advance = sequence.reopen(member.name)
@@ -401,7 +391,7 @@ class Fuser:
             if sequence.number not in self._places.open:
                 continue  # another member has refused it too
             reason = f"it takes no work: {error}"
-            self._do_without(sequence, name, reason, Unavailable(f"Member {name!r} failed: {reason}"))
+            self._do_without(sequence, name, reason, UnavailableError(f"Member {name!r} failed: {reason}"))
         if refused:
             self._inbox.put(_nothing)  # others may be ready without that member
 

@@ -12,7 +12,7 @@ from collections import OrderedDict, deque
 from collections.abc import Iterable, Mapping
 from itertools import zip_longest
 
-from alignment.errors import InvalidRequest, Overloaded, Unavailable
+from alignment.errors import InvalidRequestError, OverloadedError, UnavailableError
 from fusion.core import Capacity
 from fusion.sequence.sequence import Sequence
 
@@ -20,9 +20,9 @@ STOPPING = "The server is shutting down; send the request to another one."
 
 
 def require_room(max_tokens: int, room: int, *, param: str = "max_tokens") -> None:
-    """Raise InvalidRequest, naming `param`, unless an answer of `max_tokens` fits into `room`."""
+    """Raise InvalidRequestError, naming `param`, unless an answer of `max_tokens` fits into `room`."""
     if max_tokens > room:
-        raise InvalidRequest(
+        raise InvalidRequestError(
             f"{param} is {str(max_tokens)[:40]}, but after this prompt there is room for {room} tokens; "
             f"lower {param} or shorten the prompt.",
             param=param,
@@ -57,15 +57,15 @@ class Line:
         return self._length
 
     def put(self, sequence: Sequence) -> None:
-        """Join the line; `Overloaded` when it is full, `Unavailable` when it is closed."""
+        """Join the line; `OverloadedError` when it is full, `UnavailableError` when it is closed."""
         with self._lock:
             if self._closed:
-                raise Unavailable(STOPPING)
+                raise UnavailableError(STOPPING)
             if self._length >= self.limit:
-                raise Overloaded(f"{self._length} sequences are waiting already; try again later.")
+                raise OverloadedError(f"{self._length} sequences are waiting already; try again later.")
             own = len(self._flows.get(sequence.flow, ()))
             if own >= SHARE * (self.limit - self._length):
-                raise Overloaded(
+                raise OverloadedError(
                     f"{own} of your sequences are waiting already, and what places are left are for others; "
                     "try again later."
                 )

@@ -10,10 +10,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from fusion.core import Member
+from fusion.core import Member, WeightingReport
 from fusion.round import Fused
 from fusion.sequence.sequence import Sequence as Generated
-from fusion.weighting import WeightingReport
 
 Floats = NDArray[np.float64]
 # A member that was given work and has answered nobody for so many seconds does not answer any more. The longest

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 
-from alignment.errors import Unavailable
+from alignment.errors import UnavailableError
 from fusion.core import Down
 from fusion.ensemble import Ensemble
 from fusion.sequence.sequence import Sequence
@@ -29,26 +29,26 @@ class Attendance:
         del self.down[name]
 
     def require(self, ensemble: Ensemble, members: Collection[str]) -> None:
-        """Raise Unavailable when one of these members is down that the ensemble cannot do without, or all are."""
+        """UnavailableError when one of these members is down that the ensemble cannot do without, or all are."""
         none_left = self.down.keys() >= set(members)
         for name in members:
             down = self.down.get(name)
             if down is not None and (none_left or not ensemble.can_do_without(name)):
                 raise unavailable(name, down)
 
-    def hopeless(self, sequence: Sequence) -> Unavailable | None:
+    def hopeless(self, sequence: Sequence) -> UnavailableError | None:
         """What speaks against a sequence that is waiting."""
         try:
             self.require(sequence.ensemble, sequence.seats)
-        except Unavailable as error:
+        except UnavailableError as error:
             return error
         return None
 
 
-def unavailable(name: str, down: Down) -> Unavailable:
+def unavailable(name: str, down: Down) -> UnavailableError:
     """What is said of a request that needs a member which is down."""
     seconds = max(1, math.ceil(down.retry_after))
-    return Unavailable(
+    return UnavailableError(
         f"Member {name!r} is down: {down.reason}. It is being started anew; try again in {seconds} seconds.",
         retry_after=seconds,
     )

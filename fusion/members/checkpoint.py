@@ -24,7 +24,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from alignment.errors import ConfigError
+from alignment.errors import ConfigError, one_line
 
 UNWRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOSPC}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -240,7 +240,7 @@ def _explain(source: str, error: Exception) -> str:
         return f"{source} is not a causal language model that transformers can run."
     if "model type" in text or "Unrecognized model" in text:
         return f"{source}: transformers {transformers.__version__} does not know this architecture."
-    return f"{source} cannot be loaded: {' '.join(text.split())[:300].rstrip('.')}."
+    return f"{source} cannot be loaded: {one_line(text, 300)}."
 
 
 @contextmanager

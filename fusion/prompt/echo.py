@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alignment.text.boundaries import Indices
-from fusion.core import FusionParams, Prompt, Token, TokenLogProb
+from fusion.core import Prompt, Token, TokenLogProb
 from fusion.ensemble import Ensemble
+from fusion.options import FusionParams
 from fusion.prompt.scoring import ScoredPrompt
 from fusion.step import combine_members, project
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from fusion.core import Advance, FusionParams, NextTokens, Prompt, SamplingParams, Token
+from fusion.core import Advance, NextTokens, Prompt, Token
 from fusion.ensemble import Ensemble
+from fusion.options import FusionParams, SamplingParams
 from fusion.prompt.echo import Echo
 from fusion.prompt.scoring import PrefixScores, PromptScoring, ScoredPrompt, prompt_advance
 from fusion.prompt.weighing import Measured, measure

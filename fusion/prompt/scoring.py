@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from alignment.text.boundaries import Indices, shared_boundaries
 from fusion.core import Advance, Ids, LogProbs, NextTokens, Prompt, Score
-from fusion.weighting import Weighting
+from fusion.options import Weighting
 
 Floats = NDArray[np.float64]
 

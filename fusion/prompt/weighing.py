@@ -9,11 +9,11 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from fusion.core import FusionParams, Ids, LogProbs
+from fusion.core import Ids, LogProbs, WeightingReport
 from fusion.ensemble import Ensemble
+from fusion.options import FusionParams, Measure
 from fusion.prompt.scoring import TextScores
-from fusion.step import COMBINATIONS, effective_weights, faithful, project, renormalise
-from fusion.weighting import Measure, WeightingReport
+from fusion.step import COMBINATIONS, effective_weights, faithful, project, renormalize
 from fusion.weights import greedy_weights, packllm_sim
 
 Floats = NDArray[np.float64]
@@ -62,7 +62,7 @@ def measure(
     elif counted < FEWEST:
         notes.append(f"The members share {counted} tokens of the prompt, too few to measure: {instead}.")
     else:
-        losses = nats / (counted if weighting.normalise else np.maximum(tokens, 1))
+        losses = nats / (counted if weighting.normalize else np.maximum(tokens, 1))
     coinciding = sum(len(text.first[pivot]) for text in texts)
     method: Literal["given", Measure] = weighting.method
     if method == "packllm-opt" and losses is not None and coinciding < weighting.coinciding:
@@ -139,7 +139,7 @@ def fused_loss(
     labels = np.concatenate([text.first[view.pivot] for text in texts])[-fusion.weighting.positions :]
     hits = candidates.tokens == labels[:, None]
     at, listed = hits.argmax(axis=1), hits.any(axis=1)
-    shares = renormalise(candidates.probabilities) if fusion.renormalise else candidates.probabilities
+    shares = renormalize(candidates.probabilities) if fusion.renormalize else candidates.probabilities
     kept = np.ones(shares.shape[:2], dtype=np.bool_)
     if fusion.filter_top is not None and len(members) > 1:
         kept = faithful(candidates.probabilities, fusion.filter_top)

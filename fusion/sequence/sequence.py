@@ -17,23 +17,22 @@ from fusion.core import (
     Account,
     Advance,
     FinishReason,
-    FusionParams,
     Generate,
     Generated,
     NextTokens,
     Prompt,
     RoundReport,
-    SamplingParams,
     Task,
     Token,
     TokenLogProb,
     Update,
+    WeightingReport,
 )
 from fusion.ensemble import Ensemble
+from fusion.options import FusionParams, SamplingParams
 from fusion.prompt.reading import PromptReading
 from fusion.prompt.scoring import PrefixScores
 from fusion.sequence.text import TextStream
-from fusion.weighting import WeightingReport
 from fusion.weights import member_weights
 
 log = logging.getLogger(__name__)

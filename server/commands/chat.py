@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import httpx
+import httpx2
+import openai
 from rich.console import Console
 from rich.text import Text
+
+from alignment.errors import TuttiError
+from server.commands.client import NO_KEY, api_url
 
 HELP = "/model [NAME]  /system [TEXT]  /reset  /quit    Ctrl-C stops an answer, Ctrl-D leaves"
 
 
-class ChatError(Exception):
+class ChatError(TuttiError):
     """The server could not be reached, refused, or broke off; the message is one line."""
 
 
@@ -37,74 +40,56 @@ class ChatClient:
     """The two calls of the OpenAI API that a chat needs."""
 
     def __init__(self, url: str, api_key: str | None = None) -> None:
-        base = url.rstrip("/").removesuffix("/v1")
-        headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
         # A large ensemble may take minutes to its first token, and an idle stream is kept alive by comments.
-        timeout = httpx.Timeout(10, read=600)
+        timeout = openai.Timeout(10, read=600)
         try:
-            self._http = httpx.Client(base_url=f"{base}/v1", headers=headers, timeout=timeout)
-        except httpx.InvalidURL as error:
+            self._sdk = openai.OpenAI(
+                base_url=api_url(url), api_key=api_key or NO_KEY, timeout=timeout, max_retries=0
+            )
+        except httpx2.InvalidURL as error:
             raise ChatError(f"{url} is no URL: {error}") from None
 
     def close(self) -> None:
-        """Close the connection."""
-        self._http.close()
+        """Close the connection to the server."""
+        self._sdk.close()
 
     def models(self) -> list[str]:
         """The names that the server serves, at least one."""
         try:
-            response = self._http.get("/models")
-            if response.is_error:
-                raise ChatError(_refusal(response))
-            names = [str(model["id"]) for model in response.json()["data"]]
-        except httpx.HTTPError as error:
-            raise ChatError(self._unreachable(error)) from error
-        except (ValueError, LookupError, TypeError) as error:
-            raise ChatError(f"{self._http.base_url} does not answer like an OpenAI-compatible server") from error
+            names = [model.id for model in self._sdk.models.list().data]
+        except openai.APIError as error:
+            raise self._failure(error) from error
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            raise ChatError(f"{self._sdk.base_url} does not answer like an OpenAI-compatible server") from error
         if not names:
-            raise ChatError(f"{self._http.base_url} serves no model")
+            raise ChatError(f"{self._sdk.base_url} serves no model")
         return names
 
     def answer(self, conversation: Conversation) -> Iterator[str]:
         """The pieces of the next answer as they arrive; closing the iterator stops the generation."""
-        body = {
-            "model": conversation.model,
-            "messages": conversation.messages(),
-            "temperature": conversation.temperature,
-            "stream": True,
-        }
+        messages: Any = conversation.messages()
         try:
-            with self._http.stream("POST", "/chat/completions", json=body) as response:
-                if response.is_error:
-                    response.read()
-                    raise ChatError(_refusal(response))
-                for data in events(response.iter_bytes()):
-                    if data == "[DONE]":
-                        return
-                    yield from _content(data)
-        except httpx.HTTPError as error:
-            raise ChatError(self._unreachable(error)) from error
+            with self._sdk.chat.completions.create(
+                model=conversation.model, messages=messages, temperature=conversation.temperature, stream=True
+            ) as stream:
+                for chunk in stream:
+                    yield from (text for choice in chunk.choices if (text := choice.delta.content))
+        except openai.APIError as error:
+            raise self._failure(error) from error
+        except httpx2.HTTPError as error:
+            raise ChatError(f"{self._sdk.base_url} broke off: {_reason(error)}") from error
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            raise ChatError("the server sent something that is not a chat completion chunk") from error
 
-    def _unreachable(self, error: httpx.HTTPError) -> str:
-        return f"{self._http.base_url} cannot be reached: {_line(str(error)) or type(error).__name__}"
-
-
-def events(chunks: Iterable[bytes]) -> Iterator[str]:
-    """The data of each server-sent event, from bytes cut anywhere; comments and other fields are skipped.
-
-    Splits at line feeds only: a text may hold other line separators, such as U+2028, which JSON leaves as they
-    are and which end no line of an event stream.
-    """
-    pending, data = b"", []
-    for chunk in chunks:
-        *lines, pending = (pending + chunk).split(b"\n")
-        for line in lines:
-            line = line.removesuffix(b"\r")
-            if line.startswith(b"data:"):
-                data.append(line[5:].removeprefix(b" ").decode(errors="replace"))
-            elif not line and data:
-                yield "\n".join(data)
-                data = []
+    def _failure(self, error: openai.APIError) -> ChatError:
+        """One line on a server that cannot be reached, refuses, or reports an error amid its answer."""
+        match error:
+            case openai.APIStatusError():
+                return ChatError(f"{_refusal(error.response)} (HTTP {error.status_code})")
+            case openai.APIConnectionError():
+                return ChatError(f"{self._sdk.base_url} cannot be reached: {_reason(error.__cause__ or error)}")
+            case _:
+                return ChatError(_line(error.message))
 
 
 def chat(client: ChatClient, conversation: Conversation, console: Console) -> bool:
@@ -147,7 +132,7 @@ def _command(line: str, client: ChatClient, conversation: Conversation, console:
             return False
         case "/reset", _:
             conversation.turns.clear()
-            console.print("[dim]The conversation starts anew.[/]")
+            console.print("[dim]The conversation starts again.[/]")
         case "/model", "":
             for model in client.models():
                 console.print(Text(f"{'*' if model == conversation.model else ' '} {model}", style="dim"))
@@ -190,26 +175,17 @@ def printable(text: str) -> str:
     return "".join(c for c in text if c in "\n\t" or not (ord(c) < 32 or 127 <= ord(c) < 160))
 
 
-def _content(data: str) -> Iterator[str]:
-    """The text in one chunk of a stream."""
-    try:
-        chunk: Any = json.loads(data)
-        if "error" in chunk:
-            raise ChatError(_line(str(chunk["error"].get("message", chunk["error"]))))
-        for choice in chunk["choices"]:
-            if text := choice["delta"].get("content"):
-                yield str(text)
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise ChatError("the server sent something that is not a chat completion chunk") from error
-
-
-def _refusal(response: httpx.Response) -> str:
-    """One line from an error response, whatever it looks like."""
+def _refusal(response: httpx2.Response) -> str:
+    """One line from an error response, which need not be OpenAI's error object."""
     try:
         message = response.json()["error"]["message"]
     except (ValueError, LookupError, TypeError):
         message = response.text or response.reason_phrase
-    return f"{_line(str(message))[:500]} (HTTP {response.status_code})"
+    return _line(str(message))[:500]
+
+
+def _reason(error: BaseException) -> str:
+    return _line(str(error)) or type(error).__name__
 
 
 def _line(text: str) -> str:

@@ -1,4 +1,4 @@
-"""`tutti check`: what a configuration comes to, found out without loading weights."""
+"""`tutti check`: the plan of a configuration, made without loading weights."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from fusion.members.vllm.validate import refusals
 from server.commands.map_report import reach_of
 from server.commands.tables import table
 from server.hosting import device_here, environment
-from server.loading import Checkpoint, engine_spec, fusion_params, open_checkpoint
+from server.loading import Checkpoint, engine_spec, open_checkpoint
 from server.maps import known_map, members_to_map, open_cache
 from server.settings import EnsembleSettings, Settings
 
@@ -136,7 +136,7 @@ def _plan_ensemble(
 ) -> tuple[MemberPlan, ...]:
     vocabularies = {member: known[member].vocabulary for member in ensemble.members}
     to_map = members_to_map(ensemble, vocabularies)
-    given = fusion_params(ensemble).weights or dict.fromkeys(ensemble.members, 1 / len(ensemble.members))
+    given = ensemble.fusion.weights or dict.fromkeys(ensemble.members, 1 / len(ensemble.members))
     weights = {name: ensemble.weighting.method or f"{weight:.3f}" for name, weight in given.items()}
     members = []
     for name in ensemble.members:

@@ -1,4 +1,4 @@
-"""The server process: take the port, load everything, answer until told to stop, finish what is in progress."""
+"""`tutti serve`: take the port, load everything, answer until a signal, finish what is in progress."""
 
 from __future__ import annotations
 
@@ -13,20 +13,18 @@ from types import FrameType
 import uvicorn
 
 from alignment.errors import ConfigError
-from fusion.loop.line import most_of_one_flow
 from server.http.middleware.drain import Lifecycle
-from server.http.options import ServerOptions
-from server.settings import ServerSettings, Settings, accepted_keys
+from server.settings import Settings
 from server.telemetry.logs import set_up_log
 
-CLOSING_SECONDS = 1  # for what was cut off to be told so
+CLOSING_SECONDS = 1  # for the last errors to reach clients that were cut off
 
 
 def serve(settings: Settings, on_ready: Callable[[str], None]) -> None:
     """Serve in the foreground until SIGTERM or SIGINT. `on_ready` is given the URL when requests are answered.
 
     The port is taken before the models are loaded, so that a port in use is known at once, but connections
-    are accepted only afterwards: whoever gets an answer from /health can send requests.
+    are accepted only afterwards: a client that gets an answer from /health can send requests.
 
     Raises:
         ConfigError: the port cannot be had, or something of the configuration cannot be loaded.
@@ -38,27 +36,13 @@ def serve(settings: Settings, on_ready: Callable[[str], None]) -> None:
         set_up_log(settings.server.log_level, settings.server.log_format)
         signal.signal(signal.SIGTERM, _leave)
         runtime = build(settings)
-        app = create_app(runtime.ensembles, runtime.fuser, options(settings.server))
+        app = create_app(runtime.ensembles, runtime.fuser, settings.server)
         config = uvicorn.Config(app, log_config=None, server_header=False)
         server = _Server(
             config, app.state.lifecycle, settings.server.shutdown_seconds, lambda: on_ready(_url(listener))
         )
         with suppress(KeyboardInterrupt):  # uvicorn passes the signal on once it is done
             server.run(sockets=[listener])
-
-
-def options(server: ServerSettings) -> ServerOptions:
-    """What the HTTP application needs to know of the configuration."""
-    return ServerOptions(
-        api_keys=tuple(accepted_keys(server)),
-        max_body_bytes=server.max_body_bytes,
-        keep_alive_seconds=server.keep_alive_seconds,
-        request_timeout=server.request_seconds,
-        default_max_tokens=server.default_max_tokens,
-        max_choices=server.max_choices,
-        max_prompts=max(1, most_of_one_flow(server.max_waiting)),
-        otlp_endpoint=server.otlp_endpoint,
-    )
 
 
 class _Server(uvicorn.Server):

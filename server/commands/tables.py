@@ -1,4 +1,4 @@
-"""How tables look in a terminal."""
+"""Style of tables in a terminal."""
 
 from __future__ import annotations
 

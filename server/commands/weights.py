@@ -1,15 +1,15 @@
-"""`tutti weights`: what each way of weighting makes of one prompt."""
+"""`tutti weights`: perplexities and weights of the members for one prompt, by each method."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import httpx
+import openai
 from rich.markup import escape
 from rich.table import Table
 
 from alignment.errors import ConfigError, RequestError
-from fusion.weighting import MEASURES
+from fusion.options import MEASURES
 from server.commands.tables import table
 from server.settings import Settings
 
@@ -29,7 +29,7 @@ def ensemble_named(settings: Settings, name: str | None) -> str:
     return name or next(iter(settings.ensembles))
 
 
-async def measure(client: httpx.AsyncClient, ensemble: str, prompt: str) -> Reports:
+async def measure(client: openai.AsyncOpenAI, ensemble: str, prompt: str) -> Reports:
     """Ask the server for one token by each method, and for the report of that.
 
     Raises:
@@ -37,17 +37,16 @@ async def measure(client: httpx.AsyncClient, ensemble: str, prompt: str) -> Repo
     """
     reports: Reports = {}
     for method in MEASURES:
-        body = {
-            "model": ensemble,
-            "messages": [{"role": "user", "content": prompt}],
-            "max_tokens": 1,
-            "fusion": {"weights": method, "report": True},
-        }
-        response = await client.post("/v1/chat/completions", json=body)
-        answer = response.json()
-        if response.is_error:
-            raise RequestError(answer["error"]["message"])
-        reports[method] = answer["choices"][0]["fusion"]
+        try:
+            answer = await client.chat.completions.create(
+                model=ensemble,
+                messages=[{"role": "user", "content": prompt}],
+                max_tokens=1,
+                extra_body={"fusion": {"weights": method, "report": True}},
+            )
+        except openai.APIStatusError as error:
+            raise RequestError(error.response.json()["error"]["message"]) from error
+        reports[method] = (answer.choices[0].model_extra or {})["fusion"]
     return reports
 
 

@@ -1,4 +1,4 @@
-"""The HTTP application: routes, what wraps them, and the fuser's lifetime."""
+"""The HTTP application: routes, middleware, and the fuser's lifetime."""
 
 from __future__ import annotations
 
@@ -11,17 +11,19 @@ from fastapi import FastAPI
 from fastapi.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
 
+from server import __version__
 from server.http.errors import ErrorResponse, install_handlers
 from server.http.middleware.auth import BearerAuth
-from server.http.middleware.drain import Admission
-from server.http.middleware.edges import BodyLimit, RequestId
-from server.http.options import ServerOptions
+from server.http.middleware.body_limit import BodyLimit
+from server.http.middleware.drain import Drain
+from server.http.middleware.request_id import RequestId
 from server.http.routes.chat import chat_router
 from server.http.routes.completions import completions_router
 from server.http.routes.models import models_router
 from server.http.routes.operations import operations_router
 from server.http.routes.tokens import tokens_router
 from server.http.service import Service
+from server.settings import ServerSettings, accepted_keys
 from server.telemetry.logs import log_request
 from server.telemetry.metrics.decoding import DecodingMetrics
 from server.telemetry.metrics.exposition import describe
@@ -37,20 +39,23 @@ if TYPE_CHECKING:
 RESPONSES: dict[int | str, dict[str, Any]] = {"default": {"model": ErrorResponse, "description": "Error"}}
 
 
-def create_app(ensembles: dict[str, Ensemble], fuser: Fuser, options: ServerOptions) -> FastAPI:
+def create_app(ensembles: dict[str, Ensemble], fuser: Fuser, settings: ServerSettings) -> FastAPI:
     """The OpenAI-compatible API over running members.
 
     Args:
         ensembles: what is served, by name; not empty. The first one is the default where a name is optional.
         fuser: decodes them; started and stopped with the application.
-        options: limits and keys.
+        settings: limits and keys.
+
+    Raises:
+        ConfigError: the file of keys cannot be read.
     """
-    service = Service(ensembles, fuser, options)
-    describe(service.catalogue, ensembles, options.version)
+    service = Service(ensembles, fuser, settings)
+    describe(service.catalogue, ensembles, __version__)
     fuser.observer = DecodingMetrics(service.catalogue, ensembles)
     metrics = RequestMetrics(service.catalogue, ensembles)
 
-    tracing = _tracing(options.otlp_endpoint)
+    tracing = _tracing(settings.otlp_endpoint)
 
     def on_end(record: Record) -> None:
         metrics.ended(record)
@@ -69,15 +74,15 @@ def create_app(ensembles: dict[str, Ensemble], fuser: Fuser, options: ServerOpti
                 await run_in_threadpool(tracing.stop)
 
     middleware = [
-        Middleware(RequestId, metrics=metrics, on_end=on_end),
-        Middleware(Admission, lifecycle=service.lifecycle),
+        Middleware(RequestId, on_tokens=metrics.on_tokens, on_end=on_end),
+        Middleware(Drain, lifecycle=service.lifecycle),
     ]
-    if options.api_keys:
-        middleware.append(Middleware(BearerAuth, api_keys=options.api_keys))
-    middleware.append(Middleware(BodyLimit, limit=options.max_body_bytes))
+    if keys := accepted_keys(settings):
+        middleware.append(Middleware(BearerAuth, api_keys=keys))
+    middleware.append(Middleware(BodyLimit, limit=settings.max_body_bytes))
     app = FastAPI(
         title="Tutti",
-        version=options.version,
+        version=__version__,
         lifespan=lifespan,
         middleware=middleware,
         redirect_slashes=False,

@@ -1,9 +1,10 @@
-"""Every error of every route as OpenAI's error object: {"error": {"message", "type", "param", "code"}}."""
+"""Errors on the wire: one table of status and type, and OpenAI's error object that every route answers with."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -12,16 +13,23 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
-from alignment.errors import InvalidRequest, NotFound, Overloaded, RequestError, Unavailable
+from alignment.errors import (
+    InvalidRequestError,
+    NotFoundError,
+    OverloadedError,
+    RequestError,
+    UnavailableError,
+    UnsupportedError,
+)
 from server.settings.complaints import expectation
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
-CLIENT_CLOSED_REQUEST = 499  # nginx's; nobody is left to read it
+CLIENT_CLOSED_REQUEST = 499  # nginx's; the client has gone
 
 
 class ErrorDetail(BaseModel):
-    """What went wrong, in the words of the OpenAI API."""
+    """The content of OpenAI's error object."""
 
     message: str
     type: str
@@ -35,18 +43,43 @@ class ErrorResponse(BaseModel):
     error: ErrorDetail
 
 
-class Unauthorized(RequestError):
+class UnauthorizedError(RequestError):
     """The bearer key is missing or wrong."""
 
-    status = 401
-    type = "invalid_request_error"
 
-
-class MethodNotAllowed(RequestError):
+class MethodNotAllowedError(RequestError):
     """The path exists, but not with this method."""
 
-    status = 405
-    type = "invalid_request_error"
+
+class TooLargeError(RequestError):
+    """The body exceeds the configured limit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The HTTP status and OpenAI's error type of an error, and its code where the error names none."""
+
+    status: int
+    type: str
+    code: str | None = None
+
+
+ANSWERS: dict[type[RequestError], Answer] = {
+    InvalidRequestError: Answer(400, "invalid_request_error"),
+    UnauthorizedError: Answer(401, "invalid_request_error", "invalid_api_key"),
+    NotFoundError: Answer(404, "invalid_request_error"),
+    MethodNotAllowedError: Answer(405, "invalid_request_error", "method_not_allowed"),
+    TooLargeError: Answer(413, "invalid_request_error", "request_too_large"),
+    OverloadedError: Answer(429, "rate_limit_error", "rate_limit_exceeded"),
+    RequestError: Answer(500, "server_error"),
+    UnsupportedError: Answer(501, "invalid_request_error", "not_implemented"),
+    UnavailableError: Answer(503, "server_error"),
+}
+
+
+def status_of(error: Exception) -> int:
+    """The HTTP status of an error; 500 for any that no user was meant to see."""
+    return ANSWERS[type(error) if isinstance(error, RequestError) else RequestError].status
 
 
 def as_request_error(error: Exception) -> RequestError:
@@ -57,46 +90,49 @@ def as_request_error(error: Exception) -> RequestError:
         case RequestValidationError():
             return invalid_field(error.errors())
         case HTTPException(status_code=404):
-            return NotFound("There is no such path.", code="path_not_found")
+            return NotFoundError("There is no such path.", code="path_not_found")
         case HTTPException(status_code=405):
-            return MethodNotAllowed("The path does not answer this method.", code="method_not_allowed")
+            return MethodNotAllowedError("The path does not answer this method.")
         case _:
-            logger.error("a request failed unexpectedly", exc_info=error)
+            log.error("a request failed unexpectedly", exc_info=error)
             return RequestError("The server failed to answer this request; its log says why.")
 
 
 def error_body(error: RequestError) -> dict[str, Any]:
     """OpenAI's error object."""
-    detail = ErrorDetail(message=error.message, type=error.type, param=error.param, code=error.code)
+    answer = ANSWERS[type(error)]
+    detail = ErrorDetail(
+        message=error.message, type=answer.type, param=error.param, code=error.code or answer.code
+    )
     return ErrorResponse(error=detail).model_dump()
 
 
 def error_response(error: RequestError, headers: Mapping[str, str] | None = None) -> JSONResponse:
     """The HTTP answer to a request that cannot be served."""
     headers = dict(headers or {})
-    if isinstance(error, Overloaded | Unavailable) and error.retry_after is not None:
+    if error.retry_after is not None:
         headers["Retry-After"] = str(error.retry_after)
-    if isinstance(error, Unauthorized):
+    if isinstance(error, UnauthorizedError):
         headers["WWW-Authenticate"] = "Bearer"
-    return JSONResponse(error_body(error), error.status, headers)
+    return JSONResponse(error_body(error), status_of(error), headers)
 
 
-def invalid_field(problems: Sequence[Any]) -> InvalidRequest:
+def invalid_field(problems: Sequence[Any]) -> InvalidRequestError:
     """The first of pydantic's complaints as one sentence that names the field."""
     problem = problems[0]
     if problem["type"] == "json_invalid":
-        return InvalidRequest(f"The body is not valid JSON: {problem['ctx']['error']}.", code="invalid_json")
+        return InvalidRequestError(f"The body is not valid JSON: {problem['ctx']['error']}.", code="invalid_json")
     param = field_name(problem["loc"])
     if not param:
-        return InvalidRequest("The body should be a JSON object, sent with Content-Type: application/json.")
+        return InvalidRequestError("The body should be a JSON object, sent with Content-Type: application/json.")
     if problem["type"] == "missing":
-        return InvalidRequest(f"{param} is missing.", param=param)
+        return InvalidRequestError(f"{param} is missing.", param=param)
     expected = expectation(problem)
     if expected is None:
-        return InvalidRequest(f"{param}: {problem['msg']}.", param=param)
+        return InvalidRequestError(f"{param}: {problem['msg']}.", param=param)
     given = problem["input"]
-    told = expected.startswith("should be") and (given is None or isinstance(given, str | int | float))
-    return InvalidRequest(f"{param} {expected}{f', not {shorten(given)}' if told else ''}.", param=param)
+    shown = expected.startswith("should be") and (given is None or isinstance(given, str | int | float))
+    return InvalidRequestError(f"{param} {expected}{f', not {shorten(given)}' if shown else ''}.", param=param)
 
 
 def field_name(location: Sequence[str | int]) -> str:

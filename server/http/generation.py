@@ -1,4 +1,4 @@
-"""From the fuser's thread to the event loop: the sequences of one request, as they grow."""
+"""Generation: the sequences of one request, passed from the fuser's thread to the event loop as they grow."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
-from alignment.errors import Unavailable
-from fusion.core import FinishReason, FusionParams, Prompt, RoundReport, SamplingParams, Token, Update
-from fusion.weighting import WeightingReport
+from alignment.errors import UnavailableError
+from fusion.core import FinishReason, Prompt, RoundReport, Token, Update, WeightingReport
+from fusion.options import FusionParams, SamplingParams
 from server.http.protocol.common import Usage
 from server.http.protocol.fusion import FusionReport, fusion_report
 from server.telemetry.record import Record
@@ -99,7 +99,7 @@ class Generation:
         """Start one sequence for each pair, as many for each prompt.
 
         Raises:
-            Overloaded: there is no room for all of them; none is left running.
+            OverloadedError: there is no room for all of them; none is left running.
         """
         self.choices = [Choice(index) for index in range(len(choices))]
         self.record.begin(self.ensemble.name, self.prompt_tokens, len(choices))
@@ -159,7 +159,7 @@ class Generation:
         """Whether something arrived within so many seconds.
 
         Raises:
-            Unavailable: the request took longer than it may.
+            UnavailableError: the request took longer than it may.
         """
         ends = [] if self._deadline is None else [self._deadline]
         if seconds is not None:
@@ -169,7 +169,7 @@ class Generation:
                 await self._signal.wait()
         except TimeoutError:
             if self._deadline is not None and self._loop.time() >= self._deadline:
-                self.record.error = Unavailable(
+                self.record.error = UnavailableError(
                     f"The answer took longer than the {self.timeout:g} seconds this server allows; "
                     "lower max_tokens or try again."
                 )

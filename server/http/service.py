@@ -1,4 +1,4 @@
-"""What the routes serve: the ensembles by name, the fuser that decodes, and the limits."""
+"""Service: the ensembles by name, the fuser that decodes them, and the limits, for all routes."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from alignment.errors import NotFound
+from alignment.errors import NotFoundError
+from fusion.loop.line import most_of_one_flow
 from server.http.errors import shorten
 from server.http.middleware.drain import Lifecycle
-from server.http.options import ServerOptions
+from server.settings import ServerSettings
 from server.telemetry.metrics.catalogue import Catalogue
 
 if TYPE_CHECKING:
@@ -23,10 +24,15 @@ class Service:
 
     ensembles: dict[str, Ensemble]
     fuser: Fuser
-    options: ServerOptions
+    settings: ServerSettings
     catalogue: Catalogue = field(default_factory=Catalogue)
     lifecycle: Lifecycle = field(default_factory=Lifecycle)
     started: int = field(default_factory=lambda: int(time.time()))
+
+    @property
+    def max_prompts(self) -> int:
+        """The most prompts, and the most sequences, of one completion request: what one key may have waiting."""
+        return max(1, most_of_one_flow(self.settings.max_waiting))
 
     @property
     def default_model(self) -> str:
@@ -37,11 +43,11 @@ class Service:
         """The ensemble served under this name.
 
         Raises:
-            NotFound: there is none; the message lists what is served.
+            NotFoundError: there is none; the message lists what is served.
         """
         if name not in self.ensembles:
             served = ", ".join(self.ensembles)
-            raise NotFound(
+            raise NotFoundError(
                 f"The model {shorten(name)} is not served here; choose one of {served}.",
                 param="model",
                 code="model_not_found",

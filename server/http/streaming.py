@@ -1,4 +1,4 @@
-"""Sending an answer, whole or as server-sent events, for as long as its client listens."""
+"""Responses, whole or as server-sent events; they end early when the client disconnects."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ DONE = "data: [DONE]\n\n"
 
 
 class Shape(Protocol):
-    """How one endpoint words its answers."""
+    """The form of one endpoint's answers."""
 
     def opening(self, choices: list[Choice]) -> Iterable[BaseModel]:
-        """What a stream begins with."""
+        """The first chunks of a stream."""
 
     def chunks(self, choice: Choice, update: Update) -> Iterable[BaseModel]:
-        """What a round adds to a stream; `choice` already holds it."""
+        """The chunks for one round; `choice` already holds its tokens."""
 
     def closing(self, usage: Usage) -> BaseModel:
         """The last chunk of a stream that was asked for usage."""
@@ -43,7 +43,7 @@ class EventStream(StreamingResponse):
     media_type = "text/event-stream"
 
     def __init__(self, generation: Generation, events: AsyncIterator[str]) -> None:
-        # nginx buffers answers unless told otherwise
+        # nginx buffers answers unless this header is set
         super().__init__(events, headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
         self.generation = generation
 

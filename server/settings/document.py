@@ -35,7 +35,7 @@ class Document:
     origins: dict[Path, str] = field(default_factory=dict)
 
     def origin(self, path: Path) -> str:
-        """Where `path`, or the nearest thing around it, was written."""
+        """The place where `path`, or the nearest thing around it, was written."""
         while path and path not in self.origins:
             path = path[:-1]
         return self.origins.get(path, self.name)

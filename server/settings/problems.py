@@ -1,4 +1,4 @@
-"""What is wrong with a configuration, a line per problem: place, field, what was found, what is allowed."""
+"""Problems of a configuration, one line each: place, field, the value found, and the values allowed."""
 
 from __future__ import annotations
 

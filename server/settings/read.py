@@ -1,4 +1,4 @@
-"""From a path to settings that hold: read, override, validate, check across fields."""
+"""Reading of settings: from a path, through overrides and validation, to checks across fields."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def read_text(path: Path) -> str:
 
 
 def _contradictions(settings: Settings) -> Iterator[tuple[Loc, str]]:
-    """What each field allows but all together do not."""
+    """Contradictions between fields that are valid one by one."""
     for name, model in settings.models.items():
         if model.max_context is not None and model.max_context > model.cache_tokens:
             sentence = f"found {model.max_context}, but cache_tokens holds only {model.cache_tokens}"

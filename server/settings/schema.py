@@ -1,4 +1,4 @@
-"""The shape of a configuration file. Every field with its default, its range and what it means."""
+"""Schema of the configuration file: every field with its default, range and meaning."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from pydantic_core import PydanticCustomError
 
 from alignment.methods.origin import PAPERS, MethodName, Parameters, TableName
 from alignment.methods.registry import METHODS, takes_parameters
-from fusion.core import Combine, OnMemberFailure
+from fusion.core import OnMemberFailure
 from fusion.members.vllm.options import CACHE_SIZES
-from fusion.weighting import MEASURES, Measure, Weighting
+from fusion.options import MEASURES, EngineOptions, FusionParams, Measure, Weight, Weighting
+from server.settings.derive import section, updated
 from server.settings.section import STRICT
 from server.settings.workers import Host, WorkerSettings
 
 AUTO = "auto"
-PAPER = Weighting()
 
 
 def _servable(name: str) -> str:
@@ -88,17 +88,14 @@ def _uniform_is_none(weights: Any) -> Any:
     return weights
 
 
-Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-
-
 class Section(BaseModel):
     """A part of the file."""
 
     model_config = STRICT
 
 
-class ModelSettings(Section):
-    """One checkpoint and what runs it.
+class _Checkpoint(Section):
+    """A checkpoint, and the place where its engine runs.
 
     Attributes:
         source: a folder (seen from the configuration file) or a Hugging Face id.
@@ -110,16 +107,6 @@ class ModelSettings(Section):
         worker: how, for the latter two.
         revision: branch, tag or commit on the Hub.
         trust_remote_code: allow Python code that comes with the checkpoint.
-        cache_tokens: tokens of KV cache over all sequences.
-        max_sequences: sequences that can be open at a time.
-        max_context: tokens per sequence; None for what the model supports.
-        prefill_chunk: prompt tokens per step, which bounds how long a prefill holds up decoding. Models that
-            cannot go on from a state with many tokens (Mamba, Jamba) take a pass per token beyond it: raise it
-            for them.
-        candidates: next tokens handed to the fuser per round, the k of its top k.
-        engine_args: arguments of vLLM's own engine (as `vllm serve` takes them, with _ for -), validated by vLLM.
-            Those that size its cache take the place of `cache_tokens`.
-        adapter: folder of a LoRA adapter that vLLM runs the model with.
     """
 
     source: Source
@@ -130,12 +117,18 @@ class ModelSettings(Section):
     worker: WorkerSettings = WorkerSettings()
     revision: str | None = None
     trust_remote_code: bool = False
-    cache_tokens: PositiveInt = 16384
-    max_sequences: PositiveInt = 32
-    max_context: PositiveInt | None = None
-    prefill_chunk: PositiveInt = 512
-    candidates: PositiveInt = 320
-    engine_args: dict[str, Any] = {}
+
+
+class ModelSettings(section(EngineOptions, _Checkpoint)):  # type: ignore[misc]
+    """One checkpoint and what runs it, with the options of `fusion.options.EngineOptions`.
+
+    Attributes:
+        engine_args: arguments of vLLM's own engine (as `vllm serve` takes them, with _ for -), validated by vLLM.
+            Those that size its cache take the place of `cache_tokens`.
+        adapter: folder of a LoRA adapter that vLLM runs the model with.
+    """
+
+    engine_args: dict[str, Any] = Field(default_factory=dict)
     adapter: Source | None = None
 
     @model_validator(mode="after")
@@ -153,7 +146,7 @@ class ModelSettings(Section):
 
 
 class AlignmentSettings(Section):
-    """How the vocabulary of a member is brought into the pivot's. In the file a bare method will do.
+    """The way from a member's vocabulary into the pivot's. In the file the name of a method alone is enough.
 
     Attributes:
         method: `exact` joins tokens of the same bytes; `prefix` does and takes the token that begins the same text
@@ -190,41 +183,26 @@ def _with_method(alignment: Any) -> Any:
     return alignment
 
 
-class WeightingSettings(Section):
-    """Weights measured on each prompt (PackLLM), and what is measured. `fusion.weighting.Weighting` says more.
+class WeightingSettings(section(Weighting, Section)):  # type: ignore[misc]
+    """The options of `fusion.options.Weighting`; `method` is None for the weights that are given.
 
-    Attributes:
-        method: `top1`, `packllm-sim` or `packllm-opt`; None for the weights that are given. `weights: packllm-opt`
-            beside this section is the same.
-        temperature: of packllm-sim.
-        grid: values of packllm-opt's line search.
-        prune: members that weigh this or less are closed once the prompt is read.
-        normalize: count losses per token of the pivot, so that tokenizers compare, and not per a member's own.
-        positions: the most of the pivot's tokens that are scored for a request.
-        spread: whether these lie `evenly` in the text or are its `last`.
-        history: `all` messages count, or only the `last`.
-        coinciding: positions that packllm-opt needs, where all members' tokens begin; else it is packllm-sim.
+    `weights: packllm-opt` beside this section is the same as this `method`.
     """
 
     method: Measure | None = None
-    temperature: Annotated[PositiveFloat, Field(allow_inf_nan=False)] = PAPER.temperature
-    grid: Annotated[int, Field(ge=2, le=1001)] = PAPER.grid
-    prune: Annotated[float, Field(ge=0, le=1)] = PAPER.prune
-    normalize: bool = PAPER.normalise
-    positions: Annotated[int, Field(ge=2, le=4096)] = PAPER.positions
-    spread: Literal["evenly", "last"] = PAPER.spread
-    history: Literal["all", "last"] = PAPER.history
-    coinciding: PositiveInt = PAPER.coinciding
-
-    @property
-    def weighting(self) -> Weighting:
-        """As the fuser takes it."""
-        options = self.model_dump(exclude={"method", "normalize"})
-        return Weighting(method=self.method or "given", normalise=self.normalize, **options)
 
 
-class EnsembleSettings(Section):
-    """Several models served as one.
+class _Members(Section):
+    """The members of an ensemble and their vocabularies."""
+
+    members: Annotated[tuple[str, ...], Field(min_length=1, strict=False)]
+    pivot: str
+    alignment: Annotated[AlignmentSettings, BeforeValidator(_with_method)] = AlignmentSettings(method="exact")
+    maps: dict[str, Source] = {}
+
+
+class EnsembleSettings(section(FusionParams, _Members, without=("members", "report"))):  # type: ignore[misc]
+    """Several models served as one: their members, and the options of `fusion.options.FusionParams`.
 
     Attributes:
         members: names of models, each once.
@@ -235,26 +213,12 @@ class EnsembleSettings(Section):
         maps: files that `tutti align` has written, by member, which are taken instead.
         weights: one per member, scaled to sum to 1; None (in the file: `uniform`) for equal weights. In the file
             also the method of `weighting`.
-        weighting: weights measured on each prompt.
-        combine: weighted mean of probabilities (`mixture`, EVA) or of log-probabilities (`product`, PackLLM).
-        filter_top: EVA's filter leaves a member out of a round when its best token is in none of the others'
-            best `filter_top`; None for no filter.
-        renormalise: scale what each member's map carries over to a sum of 1, which the papers do not.
-        guard: keep the pivot's own best token where the fused best is the same text cut differently.
         on_member_failure: what becomes of a request when a member other than the pivot fails: `fail` ends it with
             503, `degrade` goes on with the others, and with it again when it is back.
     """
 
-    members: Annotated[tuple[str, ...], Field(min_length=1, strict=False)]
-    pivot: str
-    alignment: Annotated[AlignmentSettings, BeforeValidator(_with_method)] = AlignmentSettings(method="exact")
-    maps: dict[str, Source] = {}
     weights: Annotated[dict[str, Weight] | None, BeforeValidator(_uniform_is_none)] = None
     weighting: WeightingSettings = WeightingSettings()
-    combine: Combine = "mixture"
-    filter_top: PositiveInt | None = None
-    renormalise: bool = False
-    guard: bool = False
     on_member_failure: OnMemberFailure = "fail"
 
     @model_validator(mode="before")
@@ -266,6 +230,15 @@ class EnsembleSettings(Section):
             if weighting is None or (isinstance(weighting, dict) and "method" not in weighting):
                 return values | {"weights": None, "weighting": {**(weighting or {}), "method": values["weights"]}}
         return values
+
+    @property
+    def fusion(self) -> FusionParams:
+        """The options as the fuser takes them; weights scaled to sum to 1."""
+        total = sum((self.weights or {}).values())
+        weights = None if self.weights is None else {m: self.weights[m] / total for m in self.members}
+        method = self.weighting.method or "given"
+        weighting = updated(Weighting(), self.weighting, method=method)
+        return updated(FusionParams(), self, members=None, weights=weights, weighting=weighting)
 
     @property
     def pivots(self) -> tuple[str, ...]:
@@ -309,8 +282,8 @@ class ServerSettings(Section):
     max_waiting: NonNegativeInt = 256
     default_max_tokens: PositiveInt | None = None
     max_choices: PositiveInt = 16
-    request_seconds: Annotated[PositiveFloat, Field(allow_inf_nan=False)] | None = None
-    keep_alive_seconds: Annotated[PositiveFloat, Field(allow_inf_nan=False)] = 5.0
+    request_seconds: PositiveFloat | None = None
+    keep_alive_seconds: PositiveFloat = 5.0
     shutdown_seconds: NonNegativeInt = 30
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["text", "json"] = "text"
@@ -318,7 +291,7 @@ class ServerSettings(Section):
 
 
 class EvaluationSettings(Section):
-    """What `tutti eval` measures: files of JSON lines with `id`, `task`, `prompt` and `reference(s)`."""
+    """Tasks of `tutti eval`: files of JSON lines with `id`, `task`, `prompt` and `reference(s)`."""
 
     tasks: Annotated[tuple[Source, ...], Field(strict=False)] = ()
 

@@ -1,8 +1,8 @@
-"""What all parts of the file have in common."""
+"""Pydantic configuration that all sections of the file share."""
 
 from __future__ import annotations
 
 from pydantic import ConfigDict
 
 # Unknown fields are errors, and YAML's own types are taken at their word.
-STRICT = ConfigDict(extra="forbid", strict=True, frozen=True)
+STRICT = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)

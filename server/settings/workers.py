@@ -1,4 +1,4 @@
-"""Where a model's engine runs, if not in the server's own process."""
+"""Settings of workers: engines outside the server's own process."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from pydantic import BaseModel, Field, NonNegativeFloat, NonNegativeInt, Positiv
 from server.settings.section import STRICT
 
 Host = Literal["inline", "process", "ray"]
-Seconds = Annotated[PositiveFloat, Field(allow_inf_nan=False)]
-Amount = Annotated[NonNegativeFloat, Field(allow_inf_nan=False)]
 
 
 class RaySettings(BaseModel):
@@ -27,10 +25,10 @@ class RaySettings(BaseModel):
     model_config = STRICT
 
     address: Annotated[str, Field(min_length=1)] = "auto"
-    num_cpus: Amount = 1.0
-    num_gpus: Amount = 0.0
-    resources: dict[str, Amount] = {}
-    placement_seconds: Seconds = 120.0
+    num_cpus: NonNegativeFloat = 1.0
+    num_gpus: NonNegativeFloat = 0.0
+    resources: dict[str, NonNegativeFloat] = {}
+    placement_seconds: PositiveFloat = 120.0
 
 
 class WorkerSettings(BaseModel):
@@ -39,9 +37,9 @@ class WorkerSettings(BaseModel):
     Attributes:
         gpus: numbers of the GPUs that the process sees; `device: cuda:0` is the first of them. None for all.
         environment: variables besides the server's own; OMP_NUM_THREADS keeps models on one CPU apart.
-        silence_seconds: a worker that gives no sign of life for so long has hung and is replaced.
-        step_seconds: an engine whose step takes so long has hung too.
-        restart_seconds: before a worker that ended is started anew; doubles with every attempt that fails.
+        silence_seconds: a worker that is silent for this long has hung and is replaced.
+        step_seconds: an engine whose step takes this long has hung too.
+        restart_seconds: before a worker that ended is started again; doubles with every attempt that fails.
         longest_restart_seconds: the longest time between two attempts.
         ray: for `host: ray`.
     """
@@ -50,8 +48,8 @@ class WorkerSettings(BaseModel):
 
     gpus: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1, strict=False)] | None = None
     environment: dict[str, str] = {}
-    silence_seconds: Seconds = 10.0
-    step_seconds: Seconds = 300.0
-    restart_seconds: Seconds = 1.0
-    longest_restart_seconds: Seconds = 60.0
+    silence_seconds: PositiveFloat = 10.0
+    step_seconds: PositiveFloat = 300.0
+    restart_seconds: PositiveFloat = 1.0
+    longest_restart_seconds: PositiveFloat = 60.0
     ray: RaySettings = RaySettings()

@@ -12,7 +12,7 @@ from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from server.http.middleware.auth import OPEN_PATHS
+from server.http.paths import OPEN_PATHS
 from server.telemetry.record import Record
 
 LogFormat = Literal["text", "json"]
@@ -87,7 +87,7 @@ def log_request(record: Record) -> None:
 
 
 def _fields(record: Record) -> dict[str, dict[str, Any]]:
-    """What a machine wants to know of a request."""
+    """The fields of a request's line in JSON."""
     fields: dict[str, Any] = {
         "request_id": record.id,
         "client": record.client,

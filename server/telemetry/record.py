@@ -1,17 +1,21 @@
-"""What is kept of a request until it is over: its metrics, its line in the log and its trace are made of it."""
+"""Record of a request: its metrics, its line in the log and its trace are made of it when it is over."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import nan
 from time import perf_counter
 from typing import Literal
 
 from fusion.core import Account, FinishReason, Update
-from server.telemetry.metrics.requests import ModelSeries, RequestMetrics
 
 Outcome = Literal["stop", "length", "error", "cancelled"]
+
+# Called for tokens as they come: the served name, how many, seconds since the sequence's last ones (NaN for its
+# first), and seconds since the request came if these are its very first, else None.
+OnTokens = Callable[[str, int, float, float | None], None]
 
 
 @dataclass(slots=True)
@@ -34,13 +38,13 @@ class Record:
     """One HTTP request.
 
     Attributes:
-        metrics: where tokens are counted as they come.
+        on_tokens: called for tokens as they come, on the fuser's thread.
         id: its `x-request-id`.
         method: of HTTP.
         client: the address it came from.
         traceparent, tracestate: the trace that it belongs to, as its headers say.
         path: of the route that answered; None where there was none.
-        status: of the answer; None where nobody was left to answer.
+        status: of the answer; None where the client had gone.
         key: the digest of the bearer key it came with.
         model: the served name that generated; None where nothing was generated.
         prompt_tokens: of all prompts, in the pivot's tokens.
@@ -48,12 +52,12 @@ class Record:
         first_token: when the first token of any sequence came.
         draining: whether it came while the server was going down, and was sent to another.
         error: why it failed, once there was a generation.
-        cancelled: whether the generation was ended before its end, because nobody wanted it any more.
+        cancelled: whether the generation was cut off because its client had gone.
         arrived, ended: when it came and when its answer was complete.
         wall_time: what `arrived` is on the wall, in nanoseconds since 1970.
     """
 
-    metrics: RequestMetrics
+    on_tokens: OnTokens
     id: str
     method: str
     client: str = ""
@@ -72,14 +76,12 @@ class Record:
     arrived: float = field(default_factory=perf_counter)
     ended: float = 0.0
     wall_time: int = field(default_factory=time.time_ns)
-    _series: ModelSeries | None = field(default=None, init=False)
 
     def begin(self, model: str, prompt_tokens: int, sequences: int) -> None:
         """Generating begins."""
         self.model = model
         self.prompt_tokens = prompt_tokens
         self.sequences = [Sequence() for _ in range(sequences)]
-        self._series = self.metrics.series[model]
 
     def refused(self) -> None:
         """It did not begin after all, though some of its sequences may have."""
@@ -87,19 +89,15 @@ class Record:
 
     def update(self, index: int, update: Update) -> None:
         """A sequence has news. Called on the fuser's thread, for every token."""
-        assert self._series is not None
         sequence = self.sequences[index]
-        count = len(update.tokens)
-        if count:
+        count, model = len(update.tokens), self.model
+        if count and model is not None:
             now = perf_counter()
-            if sequence.tokens:
-                self._series.tokens.add((count, now - sequence.latest))
-            else:
-                self._series.tokens.add((count, nan))
-                sequence.first = now
-                if self.first_token is None:
-                    self.first_token = now
-                    self._series.first_token.observe(now - self.arrived)
+            since = now - sequence.latest if sequence.tokens else nan
+            waited = now - self.arrived if self.first_token is None else None
+            self.on_tokens(model, count, since, waited)
+            self.first_token = self.first_token or now
+            sequence.first = sequence.first or now
             sequence.latest = now
             sequence.tokens += count
         sequence.finish = update.finish

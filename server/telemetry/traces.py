@@ -40,7 +40,7 @@ class Tracing:
 
     Args:
         endpoint: base URL of an OTLP collector over HTTP; None for what OpenTelemetry's own environment variables
-            say (OTEL_EXPORTER_OTLP_ENDPOINT and its kin, which also set headers, timeouts and sampling).
+            say (OTEL_EXPORTER_OTLP_ENDPOINT and others, which also set headers, timeouts and sampling).
     """
 
     def __init__(self, endpoint: str | None) -> None:
@@ -100,7 +100,7 @@ def trace(tracer: Tracer, record: Record) -> None:
 
 
 def request_attributes(record: Record) -> dict[str, AttributeValue]:
-    """What the span of a request says."""
+    """Attributes of the span of a request."""
     attributes: dict[str, AttributeValue] = {
         "gen_ai.provider.name": "tutti",
         "gen_ai.request.model": record.model or "",
@@ -124,7 +124,7 @@ def request_attributes(record: Record) -> dict[str, AttributeValue]:
 
 
 def rounds_attributes(sequence: Sequence) -> dict[str, AttributeValue]:
-    """What the span of decoding says of its rounds."""
+    """Attributes of the span of decoding: its rounds."""
     account = sequence.account
     assert account is not None
     return {

@@ -9,40 +9,9 @@ from hypothesis import strategies as st
 
 from alignment.spelling import Edit, Spelling
 from tests.support import small_tokenizers as tiny
-from tests.support.naive_spelling import spelled
+from tests.support.naive_spelling import FRAGMENTS, spelled
 from tests.support.reference import REAL
 
-# Each joins, splits, composes or breaks with some other.
-FRAGMENTS = [
-    *["a", "B", "z", "the", " The", "ing", "Lm", "ǅ", "ʰ", "ß", "ſ", "İ", "ŉ", "é", "e\u0301", "\u0301", "\u0338"],
-    *[" ", "  ", "\n", "\r\n", "\t", "\u00a0", "\u3000", "\x85", "\u2028", "▁", "\x00"],
-    *[
-        "'",
-        "'s",
-        "'LL",
-        "n't",
-        "1",
-        "234",
-        "½",
-        "²",
-        "Ⅷ",
-        "٣",
-        ".",
-        "...",
-        "!!",
-        "-",
-        "_",
-        "/",
-        "//",
-        "=",
-        "<",
-        "|",
-        ">",
-    ],
-    *["中", "文字", "。", "，", "か\u3099", "か", "가", "ᄀ", "ᅡ", "ᆨ", "각", "ไท", "य्", "क", "م"],
-    *["😀", "👨‍👩‍👧", "\u200d", "🇩🇪", "\u0344", "\u0958", "\u2126", "\ufb1d", "\U0001d15e"],
-    *["<s>", "</s>", "<|im_end|>", "<think>", "</think>", "<thi", "nk>", "é\u0301x"],
-]
 fragments = st.lists(st.sampled_from(FRAGMENTS), max_size=25).map("".join)
 texts_ = st.one_of(fragments, fragments, st.text(max_size=40))
 broken_pieces = st.lists(

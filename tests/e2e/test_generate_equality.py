@@ -12,12 +12,13 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from alignment.text.tokenizer import Tokenizer
-from fusion.core import Prompt, SamplingParams, Update
+from fusion.core import Prompt, Update
 from fusion.ensemble import Ensemble, Model, build_ensemble
 from fusion.loop.fuser import Fuser
 from fusion.members.checkpoint import quiet, stop_ids
 from fusion.members.hosts.inline import InlineMember
 from fusion.members.transformers.engine import TransformersEngine
+from fusion.options import SamplingParams
 from tests.support.demo import MODELS, questions, user
 
 PROMPTS = 50

@@ -16,8 +16,9 @@ import psutil
 import pytest
 import yaml
 
-from alignment.errors import Unavailable
-from fusion.core import SamplingParams, Update
+from alignment.errors import UnavailableError
+from fusion.core import Update
+from fusion.options import SamplingParams
 from server.loading import Runtime, build
 from server.settings import parse_settings
 from tests.support.demo import CONFIG, ENSEMBLE, REPOSITORY, questions, user
@@ -123,9 +124,9 @@ def test_a_member_that_is_killed_ends_its_sequences_within_a_second(runtime: Run
     answer = ask(runtime, ENSEMBLE, questions(1)[0], Answer(act), ignore_eos=True, max_tokens=200)
     error = wait(answer).error
     assert answer.ended_at - killed_at < 1
-    assert isinstance(error, Unavailable)
+    assert isinstance(error, UnavailableError)
     assert "'abacus' is down: its worker process was killed by SIGKILL" in str(error)
-    with pytest.raises(Unavailable) as refused:
+    with pytest.raises(UnavailableError) as refused:
         ask(runtime, ENSEMBLE, "Hello", Answer())
     assert (refused.value.retry_after or 0) >= 1
     until(lambda: not runtime.fuser.attendance.down)

@@ -11,8 +11,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.server.telemetry.metrics.test_metrics import Scrape
 from tests.support.demo import CONFIG, ENSEMBLE, questions, user
+from tests.support.scraped_server import Scrape
 from tests.support.scripted_fuser import eventually
 from tests.support.serving import Server, serving
 

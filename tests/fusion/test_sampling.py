@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fusion.core import SamplingParams
+from fusion.options import SamplingParams
 from fusion.sampling import bias, is_plain, penalise, sample, sample_plain, truncate
 
 TOKENS = np.array([3, 5, 8, 13, 21])

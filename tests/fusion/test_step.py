@@ -17,7 +17,7 @@ from fusion.step import (
     mixture,
     product,
     project,
-    renormalise,
+    renormalize,
     unique_keys,
 )
 from tests.support.reference import shared
@@ -170,7 +170,7 @@ def test_unique_keys_is_numpys_unique(keys):
 
 def test_renormalised_rows_sum_to_one_unless_nothing_was_mapped():
     p = np.array([[[0.2, 0.3], [0.0, 0.0]]])
-    np.testing.assert_allclose(renormalise(p), [[[0.4, 0.6], [0.0, 0.0]]])
+    np.testing.assert_allclose(renormalize(p), [[[0.4, 0.6], [0.0, 0.0]]])
 
 
 @pytest.mark.parametrize(

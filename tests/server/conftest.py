@@ -4,34 +4,18 @@ import shutil
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
-import openai
 import pytest
 import uvicorn
 from starlette.testclient import TestClient
 
 from server.http.app import create_app
-from server.http.options import ServerOptions
+from server.settings import ServerSettings
 from tests.support.model_folders import save_site
 from tests.support.scripted_fuser import ScriptedFuser, ensemble
-
-
-@dataclass
-class Served:
-    """A real server process's worth of HTTP, in a thread, over the scripted fuser."""
-
-    url: str
-    fuser: ScriptedFuser
-
-    def sdk(self, **options: Any) -> openai.OpenAI:
-        return openai.OpenAI(base_url=f"{self.url}/v1", max_retries=0, **{"api_key": "any", **options})
-
-    def http(self) -> httpx.Client:
-        return httpx.Client(base_url=self.url, timeout=10)
+from tests.support.served import Served
 
 
 @pytest.fixture
@@ -42,7 +26,7 @@ def fuser() -> ScriptedFuser:
 @pytest.fixture
 def client(fuser: ScriptedFuser) -> Iterator[TestClient]:
     """In-process; an exception that escapes the application fails the test."""
-    app = create_app({"pair": ensemble(), "other/one": ensemble("other/one")}, fuser, ServerOptions())
+    app = create_app({"pair": ensemble(), "other/one": ensemble("other/one")}, fuser, ServerSettings())
     with TestClient(app) as client:
         yield client
 
@@ -53,7 +37,7 @@ def serve(fuser: ScriptedFuser) -> Iterator[Callable[..., Served]]:
     running: list[tuple[uvicorn.Server, threading.Thread]] = []
 
     def start(**options: Any) -> Served:
-        app = create_app({"pair": ensemble()}, fuser, ServerOptions(**options))
+        app = create_app({"pair": ensemble()}, fuser, ServerSettings(**options))
         config = uvicorn.Config(app, log_config=None, log_level="warning", timeout_graceful_shutdown=2)
         server = uvicorn.Server(config)
         listener = socket.create_server(("127.0.0.1", 0))

@@ -1,4 +1,4 @@
-"""Somewhere for a member to deliver to."""
+"""Inbox: the queue that a member under test delivers its answers to."""
 
 import threading
 import time

@@ -1,4 +1,4 @@
-"""Runs lm-evaluation-harness against a server, and prints what came of it as JSON; argument: the server's URL.
+"""lm-evaluation-harness runs against a server, with their results printed as JSON; argument: the server's URL.
 
 Printed is, by run: the `accuracy`, and by question what was said (`said`).
 """

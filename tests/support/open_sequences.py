@@ -1,4 +1,4 @@
-"""Whether the server holds any sequence open, seen from outside."""
+"""Open sequences of a server, seen from outside."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the Prometheus operator takes (monitoring.coreos.com/v1), as far as the manifests use it and no further.
+"""Schemas of the Prometheus operator (monitoring.coreos.com/v1), as far as the manifests use them.
 
 The operator's own definitions are not in any Python package; these allow less than they do.
 """

@@ -119,3 +119,17 @@ def assert_agree(model: Model, engine: Engine, texts: dict[int, list[int]], rng:
                 assert answer.appended_logprobs.dtype == np.float32
             else:
                 assert answer.appended_logprobs is None
+
+
+SHAPE = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "max_position_embeddings": 256,
+    "initializer_range": 0.2,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}

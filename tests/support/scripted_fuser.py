@@ -10,21 +10,13 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
-from alignment.errors import InvalidRequest
+from alignment.errors import InvalidRequestError
 from alignment.text.boundaries import Located
-from fusion.core import (
-    Capacity,
-    FusionParams,
-    Prompt,
-    RoundReport,
-    SamplingParams,
-    Token,
-    TokenLogProb,
-    Update,
-)
+from fusion.core import Capacity, Prompt, RoundReport, Token, TokenLogProb, Update
 from fusion.ensemble import Ensemble, Model
 from fusion.loop.observer import Load, MemberLoad, Observer
 from fusion.loop.recovery import Attendance
+from fusion.options import FusionParams, SamplingParams
 
 END = 256
 CONTEXT = 200
@@ -63,7 +55,7 @@ class ByteTokenizer:
         template_kwargs: dict[str, Any],
     ) -> list[int]:
         if messages[0]["content"] == "refuse this":
-            raise InvalidRequest("The template refuses it.", param="messages")
+            raise InvalidRequestError("The template refuses it.", param="messages")
         lines = [f"{m['role']}:{m['content']}" for m in messages]
         return list("\n".join([*lines, *sorted(template_kwargs), "answer:" * add_generation_prompt]).encode())
 

@@ -1,4 +1,4 @@
-"""A fuser over toy members, and what a test sees of its sequences."""
+"""A fuser over toy members, and the answers of its sequences."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from alignment.text.tokenizer import Tokenizer
-from fusion.core import Capacity, FusionParams, Prompt, SamplingParams, Update
+from fusion.core import Capacity, Prompt, Update
 from fusion.ensemble import Ensemble, Model, build_ensemble
 from fusion.loop.fuser import Fuser
+from fusion.options import FusionParams, SamplingParams
 from tests.support.toy_members import ToyMember, seeded
 
 DEMO = Path(__file__).resolve().parents[2] / "deploy" / "demo" / "models"

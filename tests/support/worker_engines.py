@@ -1,4 +1,4 @@
-"""Engines that a worker can load by name, without torch: it starts at once, and what it does is plain."""
+"""Engines without torch that a worker can load by name: they start at once and compute plain sums."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The worker processes of this test run, among whatever else it has started."""
+"""Worker processes that this test run has started."""
 
 from __future__ import annotations
 

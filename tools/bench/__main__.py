@@ -1,3 +1,5 @@
+"""The speed benchmarks: `python -m tools.bench`, or `make bench`; prints one JSON object as its last line."""
+
 from __future__ import annotations
 
 import json

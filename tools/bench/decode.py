@@ -15,12 +15,13 @@ import torch
 from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel
 
 from alignment.text.tokenizer import Tokenizer
-from fusion.core import FusionParams, SamplingParams, Update
+from fusion.core import Update
 from fusion.ensemble import Ensemble, Model, build_ensemble
 from fusion.loop.fuser import Fuser
 from fusion.loop.observer import Observer, Rounds
 from fusion.members.hosts.inline import InlineMember
 from fusion.members.transformers.engine import TransformersEngine
+from fusion.options import FusionParams, SamplingParams
 from tools.bench.models import prompt
 
 PROMPT_WORDS = 64

@@ -1,4 +1,4 @@
-"""What a round costs with three members in three processes, against the slowest member's step.
+"""Round time with three members in three processes, against the slowest member's step.
 
 The members' steps are a fixed sleep (`SleepingEngine`), so the machine needs no core for each of them, and all
 that a round takes beyond the longest sleep is the server's own: messages, wake-ups, fusion, sampling, text.
@@ -20,13 +20,14 @@ from pathlib import Path
 from typing import Any
 
 from alignment.text.tokenizer import Tokenizer
-from fusion.core import FusionParams, Member, SamplingParams, Update
+from fusion.core import Member, Update
 from fusion.ensemble import Ensemble, Model, build_ensemble
 from fusion.loop.fuser import Fuser
 from fusion.members.hosts.inline import InlineMember
 from fusion.members.hosts.process import process
 from fusion.members.hosts.remote import RemoteMember
 from fusion.members.registry import EngineSpec, load_engine
+from fusion.options import FusionParams, SamplingParams
 from tools.bench.decode import Stages
 
 MODELS = Path(__file__).parents[2] / "deploy" / "demo" / "models"

@@ -1,4 +1,4 @@
-"""What measuring costs: the same decoding with and without metrics, in turn, in one process.
+"""The cost of measuring: the same decoding with and without metrics, in turn, in one process.
 
 `ratio` compares their times, pair by pair; on a machine that does other things as well it varies more than what it
 measures. `share` adds up the processor time of every call that measures, over the time of the decoding: all of it
@@ -16,10 +16,11 @@ from pathlib import Path
 from time import perf_counter, thread_time
 from typing import Any
 
-from fusion.core import FusionParams, SamplingParams, Update
+from fusion.core import Update
 from fusion.ensemble import Ensemble, build_ensemble
 from fusion.loop.fuser import Fuser
 from fusion.loop.observer import Observer
+from fusion.options import FusionParams, SamplingParams
 from server.telemetry.metrics.catalogue import Catalogue
 from server.telemetry.metrics.decoding import DecodingMetrics
 from server.telemetry.metrics.exposition import describe, exposition, refresh
@@ -64,7 +65,7 @@ def decode(
     for i in range(batch):
         record = None
         if measured is not None:
-            record = Record(measured, id=str(i), method="POST", path="/v1/completions", status=200)
+            record = Record(measured.on_tokens, id=str(i), method="POST", path="/v1/completions", status=200)
             record.begin(ensemble.name, 16, 1)
 
         def on_update(update: Update, record: Record | None = record) -> None:

@@ -1,4 +1,4 @@
-"""What weighting by the prompt does on the demo's held-out questions.
+"""Accuracy and cost of weights from the prompt on the demo's held-out questions.
 
 Accuracy per task and cost per token by each way of weighting, and whether a member that understands a prompt
 answers it well. `python -m tools.bench.packllm [--limit N] [--timed N] [--prune P] [--combine C] [CONFIG]` prints
@@ -25,12 +25,12 @@ from typing import Any
 import numpy as np
 from scipy.stats import spearmanr
 
-from fusion.core import Combine, FusionParams, SamplingParams, Update
+from fusion.core import Update
 from fusion.ensemble import Ensemble, build_ensemble, build_for_any_pivot
 from fusion.loop.fuser import Fuser
+from fusion.options import Combine, FusionParams, SamplingParams, Weighting
 from fusion.prompt.scoring import PrefixScores
 from fusion.step import COMBINATIONS
-from fusion.weighting import Weighting
 from server.commands.evaluate.questions import Question
 from server.commands.evaluate.run import read_all
 from server.commands.evaluate.scoring import is_right

@@ -1,4 +1,4 @@
-"""An engine whose step takes a fixed time and no processor: what a round costs beside it is the server's own."""
+"""An engine whose step takes a fixed time and no processor: the rest of a round's time is the server's own."""
 
 from __future__ import annotations
 

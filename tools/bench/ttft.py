@@ -26,12 +26,12 @@ from transformers import (
 )
 
 from alignment.text.tokenizer import Tokenizer
-from fusion.core import FusionParams, SamplingParams, Update
+from fusion.core import Update
 from fusion.ensemble import Ensemble, Model, build_ensemble
 from fusion.loop.fuser import Fuser
 from fusion.members.hosts.inline import InlineMember
 from fusion.members.transformers.engine import TransformersEngine
-from fusion.weighting import Weighting
+from fusion.options import FusionParams, SamplingParams, Weighting
 from tools.bench.models import prompt, tokenizers
 
 LENGTHS = (64, 512, 2048)

@@ -18,11 +18,12 @@ from pathlib import Path
 import torch
 
 from alignment.text.tokenizer import Tokenizer
-from fusion.core import Generate, Generated, SamplingParams
+from fusion.core import Generate, Generated
 from fusion.ensemble import Ensemble, Model, build_ensemble
 from fusion.loop.fuser import Fuser
 from fusion.members.hosts.inline import InlineMember
 from fusion.members.vllm.engine import VllmEngine
+from fusion.options import SamplingParams
 from tools.bench import models
 from tools.bench.decode import Stages, fused_round_seconds
 from tools.bench.models import prompt

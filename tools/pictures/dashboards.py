@@ -24,7 +24,7 @@ from tests.support.demo import REPOSITORY
 from tests.support.monitored_server import Observation, observation
 from tests.support.prometheus import Series
 
-PICTURES = REPOSITORY / "deploy" / "grafana" / "pictures"
+PICTURES = REPOSITORY / "docs" / "pictures"
 RATES_OVER = "10s"
 WIDTH, UNIT, DOTS = 15.0, 0.3, 80  # inches across, inches of a row of Grafana's grid, dots per inch
 BACKGROUND, PANEL, EDGE, TEXT, FAINT = "#0b0c0f", "#1b1e24", "#34373f", "#ccccdc", "#8e8ea0"

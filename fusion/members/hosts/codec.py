@@ -1,6 +1,6 @@
 """Messages as bytes: a short header that says what there is, then the arrays as they lie in memory.
 
-A message is any dataclass of `fusion.core` or `fusion.members.hosts.messages`, or a list of them. Its header is
+A message is any dataclass of `fusion.core`, `fusion.options` or `hosts.messages`, or a list of them. Its header is
 JSON: the class's name and its fields in order. Arrays and long lists of ids stand outside it, raw and aligned. A
 list of messages of one kind goes field by field, so that the arrays of a whole batch are one. Nothing is pickled:
 what arrives can be wrong, but it cannot run code.
@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fusion import core
+from fusion import core, options
 from fusion.members.hosts import messages as hosting
 
 SIZES = struct.Struct("<II")
@@ -136,7 +136,7 @@ def _unpack(value: Any, arrays: _Arrays) -> Any:
 @cache
 def _classes() -> dict[str, type]:
     """The messages by name."""
-    found = [*vars(core).values(), *vars(hosting).values()]
+    found = [*vars(core).values(), *vars(options).values(), *vars(hosting).values()]
     return {kind.__name__: kind for kind in found if isinstance(kind, type) and is_dataclass(kind)}
 
 

@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from time import perf_counter
 
+from alignment.errors import one_line
 from fusion.core import AdvanceFailed, Answer, Capacity, Deliver, Generated, Task
 from fusion.members.engine import Engine
 
@@ -133,7 +134,7 @@ class _Place:
         except Exception as error:
             self.step_seconds = 0.0  # of no step that did anything
             log.exception("a step of an engine on %s failed", self.engine.device)
-            self.failure = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            self.failure = f"{type(error).__name__}: {one_line(error)}"
             self.failures += 1
             reason = f"The engine failed: {self.failure}"
             answers = [AdvanceFailed(sequence, reason) for sequence in sorted(self.outstanding)]

@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Protocol
 
-from alignment.errors import ConfigError
+from alignment.errors import ConfigError, one_line
 from fusion.core import Capacity, Deliver, Delivery, Down, Task, Up
 from fusion.members.hosts.channel import Channel
 from fusion.members.hosts.messages import Answers, Broken, Close, Load, Loaded, Logged, Ping, Refused, Stop
@@ -168,7 +168,7 @@ class RemoteMember:
             return str(error).rstrip(".")
         except Exception as error:
             log.exception("member %s cannot go on with its worker", self.name)
-            return f"its worker cannot be used: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            return f"its worker cannot be used: {type(error).__name__}: {one_line(error)}"
         unready = "" if self._loaded_at < math.inf else " before it was ready; see what it printed"
         return reason or f"its {worker.what} {how}{unready}"
 

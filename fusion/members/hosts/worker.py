@@ -13,7 +13,7 @@ import signal
 import socket
 import sys
 
-from alignment.errors import ConfigError
+from alignment.errors import ConfigError, one_line
 from fusion.core import Delivery, Member
 from fusion.members.hosts.channel import Channel
 from fusion.members.hosts.inline import InlineMember
@@ -83,7 +83,7 @@ def one_sentence(error: Exception) -> str:
     """An error for the user: their own words for what is expected, its kind and beginning for what is not."""
     if isinstance(error, ConfigError):
         return str(error)
-    return f"The engine cannot be loaded: {type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    return f"The engine cannot be loaded: {type(error).__name__}: {one_line(error, 300)}"
 
 
 def main() -> None:

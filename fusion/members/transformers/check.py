@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from alignment.errors import one_line
 from fusion.core import Advance, AdvanceFailed, NextTokens
 
 if TYPE_CHECKING:
@@ -101,4 +102,4 @@ def _difference(answer: NextTokens, rows: Tensor, append: list[int]) -> float:
 
 
 def _short(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]
+    return f"{type(error).__name__}: {one_line(error)}"

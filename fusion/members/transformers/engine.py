@@ -23,6 +23,7 @@ from fusion.members.transformers.forward.packed import PackedForward
 from fusion.members.transformers.linear import pack_linear_layers
 from fusion.members.transformers.pending import Work
 from fusion.members.transformers.schedule import SHORT, share
+from fusion.options import EngineOptions
 
 log = logging.getLogger(__name__)
 
@@ -43,11 +44,11 @@ class TransformersEngine:
         self,
         model: Any,
         *,
-        cache_tokens: int = 16384,
-        max_sequences: int = 64,
+        cache_tokens: int = EngineOptions.cache_tokens,
+        max_sequences: int = EngineOptions.max_sequences,
         max_context: int | None = None,
-        chunk: int = 512,
-        top_k: int = 320,
+        chunk: int = EngineOptions.prefill_chunk,
+        top_k: int = EngineOptions.candidates,
     ) -> None:
         """Take over a transformers model: choose a path, which may replace its attention and linear layers.
 
@@ -111,11 +112,11 @@ class TransformersEngine:
         device: str = "cpu",
         revision: str | None = None,
         trust_remote_code: bool = False,
-        cache_tokens: int = 16384,
-        max_sequences: int = 64,
+        cache_tokens: int = EngineOptions.cache_tokens,
+        max_sequences: int = EngineOptions.max_sequences,
         max_context: int | None = None,
-        chunk: int = 512,
-        top_k: int = 320,
+        chunk: int = EngineOptions.prefill_chunk,
+        top_k: int = EngineOptions.candidates,
     ) -> TransformersEngine:
         """An engine over a checkpoint: a folder, or a repository of the Hugging Face hub.
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from alignment.errors import ConfigError
 from fusion.members.vllm.hints import explained
 from fusion.members.vllm.start import quiet
+from fusion.options import EngineOptions
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
@@ -62,11 +63,11 @@ class Options:
     device: str = "cpu"
     revision: str | None = None
     trust_remote_code: bool = False
-    cache_tokens: int = 16384
-    max_sequences: int = 32
+    cache_tokens: int = EngineOptions.cache_tokens
+    max_sequences: int = EngineOptions.max_sequences
     max_context: int | None = None
-    chunk: int = 512
-    top_k: int = 320
+    chunk: int = EngineOptions.prefill_chunk
+    top_k: int = EngineOptions.candidates
     engine_args: Mapping[str, Any] = field(default_factory=dict)
     adapter: str | None = None
 

@@ -1,1 +1,1 @@
-"""How often each served name answers right, measured over the path that a client takes."""
+"""Evaluation: exact match and chrF of each served name, over the path that a client takes."""

@@ -1,4 +1,4 @@
-"""Puts questions to the names that a server serves, as a client would."""
+"""Questions put to the names that a server serves, through the OpenAI client."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
-import httpx
+import httpx2
+import openai
 
 from alignment.errors import NO_CHAT_TEMPLATE, TuttiError
 from server.commands.evaluate.questions import Question
 from server.commands.evaluate.scoring import chrf, is_right
 
-PATIENCE = 5  # times that an overloaded server is asked again
 QUESTION = "{prompt}"
+# Raised by answers of another shape than OpenAI's, which the SDK hands over as they are.
+MALFORMED = (ValueError, LookupError, TypeError, AttributeError)
 
 
 class EvaluationError(TuttiError):
@@ -56,25 +58,27 @@ class Answer:
     seconds: float
 
 
-async def served_names(client: httpx.AsyncClient) -> list[str]:
+async def served_names(client: openai.AsyncOpenAI) -> list[str]:
     """What the server serves, in its order.
 
     Raises:
         EvaluationError: it cannot be reached, refuses, or answers something else.
     """
+    server = str(client.base_url).removesuffix("/v1/")
     try:
-        response = await client.get("/v1/models")
-        response.raise_for_status()
-        return [str(model["id"]) for model in response.json()["data"]]
-    except httpx.HTTPError as error:
-        reason = str(error) or type(error).__name__
-        raise EvaluationError(f"{client.base_url} cannot be evaluated: {reason}.") from error
-    except (ValueError, LookupError, TypeError) as error:
-        raise EvaluationError(f"{client.base_url} does not answer like an OpenAI-compatible server.") from error
+        return [model.id for model in (await client.with_options(max_retries=0).models.list()).data]
+    except openai.APIStatusError as error:
+        reason = f"{error.status_code} {error.response.reason_phrase}"
+        raise EvaluationError(f"{server} cannot be evaluated: {reason}.") from error
+    except openai.APIConnectionError as error:
+        reason = str(error.__cause__ or error) or type(error).__name__
+        raise EvaluationError(f"{server} cannot be evaluated: {reason}.") from error
+    except (openai.APIError, *MALFORMED) as error:
+        raise EvaluationError(f"{server} does not answer like an OpenAI-compatible server.") from error
 
 
 async def ask_all(
-    client: httpx.AsyncClient,
+    client: openai.AsyncOpenAI,
     models: Sequence[str],
     questions: Sequence[Question],
     asking: Asking,
@@ -98,43 +102,38 @@ async def ask_all(
     return await asyncio.gather(*(ask(model, question) for model, question in product(models, questions)))
 
 
-async def _ask(client: httpx.AsyncClient, model: str, question: Question, asking: Asking) -> Answer:
-    path, body = _request(model, question, asking)
+async def _ask(client: openai.AsyncOpenAI, model: str, question: Question, asking: Asking) -> Answer:
     began = time.perf_counter()
     text, finish, error = "", None, None
     try:
-        choice = (await _post(client, path, body))["choices"][0]
-        said = choice["message"]["content"] if asking.template is None else choice["text"]
-        text, finish = str(said or ""), choice["finish_reason"]
-    except (httpx.HTTPError, ValueError, LookupError, TypeError) as failure:
-        error = str(failure) or type(failure).__name__
+        text, finish = await _said(client, model, question, asking)
+    except openai.APIStatusError as failure:
+        if NO_CHAT_TEMPLATE in failure.response.text:
+            raise EvaluationError(
+                f"{model!r} cannot be asked in a chat because it has no chat template; "
+                "give --completions to ask in plain text."
+            ) from failure
+        error = f"HTTP {failure.status_code}: {failure.response.text[:500]}"
+    except (openai.APIError, httpx2.HTTPError) as failure:
+        error = str(failure.__cause__ or failure) or type(failure).__name__
+    except MALFORMED as failure:
+        error = f"The answer is not a completion of OpenAI's API: {failure}"
     seconds = time.perf_counter() - began
     right = error is None and is_right(question, text)
     return Answer(model, question, text, right, chrf(question, text), finish, error, seconds)
 
 
-def _request(model: str, question: Question, asking: Asking) -> tuple[str, dict[str, Any]]:
-    """The path and the body that put a question."""
-    body = {"model": model, "temperature": 0, "max_tokens": asking.max_tokens}
+async def _said(
+    client: openai.AsyncOpenAI, model: str, question: Question, asking: Asking
+) -> tuple[str, str | None]:
+    """The text of an answer, and why it ended."""
+    options: dict[str, Any] = {"model": model, "temperature": 0, "max_tokens": asking.max_tokens}
     if asking.stop:
-        body["stop"] = list(asking.stop)
+        options["stop"] = list(asking.stop)
     if asking.template is None:
-        return "/v1/chat/completions", body | {"messages": [{"role": "user", "content": question.prompt}]}
-    return "/v1/completions", body | {"prompt": asking.template.replace(QUESTION, question.prompt)}
-
-
-async def _post(client: httpx.AsyncClient, path: str, body: dict[str, Any]) -> dict[str, Any]:
-    for attempt in range(PATIENCE + 1):
-        response = await client.post(path, json=body)
-        if response.status_code != httpx.codes.TOO_MANY_REQUESTS or attempt == PATIENCE:
-            break
-        await asyncio.sleep(float(response.headers.get("retry-after", "1")))
-    if NO_CHAT_TEMPLATE in response.text and response.is_error:
-        raise EvaluationError(
-            f"{body['model']!r} cannot be asked in a chat, for want of a chat template; "
-            "give --completions to ask in plain text."
-        )
-    if response.is_error:
-        raise ValueError(f"HTTP {response.status_code}: {response.text[:500]}")
-    result: dict[str, Any] = response.json()
-    return result
+        messages: Any = [{"role": "user", "content": question.prompt}]
+        chosen = (await client.chat.completions.create(messages=messages, **options)).choices[0]
+        return str(chosen.message.content or ""), chosen.finish_reason
+    prompt = asking.template.replace(QUESTION, question.prompt)
+    completed = (await client.completions.create(prompt=prompt, **options)).choices[0]
+    return str(completed.text or ""), completed.finish_reason

@@ -1,22 +1,24 @@
-"""The whole of `tutti eval`: a server, the questions, the answers."""
+"""`tutti eval` from end to end: a server, the questions, the answers."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 
-import httpx
+import httpx2
+import openai
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from server.commands.client import NO_KEY, api_url
 from server.commands.evaluate.asking import Answer, Asking, EvaluationError, ask_all, served_names
 from server.commands.evaluate.questions import Question, read_questions
 from server.settings import Settings
 
-_TIMEOUT = httpx.Timeout(10, read=None, pool=None)  # how long an answer may take is the server's to decide
+_RETRIES = 5  # of a request that an overloaded server refuses, after the time that it names
+_TIMEOUT = openai.Timeout(10, read=None, pool=None)  # how long an answer may take is the server's to decide
 
 
 def read_all(paths: Sequence[Path], limit: int | None = None) -> list[Question]:
@@ -29,38 +31,44 @@ def read_all(paths: Sequence[Path], limit: int | None = None) -> list[Question]:
     return chosen
 
 
+def client_of(url: str, api_key: str | None = None, http: httpx2.AsyncClient | None = None) -> openai.AsyncOpenAI:
+    """An OpenAI client that waits as long as an answer takes, and asks an overloaded server again."""
+    return openai.AsyncOpenAI(
+        base_url=api_url(url),
+        api_key=api_key or NO_KEY,
+        timeout=_TIMEOUT,
+        max_retries=_RETRIES,
+        http_client=http,
+    )
+
+
 @asynccontextmanager
-async def remote(url: str, api_key: str | None) -> AsyncIterator[httpx.AsyncClient]:
+async def remote(url: str, api_key: str | None) -> AsyncIterator[openai.AsyncOpenAI]:
     """A client of a running server, whose URL may end in /v1 or not."""
-    headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
-    base = url.rstrip("/").removesuffix("/v1")
     try:
-        client = httpx.AsyncClient(base_url=base, headers=headers, timeout=_TIMEOUT)
-    except httpx.InvalidURL as error:
+        client = client_of(url, api_key)
+    except httpx2.InvalidURL as error:
         raise EvaluationError(f"{url} is no URL: {error}.") from None
     async with client:
         yield client
 
 
 @asynccontextmanager
-async def local(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
+async def local(settings: Settings) -> AsyncIterator[openai.AsyncOpenAI]:
     """A client of the configured server, which is loaded into this process and takes no port."""
-    from server.commands.serve import options
     from server.http.app import create_app
     from server.loading import build
 
     runtime = build(settings)
-    app = create_app(runtime.ensembles, runtime.fuser, replace(options(settings.server), api_keys=()))
-    transport = httpx.ASGITransport(app=app)
-    async with (
-        app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=transport, base_url="http://tutti", timeout=_TIMEOUT) as client,
-    ):
+    open_to_all = settings.server.model_copy(update={"api_keys": (), "api_keys_file": None})
+    app = create_app(runtime.ensembles, runtime.fuser, open_to_all)
+    http = httpx2.AsyncClient(transport=httpx2.ASGITransport(app=app))
+    async with app.router.lifespan_context(app), client_of("http://tutti", http=http) as client:
         yield client
 
 
 async def evaluate(
-    client: httpx.AsyncClient,
+    client: openai.AsyncOpenAI,
     questions: Sequence[Question],
     console: Console,
     *,

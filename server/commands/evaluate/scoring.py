@@ -1,4 +1,4 @@
-"""When an answer is right, how close a text is, and how sure a mean is."""
+"""Scores of answers: exact match, chrF, and the bootstrap interval of a mean."""
 
 from __future__ import annotations
 
@@ -61,6 +61,13 @@ def chosen_letter(answer: str, choices: Sequence[str]) -> str | None:
 def bootstrap(values: Sequence[float], *, seed: int = 0) -> Estimate:
     """The mean of at least one value, and the 2.5% and 97.5% quantiles of the means of 2,000 resamples."""
     data = np.asarray(values, dtype=np.float64)
-    picks = np.random.default_rng(seed).integers(len(data), size=(_RESAMPLES, len(data)))
-    low, high = np.quantile(data[picks].mean(axis=1), [0.025, 0.975])
-    return Estimate(float(data.mean()), float(low), float(high))
+    mean = float(data.mean())
+    if len(data) == 1:
+        return Estimate(mean, mean, mean)
+    from scipy import stats
+
+    rng = np.random.default_rng(seed)
+    ends = stats.bootstrap(
+        (data,), np.mean, n_resamples=_RESAMPLES, method="percentile", rng=rng
+    ).confidence_interval
+    return Estimate(mean, float(ends.low), float(ends.high))

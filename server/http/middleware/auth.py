@@ -1,4 +1,4 @@
-"""Bearer keys, and whose turn in the waiting line a request counts as."""
+"""Authentication by bearer key, and the flow that a request waits in."""
 
 from __future__ import annotations
 
@@ -10,14 +10,12 @@ from fastapi import Request
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from server.http.errors import Unauthorized, error_response
-
-# Load balancers and Prometheus have no key.
-OPEN_PATHS = frozenset({"/health", "/ready", "/metrics", "/version"})
+from server.http.errors import UnauthorizedError, error_response
+from server.http.paths import OPEN_PATHS
 
 
 class BearerAuth:
-    """Lets a request through when its bearer key is one of ours.
+    """Lets a request through when its bearer key is accepted.
 
     Digests are compared, all of them and in constant time, so that neither a key's length nor how much of it
     was right can be measured.
@@ -36,9 +34,7 @@ class BearerAuth:
         digest = _digest(key.strip().encode("latin-1"))  # headers arrive decoded as latin-1
         known = [hmac.compare_digest(digest, ours) for ours in self.digests]
         if scheme.lower() != "bearer" or not any(known):
-            refusal = Unauthorized(
-                "The API key is missing or wrong; send it as 'Authorization: Bearer KEY'.", code="invalid_api_key"
-            )
+            refusal = UnauthorizedError("The API key is missing or wrong; send it as 'Authorization: Bearer KEY'.")
             await error_response(refusal)(scope, receive, send)
             return
         scope.setdefault("state", {})["key_digest"] = digest.hex()
@@ -46,7 +42,7 @@ class BearerAuth:
 
 
 def flow_of(request: Request) -> str:
-    """Requests of one flow share their turn: one API key, or one client address where there are no keys."""
+    """The flow of a request, which is one turn in the waiting line: its API key, or its address without keys."""
     digest: str | None = getattr(request.state, "key_digest", None)
     return digest or (request.client.host if request.client else "")
 

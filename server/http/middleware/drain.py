@@ -1,4 +1,4 @@
-"""Between the first request and the last: whether requests are taken, and how many are in progress."""
+"""Draining at shutdown: new requests are answered with 503 while those in progress finish."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from alignment.errors import Unavailable
+from alignment.errors import UnavailableError
 from fusion.loop.line import STOPPING
 from server.http.errors import error_response
-from server.http.middleware.auth import OPEN_PATHS
+from server.http.paths import OPEN_PATHS
 
 RETRY_SECONDS = 1  # another replica can take the request at once
 
@@ -22,11 +22,11 @@ class Lifecycle:
     in_progress: int = 0
 
 
-class Admission:
+class Drain:
     """Answers 503 to requests that come while the server drains, and counts those in progress.
 
-    The server still listens then, because a load balancer goes on sending until it has noticed: its requests get
-    an answer that sends them elsewhere, not a refused connection.
+    The server keeps listening, because a load balancer goes on sending until it has noticed: its requests get an
+    answer that sends them to another replica, not a refused connection.
     """
 
     def __init__(self, app: ASGIApp, lifecycle: Lifecycle) -> None:
@@ -41,7 +41,7 @@ class Admission:
         if self.lifecycle.draining:
             scope["state"]["record"].draining = True
             headers = {"Retry-After": str(RETRY_SECONDS), "Connection": "close"}
-            await error_response(Unavailable(STOPPING), headers)(scope, receive, send)
+            await error_response(UnavailableError(STOPPING), headers)(scope, receive, send)
             return
         self.lifecycle.in_progress += 1
         try:

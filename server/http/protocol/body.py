@@ -1,4 +1,4 @@
-"""Reading a JSON body more strictly than the standard library does."""
+"""JSON bodies, read more strictly than by the standard library."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from alignment.errors import InvalidRequest, NotImplementedYet
+from alignment.errors import InvalidRequestError, UnsupportedError
 from server.http.errors import shorten
 from server.http.protocol.common import RequestModel, expected
 from server.http.protocol.fusion import FusionFields
@@ -60,7 +60,7 @@ Messages = Annotated[list[Message], Field(min_length=1)]
 
 
 class RenderingFields(RequestModel):
-    """How messages are rendered; what chat completions and `/tokenize` have in common."""
+    """Options of rendering messages, which chat completions and `/tokenize` share."""
 
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
@@ -89,10 +89,10 @@ class ChatRequest(SamplingFields, RenderingFields):
         """None unless `logprobs` is true.
 
         Raises:
-            InvalidRequest: alternatives without log-probabilities.
+            InvalidRequestError: alternatives without log-probabilities.
         """
         if self.top_logprobs and not self.logprobs:
-            raise InvalidRequest("top_logprobs is allowed only with logprobs: true.", param="top_logprobs")
+            raise InvalidRequestError("top_logprobs is allowed only with logprobs: true.", param="top_logprobs")
         return "top_logprobs", (self.top_logprobs or 0) if self.logprobs else None
 
 
@@ -100,23 +100,23 @@ def rendering(messages: list[Message], fields: RenderingFields) -> dict[str, Any
     """A conversation as keyword arguments of `encode_chat`.
 
     Raises:
-        InvalidRequest: a part that is no text, a message without content, or contradictory fields.
-        NotImplementedYet: a message that calls tools.
+        InvalidRequestError: a part that is no text, a message without content, or contradictory fields.
+        UnsupportedError: a message that calls tools.
     """
     continued = bool(fields.continue_final_message)
     if continued and fields.add_generation_prompt:
-        raise InvalidRequest(
+        raise InvalidRequestError(
             "continue_final_message and add_generation_prompt exclude each other; set one of them.",
             param="continue_final_message",
         )
     if continued and messages[-1].role != "assistant":
-        raise InvalidRequest(
+        raise InvalidRequestError(
             "continue_final_message needs a last message of role assistant.", param="continue_final_message"
         )
     kwargs = fields.chat_template_kwargs or {}
     for name in kwargs:
         if name in RESERVED_TEMPLATE_KWARGS:
-            raise InvalidRequest(
+            raise InvalidRequestError(
                 f"chat_template_kwargs must not set {name}.", param=f"chat_template_kwargs.{name}"
             )
     return {
@@ -131,10 +131,9 @@ def _plain(message: Message, index: int) -> dict[str, Any]:
     """The message as chat templates know it: content is a string, and `developer` is today's `system`."""
     where = f"messages[{index}]"
     if message.tool_calls:
-        raise NotImplementedYet(
+        raise UnsupportedError(
             f"{where} calls tools, which are not supported yet.",
             param=f"{where}.tool_calls",
-            code="not_implemented",
         )
     plain = {
         "role": "system" if message.role == "developer" else message.role,
@@ -155,16 +154,16 @@ def _text(message: Message, where: str) -> str:
         case None if message.role == "assistant":  # clients send back an answer that was empty
             return ""
         case None:
-            raise InvalidRequest(f"{where} is missing.", param=where)
+            raise InvalidRequestError(f"{where} is missing.", param=where)
         case parts:
             texts = []
             for index, part in enumerate(parts):
                 if part.type != "text":
-                    raise InvalidRequest(
+                    raise InvalidRequestError(
                         f"{where}[{index}] is of type {shorten(part.type)}, but only text is understood.",
                         param=f"{where}[{index}].type",
                     )
                 if part.text is None:
-                    raise InvalidRequest(f"{where}[{index}].text is missing.", param=f"{where}[{index}].text")
+                    raise InvalidRequestError(f"{where}[{index}].text is missing.", param=f"{where}[{index}].text")
                 texts.append(part.text)
             return "\n".join(texts)

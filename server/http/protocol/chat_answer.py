@@ -62,14 +62,14 @@ class ChatCompletion(AnswerModel):
 
 
 class Delta(AnswerModel):
-    """What a chunk adds to its message."""
+    """The part of its message that a chunk adds."""
 
     role: Literal["assistant"] | None = Field(default=None, exclude_if=is_none)
     content: str | None = Field(default=None, exclude_if=is_none)
 
 
 class ChatChunkChoice(AnswerModel):
-    """What a chunk adds to one of `n` answers."""
+    """The part of one of `n` answers that a chunk adds."""
 
     index: int
     delta: Delta

@@ -1,4 +1,4 @@
-"""What all request models share: strict types, one readable complaint per field, numbers that are numbers."""
+"""Base models of requests and answers: strict types, finite numbers, one readable complaint per field."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from alignment.errors import InvalidRequest, NotImplementedYet
+from alignment.errors import InvalidRequestError, UnsupportedError
 from server.http.errors import shorten
 from server.http.protocol.common import AnswerModel, Usage, expected, is_none
 from server.http.protocol.fusion import FusionFields, FusionReport
@@ -46,15 +46,15 @@ def prompts(body: CompletionRequest, limit: int) -> list[str] | list[list[int]]:
     """The prompts one by one.
 
     Raises:
-        InvalidRequest: there is none, or more than `limit`.
+        InvalidRequestError: there is none, or more than `limit`.
     """
     several = [body.prompt] if isinstance(body.prompt, str) else body.prompt
     if not several:
-        raise InvalidRequest("prompt is an empty list; give at least one prompt.", param="prompt")
+        raise InvalidRequestError("prompt is an empty list; give at least one prompt.", param="prompt")
     if isinstance(several[0], int):
         return [several]
     if len(several) > limit:
-        raise InvalidRequest(
+        raise InvalidRequestError(
             f"prompt holds {len(several)} prompts; at most {limit} are allowed in one request.", param="prompt"
         )
     return several
@@ -64,17 +64,16 @@ def check_best_of(body: CompletionRequest) -> None:
     """`best_of` may only say what `n` says.
 
     Raises:
-        InvalidRequest: it is less than `n`.
-        NotImplementedYet: it is more.
+        InvalidRequestError: it is less than `n`.
+        UnsupportedError: it is more.
     """
     n = body.n or 1
     if body.best_of is not None and body.best_of < n:
-        raise InvalidRequest(f"best_of should be at least n, which is {shorten(n)}.", param="best_of")
+        raise InvalidRequestError(f"best_of should be at least n, which is {shorten(n)}.", param="best_of")
     if body.best_of is not None and body.best_of > n:
-        raise NotImplementedYet(
+        raise UnsupportedError(
             "best_of larger than n is not supported yet; use n and choose among its answers.",
             param="best_of",
-            code="not_implemented",
         )
 
 

@@ -66,7 +66,7 @@ def completion_logprobs(tokens: Sequence[Token], tokenizer: Tokenizer, start: in
 
 
 def characters(tokens: Sequence[Token]) -> int:
-    """How many characters these tokens begin."""
+    """The number of characters that these tokens begin."""
     return sum(not _continues(byte) for token in tokens for byte in token.chosen.surface)
 
 

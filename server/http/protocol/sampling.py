@@ -1,4 +1,4 @@
-"""The sampling fields that chat and text completions share, and what they mean to the fuser."""
+"""Sampling fields that chat and text completions share, and their translation into `SamplingParams`."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field
 
-from alignment.errors import InvalidRequest
+from alignment.errors import InvalidRequestError
 from alignment.text.ids import require_ids
-from fusion.core import SamplingParams
 from fusion.loop.line import require_room
+from fusion.options import Bias, SamplingParams
 from server.http.errors import shorten
-from server.http.options import ServerOptions
 from server.http.protocol.common import RequestModel, Strings
+from server.settings.derive import overrides, updated
 
 if TYPE_CHECKING:
     from fusion.ensemble import Ensemble
@@ -31,33 +31,26 @@ class StreamOptions(RequestModel):
 
 
 MOST_BIASED = 1024  # tokens in a logit_bias, which costs time in every round
+MOST_STOPS = 16  # stop strings of a request, and stop token ids
+MOST_LOGPROBS = 20  # alternatives per token
+# Options that a request writes in another way than the fuser takes them.
+NOT_THE_SAME = ("logit_bias", "stop", "stop_token_ids", "include_stop", "logprobs", "prompt_logprobs")
 
 
-class SamplingFields(RequestModel):
-    """How a token is drawn and when to stop. Null is the same as leaving a field out.
+class SamplingFields(overrides(SamplingParams, RequestModel, without=NOT_THE_SAME)):  # type: ignore[misc]
+    """The options of `fusion.options.SamplingParams`, and what else both requests have.
 
-    The ranges are OpenAI's where it has the field, and vLLM's otherwise.
+    Null is the same as leaving a field out.
     """
 
     default_max_tokens: ClassVar[int | None] = None
     """Without a limit in the request; None for all the room there is."""
 
     n: Annotated[int, Field(ge=1)] | None = None
-    max_tokens: Annotated[int, Field(ge=1)] | None = None
-    min_tokens: Annotated[int, Field(ge=0)] | None = None
-    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    top_k: Annotated[int, Field(ge=-1, lt=2**31)] | None = None
-    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
-    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
-    repetition_penalty: Annotated[float, Field(ge=0.01, le=10)] | None = None
-    logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = None
-    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
+    logit_bias: dict[str, Bias] | None = None
     stop: Strings | None = None
     stop_token_ids: list[int] | None = None
     include_stop_str_in_output: bool | None = None
-    ignore_eos: bool | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: str | None = None
@@ -84,59 +77,51 @@ class SamplingFields(RequestModel):
 
 
 def sampling_params(
-    fields: SamplingFields, *, vocabulary_size: int, room: int, options: ServerOptions
+    fields: SamplingFields, *, vocabulary_size: int, room: int, default_max_tokens: int | None
 ) -> SamplingParams:
-    """What the fields ask of the fuser.
+    """The sampling parameters that the fields ask for.
 
     Args:
         fields: of the request.
         vocabulary_size: of the pivot, whose ids `logit_bias` and `stop_token_ids` name.
         room: how many tokens fit after the prompt.
-        options: the server's limits.
+        default_max_tokens: of this server, for requests without a limit; None for all the room there is.
 
     Raises:
-        InvalidRequest: a field exceeds what this ensemble or this server allows.
+        InvalidRequestError: a field exceeds what this ensemble or this server allows.
     """
     limited_by, max_tokens = fields.limit
     if max_tokens is None:
-        max_tokens = min(room, fields.default_max_tokens or options.default_max_tokens or room)
+        max_tokens = min(room, fields.default_max_tokens or default_max_tokens or room)
     else:
         require_room(max_tokens, room, param=limited_by)
     min_tokens = fields.min_tokens or 0
     if min_tokens > max_tokens:
-        raise InvalidRequest(
+        raise InvalidRequestError(
             f"min_tokens is {shorten(min_tokens)}, but the answer is limited to {max_tokens} tokens.",
             param="min_tokens",
         )
     asked_by, logprobs = fields.alternatives
-    if logprobs is not None and logprobs > options.max_logprobs:
-        raise InvalidRequest(
-            f"{asked_by} should be at most {options.max_logprobs}, not {shorten(logprobs)}.", param=asked_by
+    if logprobs is not None and logprobs > MOST_LOGPROBS:
+        raise InvalidRequestError(
+            f"{asked_by} should be at most {MOST_LOGPROBS}, not {shorten(logprobs)}.", param=asked_by
         )
-    top_k = max(fields.top_k or 0, 0)
-    top_p = 1.0 if fields.top_p is None else fields.top_p
-    if top_p == 0:  # a nucleus of no mass still holds the best token
-        top_k, top_p = 1, 1.0
-    temperature = 1.0 if fields.temperature is None else fields.temperature
-    return SamplingParams(
+    params = updated(
+        SamplingParams(max_tokens),
+        fields,
         max_tokens=max_tokens,
-        min_tokens=min_tokens,
-        temperature=0.0 if temperature < GREEDY_BELOW else temperature,
-        top_p=top_p,
-        top_k=top_k,
-        min_p=fields.min_p or 0.0,
-        presence_penalty=fields.presence_penalty or 0.0,
-        frequency_penalty=fields.frequency_penalty or 0.0,
-        repetition_penalty=1.0 if fields.repetition_penalty is None else fields.repetition_penalty,
         logit_bias=_logit_bias(fields.logit_bias or {}, vocabulary_size),
         seed=None if fields.seed is None else fields.seed % SEEDS,
-        stop=_stop(fields.stop, options.max_stop_strings),
-        stop_token_ids=_stop_token_ids(fields.stop_token_ids or [], vocabulary_size, options.max_stop_strings),
+        stop=_stop(fields.stop),
+        stop_token_ids=_stop_token_ids(fields.stop_token_ids or [], vocabulary_size),
         include_stop=bool(fields.include_stop_str_in_output),
-        ignore_eos=bool(fields.ignore_eos),
         logprobs=logprobs,
         prompt_logprobs=fields.prompt_alternatives,
     )
+    greedy = params.temperature < GREEDY_BELOW
+    params = replace(params, temperature=0.0 if greedy else params.temperature, top_k=max(params.top_k, 0))
+    # A nucleus of no mass still holds the best token.
+    return params if params.top_p > 0 else replace(params, top_k=1, top_p=1.0)
 
 
 def seeded(params: SamplingParams, index: int) -> SamplingParams:
@@ -144,11 +129,11 @@ def seeded(params: SamplingParams, index: int) -> SamplingParams:
     return params if params.seed is None else replace(params, seed=(params.seed + index) % SEEDS)
 
 
-def choices(fields: SamplingFields, options: ServerOptions) -> int:
+def choices(fields: SamplingFields, limit: int) -> int:
     """`n`, within what the server allows."""
     n = fields.n or 1
-    if n > options.max_choices:
-        raise InvalidRequest(f"n should be at most {options.max_choices}, not {shorten(n)}.", param="n")
+    if n > limit:
+        raise InvalidRequestError(f"n should be at most {limit}, not {shorten(n)}.", param="n")
     return n
 
 
@@ -158,12 +143,12 @@ def require_fixed_pivot(fields: SamplingFields, ensemble: Ensemble) -> None:
         return
     for name in ("logit_bias", "stop_token_ids"):
         if getattr(fields, name):
-            raise InvalidRequest(
+            raise InvalidRequestError(
                 f"{name} names token ids, but {ensemble.name} has no fixed pivot for these; leave it out.",
                 param=name,
             )
     if fields.prompt_alternatives is not None:
-        raise InvalidRequest(
+        raise InvalidRequestError(
             f"echo with logprobs needs a fixed pivot, but in {ensemble.name} each prompt decides on it; "
             "leave out one of the two.",
             param="echo",
@@ -173,36 +158,40 @@ def require_fixed_pivot(fields: SamplingFields, ensemble: Ensemble) -> None:
 def check_stream_options(fields: SamplingFields) -> None:
     """`stream_options` means nothing without a stream, and OpenAI refuses it."""
     if fields.stream_options is not None and not fields.stream:
-        raise InvalidRequest("stream_options is allowed only with stream: true.", param="stream_options")
+        raise InvalidRequestError("stream_options is allowed only with stream: true.", param="stream_options")
 
 
 def _logit_bias(bias: dict[str, float], vocabulary_size: int) -> dict[int, float]:
     if len(bias) > MOST_BIASED:
-        raise InvalidRequest(
+        raise InvalidRequestError(
             f"logit_bias names {len(bias)} tokens, but at most {MOST_BIASED} are allowed.", param="logit_bias"
         )
     for key in bias:
         if not (key.isascii() and key.isdigit() and len(key) <= 10 and int(key) < vocabulary_size):
-            raise InvalidRequest(
+            raise InvalidRequestError(
                 f"logit_bias has the key {shorten(key)}, but token ids go from 0 to {vocabulary_size - 1}.",
                 param="logit_bias",
             )
     return {int(key): value for key, value in bias.items()}
 
 
-def _stop(stop: str | list[str] | None, limit: int) -> tuple[str, ...]:
+def _stop(stop: str | list[str] | None) -> tuple[str, ...]:
     strings = [stop] if isinstance(stop, str) else stop or []
-    if len(strings) > limit:
-        raise InvalidRequest(f"stop holds {len(strings)} strings; at most {limit} are allowed.", param="stop")
+    if len(strings) > MOST_STOPS:
+        raise InvalidRequestError(
+            f"stop holds {len(strings)} strings; at most {MOST_STOPS} are allowed.", param="stop"
+        )
     if "" in strings:
-        raise InvalidRequest("stop holds an empty string, which would stop at once; leave it out.", param="stop")
+        raise InvalidRequestError(
+            "stop holds an empty string, which would stop at once; leave it out.", param="stop"
+        )
     return tuple(dict.fromkeys(strings))
 
 
-def _stop_token_ids(ids: list[int], vocabulary_size: int, limit: int) -> tuple[int, ...]:
-    if len(ids) > limit:
-        raise InvalidRequest(
-            f"stop_token_ids holds {len(ids)} ids; at most {limit} are allowed.", param="stop_token_ids"
+def _stop_token_ids(ids: list[int], vocabulary_size: int) -> tuple[int, ...]:
+    if len(ids) > MOST_STOPS:
+        raise InvalidRequestError(
+            f"stop_token_ids holds {len(ids)} ids; at most {MOST_STOPS} are allowed.", param="stop_token_ids"
         )
     require_ids(ids, vocabulary_size, param="stop_token_ids")
     return tuple(dict.fromkeys(ids))

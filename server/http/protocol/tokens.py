@@ -41,7 +41,7 @@ class DetokenizeAnswer(AnswerModel):
 
 
 class TokenizerInfo(AnswerModel):
-    """What a client needs to render and count tokens as the pivot does."""
+    """Facts with which a client renders and counts tokens as the pivot does."""
 
     tokenizer_class: str
     vocabulary_size: int

@@ -1,15 +1,15 @@
-"""Fields beyond those we have: 501 for features that would change the answer, a line in the log for the rest."""
+"""Unknown fields: 501 for features that would change the answer, a line in the log for the rest."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
 
-from alignment.errors import NotImplementedYet
+from alignment.errors import UnsupportedError
 from server.http.errors import shorten
 from server.http.protocol.common import RequestModel
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 NOTHING: tuple[object, ...] = (None, False, "", [], {})
 
@@ -56,18 +56,16 @@ def check_unknown(body: RequestModel) -> None:
     """Refuse what is not built and log, once per name, what is ignored.
 
     Raises:
-        NotImplementedYet: naming the field.
+        UnsupportedError: naming the field.
     """
     for name, value in (body.model_extra or {}).items():
         if name in UNBUILT and not _asks_nothing(value, UNBUILT[name]):
-            raise NotImplementedYet(
-                f"{name} is not supported yet; leave it out.", param=name, code="not_implemented"
-            )
+            raise UnsupportedError(f"{name} is not supported yet; leave it out.", param=name)
     for name in _unknown(body, ""):
         # Bounded, so that made-up names fill neither the log nor the memory.
         if name not in _logged and len(_logged) < MAX_LOGGED:
             _logged.add(name)
-            logger.info("requests hold the unknown field %s, which is ignored", shorten(name))
+            log.info("requests hold the unknown field %s, which is ignored", shorten(name))
 
 
 def _asks_nothing(value: object, nothing: tuple[object, ...]) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from fastapi import APIRouter, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
-from alignment.errors import InvalidRequest
+from alignment.errors import InvalidRequestError
 from fusion.core import Prompt, Token, Update
 from server.http.generation import Choice, Generation
 from server.http.protocol.body import StrictJsonRoute
@@ -104,7 +104,7 @@ class CompletionShape:
 def completions_router(service: Service) -> APIRouter:
     """The route, bound to what it serves."""
     router = APIRouter(route_class=StrictJsonRoute, tags=["completions"])
-    most = service.options.max_prompts
+    most = service.max_prompts
 
     @router.post("/v1/completions", response_model=Completion)
     async def create_completion(request: Request, body: CompletionRequest) -> Response:
@@ -123,7 +123,7 @@ def completions_router(service: Service) -> APIRouter:
                 special = body.add_special_tokens is not False
                 return ensemble.encode_text(prompt, add_special_tokens=special, locate=asked.located)
             if ensemble.views:
-                raise InvalidRequest(
+                raise InvalidRequestError(
                     f"prompt is token ids, but {ensemble.name} has no fixed pivot whose they could be; send text.",
                     param="prompt",
                 )
@@ -131,7 +131,7 @@ def completions_router(service: Service) -> APIRouter:
 
         texts = prompts(body, most)
         if len(texts) * n > most:
-            raise InvalidRequest(
+            raise InvalidRequestError(
                 f"{len(texts)} prompts with n {n} are {len(texts) * n} sequences; this server takes at most "
                 f"{most} in one request.",
                 param="prompt",

@@ -1,4 +1,4 @@
-"""What load balancers, Prometheus and operators ask, without a key: GET /health, /ready, /metrics, /version."""
+"""Routes for load balancers, Prometheus and operators: GET /health, /ready, /metrics, /version."""
 
 from __future__ import annotations
 
@@ -6,17 +6,18 @@ from collections.abc import Collection
 
 from fastapi import APIRouter, Request, Response
 
-from alignment.errors import Unavailable
+from alignment.errors import UnavailableError
 from fusion.loop.line import STOPPING
+from server import __version__
 from server.http.service import Service
 from server.telemetry.metrics.exposition import exposition, refresh
 
 
 def _missed(service: Service, away: Collection[str]) -> list[str]:
-    """The members for want of which something that is served does not answer.
+    """The members that are away and without which some served name does not answer.
 
     A member of ensembles counts as they need it, whether or not it is served under its own name too. One that does
-    not answer and is not known to be down keeps sequences waiting, whatever they could do without.
+    not answer and is not known to be down keeps sequences waiting, even where they could go on without it.
     """
     joint = [ensemble for ensemble in service.ensembles.values() if len(ensemble.models) > 1]
     shared = {name for ensemble in joint for name in ensemble.models}
@@ -40,7 +41,7 @@ def operations_router(service: Service) -> APIRouter:
     async def health() -> dict[str, str]:
         """Whether the process is alive: 200, or 503 once the decoding loop has ended and only a restart helps."""
         if not service.fuser.alive():
-            raise Unavailable("The decoding loop has ended; restart the server.")
+            raise UnavailableError("The decoding loop has ended; restart the server.")
         return {"status": "ok"}
 
     @router.head("/ready", include_in_schema=False)
@@ -51,15 +52,15 @@ def operations_router(service: Service) -> APIRouter:
         An ensemble that goes on without it keeps the server in service.
         """
         if service.lifecycle.draining:
-            raise Unavailable(STOPPING)
+            raise UnavailableError(STOPPING)
         away = [name for name, member in service.fuser.load().members.items() if not member.up]
         if missed := _missed(service, away):
-            raise Unavailable(f"Not answering: {', '.join(missed)}.")
+            raise UnavailableError(f"Not answering: {', '.join(missed)}.")
         return {"status": "degraded", "down": away} if away else {"status": "ready"}
 
     @router.get("/metrics", include_in_schema=False)
     def metrics(request: Request) -> Response:
-        """All metrics for Prometheus, whether members are up or down: nobody but this process is asked."""
+        """All metrics for Prometheus, from this process alone: they come whether members are up or down."""
         refresh(service.catalogue, service.ensembles, service.fuser.load())
         content, content_type = exposition(service.catalogue, request.headers.get("accept", ""))
         return Response(content, headers={"Content-Type": content_type})
@@ -67,6 +68,6 @@ def operations_router(service: Service) -> APIRouter:
     @router.get("/version")
     async def version() -> dict[str, str]:
         """The server's version."""
-        return {"version": service.options.version}
+        return {"version": __version__}
 
     return router

@@ -1,4 +1,4 @@
-"""What chat and text completions have in common: reading a request, and running its sequences."""
+"""Submission of chat and text completions: check a request, run its sequences, answer it."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from fastapi import Request, Response
 
-from fusion.core import FusionParams, Prompt
+from fusion.core import Prompt
 from fusion.ensemble import Ensemble
+from fusion.options import FusionParams
 from server.http.generation import Generation
 from server.http.middleware.auth import flow_of
 from server.http.protocol.chat import ChatRequest
@@ -55,7 +56,7 @@ class Asked:
         check_stream_options(body)
         ensemble = service.ensemble(body.model)
         fusion = fusion_params(body.fusion, ensemble)
-        n = choices(body, service.options)
+        n = choices(body, service.settings.max_choices)
         require_fixed_pivot(body, ensemble)
         located = ensemble.scores(fusion) or body.prompt_alternatives is not None
         return cls(service, body, ensemble, fusion, n, located)
@@ -73,7 +74,7 @@ class Asked:
         Raises:
             Exception: a sequence could not be submitted, or failed before anything was sent.
         """
-        options, body, ensemble = self.service.options, self.body, self.ensemble
+        settings, body, ensemble = self.service.settings, self.body, self.ensemble
         members = ensemble.taking_part(self.fusion)
         submissions = []
         for prompt in prompts:
@@ -81,7 +82,7 @@ class Asked:
                 body,
                 vocabulary_size=ensemble.tokenizer.vocabulary_size,
                 room=ensemble.max_new_tokens(prompt, members, param=param),
-                options=options,
+                default_max_tokens=settings.default_max_tokens,
             )
             submissions += [(prompt, seeded(sampling, i)) for i in range(self.choices)]
         generation = Generation(
@@ -90,7 +91,7 @@ class Asked:
             self.fusion,
             prompts=prompts,
             record=request.state.record,
-            timeout=options.request_timeout,
+            timeout=settings.request_seconds,
         )
         generation.submit(submissions, flow=flow_of(request))
         return await respond(
@@ -99,5 +100,5 @@ class Asked:
             shape(generation),
             stream=bool(body.stream),
             include_usage=body.include_usage,
-            keep_alive_seconds=options.keep_alive_seconds,
+            keep_alive_seconds=settings.keep_alive_seconds,
         )

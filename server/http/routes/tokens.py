@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter
 from fastapi.concurrency import run_in_threadpool
 
-from alignment.errors import InvalidRequest
+from alignment.errors import InvalidRequestError
 from alignment.text.ids import require_ids
 from server.http.protocol.body import StrictJsonRoute
 from server.http.protocol.chat import rendering
@@ -29,7 +29,7 @@ def tokens_router(service: Service) -> APIRouter:
         """The tokens of a text, or of a conversation in the pivot's template."""
         check_unknown(body)
         if (body.prompt is None) == (body.messages is None):
-            raise InvalidRequest("Give either prompt or messages.", param="prompt")
+            raise InvalidRequestError("Give either prompt or messages.", param="prompt")
         ensemble = service.ensemble(body.model or service.default_model)
         tokenizer = ensemble.tokenizer
 
@@ -58,7 +58,7 @@ def tokens_router(service: Service) -> APIRouter:
 
     @router.get("/tokenizer_info")
     async def tokenizer_info(model: str | None = None) -> TokenizerInfo:
-        """What a client needs to render and count tokens as the pivot does."""
+        """Facts with which a client renders and counts tokens as the pivot does."""
         ensemble = service.ensemble(model or service.default_model)
         hf = ensemble.tokenizer.hf
         return TokenizerInfo(

@@ -1,4 +1,4 @@
-"""What the fuser tells of its work, as metrics."""
+"""Metrics of members and rounds, fed by the fuser's observer callbacks."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fusion.core import WeightingReport
 from fusion.loop.observer import Leaving, Observer, Rounds, best_tokens, divergence
-from fusion.weighting import WeightingReport
 from server.telemetry.metrics.catalogue import DEGRADED_REASONS, DROP_REASONS, PHASES, STAGES, Catalogue
 
 if TYPE_CHECKING:
     from fusion.ensemble import Ensemble
 
-DIVERGENCE_EVERY = 16  # rounds; logarithms of every candidate of every member are the dearest there is to measure
+DIVERGENCE_EVERY = 16  # rounds; logarithms of every candidate of every member cost the most to measure
 HELD = 1 << 18  # probabilities that rounds keep until they are counted: 2 MiB per served name
 
 

@@ -1,4 +1,4 @@
-"""The answer to a scrape: what is counted as it happens, and what is looked up when somebody asks."""
+"""Exposition: the answer to a scrape, with gauges that are set when it is asked for."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""What is told at the price of an append, and counted many at a time.
+"""Journal: events that cost one append when they happen, and are counted many at a time.
 
-Rounds are told in the middle of decoding, when the models have just filled the processor's caches with their
+Rounds are reported in the middle of decoding, when the models have just filled the processor's caches with their
 weights: each line of Python and each small call to numpy costs several times what it does in a loop. So the
-fuser's thread only notes what happened; whoever scrapes counts it, or the fuser itself when the journal is full.
+fuser's thread only notes what happened; a scrape counts it, or the fuser itself when the journal is full.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Journal(Generic[Entry]):
 
     Args:
         count: what they mean as metrics; called with what has come since the last time, oldest first.
-        room: how much waits at most, in the sizes that `add` is told: memory is bounded where nobody scrapes.
+        room: the most that waits, in the sizes given to `add`: bounds memory where nothing scrapes.
     """
 
     def __init__(self, count: Callable[[list[Entry]], None], room: int) -> None:

@@ -1,19 +1,16 @@
-"""Requests as metrics: tokens as they come, all else when a request is over."""
+"""Metrics of requests: tokens as they come, everything else when a request is over."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from server.http.errors import CLIENT_CLOSED_REQUEST
+from server.http.errors import CLIENT_CLOSED_REQUEST, status_of
 from server.telemetry.metrics.catalogue import FINISH_REASONS, Catalogue
+from server.telemetry.record import Record
 
-if TYPE_CHECKING:
-    from server.telemetry.record import Record
-
-# What a status of ours says (alignment/errors.py, server/http/errors.py).
+# By the status that an error is answered with (server/http/errors.py).
 ERROR_TYPES = {
     400: "invalid_request",
     401: "unauthorized",
@@ -25,7 +22,7 @@ ERROR_TYPES = {
     501: "not_implemented",
     503: "unavailable",
 }
-DRAINING = "draining"  # a 503 by which a server that goes down sends requests elsewhere: nobody's error
+DRAINING = "draining"  # a 503 by which a server that goes down sends requests elsewhere: not an error
 OTHER = "other"
 
 
@@ -47,12 +44,12 @@ class ModelSeries:
         self.requests = {reason: catalogue.requests.labels(model, reason) for reason in FINISH_REASONS}
         self.tokens = catalogue.journal(self._count_tokens)
 
-    def _count_tokens(self, told: list[tuple[int, float]]) -> None:
-        """Account for pieces of answers: so many tokens at once, and seconds since the answer's last piece.
+    def _count_tokens(self, pieces: list[tuple[int, float]]) -> None:
+        """Account for pieces of answers: numbers of tokens, and seconds since the answer's last piece.
 
         Those are NaN for the first piece of an answer.
         """
-        numbers, seconds = np.array([number for number, _ in told]), np.array([seconds for _, seconds in told])
+        numbers, seconds = np.array([number for number, _ in pieces]), np.array([seconds for _, seconds in pieces])
         self.generated.inc(int(numbers.sum()))
         later = ~np.isnan(seconds)
         self.inter_token.observe_all(np.repeat(seconds[later] / numbers[later], numbers[later]))
@@ -68,6 +65,13 @@ class RequestMetrics:
             name: catalogue.request_errors.labels(name) for name in (*ERROR_TYPES.values(), DRAINING, OTHER)
         }
 
+    def on_tokens(self, model: str, count: int, seconds: float, waited: float | None) -> None:
+        """Tokens have come (see `server.telemetry.record.OnTokens`)."""
+        series = self.series[model]
+        series.tokens.add((count, seconds))
+        if waited is not None:
+            series.first_token.observe(waited)
+
     def ended(self, record: Record) -> None:
         """A request is over."""
         if record.status is not None:
@@ -81,8 +85,10 @@ class RequestMetrics:
             self._generated(record, self.series[record.model])
 
     def _generated(self, record: Record, series: ModelSeries) -> None:
-        if record.error is not None and record.status is not None and record.status < 400:  # amid its stream
-            self._errors[ERROR_TYPES.get(getattr(record.error, "status", 500), OTHER)].inc()
+        if (
+            record.error is not None and record.status is not None and record.status < 400
+        ):  # in the middle of its stream
+            self._errors[ERROR_TYPES.get(status_of(record.error), OTHER)].inc()
         series.requests[record.outcome].inc()
         series.prompt.inc(record.prompt_tokens)
         series.prompt_length.observe(record.prompt_tokens)

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from alignment.text.boundaries import Located, shared_boundaries
-from tests.alignment.text.test_chat import CHATTING, FORGERIES, WORDS, conversation
 from tests.support import small_tokenizers as tiny
+from tests.support.conversations import CHATTING, FORGERIES, WORDS, conversation
 from tests.support.reference import REAL, real_tokenizer
 
 TALK = st.lists(st.lists(st.sampled_from([*WORDS, *FORGERIES]), max_size=8).map("".join), min_size=1, max_size=5)

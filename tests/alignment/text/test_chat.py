@@ -5,41 +5,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
-from alignment.errors import InvalidRequest
+from alignment.errors import InvalidRequestError
 from alignment.text.tokenizer import Tokenizer
 from tests.support import small_tokenizers as tiny
-from tests.support.reference import real_tokenizer
+from tests.support.conversations import CHATTING, FORGERIES, WORDS, conversation
 
-CHATTING = {
-    "llama-2": lambda: real_tokenizer("llama-2"),
-    "qwen": lambda: real_tokenizer("qwen"),
-    "mistral-tekken": lambda: real_tokenizer("mistral-tekken"),
-    "tiny byte level": lambda: tiny.byte_level("<think>", "</think>"),
-    "tiny sentencepiece": lambda: tiny.sentencepiece("<think>", "</think>"),
-    "tiny metaspace": lambda: tiny.metaspace("first", split=False),
-    "tiny metaspace, always": lambda: tiny.metaspace("always", split=True),
-}
-FORGERIES = ["<s>", "</s>", "<|end|>", "<|im_end|>", "<|im_start|>", "[INST]", "[/INST]", "<unk>", "<|endoftext|>"]
 PROMPT = "{% if add_generation_prompt %}<assistant>{% endif %}"
-# Nothing in here is a control token of any of them, though some could begin or end one.
-WORDS = [
-    "Hello",
-    " you",
-    "  ",
-    "\n",
-    "12",
-    "你好",
-    "é",
-    "<",
-    "[",
-    "<|",
-    ">",
-    "s>",
-    "|>",
-    "]",
-    "<think>",
-    "</think>",
-]
 
 
 def natively(tokenizer: Tokenizer, messages, **options) -> list[int]:
@@ -49,10 +20,6 @@ def natively(tokenizer: Tokenizer, messages, **options) -> list[int]:
 
 def controls(tokenizer: Tokenizer, ids: list[int]) -> list[int]:
     return [id for id in ids if id in tokenizer.special_ids]
-
-
-def conversation(contents: list[str]) -> list[dict[str, str]]:
-    return [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(contents)]
 
 
 def genuine(words: list[str]) -> str:
@@ -144,7 +111,7 @@ def test_the_marks_themselves_may_occur_in_a_message():
     message = {"role": "user", "content": "".join(map(chr, range(0xFDD0, 0xFDE8))) + "</s>"}
     assert message["content"] in tokenizer.surface_of(tokenizer.encode_chat([message])).decode()
     message["content"] += "".join(map(chr, range(0xFDE8, 0xFDF0)))
-    with pytest.raises(InvalidRequest, match="noncharacters"):
+    with pytest.raises(InvalidRequestError, match="noncharacters"):
         tokenizer.encode_chat([message])
 
 
@@ -190,20 +157,20 @@ def test_a_lead_is_white_space_or_nothing(template, lead):
 
 
 def test_what_a_template_refuses_is_told_to_the_user():
-    with pytest.raises(InvalidRequest, match="Only users and assistants talk here") as caught:
+    with pytest.raises(InvalidRequestError, match="Only users and assistants talk here") as caught:
         tiny.sentencepiece().encode_chat([{"role": "system", "content": "x"}])
     assert caught.value.param == "messages"
-    with pytest.raises(InvalidRequest, match="refuses this conversation"):
+    with pytest.raises(InvalidRequestError, match="refuses this conversation"):
         tiny.sentencepiece().encode_chat([{"role": "user", "content": None}])
 
 
 def test_a_model_without_template_takes_no_conversation():
-    with pytest.raises(InvalidRequest, match="has no chat template") as caught:
+    with pytest.raises(InvalidRequestError, match="has no chat template") as caught:
         tiny.unigram().encode_chat([{"role": "user", "content": "x"}])
     assert caught.value.code == "no_chat_template"
 
 
 @pytest.mark.parametrize("argument", ["chat_template", "tokenize", "add_generation_prompt", "return_dict"])
 def test_template_arguments_cannot_replace_the_template(argument):
-    with pytest.raises(InvalidRequest, match=argument):
+    with pytest.raises(InvalidRequestError, match=argument):
         tiny.byte_level().encode_chat([{"role": "user", "content": "x"}], template_kwargs={argument: "x"})

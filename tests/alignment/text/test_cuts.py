@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from tokenizers import Regex, pre_tokenizers
 
 from alignment.text.cuts import cuts_of
-from tests.alignment.test_spelling import FRAGMENTS
+from tests.support.naive_spelling import FRAGMENTS
 
 # The words of well-known tokenizers, and a few shapes that they do not have.
 PATTERNS = {

@@ -8,7 +8,7 @@ from tokenizers import Tokenizer as Backend
 from tokenizers import models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from alignment.errors import ConfigError, InvalidRequest
+from alignment.errors import ConfigError, InvalidRequestError
 from alignment.text.tokenizer import Tokenizer
 from tests.support import small_tokenizers as tiny
 from tests.support.reference import REAL, real_tokenizer
@@ -111,9 +111,9 @@ def test_fingerprints_tell_what_decides_ids_from_what_does_not(tmp_path):
 
 
 def test_half_a_surrogate_pair_is_refused():
-    with pytest.raises(InvalidRequest, match="surrogate"):
+    with pytest.raises(InvalidRequestError, match="surrogate"):
         tiny.byte_level().encode("a\ud800", add_special_tokens=False)
-    with pytest.raises(InvalidRequest, match="surrogate"):
+    with pytest.raises(InvalidRequestError, match="surrogate"):
         tiny.byte_level().encode_chat([{"role": "user", "content": "a\ud800"}])
 
 

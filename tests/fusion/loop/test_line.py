@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alignment.errors import Overloaded
+from alignment.errors import OverloadedError
 from fusion.loop.line import Line, most_of_one_flow
 
 
@@ -21,7 +21,7 @@ def fill(line, flow):
     for joined in range(line.limit + 1):
         try:
             line.put(sequence(flow))
-        except Overloaded:
+        except OverloadedError:
             return joined
     raise AssertionError("the line takes more than its limit")
 
@@ -34,7 +34,7 @@ def test_one_flow_gets_most_of_the_line_and_what_is_promised(limit):
 def test_a_newcomer_finds_a_place_beside_one_that_takes_all_it_gets():
     line = Line(256)
     assert fill(line, "many") == 205
-    with pytest.raises(Overloaded, match="205 of your sequences are waiting already"):
+    with pytest.raises(OverloadedError, match="205 of your sequences are waiting already"):
         line.put(sequence("many"))
     assert fill(line, "second") == 41
     assert fill(line, "third") == 8
@@ -49,7 +49,7 @@ def test_places_that_come_free_go_to_those_who_have_fewer():
     assert fill(line, "few") == 16
     for one in many[:10]:
         line.remove(one)
-    with pytest.raises(Overloaded):
+    with pytest.raises(OverloadedError):
         line.put(sequence("many"))
     line.put(sequence("few"))
 
@@ -61,7 +61,7 @@ def test_never_more_than_the_limit_whoever_comes_and_goes(limit, events):
         if joins:
             try:
                 line.put(one := sequence(flow, len(waiting)))
-            except Overloaded:
+            except OverloadedError:
                 continue
             waiting.append(one)
         elif waiting:

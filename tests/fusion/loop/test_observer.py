@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from scipy.spatial.distance import jensenshannon
 
-from fusion.core import Capacity, FusionParams
+from fusion.core import Capacity
 from fusion.loop.observer import Observer, divergence
+from fusion.options import FusionParams
 from tests.support.toy_fuser import ROOMY, toy_ensemble
 
 REPORT = FusionParams(report=True)

@@ -4,11 +4,11 @@ import time
 
 import pytest
 
-from alignment.errors import Unavailable
+from alignment.errors import UnavailableError
 from alignment.spelling import Spelling
-from fusion.core import Capacity, FusionParams
+from fusion.core import Capacity
 from fusion.ensemble import build_for_any_pivot
-from fusion.weighting import Weighting
+from fusion.options import FusionParams, Weighting
 from tests.support.toy_fuser import Listener, toy_ensemble, toy_model
 
 PIVOT, OTHER = "almanac", "lingvo"
@@ -46,7 +46,7 @@ def test_with_fail_the_sequences_of_a_lost_member_end_with_a_clear_error(strict)
     member = strict.fuser.members[OTHER]
     listener = interrupted(strict, {5: [member.fail]})
     error = listener.last.error
-    assert isinstance(error, Unavailable)
+    assert isinstance(error, UnavailableError)
     assert str(error) == (
         "Member 'lingvo' is down: its engine is gone. It is being started anew; try again in 3 seconds."
     )
@@ -61,7 +61,7 @@ def test_with_fail_new_sequences_are_refused_until_the_member_is_back(strict):
     while not strict.fuser.attendance.down:
         time.sleep(0.001)
     interrupted(strict, {}, fusion=FusionParams(members=(PIVOT,)))  # a sequence without it is not concerned
-    with pytest.raises(Unavailable) as refused:
+    with pytest.raises(UnavailableError) as refused:
         strict.submit()
     assert refused.value.retry_after == 3
     member.come_back()
@@ -103,7 +103,7 @@ def test_nothing_goes_on_without_the_pivot(tokenizers, run, policy):
     running = run(toy_ensemble(tokenizers, pivot=PIVOT, on_member_failure=policy))
     listener = interrupted(running, {5: [running.fuser.members[PIVOT].fail]})
     assert "'almanac' is down" in str(listener.last.error)
-    with pytest.raises(Unavailable):
+    with pytest.raises(UnavailableError):
         running.submit()
 
 
@@ -155,7 +155,7 @@ def test_nobody_leads_where_all_are_down(automatic):
     assert not reading.done.is_set()
     last.fail()
     assert "is down" in str(reading.wait().last.error)
-    with pytest.raises(Unavailable):
+    with pytest.raises(UnavailableError):
         automatic.submit(question(automatic))
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fusion.core import FusionParams
 from fusion.ensemble import build_ensemble
-from tests.fusion.prompt.test_weighing import QUESTION, dense, weighted
+from fusion.options import FusionParams
 from tests.support.toy_fuser import toy_ensemble, toy_model
+from tests.support.weighted_prompts import QUESTION, dense, weighted
 
 TEXT = QUESTION + " Caféterias, 你好 🎉 and 12345 words."
 

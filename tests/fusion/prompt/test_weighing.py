@@ -10,28 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alignment.text.boundaries import shared_boundaries
-from fusion.core import FusionParams
 from fusion.ensemble import build_ensemble, build_for_any_pivot
-from fusion.prompt.scoring import PrefixScores, TextScores, choose
+from fusion.options import FusionParams
 from fusion.prompt.weighing import prune
-from fusion.weighting import Weighting
 from fusion.weights import packllm_sim
 from tests.support.toy_fuser import toy_ensemble, toy_model
-
-QUESTION = "What is 12 + 7? Say this in Esperanto, please: the quiet farmer ran behind the big forest."
-TALK = [
-    {"role": "user", "content": QUESTION},
-    {"role": "assistant", "content": "It is 19, and la kvieta kamparano kuris malantaŭ la granda arbaro."},
-    {"role": "user", "content": "Now turn the data into a short text, and tell what comes next after January."},
-]
-
-
-def weighted(method, **options):
-    return FusionParams(weighting=Weighting(method, **{"positions": 100, **options}))
-
-
-def chat(ensemble, messages=None):
-    return ensemble.encode_chat(messages or TALK[:1], locate=True)
+from tests.support.weighted_prompts import QUESTION, TALK, chat, dense, report_of, weighted
 
 
 def teach(model, ids, boost=6.0):
@@ -59,10 +43,6 @@ def plain_losses(ensemble, prompt, texts=None):
     return nats, tokens
 
 
-def report_of(running, prompt, fusion, **sampling):
-    return running.submit(prompt, fusion, **{"max_tokens": 2, **sampling}).wait().last.weighting
-
-
 @pytest.mark.parametrize("pivot", ["almanac", "abacus", "lingvo"])
 def test_sim_weighs_by_the_perplexity_of_the_shared_text(tokenizers, run, pivot):
     running = run(toy_ensemble(tokenizers, pivot=pivot))
@@ -80,29 +60,9 @@ def test_sim_weighs_by_the_perplexity_of_the_shared_text(tokenizers, run, pivot)
 def test_losses_can_be_counted_per_own_token(tokenizers, run):
     running = run(toy_ensemble(tokenizers, pivot="lingvo"))
     prompt = chat(running.ensemble)
-    report = report_of(running, prompt, weighted("packllm-sim", normalise=False))
+    report = report_of(running, prompt, weighted("packllm-sim", normalize=False))
     nats, tokens = plain_losses(running.ensemble, prompt)
     assert report.perplexity == pytest.approx({n: np.exp(nats[n] / tokens[n]) for n in nats}, rel=1e-4)
-
-
-def dense(ensemble, prompt, name, length):
-    """A member's distribution after `length` tokens in the pivot's vocabulary, by surfaces."""
-    model, target = ensemble.models[name], ensemble.tokenizer
-    p = np.exp(model.member.distribution(prompt.ids[name][:length]).astype(np.float64))
-    if name == ensemble.pivot:
-        projected = p[: target.vocabulary_size].copy()
-        projected[[i for i in target.special_ids if i not in ensemble.stop_ids]] = 0
-        return projected
-    projected = np.zeros(target.vocabulary_size)
-    byte_ids = {i for i in target.byte_ids if i is not None}
-    order = sorted(range(target.vocabulary_size), key=lambda i: (i in byte_ids, i), reverse=True)
-    ids = {target.surfaces[i]: i for i in order if target.surfaces[i] is not None}
-    for token, surface in enumerate(model.tokenizer.surfaces):
-        if token in model.stop_ids:
-            projected[ensemble.models[ensemble.pivot].stop_ids[0]] += p[token]
-        elif surface in ids:
-            projected[ids[surface]] += p[token]
-    return projected
 
 
 @pytest.mark.parametrize("combine", ["mixture", "product"])
@@ -233,32 +193,6 @@ def test_what_comes_before_a_message_is_part_of_what_is_kept(tokenizers, run):
     assert report_of(running, chat(running.ensemble, other), weighted("packllm-sim")).kept == 0
 
 
-@pytest.mark.parametrize("spread", ["evenly", "last"])
-@pytest.mark.parametrize("limit", [4, 10, 30])
-def test_no_more_positions_are_scored_than_allowed(tokenizers, run, spread, limit):
-    running = run(toy_ensemble(tokenizers, pivot="lingvo"))
-    report = report_of(
-        running, chat(running.ensemble, TALK), weighted("packllm-sim", positions=limit, spread=spread)
-    )
-    assert 2 <= report.tokens <= limit
-    assert report.scored["lingvo"] == report.tokens
-    assert report.method == "packllm-sim"
-
-
-@given(
-    st.lists(st.integers(1, 9), max_size=60).map(np.array), st.integers(1, 80), st.sampled_from(["evenly", "last"])
-)
-def test_the_choice_of_units_keeps_to_its_limit(widths, limit, spread):
-    widths = widths.astype(np.int64)
-    chosen = choose(widths, limit, spread)
-    assert (np.diff(chosen) > 0).all()
-    assert widths[chosen].sum() <= limit or widths.sum() <= limit
-    if spread == "last" and len(chosen):
-        assert chosen[-1] == len(widths) - 1
-    if spread == "evenly" and len(widths) >= 10 and widths.max(initial=0) * 4 <= limit:
-        assert chosen[0] <= len(widths) // 2 <= chosen[-1]
-
-
 def test_the_last_message_alone_may_count(tokenizers, run):
     running = run(toy_ensemble(tokenizers, pivot="lingvo"))
     prompt = chat(running.ensemble, TALK)
@@ -356,16 +290,3 @@ def test_sequences_with_different_pivots_run_side_by_side(tokenizers, run):
     together = [running.submit(prompt, weighted("packllm-sim")) for prompt in prompts]
     assert [listener.wait().ids for listener in together] == alone
     assert [listener.last.pivot for listener in together] == [*tokenizers] * 3
-
-
-def test_kept_scores_are_bounded():
-    def scores(size):
-        return TextScores({"a": np.zeros(size // 8)}, {}, {}, {})
-
-    memory = PrefixScores(limit=1000)
-    for number in range(5):
-        memory.put(bytes([number]), scores(400))
-        memory.get(b"\0")
-    assert [memory.get(bytes([number])) is not None for number in range(5)] == [True, False, False, False, True]
-    memory.put(b"huge", scores(4000))
-    assert memory.get(b"huge") is None

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fusion.core import FusionParams
 from fusion.ensemble import build_ensemble
+from fusion.options import FusionParams
 from tests.support.toy_fuser import toy_model
 
 

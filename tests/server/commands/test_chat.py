@@ -6,20 +6,21 @@ import io
 import json
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 from typer.testing import CliRunner
 
 from server.cli import app
 from server.commands import chat as terminal_chat
-from server.commands.chat import ChatClient, ChatError, Conversation, events, printable
+from server.commands.chat import ChatClient, ChatError, Conversation, printable
 
 
 def chunk(content: str) -> bytes:
@@ -131,7 +132,7 @@ def test_the_url_may_end_in_v1(actor, suffix):
 
 
 def test_keep_alive_comments_and_other_events_are_not_text(actor):
-    actor.answers = [[b": keep-alive\n\n", b"event: x\nid: 1\n", chunk("a"), b": \n\n", chunk("b"), DONE]]
+    actor.answers = [[b": keep-alive\n\n", chunk("a"), b": \n\n", b"event: x\nid: 1\n", chunk("b"), DONE]]
     assert talk(actor, "Hi") == (0, "ab\n")
 
 
@@ -150,7 +151,7 @@ def test_an_answer_cannot_steer_the_terminal(actor):
     [
         (429, [b'{"error": {"message": "The line\\nis full."}}'], "error: The line is full. (HTTP 429)"),
         (502, [b"Bad gateway"], "error: Bad gateway (HTTP 502)"),
-        (401, [b'{"error": "Unauthorized"}'], 'error: {"error": "Unauthorized"} (HTTP 401)'),
+        (401, [b'{"error": "UnauthorizedError"}'], 'error: {"error": "UnauthorizedError"} (HTTP 401)'),
         (200, [b'data: {"error": {"message": "A member failed."}}\n\n', DONE], "error: A member failed."),
         (200, [b"data: {]\n\n"], "error: the server sent something that is not a chat completion chunk"),
         (
@@ -230,20 +231,32 @@ def test_control_c_stops_the_answer_and_not_the_chat(actor, monkeypatch):
 # Event streams
 
 
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    st.lists(st.text(st.characters(exclude_characters="\r\n", exclude_categories=["Cs"]), min_size=1), max_size=5),
+    st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1), max_size=5),
     st.lists(st.integers(0, 200), max_size=8),
     st.sampled_from([b"\n", b"\r\n"]),
 )
-def test_events_come_out_whole_however_the_bytes_are_cut(texts, cuts, end):
-    stream = b"".join(b": hm" + end + b"data: " + text.encode() + end + end for text in texts)
+def test_pieces_come_out_whole_however_the_bytes_are_cut(actor, texts, cuts, end):
+    """Line separators such as U+2028, which JSON leaves as they are, end no line of an event stream."""
+    stream = b"".join(b": hm" + end + chunk(text).replace(b"\n\n", end + end) for text in texts)
     ends = [0, *sorted(cut for cut in cuts if cut < len(stream)), len(stream)]
-    chunks = [stream[start:stop] for start, stop in pairwise(ends)]
-    assert list(events(chunks)) == texts
+    actor.answers = [[stream[start:stop] for start, stop in pairwise(ends)]]
+    with closing(ChatClient(actor.url)) as client:
+        assert list(client.answer(Conversation("ada"))) == texts
 
 
-def test_the_lines_of_one_event_belong_together():
-    assert list(events([b"data: a\ndata:b\n\ndata: c"])) == ["a\nb"]
+def test_the_lines_of_one_event_belong_together(actor):
+    first, rest = chunk("a").split(b" [")
+    actor.answers = [[first + b"\ndata:[" + rest, b'data: {"choices"']]
+    assert talk(actor, "Hi") == (0, "a\n")
+
+
+@pytest.mark.parametrize("name", ["OPENAI_API_KEY", "OPENAI_ADMIN_KEY"])
+def test_a_key_for_another_server_is_not_sent(actor, monkeypatch, name):
+    monkeypatch.setenv(name, "sk-for-openai")
+    talk(actor)
+    assert actor.keys == ["Bearer none"]
 
 
 @given(st.text())

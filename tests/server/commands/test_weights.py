@@ -11,15 +11,14 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from fusion.core import FusionParams, Update
-from fusion.weighting import Weighting, WeightingReport
+from fusion.core import Update, WeightingReport
+from fusion.options import FusionParams, Weighting
 from server.http.app import create_app
-from server.http.options import ServerOptions
 from server.loading import build
-from server.settings import read_settings
-from tests.server.settings.test_settings import PAIR, parse, problems
+from server.settings import ServerSettings, read_settings
 from tests.support.model_folders import run
 from tests.support.scripted_fuser import ScriptedFuser, ensemble, token
+from tests.support.small_configurations import PAIR, parse, problems
 
 QUESTION = "and then the band went to the other land with their hand in the sand"
 HELLO: dict[str, Any] = {"messages": [{"role": "user", "content": QUESTION}], "max_tokens": 2, "temperature": 0}
@@ -28,10 +27,10 @@ HELLO: dict[str, Any] = {"messages": [{"role": "user", "content": QUESTION}], "m
 def test_a_method_stands_where_numbers_could():
     short = parse(PAIR + "    weights: packllm-opt\n    weighting: {prune: 0.1}\n").ensembles["both"]
     assert short.weights is None
-    assert short.weighting.weighting == Weighting("packllm-opt", prune=0.1)
+    assert short.fusion.weighting == Weighting("packllm-opt", prune=0.1)
     long = parse(PAIR + "    weighting: {method: packllm-opt, prune: 0.1}\n").ensembles["both"]
     assert long == short
-    assert parse(PAIR).ensembles["both"].weighting.weighting == Weighting()
+    assert parse(PAIR).ensembles["both"].fusion.weighting == Weighting()
     environ = {"TUTTI_ENSEMBLES__BOTH__WEIGHTS": "top1"}
     assert parse(PAIR + "    weights: uniform\n", environ).ensembles["both"].weighting.method == "top1"
 
@@ -39,7 +38,7 @@ def test_a_method_stands_where_numbers_could():
 def test_every_option_reaches_the_fuser():
     options = "temperature: 0.5, grid: 11, prune: 0.2, normalize: false, positions: 9, spread: last, history: last"
     text = PAIR + f"    weights: packllm-sim\n    weighting: {{{options}, coinciding: 3}}\n"
-    assert parse(text).ensembles["both"].weighting.weighting == Weighting(
+    assert parse(text).ensembles["both"].fusion.weighting == Weighting(
         "packllm-sim", 0.5, 11, 0.2, False, 9, "last", "last", 3
     )
 
@@ -81,7 +80,7 @@ def test_mistakes_are_named(before: str, after: str, message: str):
 def test_a_request_may_choose_another_method(fuser: ScriptedFuser):
     defaults = FusionParams(weighting=Weighting("packllm-sim", prune=0.1))
     served = ensemble(defaults=defaults)
-    with TestClient(create_app({"pair": served}, fuser, ServerOptions())) as client:
+    with TestClient(create_app({"pair": served}, fuser, ServerSettings())) as client:
 
         def asked(**fusion: Any) -> FusionParams:
             answer = client.post("/v1/completions", json={"model": "pair", "prompt": "Hello", "fusion": fusion})
@@ -92,7 +91,7 @@ def test_a_request_may_choose_another_method(fuser: ScriptedFuser):
         assert asked(weights="packllm-opt").weighting == Weighting("packllm-opt", prune=0.1)
         assert asked(weighting={"temperature": 0.2}).weighting == Weighting("packllm-sim", 0.2, prune=0.1)
         assert asked(weights="top1", weighting={"normalize": False}).weighting == Weighting(
-            "top1", prune=0.1, normalise=False
+            "top1", prune=0.1, normalize=False
         )
         assert asked(weights="uniform") == FusionParams(weighting=Weighting(prune=0.1))
         given = asked(weights={"a": 1, "b": 3})
@@ -126,7 +125,7 @@ def real(broken: Path) -> Iterator[Callable[..., TestClient]]:
             path = broken / "tutti.yaml"
             path.write_text(re.sub("pivot: ada.*}", f"{fields}}}", path.read_text()))
             runtime = build(read_settings(path, {}))
-            return stack.enter_context(TestClient(create_app(runtime.ensembles, runtime.fuser, ServerOptions())))
+            return stack.enter_context(TestClient(create_app(runtime.ensembles, runtime.fuser, ServerSettings())))
 
         yield start
 

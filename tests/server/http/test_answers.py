@@ -2,32 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 
 import pytest
 from starlette.testclient import TestClient
 
-from fusion.core import FusionParams, Update
+from fusion.core import Update
 from server.http.app import create_app
-from server.http.options import ServerOptions
-from tests.server.conftest import Served
-from tests.support.scripted_fuser import CONTEXT, END, ScriptedFuser, ensemble, report, says, token
-
-HELLO = [{"role": "user", "content": "hi"}]
-PROMPT_TOKENS = len("user:hi\nanswer:")
-
-
-def chat(client: TestClient, **fields: object) -> dict:
-    answer = client.post("/v1/chat/completions", json={"model": "pair", "messages": HELLO, **fields})
-    assert answer.status_code == 200, answer.text
-    return answer.json()
-
-
-def complete(client: TestClient, **fields: object) -> dict:
-    answer = client.post("/v1/completions", json={"model": "pair", "prompt": "hi", **fields})
-    assert answer.status_code == 200, answer.text
-    return answer.json()
+from server.settings import ServerSettings
+from tests.support.scripted_fuser import CONTEXT, END, ScriptedFuser, ensemble, says, token
+from tests.support.served import Served
+from tests.support.small_requests import HELLO, PROMPT_TOKENS, chat, complete
 
 
 def test_chat_answer_has_the_shape_clients_read(client: TestClient) -> None:
@@ -227,29 +212,6 @@ def test_unbuilt_features_are_accepted_where_they_ask_for_nothing(client: TestCl
     chat(client, **fields)
 
 
-def test_models_are_listed_and_found(client: TestClient) -> None:
-    listed = client.get("/v1/models").json()
-    assert [model["id"] for model in listed["data"]] == ["pair", "other/one"]
-    one = client.get("/v1/models/other/one").json()
-    assert one == listed["data"][1]
-    assert one["object"] == "model"
-    assert one["max_model_len"] == CONTEXT
-    assert one["fusion"] == {"pivot": "a", "members": ["a", "b"]}
-
-
-def test_health_and_version(client: TestClient) -> None:
-    assert client.get("/health").status_code == 200
-    assert client.head("/health").status_code == 200
-    assert client.get("/version").json() == {"version": ServerOptions().version}
-
-
-def test_health_is_503_once_the_decoding_loop_has_ended(client: TestClient, fuser: ScriptedFuser) -> None:
-    fuser.stop()
-    answer = client.get("/health")
-    assert answer.status_code == 503
-    assert "restart" in answer.json()["error"]["message"]
-
-
 def test_the_server_can_limit_answers_to_chats_that_name_no_limit(
     serve: Callable[..., Served], fuser: ScriptedFuser
 ) -> None:
@@ -261,133 +223,8 @@ def test_the_server_can_limit_answers_to_chats_that_name_no_limit(
         assert fuser.last.sampling.max_tokens == 7
 
 
-def test_tokenize_and_detokenize_use_the_pivot(client: TestClient) -> None:
-    answer = client.post("/tokenize", json={"prompt": "é"}).json()
-    assert answer == {"count": 3, "max_model_len": CONTEXT, "tokens": [0xC3, 0xA9, END], "token_strs": None}
-    bare = {"model": "pair", "prompt": "é", "add_special_tokens": False, "return_token_strs": True}
-    assert client.post("/tokenize", json=bare).json()["token_strs"] == ["<C3>", "<A9>"]
-    rendered = client.post("/tokenize", json={"model": "pair", "messages": HELLO}).json()
-    assert rendered["count"] == PROMPT_TOKENS
-    assert client.post("/detokenize", json={"tokens": [104, 105, END]}).json() == {"prompt": "hi<end>"}
-
-
-def test_tokenizer_info_is_what_evaluation_harnesses_need(client: TestClient) -> None:
-    info = client.get("/tokenizer_info").json()
-    assert info["eos_token"] == "<end>"
-    assert info["chat_template"] == "{{ messages }}"
-    assert client.get("/tokenizer_info", params={"model": "nobody"}).status_code == 404
-
-
-def test_fusion_of_a_request_overrides_the_defaults(fuser: ScriptedFuser) -> None:
-    defaults = FusionParams(weights={"a": 0.25, "b": 0.75}, filter_top=20)
-    with TestClient(create_app({"pair": ensemble(defaults=defaults)}, fuser, ServerOptions())) as client:
-        chat(client)
-        assert fuser.last.fusion == defaults
-        chat(client, fusion={"weights": {"a": 3, "b": 1}, "combine": "product"})
-        assert fuser.last.fusion == FusionParams(weights={"a": 0.75, "b": 0.25}, combine="product", filter_top=20)
-        chat(client, fusion={"filter_top": None})
-        assert fuser.last.fusion.filter_top is None
-        chat(client, fusion={"members": ["a"]})
-        assert fuser.last.fusion == FusionParams(members=("a",), weights={"a": 1.0}, filter_top=20)
-        chat(client, fusion={"weights": {"b": 1e308}})
-        assert fuser.last.fusion.weights == {"a": 0, "b": 1}
-        chat(client, fusion={"weights": {"a": 1e308, "b": 1e308}})
-        assert fuser.last.fusion.weights == {"a": 0.5, "b": 0.5}
-
-
-def test_a_report_lies_in_each_choice(client: TestClient, fuser: ScriptedFuser) -> None:
-    fuser.script = lambda s: [
-        Update("a", (token(b"a"),), rounds=(report(97),)),
-        Update(
-            "",
-            (token(b""),),
-            finish="stop",
-            rounds=(report(END),),
-            departed={"b": "it failed"},
-            returned={"b": 1},
-        ),
-    ]
-    in_chat = chat(client, n=2, fusion={"report": True})["choices"]
-    in_text = complete(client, fusion={"report": True})["choices"]
-    for choice in (*in_chat, *in_text):
-        told = choice["fusion"]
-        assert (told["pivot"], told["members"], told["departed"]) == ("a", ["a", "b"], {"b": "it failed"})
-        assert told["returned"] == {"b": 1}
-        assert [entry["token"] for entry in told["rounds"]] == [97, END]
-        assert told["rounds"][0]["contribution"] == {"a": 0.75, "b": 0.25}
-        assert told["rounds"][0]["rolled_back"] == {"a": 0, "b": 1}
-    assert "fusion" not in chat(client)["choices"][0]
-
-
-SPLIT = [
-    Update("", (token(b"\xe2", -0.25, ((b"\xe2", -0.25), (b"a", float("-inf")))),)),
-    Update("", (token(b"\x82"),)),
-    Update("€", (token(b"\xac"),)),
-    Update("!", (token(b"!", -3.0, ((b"?", -0.1),)),)),
-    Update("", (token(b""),), finish="stop"),
-]
-
-
-def test_chat_logprobs(client: TestClient, fuser: ScriptedFuser) -> None:
-    fuser.script = lambda s: SPLIT
-    entries = chat(client, logprobs=True, top_logprobs=2)["choices"][0]["logprobs"]["content"]
-    assert bytes(byte for entry in entries for byte in entry["bytes"] or []).decode() == "€!"
-    assert entries[0]["token"] == "\\xe2"
-    assert entries[0]["top_logprobs"][1] == {"token": "a", "logprob": -9999.0, "bytes": [97]}
-    assert entries[3]["token"] == "!"
-    assert entries[3]["logprob"] == -3.0
-    assert (entries[4]["token"], entries[4]["bytes"]) == ("<end>", None)
-
-
-def test_completion_logprobs(client: TestClient, fuser: ScriptedFuser) -> None:
-    fuser.script = lambda s: SPLIT
-    told = complete(client, logprobs=1)["choices"][0]["logprobs"]
-    assert told["tokens"] == ["bytes:\\xe2", "bytes:\\x82", "bytes:\\xac", "!", "<end>"]
-    assert told["text_offset"] == [0, 0, 0, 1, 2]
-    assert told["token_logprobs"][0] == -0.25
-    assert told["top_logprobs"][0] == {"bytes:\\xe2": -0.25, "a": -9999.0}
-    assert told["top_logprobs"][3] == {"?": -0.1, "!": -3.0}
-
-
-ECHOED = [
-    Update("!", (token(b"!", -3.0),), prompt=(token(b"h", float("nan")), token(b"i", -1.5, ((b"o", -0.5),)))),
-    Update("", (token(b""),), finish="stop"),
-]
-
-
-@pytest.mark.parametrize("prompt", ["hi", [104, 105], ["hi"], [[104, 105]]])
-def test_an_echo_begins_with_the_prompt(client: TestClient, fuser: ScriptedFuser, prompt: object) -> None:
-    fuser.script = lambda s: ECHOED
-    [choice] = complete(client, prompt=prompt, echo=True, logprobs=1)["choices"]
-    assert fuser.last.sampling.prompt_logprobs == 1
-    assert fuser.last.prompt.located is not None
-    told = choice["logprobs"]
-    assert choice["text"] == "hi!"
-    assert told["tokens"] == ["h", "i", "!", "<end>"]
-    assert told["token_logprobs"][:3] == [None, -1.5, -3.0]
-    assert told["top_logprobs"][:2] == [None, {"o": -0.5, "i": -1.5}]
-    assert told["text_offset"] == [0, 1, 2, 3]
-
-
-def test_an_echo_without_logprobs_costs_nothing(client: TestClient, fuser: ScriptedFuser) -> None:
-    fuser.script = lambda s: [Update("!", (token(b"!"),), finish="length")]
-    choices = complete(client, prompt=["hi", "ho"], n=2, echo=True)["choices"]
-    assert [choice["text"] for choice in choices] == ["hi!", "hi!", "ho!", "ho!"]
-    assert fuser.last.sampling.prompt_logprobs is None
-    assert fuser.last.prompt.located is None
-
-
-def test_an_echo_streams(client: TestClient, fuser: ScriptedFuser) -> None:
-    fuser.script = lambda s: ECHOED
-    body = {"model": "pair", "prompt": "hi", "echo": True, "logprobs": 0, "stream": True}
-    lines = client.post("/v1/completions", json=body).text.splitlines()
-    chunks = [json.loads(line[6:]) for line in lines if line.startswith("data: {")]
-    assert "".join(choice["text"] for chunk in chunks for choice in chunk["choices"]) == "hi!"
-    assert chunks[0]["choices"][0]["logprobs"]["token_logprobs"] == [None, -1.5, -3.0]
-
-
 def test_the_fuser_lives_as_long_as_the_application(fuser: ScriptedFuser) -> None:
-    with TestClient(create_app({"pair": ensemble()}, fuser, ServerOptions())):
+    with TestClient(create_app({"pair": ensemble()}, fuser, ServerSettings())):
         assert fuser.started
         assert not fuser.stopped
     assert fuser.stopped

@@ -11,35 +11,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
-from alignment.errors import Overloaded, Unavailable
-from fusion.core import FusionParams, Update
+from alignment.errors import OverloadedError, UnavailableError
+from fusion.core import Update
+from fusion.options import FusionParams
 from server.http.app import create_app
-from server.http.options import ServerOptions
 from server.http.protocol.chat import ChatRequest
 from server.http.protocol.completions import CompletionRequest
 from server.http.protocol.fusion import FusionFields, fusion_params
 from server.http.protocol.tokens import TokenizeRequest
 from server.http.protocol.unsupported import UNBUILT
+from server.settings import ServerSettings
 from tests.support.scripted_fuser import CONTEXT, ScriptedFuser, ensemble, says, token
-
-CHAT = {"model": "pair", "messages": [{"role": "user", "content": "hi"}]}
-TEXT = {"model": "pair", "prompt": "hi"}
-CHAT_PATH, TEXT_PATH = "/v1/chat/completions", "/v1/completions"
-
-
-def error_of(answer: Any, status: int) -> dict[str, Any]:
-    """The error object, whose shape is the same for every status."""
-    assert answer.status_code == status, answer.text
-    assert answer.headers["x-request-id"]
-    body = answer.json()
-    assert body.keys() == {"error"}
-    error: dict[str, Any] = body["error"]
-    assert error.keys() == {"message", "type", "param", "code"}
-    assert isinstance(error["message"], str)
-    assert error["message"].endswith(".")
-    assert len(error["message"]) < 500
-    return error
-
+from tests.support.small_requests import CHAT, CHAT_PATH, TEXT, TEXT_PATH, error_of
 
 OUT_OF_RANGE: list[tuple[str, Any]] = [
     *[("temperature", value) for value in (-0.1, 2.1, "0.5", [], True)],
@@ -107,7 +90,7 @@ NESTED: list[tuple[str, dict[str, Any], str]] = [
     (TEXT_PATH, {"prompt": [257]}, "prompt"),
     (TEXT_PATH, {"prompt": [-1]}, "prompt"),
     (TEXT_PATH, {"prompt": [10**30]}, "prompt"),
-    (TEXT_PATH, {"prompt": ["a"] * 1025}, "prompt"),
+    (TEXT_PATH, {"prompt": ["a"] * 206}, "prompt"),
     (TEXT_PATH, {"n": 2, "best_of": 1}, "best_of"),
     (CHAT_PATH, {"fusion": []}, "fusion"),
     (CHAT_PATH, {"fusion": {"wieghts": {}}}, "fusion.wieghts"),
@@ -159,7 +142,7 @@ def test_messages_say_what_is_allowed(client: TestClient) -> None:
     assert message({"messages": "Hello"}) == "messages should be a list, not 'Hello'."
     assert message({"model": 5}) == "model should be text, not 5."
     assert message({"fusion": {"combine": "sum"}}) == "fusion.combine should be 'mixture' or 'product', not 'sum'."
-    assert "members, weights, weighting, combine, filter_top, renormalise, guard, report" in message(
+    assert "members, weights, weighting, combine, filter_top, renormalize, guard, report" in message(
         {"fusion": {"x": 1}}
     )
     assert "the members are a, b" in message({"fusion": {"members": ["c"]}})
@@ -174,8 +157,8 @@ def test_messages_say_what_is_allowed(client: TestClient) -> None:
 
 def test_more_sequences_than_can_ever_wait_are_refused_for_good(client: TestClient) -> None:
     """With 429 a client would try again for ever."""
-    body = TEXT | {"prompt": ["a"] * 1024, "n": 2}
-    assert "2048 sequences" in error_of(client.post(TEXT_PATH, json=body), 400)["message"]
+    body = TEXT | {"prompt": ["a"] * 205, "n": 2}
+    assert "410 sequences" in error_of(client.post(TEXT_PATH, json=body), 400)["message"]
 
 
 @pytest.mark.parametrize(
@@ -259,7 +242,7 @@ def test_paths_methods_and_models_that_are_not_there(client: TestClient) -> None
 
 
 def test_a_full_line_is_429_with_retry_after(client: TestClient, fuser: ScriptedFuser) -> None:
-    fuser.refuse = (0, Overloaded("Too many sequences are waiting.", retry_after=7))
+    fuser.refuse = (0, OverloadedError("Too many sequences are waiting.", retry_after=7))
     answer = client.post(CHAT_PATH, json=CHAT)
     assert error_of(answer, 429)["type"] == "rate_limit_error"
     assert answer.headers["retry-after"] == "7"
@@ -268,17 +251,17 @@ def test_a_full_line_is_429_with_retry_after(client: TestClient, fuser: Scripted
 def test_a_member_that_is_being_started_anew_is_503_with_retry_after(
     client: TestClient, fuser: ScriptedFuser
 ) -> None:
-    fuser.refuse = (0, Unavailable("Member 'b' is down.", retry_after=4))
+    fuser.refuse = (0, UnavailableError("Member 'b' is down.", retry_after=4))
     answer = client.post(CHAT_PATH, json=CHAT)
     assert error_of(answer, 503)["message"] == "Member 'b' is down."
     assert answer.headers["retry-after"] == "4"
-    fuser.refuse = (0, Unavailable("The server is shutting down."))
+    fuser.refuse = (0, UnavailableError("The server is shutting down."))
     assert "retry-after" not in client.post(CHAT_PATH, json=CHAT).headers
 
 
 def test_choices_are_admitted_together_or_not_at_all(client: TestClient, fuser: ScriptedFuser) -> None:
     fuser.script = lambda submission: [60.0]
-    fuser.refuse = (2, Overloaded("Too many sequences are waiting."))
+    fuser.refuse = (2, OverloadedError("Too many sequences are waiting."))
     error_of(client.post(CHAT_PATH, json=CHAT | {"n": 3}), 429)
     assert [submission.cancelled.is_set() for submission in fuser.submissions] == [True, True]
 
@@ -287,7 +270,7 @@ def test_choices_are_admitted_together_or_not_at_all(client: TestClient, fuser: 
 def test_failures_before_the_first_token_have_a_status(
     client: TestClient, fuser: ScriptedFuser, stream: bool
 ) -> None:
-    fuser.script = lambda submission: [0.05, Update("", error=Unavailable("Member 'b' failed."))]
+    fuser.script = lambda submission: [0.05, Update("", error=UnavailableError("Member 'b' failed."))]
     error = error_of(client.post(CHAT_PATH, json=CHAT | {"stream": stream}), 503)
     assert "Member 'b'" in error["message"]
 
@@ -315,7 +298,7 @@ def test_a_crash_is_answered_and_logged_under_its_request_id(
 
 
 def test_a_failing_choice_stops_the_others(client: TestClient, fuser: ScriptedFuser) -> None:
-    failing = [Update("", error=Unavailable("Member 'b' failed."))]
+    failing = [Update("", error=UnavailableError("Member 'b' failed."))]
     fuser.script = lambda submission: failing if submission.sampling.seed == 1 else [60.0]
     error_of(client.post(CHAT_PATH, json=CHAT | {"n": 3, "seed": 0}), 503)
     assert [s.cancelled.is_set() for s in fuser.submissions] == [True, False, True]
@@ -323,7 +306,7 @@ def test_a_failing_choice_stops_the_others(client: TestClient, fuser: ScriptedFu
 
 def test_requests_over_their_time_are_503_and_stopped(fuser: ScriptedFuser) -> None:
     fuser.script = lambda submission: [60.0]
-    options = ServerOptions(request_timeout=0.1)
+    options = ServerSettings(request_seconds=0.1)
     with TestClient(create_app({"pair": ensemble()}, fuser, options)) as client:
         assert "0.1 seconds" in error_of(client.post(CHAT_PATH, json=CHAT), 503)["message"]
     assert fuser.last.cancelled.is_set()
@@ -351,7 +334,7 @@ def hardened() -> Any:
     """One server for all of hypothesis's examples."""
     fuser = ScriptedFuser()
     fuser.script = lambda submission: says("ok")
-    with TestClient(create_app({"pair": ensemble()}, fuser, ServerOptions())) as client:
+    with TestClient(create_app({"pair": ensemble()}, fuser, ServerSettings())) as client:
         yield client
 
 

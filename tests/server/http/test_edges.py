@@ -10,19 +10,12 @@ import pytest
 from starlette.testclient import TestClient
 
 from server.http.app import create_app
-from server.http.options import ServerOptions
-from tests.server.conftest import Served
-from tests.server.http.test_bad_input import CHAT, CHAT_PATH, error_of
+from server.settings import ServerSettings
 from tests.support.scripted_fuser import ScriptedFuser, ensemble
+from tests.support.served import Served
+from tests.support.small_requests import CHAT_PATH, error_of
 
 Serve = Callable[..., Served]
-KEYS = ("sk-one", "sk-zwei-ü")
-
-
-@pytest.fixture
-def locked(fuser: ScriptedFuser) -> Iterator[TestClient]:
-    with TestClient(create_app({"pair": ensemble()}, fuser, ServerOptions(api_keys=KEYS))) as client:
-        yield client
 
 
 def test_a_sane_request_id_comes_back(client: TestClient) -> None:
@@ -46,43 +39,6 @@ def test_errors_carry_the_request_id(client: TestClient, method: str, path: str)
     answer = client.request(method, path, headers={"x-request-id": "mine"})
     assert answer.status_code >= 400
     assert answer.headers["x-request-id"] == "mine"
-
-
-@pytest.mark.parametrize(
-    "header",
-    [None, "", "Bearer", "Bearer ", "Bearer sk-on", "Bearer sk-one2", "Basic sk-one", "sk-one", "Bearer \xff"],
-)
-@pytest.mark.parametrize("path", ["/v1/models", "/tokenizer_info", "/nowhere", "/openapi.json"])
-def test_without_a_key_nothing_is_told(locked: TestClient, path: str, header: str | None) -> None:
-    headers = {} if header is None else {"authorization": header.encode("latin-1")}
-    answer = locked.get(path, headers=headers)
-    error = error_of(answer, 401)
-    assert error["code"] == "invalid_api_key"
-    assert answer.headers["www-authenticate"] == "Bearer"
-
-
-@pytest.mark.parametrize("key", KEYS)
-def test_any_of_the_keys_opens(locked: TestClient, key: str) -> None:
-    for scheme in ("Bearer", "bearer"):
-        answer = locked.get("/v1/models", headers={"authorization": f"{scheme} {key}".encode()})
-        assert answer.status_code == 200
-
-
-def test_health_and_version_stay_open(locked: TestClient) -> None:
-    assert locked.get("/health").status_code == 200
-    assert locked.get("/version").status_code == 200
-
-
-def test_keys_are_flows_of_their_own_and_not_told_to_the_fuser(locked: TestClient, fuser: ScriptedFuser) -> None:
-    for key in KEYS:
-        assert locked.post(CHAT_PATH, json=CHAT, headers={"authorization": f"Bearer {key}".encode()}).is_success
-    first, second = (submission.flow for submission in fuser.submissions)
-    assert first != second
-    assert not any(key in (first, second) for key in KEYS)
-
-
-def test_keys_stay_out_of_the_options_repr() -> None:
-    assert "sk-one" not in repr(ServerOptions(api_keys=KEYS))
 
 
 LARGE = b'{"prompt": "' + b"x" * 10_000_000 + b'"}'
@@ -123,7 +79,7 @@ def test_an_endless_body_is_cut_off(serve: Serve) -> None:
 
 def test_bodies_at_the_limit_are_read(fuser: ScriptedFuser) -> None:
     body = b'{"prompt": "a"}'
-    app = create_app({"pair": ensemble()}, fuser, ServerOptions(max_body_bytes=len(body)))
+    app = create_app({"pair": ensemble()}, fuser, ServerSettings(max_body_bytes=len(body)))
     with TestClient(app) as client:
         for content in (body, iter([body[:5], body[5:]])):
             answer = client.post("/tokenize", content=content, headers={"content-type": "application/json"})

@@ -8,10 +8,10 @@ from typing import Any
 import openai
 import pytest
 
-from alignment.errors import Overloaded, Unavailable
+from alignment.errors import OverloadedError, UnavailableError
 from fusion.core import Update
-from tests.server.conftest import Served
 from tests.support.scripted_fuser import ScriptedFuser, eventually, report, says, token
+from tests.support.served import Served
 
 Serve = Callable[..., Served]
 HELLO: Any = [{"role": "user", "content": "hi"}]
@@ -99,21 +99,21 @@ def test_errors_are_typed(serve: Serve, fuser: ScriptedFuser) -> None:
     with pytest.raises(openai.InternalServerError) as unbuilt:
         sdk.completions.create(model="pair", prompt="a", suffix="b")
     assert unbuilt.value.status_code == 501
-    fuser.refuse = (0, Overloaded("Too many sequences are waiting."))
+    fuser.refuse = (0, OverloadedError("Too many sequences are waiting."))
     with pytest.raises(openai.RateLimitError):
         sdk.chat.completions.create(model="pair", messages=HELLO)
 
 
 def test_the_sdk_tries_again_when_told_to(serve: Serve, fuser: ScriptedFuser) -> None:
     failures = iter([True, False])
-    broken = [Update("", error=Unavailable("Member 'b' failed."))]
+    broken = [Update("", error=UnavailableError("Member 'b' failed."))]
     fuser.script = lambda s: broken if next(failures) else says("ok")
     sdk = serve().sdk().with_options(max_retries=1)
     assert sdk.chat.completions.create(model="pair", messages=HELLO).choices[0].message.content == "ok"
 
 
 def test_a_failure_in_a_stream_is_raised(serve: Serve, fuser: ScriptedFuser) -> None:
-    fuser.script = lambda s: [*says("Hel")[:-1], 0.05, Update("", error=Unavailable("Member 'b' failed."))]
+    fuser.script = lambda s: [*says("Hel")[:-1], 0.05, Update("", error=UnavailableError("Member 'b' failed."))]
     stream = serve().sdk().chat.completions.create(model="pair", messages=HELLO, stream=True)
     with pytest.raises(openai.APIError, match="Member 'b' failed"):
         list(stream)

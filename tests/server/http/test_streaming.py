@@ -12,10 +12,10 @@ from typing import Any
 import httpx
 import pytest
 
-from alignment.errors import Unavailable
+from alignment.errors import UnavailableError
 from fusion.core import Update
-from tests.server.conftest import Served
 from tests.support.scripted_fuser import ScriptedFuser, eventually, report, says, token
+from tests.support.served import Served
 
 Serve = Callable[..., Served]
 CHAT = {"model": "pair", "messages": [{"role": "user", "content": "hi"}], "stream": True}
@@ -165,7 +165,7 @@ def test_a_lively_stream_has_no_comments(serve: Serve) -> None:
 
 
 def test_a_late_failure_is_an_event_and_then_done(serve: Serve, fuser: ScriptedFuser) -> None:
-    failing = [*says("Hel")[:-1], 0.05, Update("", error=Unavailable("Member 'b' failed."))]
+    failing = [*says("Hel")[:-1], 0.05, Update("", error=UnavailableError("Member 'b' failed."))]
     fuser.script = lambda submission: failing
     *_, partial, error = events(serve(), CHAT | {"stream_options": {"include_usage": True}})
     assert partial["choices"][0]["delta"]["content"] == "Hel"
@@ -187,7 +187,7 @@ def test_a_late_failure_stops_the_other_choices(serve: Serve, fuser: ScriptedFus
 
 def test_a_request_over_its_time_ends_in_an_event(serve: Serve, fuser: ScriptedFuser) -> None:
     fuser.script = lambda submission: [*says("Hel")[:-1], 60.0]
-    error = events(serve(request_timeout=0.3), CHAT)[-1]
+    error = events(serve(request_seconds=0.3), CHAT)[-1]
     assert "0.3 seconds" in error["error"]["message"]
     assert eventually(fuser.last.cancelled.is_set)
 

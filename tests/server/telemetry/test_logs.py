@@ -12,11 +12,11 @@ import pytest
 from starlette.testclient import TestClient
 
 from server.http.app import create_app
-from server.http.options import ServerOptions
+from server.settings import ServerSettings
 from server.telemetry.logs import LogFormat, set_up_log
-from tests.server.conftest import Served
-from tests.server.http.test_bad_input import CHAT_PATH
 from tests.support.scripted_fuser import ScriptedFuser, ensemble, says
+from tests.support.served import Served
+from tests.support.small_requests import CHAT_PATH
 
 SECRET = "sk-secret"
 ASK: dict[str, Any] = {"model": "pair", "messages": [{"role": "user", "content": "my secret"}], "max_tokens": 5}
@@ -49,7 +49,7 @@ def lines(text: io.StringIO) -> list[dict[str, Any]]:
 def test_a_request_is_a_line(log: Log, fuser: ScriptedFuser) -> None:
     text = log("json")
     fuser.script = lambda submission: says("Hel", "lo secret", finish="length")
-    with TestClient(create_app({"pair": ensemble()}, fuser, ServerOptions(api_keys=(SECRET,)))) as client:
+    with TestClient(create_app({"pair": ensemble()}, fuser, ServerSettings(api_keys=(SECRET,)))) as client:
         headers = {"x-request-id": "mine", "authorization": f"Bearer {SECRET}"}
         assert client.post(CHAT_PATH, json={**ASK, "stream": True}, headers=headers).is_success
         assert client.post(CHAT_PATH, json=ASK).status_code == 401
@@ -71,7 +71,7 @@ def test_a_request_is_a_line(log: Log, fuser: ScriptedFuser) -> None:
 def test_what_else_is_logged_while_answering_has_the_id(log: Log, fuser: ScriptedFuser) -> None:
     text = log("json")
     fuser.refuse = (0, ArithmeticError("cannot count"))
-    with TestClient(create_app({"pair": ensemble()}, fuser, ServerOptions())) as client:
+    with TestClient(create_app({"pair": ensemble()}, fuser, ServerSettings())) as client:
         assert client.post(CHAT_PATH, json=ASK, headers={"x-request-id": "mine"}).status_code == 500
     failed = [line for line in lines(text) if line["level"] == "error"]
     assert failed
@@ -95,7 +95,7 @@ def test_uvicorns_lines_are_of_the_same_format(log: Log, serve: Callable[..., Se
 
 def test_people_get_a_sentence(log: Log, fuser: ScriptedFuser) -> None:
     text = log("text")
-    with TestClient(create_app({"pair": ensemble()}, fuser, ServerOptions())) as client:
+    with TestClient(create_app({"pair": ensemble()}, fuser, ServerSettings())) as client:
         assert client.post(CHAT_PATH, json=ASK).is_success
     [line] = [line for line in text.getvalue().splitlines() if "server.requests" in line]
     assert "pair: stop, " in line
@@ -105,6 +105,6 @@ def test_people_get_a_sentence(log: Log, fuser: ScriptedFuser) -> None:
 def test_a_request_refused_at_the_door_is_not_said_to_have_no_path(log: Log, fuser: ScriptedFuser) -> None:
     """While the server drains, or without a key, nobody has looked for the path yet."""
     text = log("text")
-    with TestClient(create_app({"pair": ensemble()}, fuser, ServerOptions(api_keys=(SECRET,)))) as client:
+    with TestClient(create_app({"pair": ensemble()}, fuser, ServerSettings(api_keys=(SECRET,)))) as client:
         assert client.post(CHAT_PATH, json=ASK).status_code == 401
     assert "POST (unrouted): 401" in text.getvalue()

@@ -15,11 +15,10 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from starlette.testclient import TestClient
 
 from server.http.app import create_app
-from server.http.options import ServerOptions
 from server.loading import build
-from server.settings import read_settings
-from tests.server.http.test_bad_input import CHAT, CHAT_PATH
+from server.settings import ServerSettings, read_settings
 from tests.support.scripted_fuser import ScriptedFuser, ensemble
+from tests.support.small_requests import CHAT, CHAT_PATH
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 
@@ -70,7 +69,7 @@ def attributes(span: Span) -> dict[str, Any]:
 
 def test_a_request_is_a_trace_of_its_callers(site: Path, collector: Collector) -> None:
     runtime = build(read_settings(site / "tutti.yaml"))
-    app = create_app(runtime.ensembles, runtime.fuser, ServerOptions(otlp_endpoint=collector.url))
+    app = create_app(runtime.ensembles, runtime.fuser, ServerSettings(otlp_endpoint=collector.url))
     with TestClient(app) as client:
         body = {
             **{"model": "both", "max_tokens": 12, "n": 2, "ignore_eos": True},
@@ -112,7 +111,7 @@ def test_the_environment_may_name_the_endpoint(
 ) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url)
     monkeypatch.setenv("OTEL_SERVICE_NAME", "choir")
-    with TestClient(create_app({"pair": ensemble()}, fuser, ServerOptions())) as client:
+    with TestClient(create_app({"pair": ensemble()}, fuser, ServerSettings())) as client:
         assert client.post(CHAT_PATH, json={**CHAT, "stream": True}).is_success
     [span] = collector.spans
     assert span.name == "chat pair"
@@ -124,7 +123,7 @@ def test_what_failed_is_marked(collector: Collector, fuser: ScriptedFuser) -> No
     from fusion.core import Update
 
     fuser.script = lambda submission: [Update("", error=RuntimeError("a secret"))]
-    options = ServerOptions(otlp_endpoint=collector.url)
+    options = ServerSettings(otlp_endpoint=collector.url)
     with TestClient(create_app({"pair": ensemble()}, fuser, options)) as client:
         assert client.post(CHAT_PATH, json=CHAT).status_code == 500
         assert client.post(CHAT_PATH, json={"model": "nobody"}).status_code == 400
@@ -136,6 +135,6 @@ def test_what_failed_is_marked(collector: Collector, fuser: ScriptedFuser) -> No
 
 def test_a_collector_that_is_down_disturbs_nobody(fuser: ScriptedFuser, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1")
-    options = ServerOptions(otlp_endpoint="http://127.0.0.1:9")
+    options = ServerSettings(otlp_endpoint="http://127.0.0.1:9")
     with TestClient(create_app({"pair": ensemble()}, fuser, options)) as client:
         assert client.post(CHAT_PATH, json=CHAT).is_success

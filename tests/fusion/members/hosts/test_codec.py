@@ -8,18 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fusion.core import (
-    Advance,
-    AdvanceFailed,
-    Capacity,
-    FusionParams,
-    Generate,
-    Generated,
-    NextTokens,
-    SamplingParams,
-)
+from fusion.core import Advance, AdvanceFailed, Capacity, Generate, Generated, NextTokens
 from fusion.members.hosts.codec import decode, encode, frame_size
 from fusion.members.hosts.messages import Answers, Close, Load, Loaded, Pong
+from fusion.options import FusionParams, SamplingParams
 
 numbers = st.integers(0, 2**40)
 ids = st.lists(st.integers(0, 2**31 - 1), min_size=1, max_size=9)

@@ -11,13 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from alignment.errors import Overloaded
+from alignment.errors import OverloadedError
 from alignment.text.tokenizer import Tokenizer
-from fusion.core import FusionParams, SamplingParams, Update
+from fusion.core import Update
 from fusion.ensemble import Ensemble, Model, build_ensemble
 from fusion.loop.fuser import Fuser
 from fusion.members.checkpoint import stop_ids
 from fusion.members.hosts.inline import InlineMember
+from fusion.options import FusionParams, SamplingParams
 
 pytest.importorskip("vllm")
 
@@ -165,7 +166,7 @@ def test_when_the_line_is_full_too_a_request_is_turned_away(engines: dict[str, V
             here.fuser.submit(ensemble, prompt, sampling, FusionParams(), on_update=listener.of(accepted))
             accepted += 1
 
-    with pytest.raises(Overloaded, match="sequences are waiting already"):
+    with pytest.raises(OverloadedError, match="sequences are waiting already"):
         submit_for_ever()
     for _ in range(accepted):
         assert listener.ended.acquire(timeout=60)

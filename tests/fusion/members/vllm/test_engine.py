@@ -14,27 +14,17 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 from safetensors.torch import save_file
 from transformers import LlamaConfig, MistralConfig
 
-from fusion.core import Advance, AdvanceFailed, Capacity, Generate, NextTokens, SamplingParams
+from fusion.core import Advance, AdvanceFailed, Capacity, Generate, NextTokens
+from fusion.options import SamplingParams
 from tests.support.random_models import VOCABULARY, build, error_of, plain_logprobs, run
 
 pytest.importorskip("vllm")
 
 from fusion.members.vllm.core import FEW
 from fusion.members.vllm.engine import VllmEngine
+from tests.support.random_models import SHAPE
 
 EXACT = 1e-4
-SHAPE = {
-    "vocab_size": VOCABULARY,
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "max_position_embeddings": 256,
-    "initializer_range": 0.2,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
 # Attention to everything, and a window that moves on over more than one block of 32.
 CONFIGS = {"full": LlamaConfig(**SHAPE), "window": MistralConfig(**SHAPE, sliding_window=40)}
 EAGER = {"enforce_eager": True}

@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 
 from alignment.text.tokenizer import Tokenizer
-from fusion.core import FinishReason, FusionParams, Generate, SamplingParams, Token, Update
+from fusion.core import FinishReason, Generate, Token, Update
 from fusion.ensemble import Ensemble, Model, build_ensemble
 from fusion.loop.fuser import Fuser
 from fusion.members.checkpoint import stop_ids
 from fusion.members.hosts.inline import InlineMember
+from fusion.options import FusionParams, SamplingParams
 
 pytest.importorskip("vllm")
 

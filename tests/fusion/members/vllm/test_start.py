@@ -10,8 +10,7 @@ from transformers import LlamaConfig
 from alignment.errors import ConfigError
 from fusion.members.vllm.engine import VllmEngine
 from fusion.members.vllm.hints import explained
-from tests.fusion.members.vllm.test_engine import SHAPE
-from tests.support.random_models import build
+from tests.support.random_models import SHAPE, build
 
 
 @pytest.fixture(scope="module")

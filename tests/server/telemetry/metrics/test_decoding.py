@@ -5,14 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fusion.core import FusionParams
 from fusion.loop.observer import Rounds
-from fusion.weighting import Weighting
+from fusion.options import FusionParams, Weighting
 from server.telemetry.metrics.catalogue import Catalogue
 from server.telemetry.metrics.decoding import DIVERGENCE_EVERY, DecodingMetrics
 from server.telemetry.metrics.exposition import describe, exposition, refresh
-from tests.fusion.conftest import run, tokenizers  # noqa: F401  (fixtures)
-from tests.server.telemetry.metrics.test_metrics import Scrape
+from tests.support.fuser_fixtures import run, tokenizers  # noqa: F401  (fixtures)
+from tests.support.scraped_server import Scrape
 from tests.support.scripted_fuser import eventually
 from tests.support.toy_fuser import toy_ensemble
 

@@ -11,7 +11,7 @@ import httpx
 import psutil
 import pytest
 
-from tests.server.telemetry.metrics.test_metrics import Live, serving
+from tests.support.scraped_server import Live, serving
 from tests.support.scripted_fuser import eventually
 from tests.support.worker_processes import workers
 

@@ -2,92 +2,29 @@
 
 from __future__ import annotations
 
-import socket
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import httpx
-import openai
 import pytest
-import uvicorn
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
 
-from alignment.errors import Unavailable
-from fusion.core import Down, Update
+from alignment.errors import UnavailableError
+from fusion.core import Update
 from server.http.app import create_app
-from server.http.options import ServerOptions
-from server.loading import build
-from server.settings import read_settings
+from server.settings import ServerSettings
 from server.telemetry.metrics.catalogue import Catalogue
 from server.telemetry.metrics.decoding import DIVERGENCE_EVERY
-from tests.server.http.test_bad_input import CHAT, CHAT_PATH
+from tests.support.scraped_server import Live, Scrape, serving
 from tests.support.scripted_fuser import ScriptedFuser, ensemble, eventually, says
+from tests.support.small_requests import CHAT, CHAT_PATH
 
 ASK: Any = {"messages": [{"role": "user", "content": "the and"}], "temperature": 1.0, "seed": 1}
 IGNORE_END = {"ignore_eos": True}
-GONE = Down("its engine is gone", 2.0)
-
-
-class Scrape(dict[tuple[str, frozenset[tuple[str, str]]], float]):
-    """All samples of a scrape by name and labels."""
-
-    def __init__(self, text: str) -> None:
-        for family in text_string_to_metric_families(text):
-            for sample in family.samples:
-                key = sample.name, frozenset(sample.labels.items())
-                assert key not in self, "a sample is told once"
-                self[key] = sample.value
-
-    def value(self, name: str, **labels: str) -> float:
-        """The sum of the samples that have these labels."""
-        matching = [v for (n, found), v in self.items() if n == f"tutti_{name}" and labels.items() <= set(found)]
-        return sum(matching)
-
-    def label_values(self, label: str) -> set[str]:
-        return {value for name, labels in self for key, value in labels if key == label and name[:6] == "tutti_"}
-
-
-@dataclass
-class Live:
-    """A real server with two tiny models."""
-
-    url: str
-
-    def sdk(self) -> openai.OpenAI:
-        return openai.OpenAI(base_url=f"{self.url}/v1", api_key="any", max_retries=0)
-
-    def scrape(self, accept: str = "") -> Scrape:
-        return Scrape(httpx.get(f"{self.url}/metrics", headers={"accept": accept}).raise_for_status().text)
-
-    def change(self, work: Callable[[], Any]) -> Callable[..., float]:
-        """Do the work; returns how much samples changed meanwhile."""
-        before = self.scrape()
-        work()
-        eventually(lambda: self.scrape().value("sequences_running") == 0)
-        after = self.scrape()
-        return lambda name, **labels: after.value(name, **labels) - before.value(name, **labels)
-
-
-@contextmanager
-def serving(path: Path) -> Iterator[Live]:
-    """A server of what the configuration says."""
-    runtime = build(read_settings(path))
-    app = create_app(runtime.ensembles, runtime.fuser, ServerOptions())
-    config = uvicorn.Config(app, log_config=None, log_level="warning", timeout_graceful_shutdown=2)
-    server = uvicorn.Server(config)
-    listener = socket.create_server(("127.0.0.1", 0))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-    thread.start()
-    yield Live(f"http://127.0.0.1:{listener.getsockname()[1]}")
-    server.should_exit = True
-    thread.join(timeout=30)
 
 
 @pytest.fixture(scope="module")
@@ -334,54 +271,8 @@ def test_openmetrics_is_spoken_to_those_who_ask(live: Live) -> None:
     assert httpx.get(f"{live.url}/metrics").headers["content-type"].startswith("text/plain; version=0.0.4")
 
 
-@pytest.mark.parametrize("silent", [False, True])
-def test_a_member_that_is_away_fails_readiness_but_no_scrape(
-    client: TestClient, fuser: ScriptedFuser, silent: bool
-) -> None:
-    assert client.get("/ready").json() == {"status": "ready"}
-    if silent:
-        fuser.silent = {"b"}
-    else:
-        fuser.attendance.lose("b", GONE)
-    answer = client.get("/ready")
-    assert answer.status_code == 503
-    assert answer.json()["error"]["message"] == "Not answering: b."
-    assert client.get("/health").status_code == 200, "a restart would not help"
-    scrape = Scrape(client.get("/metrics").text)
-    assert (scrape.value("member_up", member="a"), scrape.value("member_up", member="b")) == (1, 0)
-
-
-@pytest.mark.parametrize(
-    ("lost", "silent", "status"),
-    [("b", "", 200), ("a", "", 503), ("ab", "", 503), ("", "b", 503)],
-    ids=["another member", "the pivot", "everybody", "hangs"],
-)
-def test_an_ensemble_that_goes_on_without_a_member_keeps_the_server_ready(
-    fuser: ScriptedFuser, lost: str, silent: str, status: int
-) -> None:
-    pair = replace(ensemble(), on_member_failure="degrade")
-    own = replace(pair, name="b", models={"b": pair.models["b"]}, pivot="b")
-    fuser.silent = set(silent)
-    for name in lost:
-        fuser.attendance.lose(name, GONE)
-    with TestClient(create_app({"pair": pair, "b": own}, fuser, ServerOptions())) as client:
-        answer = client.get("/ready")
-        assert answer.status_code == status
-        if status == 200:
-            assert answer.json() == {"status": "degraded", "down": ["b"]}
-    with TestClient(create_app({"b": own}, fuser, ServerOptions())) as client:
-        assert client.get("/ready").status_code == (503 if "b" in lost + silent else 200)
-
-
-def test_health_is_the_process(client: TestClient, fuser: ScriptedFuser) -> None:
-    fuser.stopped = True
-    for path in ("/health",):
-        assert client.get(path).status_code == 503
-    assert client.get("/metrics").status_code == 200
-
-
 def test_probes_and_scrapes_need_no_key_and_are_not_counted(fuser: ScriptedFuser) -> None:
-    app = create_app({"pair": ensemble()}, fuser, ServerOptions(api_keys=("secret",)))
+    app = create_app({"pair": ensemble()}, fuser, ServerSettings(api_keys=("secret",)))
     with TestClient(app) as client:
         for path in ("/health", "/ready", "/metrics", "/version"):
             assert client.get(path).status_code == 200
@@ -391,15 +282,6 @@ def test_probes_and_scrapes_need_no_key_and_are_not_counted(fuser: ScriptedFuser
         assert scrape.value("request_errors_total", type="unauthorized") == 1
         assert scrape.value("http_requests_total", status="401", path="other") == 1
         assert "secret" not in client.get("/metrics").text
-
-
-def test_who_is_sent_elsewhere_while_the_server_drains_met_no_error(client: TestClient) -> None:
-    client.app.state.lifecycle.draining = True
-    answer = client.post(CHAT_PATH, json=CHAT)
-    assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
-    scrape = Scrape(client.get("/metrics").text)
-    assert scrape.value("request_errors_total") == scrape.value("request_errors_total", type="draining") == 1
-    assert scrape.value("http_requests_total") == scrape.value("http_requests_total", path="draining") == 1
 
 
 def test_a_failure_amid_a_stream_is_an_error(client: TestClient, fuser: ScriptedFuser) -> None:
@@ -413,7 +295,7 @@ def test_a_failure_amid_a_stream_is_an_error(client: TestClient, fuser: Scripted
 
 def test_a_failure_of_one_of_several_answers_is_an_error(client: TestClient, fuser: ScriptedFuser) -> None:
     """The other one is given up, which is no cancellation by the client."""
-    fails = [Update("", error=Unavailable("Member 'b' failed."))]
+    fails = [Update("", error=UnavailableError("Member 'b' failed."))]
     fuser.script = lambda submission: fails if submission.number == 1 else [*says("Hello")[:1], 5.0]
     assert client.post(CHAT_PATH, json={**CHAT, "n": 2}).status_code == 503
     scrape = Scrape(client.get("/metrics").text)

@@ -17,8 +17,8 @@ from fusion.members.transformers.forward.attention import packed_attention
 from fusion.members.transformers.forward.base import Part
 from fusion.members.transformers.forward.padded import batches
 from fusion.members.transformers.forward.stateful import CHECKPOINTS
-from tests.fusion.members.transformers.test_engine import AnyHistory
 from tests.support import architectures as zoo
+from tests.support.advance_histories import AnyHistory
 from tests.support.random_models import EXACT, VOCABULARY, assert_agree, error_of, plain_logprobs, run
 
 

@@ -1,0 +1,143 @@
+"""Options of fusion, weighting, sampling and engines: each declared once, with default, bounds and meaning.
+
+Bounds are metadata of the types (`annotated_types`) and are not checked here: what reads options from
+outside derives its fields from these classes and checks them there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, Literal, get_args
+
+from annotated_types import Ge, Gt, Interval
+
+Combine = Literal["mixture", "product"]
+Measure = Literal["top1", "packllm-sim", "packllm-opt"]
+MEASURES: tuple[Measure, ...] = get_args(Measure)
+Method = Literal["given", Measure]
+Weight = Annotated[float, Ge(0)]
+Bias = Annotated[float, Interval(ge=-100, le=100)]
+
+
+@dataclass(frozen=True, slots=True)
+class Weighting:
+    """Where the members' weights come from: given, or measured on the prompt (PackLLM).
+
+    The defaults are the paper's, except for `positions` and `coinciding`, which it does not limit.
+
+    Attributes:
+        method: `given` takes `FusionParams.weights`. `top1`: the member of the lowest perplexity alone.
+            `packllm-sim`: softmax(-log PPL / temperature). `packllm-opt`: the weights with which the fusion itself
+            predicts the prompt best.
+        temperature: of packllm-sim.
+        grid: values of packllm-opt's line search, 0 and 1 included.
+        prune: members that weigh this or less are closed once the prompt is read.
+        normalize: losses are per token of the pivot, so that tokenizers compare; else per token of the member's.
+        positions: the most of the pivot's tokens that are scored for a request.
+        spread: where those lie in what there is to score: `evenly`, or the `last` ones.
+        history: `all` messages count, or only the `last` one.
+        coinciding: positions that packllm-opt needs where all members' tokens begin; with fewer it is packllm-sim.
+    """
+
+    method: Method = "given"
+    temperature: Annotated[float, Gt(0)] = 1.0
+    grid: Annotated[int, Interval(ge=2, le=1001)] = 21
+    prune: Annotated[float, Interval(ge=0, le=1)] = 0.0
+    normalize: bool = True
+    positions: Annotated[int, Interval(ge=2, le=4096)] = 24
+    spread: Literal["evenly", "last"] = "evenly"
+    history: Literal["all", "last"] = "all"
+    coinciding: Annotated[int, Ge(1)] = 8
+
+
+@dataclass(frozen=True, slots=True)
+class FusionParams:
+    """How the members of an ensemble are fused; an ensemble has defaults, a request may override them.
+
+    Attributes:
+        members: names of those that take part, pivot included; None for all.
+        weights: one per member by name, summing to 1; None for equal weights.
+        weighting: whether these are taken, or measured on the prompt.
+        combine: `mixture` (weighted mean of probabilities, EVA) or `product` (of log-probabilities, PackLLM).
+        filter_top: EVA's faithful-token filter: leave a member out of a round when its best token is in none
+            of the others' best `filter_top`; None switches the filter off.
+        renormalize: scale what each member's map carries over to a sum of 1. The authors do not, so a member
+            whose tokens map badly counts for less.
+        guard: keep the pivot's own best token where the fused best is the same text cut differently.
+        report: collect a `RoundReport` per round.
+    """
+
+    members: tuple[str, ...] | None = None
+    weights: dict[str, Weight] | None = None
+    weighting: Weighting = field(default_factory=Weighting)
+    combine: Combine = "mixture"
+    filter_top: Annotated[int, Ge(1)] | None = None
+    renormalize: bool = False
+    guard: bool = False
+    report: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How a token is drawn from the fused distribution, and when a sequence ends.
+
+    The bounds are OpenAI's where its API has the option, and vLLM's otherwise.
+
+    Attributes:
+        max_tokens: the longest answer.
+        min_tokens: no end token and no stop string ends it before.
+        temperature: 0 is greedy.
+        top_p: draw from the fewest best tokens that hold this probability; 1 for all.
+        top_k: draw from this many best tokens; 0 for all.
+        min_p: leave out tokens below this share of the best one's probability.
+        presence_penalty: subtracted from the logarithm of every token that the answer holds.
+        frequency_penalty: the same, as often as the answer holds it.
+        repetition_penalty: divides, and for negative logarithms multiplies, those of prompt and answer.
+        logit_bias: added to the logarithms of these ids of the pivot.
+        seed: of the draws, modulo 2**64; None for a different one each time.
+        stop: strings that end the answer, in whatever tokens they come.
+        stop_token_ids: ids of the pivot that end it.
+        include_stop: keep the stop string in the text.
+        ignore_eos: go on after an end token.
+        logprobs: alternatives to report per token; None for no log-probabilities at all.
+        prompt_logprobs: the same for the tokens of the prompt, which takes an ensemble with a fixed pivot.
+    """
+
+    max_tokens: Annotated[int, Ge(1)]
+    min_tokens: Annotated[int, Ge(0)] = 0
+    temperature: Annotated[float, Interval(ge=0, le=2)] = 1.0
+    top_p: Annotated[float, Interval(ge=0, le=1)] = 1.0
+    top_k: Annotated[int, Interval(ge=-1, lt=2**31)] = 0
+    min_p: Annotated[float, Interval(ge=0, le=1)] = 0.0
+    presence_penalty: Annotated[float, Interval(ge=-2, le=2)] = 0.0
+    frequency_penalty: Annotated[float, Interval(ge=-2, le=2)] = 0.0
+    repetition_penalty: Annotated[float, Interval(ge=0.01, le=10)] = 1.0
+    logit_bias: dict[int, Bias] = field(default_factory=dict)
+    seed: Annotated[int, Interval(ge=-(2**63), lt=2**63)] | None = None
+    stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+    include_stop: bool = False
+    ignore_eos: bool = False
+    logprobs: Annotated[int, Ge(0)] | None = None
+    prompt_logprobs: Annotated[int, Ge(0)] | None = None
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """Sizes that every engine has; its defaults are also those of the engines' own parameters.
+
+    Attributes:
+        cache_tokens: tokens of KV cache over all sequences.
+        max_sequences: sequences that can be open at a time.
+        max_context: tokens per sequence; None for what the model supports.
+        prefill_chunk: prompt tokens per step, which bounds how long a prefill holds up decoding. Models that
+            cannot go on from a state with many tokens (Mamba, Jamba) take a pass per token beyond it: raise it
+            for them.
+        candidates: next tokens handed to the fuser per round, the k of its top k.
+    """
+
+    cache_tokens: Annotated[int, Gt(0)] = 16384
+    max_sequences: Annotated[int, Gt(0)] = 32
+    max_context: Annotated[int, Gt(0)] | None = None
+    prefill_chunk: Annotated[int, Gt(0)] = 512
+    candidates: Annotated[int, Gt(0)] = 320

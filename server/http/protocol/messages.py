@@ -1,0 +1,336 @@
+"""POST /v1/messages and /v1/messages/count_tokens: Anthropic's API over chat requests and their answers."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from alignment.errors import InvalidRequest, RequestError
+from server.http.errors import shorten
+from server.http.protocol.common import RequestModel, expected
+
+Blocks = Annotated[str | list[dict[str, Any]], expected("a string or a list of content blocks")]
+
+_ERRORS = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    405: "invalid_request_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+    529: "overloaded_error",
+}
+_STOPS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"}
+
+
+class TurnMessage(RequestModel):
+    """One message of a conversation."""
+
+    role: Literal["user", "assistant", "system"]
+    content: Blocks
+
+
+class Thinking(RequestModel):
+    """`thinking`; its budget is not enforced."""
+
+    type: Literal["enabled", "disabled", "adaptive"]
+
+
+class OutputConfig(RequestModel):
+    """`output_config`."""
+
+    effort: str | None = None
+    format: dict[str, Any] | None = None
+
+
+class CountTokensRequest(RequestModel):
+    """A conversation whose tokens are counted. Fields it does not name mean what they mean in a chat request."""
+
+    model: str | None = None
+    messages: Annotated[list[TurnMessage], Field(min_length=1)]
+    system: Blocks | None = None
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: dict[str, Any] | None = None
+    thinking: Thinking | None = None
+    output_config: OutputConfig | None = None
+
+
+class MessagesRequest(CountTokensRequest):
+    """A conversation that is answered."""
+
+    max_tokens: Annotated[int, Field(ge=1)]
+    stop_sequences: list[str] | None = None
+    stream: bool | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    top_k: int | None = None
+    metadata: dict[str, Any] | None = None
+
+
+# Fields of Anthropic's that change no answer.
+_IGNORED = frozenset({"betas", "cache_control", "container", "context_management", "mcp_servers", "service_tier"})
+
+
+def as_chat(request: CountTokensRequest) -> dict[str, Any]:
+    """The body of the chat request that asks the same.
+
+    Raises:
+        InvalidRequest: a block, tool or choice that is not understood.
+    """
+    messages: list[dict[str, Any]] = []
+    if request.system:
+        messages.append({"role": "system", "content": _text(request.system, "system")})
+    for index, message in enumerate(request.messages):
+        messages += _turn(message, f"messages[{index}].content")
+    chat: dict[str, Any] = {
+        "model": request.model,
+        "messages": messages,
+        "tools": _tools(request.tools),
+        "reasoning_effort": _effort(request),
+        "response_format": _format(request.output_config),
+    }
+    if request.tool_choice:
+        chat |= _choice(request.tool_choice)
+    if isinstance(request, MessagesRequest):
+        chat |= {
+            "max_tokens": request.max_tokens,
+            "stop": request.stop_sequences or None,
+            "stream": request.stream,
+            "temperature": request.temperature,
+            "top_p": request.top_p,
+            "top_k": request.top_k,
+        }
+    chat |= {name: value for name, value in (request.model_extra or {}).items() if name not in _IGNORED}
+    return {name: value for name, value in chat.items() if value is not None}
+
+
+def _turn(message: TurnMessage, where: str) -> list[dict[str, Any]]:
+    """A message as chat messages: results of tools come before what the user says beside them."""
+    if isinstance(message.content, str):
+        return [{"role": message.role, "content": message.content}]
+    results: list[dict[str, Any]] = []
+    calls: list[dict[str, Any]] = []
+    texts: list[str] = []
+    thoughts: list[str] = []
+    for index, block in enumerate(message.content):
+        at = f"{where}[{index}]"
+        match block.get("type"):
+            case "text":
+                texts.append(_string(block, "text", at))
+            case "thinking":
+                thoughts.append(_string(block, "thinking", at))
+            case "redacted_thinking":
+                pass
+            case "tool_use" if message.role == "assistant":
+                arguments = json.dumps(block.get("input") or {}, ensure_ascii=False)
+                function = {"name": _string(block, "name", at), "arguments": arguments}
+                calls.append({"id": _string(block, "id", at), "type": "function", "function": function})
+            case "tool_result" if message.role == "user":
+                content = _text(block.get("content") or "", f"{at}.content")
+                content = f"Error: {content}" if block.get("is_error") else content
+                id = _string(block, "tool_use_id", at)
+                results.append({"role": "tool", "tool_call_id": id, "content": content})
+            case kind:
+                raise InvalidRequest(
+                    f"{at} is of type {shorten(kind)}, which a message of role {message.role} cannot hold here.",
+                    param=f"{at}.type",
+                    code="not_implemented",
+                )
+    if not (texts or calls) and results:
+        return results
+    said: dict[str, Any] = {"role": message.role, "content": "\n".join(texts)}
+    if thoughts:
+        said["reasoning"] = "\n".join(thoughts)
+    if calls:
+        said["tool_calls"] = calls
+    return [*results, said]
+
+
+def _string(block: Mapping[str, Any], name: str, where: str) -> str:
+    if not isinstance(value := block.get(name), str):
+        raise InvalidRequest(f"{where}.{name} should be a string.", param=f"{where}.{name}")
+    return value
+
+
+def _text(content: Any, where: str) -> str:
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list):
+        raise InvalidRequest(f"{where} should be a string or a list of content blocks.", param=where)
+    texts = []
+    for index, block in enumerate(content):
+        if not isinstance(block, dict) or block.get("type") != "text":
+            raise InvalidRequest(
+                f"{where}[{index}] should be a text: nothing else is understood.",
+                param=f"{where}[{index}].type",
+                code="not_implemented",
+            )
+        texts.append(_string(block, "text", f"{where}[{index}]"))
+    return "\n".join(texts)
+
+
+def _tools(tools: list[dict[str, Any]] | None) -> list[dict[str, Any]] | None:
+    out = []
+    for index, tool in enumerate(tools or ()):
+        if tool.get("type") not in (None, "custom"):
+            raise InvalidRequest(
+                f"tools[{index}] is of type {shorten(tool['type'])}; only tools with an input_schema are served.",
+                param=f"tools[{index}].type",
+                code="not_implemented",
+            )
+        function = {"name": tool.get("name"), "parameters": tool.get("input_schema")}
+        if tool.get("description"):
+            function["description"] = tool["description"]
+        out.append({"type": "function", "function": function})
+    return out or None
+
+
+def _choice(choice: dict[str, Any]) -> dict[str, Any]:
+    fields: dict[str, Any] = {}
+    match choice.get("type"):
+        case "auto" | "none" as same:
+            fields["tool_choice"] = same
+        case "any":
+            fields["tool_choice"] = "required"
+        case "tool":
+            fields["tool_choice"] = {"type": "function", "function": {"name": choice.get("name")}}
+        case kind:
+            raise InvalidRequest(
+                f"tool_choice.type should be auto, any, tool or none, not {shorten(kind)}.",
+                param="tool_choice.type",
+            )
+    if choice.get("disable_parallel_tool_use"):
+        fields["parallel_tool_calls"] = False
+    return fields
+
+
+def _effort(request: CountTokensRequest) -> str | None:
+    if request.thinking and request.thinking.type == "disabled":
+        return "none"
+    return request.output_config.effort if request.output_config else None
+
+
+def _format(config: OutputConfig | None) -> dict[str, Any] | None:
+    if config is None or config.format is None:
+        return None
+    if config.format.get("type") != "json_schema":
+        raise InvalidRequest("output_config.format.type should be json_schema.", param="output_config.format.type")
+    return {"type": "json_schema", "json_schema": {"name": "output", "schema": config.format.get("schema")}}
+
+
+class MessageStream:
+    """Turns the deltas of a chat answer into the events of one message, and into the message itself.
+
+    Each event goes out with its type as the `event:` line as well.
+    """
+
+    def __init__(self, model: str, *, input_tokens: int = 0, id: str | None = None) -> None:
+        self.message: dict[str, Any] = {
+            "id": id or f"msg_{secrets.token_hex(12)}",
+            "type": "message",
+            "role": "assistant",
+            "model": model,
+            "content": [],
+            "stop_reason": None,
+            "stop_sequence": None,
+            "usage": {"input_tokens": input_tokens, "output_tokens": 0},
+        }
+        self._open: dict[str, Any] | None = None
+        self._arguments = ""
+
+    def start(self) -> list[dict[str, Any]]:
+        """`message_start`, with an empty content and usage."""
+        message = self.message | {"content": [], "usage": dict(self.message["usage"])}
+        return [{"type": "message_start", "message": message}]
+
+    def push(self, delta: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """The events of a chat delta: `reasoning`, `content` and `tool_calls`, each where present."""
+        out: list[dict[str, Any]] = []
+        if text := delta.get("reasoning"):
+            out += self._add("thinking", "thinking", text)
+        if text := delta.get("content"):
+            out += self._add("text", "text", text)
+        for call in delta.get("tool_calls") or ():
+            function = call["function"]
+            if "id" in call:
+                block = {"type": "tool_use", "id": call["id"], "name": function["name"], "input": {}}
+                out += self._begin(block)
+            if text := function.get("arguments"):
+                self._arguments += text
+                out.append(self._delta({"type": "input_json_delta", "partial_json": text}))
+        return out
+
+    def finish(
+        self, finish_reason: str, usage: Mapping[str, Any], stop_reason: str | int | None = None
+    ) -> list[dict[str, Any]]:
+        """The last events. A `stop_reason` that is a text is the stop sequence that ended the answer."""
+        # Clients read content[0], also of an answer that is empty.
+        out = [] if self.message["content"] or self._open else self._begin({"type": "text", "text": ""})
+        out += self._end()
+        sequence = stop_reason if isinstance(stop_reason, str) and finish_reason == "stop" else None
+        reason = "stop_sequence" if sequence is not None else _STOPS.get(finish_reason, "end_turn")
+        counts = {"input_tokens": usage["prompt_tokens"], "output_tokens": usage["completion_tokens"]}
+        self.message |= {"stop_reason": reason, "stop_sequence": sequence, "usage": counts}
+        delta = {"stop_reason": reason, "stop_sequence": sequence}
+        return [
+            *out,
+            {"type": "message_delta", "delta": delta, "usage": counts},
+            {"type": "message_stop"},
+        ]
+
+    def fail(self, error: RequestError) -> list[dict[str, Any]]:
+        """The event of an answer that failed on the way."""
+        return [error_body(error)]
+
+    def _index(self) -> int:
+        return len(self.message["content"])
+
+    def _delta(self, delta: dict[str, Any]) -> dict[str, Any]:
+        return {"type": "content_block_delta", "index": self._index(), "delta": delta}
+
+    def _begin(self, block: dict[str, Any]) -> list[dict[str, Any]]:
+        out = self._end()
+        self._open, self._arguments = block, ""
+        return [*out, {"type": "content_block_start", "index": self._index(), "content_block": dict(block)}]
+
+    def _add(self, kind: str, name: str, text: str) -> list[dict[str, Any]]:
+        empty = {"type": kind, name: ""} | ({"signature": ""} if kind == "thinking" else {})
+        out = [] if self._open and self._open["type"] == kind else self._begin(empty)
+        assert self._open is not None
+        self._open[name] += text
+        out.append(self._delta({"type": f"{kind}_delta", name: text}))
+        return out
+
+    def _end(self) -> list[dict[str, Any]]:
+        if self._open is None:
+            return []
+        if self._open["type"] == "tool_use":
+            self._open["input"] = json.loads(self._arguments or "{}")
+        out = [{"type": "content_block_stop", "index": self._index()}]
+        self.message["content"].append(self._open)
+        self._open = None
+        return out
+
+
+def as_message(answer: Mapping[str, Any]) -> dict[str, Any]:
+    """The message of a whole chat completion (as a plain dict)."""
+    stream = MessageStream(answer["model"])
+    choice = answer["choices"][0]
+    message = choice["message"]
+    reasoning = message.get("reasoning") or message.get("reasoning_content")
+    calls = message.get("tool_calls")
+    stream.push({"reasoning": reasoning, "content": message.get("content"), "tool_calls": calls})
+    stream.finish(choice["finish_reason"], answer["usage"], choice.get("stop_reason"))
+    return stream.message
+
+
+def error_body(error: RequestError, request_id: str | None = None) -> dict[str, Any]:
+    """An error in Anthropic's shape."""
+    detail = {"type": _ERRORS.get(error.status, "api_error"), "message": error.message}
+    return {"type": "error", "error": detail, "request_id": request_id}

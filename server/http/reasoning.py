@@ -1,0 +1,91 @@
+"""Reasoning splitter: separates what a model thinks from what it says, as the text is generated.
+
+Thoughts stand between two tags at the beginning of an answer. A template may write the opening tag itself, as part
+of the prompt. White space beside the tags belongs to neither. However the text is cut, the same comes out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+
+class Piece(NamedTuple):
+    """A piece of an answer."""
+
+    kind: Literal["reasoning", "content"]
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReasoningTags:
+    """The tags that thoughts stand between."""
+
+    open: str = "<think>"
+    close: str = "</think>"
+
+    def opened_by(self, prompt: str) -> bool:
+        """Whether a rendered prompt ends inside of thoughts."""
+        return prompt.rstrip().endswith(self.open)
+
+
+class ReasoningSplitter:
+    """The state of one answer."""
+
+    def __init__(self, tags: ReasoningTags | None = None, *, opened: bool = False) -> None:
+        self._tags = tags or ReasoningTags()
+        self._state: Literal["before", "inside", "after"] = "inside" if opened else "before"
+        self._held = ""
+        self._trim = opened  # whether white space at the beginning of what comes next is left out
+
+    def push(self, text: str) -> list[Piece]:
+        """The pieces that `text` makes certain."""
+        self._held += text
+        out: list[Piece] = []
+        if self._state == "before":
+            self._begin()
+        if self._state == "inside":
+            self._think(out)
+        if self._state == "after":
+            self._emit("content", self._held, out)
+            self._held = ""
+        return out
+
+    def finish(self) -> list[Piece]:
+        """What was held back at the end. Thoughts that were not closed stay thoughts."""
+        out: list[Piece] = []
+        if self._state == "inside":
+            self._emit("reasoning", self._held.rstrip(), out)
+        elif self._held:
+            self._emit("content", self._held, out)
+        self._held = ""
+        return out
+
+    def _begin(self) -> None:
+        text, opening = self._held.lstrip(), self._tags.open
+        if text.startswith(opening):
+            self._held, self._state, self._trim = text[len(opening) :], "inside", True
+        elif not opening.startswith(text):
+            self._state = "after"
+
+    def _think(self, out: list[Piece]) -> None:
+        close = self._tags.close
+        if (end := self._held.find(close)) >= 0:
+            self._emit("reasoning", self._held[:end].rstrip(), out)
+            self._held, self._state, self._trim = self._held[end + len(close) :], "after", True
+            return
+        kept = len(self._held)
+        for size in range(min(len(close) - 1, kept), 0, -1):
+            if close.startswith(self._held[kept - size :]):
+                kept -= size
+                break
+        kept = len(self._held[:kept].rstrip())
+        self._emit("reasoning", self._held[:kept], out)
+        self._held = self._held[kept:]
+
+    def _emit(self, kind: Literal["reasoning", "content"], text: str, out: list[Piece]) -> None:
+        if self._trim:
+            text = text.lstrip()
+        if text:
+            self._trim = False
+            out.append(Piece(kind, text))

@@ -1,0 +1,177 @@
+"""Call formats: how families of models write a tool call, and the grammar that makes them write one.
+
+| format  | a call |
+|---------|--------|
+| hermes  | `<tool_call>{"name": .., "arguments": ..}</tool_call>` (Hermes, Qwen, Granite) |
+| coder   | `<tool_call><function=..><parameter=..>..` (Qwen-Coder, Qwen 3.5) |
+| llama   | `{"name": .., "parameters": ..}`, bare (Llama 3) |
+| mistral | `[TOOL_CALLS][{"name": .., "arguments": ..}]` (to Nemo) |
+| args    | `[TOOL_CALLS]name[ARGS]{..}` (Mistral Small 3.2, Devstral) |
+| json    | `{"name": .., "arguments": ..}`, bare: the fallback |
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from alignment.errors import InvalidRequest
+from fusion.sequence.grammar import Grammar, GrammarTable, Tag, json_rule, literal, structural
+from server.http.tools.calls import Tool, new_id, short_id
+
+Name = Literal["hermes", "coder", "llama", "mistral", "args", "json"]
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """One way to write calls. `opener` marks them inside text; "" where the answer must begin with them."""
+
+    name: Name
+    opener: str
+    key: str = "arguments"
+
+    def new_id(self) -> str:
+        """An id that the family's templates accept."""
+        return short_id() if self.name in ("mistral", "args") else new_id()
+
+    def write(self, name: str, arguments: Mapping[str, Any]) -> str:
+        """A call as the model would have written it."""
+        if self.name == "coder":
+            fields = "".join(
+                f"<parameter={key}>\n{_value(value)}\n</parameter>\n" for key, value in arguments.items()
+            )
+            return f"<tool_call>\n<function={name}>\n{fields}</function>\n</tool_call>"
+        if self.name == "args":
+            return f"[TOOL_CALLS]{name}[ARGS]{json.dumps(arguments, ensure_ascii=False)}"
+        call = json.dumps({"name": name, self.key: arguments}, ensure_ascii=False)
+        match self.name:
+            case "hermes":
+                return f"<tool_call>\n{call}\n</tool_call>"
+            case "mistral":
+                return f"[TOOL_CALLS][{call}]"
+            case _:
+                return call
+
+    def instructions(self, tools: Sequence[Tool]) -> str:
+        """What a system message says to a model whose template knows no tools."""
+        listed = "\n".join(json.dumps(tool.as_dict()["function"], ensure_ascii=False) for tool in tools)
+        example = self.write("function-name", {"argument-name": "value"})
+        return (
+            "You may call functions. These exist, each with the JSON schema of its parameters:\n"
+            f"{listed}\n\nTo call one, write exactly this, with its name and arguments:\n{example}"
+        )
+
+    def grammar(
+        self,
+        tools: Sequence[Tool],
+        table: GrammarTable,
+        *,
+        choice: str | Mapping[str, Any] = "auto",
+        parallel: bool = True,
+    ) -> Grammar | None:
+        """What enforces `tool_choice`: auto lets calls occur in free text, required and a named tool demand one.
+
+        Returns:
+            None where nothing is to be enforced (no tools, or `none`).
+
+        Raises:
+            InvalidRequest: a choice without tools, or of a tool that is not declared.
+        """
+        named = named_tool(choice, tools)
+        if not tools or choice == "none":
+            return None
+        offered = [named] if named else list(tools)
+        separator = {"hermes": "\n", "coder": "\n", "llama": "; ", "json": "\n"}.get(self.name, "")
+        return structural(
+            self._tags(offered, parallel),
+            table,
+            required=named is not None or choice == "required",
+            # Mistral's list holds several calls in one tag, and a named tool is called once.
+            parallel=parallel and named is None and self.name != "mistral",
+            separator=separator,
+        )
+
+    def _tags(self, tools: Sequence[Tool], parallel: bool) -> list[Tag]:
+        match self.name:
+            case "coder":
+                return [
+                    Tag(
+                        self.opener,
+                        f"\n<function={tool.name}>\n",
+                        None,
+                        "</function>\n</tool_call>",
+                        _fields(tool),
+                    )
+                    for tool in tools
+                ]
+            case "mistral":
+                calls = [f"{literal(self._begin(tool))} {json_rule(tool.schema)} {literal('}')}" for tool in tools]
+                more = ' (", " call)*' if parallel else ""
+                rules = f'start: "[" call{more} "]"\ncall: ' + "\n    | ".join(calls)
+                return [Tag(self.opener, "", None, "", rules)]
+            case "args":
+                return [Tag(self.opener, f"{tool.name}[ARGS]", tool.schema, "") for tool in tools]
+            case "hermes":
+                return [
+                    Tag(self.opener, f"\n{self._begin(tool)}", tool.schema, "}\n</tool_call>") for tool in tools
+                ]
+            case _:
+                return [Tag("", self._begin(tool), tool.schema, "}") for tool in tools]
+
+    def _begin(self, tool: Tool) -> str:
+        return f'{{"name": {json.dumps(tool.name)}, "{self.key}": '
+
+
+FORMATS: dict[str, Format] = {
+    format.name: format
+    for format in (
+        Format("hermes", "<tool_call>"),
+        Format("coder", "<tool_call>"),
+        Format("llama", "", key="parameters"),
+        Format("mistral", "[TOOL_CALLS]"),
+        Format("args", "[TOOL_CALLS]"),
+        Format("json", ""),
+    )
+}
+
+
+def named_tool(choice: str | Mapping[str, Any], tools: Sequence[Tool]) -> Tool | None:
+    """The tool that `tool_choice` names, None for auto, none and required.
+
+    Raises:
+        InvalidRequest: a choice that cannot be followed.
+    """
+    if isinstance(choice, str):
+        if choice not in ("auto", "none", "required"):
+            raise InvalidRequest(
+                'tool_choice should be "auto", "none", "required" or name a function.', param="tool_choice"
+            )
+        if choice == "required" and not tools:
+            raise InvalidRequest("tool_choice is required, but tools is missing.", param="tool_choice")
+        return None
+    function = choice.get("function")
+    name = function.get("name") if isinstance(function, Mapping) else None
+    found = next((tool for tool in tools if tool.name == name), None)
+    if found is None:
+        raise InvalidRequest("tool_choice names a function that is not among tools.", param="tool_choice")
+    return found
+
+
+def _fields(tool: Tool) -> str:
+    """Lark rules for the parameters of a call in Qwen-Coder's XML: those that are required, then the others."""
+    properties = tool.schema.get("properties") or {}
+    required = set(tool.schema.get("required") or ())
+    order = sorted(properties, key=lambda name: name not in required)
+    terms = [f"field_{number}" + ("" if name in required else "?") for number, name in enumerate(order)]
+    lines = ["%llguidance {}", "start: " + (" ".join(terms) or '""')]
+    for number, name in enumerate(order):
+        lines.append(f"field_{number}: {literal(f'<parameter={name}>' + chr(10))} value")
+    if order:
+        lines.append('value[lazy]: /(.|\\n)*/ "\\n</parameter>\\n"')
+    return "\n".join(lines)
+
+
+def _value(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,177 @@
+"""History: conversations with tools, brought into the shape that a member's chat template can show."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from alignment.errors import InvalidRequest
+from server.http.tools.calls import Tool
+from server.http.tools.formats import Format
+from server.http.tools.template import ToolSupport
+
+
+def checked(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Messages of a request as templates want them: arguments as mappings, contents as texts and never null.
+
+    Raises:
+        InvalidRequest: arguments that are no JSON object, or a result without its call.
+    """
+    known: dict[str, str] = {}
+    out = []
+    for index, message in enumerate(messages):
+        where = f"messages[{index}]"
+        clean = message | {"content": joined(message.get("content"))}
+        clean.pop("tool_calls", None)
+        if calls := message.get("tool_calls"):
+            if message.get("role") != "assistant":
+                raise InvalidRequest(
+                    f"{where}.tool_calls: only an assistant calls tools.", param=f"{where}.tool_calls"
+                )
+            clean["tool_calls"] = [
+                _checked_call(call, f"{where}.tool_calls[{number}]") for number, call in enumerate(calls)
+            ]
+            known |= {call["id"]: call["function"]["name"] for call in clean["tool_calls"]}
+        if message.get("role") == "tool":
+            id = message.get("tool_call_id")
+            if not isinstance(id, str) or id not in known:
+                raise InvalidRequest(
+                    f"{where}.tool_call_id refers to no call of an assistant before it.",
+                    param=f"{where}.tool_call_id",
+                )
+            clean.setdefault("name", known[id])
+        out.append(clean)
+    return out
+
+
+def shown(
+    messages: Sequence[dict[str, Any]],
+    tools: Sequence[Tool],
+    support: ToolSupport,
+    format: Format,
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]] | None]:
+    """Checked messages, and the tools, for one member's template.
+
+    What the template cannot show is written as text: tools into the system message, calls in `format` into the
+    assistant's, results into a user's.
+
+    Args:
+        messages: as `checked` gives them.
+        tools: of the request.
+        support: of the member's template.
+        format: the pivot's, in which the answer's calls will be read.
+    """
+    native = support.calls and support.format == format
+    out = _nine(list(messages), format) if native else [_as_text(message, format) for message in messages]
+    if native and not support.several:
+        out = _one_by_one(out)
+    if not native:
+        out = _merged(out)
+    if not tools:
+        return out, None
+    if native and support.tools:
+        return out, [tool.as_dict() for tool in tools]
+    return _instructed(out, format.instructions(tools)), None
+
+
+def joined(content: Any) -> str:
+    """A content as one text: the parts of a list on lines of their own, "" for null."""
+    if isinstance(content, list):
+        return "\n".join(part if isinstance(part, str) else str(part.get("text") or "") for part in content)
+    return content or ""
+
+
+def _checked_call(call: Any, where: str) -> dict[str, Any]:
+    function = call.get("function") if isinstance(call, dict) else None
+    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+        raise InvalidRequest(f"{where} should hold a function with a name.", param=where)
+    arguments = function.get("arguments")
+    if isinstance(arguments, str):
+        try:
+            arguments = json.loads(arguments or "{}")
+        except (ValueError, RecursionError) as error:
+            raise InvalidRequest(
+                f"{where}.function.arguments is not valid JSON.", param=f"{where}.function.arguments"
+            ) from error
+    arguments = {} if arguments is None else arguments
+    if not isinstance(arguments, dict):
+        raise InvalidRequest(
+            f"{where}.function.arguments should be a JSON object.", param=f"{where}.function.arguments"
+        )
+    if not isinstance(id := call.get("id"), str) or not id:
+        raise InvalidRequest(f"{where}.id is missing.", param=f"{where}.id")
+    return {"id": id, "type": "function", "function": {"name": function["name"], "arguments": arguments}}
+
+
+def _as_text(message: dict[str, Any], format: Format) -> dict[str, Any]:
+    """A message without anything but a role and a text."""
+    content = message["content"]
+    if message["role"] == "tool":
+        return {"role": "user", "content": f"<tool_response>\n{content}\n</tool_response>"}
+    if calls := message.get("tool_calls"):
+        written = [format.write(call["function"]["name"], call["function"]["arguments"]) for call in calls]
+        content = "\n".join([*([content] if content else []), *written])
+        return {"role": message["role"], "content": content}
+    return message
+
+
+def _merged(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Neighbouring results, and what the user says next, as one message: templates insist on turns."""
+    out: list[dict[str, Any]] = []
+    for message in messages:
+        if (
+            out
+            and message["role"] == out[-1]["role"] == "user"
+            and out[-1]["content"].startswith("<tool_response>")
+        ):
+            out[-1] = out[-1] | {"content": f"{out[-1]['content']}\n{message['content']}"}
+        else:
+            out.append(message)
+    return out
+
+
+def _one_by_one(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Messages with several calls as one after the other, each followed by its own result."""
+    results = {message["tool_call_id"]: message for message in messages if message["role"] == "tool"}
+    out: list[dict[str, Any]] = []
+    done: set[str] = set()
+    for message in messages:
+        calls = message.get("tool_calls") or []
+        if len(calls) < 2:
+            if message["role"] != "tool" or message["tool_call_id"] not in done:
+                out.append(message)
+            continue
+        for number, call in enumerate(calls):
+            out.append(message | {"content": "" if number else message["content"], "tool_calls": [call]})
+            if call["id"] in results:
+                out.append(results[call["id"]])
+                done.add(call["id"])
+    return out
+
+
+def _nine(messages: list[dict[str, Any]], format: Format) -> list[dict[str, Any]]:
+    """Ids of nine letters or digits for the templates that refuse others, the same for a call and its result."""
+    if format.name not in ("mistral", "args"):
+        return messages
+    ids: dict[str, str] = {}
+
+    def nine(id: str) -> str:
+        fits = len(id) == 9 and id.isascii() and id.isalnum()
+        return id if fits else ids.setdefault(id, f"{len(ids):09d}")
+
+    out = []
+    for message in messages:
+        if calls := message.get("tool_calls"):
+            message = message | {"tool_calls": [call | {"id": nine(call["id"])} for call in calls]}
+        if message["role"] == "tool":
+            message = message | {"tool_call_id": nine(message["tool_call_id"])}
+        out.append(message)
+    return out
+
+
+def _instructed(messages: list[dict[str, Any]], text: str) -> list[dict[str, Any]]:
+    if messages and messages[0]["role"] == "system":
+        first = messages[0] | {"content": f"{messages[0]['content']}\n\n{text}".strip()}
+        return [first, *messages[1:]]
+    return [{"role": "system", "content": text}, *messages]

@@ -1,0 +1,51 @@
+"""Positions that are scored, and scores that are kept."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fusion.prompt.scoring import PrefixScores, TextScores, choose
+from tests.support.toy_fuser import toy_ensemble
+from tests.support.weighted_prompts import TALK, chat, report_of, weighted
+
+
+@pytest.mark.parametrize("spread", ["evenly", "last"])
+@pytest.mark.parametrize("limit", [4, 10, 30])
+def test_no_more_positions_are_scored_than_allowed(tokenizers, run, spread, limit):
+    running = run(toy_ensemble(tokenizers, pivot="lingvo"))
+    report = report_of(
+        running, chat(running.ensemble, TALK), weighted("packllm-sim", positions=limit, spread=spread)
+    )
+    assert 2 <= report.tokens <= limit
+    assert report.scored["lingvo"] == report.tokens
+    assert report.method == "packllm-sim"
+
+
+@given(
+    st.lists(st.integers(1, 9), max_size=60).map(np.array), st.integers(1, 80), st.sampled_from(["evenly", "last"])
+)
+def test_the_choice_of_units_keeps_to_its_limit(widths, limit, spread):
+    widths = widths.astype(np.int64)
+    chosen = choose(widths, limit, spread)
+    assert (np.diff(chosen) > 0).all()
+    assert widths[chosen].sum() <= limit or widths.sum() <= limit
+    if spread == "last" and len(chosen):
+        assert chosen[-1] == len(widths) - 1
+    if spread == "evenly" and len(widths) >= 10 and widths.max(initial=0) * 4 <= limit:
+        assert chosen[0] <= len(widths) // 2 <= chosen[-1]
+
+
+def test_kept_scores_are_bounded():
+    def scores(size):
+        return TextScores({"a": np.zeros(size // 8)}, {}, {}, {})
+
+    memory = PrefixScores(limit=1000)
+    for number in range(5):
+        memory.put(bytes([number]), scores(400))
+        memory.get(b"\0")
+    assert [memory.get(bytes([number])) is not None for number in range(5)] == [True, False, False, False, True]
+    memory.put(b"huge", scores(4000))
+    assert memory.get(b"huge") is None

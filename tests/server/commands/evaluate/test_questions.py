@@ -1,0 +1,54 @@
+"""Files of questions: rows, kinds, and the complaints about other rows."""
+
+from __future__ import annotations
+
+import pytest
+
+from alignment.errors import ConfigError
+from server.commands.evaluate.questions import Question, read_questions
+from server.commands.evaluate.scoring import is_right
+from tests.support.questions import write
+from tests.support.reference import shared
+
+
+def test_rows_of_a_task_file(tmp_path):
+    rows = [
+        {"id": "1", "task": "t", "prompt": "line\u2028break", "reference": "a"},
+        {"id": "2", "task": "t", "prompt": "p", "references": ["a", "b"], "solution": "ignored"},
+        {"id": "3", "task": "u", "prompt": "p", "reference": "B", "choices": {"A": "x", "B": "y"}},
+    ]
+    assert read_questions(write(tmp_path / "t.jsonl", *rows)) == [
+        Question("1", "t", "line\u2028break", ("a",)),
+        Question("2", "t", "p", ("a", "b")),
+        Question("3", "u", "p", ("B",), ("A", "B")),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{", "not JSON"),
+        ("[" * 100_000, "nested too deeply"),
+        ("[]", "should be an object"),
+        ('{"id": "1", "task": "t", "reference": "x"}', "'id', 'task' and 'prompt'"),
+        ('{"id": 1, "task": "t", "prompt": "p", "reference": "x"}', "'id', 'task' and 'prompt'"),
+        ('{"id": "1", "task": "t", "prompt": "p"}', "needs a text as 'reference'"),
+        ('{"id": "1", "task": "t", "prompt": "p", "reference": 7}', "needs a text as 'reference'"),
+        ('{"id": "1", "task": "t", "prompt": "p", "references": []}', "needs a text as 'reference'"),
+        ('{"id": "1", "task": "t", "prompt": "p", "reference": "A", "choices": ["x"]}', "'choices' should be"),
+    ],
+)
+def test_a_row_that_is_no_question_is_named_with_its_line(tmp_path, line, message):
+    path = tmp_path / "t.jsonl"
+    path.write_text('{"id": "1", "task": "t", "prompt": "p", "reference": "x"}\n\n' + line)
+    with pytest.raises(ConfigError, match=message) as caught:
+        read_questions(path)
+    assert str(caught.value).startswith(f"{path}:3: ")
+
+
+@pytest.mark.parametrize("name", ["gsm8k_test", "arc_challenge", "piqa", "e2e_dev", "multi30k_en_de_val"])
+def test_real_task_files_are_of_the_kind_their_name_says(name):
+    questions = read_questions(shared("tasks", f"{name}.jsonl"))
+    kind = {"gsm8k_test": "number", "arc_challenge": "letter", "piqa": "letter"}.get(name, "text")
+    assert {q.kind for q in questions} == {kind}
+    assert all(is_right(q, q.references[-1]) for q in questions)

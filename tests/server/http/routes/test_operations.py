@@ -1,0 +1,76 @@
+"""Health, readiness and version: what load balancers and operators ask."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from starlette.testclient import TestClient
+
+from fusion.core import Down
+from server import __version__
+from server.http.app import create_app
+from server.settings import ServerSettings
+from tests.support.scraped_server import Scrape
+from tests.support.scripted_fuser import ScriptedFuser, ensemble
+
+GONE = Down("its engine is gone", 2.0)
+
+
+@pytest.mark.parametrize("silent", [False, True])
+def test_a_member_that_is_away_fails_readiness_but_no_scrape(
+    client: TestClient, fuser: ScriptedFuser, silent: bool
+) -> None:
+    assert client.get("/ready").json() == {"status": "ready"}
+    if silent:
+        fuser.silent = {"b"}
+    else:
+        fuser.attendance.lose("b", GONE)
+    answer = client.get("/ready")
+    assert answer.status_code == 503
+    assert answer.json()["error"]["message"] == "Not answering: b."
+    assert client.get("/health").status_code == 200, "a restart would not help"
+    scrape = Scrape(client.get("/metrics").text)
+    assert (scrape.value("member_up", member="a"), scrape.value("member_up", member="b")) == (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("lost", "silent", "status"),
+    [("b", "", 200), ("a", "", 503), ("ab", "", 503), ("", "b", 503)],
+    ids=["another member", "the pivot", "everybody", "hangs"],
+)
+def test_an_ensemble_that_goes_on_without_a_member_keeps_the_server_ready(
+    fuser: ScriptedFuser, lost: str, silent: str, status: int
+) -> None:
+    pair = replace(ensemble(), on_member_failure="degrade")
+    own = replace(pair, name="b", models={"b": pair.models["b"]}, pivot="b")
+    fuser.silent = set(silent)
+    for name in lost:
+        fuser.attendance.lose(name, GONE)
+    with TestClient(create_app({"pair": pair, "b": own}, fuser, ServerSettings())) as client:
+        answer = client.get("/ready")
+        assert answer.status_code == status
+        if status == 200:
+            assert answer.json() == {"status": "degraded", "down": ["b"]}
+    with TestClient(create_app({"b": own}, fuser, ServerSettings())) as client:
+        assert client.get("/ready").status_code == (503 if "b" in lost + silent else 200)
+
+
+def test_health_is_the_process(client: TestClient, fuser: ScriptedFuser) -> None:
+    fuser.stopped = True
+    for path in ("/health",):
+        assert client.get(path).status_code == 503
+    assert client.get("/metrics").status_code == 200
+
+
+def test_health_and_version(client: TestClient) -> None:
+    assert client.get("/health").status_code == 200
+    assert client.head("/health").status_code == 200
+    assert client.get("/version").json() == {"version": __version__}
+
+
+def test_health_is_503_once_the_decoding_loop_has_ended(client: TestClient, fuser: ScriptedFuser) -> None:
+    fuser.stop()
+    answer = client.get("/health")
+    assert answer.status_code == 503
+    assert "restart" in answer.json()["error"]["message"]

@@ -1,0 +1,197 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+from pydantic import TypeAdapter, ValidationError
+
+from alignment.errors import InvalidRequest, NotFound, Overloaded, RequestError
+from server.http.protocol.messages import (
+    CountTokensRequest,
+    MessagesRequest,
+    MessageStream,
+    as_chat,
+    as_message,
+    error_body,
+)
+
+types = pytest.importorskip("anthropic.types")
+EVENT = TypeAdapter(types.RawMessageStreamEvent)
+USAGE = {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7}
+FIRST = {"index": 0, "id": "toolu_1", "type": "function", "function": {"name": "f", "arguments": ""}}
+
+
+def request(**fields):
+    body = {"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": "hi"}]} | fields
+    return MessagesRequest.model_validate(body)
+
+
+def events(deltas, finish="stop", stop_reason=None):
+    stream = MessageStream("m", input_tokens=3)
+    found = stream.start() + [event for delta in deltas for event in stream.push(delta)]
+    found += stream.finish(finish, USAGE, stop_reason)
+    found = json.loads(json.dumps(found))
+    for event in found:
+        assert EVENT.validate_python(event).type == event["type"]
+    return found, types.Message.model_validate(stream.message)
+
+
+def kinds(found):
+    return [event["type"].removeprefix("content_") for event in found]
+
+
+def test_a_text_comes_in_the_sequence_that_clients_need():
+    found, message = events([{"role": "assistant"}, {"content": "Hel"}, {"content": "lo"}])
+    assert kinds(found) == [
+        "message_start", "block_start", "block_delta", "block_delta", "block_stop", "message_delta", "message_stop"
+    ]  # fmt: skip
+    start = found[0]["message"]
+    assert (start["content"], start["usage"]) == ([], {"input_tokens": 3, "output_tokens": 0})
+    assert found[-2]["usage"] == {"input_tokens": 3, "output_tokens": 4}
+    assert (message.content[0].text, message.stop_reason) == ("Hello", "end_turn")
+
+
+def test_thoughts_text_and_calls_are_blocks_one_after_the_other():
+    deltas = [
+        {"reasoning": "hm"},
+        {"content": "Well."},
+        {"tool_calls": [FIRST]},
+        {"tool_calls": [{"index": 0, "function": {"arguments": '{"a":1}'}}]},
+        {"tool_calls": [FIRST | {"index": 1, "id": "toolu_2"}]},
+        {"tool_calls": [{"index": 1, "function": {"arguments": "{}"}}]},
+    ]
+    found, message = events(deltas, "tool_calls")
+    assert kinds(found)[1:-2] == ["block_start", "block_delta", "block_stop"] * 4
+    assert [event["index"] for event in found if event["type"] == "content_block_start"] == [0, 1, 2, 3]
+    assert [block.type for block in message.content] == ["thinking", "text", "tool_use", "tool_use"]
+    assert (message.content[2].input, message.content[3].input) == ({"a": 1}, {})
+    assert message.stop_reason == "tool_use"
+
+
+@pytest.mark.parametrize(
+    ("finish", "stop_reason", "expected"),
+    [
+        ("length", None, ("max_tokens", None)),
+        ("stop", "END", ("stop_sequence", "END")),
+        ("stop", 7, ("end_turn", None)),
+    ],
+)
+def test_why_an_answer_ended_is_said_in_the_words_of_this_api(finish, stop_reason, expected):
+    found, message = events([{"content": "x"}], finish, stop_reason)
+    assert (message.stop_reason, message.stop_sequence) == expected
+    assert found[-2]["delta"] == dict(zip(("stop_reason", "stop_sequence"), expected, strict=True))
+
+
+def test_an_empty_answer_still_has_a_text_block():
+    _, message = events([])
+    assert message.content[0].text == ""
+
+
+def test_a_whole_answer_is_the_same_object():
+    call = {"id": "toolu_1", "type": "function", "function": {"name": "f", "arguments": '{"a":1}'}}
+    answer = {
+        "model": "m",
+        "choices": [{"message": {"content": "x", "tool_calls": [call]}, "finish_reason": "tool_calls"}],
+        "usage": USAGE,
+    }
+    message = types.Message.model_validate(as_message(answer))
+    assert [block.type for block in message.content] == ["text", "tool_use"]
+    assert message.content[1].input == {"a": 1}
+
+
+def test_a_request_becomes_the_chat_request_that_asks_the_same():
+    messages = [
+        {"role": "user", "content": [{"type": "text", "text": "go", "cache_control": {"type": "ephemeral"}}]},
+        {
+            "role": "assistant",
+            "content": [
+                {"type": "thinking", "thinking": "hm", "signature": ""},
+                {"type": "text", "text": "Well."},
+                {"type": "tool_use", "id": "t1", "name": "f", "input": {"a": 1}},
+            ],
+        },
+        {
+            "role": "user",
+            "content": [
+                {"type": "tool_result", "tool_use_id": "t1", "content": [{"type": "text", "text": "r1"}]},
+                {"type": "text", "text": "and?"},
+            ],
+        },
+    ]
+    chat = as_chat(
+        request(
+            messages=messages,
+            system=[{"type": "text", "text": "Be kind."}],
+            stop_sequences=["END"],
+            tools=[{"name": "f", "description": "does", "input_schema": {"type": "object"}}],
+            tool_choice={"type": "any", "disable_parallel_tool_use": True},
+            thinking={"type": "disabled"},
+            output_config={"format": {"type": "json_schema", "schema": {"type": "object"}}},
+            metadata={"user_id": "x"},
+        )
+    )
+    told = chat.pop("messages")
+    assert [message["role"] for message in told] == ["system", "user", "assistant", "tool", "user"]
+    assert told[2]["reasoning"] == "hm"
+    assert json.loads(told[2]["tool_calls"][0]["function"]["arguments"]) == {"a": 1}
+    assert told[3] == {"role": "tool", "tool_call_id": "t1", "content": "r1"}
+    assert chat == {
+        "model": "m",
+        "max_tokens": 9,
+        "stop": ["END"],
+        "tools": [
+            {
+                "type": "function",
+                "function": {"name": "f", "description": "does", "parameters": {"type": "object"}},
+            }
+        ],
+        "tool_choice": "required",
+        "parallel_tool_calls": False,
+        "reasoning_effort": "none",
+        "response_format": {
+            "type": "json_schema",
+            "json_schema": {"name": "output", "schema": {"type": "object"}},
+        },
+    }
+
+
+def test_tokens_are_counted_without_a_limit_but_answers_need_one():
+    body = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
+    assert as_chat(CountTokensRequest.model_validate(body)) == body
+    with pytest.raises(ValidationError):
+        MessagesRequest.model_validate(body)
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"messages": [{"role": "user", "content": [{"type": "image"}]}]}, "messages[0].content[0].type"),
+        ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "messages[0].content[0].text"),
+        ({"messages": [{"role": "user", "content": [{"type": "tool_use"}]}]}, "messages[0].content[0].type"),
+        ({"tools": [{"type": "bash_20250124", "name": "bash"}]}, "tools[0].type"),
+        ({"tool_choice": {"type": "sometimes"}}, "tool_choice.type"),
+        ({"output_config": {"format": {"type": "xml"}}}, "output_config.format.type"),
+        ({"system": [{"type": "image"}]}, "system[0].type"),
+    ],
+)
+def test_what_cannot_be_served_is_refused_naming_the_field(fields, param):
+    with pytest.raises(InvalidRequest) as refused:
+        as_chat(request(**fields))
+    assert refused.value.param == param
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (InvalidRequest("x"), "invalid_request_error"),
+        (NotFound("x"), "not_found_error"),
+        (Overloaded("x"), "rate_limit_error"),
+        (RequestError("x"), "api_error"),
+    ],
+)
+def test_errors_have_the_shape_of_this_api(error, kind):
+    assert error_body(error, "req_1") == {
+        "type": "error",
+        "error": {"type": kind, "message": "x"},
+        "request_id": "req_1",
+    }

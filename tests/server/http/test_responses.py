@@ -1,0 +1,170 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+from openai.types.responses import Response, ResponseStreamEvent
+from pydantic import TypeAdapter
+
+from alignment.errors import InvalidRequest, Overloaded
+from server.http.protocol.responses import ResponsesRequest, ResponseStream, as_chat, as_response
+
+EVENT = TypeAdapter(ResponseStreamEvent)
+USAGE = {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7}
+TOOL = {"type": "function", "name": "f", "description": "does", "parameters": {"type": "object"}, "strict": True}
+
+
+def request(**fields):
+    return ResponsesRequest.model_validate({"model": "m", "input": "hi"} | fields)
+
+
+def events(deltas, finish="stop", **fields):
+    stream = ResponseStream(request(**fields), "m")
+    found = stream.start() + [event for delta in deltas for event in stream.push(delta)]
+    found += stream.finish(finish, USAGE)
+    found = json.loads(json.dumps(found))
+    for event in found:
+        assert EVENT.validate_python(event).type == event["type"]
+    assert [event["sequence_number"] for event in found] == list(range(len(found)))
+    Response.model_validate(found[-1]["response"])
+    return found
+
+
+def kinds(found):
+    return [event["type"].removeprefix("response.") for event in found]
+
+
+TEXT = ["output_item.added", "content_part.added", "output_text.delta", "output_text.delta", "output_text.done",
+        "content_part.done", "output_item.done"]  # fmt: skip
+CALL = ["output_item.added", "function_call_arguments.delta", "function_call_arguments.done", "output_item.done"]
+THOUGHT = ["output_item.added", "content_part.added", "reasoning_text.delta", "reasoning_text.done",
+           "content_part.done", "output_item.done"]  # fmt: skip
+FIRST = {"index": 0, "id": "call_1", "type": "function", "function": {"name": "f", "arguments": ""}}
+
+
+def test_a_text_comes_in_the_sequence_that_clients_need():
+    found = events([{"role": "assistant", "content": "Hel"}, {"content": "lo"}])
+    assert kinds(found) == ["created", "in_progress", *TEXT, "completed"]
+    response = found[-1]["response"]
+    assert response["output"][0]["content"][0]["text"] == "Hello"
+    assert response["usage"]["total_tokens"] == 7
+    assert (response["status"], response["store"], found[0]["response"]["output"]) == ("completed", False, [])
+
+
+def test_thoughts_text_and_calls_are_items_one_after_the_other():
+    deltas = [
+        {"reasoning": "hm"},
+        {"content": "Well"},
+        {"content": "."},
+        {"tool_calls": [FIRST]},
+        {"tool_calls": [{"index": 0, "function": {"arguments": '{"a":1}'}}]},
+        {"tool_calls": [FIRST | {"index": 1, "id": "call_2"}]},
+        {"tool_calls": [{"index": 1, "function": {"arguments": "{}"}}]},
+    ]
+    found = events(deltas, "tool_calls", tools=[TOOL])
+    assert kinds(found) == ["created", "in_progress", *THOUGHT, *TEXT, *CALL, *CALL, "completed"]
+    output = found[-1]["response"]["output"]
+    assert [item["type"] for item in output] == ["reasoning", "message", "function_call", "function_call"]
+    assert (output[2]["call_id"], output[2]["arguments"], output[3]["call_id"]) == ("call_1", '{"a":1}', "call_2")
+    indices = [event["output_index"] for event in found if "output_index" in event]
+    assert indices == sorted(indices)
+
+
+def test_a_cut_answer_is_incomplete_and_an_empty_one_still_has_a_message():
+    found = events([{"content": "He"}], "length")
+    assert kinds(found)[-1] == "incomplete"
+    assert found[-1]["response"]["incomplete_details"] == {"reason": "max_output_tokens"}
+    assert events([])[-1]["response"]["output"][0]["content"][0]["text"] == ""
+
+
+def test_a_failure_ends_the_stream_with_its_message():
+    stream = ResponseStream(request(), "m")
+    stream.push({"content": "He"})
+    last = stream.fail(Overloaded("The line is full."))[-1]
+    assert EVENT.validate_python(last).response.error.code == "rate_limit_exceeded"
+
+
+def test_a_whole_answer_is_the_same_object():
+    message = {
+        "content": "x",
+        "reasoning": "hm",
+        "tool_calls": [{"id": "call_1", "type": "function", "function": {"name": "f", "arguments": "{}"}}],
+    }
+    answer = {"model": "m", "choices": [{"message": message, "finish_reason": "tool_calls"}], "usage": USAGE}
+    response = Response.model_validate(as_response(request(tools=[TOOL]), answer))
+    assert [item.type for item in response.output] == ["reasoning", "message", "function_call"]
+    assert response.output_text == "x"
+    assert response.tools[0].name == "f"
+
+
+def test_a_request_becomes_the_chat_request_that_asks_the_same():
+    items = [
+        {"role": "user", "content": [{"type": "input_text", "text": "go"}]},
+        {"type": "reasoning", "id": "rs_1", "summary": [], "content": [{"type": "reasoning_text", "text": "hm"}]},
+        {"type": "function_call", "call_id": "c1", "name": "f", "arguments": "{}"},
+        {"type": "function_call", "call_id": "c2", "name": "f", "arguments": "{}"},
+        {"type": "function_call_output", "call_id": "c1", "output": "r1"},
+        {"type": "function_call_output", "call_id": "c2", "output": [{"type": "input_text", "text": "r2"}]},
+        {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "done"}]},
+        {"type": "message", "role": "developer", "content": "short"},
+    ]
+    schema = {"type": "json_schema", "name": "s", "schema": {"type": "object"}, "strict": True}
+    chat = as_chat(
+        request(
+            input=items,
+            instructions="Be kind.",
+            max_output_tokens=5,
+            tools=[
+                TOOL,
+                {"type": "namespace", "name": "n", "tools": [TOOL | {"name": "g"}]},
+                {"type": "web_search"},
+            ],
+            tool_choice={"type": "function", "name": "f"},
+            text={"format": schema},
+            reasoning={"effort": "none"},
+            top_k=3,
+            store=False,
+        )
+    )
+    messages = chat.pop("messages")
+    assert [message["role"] for message in messages] == [
+        "system", "user", "assistant", "tool", "tool", "assistant", "developer"
+    ]  # fmt: skip
+    assert messages[2]["reasoning"] == "hm"
+    assert [call["id"] for call in messages[2]["tool_calls"]] == ["c1", "c2"]
+    assert (messages[4]["tool_call_id"], messages[4]["content"]) == ("c2", "r2")
+    assert [tool["function"]["name"] for tool in chat.pop("tools")] == ["f", "g"]
+    assert chat == {
+        "model": "m",
+        "max_completion_tokens": 5,
+        "tool_choice": {"type": "function", "function": {"name": "f"}},
+        "response_format": {
+            "type": "json_schema",
+            "json_schema": {"name": "s", "schema": {"type": "object"}, "strict": True},
+        },
+        "reasoning_effort": "none",
+        "top_k": 3,
+    }
+    assert as_chat(request()) == {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"previous_response_id": "resp_1"}, "previous_response_id"),
+        ({"conversation": "conv_1"}, "conversation"),
+        ({"background": True}, "background"),
+        ({"truncation": "auto"}, "truncation"),
+        ({"input": []}, "input"),
+        ({"input": [{"type": "item_reference", "id": "x"}]}, "input[0].type"),
+        ({"input": [{"role": "robot", "content": "x"}]}, "input[0].role"),
+        ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, "input[0].content[0].type"),
+        ({"input": [{"role": "user", "content": 3}]}, "input[0].content"),
+        ({"text": {"format": {"type": "xml"}}}, "text.format.type"),
+        ({"tool_choice": {"type": "web_search"}}, "tool_choice"),
+    ],
+)
+def test_what_cannot_be_served_is_refused_naming_the_field(fields, param):
+    with pytest.raises(InvalidRequest) as refused:
+        as_chat(request(**fields))
+    assert refused.value.param == param

@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import pytest
+
+from alignment.errors import InvalidRequest
+from server.http.tools.calls import Tool
+from server.http.tools.formats import FORMATS
+from server.http.tools.history import checked, joined, shown
+from server.http.tools.template import ToolSupport
+
+HERMES, JSON = FORMATS["hermes"], FORMATS["json"]
+FULL = ToolSupport(HERMES, tools=True, calls=True, several=True)
+NOTHING = ToolSupport(JSON, tools=False, calls=False, several=False)
+TOOLS = [Tool("f", "does f")]
+
+
+def call(id, arguments='{"a": 1}'):
+    return {"id": id, "type": "function", "function": {"name": "f", "arguments": arguments}}
+
+
+HISTORY = [
+    {"role": "user", "content": "go"},
+    {"role": "assistant", "content": None, "tool_calls": [call("one"), call("two", '{"a": 2}')]},
+    {"role": "tool", "tool_call_id": "one", "content": [{"type": "text", "text": "r1"}]},
+    {"role": "tool", "tool_call_id": "two", "content": "r2"},
+    {"role": "user", "content": "and?"},
+]
+
+
+def test_arguments_become_mappings_and_contents_texts():
+    clean = checked(HISTORY)
+    assert clean[1]["content"] == ""
+    assert clean[1]["tool_calls"][0]["function"]["arguments"] == {"a": 1}
+    assert clean[2] == {"role": "tool", "tool_call_id": "one", "content": "r1", "name": "f"}
+    assert joined([{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]) == "a\nb"
+    assert joined(None) == ""
+
+
+def test_a_template_that_shows_tools_gets_them_as_they_are():
+    messages, tools = shown(checked(HISTORY), TOOLS, FULL, HERMES)
+    assert messages == checked(HISTORY)
+    assert tools == [TOOLS[0].as_dict()]
+    assert shown(checked(HISTORY), [], FULL, HERMES)[1] is None
+
+
+def test_a_template_without_tools_gets_everything_as_text_in_turns():
+    messages, tools = shown(checked(HISTORY), TOOLS, NOTHING, HERMES)
+    assert tools is None
+    assert [message["role"] for message in messages] == ["system", "user", "assistant", "user"]
+    assert "does f" in messages[0]["content"]
+    assert messages[2]["content"].count("<tool_call>") == 2
+    assert [text in messages[3]["content"] for text in ("r1", "r2", "and?")] == [True] * 3
+    assert all(set(message) == {"role", "content"} for message in messages)
+
+
+def test_a_template_of_another_format_gets_the_pivots_as_text():
+    messages, tools = shown(checked(HISTORY), TOOLS, ToolSupport(FORMATS["llama"], True, True, True), HERMES)
+    assert tools is None
+    assert "<tool_call>" in messages[2]["content"]
+
+
+def test_a_system_message_is_kept_before_the_tools():
+    history = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "hi"}]
+    messages, _ = shown(checked(history), TOOLS, NOTHING, HERMES)
+    assert messages[0]["content"].startswith("Be kind.\n\n")
+    assert len(messages) == 2
+
+
+def test_several_calls_come_one_by_one_where_a_template_knows_one_only():
+    messages, _ = shown(checked(HISTORY), TOOLS, ToolSupport(HERMES, True, True, False), HERMES)
+    roles = [message["role"] for message in messages]
+    assert roles == ["user", "assistant", "tool", "assistant", "tool", "user"]
+    assert [message["content"] for message in messages if message["role"] == "tool"] == ["r1", "r2"]
+
+
+def test_ids_for_mistral_have_nine_digits_and_still_belong_together():
+    support = ToolSupport(FORMATS["mistral"], True, True, True)
+    messages, _ = shown(checked(HISTORY), TOOLS, support, FORMATS["mistral"])
+    ids = [made["id"] for made in messages[1]["tool_calls"]]
+    assert ids == [message["tool_call_id"] for message in messages if message["role"] == "tool"]
+    assert all(len(id) == 9 and id.isalnum() for id in ids)
+
+
+@pytest.mark.parametrize(
+    ("message", "param"),
+    [
+        ({"role": "assistant", "tool_calls": [call("x", "{")]}, "messages[0].tool_calls[0].function.arguments"),
+        ({"role": "assistant", "tool_calls": [call("x", "[1]")]}, "messages[0].tool_calls[0].function.arguments"),
+        ({"role": "assistant", "tool_calls": [{"id": "x"}]}, "messages[0].tool_calls[0]"),
+        ({"role": "assistant", "tool_calls": [call(None)]}, "messages[0].tool_calls[0].id"),
+        ({"role": "user", "content": "", "tool_calls": [call("x")]}, "messages[0].tool_calls"),
+        ({"role": "tool", "tool_call_id": "nope", "content": ""}, "messages[0].tool_call_id"),
+    ],
+)
+def test_broken_histories_are_refused_naming_the_place(message, param):
+    with pytest.raises(InvalidRequest) as refused:
+        checked([message])
+    assert refused.value.param == param

@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import itertools
+import json
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from server.http.tools.calls import Tool, ToolCall
+from server.http.tools.formats import FORMATS
+from server.http.tools.parser import ToolParser
+
+TOOLS = [
+    Tool("f", "", {"type": "object", "properties": {"city": {"type": "string"}, "n": {"type": "integer"}}}),
+    Tool("g.h-1"),
+]
+
+
+def parse(name, pieces):
+    numbers = itertools.count()
+    parser = ToolParser(FORMATS[name], TOOLS, new_id=lambda: f"id{next(numbers)}")
+    out = [piece for text in pieces for piece in parser.push(text)] + parser.finish()
+    return "".join(p for p in out if isinstance(p, str)), [p for p in out if isinstance(p, ToolCall)]
+
+
+def split(text, cuts):
+    edges = sorted({0, len(text), *(cut % (len(text) + 1) for cut in cuts)})
+    return [text[a:b] for a, b in itertools.pairwise(edges)]
+
+
+arguments = st.dictionaries(
+    st.sampled_from(["city", "n", "x"]),
+    st.one_of(
+        st.text('ab"\\{}[]<>\né', max_size=8), st.integers(), st.lists(st.integers(), max_size=3), st.none()
+    ),
+    max_size=3,
+)
+calls = st.lists(st.tuples(st.sampled_from(["f", "g.h-1"]), arguments), max_size=3)
+fragments = st.lists(
+    st.sampled_from(
+        ["<tool_call>", "</tool_call>", "[TOOL_CALLS]", "[ARGS]", '{"name": "f", "arguments": {"a": "}"}}',
+         "{", "}",
+         '{"name": "f", "parameters": {}}', "[", "]", '"', "\\", "<function=f>", "</function>", "<parameter=n>",
+         "3", "</parameter>", " ", "\n", ";", "hi", "f", "<|python_tag|>", "<"]
+    ),
+    max_size=12,
+).map("".join)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@given(text=fragments, cuts=st.lists(st.integers(0, 10_000), max_size=12))
+@example(text='<tool_call>\n{"name": "f"}\n</tool_call', cuts=[])
+def test_any_cut_of_any_text_gives_the_same(name, text, cuts):
+    assert parse(name, split(text, cuts)) == parse(name, [text]) == parse(name, list(text))
+
+
+@pytest.mark.parametrize("name", ["hermes", "llama", "mistral", "args", "json"])
+@given(wanted=calls, cuts=st.lists(st.integers(0, 10_000), max_size=8))
+def test_what_a_format_writes_is_read_back(name, wanted, cuts):
+    text = "\n".join(FORMATS[name].write(*call) for call in wanted)
+    content, found = parse(name, split(text, cuts))
+    assert content == ""
+    assert [(call.name, json.loads(call.arguments)) for call in found] == wanted
+    assert [call.index for call in found] == list(range(len(wanted)))
+
+
+def test_coder_parameters_have_the_types_of_the_schema():
+    text = FORMATS["coder"].write("f", {"city": "7", "n": 7})
+    _, (call,) = parse("coder", [text])
+    assert json.loads(call.arguments) == {"city": "7", "n": 7}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_call_that_is_cut_off_is_text(name):
+    whole = FORMATS[name].write("f", {"city": "Rome"})
+    for size in range(1, len(whole) - len("</tool_call>") if "tool_call" in whole else len(whole)):
+        content, found = parse(name, [whole[:size]])
+        assert (content, found) == (whole[:size], [])
+
+
+def test_text_around_calls_is_content_without_the_white_space_beside_them():
+    call = FORMATS["hermes"].write("f", {})
+    content, found = parse("hermes", [f"Let me see.\n\n{call}\n{call}\n"])
+    assert content == "Let me see."
+    assert [(call.name, call.arguments) for call in found] == [("f", "{}")] * 2
+
+
+@pytest.mark.parametrize("text", ["x < y", "{a}", '{"name": "unknown", "arguments": {}}', "1 [TOOL 2", "   "])
+@pytest.mark.parametrize("name", FORMATS)
+def test_what_is_no_call_stays_as_it_was(name, text):
+    assert parse(name, list(text)) == (text, [])
+
+
+def test_no_arguments_are_an_empty_object():
+    for text in ('{"name": "f"}', '{"name": "f", "parameters": null}', '{"name": "f", "parameters": ""}'):
+        _, (call,) = parse("llama", [text])
+        assert call.arguments == "{}"
+
+
+def test_the_deltas_name_a_call_once():
+    opening, rest = ToolCall(1, "id", "f", '{"a":1}').deltas()
+    assert opening == [{"index": 1, "id": "id", "type": "function", "function": {"name": "f", "arguments": ""}}]
+    assert rest == [{"index": 1, "function": {"arguments": '{"a":1}'}}]
+
+
+def test_mistral_ids_have_nine_letters_or_digits():
+    for _ in range(20):
+        id = FORMATS["mistral"].new_id()
+        assert len(id) == 9
+        assert id.isalnum()
+
+
+def test_a_long_call_in_small_pieces_takes_time_in_proportion():
+    text = FORMATS["hermes"].write("f", {"city": '"' * 50_000})
+    _, found = parse("hermes", split(text, range(0, len(text), 3)))
+    assert len(found) == 1
