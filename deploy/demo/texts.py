@@ -1,6 +1,6 @@
 """Writes the texts that models are distilled on, as JSON lines of chats: `python -m deploy.demo.texts FILE`.
 
-They come from the training split of the tasks, never from the held-out questions, and are answered by the reference.
+They come from the training split of the tasks, never from the held-out questions, with the reference as answer.
 """
 
 import json

@@ -108,7 +108,7 @@ class MergeSection(Section):
     """How the targets become one."""
 
     method: Literal["sce", "linear", "varm"] = "sce"
-    compare: list[Literal["sce", "linear", "varm"]] = []
+    compare: list[Literal["sce", "linear", "varm"]] = Field(default_factory=list)
     select: Annotated[float, Field(ge=0, le=1)] = 1.0
     variant: Literal["fusechat", "mergekit"] = "fusechat"
 
@@ -137,7 +137,7 @@ class FuseChatFile(Section):
     name: ServedName
     base: Model
     sources: Annotated[dict[ServedName, Model], Field(min_length=1)]
-    targets: dict[ServedName, TargetSection] = {}
+    targets: dict[ServedName, TargetSection] = Field(default_factory=dict)
     data: DataSection
     represent: RepresentSection = RepresentSection()
     align: AlignSection = AlignSection()

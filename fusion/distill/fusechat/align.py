@@ -1,7 +1,7 @@
 """Align: what every target is trained towards, from the readings of the base and of its teachers.
 
-FuseChat, section 3.2. First the warping paths of every source and the statistics of its tokens, then for every target
-the sparse distributions at the base's positions, of whichever model predicts a conversation best (MinCE).
+FuseChat, section 3.2. First the warping paths of every source and the statistics of its tokens, then for every
+target the sparse distributions at the base's positions, of the model that predicts a conversation best (MinCE).
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def warp(
     folder: Path,
     progress: Progress,
 ) -> Teacher:
-    """A teacher for the published ways: paths of all answers go to shards in `folder`, statistics come from them."""
+    """A teacher for the published ways: paths of all answers go to shards in `folder`, statistics follow."""
     own = open_vocabulary(source)
     total = None
     for number in range(count):
@@ -108,7 +108,7 @@ def warp(
         total = counts if total is None else total + counts
         progress(number + 1, count)
     markers = {"pivot_marker": base.marker, "source_marker": own.marker}
-    special = {stop: base.stops[0] for stop in own.stops}
+    special = dict.fromkeys(own.stops, base.stops[0])
     statistics = statistical_map(total, base.strings, own.strings, **markers, unknown=-1, special=special)
     same = same_tokens(base.strings, own.strings, **markers)
     return Teacher(name, own, same=same, statistics=statistics)
@@ -138,10 +138,11 @@ def align(
     folder: Path,
     progress: Progress,
 ) -> Coverage:
-    """Write a target's shards: `ids` and `probabilities` [T,K], `owner` [N] of each conversation, `positions` [2].
+    """Write a target's shards: `ids` and `probabilities` [T,K], `owner` of each conversation [N], `positions` [2].
 
     The latter are the learned positions of conversations that a teacher owns, and those of them where it has a
-    distribution. The owner is 0 for the base's own distributions, n for the n-th teacher's, -1 where the base has not read it.
+    distribution. The owner is 0 for the base's own distributions, n for the n-th teacher's, -1 where the base has
+    not read it.
 
     Raises:
         ConfigError: a source has next to nothing to say in the base's tokens.
@@ -164,8 +165,8 @@ def align(
     if coverage.positions and coverage.shared < LEAST_SHARED * coverage.positions:
         names = ", ".join(teacher.name for teacher in teachers)
         raise ConfigError(
-            f"The tokens of {names} cannot be aligned with the base's: only {coverage.shared} of {coverage.positions} "
-            "positions have a distribution; choose align.method projected or leave that source out."
+            f"The tokens of {names} cannot be aligned with the base's: only {coverage.shared} of "
+            f"{coverage.positions} positions have a distribution; choose align.method projected or leave it out."
         )
     return coverage
 
@@ -284,7 +285,9 @@ def _warped(
     wanted: NDArray[np.bool_],
 ) -> tuple[Ids, LogProbs, NDArray[np.bool_]]:
     """The teacher's rows [T,k] for the wanted conversations, padding elsewhere, and which were taken over."""
-    assert teacher.same is not None and teacher.statistics is not None and settings.method != "projected"
+    assert teacher.same is not None
+    assert teacher.statistics is not None
+    assert settings.method != "projected"
     ids = np.full(pivot.ids.shape, PADDING, np.int32)
     logits = np.full(ids.shape, -np.inf, np.float32)
     taken = np.zeros(len(ids), bool)

@@ -73,7 +73,7 @@ def model_card(settings: FuseChat, about: Mapping[str, Any]) -> str:
         f"{_number(figures['held_out_loss'])} |"
         for name, figures in about["figures"]["targets"].items()
     )
-    method = settings.merge.method
+    method, count = settings.merge.method, about["data"]["conversations"]
     return f"""\
 ---
 library_name: transformers
@@ -90,7 +90,7 @@ distributions of {sources}, once for each target below, and the targets were mer
 {rows}
 
 Alignment: {settings.align.method}. Loss: {settings.train.lm_weight:g} of language modelling on the answers,
-{1 - settings.train.lm_weight:g} of fusion ({settings.train.loss}). Data: {about["data"]["conversations"]} conversations.
+{1 - settings.train.lm_weight:g} of fusion ({settings.train.loss}). Data: {count} conversations.
 `distillation.json` has sources, data digest, all settings, versions and figures.
 """
 

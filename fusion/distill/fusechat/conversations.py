@@ -143,8 +143,8 @@ def _messages(line: str, where: str) -> list[Message]:
     messages = row.get("messages") if isinstance(row, dict) else None
     if not isinstance(messages, list) or not all(_is_message(message) for message in messages):
         raise ConfigError(
-            f"{where}: should hold 'messages', a list of objects with a role of {', '.join(ROLES)} and a content of "
-            "text, or 'prompt' and 'answer'."
+            f"{where}: should hold 'messages', a list of objects with a role of {', '.join(ROLES)} and a content "
+            "of text, or 'prompt' and 'answer'."
         )
     return [{"role": message["role"], "content": message["content"]} for message in messages]
 

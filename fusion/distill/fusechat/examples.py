@@ -15,7 +15,6 @@ from fusion.distill.fusechat.represent import Represented
 from fusion.distill.fusechat.shards import Arrays
 from fusion.distill.loss import IGNORED, PADDING
 
-
 MIXED = 20
 """Steps whose examples are sorted by length together."""
 
@@ -37,7 +36,7 @@ class Example:
 
 
 class Examples(Dataset[Example]):
-    """Examples by index, the same for the same index at any time, so that a resumed run reads what it would have."""
+    """Examples by index, the same for the same index at any time, so that a resumed run reads the same."""
 
     def __init__(self, examples: Sequence[Example]) -> None:
         self._examples = examples
@@ -124,7 +123,7 @@ def collate(examples: Sequence[Example]) -> dict[str, Any]:
 
     Returns:
         input_ids, attention_mask, labels [B,L] (labels -100 where nothing is learned) int64, and of the targets
-        target_ids [B,L,K] int32 (-1 pads) and probabilities [B,L,K] float32, which end at the last learned position.
+        target_ids [B,L,K] int32 (-1 pads) and probabilities [B,L,K] float32.
     """
     count, length = len(examples), max(len(one.ids) for one in examples)
     width = max(one.target_ids.shape[1] for one in examples)

@@ -1,4 +1,4 @@
-"""Checkpoint folders on this machine, and the result as one: weights in its dtype, what it is and where it is from."""
+"""Checkpoint folders on this machine, and the result as one: weights in its dtype, record and model card."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Pairing: a source's distributions at the base's positions and in its tokens, for one shard.
 
-Two ways: as published, by warping one tokenization onto the other and a map from statistics, and `projected`, through
-a vocabulary map at the positions where both models have spelled the same text. Both work on one answer at a time, as
-templates around answers have nothing to do with each other.
+Two ways: as published, by warping one tokenization onto the other and a map from statistics, and `projected`,
+through a vocabulary map at the positions where both models have spelled the same text. Both work on one answer at
+a time, as templates around answers have nothing to do with each other.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Vocabulary:
         return [self._texts[id] for id in ids]
 
     def places(self, ids: Sequence[int]) -> NDArray[np.int64]:
-        """[n], bytes of the answer before each of its tokens; white space that the template leads in with aside."""
+        """[n], bytes of the answer before each of its tokens, the template's white space before it aside."""
         sizes = np.array([len(self.tokenizer.surfaces[id] or b"") for id in ids], np.int64)
         before = np.cumsum(sizes) - sizes
         before[1:] -= len(self.tokenizer.chat_lead)

@@ -1,7 +1,7 @@
 """Represent: every model reads the texts once; its best tokens and losses at the answers are kept.
 
-FuseChat, section 3.2, "token-level distributions". A stage's files are shards of equal numbers of conversations, so
-that shard n of every model speaks of the same ones.
+FuseChat, section 3.2. A stage's files are shards of equal numbers of conversations, so that shard n of every model
+speaks of the same ones.
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ def _read(engine: Engine, encoded: list[Encoded | None]) -> Arrays:
 
 def _unreadable(name: str, source: Source, some: list[list[Message]], longest: int) -> str:
     return (
-        f"{name} ({source.source}) can read none of {len(some)} conversations: they are longer than {longest} tokens, "
-        "or its chat template does not write an answer after its generation prompt; raise data.max_length, or leave "
-        "this model out."
+        f"{name} ({source.source}) can read none of {len(some)} conversations: they are longer than {longest} "
+        "tokens, or its chat template does not write an answer after its generation prompt; raise data.max_length, "
+        "or leave this model out."
     )

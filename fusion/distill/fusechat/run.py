@@ -1,7 +1,7 @@
 """Run: the stages in order, each from what the ones before it left on the disk.
 
-`work` holds a folder a stage: `represent/<reader>`, `align/<source or target>`, `train/<target>`, `merge/<method>`. A
-stage knows from digests whether what is there was made from the same settings and inputs, and then keeps it.
+`work` holds `represent/<reader>`, `align/<source>`, `align/target-<target>`, `train/<target>` and `merge/<method>`.
+A stage knows from digests whether what is there was made from the same settings and inputs, and then keeps it.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Run:
     """
 
     settings: FuseChat
-    progress: Progress = lambda what, done, total: None  # noqa: E731
+    progress: Progress = lambda what, done, total: None
     _coverage: dict[str, Coverage] = field(default_factory=dict)
 
     @cached_property
@@ -205,8 +205,8 @@ class Run:
         inputs = self._training_inputs(name)
         if read_json(self.model_folder(name) / STAGE).get("inputs") != inputs:
             raise ConfigError(
-                f"There is no target {name} trained with these settings in {self.model_folder(name)}; run the stage "
-                "train first."
+                f"There is no target {name} trained with these settings in {self.model_folder(name)}; run the "
+                "stage train first."
             )
         return inputs
 

@@ -87,7 +87,7 @@ class Target:
     Attributes:
         teachers: names of sources, or `BASE`.
         combine: "best" takes for every conversation the distributions of the model among base and teachers that
-            predicts it best (MinCE); "mean" the mean of all teachers, which is what an ensemble of them would answer
+            predicts it best (MinCE); "mean" the mean of all teachers, which is what an ensemble of them answers
             (projected alignment only).
     """
 

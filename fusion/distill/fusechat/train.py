@@ -1,11 +1,12 @@
 """Train: one target, from the base's weights, towards its distributions.
 
-FuseChat, section 3.3. A run leaves checkpoints that are complete or not counted, so it can be killed at any time and
-goes on from the last of them; on a CPU in float32 it ends with the same bits as a run that was left alone.
+FuseChat, section 3.3. A run leaves checkpoints that are complete or not counted, so it can be killed at any time
+and goes on from the last of them; on a CPU in float32 it ends with the same bits as a run that was left alone.
 """
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -62,7 +63,7 @@ def load_student(base: Source) -> Any:
 
 
 def save_student(model: Any, base: Source, folder: Path, about: dict[str, Any]) -> None:
-    """Write a model with the base's tokenizer and settings beside it; the folder appears complete or not at all."""
+    """Write a model with the base's tokenizer and settings beside it; the folder appears whole or not at all."""
     with written_at_once(folder) as unfinished, quiet():
         copy_beside(local_folder(base), unfinished)
         model.save_pretrained(unfinished)
@@ -117,8 +118,8 @@ def steps_of(settings: Train, examples: int) -> int:
     """How many steps a run over so many examples has, on one device."""
     if settings.steps is not None:
         return settings.steps
-    per_epoch = -(-(-(-examples // settings.batch)) // settings.accumulate)
-    return -int(-settings.epochs * per_epoch // 1)
+    batches = math.ceil(examples / settings.batch)
+    return math.ceil(settings.epochs * math.ceil(batches / settings.accumulate))
 
 
 def _store(
@@ -196,8 +197,8 @@ def _disk(run: Path) -> Iterator[None]:
         if "PytorchStreamWriter" not in str(error) and "No space left" not in str(error):
             raise
         raise ConfigError(
-            f"{run} cannot be written: the disk is full; make room there, or name another folder as work, and run the "
-            "same again."
+            f"{run} cannot be written: the disk is full; make room there, or name another folder as work, and run "
+            "the same again."
         ) from error
 
 
