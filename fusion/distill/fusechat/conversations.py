@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from alignment.errors import ConfigError, InvalidRequest
+from alignment.errors import ConfigError, InvalidRequestError
 from alignment.text.tokenizer import Tokenizer
 from fusion.distill.fusechat.settings import Data
 
@@ -105,7 +105,7 @@ def encode(tokenizer: Tokenizer, stops: Sequence[int], messages: list[Message], 
             if end is None:
                 return None
             answers.append((start, end + 1))
-    except InvalidRequest:
+    except InvalidRequestError:
         return None
     return Encoded(ids, answers)
 

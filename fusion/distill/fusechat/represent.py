@@ -150,6 +150,6 @@ def _read(engine: Engine, encoded: list[Encoded | None]) -> Arrays:
 def _unreadable(name: str, source: Source, some: list[list[Message]], longest: int) -> str:
     return (
         f"{name} ({source.source}) can read none of {len(some)} conversations: they are longer than {longest} "
-        "tokens, or its chat template does not write an answer after its generation prompt; raise data.max_length, "
-        "or leave this model out."
+        "tokens, or its chat template does not write an answer after its generation prompt; raise "
+        "data.max_length, or leave this model out."
     )

@@ -1,7 +1,8 @@
 """Run: the stages in order, each from what the ones before it left on the disk.
 
-`work` holds `represent/<reader>`, `align/<source>`, `align/target-<target>`, `train/<target>` and `merge/<method>`.
-A stage knows from digests whether what is there was made from the same settings and inputs, and then keeps it.
+`work` holds `represent/<reader>`, `align/<source>`, `align/target-<target>`, `train/<target>` and
+`merge/<method>`. A stage knows from digests whether what is there was made from the same
+settings and inputs, and then keeps it.
 """
 
 from __future__ import annotations

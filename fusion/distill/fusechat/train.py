@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, TrainingArguments
-from transformers.utils import logging as transformers_logging
+from transformers import AutoModelForCausalLM, PrinterCallback, TrainingArguments
 
 from alignment.errors import ConfigError
 from fusion.distill.checkpoint import copy_beside, written_at_once
@@ -93,7 +92,7 @@ def train(
         shutil.rmtree(result)
     torch.manual_seed(settings.seed)
     model = _with_adapters(load_student(base), settings)
-    with _disk(run), _own_output():
+    with _disk(run), quiet():
         run.mkdir(parents=True, exist_ok=True)
         trainer = FusionTrainer(
             model,
@@ -104,6 +103,7 @@ def train(
             callbacks=[Guard(settings, progress)],
             settings=settings,
         )
+        trainer.remove_callback(PrinterCallback)
         checkpoint = newest_complete(run)
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     curve = read_curve(run / CURVE)
@@ -200,14 +200,3 @@ def _disk(run: Path) -> Iterator[None]:
             f"{run} cannot be written: the disk is full; make room there, or name another folder as work, and run "
             "the same again."
         ) from error
-
-
-@contextmanager
-def _own_output() -> Iterator[None]:
-    """Keep the Trainer from printing its log over the progress bars."""
-    verbosity = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(verbosity)
