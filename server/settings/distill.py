@@ -89,6 +89,7 @@ class TrainSection(Section):
     schedule: fusechat.Schedule = "cosine"
     warmup: Share = 0.03
     weight_decay: NonNegativeFloat = 0.0
+    beta2: Share = 0.999
     max_norm: PositiveFloat = 1.0
     epochs: PositiveFloat = 3.0
     steps: PositiveInt | None = None

@@ -100,7 +100,8 @@ class Train:
     """The training loop.
 
     Attributes:
-        learning_rate, schedule, warmup, weight_decay, max_norm: AdamW's; `warmup` is a share of the steps.
+        learning_rate, schedule, warmup, weight_decay, beta2, max_norm: AdamW's; `warmup` is a share of the steps,
+            `beta2` its second moment's decay.
         epochs: passes over the texts; `steps` sets the number of steps instead.
         batch: conversations of a batch, `accumulate` batches to a step.
         loss, lm_weight: see `fusion_loss`; `lm_weight` 1 is plain fine-tuning.
@@ -115,6 +116,7 @@ class Train:
     schedule: Schedule = "cosine"
     warmup: float = 0.03
     weight_decay: float = 0.0
+    beta2: float = 0.999
     max_norm: float = 1.0
     epochs: float = 3.0
     steps: int | None = None

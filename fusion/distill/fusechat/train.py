@@ -150,6 +150,7 @@ def _arguments(settings: Train, texts: Texts, run: Path) -> TrainingArguments:
         lr_scheduler_type=settings.schedule,
         warmup_steps=round(settings.warmup * steps),
         weight_decay=settings.weight_decay,
+        adam_beta2=settings.beta2,
         max_grad_norm=settings.max_norm,
         num_train_epochs=settings.epochs,
         max_steps=-1 if settings.steps is None else settings.steps,
