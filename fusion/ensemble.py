@@ -24,12 +24,16 @@ from fusion.options import FusionParams
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A running checkpoint: its engine, its tokenizer, the ids that end its answers, and what it was made from."""
+    """A running checkpoint: its engine, its tokenizer, the ids that end its answers, and what it was made from.
+
+    `parents` names the models that it was distilled from.
+    """
 
     member: Member
     tokenizer: Tokenizer
     stop_ids: tuple[int, ...]
     origin: str
+    parents: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:

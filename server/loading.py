@@ -16,6 +16,7 @@ from alignment.methods.registry import ModelVocabulary
 from alignment.text.tokenizer import Tokenizer
 from alignment.vocab_map import VocabMap
 from fusion.core import Member
+from fusion.distill.lineage import parents_of
 from fusion.ensemble import Ensemble, Model, build_ensemble, build_for_any_pivot
 from fusion.loop.fuser import Fuser
 from fusion.members.checkpoint import DTYPES, read_config, stop_ids, weight_files
@@ -153,7 +154,7 @@ def _model(checkpoint: Checkpoint, member: Member) -> Model:
     origin = f"{content_digest(model.source, revision=model.revision)} {checkpoint.dtype}"
     if model.adapter is not None:
         origin += f" {content_digest(model.adapter)}"
-    return Model(member, checkpoint.tokenizer, checkpoint.stop_ids, origin)
+    return Model(member, checkpoint.tokenizer, checkpoint.stop_ids, origin, parents_of(model.source))
 
 
 # By the names of the member and of the pivot.

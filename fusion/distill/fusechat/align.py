@@ -91,7 +91,7 @@ def warp(
 ) -> Teacher:
     """A teacher for the published ways: paths of all answers go to shards in `folder`, statistics follow."""
     own = open_vocabulary(source)
-    total = None
+    total = count_alignments((), (base.size, own.size))
     for number in range(count):
         pivot, other = shards(BASE, number), shards(name, number)
         pairs = list(pairing.answers(pivot, other))
@@ -104,13 +104,18 @@ def warp(
             (answer.pivot[:-1], answer.source[:-1], pairing.inner_path(pairing.path_of(bounds)))
             for answer, bounds in zip(pairs, _split(stored["paths"], pairs), strict=True)
         )
-        counts = count_alignments(aligned, (base.size, own.size))
-        total = counts if total is None else total + counts
+        total = total + count_alignments(aligned, (base.size, own.size))
         progress(number + 1, count)
-    markers = {"pivot_marker": base.marker, "source_marker": own.marker}
-    special = dict.fromkeys(own.stops, base.stops[0])
-    statistics = statistical_map(total, base.strings, own.strings, **markers, unknown=-1, special=special)
-    same = same_tokens(base.strings, own.strings, **markers)
+    statistics = statistical_map(
+        total,
+        base.strings,
+        own.strings,
+        pivot_marker=base.marker,
+        source_marker=own.marker,
+        unknown=-1,
+        special=dict.fromkeys(own.stops, base.stops[0]),
+    )
+    same = same_tokens(base.strings, own.strings, pivot_marker=base.marker, source_marker=own.marker)
     return Teacher(name, own, same=same, statistics=statistics)
 
 
@@ -119,11 +124,11 @@ def project(name: str, base: Vocabulary, base_source: Source, source: Source, se
     own = open_vocabulary(source)
     if own.tokenizer.fingerprint == base.tokenizer.fingerprint:
         return Teacher(name, own)
-    sides = [
+    theirs, ours = (
         ModelVocabulary(one.source, vocabulary.tokenizer, vocabulary.stops, one.revision)
         for one, vocabulary in ((source, own), (base_source, base))
-    ]
-    return Teacher(name, own, map=VocabAlignment(*sides, method=settings.map).learn().padded(own.size))
+    )
+    return Teacher(name, own, map=VocabAlignment(theirs, ours, settings.map).learn().padded(own.size))
 
 
 def align(

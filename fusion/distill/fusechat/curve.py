@@ -59,5 +59,5 @@ def draw_curve(path: Path, entries: Sequence[Entry], title: str) -> bool:
     if axes.lines:
         axes.legend()
     with writing(path):
-        FigureCanvasAgg(figure).print_png(path)
+        FigureCanvasAgg(figure).print_png(path)  # type: ignore[no-untyped-call]
     return True

@@ -21,9 +21,8 @@ from fusion.distill.checkpoint import (
 )
 from fusion.distill.folders import FLOATS
 from fusion.distill.fusechat.settings import Source
+from fusion.distill.lineage import RECORD
 from fusion.members.checkpoint import DTYPES
-
-RECORD = "distillation.json"
 
 
 def local_folder(source: Source) -> Path:
@@ -63,5 +62,6 @@ def publish(merged: Path, out: Path, dtype: str, record: Mapping[str, Any], card
         )
         (folder / RECORD).write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         (folder / "README.md").write_text(card, encoding="utf-8")
-        for file in folder.iterdir():
-            file.chmod(0o644)
+        for written in folder.iterdir():
+            if written.is_file():
+                written.chmod(0o644)

@@ -177,9 +177,9 @@ def projected_rows(
         return ids, mass
     named = np.where(ids >= 0, ids, 0)
     targets = vocabulary_map.target_ids[named]
-    spread = vocabulary_map.weights[named] * mass[..., None]
-    shape = (len(ids), -1)
-    return np.where(spread > 0, targets, PADDING).reshape(shape).astype(np.int32), spread.reshape(shape)
+    spread = vocabulary_map.weights[named].astype(np.float64) * mass[..., None]
+    names: Ids = np.where(spread > 0, targets, PADDING).astype(np.int32)
+    return names.reshape(len(ids), -1), spread.reshape(len(ids), -1)
 
 
 def gather(ids: Ids, mass: NDArray[np.float64], best: int) -> tuple[Ids, NDArray[np.float64]]:

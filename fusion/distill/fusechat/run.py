@@ -10,7 +10,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from fusion.distill.fusechat.represent import inputs_of as reading_inputs
 from fusion.distill.fusechat.settings import BASE, FuseChat, digest_of
 from fusion.distill.fusechat.shards import Arrays, read_json, require_shard, shard_path, write_json
 from fusion.distill.fusechat.train import STAGE, Texts, load_student, save_student, train
+from fusion.distill.lineage import RECORD
 
 Progress = Callable[[str, int, int], None]
 """Called with what is worked on, how much of it is done, and how much there is."""
@@ -78,7 +79,7 @@ class Run:
                 self.settings.represent,
                 self.settings.data.max_length,
                 self._folder("represent", name),
-                lambda done, total, name=name: self.progress(f"represent {name}", done, total),
+                partial(self.progress, f"represent {name}"),
             )
 
     def align(self) -> dict[str, Coverage]:
@@ -98,7 +99,7 @@ class Run:
                 self._targets_inputs(name),
                 self._paths_of,
                 self._folder("align", f"target-{name}"),
-                lambda done, total, name=name: self.progress(f"align {name}", done, total),
+                partial(self.progress, f"align {name}"),
             )
             write_json(self._folder("align", f"target-{name}") / "coverage.json", asdict(self._coverage[name]))
         return self._coverage
@@ -119,7 +120,7 @@ class Run:
                 settings.train,
                 self._folder("train", name),
                 self._training_inputs(name),
-                lambda done, total, name=name: self.progress(f"train {name}", done, total),
+                partial(self.progress, f"train {name}"),
             )
 
     def merge(self) -> Path:
@@ -130,7 +131,7 @@ class Run:
         weights: dict[str, Any] = {}
         for method in dict.fromkeys((settings.merge.method, *settings.merge.compare)):
             weights[method] = self._merge_by(method, digest_of(inputs, method))
-        if read_json(settings.out / "distillation.json").get("inputs") != inputs:
+        if read_json(settings.out / RECORD).get("inputs") != inputs:
             self._clear_result()
             record = self._record(inputs, weights[settings.merge.method])
             publish(
@@ -198,7 +199,7 @@ class Run:
             self.count,
             self._paths_inputs(name),
             self._folder("align", name),
-            lambda done, total: self.progress(f"warp {name}", done, total),
+            partial(self.progress, f"warp {name}"),
         )
 
     def _trained(self, name: str) -> str:
@@ -234,7 +235,7 @@ class Run:
         """Remove the result of an earlier distillation; anything else in its place is somebody's."""
         out = self.settings.out
         if out.exists() and any(out.iterdir()):
-            if not read_json(out / "distillation.json"):
+            if not read_json(out / RECORD):
                 raise ConfigError(
                     f"{out} holds something that is no result of a distillation; name another folder."
                 )

@@ -52,7 +52,9 @@ except ConfigError as error:
 """
 
 
-def attempt(settings: FuseChat, folder: Path, when: object = None, limit: int = 0) -> subprocess.CompletedProcess[str]:
+def attempt(
+    settings: FuseChat, folder: Path, when: object = None, limit: int = 0
+) -> subprocess.CompletedProcess[str]:
     given = folder / "given.pickle"
     given.write_bytes(pickle.dumps((settings, when, limit)))
     return subprocess.run([sys.executable, "-c", PROGRAM, given], capture_output=True, text=True, check=False)

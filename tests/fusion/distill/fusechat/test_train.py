@@ -64,9 +64,7 @@ def test_the_first_loss_is_the_fusion_loss_of_the_base(done: Run, trained: Train
     student = load_student(done.settings.base)
     with torch.no_grad():
         logits = student(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
-    total, _, _ = fusion_loss(
-        logits, batch["labels"], batch["probabilities"], batch["target_ids"], lm_weight=0.3
-    )
+    total, _, _ = fusion_loss(logits, batch["labels"], batch["probabilities"], batch["target_ids"], lm_weight=0.3)
     assert read_curve(model / CURVE)[0]["loss"] == pytest.approx(float(total), rel=1e-5)
 
 
@@ -157,7 +155,9 @@ def test_the_result_is_a_folder_with_its_curve(done: Run) -> None:
 
 
 def test_batches_of_unequal_lengths_are_padded_with_nothing() -> None:
-    long = Example(np.arange(5, dtype=np.int32), np.array([1, 2]), np.array([[3, 4], [1, -1]], np.int32), np.ones((2, 2)))
+    long = Example(
+        np.arange(5, dtype=np.int32), np.array([1, 2]), np.array([[3, 4], [1, -1]], np.int32), np.ones((2, 2))
+    )
     short = Example(np.arange(3, dtype=np.int32), np.array([1]), np.array([[2]], np.int32), np.ones((1, 1)))
     batch = collate([long, short])
     assert batch["labels"].tolist() == [[-100, -100, 2, 3, -100], [-100, -100, 2, -100, -100]]
