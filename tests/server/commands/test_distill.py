@@ -191,7 +191,7 @@ def test_a_base_of_another_shape_than_its_targets_is_refused(
 
     model = AutoModelForCausalLM.from_pretrained(folder / "ben", dtype=torch.float32)
     model.save_pretrained(tmp_path / "other")
-    with pytest.raises(ConfigError, match="is of model type gpt_neox, but the base .* of llama"):
+    with pytest.raises(ConfigError, match=r"is of model type gpt_neox, but the base .* of llama"):
         merge_folders(folder / "ada", [tmp_path / "other"], tmp_path / "merged")
     assert not (tmp_path / "merged").exists()
 

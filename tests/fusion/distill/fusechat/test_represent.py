@@ -104,7 +104,7 @@ def test_data_that_will_not_do_is_named(site: FuseChat, tmp_path: Path, text: st
 
 def test_a_model_that_can_read_nothing_is_named(site: FuseChat) -> None:
     conversations = read_conversations(site.data)
-    with pytest.raises(ConfigError, match="ben .* can read none of"):
+    with pytest.raises(ConfigError, match=r"ben .* can read none of"):
         represent(
             "ben", site.sources["ben"], conversations, site.represent, 3, site.work / "x", lambda done, total: None
         )

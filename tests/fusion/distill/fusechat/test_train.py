@@ -103,7 +103,7 @@ def test_a_loss_that_is_no_number_ends_the_run_with_a_sentence(
         return value * float("nan") if self.state.global_step == 3 else value
 
     monkeypatch.setattr(FusionTrainer, "compute_loss", broken)
-    with pytest.raises(ConfigError, match="loss of step 4 is not a number; lower train.learning_rate"):
+    with pytest.raises(ConfigError, match=r"loss of step 4 is not a number; lower train\.learning_rate"):
         trained(TRAIN)
 
 
