@@ -20,6 +20,9 @@ from __future__ import annotations
 NO_CHAT_TEMPLATE = "no_chat_template"
 """The code of requests that are chats, to a model that has no template for them."""
 
+CONTEXT_LENGTH_EXCEEDED = "context_length_exceeded"
+"""The code of requests whose prompt no member can hold."""
+
 
 class TuttiError(Exception):
     """Base of every error that is meant to be read by a user."""

@@ -27,6 +27,12 @@ class LongWords:
         self._words: list[str] = []
         self._lengths: list[int] = []
 
+    def copy(self) -> LongWords:
+        """One that goes on by itself."""
+        other = LongWords(self._continuation, self._surfaces)
+        other._words, other._lengths = list(self._words), list(self._lengths)
+        return other
+
     def respell(self, text: str, ids: list[int], base: int) -> tuple[int, list[int]]:
         """Tokenise `text`, which `ids[base:]` spelled before it grew (if this was called then).
 
@@ -57,7 +63,7 @@ class LongWords:
         while stop - back > start and self._continuation.backend.token_to_id(word) is None:
             window = sum(len(self._surfaces[id] or b"") for id in ids[stop - back : stop])
             spelled = self._continuation.encode_symbols(word[known - window :])
-            if spelled[0] == ids[stop - back]:
+            if spelled[0] == ids[stop - back] and self._continuation.is_certain(spelled[0]):
                 return stop - back, spelled
             back *= 4
         return start, self._continuation.encode_symbols(word)

@@ -51,6 +51,20 @@ class Edit:
     append: list[int]
 
 
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A point that a `Spelling` can go back to: all that later text may change."""
+
+    ids: list[int]
+    base: int
+    text: str
+    stop: int
+    lead: bytes
+    pending: bytes
+    broken: bytes
+    long: LongWords | None
+
+
 class Spelling:
     """One member's canonical tokens of the text generated so far, as a continuation of its prompt.
 
@@ -79,8 +93,8 @@ class Spelling:
     def extend(self, data: bytes) -> Edit | None:
         """Append `data` to the text and bring `ids` up to date; the edit is relative to `ids` before the call.
 
-        `append` is empty only when nothing changed. None while the text ends inside a character that this
-        tokenizer cannot express: the bytes are remembered and `ids` stays.
+        `append` is empty only when nothing changed or no token is left. None while the text ends inside a
+        character that this tokenizer cannot express: the bytes are remembered and `ids` stays.
         """
         if not data:
             return Edit(len(self.ids), [])
@@ -103,14 +117,35 @@ class Spelling:
             self._replace(len(self.ids), self._spell_bytes(pending))
         return self._edit()
 
+    def mark(self) -> Mark:
+        """Where it stands now. It costs a copy of the tokens that are not final."""
+        long = None if self._long is None else self._long.copy()
+        return Mark(
+            self.ids[self._base :],
+            self._base,
+            self._text,
+            self._stop,
+            self._lead,
+            self._pending,
+            self._broken,
+            long,
+        )
+
+    def restore(self, mark: Mark) -> None:
+        """Take back all text since `mark`, which may be restored again."""
+        self.ids[mark.base :] = mark.ids
+        self._base, self._text, self._stop = mark.base, mark.text, mark.stop
+        self._lead, self._pending, self._broken = mark.lead, mark.pending, mark.broken
+        self._long = None if mark.long is None else mark.long.copy()
+
     def _edit(self) -> Edit:
         ids, keep = self.ids, self._low
         for old in self._old:
             if keep == len(ids) or ids[keep] != old:
                 break
             keep += 1
-        if keep == len(ids) and keep < self._low + len(self._old):
-            keep -= 1  # shorter by normalisation: there is always a token to append
+        if ids and keep == len(ids) and keep < self._low + len(self._old):
+            keep -= 1  # shorter by normalisation: there is a token to append, if any is left
         return Edit(keep, ids[keep:])
 
     def _replace(self, start: int, ids: list[int]) -> None:
@@ -200,7 +235,12 @@ class Spelling:
                 start -= 1
                 continue
             window = surface.decode()
-            if len(window) >= self._continuation.margin and text.startswith(window, known - len(window)):
+            is_certain = self._continuation.is_certain(ids[start])
+            if (
+                is_certain
+                and len(window) >= self._continuation.margin
+                and text.startswith(window, known - len(window))
+            ):
                 spelled = encode(text[known - len(window) :])
                 if spelled[0] == ids[start]:
                     self._replace(start, spelled)

@@ -285,28 +285,44 @@ class Account:
 
 
 @dataclass(frozen=True, slots=True)
-class Update:
-    """What a sequence tells its caller after a round (or when it ends, or fails).
+class Delta:
+    """What a round adds to a sequence.
 
-    `text` is new text that later tokens can no longer take back: whole characters, held back while it could
-    be the start of a stop string. `tokens` are the tokens of this round, in order. `finish` is set once, in the
-    last update; `stop_reason` is then the stop string or stop token id that ended it, None for the end token.
-    `error` is set instead of `finish` when the sequence failed. With the last update come the `account`, the
-    `weighting`, which members left and why (`departed`), and after how many tokens those of them took part again
-    that came back (`returned`). `pivot` is the member whose tokens these are.
-    `prompt` are those of the prompt, in the first update, where they were asked for; nothing predicts the first of
-    them, whose log-probability is NaN.
+    Attributes:
+        text: new text that later tokens can no longer take back: whole characters, held back while it could be the
+            start of a stop string.
+        tokens: of this round, in order.
+        pivot: the member whose tokens these are.
+        prompt: the tokens of the prompt, in the first delta, where they were asked for; nothing predicts the first
+            of them, whose log-probability is NaN.
     """
 
     text: str
     tokens: tuple[Token, ...] = ()
+    pivot: str | None = None
+    prompt: tuple[Token, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class End(Delta):
+    """The last `Delta` of a sequence: why it ends, and the report on it.
+
+    Attributes:
+        finish: set unless it failed.
+        stop_reason: the stop string or stop token id that ended it, None for the end token.
+        error: why it failed.
+        rounds: one report per token, where they were asked for.
+        departed: which members left, and why.
+        returned: after how many tokens those of them took part again that came back.
+        account: where its time went.
+        weighting: how its weights came about, where they were measured.
+    """
+
     finish: FinishReason | None = None
     stop_reason: str | int | None = None
     error: Exception | None = None
     rounds: tuple[RoundReport, ...] = ()
     departed: dict[str, str] = field(default_factory=dict)
-    account: Account | None = None
     returned: dict[str, int] = field(default_factory=dict)
+    account: Account | None = None
     weighting: WeightingReport | None = None
-    pivot: str | None = None
-    prompt: tuple[Token, ...] = ()

@@ -7,19 +7,21 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
-from alignment.errors import InvalidRequestError
+from alignment.errors import CONTEXT_LENGTH_EXCEEDED, InvalidRequestError
 from alignment.methods.exact import exact_map
-from alignment.methods.hybrid import first_token_map
+from alignment.methods.first_token import first_token_map
 from alignment.text.boundaries import Located
 from alignment.text.ids import require_ids
 from alignment.text.tokenizer import Tokenizer
 from alignment.vocab_map import VocabMap
 from fusion.core import Member, OnMemberFailure, Prompt
 from fusion.options import FusionParams
+
+Read = TypeVar("Read")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,49 +58,22 @@ class Maps:
 
 
 @dataclass(frozen=True)
-class Ensemble:
-    """Members that decode as one, served under one name. Built by `build_ensemble`.
+class View:
+    """An ensemble with its pivot decided: whose tokens are emitted, and the maps into its vocabulary."""
 
-    `views` is empty where the pivot is fixed. Where the prompt decides on it, it holds the same members around
-    each possible pivot, and this is the view of the first of them.
-    """
-
-    name: str
     models: dict[str, Model]
     pivot: str
     maps: dict[str, Maps]
-    defaults: FusionParams
-    fingerprint: str = field(repr=False)
-    on_member_failure: OnMemberFailure = "fail"
-    views: Mapping[str, Ensemble] = field(default_factory=dict, repr=False)
-
-    def view(self, pivot: str | None) -> Ensemble:
-        """This ensemble around the pivot that a prompt has decided on."""
-        return self.views[pivot] if self.views and pivot is not None else self
-
-    @property
-    def pivot_name(self) -> str:
-        """The pivot, or `auto`."""
-        return "auto" if self.views else self.pivot
-
-    def scores(self, fusion: FusionParams) -> bool:
-        """Whether prompts are scored for these parameters: to weigh the members, or to choose the pivot."""
-        return fusion.weighting.method != "given" or bool(self.views)
 
     @property
     def tokenizer(self) -> Tokenizer:
         """The pivot's tokenizer: ids in requests and answers are its ids."""
         return self.models[self.pivot].tokenizer
 
-    @property
+    @cached_property
     def stop_ids(self) -> frozenset[int]:
         """The pivot's ids that end an answer."""
         return frozenset(self.models[self.pivot].stop_ids)
-
-    @property
-    def context(self) -> int:
-        """The smallest context of the members, in that member's tokens."""
-        return min(model.member.capacity.context for model in self.models.values())
 
     @cached_property
     def vocabulary_size(self) -> int:
@@ -111,13 +86,76 @@ class Ensemble:
         surfaces = self.tokenizer.surfaces
         return (surfaces[token] or b"") if token < len(surfaces) else b""
 
-    def can_do_without(self, name: str) -> bool:
-        """Whether its sequences go on when this member fails, and not all do: while no prompt has decided, any."""
-        return self.on_member_failure == "degrade" and (bool(self.views) or name != self.pivot)
-
     def follows_ids(self, name: str) -> bool:
         """Whether this member is given the pivot's ids as they are, because it has the pivot's tokenizer."""
         return self.models[name].tokenizer.fingerprint == self.tokenizer.fingerprint
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """Members that decode as one, served under one name. Built by `build_ensemble`.
+
+    `views` holds one view where the pivot is fixed, and one around each member where the prompt decides on it.
+    """
+
+    name: str
+    models: dict[str, Model]
+    views: Mapping[str, View] = field(repr=False)
+    defaults: FusionParams
+    fingerprint: str = field(repr=False)
+    on_member_failure: OnMemberFailure = "fail"
+
+    @cached_property
+    def first(self) -> View:
+        """The view around its pivot; while a prompt decides on that, around the first member."""
+        return next(iter(self.views.values()))
+
+    @property
+    def chooses_pivot(self) -> bool:
+        """Whether each prompt decides on the pivot."""
+        return len(self.views) > 1
+
+    def view(self, pivot: str | None) -> View:
+        """This ensemble around the pivot that a prompt has decided on."""
+        return self.first if pivot is None else self.views.get(pivot, self.first)
+
+    @property
+    def pivot(self) -> str:
+        """The member whose tokens are emitted; the first one where prompts decide on it."""
+        return self.first.pivot
+
+    @property
+    def pivot_name(self) -> str:
+        """The pivot, or `auto`."""
+        return "auto" if self.chooses_pivot else self.pivot
+
+    def scores(self, fusion: FusionParams) -> bool:
+        """Whether prompts are scored for these parameters: to weigh the members, or to choose the pivot."""
+        return fusion.weighting.method != "given" or self.chooses_pivot
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The pivot's tokenizer."""
+        return self.first.tokenizer
+
+    @property
+    def stop_ids(self) -> frozenset[int]:
+        """The pivot's ids that end an answer."""
+        return self.first.stop_ids
+
+    @property
+    def context(self) -> int:
+        """The smallest context of the members, in that member's tokens."""
+        return min(model.member.capacity.context for model in self.models.values())
+
+    @property
+    def longest_context(self) -> int:
+        """The largest context of the members: a prompt that cannot fit it is not read."""
+        return max(model.member.capacity.context for model in self.models.values())
+
+    def can_do_without(self, name: str) -> bool:
+        """Whether its sequences go on when this member fails, and not all do: while no prompt has decided, any."""
+        return self.on_member_failure == "degrade" and (self.chooses_pivot or name != self.pivot)
 
     def encode_chat(
         self,
@@ -133,35 +171,52 @@ class Ensemble:
             "add_generation_prompt": add_generation_prompt,
             "continue_final_message": continue_final_message,
             "template_kwargs": template_kwargs,
+            "limit": self.longest_context,
         }
         begins_answer = add_generation_prompt and not continue_final_message
         leads = {name: model.tokenizer.chat_lead if begins_answer else b"" for name, model in self.models.items()}
         if not locate:
-            ids = {name: model.tokenizer.encode_chat(messages, **options) for name, model in self.models.items()}
-            return Prompt(ids, leads)
-        return _located(
-            {name: model.tokenizer.locate_chat(messages, **options) for name, model in self.models.items()}, leads
-        )
+            return Prompt(self._by_each(lambda tokenizer: tokenizer.encode_chat(messages, **options)), leads)
+        return _located(self._by_each(lambda tokenizer: tokenizer.locate_chat(messages, **options)), leads)
 
     def encode_text(self, text: str, *, add_special_tokens: bool = True, locate: bool = False) -> Prompt:
         """A text to go on from, in every member's own tokens; with `locate` it can be scored."""
         leads = dict.fromkeys(self.models, b"")
-        tokenizers = {name: model.tokenizer for name, model in self.models.items()}
+        options: dict[str, Any] = {"add_special_tokens": add_special_tokens, "limit": self.longest_context}
         if not locate:
-            ids = {name: t.encode(text, add_special_tokens=add_special_tokens) for name, t in tokenizers.items()}
-            return Prompt(ids, leads)
-        return _located(
-            {name: t.locate(text, add_special_tokens=add_special_tokens) for name, t in tokenizers.items()}, leads
-        )
+            return Prompt(self._by_each(lambda tokenizer: tokenizer.encode(text, **options)), leads)
+        return _located(self._by_each(lambda tokenizer: tokenizer.locate(text, **options)), leads)
+
+    def _by_each(self, read: Callable[[Tokenizer], Read]) -> dict[str, Read]:
+        """A prompt as every member's tokenizer reads it. A refusal by length names the member."""
+        prompts = {}
+        for name, model in self.models.items():
+            try:
+                prompts[name] = read(model.tokenizer)
+            except InvalidRequestError as error:
+                if error.code != CONTEXT_LENGTH_EXCEEDED:
+                    raise
+                holds = f"member {name!r}, whose context holds {model.member.capacity.context}"
+                raise InvalidRequestError(
+                    f"For {holds}: {error.message}", param=error.param, code=error.code
+                ) from error
+        return prompts
 
     def encode_ids(self, ids: list[int], *, locate: bool = False) -> Prompt:
         """A prompt given as the pivot's ids: the pivot gets them unchanged, the others the text they stand for."""
+        if len(ids) > self.longest_context:
+            raise InvalidRequestError(
+                f"This model's maximum context length is {self.longest_context} tokens, but the prompt has "
+                f"{len(ids)}: shorten it.",
+                param="prompt",
+                code=CONTEXT_LENGTH_EXCEEDED,
+            )
         require_ids(ids, self.tokenizer.vocabulary_size, param="prompt")
-        prompt = self.encode_text(self.tokenizer.surface_of(ids).decode(errors="replace"), locate=locate)
-        followers = [name for name in self.models if self.follows_ids(name)]
+        prompt = self.encode_text(self.tokenizer.text_of(ids), locate=locate)
+        followers = [name for name in self.models if self.first.follows_ids(name)]
         prompt.ids.update({name: list(ids) for name in followers})
         if prompt.located is not None:
-            places = Located.of_surfaces([self.tokenizer.surface_of([token]) for token in ids])
+            places = Located.of_surfaces(self.tokenizer.written(ids))
             prompt.located.update(dict.fromkeys(followers, places))
         return prompt
 
@@ -187,7 +242,7 @@ class Ensemble:
                 f"The prompt has {len(prompt.ids[tightest])} tokens for member {tightest!r}, whose context holds "
                 f"{self.models[tightest].member.capacity.context} with at least one for the answer; shorten it.",
                 param=param,
-                code="context_length_exceeded",
+                code=CONTEXT_LENGTH_EXCEEDED,
             )
         for name in members:
             if not prompt.ids[name]:
@@ -247,7 +302,8 @@ def build_ensemble(
         "defaults": asdict(defaults),
     }
     fingerprint = "tutti-" + hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
-    return Ensemble(name, dict(models), pivot, maps, defaults, fingerprint, on_member_failure)
+    view = View(dict(models), pivot, maps)
+    return Ensemble(name, view.models, {pivot: view}, defaults, fingerprint, on_member_failure)
 
 
 def build_for_any_pivot(
@@ -259,16 +315,14 @@ def build_for_any_pivot(
     on_member_failure: OnMemberFailure = "fail",
 ) -> Ensemble:
     """Join running models whose pivot each prompt decides; `align` is asked for the maps of all pairs."""
-    views = {
-        pivot: build_ensemble(
-            name, models, pivot, defaults=defaults, align=align, on_member_failure=on_member_failure
-        )
+    single = [
+        build_ensemble(name, models, pivot, defaults=defaults, align=align, on_member_failure=on_member_failure)
         for pivot in models
-    }
-    identity = " ".join(view.fingerprint for view in views.values())
+    ]
+    identity = " ".join(ensemble.fingerprint for ensemble in single)
     fingerprint = "tutti-" + hashlib.sha256(identity.encode()).hexdigest()[:16]
-    views = {pivot: replace(view, fingerprint=fingerprint) for pivot, view in views.items()}
-    return replace(next(iter(views.values())), views=views)
+    views = {ensemble.pivot: ensemble.first for ensemble in single}
+    return replace(single[0], views=views, fingerprint=fingerprint)
 
 
 def _maps(source: Model, target: Model, running: VocabMap) -> Maps:

@@ -13,6 +13,7 @@ from rich.text import Text
 from typer.core import TyperGroup
 
 from alignment.errors import ConfigError, TuttiError
+from alignment.methods.registry import METHODS
 from server import __version__
 from server.commands.tables import console
 
@@ -43,6 +44,7 @@ Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="The configuratio
 ApiKey = Annotated[
     str | None, typer.Option(envvar="TUTTI_API_KEY", help="Bearer key, where the server asks for one.")
 ]
+METHODS_HELP = "; ".join(f"{name}: {method.description}" for name, method in METHODS.items()) + "."
 Port = Annotated[int | None, typer.Option(min=0, max=65535, help="Instead of server.port; 0 takes a free one.")]
 
 
@@ -107,7 +109,7 @@ def align(
     model_b: Annotated[
         str | None, typer.Argument(metavar="MODEL_B", help="Whose tokens they are mapped to, the pivot.")
     ] = None,
-    method: Annotated[str, typer.Option(help="exact, prefix, eva, mined or hybrid.")] = "hybrid",
+    method: Annotated[str, typer.Option(help=METHODS_HELP)] = "hybrid",
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Where the map is written.")] = None,
     embeddings: Annotated[
         str | None, typer.Option(help="The table that is learned from: output (default) or input.")
@@ -210,12 +212,20 @@ def evaluate(
     stop: Annotated[
         list[str] | None, typer.Option(metavar="TEXT", help="Text that ends an answer, repeatable.")
     ] = None,
+    match: Annotated[
+        str | None,
+        typer.Option(
+            help="How answers are compared where a question does not say: exact, normalized, contains, "
+            "last_number, choice; evaluation.match by default."
+        ),
+    ] = None,
     json: Annotated[Path | None, typer.Option(help="Write all answers and scores to this file.")] = None,
     api_key: ApiKey = None,
 ) -> None:
     """Measure how often each served name answers right, over the same path as a client takes."""
     from server.commands.evaluate import report, run
     from server.commands.evaluate.asking import QUESTION, Asking
+    from server.commands.evaluate.questions import MATCHES
     from server.settings import read_settings
 
     if (config is None) == (url is None):
@@ -227,7 +237,9 @@ def evaluate(
     if template is not None and not (completions and QUESTION in template):
         raise ConfigError(f"--template is for --completions, and needs {QUESTION} where the question goes.")
     asking = Asking((template or QUESTION) if completions else None, tuple(stop or ()), max_tokens)
-    questions = run.read_all(paths, limit)
+    if match is not None and match not in MATCHES:
+        raise ConfigError(f"--match is one of {', '.join(MATCHES)}.")
+    questions = run.read_all(paths, limit, match or (settings.evaluation.match if settings else None))
     progress = Console(stderr=True)
 
     async def ask() -> list[Answer]:
@@ -244,6 +256,8 @@ def evaluate(
     answers = asyncio.run(ask())
     summaries = report.summarise(answers)
     console().print(report.scores_table(summaries))
+    for hint in report.hints(summaries, answers):
+        progress.print(Text(hint), soft_wrap=True)
     if json:
         report.write_json(json, answers, summaries)
     if failures := report.first_failures(answers):

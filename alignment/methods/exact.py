@@ -6,6 +6,7 @@ from collections.abc import Collection
 
 import numpy as np
 
+from alignment.methods.method import MapRequest, Method
 from alignment.text.tokenizer import Tokenizer
 from alignment.vocab_map import VocabMap
 
@@ -47,3 +48,13 @@ def exact_map(
 def _after(surface: bytes | None, lead: bytes) -> bytes:
     """`surface` without a leading `lead`; empty when nothing is left to compare."""
     return b"" if surface is None else surface.removeprefix(lead)
+
+
+def _learn(request: MapRequest) -> VocabMap:
+    source, target = request.source, request.target
+    return exact_map(
+        source.tokenizer, target.tokenizer, source_stops=source.stop_ids, target_stop=target.stop_ids[0]
+    )
+
+
+METHOD = Method("a token goes to the one that stands for the same bytes", _learn)

@@ -1,16 +1,17 @@
-"""How far a learned map can be trusted: what it finds of the correspondences that it was not told."""
+"""Held-out accuracy: what a learned map finds of the correspondences it was not shown."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from alignment.errors import ConfigError
 from alignment.learning.anchors import anchors_of
-from alignment.methods.registry import Alignment, takes_parameters
+from alignment.methods.eva import learnable
+from alignment.methods.registry import METHODS, Alignment
 
 if TYPE_CHECKING:
     import torch
@@ -41,21 +42,17 @@ def held_out(
     Raises:
         ConfigError: the method learns nothing from embeddings, or there are no anchors to spare.
     """
-    if not takes_parameters(alignment.method):
-        raise ConfigError(
-            f"{alignment.method} learns nothing from anchors that could be held out; use eva or hybrid."
-        )
-    from alignment.eva import learnable
-
+    if not METHODS[alignment.method].learns:
+        usable = " or ".join(name for name, method in METHODS.items() if method.learns)
+        raise ConfigError(f"{alignment.method} learns nothing from anchors that could be held out; use {usable}.")
     source, target = alignment.source.tokenizer, alignment.target.tokenizer
     pairs = anchors_of(source, target)
     pairs = pairs[np.isin(pairs[:, 0], learnable(source)) & np.isin(pairs[:, 1], learnable(target))]
     held = pairs[np.random.default_rng(seed).permutation(len(pairs))[: round(share * len(pairs))]]
     if not len(held):
         raise ConfigError(f"A share of {share:g} of {len(pairs)} anchors is none: hold out more of them.")
-    learned = replace(alignment, method="eva").learn(
-        without=held[:, 0].tolist(), device=device, on_progress=on_progress
-    )
+    learner = alignment.kept or alignment
+    learned = learner.learn(without=held[:, 0].tolist(), device=device, on_progress=on_progress)
     ids, weights = learned.target_ids[held[:, 0]], learned.weights[held[:, 0]]
     right = (ids == held[:, 1:]) & (weights > 0)
     best = right[np.arange(len(held)), weights.argmax(axis=1)]

@@ -60,7 +60,7 @@ class MapCache:
                     if self._required:
                         raise ConfigError(
                             f"Learned maps cannot be kept in {path.parent} ({_reason(error)}): make it writable "
-                            "for the server's user, or set another server.cache_dir."
+                            "for this user, or choose another folder for the cache."
                         ) from error
                     _warn(path, error)
                     path = None

@@ -1,64 +1,109 @@
-"""Chat templates, and the difference between a control token and its spelling in somebody's message.
+"""Conversations as text, and which characters of it the template wrote.
 
 A template renders a conversation to text, in which a `<|im_end|>` that the template wrote and one that a user
-typed look the same. So the spellings in the messages are wrapped in two characters that occur nowhere else before
-rendering. They pass through `strip`, slices and joins of the template, tell afterwards what is quoted, and are
-removed. Beginnings and ends of messages that could form a spelling together with their surroundings are
-wrapped too.
+typed look the same; and a template that deletes parts of a message can join the rest into one. So a conversation
+is rendered a second time with the characters of its messages shaded: those that control tokens are spelled in are
+replaced by stand-ins of a private area of Unicode. Where the two renderings differ, the messages speak. White
+space stays, since templates trim it, and so does what the template's source quotes, such as `</think>`, since it
+may look for it. Where a template does not treat shaded messages alike, signs alone are shaded.
 """
 
 from __future__ import annotations
 
-import inspect
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
-from alignment.errors import InvalidRequestError, one_line
+from alignment.errors import InvalidRequestError
+from alignment.text.template import Messages, Template
 
 # Noncharacters: Unicode guarantees that they are no text.
 _MARKS = [chr(code) for code in range(0xFDD0, 0xFDF0)]
-_PROBE = "Tutti"
+_PRIVATE = 0xF0000
 _NEVER = re.compile(r"(?!)")
+_NAME = re.compile(r"[a-z_]*")
 
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """A rendered conversation; `protected` are the (start, end) of quoted control tokens, in characters."""
+    """A rendered conversation.
+
+    Attributes:
+        text: the conversation.
+        shaded: the same with shaded messages; None where that cannot be had.
+        blank: a character that stands for no text and occurs nowhere in the messages.
+    """
 
     text: str
-    protected: tuple[tuple[int, int], ...]
+    shaded: str | None
+    blank: str
 
-    def masked(self) -> str:
-        """The text with its protected spans overwritten: of the same length, all control tokens genuine."""
-        pieces, done = [], 0
-        for start, end in self.protected:
-            pieces += [self.text[done:start], _MARKS[0] * (end - start)]
-            done = end
-        return "".join(pieces) + self.text[done:]
+    def is_quoted(self, start: int, end: int) -> bool:
+        """Whether any of these characters came from a message."""
+        return self.shaded is not None and self.text[start:end] != self.shaded[start:end]
 
 
 @dataclass(frozen=True, slots=True)
-class Spellings:
-    """How control tokens are spelled: whole, and cut short at the front or at the end."""
+class Shades:
+    """How messages are shaded: which characters, and which texts are left as they are."""
 
-    whole: re.Pattern[str]
-    heads: frozenset[str]
-    tails: frozenset[str]
-    longest: int
+    tables: tuple[Mapping[int, int], ...]
+    kept: re.Pattern[str]
+    sought: re.Pattern[str]
+    spellings: frozenset[str]
 
     @classmethod
-    def of(cls, tokens: Iterable[str]) -> Spellings:
-        """Prepare the search for any of `tokens`."""
-        spellings = {token for token in tokens if token}
+    def of(cls, spellings: Iterable[str], literals: Iterable[str]) -> Shades:
+        """Shades for control tokens of these spellings, in a template that quotes these literals."""
+        tokens = frozenset(token for token in spellings if token)
+        characters = {c for token in tokens for c in token if not c.isspace() and ord(c) < 0xFFFE}
+        signs = {c for c in characters if not c.isalnum()}
+        everything = "\n".join(tokens)
+        quoted = {literal for literal in literals if literal.strip()}
+        sought = {literal for literal in quoted if any(token in literal for token in tokens)}
+        kept = {literal for literal in quoted - sought if literal not in everything}
         return cls(
-            whole=re.compile(_longest_of(spellings)) if spellings else _NEVER,
-            heads=frozenset(token[:n] for token in spellings for n in range(1, len(token))),
-            tails=frozenset(token[n:] for token in spellings for n in range(1, len(token))),
-            longest=max(map(len, spellings), default=0),
+            tables=tuple({ord(c): _PRIVATE + ord(c) for c in some} for some in (characters, signs)),
+            kept=_any_of(kept),
+            sought=_any_of(kept | sought),
+            spellings=tokens,
         )
+
+    def shade(self, value: Any, table: Mapping[int, int], kept: re.Pattern[str]) -> Any:
+        """A copy of `value`, shaded in every string within it but for the names of roles and types."""
+        if isinstance(value, str):
+            pieces, done = [], 0
+            for kept_text in kept.finditer(value):
+                pieces += [value[done : kept_text.start()].translate(table), kept_text[0]]
+                done = kept_text.end()
+            return "".join(pieces) + value[done:].translate(table)
+        if isinstance(value, Mapping):
+            return {k: v if _is_name(k, v) else self.shade(v, table, kept) for k, v in value.items()}
+        if isinstance(value, list | tuple):
+            return [self.shade(inner, table, kept) for inner in value]
+        return value
+
+    def could_spell(self, texts: str) -> bool:
+        """Whether a control token is left over when some characters of `texts` are deleted."""
+        return any(_is_subsequence(token, texts) for token in self.spellings)
+
+
+def _is_name(key: Any, value: Any) -> bool:
+    return key in ("role", "type") and isinstance(value, str) and bool(_NAME.fullmatch(value))
+
+
+def _is_subsequence(token: str, text: str) -> bool:
+    at = 0
+    for character in token:
+        at = text.find(character, at) + 1
+        if not at:
+            return False
+    return True
+
+
+def _any_of(texts: Collection[str]) -> re.Pattern[str]:
+    return re.compile(_longest_of(texts)) if texts else _NEVER
 
 
 def _longest_of(texts: Iterable[str]) -> str:
@@ -74,41 +119,57 @@ def _longest_of(texts: Iterable[str]) -> str:
 
 
 def render(
-    hf: Any,
-    messages: list[dict[str, Any]],
+    template: Template,
+    messages: Messages,
     *,
-    control: Spellings,
+    shades: Shades,
     add_generation_prompt: bool,
     continue_final_message: bool,
     template_kwargs: Mapping[str, Any],
 ) -> Rendered:
-    """Render `messages` with the template of `hf`; InvalidRequestError when the template refuses them."""
-    reserved = sorted(set(template_kwargs) & _reserved_arguments())
-    if reserved:
+    """Render `messages`; InvalidRequestError when the template refuses them."""
+    options = {"add_generation_prompt": add_generation_prompt, "continue_final_message": continue_final_message}
+    text = template.render(messages, **options, template_kwargs=template_kwargs)
+    together = "".join(strings([messages, dict(template_kwargs)]))
+    free = [mark for mark in _MARKS if mark not in together]
+    if len(free) < 2:
         raise InvalidRequestError(
-            f"The template argument {reserved[0]} cannot be set.", param="chat_template_kwargs"
+            "The messages contain all of Unicode's noncharacters U+FDD0 to U+FDEF: leave some out.",
+            param="messages",
         )
-    quotes = _Quotes(control, [messages, dict(template_kwargs)])
-    # Templates branch on the role, so it stays as it is: the API admits known roles only.
-    wrapped = [quotes.wrap(message) | {"role": message.get("role")} for message in messages]
-    try:
-        text: str = hf.apply_chat_template(
-            wrapped,
-            tokenize=False,
-            add_generation_prompt=add_generation_prompt,
-            continue_final_message=continue_final_message,
-            **quotes.wrap(template_kwargs),
-        )
-    except Exception as error:  # a template is a program: it raises what it likes, and messages may break it
-        raise InvalidRequestError(
-            f"The chat template refuses this conversation: {one_line(error, 300)}.", param="messages"
-        ) from error
-    return quotes.unwrap(text)
+    keeping = [shades.kept]
+    if not any(token in text for token in shades.spellings if token in together):
+        keeping.append(shades.sought)  # else the template may also write what it looks for
+    for kept in keeping:
+        for table in shades.tables:
+            try:
+                shaded = template.render(
+                    shades.shade(messages, table, kept),
+                    **options,
+                    template_kwargs=shades.shade(template_kwargs, table, kept),
+                )
+            except InvalidRequestError:
+                continue
+            if len(shaded) == len(text) and shaded.translate(table) == text.translate(table):
+                return Rendered(text, shaded, free[0])
+    return Rendered(text, None, free[0])
+
+
+def strings(value: Any) -> Iterator[str]:
+    """Every text within a conversation, in order."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for inner in value.values():
+            yield from strings(inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from strings(inner)
 
 
 def contents(
-    hf: Any,
-    messages: list[dict[str, Any]],
+    template: Template,
+    messages: Messages,
     text: str,
     *,
     add_generation_prompt: bool,
@@ -121,8 +182,10 @@ def contents(
     template changes or leaves out, and for all of them where marking them changes what the template makes of them.
     """
     values = [messages, dict(template_kwargs)]
-    marks = [mark for mark in _MARKS if mark not in "".join(_strings(values))]
-    cores = [message["content"].strip() for message in messages]
+    together = "".join(strings(values))
+    marks = [mark for mark in _MARKS if mark not in together]
+    given = [message.get("content") for message in messages]
+    cores = [content.strip() if isinstance(content, str) else "" for content in given]
     found: list[tuple[int, int] | None] = [None] * len(messages)
     if len(marks) < 2:
         return found
@@ -134,14 +197,13 @@ def contents(
         for message, core in zip(messages, cores, strict=True)
     ]
     try:
-        rendered: str = hf.apply_chat_template(
+        rendered = template.render(
             marked,
-            tokenize=False,
             add_generation_prompt=add_generation_prompt,
             continue_final_message=continue_final_message,
-            **template_kwargs,
+            template_kwargs=template_kwargs,
         )
-    except Exception:  # a template that cannot bear the marks tells nothing
+    except InvalidRequestError:  # a template that cannot bear the marks tells nothing
         return found
     plain, *pieces = re.split(f"[{opening}{closing}]", rendered)
     at = len(plain)
@@ -154,104 +216,3 @@ def contents(
                 found[message] = (at, at + len(piece))
         at += len(piece)
     return found
-
-
-def lead(hf: Any) -> bytes:
-    """The white space between the generation prompt and the content of the answer, found by rendering both."""
-    question = [{"role": "user", "content": _PROBE}]
-    answer = [*question, {"role": "assistant", "content": _PROBE}]
-    try:
-        prompt: str = hf.apply_chat_template(question, tokenize=False, add_generation_prompt=True)
-        whole: str = hf.apply_chat_template(answer, tokenize=False)
-    except Exception:  # a template that refuses so plain a conversation has no lead that could be known
-        return b""
-    between, probe, _ = whole[len(prompt) :].partition(_PROBE)
-    return between.encode() if probe and whole.startswith(prompt) and not between.strip() else b""
-
-
-@cache
-def _reserved_arguments() -> frozenset[str]:
-    from transformers import PreTrainedTokenizerBase
-
-    return frozenset(inspect.signature(PreTrainedTokenizerBase.apply_chat_template).parameters) - {
-        "tools",
-        "documents",
-        "kwargs",
-    }
-
-
-def _strings(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        for inner in value.values():
-            yield from _strings(inner)
-    elif isinstance(value, list | tuple):
-        for inner in value:
-            yield from _strings(inner)
-
-
-class _Quotes:
-    """Wraps control tokens in messages on their way into a template, and finds them in what comes out."""
-
-    def __init__(self, control: Spellings, values: Any) -> None:
-        texts = "".join(_strings(values))
-        marks = [mark for mark in _MARKS if mark not in texts]
-        if len(marks) < 2:
-            raise InvalidRequestError(
-                "The messages contain all of Unicode's noncharacters U+FDD0 to U+FDEF: leave some out.",
-                param="messages",
-            )
-        self._control = control
-        self._opening, self._closing = marks[:2]
-        self._wrapped: set[str] = set()
-
-    def wrap(self, value: Any) -> Any:
-        """A copy of `value`, wrapped in every string within it."""
-        if isinstance(value, str):
-            return self._wrap_text(value)
-        if isinstance(value, Mapping):
-            return {key: self.wrap(inner) for key, inner in value.items()}
-        if isinstance(value, list | tuple):
-            return [self.wrap(inner) for inner in value]
-        return value
-
-    def _wrap_text(self, text: str) -> str:
-        """Wrap what could be read as a control token.
-
-        That is every whole spelling, the end of one where the text begins, and the beginning of one where it
-        ends (white space aside, which templates strip).
-        """
-        control = self._control
-        if not text.strip():
-            return text
-        start, end = len(text) - len(text.lstrip()), len(text.rstrip())
-        longest = min(control.longest, end - start)
-        head = next((n for n in range(longest, 0, -1) if text[start : start + n] in control.tails), 0)
-        tail = next((n for n in range(longest, 0, -1) if text[end - n : end] in control.heads), 0)
-        if head + tail > end - start:
-            return text[:start] + self._quote(text[start:end]) + text[end:]
-        front, back = start + head, end - tail
-        body = control.whole.sub(lambda spelling: self._quote(spelling[0]), text[front:back])
-        return text[:start] + self._quote(text[start:front]) + body + self._quote(text[back:end]) + text[end:]
-
-    def _quote(self, text: str) -> str:
-        if not text:
-            return ""
-        self._wrapped.add(text)
-        return f"{self._opening}{text}{self._closing}"
-
-    def unwrap(self, text: str) -> Rendered:
-        """Take the marks out of a rendered text. A pair that a template has torn apart protects nothing."""
-        pieces = re.split(f"([{self._opening}{self._closing}])", text)
-        clean: list[str] = []
-        protected: list[tuple[int, int]] = []
-        length = 0
-        for number in range(0, len(pieces), 2):  # every other piece is a mark
-            piece = pieces[number]
-            clean.append(piece)
-            around = (pieces[number - 1], pieces[number + 1]) if 0 < number < len(pieces) - 1 else None
-            if around == (self._opening, self._closing) and piece in self._wrapped:
-                protected.append((length, length + len(piece)))
-            length += len(piece)
-        return Rendered("".join(clean), tuple(protected))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import unicodedata
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
 
 import tokenizers
 
+from alignment.text.control import Respelling
 from alignment.text.cuts import Cut, cuts_of
 from alignment.text.surfaces import CHARACTER_OF_BYTE, SPACE, components
 
@@ -28,6 +29,7 @@ class Continuation:
         margin: characters at the end of a text that an added token may still swallow.
         normalize: the normal form the backend brings text into, None where it leaves it as it is.
         merges_bytes: words are bytes merged in pairs, and there are no added tokens but special ones.
+        respelling: how control tokens that the model composes out of text are spelled; None where it cannot.
     """
 
     backend: tokenizers.Tokenizer
@@ -36,15 +38,29 @@ class Continuation:
     margin: int
     normalize: Callable[[str], str] | None
     merges_bytes: bool
+    respelling: Respelling | None = None
 
     def encode(self, text: str) -> list[int]:
         """The canonical tokens of `text`."""
-        ids: list[int] = self.backend.encode(text, add_special_tokens=False).ids
-        return ids
+        encoding = self.backend.encode(text, add_special_tokens=False)
+        return self.respelling.ids(encoding, text) if self.respelling else encoding.ids
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """As `encode`, for many texts at once."""
+        encodings = self.backend.encode_batch(list(texts), add_special_tokens=False)
+        if self.respelling is None:
+            return [encoding.ids for encoding in encodings]
+        pairs = zip(encodings, texts, strict=True)
+        return [self.respelling.ids(encoding, text) for encoding, text in pairs]
 
     def encode_symbols(self, symbols: str) -> list[int]:
         """The tokens that the model alone makes of characters of its own alphabet, without any splitting."""
-        return [token.id for token in self.backend.model.tokenize(symbols)]
+        ids = [token.id for token in self.backend.model.tokenize(symbols)]
+        return self.respelling.symbols(ids) if self.respelling else ids
+
+    def is_certain(self, id: int) -> bool:
+        """Whether this id in a spelling is what the model made of its surface, and no part of a respelling."""
+        return self.respelling is None or id not in self.respelling.parts
 
     def words(self, text: str) -> list[str]:
         """The words that normal `text` is split into, in the model's alphabet."""

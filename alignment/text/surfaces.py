@@ -19,7 +19,7 @@ from alignment.errors import ConfigError
 
 SPACE = "▁"
 Kind = Literal["byte_level", "sentencepiece"]
-_BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
 def _byte_alphabet() -> dict[str, int]:
@@ -31,6 +31,8 @@ def _byte_alphabet() -> dict[str, int]:
 
 BYTE_OF_CHARACTER = _byte_alphabet()
 CHARACTER_OF_BYTE = {byte: character for character, byte in BYTE_OF_CHARACTER.items()}
+_TABLE = {ord(character): byte for character, byte in BYTE_OF_CHARACTER.items()}
+_ALPHABET = re.compile("[" + re.escape("".join(BYTE_OF_CHARACTER)) + "]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,11 +108,10 @@ def surfaces_of(
             text = added[id].content
             of[id] = (text if kind == "byte_level" else text.replace(SPACE, " ")).encode()
         elif kind == "byte_level":
-            surface = bytes([BYTE_OF_CHARACTER[c] for c in token]) if _is_byte_level(token) else token.encode()
-            of[id] = surface
+            of[id] = surface = _bytes_of(token)
             if len(surface) == 1 and len(token) == 1:
                 byte_ids[surface[0]] = id
-        elif fallback and (byte := _BYTE_TOKEN.fullmatch(token)):
+        elif fallback and (byte := BYTE_TOKEN.fullmatch(token)):
             of[id] = bytes([int(byte[1], 16)])
             byte_ids[int(byte[1], 16)] = id
         else:
@@ -118,5 +119,5 @@ def surfaces_of(
     return Surfaces(kind, of, byte_ids)
 
 
-def _is_byte_level(token: str) -> bool:
-    return all(character in BYTE_OF_CHARACTER for character in token)
+def _bytes_of(token: str) -> bytes:
+    return token.translate(_TABLE).encode("latin-1") if _ALPHABET.fullmatch(token) else token.encode()

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import tokenizers
 
-from alignment.errors import NO_CHAT_TEMPLATE, ConfigError, InvalidRequestError, one_line
+from alignment.errors import CONTEXT_LENGTH_EXCEEDED, NO_CHAT_TEMPLATE, ConfigError, InvalidRequestError, one_line
 from alignment.text import chat
 from alignment.text.boundaries import Located, Span
 from alignment.text.continuation import Continuation, continuation_of
+from alignment.text.control import Encoded, Respelling, Spelled, control_ids
+from alignment.text.fronts import derive
+from alignment.text.length import Lengths
+from alignment.text.loading import as_the_file_says, require_lossless
 from alignment.text.surfaces import kind_of, surfaces_of
+from alignment.text.template import Template
 
 _TOKENIZER_FILES = (
     "tokenizer.json",
@@ -28,16 +33,6 @@ _TOKENIZER_FILES = (
     "spiece.model",
 )
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
-
-
-class ControlToken(NamedTuple):
-    """One control token (or none), with its place, as the library gives a text's."""
-
-    ids: list[int]
-    offsets: list[Span]
-
-
-Encoded = tokenizers.Encoding | ControlToken
 
 
 class Tokenizer:
@@ -52,31 +47,65 @@ class Tokenizer:
             special tokens and unused ids.
         byte_ids: for each of the 256 bytes the id that stands for just this byte (`<0xXX>` in a vocabulary with
             byte fallback), or None.
-        special_ids: ids of the control tokens. Added tokens that are not special count as text.
+        special_ids: ids of the control tokens (see `control`). Added tokens that are none count as text.
         fingerprint: sha256 over what decides ids <-> text. Equal fingerprints need no vocabulary map.
+        findings: what was found when it was loaded, in sentences.
     """
 
-    def __init__(self, hf: Any, name: str = "the model") -> None:
+    def __init__(self, hf: Any, name: str = "the model", *, findings: Sequence[str] = ()) -> None:
         backend: tokenizers.Tokenizer = hf.backend_tokenizer
         pipeline = json.loads(backend.to_str())
         added = backend.get_added_tokens_decoder()
         self.name = name
         self.hf = hf
-        self.special_ids = frozenset(id for id, token in added.items() if token.special)
         kind = kind_of(pipeline, name)
+        require_lossless(pipeline, name)
         vocabulary = backend.get_vocab(with_added_tokens=True)
+        self.template = Template(hf) if hf.chat_template else None
+        written = self._written(backend)
+        self.special_ids = control_ids(vocabulary, added, hf.all_special_ids, written, kind=kind)
         surfaces = surfaces_of(pipeline, kind, vocabulary, added, self.special_ids)
         self.kind = kind
         self.surfaces = surfaces.of
         self.byte_ids = surfaces.byte_ids
         self.vocabulary_size = len(self.surfaces)
         self.fingerprint = _fingerprint(pipeline)
+        for token in pipeline["added_tokens"]:
+            token["special"] = token["id"] in self.special_ids
         self._pipeline = pipeline
-        self._added = {id: token.content for id, token in added.items()}
-        self._plain = derive(backend, encode_special_tokens=True)
+        self.findings = [*findings, *self._found()]
+        names = [text.encode() for text in self._spelling.values()]
+        self._lengths = Lengths.of([*self.surfaces, *names], pipeline)
+        self._added = frozenset(added)
+        self._plain = self._front(encode_special_tokens=True)
         # What adds tokens around a text also trims the spaces off the places of tokens: these do neither.
-        self._placing = derive(backend, encode_special_tokens=True, post_process=False)
-        self._control = derive(backend, encode_special_tokens=False, post_process=False)
+        self._placing = self._front(encode_special_tokens=True, post_process=False)
+        self._control = self._front(encode_special_tokens=False, post_process=False)
+
+    def _found(self) -> list[str]:
+        """What is worth knowing about this tokenizer and its template, in sentences."""
+        flagged = {
+            id for id, token in self.hf.backend_tokenizer.get_added_tokens_decoder().items() if token.special
+        }
+        unflagged = sorted(text for id, text in self._spelling.items() if id not in flagged)
+        found = self.template.findings() if self.template else []
+        if unflagged:
+            shown = ", ".join(unflagged[:5]) + (", ..." if len(unflagged) > 5 else "")
+            found.append(f"{len(unflagged)} control tokens are not flagged special in the file: {shown}.")
+        return found
+
+    def _front(self, *, encode_special_tokens: bool, post_process: bool = True) -> tokenizers.Tokenizer:
+        return derive(
+            self.hf.backend_tokenizer,
+            control=self.special_ids,
+            encode_special_tokens=encode_special_tokens,
+            post_process=post_process,
+        )
+
+    def _written(self, backend: tokenizers.Tokenizer) -> set[int]:
+        """Ids in which what the template writes around messages is read."""
+        frames = self.template.frames() if self.template else []
+        return {id for read in backend.encode_batch(frames, add_special_tokens=False) for id in read.ids}
 
     @classmethod
     def load(cls, source: str, *, revision: str | None = None, trust_remote_code: bool = False) -> Tokenizer:
@@ -100,14 +129,17 @@ class Tokenizer:
                 f"The model {source} has only a slow tokenizer: convert it to a tokenizer.json "
                 "(transformers' save_pretrained of its fast tokenizer) first."
             )
-        return cls(hf, source)
+        return cls(hf, source, findings=as_the_file_says(hf, source, revision))
 
-    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+    def encode(self, text: str, *, add_special_tokens: bool, limit: int | None = None) -> list[int]:
         """Tokenise `text`, none of which is read as a control token.
 
         With `add_special_tokens` the tokenizer's own post-processor adds what it adds (BOS for most).
+        InvalidRequestError for a text that must come to more than `limit` tokens; it is not read then.
         """
-        return list(self._plain.encode(checked(text), add_special_tokens=add_special_tokens).ids)
+        self._require_length(text, limit, "prompt")
+        encoding = _read(self._plain, checked(text), add_special_tokens=add_special_tokens)
+        return list(self._spelled(encoding, text).ids)
 
     def encode_chat(
         self,
@@ -116,14 +148,17 @@ class Tokenizer:
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
         template_kwargs: dict[str, Any] | None = None,
+        limit: int | None = None,
     ) -> list[int]:
         """Tokenise a conversation with the model's own chat template.
 
         Control tokens come from the template alone: their spellings inside messages are plain text.
         `continue_final_message` leaves the last message open, instead of a generation prompt.
-        InvalidRequestError when there is no template, or when it refuses the messages.
+        InvalidRequestError when there is no template, when it refuses the messages, or when they must come to
+        more than `limit` tokens.
         """
-        return self._ids(self._rendered(messages, add_generation_prompt, continue_final_message, template_kwargs))
+        rendered = self._rendered(messages, add_generation_prompt, continue_final_message, template_kwargs, limit)
+        return [id for _, piece in self._pieces(rendered, messages) for id in piece.ids]
 
     def locate_chat(
         self,
@@ -132,25 +167,28 @@ class Tokenizer:
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
         template_kwargs: dict[str, Any] | None = None,
+        limit: int | None = None,
     ) -> tuple[list[int], Located]:
         """As `encode_chat`, with the places of the tokens in the messages' contents."""
-        rendered = self._rendered(messages, add_generation_prompt, continue_final_message, template_kwargs)
+        rendered = self._rendered(messages, add_generation_prompt, continue_final_message, template_kwargs, limit)
         texts = chat.contents(
-            self.hf,
+            self._require_template(),
             messages,
             rendered.text,
             add_generation_prompt=add_generation_prompt and not continue_final_message,
             continue_final_message=continue_final_message,
             template_kwargs=template_kwargs or {},
         )
-        pieces = self._pieces(rendered)
+        pieces = self._pieces(rendered, messages)
         spans = [(start + at, end + at) for at, piece in pieces for start, end in piece.offsets]
         return [id for _, piece in pieces for id in piece.ids], Located.of(spans, texts)
 
-    def locate(self, text: str, *, add_special_tokens: bool) -> tuple[list[int], Located]:
+    def locate(
+        self, text: str, *, add_special_tokens: bool, limit: int | None = None
+    ) -> tuple[list[int], Located]:
         """As `encode`, with the places of the tokens in `text`; those that were added around it are empty."""
-        ids = self.encode(text, add_special_tokens=add_special_tokens)
-        inner = self._placing.encode(text, add_special_tokens=False)
+        ids = self.encode(text, add_special_tokens=add_special_tokens, limit=limit)
+        inner = self._spelled(_read(self._placing, text), text)
         size = len(inner.ids)
         first = next((i for i in range(len(ids) - size + 1) if ids[i : i + size] == inner.ids), None)
         if first is None:  # the post-processor does more than add
@@ -164,59 +202,140 @@ class Tokenizer:
         add_generation_prompt: bool,
         continue_final_message: bool,
         template_kwargs: dict[str, Any] | None,
+        limit: int | None,
     ) -> chat.Rendered:
-        if not self.hf.chat_template:
+        rendered = chat.render(
+            self._require_template(),
+            messages,
+            shades=self._shades,
+            add_generation_prompt=add_generation_prompt and not continue_final_message,
+            continue_final_message=continue_final_message,
+            template_kwargs=template_kwargs or {},
+        )
+        self._require_length(rendered.text, limit, "messages")
+        checked(rendered.text)
+        return rendered
+
+    def _require_length(self, text: str, limit: int | None, param: str) -> None:
+        if limit is not None and (least := self.least_tokens(text)) > limit:
+            raise InvalidRequestError(
+                f"This model's maximum context length is {limit} tokens, but the prompt has at least {least} "
+                f"({len(text)} characters): shorten it.",
+                param=param,
+                code=CONTEXT_LENGTH_EXCEEDED,
+            )
+
+    def least_tokens(self, text: str) -> int:
+        """The number of tokens that `text` comes to at the least, found without reading it."""
+        return self._lengths.least_tokens(text)
+
+    @cached_property
+    def longest_token(self) -> int:
+        """The length of the longest token in characters."""
+        return max(len(surface.decode(errors="ignore")) for surface in self.surfaces if surface)
+
+    def _require_template(self) -> Template:
+        if self.template is None:
             raise InvalidRequestError(
                 f"The model {self.name} has no chat template: use the completions API with plain text instead.",
                 param="messages",
                 code=NO_CHAT_TEMPLATE,
             )
-        rendered = chat.render(
-            self.hf,
-            messages,
-            control=self._control_spelling,
-            add_generation_prompt=add_generation_prompt and not continue_final_message,
-            continue_final_message=continue_final_message,
-            template_kwargs=template_kwargs or {},
-        )
-        checked(rendered.text)
-        return rendered
+        return self.template
 
-    def _ids(self, rendered: chat.Rendered) -> list[int]:
-        return [id for _, piece in self._pieces(rendered) for id in piece.ids]
-
-    def _pieces(self, rendered: chat.Rendered) -> list[tuple[int, Encoded]]:
+    def _pieces(self, rendered: chat.Rendered, messages: list[dict[str, Any]]) -> list[tuple[int, Encoded]]:
         """A rendered conversation in tokens, piece by piece, each with the character it begins at.
 
-        Where there are protected spans, control tokens are read outside of them only.
+        Control tokens are read from what the template wrote alone. Where messages spell some, what stands
+        between the genuine ones is read as plain text.
         """
-        if not rendered.protected:
-            return [(0, self._control.encode(rendered.text, add_special_tokens=False))]
-        located = self._control.encode(rendered.masked(), add_special_tokens=False)
+        whole = _read(self._control, rendered.text)
+        if self.special_ids.isdisjoint(whole.ids):
+            return [(0, whole)]
+        if rendered.shaded is None:
+            self._require_harmless(messages)
+            return [(0, whole)]
+        genuine, quoted = self._read_control(rendered, whole, rendered.text)
+        if not quoted:
+            return [(0, whole)]
+        text = rendered.text
+        while quoted:  # without them, others that overlap may be read
+            for start, end in quoted:
+                text = text[:start] + rendered.blank * (end - start) + text[end:]
+            genuine, quoted = self._read_control(rendered, _read(self._control, text), text)
         pieces: list[tuple[int, Encoded]] = []
-        done = 0
-        for id, (start, end) in zip(located.ids, located.offsets, strict=True):
-            if id in self.special_ids and end > start:
-                pieces.append((done, self._piece(rendered.text[done:start], first=done == 0)))
-                pieces.append((start, ControlToken([id], [(0, end - start)])))
-                done = end
-        return [*pieces, (done, self._piece(rendered.text[done:], first=done == 0))]
+        done, after_added = 0, None
+        for id, (start, end) in genuine:
+            pieces.append((done, self._piece(rendered.text[done:start], after_added)))
+            pieces.append((start, Spelled([id], [(0, end - start)])))
+            done, after_added = end, id in self._added
+        return [*pieces, (done, self._piece(rendered.text[done:], after_added))]
 
-    def _piece(self, text: str, *, first: bool) -> Encoded:
-        """Tokenise what stands between two control tokens, as the backend does inside a longer text."""
+    def _read_control(
+        self, rendered: chat.Rendered, encoding: tokenizers.Encoding, text: str
+    ) -> tuple[list[tuple[int, Span]], list[Span]]:
+        """The control tokens that were read in `text`: those the template wrote, and those messages speak of."""
+        genuine: list[tuple[int, Span]] = []
+        quoted: list[Span] = []
+        if not self.special_ids.isdisjoint(encoding.ids):
+            for id, (start, end) in zip(encoding.ids, encoding.offsets, strict=True):
+                if id not in self.special_ids or end == start:
+                    continue
+                if id == self._unknown and self._spelling[id] not in text[start:end]:
+                    continue  # a character that the vocabulary lacks
+                if rendered.is_quoted(start, end):
+                    quoted.append((start, end))
+                else:
+                    genuine.append((id, (start, end)))
+        return genuine, quoted
+
+    def _require_harmless(self, messages: list[dict[str, Any]]) -> None:
+        """InvalidRequestError where messages may have become control tokens and nothing tells which of them."""
+        if self._shades.could_spell("".join(chat.strings(messages))):
+            raise InvalidRequestError(
+                f"The messages hold what could spell control tokens of {self.name}, and its template mixes them "
+                "with its own text: leave those characters out.",
+                param="messages",
+            )
+
+    def _piece(self, text: str, after_added: bool | None) -> Encoded:
+        """Tokenise what stands between two control tokens, as the backend does inside a longer text.
+
+        `after_added` says whether the control token before is an added token; None where there is none.
+        """
         if not text:
-            return ControlToken([], [])
-        if first or not self._prefixes_first_piece_only:
-            return self._placing.encode(text, add_special_tokens=False)
-        return self.continuation.backend.encode(text, add_special_tokens=False)
+            return Spelled([], [])
+        if after_added is None or (after_added and not self._prefixes_first_piece_only):
+            return self._spelled(_read(self._placing, text), text)
+        return self._spelled(_read(self.continuation.backend, text), text)
+
+    def _spelled(self, encoding: tokenizers.Encoding, text: str) -> Encoded:
+        respelling = self.continuation.respelling
+        return respelling.spelled(encoding, text) if respelling else encoding
 
     @cached_property
     def _prefixes_first_piece_only(self) -> bool:
         return '"prepend_scheme": "first"' in json.dumps(self._pipeline["pre_tokenizer"])
 
     @cached_property
-    def _control_spelling(self) -> chat.Spellings:
-        return chat.Spellings.of(self._added[id] for id in self.special_ids)
+    def _shades(self) -> chat.Shades:
+        literals = self.template.literals if self.template else ()
+        return chat.Shades.of(self._spelling.values(), literals)
+
+    @cached_property
+    def _spelling(self) -> dict[int, str]:
+        """The control tokens by id."""
+        texts = self.hf.backend_tokenizer.id_to_token
+        return {id: text for id in self.special_ids if (text := texts(id)) is not None}
+
+    @cached_property
+    def _unknown(self) -> int | None:
+        """The id that stands for characters that the vocabulary lacks."""
+        model = self._pipeline["model"]
+        id: int | None = model.get("unk_id")
+        if model["type"] == "BPE":
+            id = self.hf.backend_tokenizer.token_to_id(model.get("unk_token") or "")
+        return id
 
     @cached_property
     def chat_lead(self) -> bytes:
@@ -224,13 +343,24 @@ class Tokenizer:
 
         b" " for Llama 2 (`[/INST] Hello`), b"" for most and where there is no template.
         """
-        return chat.lead(self.hf) if self.hf.chat_template else b""
+        return self.template.lead if self.template else b""
 
     @cached_property
     def continuation(self) -> Continuation:
         """This tokenizer as it reads text that continues other text."""
-        front = derive(self.hf.backend_tokenizer, encode_special_tokens=True, post_process=False)
-        return continuation_of(self._pipeline, front)
+        front = self._front(encode_special_tokens=True, post_process=False)
+        continuation = continuation_of(self._pipeline, front)
+        of_model = {id: text for id, text in self._spelling.items() if front.model.id_to_token(id) is not None}
+        if not of_model:
+            return continuation
+        respelling = Respelling(
+            of_model,
+            lambda text: front.encode(text, add_special_tokens=False).ids,
+            self.surfaces,
+            self.byte_ids,
+            self._unknown,
+        )
+        return replace(continuation, respelling=respelling)
 
     def decode(self, ids: Sequence[int]) -> str:
         """A whole text from its ids, special tokens included, as transformers decodes it: without the space that
@@ -242,35 +372,34 @@ class Tokenizer:
         """The surfaces of `ids` one after the other; special tokens and unused ids give nothing."""
         return b"".join(map(self._surface, ids))
 
+    def written(self, ids: Sequence[int]) -> list[bytes]:
+        """The bytes that each of a prompt's ids adds to its text.
+
+        They are the surfaces, without the space that this tokenizer itself puts before a text.
+        """
+        surfaces = [self._surface(id) for id in ids]
+        first = next((index for index, surface in enumerate(surfaces) if surface), None)
+        if first is not None and self.adds_a_space:
+            surfaces[first] = surfaces[first].removeprefix(b" ")
+        return surfaces
+
+    def text_of(self, ids: Sequence[int]) -> str:
+        """The text that a prompt of these ids stands for."""
+        return b"".join(self.written(ids)).decode(errors="replace")
+
+    @cached_property
+    def adds_a_space(self) -> bool:
+        """Whether a text is read as if a space stood before it, as SentencePiece does."""
+        return any(self.surface_of(self.encode(text, add_special_tokens=False))[:1] == b" " for text in "a1.")
+
     def _surface(self, id: int) -> bytes:
         return (self.surfaces[id] or b"") if 0 <= id < self.vocabulary_size else b""
 
 
-def derive(
-    backend: tokenizers.Tokenizer, *, encode_special_tokens: bool, post_process: bool = True
-) -> tokenizers.Tokenizer:
-    """A second front on the same vocabulary and merges, without truncation or padding.
-
-    Whether special tokens are read from text is a state of the backend, which transformers flips on each call:
-    a front of our own keeps the choice, whatever thread encodes. The model itself is shared, not copied.
-    """
-    front = tokenizers.Tokenizer(backend.model)
-    for part in ("normalizer", "pre_tokenizer", "post_processor", "decoder"):
-        if (value := getattr(backend, part)) is not None:
-            setattr(front, part, value)
-    added = backend.get_added_tokens_decoder()
-    in_order = (token for _, token in sorted(added.items()))
-    for special, tokens in itertools.groupby(in_order, key=lambda token: bool(token.special)):
-        (front.add_special_tokens if special else front.add_tokens)(list(tokens))
-    if front.get_added_tokens_decoder().keys() != added.keys():
-        # Ids of added tokens with holes between them can only be had from a file.
-        front = tokenizers.Tokenizer.from_str(backend.to_str())
-        front.no_truncation()
-        front.no_padding()
-    if not post_process:
-        front.post_processor = None
-    front.encode_special_tokens = encode_special_tokens
-    return front
+def _read(front: tokenizers.Tokenizer, text: str, *, add_special_tokens: bool = False) -> tokenizers.Encoding:
+    """Tokenise one text. Reading a batch lets go of Python's lock, which reading a single text does not."""
+    [encoding] = front.encode_batch([text], add_special_tokens=add_special_tokens)
+    return encoding
 
 
 def checked(text: str) -> str:

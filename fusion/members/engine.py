@@ -1,11 +1,15 @@
-"""What runs one checkpoint: a synchronous engine, stepped by whoever hosts it."""
+"""Engine: runs one checkpoint synchronously, stepped by its host; and the kinds of engine there can be."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import dataclass
 from typing import Protocol
 
 from fusion.core import Answer, Capacity, Task
+
+DECODING_TOKENS = 16
+"""Tokens up to which an extension counts as decoding and not as a prompt, on every engine."""
 
 
 class Engine(Protocol):
@@ -47,3 +51,30 @@ class Engine(Protocol):
 
     def shutdown(self) -> None:
         """Free weights and caches; no other call may follow."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineKind:
+    """An engine that models can be run by, as far as that is known without importing it.
+
+    What an engine brings is named as `module:attribute` and imported where it is used, so that an engine that is
+    not used need not be installed.
+
+    Attributes:
+        load: the function that returns an `Engine`, with the keyword arguments of `EngineSpec`.
+        options: names of the options it takes beyond those of every engine.
+        sizes_cache: keys of its `engine_args` that size the cache in place of `cache_tokens`.
+        examine: a function of (configuration of a checkpoint, source, trust_remote_code, max_context) that raises
+            ConfigError for an architecture it cannot run, and returns what keeps it from its fastest path.
+        refusals: a function of (arguments of several engines, environment) that returns for each what its options
+            are refused for, or None; asked by `tutti check`.
+        changes_transformers: whether importing it changes classes of transformers in its process, so that engines
+            that need them as they are load first.
+    """
+
+    load: str
+    options: tuple[str, ...] = ()
+    sizes_cache: frozenset[str] = frozenset()
+    examine: str | None = None
+    refusals: str | None = None
+    changes_transformers: bool = False

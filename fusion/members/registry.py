@@ -1,4 +1,4 @@
-"""Building an engine from plain values, so that any process on any machine can be told to do it."""
+"""Registry of engines, and building one from plain values, in whatever process is to run it."""
 
 from __future__ import annotations
 
@@ -7,13 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
+from fusion.members import transformers, vllm
 from fusion.members.engine import Engine
 
-# Where each engine's loader is. By name, so that an engine that is not used need not be installed.
-ENGINES = {
-    "transformers": "fusion.members.transformers.engine:TransformersEngine.load",
-    "vllm": "fusion.members.vllm.engine:VllmEngine.load",
-}
+ENGINES = {"transformers": transformers.KIND, "vllm": vllm.KIND}
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,5 +32,6 @@ def load_engine(spec: EngineSpec) -> Engine:
     Raises:
         ConfigError: one sentence, for whatever keeps the checkpoint from being served.
     """
-    load = pkgutil.resolve_name(ENGINES.get(spec.engine, spec.engine))
+    kind = ENGINES.get(spec.engine)
+    load = pkgutil.resolve_name(kind.load if kind else spec.engine)
     return cast(Engine, load(**spec.arguments))

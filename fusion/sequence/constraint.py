@@ -15,7 +15,7 @@ import llguidance.numpy
 import numpy as np
 from numpy.typing import NDArray
 
-from alignment.errors import InvalidRequest
+from alignment.errors import InvalidRequestError
 from fusion.sequence.grammar import Grammar, GrammarTable
 
 _executor = llguidance.LLExecutor()
@@ -85,7 +85,7 @@ class Constraint:
         End tokens are among them only where the grammar may end, or where nothing else is left.
 
         Raises:
-            InvalidRequest: the grammar needs more work in one token than the limits allow.
+            InvalidRequestError: the grammar needs more work in one token than the limits allow.
         """
         if self._mask is None:
             bits = np.zeros((1, (self._table.width + 31) // 32), np.int32)
@@ -129,7 +129,7 @@ class Constraint:
 
         Raises:
             ValueError: the token is not admitted here.
-            InvalidRequest: the grammar needs more work in one token than the limits allow.
+            InvalidRequestError: the grammar needs more work in one token than the limits allow.
         """
         if token in self._table.end_ids:
             if self.ended or not (self.accepting or self.mask()[token]):
@@ -228,7 +228,7 @@ class Constraint:
 
     def _check(self) -> None:
         if self._matcher is not None and self._matcher.is_error():
-            raise InvalidRequest(
+            raise InvalidRequestError(
                 f"{self._param}: the grammar became too complex to enforce; make it smaller.", param=self._param
             )
 

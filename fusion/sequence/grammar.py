@@ -18,7 +18,7 @@ import llguidance
 import numpy as np
 from numpy.typing import NDArray
 
-from alignment.errors import InvalidRequest
+from alignment.errors import InvalidRequestError
 from alignment.text.tokenizer import Tokenizer
 
 MOST_BYTES = 64 * 1024  # of a schema or grammar
@@ -76,7 +76,7 @@ def json_schema(schema: Any, *, param: str = "response_format") -> Grammar:
     """JSON that `schema` admits, without white space, properties in the schema's order; `{}` is any object.
 
     Raises:
-        InvalidRequest: no schema, or one over the limits.
+        InvalidRequestError: no schema, or one over the limits.
     """
     text = _checked_schema(schema, param)
     return Grammar(llguidance.LLMatcher.grammar_from_json_schema(text, overrides=_OVERRIDES), param)
@@ -95,9 +95,9 @@ def regex(pattern: str, *, param: str = "structured_outputs") -> Grammar:
 def choice(texts: Sequence[str], *, param: str = "structured_outputs") -> Grammar:
     """One of `texts`."""
     if not texts or not all(isinstance(text, str) and text for text in texts):
-        raise InvalidRequest(f"{param} should be a list of texts that are not empty.", param=param)
+        raise InvalidRequestError(f"{param} should be a list of texts that are not empty.", param=param)
     if len(texts) > MOST_CHOICES:
-        raise InvalidRequest(
+        raise InvalidRequestError(
             f"{param} holds {len(texts)} choices; at most {MOST_CHOICES} are allowed.", param=param
         )
     lark = "start: " + " | ".join(json.dumps(text, ensure_ascii=False) for text in texts)
@@ -108,7 +108,7 @@ def rules(text: str, *, param: str = "structured_outputs") -> Grammar:
     """A grammar in Lark's notation or in GBNF (told apart by `::=`).
 
     Raises:
-        InvalidRequest: GBNF that cannot be read.
+        InvalidRequestError: GBNF that cannot be read.
     """
     _short(text, param)
     try:
@@ -237,7 +237,7 @@ class GrammarTable:
         """A matcher at the beginning of `grammar`. Slow the first time (milliseconds to a second): use a thread.
 
         Raises:
-            InvalidRequest: llguidance cannot enforce it; the message names the keyword.
+            InvalidRequestError: llguidance cannot enforce it; the message names the keyword.
         """
         with self._lock:
             if (kept := self._compiled.get(grammar.text)) is not None:
@@ -280,7 +280,7 @@ def json_rule(schema: Mapping[str, Any], *, param: str = "tools") -> str:
     """The JSON that `schema` admits, as a term of Lark rules.
 
     Raises:
-        InvalidRequest: a schema over the limits.
+        InvalidRequestError: a schema over the limits.
     """
     return "%json " + json.dumps(json.loads(_checked_schema(dict(schema), param)) | {"x-guidance": _JSON})
 
@@ -292,9 +292,9 @@ def literal(text: str) -> str:
 
 def _short(text: str, param: str) -> str:
     if not isinstance(text, str) or not text.strip():
-        raise InvalidRequest(f"{param} should be a text that is not empty.", param=param)
+        raise InvalidRequestError(f"{param} should be a text that is not empty.", param=param)
     if len(text.encode("utf-8", "surrogatepass")) > MOST_BYTES:
-        raise InvalidRequest(f"{param} is over {MOST_BYTES} bytes; send a smaller grammar.", param=param)
+        raise InvalidRequestError(f"{param} is over {MOST_BYTES} bytes; send a smaller grammar.", param=param)
     return text
 
 
@@ -303,7 +303,7 @@ def _checked_schema(schema: Any, param: str) -> str:
     if schema is True or schema == {}:
         schema = {"type": "object"}
     if not isinstance(schema, dict):
-        raise InvalidRequest(f"{param}: the schema should be a JSON object.", param=param)
+        raise InvalidRequestError(f"{param}: the schema should be a JSON object.", param=param)
     nodes, level = 0, [schema]
     for depth in range(MOST_DEPTH + 1):
         nodes += len(level)
@@ -311,11 +311,13 @@ def _checked_schema(schema: Any, param: str) -> str:
             if isinstance(value, dict):
                 _check_cost(value, param)
         if nodes > MOST_NODES:
-            raise InvalidRequest(f"{param}: the schema has over {MOST_NODES} parts; make it smaller.", param=param)
+            raise InvalidRequestError(
+                f"{param}: the schema has over {MOST_NODES} parts; make it smaller.", param=param
+            )
         if not level:
             break
         if depth == MOST_DEPTH:
-            raise InvalidRequest(
+            raise InvalidRequestError(
                 f"{param}: the schema is nested more than {MOST_DEPTH} deep; flatten it or use $defs.", param=param
             )
         level = [
@@ -331,21 +333,21 @@ def _check_cost(schema: dict[str, Any], param: str) -> None:
     """Refuse what llguidance's own limits let through, though it takes seconds."""
     properties, multiple = schema.get("properties"), schema.get("multipleOf")
     if isinstance(properties, dict) and len(properties) > MOST_PROPERTIES:
-        raise InvalidRequest(
+        raise InvalidRequestError(
             f"{param}: the schema has {len(properties)} properties in one object; at most {MOST_PROPERTIES} "
             "are allowed.",
             param=param,
         )
     if isinstance(multiple, int | float) and not LEAST_MULTIPLE <= multiple <= MOST_MULTIPLE:
-        raise InvalidRequest(
+        raise InvalidRequestError(
             f"{param}: multipleOf should be from {LEAST_MULTIPLE} to {MOST_MULTIPLE} to be enforced.", param=param
         )
 
 
-def _refusal(reason: str, param: str) -> InvalidRequest:
+def _refusal(reason: str, param: str) -> InvalidRequestError:
     if _LARGE.search(reason):
-        return InvalidRequest(f"{param}: the grammar is too large to enforce; make it smaller.", param=param)
+        return InvalidRequestError(f"{param}: the grammar is too large to enforce; make it smaller.", param=param)
     if "NoExtension" in reason:
-        return InvalidRequest(f"{param} admits no text at all; correct the grammar.", param=param)
+        return InvalidRequestError(f"{param} admits no text at all; correct the grammar.", param=param)
     told = " ".join(reason.split("<state>")[0].split())[:300].rstrip(". ")
-    return InvalidRequest(f"{param} cannot be enforced: {told}.", param=param)
+    return InvalidRequestError(f"{param} cannot be enforced: {told}.", param=param)

@@ -16,10 +16,10 @@ from alignment.methods.held_out import held_out
 from alignment.methods.origin import load_with_origin, save_with_origin
 from alignment.methods.registry import Alignment, method_named
 from alignment.text.tokenizer import Tokenizer
+from fusion.assembly.checkpoints import read_vocabulary
 from fusion.members.checkpoint import parse_device
 from server import __version__
 from server.commands.map_report import examples_table, row_table, shown, summary_table, token_id
-from server.loading import read_vocabulary
 from server.settings.complaints import expectation
 from server.settings.schema import AlignmentSettings
 
@@ -105,8 +105,9 @@ def inspect(path: Path, token: str, sources: tuple[str, str] | None, console: Co
 
 
 def _settings(method: str, parameters: dict[str, Any]) -> AlignmentSettings:
+    method_named(method)
     try:
-        return AlignmentSettings.model_validate({"method": method_named(method), **parameters})
+        return AlignmentSettings.model_validate({"method": method, **parameters})
     except ValidationError as invalid:
         error = invalid.errors()[0]
         option = f"--{error['loc'][0]}: found {error['input']!r}; " if error["loc"] else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pkgutil
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,13 +14,15 @@ from rich.table import Table
 
 from alignment.errors import ConfigError
 from alignment.methods.map_cache import MapCache
+from fusion.assembly.checkpoints import Checkpoint, engine_spec, open_checkpoint
+from fusion.assembly.maps import MapMaker
+from fusion.assembly.members import device_here, environment
 from fusion.members.checkpoint import estimate
-from fusion.members.vllm.validate import refusals
+from fusion.members.registry import ENGINES
+from server import __version__
 from server.commands.map_report import reach_of
 from server.commands.tables import table
-from server.hosting import device_here, environment
-from server.loading import Checkpoint, engine_spec, open_checkpoint
-from server.maps import known_map, members_to_map, open_cache
+from server.loading import in_file, open_cache
 from server.settings import EnsembleSettings, Settings
 
 
@@ -34,7 +37,7 @@ class ModelPlan:
     @property
     def device(self) -> str:
         """The device with its number; `ray` where the cluster finds it."""
-        return device_here(self.checkpoint.settings) or "ray"
+        return device_here(self.checkpoint.spec) or "ray"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +71,7 @@ def make_plan(settings: Settings) -> Plan:
         try:
             models.append(_plan_model(open_checkpoint(name, settings.models[name])))
         except ConfigError as error:
-            problems.append(str(error))
+            problems.append(in_file(error))
     known = {model.checkpoint.name: model.checkpoint for model in models}
     cache = open_cache(settings.server)
     ensembles = {}
@@ -76,8 +79,7 @@ def make_plan(settings: Settings) -> Plan:
         for pivot in ensemble.pivots if known.keys() >= set(ensemble.members) else ():
             title = name if pivot == ensemble.pivot else f"{name}, where {pivot} is the pivot"
             try:
-                around = ensemble.model_copy(update={"pivot": pivot})
-                ensembles[title] = _plan_ensemble(around, known, cache)
+                ensembles[title] = _plan_ensemble(ensemble, pivot, known, cache)
             except ConfigError as error:
                 problems.append(f"ensembles.{name}: {error}")
     notes = [
@@ -85,19 +87,20 @@ def make_plan(settings: Settings) -> Plan:
         for name, checkpoint in known.items()
         if not checkpoint.tokenizer.hf.chat_template
     ]
+    notes += [f"{name}: {finding}" for name, one in known.items() for finding in one.tokenizer.findings]
     notes += [
         f"{name} runs on the portable path, which is slower: {checkpoint.not_packed}."
         for name, checkpoint in known.items()
         if checkpoint.not_packed
     ]
     notes += [
-        f"{name} is hosted by Ray: vLLM validates its engine_args there, when it is loaded."
+        f"{name} is hosted by Ray: its engine_args are validated there, when it is loaded."
         for name, checkpoint in known.items()
-        if checkpoint.settings.engine == "vllm" and checkpoint.settings.host == "ray"
+        if ENGINES[checkpoint.spec.engine].refusals and checkpoint.spec.host == "ray"
     ]
     unused = [name for name in settings.models if name not in settings.needed]
     notes += [f"{name} is in no ensemble and not served by itself: it is not loaded." for name in unused]
-    problems += _refused_by_vllm(known.values())
+    problems += _refused(known.values())
     return Plan(tuple(models), ensembles, (*problems, *_too_large(models)), tuple(notes))
 
 
@@ -108,7 +111,7 @@ def print_plan(plan: Plan, console: Console) -> None:
         for device, needed in _needed(plan.models).items():
             console.print(f"  {device}: {_size(needed)} of {_size(_memory(device))}", highlight=False)
         for host in ("process", "ray"):
-            hosted = [model.checkpoint.name for model in plan.models if model.checkpoint.settings.host == host]
+            hosted = [model.checkpoint.name for model in plan.models if model.checkpoint.spec.host == host]
             if hosted:
                 console.print(f"  host {host}: {', '.join(hosted)}", highlight=False)
         console.print()
@@ -120,7 +123,7 @@ def print_plan(plan: Plan, console: Console) -> None:
 
 
 def _plan_model(checkpoint: Checkpoint) -> ModelPlan:
-    model = checkpoint.settings
+    model = checkpoint.spec
     weights, cache = estimate(
         model.source,
         checkpoint.dtype,
@@ -132,35 +135,36 @@ def _plan_model(checkpoint: Checkpoint) -> ModelPlan:
 
 
 def _plan_ensemble(
-    ensemble: EnsembleSettings, known: dict[str, Checkpoint], cache: MapCache
+    ensemble: EnsembleSettings, pivot: str, known: dict[str, Checkpoint], cache: MapCache
 ) -> tuple[MemberPlan, ...]:
     vocabularies = {member: known[member].vocabulary for member in ensemble.members}
-    to_map = members_to_map(ensemble, vocabularies)
+    maker = MapMaker(ensemble, pivot, vocabularies, cache, __version__)
     given = ensemble.fusion.weights or dict.fromkeys(ensemble.members, 1 / len(ensemble.members))
     weights = {name: ensemble.weighting.method or f"{weight:.3f}" for name, weight in given.items()}
     members = []
     for name in ensemble.members:
-        if name not in to_map:
-            alignment = "pivot" if name == ensemble.pivot else "identity"
+        if name not in maker.members:
+            alignment = "pivot" if name == pivot else "identity"
             members.append(MemberPlan(name, alignment, 1.0, weights[name]))
             continue
         alignment = "file" if name in ensemble.maps else ensemble.alignment.method
-        vocabulary_map = known_map(ensemble, name, vocabularies, cache)
+        vocabulary_map = maker.known(name)
         reach = None if vocabulary_map is None else reach_of(vocabulary_map, vocabularies[name].tokenizer)
         members.append(MemberPlan(name, alignment, reach, weights[name]))
     return tuple(members)
 
 
-def _refused_by_vllm(checkpoints: Iterable[Checkpoint]) -> list[str]:
-    """A sentence for each model that vLLM would not start with its options; asked once for each environment."""
+def _refused(checkpoints: Iterable[Checkpoint]) -> list[str]:
+    """A sentence for each model whose engine would not start with its options; asked once for each environment."""
     together = defaultdict(list)
     for one in checkpoints:
-        if one.settings.engine == "vllm" and one.settings.host != "ray":
-            together[tuple(environment(one.settings).items())].append(one)
+        refusals = ENGINES[one.spec.engine].refusals
+        if refusals is not None and one.spec.host != "ray":
+            together[refusals, tuple(environment(one.spec).items())].append(one)
     sentences = []
-    for variables, group in together.items():
+    for (refusals, variables), group in together.items():
         try:
-            said = refusals([engine_spec(one).arguments for one in group], dict(variables))
+            said = pkgutil.resolve_name(refusals)([engine_spec(one).arguments for one in group], dict(variables))
         except ConfigError as error:
             said = [str(error), *[None] * (len(group) - 1)]
         sentences += [f"models.{one.name}: {text}" for one, text in zip(group, said, strict=True) if text]
@@ -206,7 +210,7 @@ def _models_table(plan: Plan) -> Table:
         result.add_row(
             one.name,
             one.config.model_type,
-            one.settings.engine,
+            one.spec.engine,
             model.device,
             one.dtype,
             f"{one.tokenizer.vocabulary_size:,}",

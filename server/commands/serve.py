@@ -13,6 +13,7 @@ from types import FrameType
 import uvicorn
 
 from alignment.errors import ConfigError
+from server.commands.leaving import ended_by_sigterm, leave
 from server.http.middleware.drain import Lifecycle
 from server.settings import Settings
 from server.telemetry.logs import set_up_log
@@ -34,8 +35,9 @@ def serve(settings: Settings, on_ready: Callable[[str], None]) -> None:
 
     with _listener(settings.server.host, settings.server.port) as listener:
         set_up_log(settings.server.log_level, settings.server.log_format)
-        signal.signal(signal.SIGTERM, _leave)
-        runtime = build(settings)
+        signal.signal(signal.SIGTERM, leave)
+        with ended_by_sigterm():
+            runtime = build(settings)
         app = create_app(runtime.ensembles, runtime.fuser, settings.server)
         config = uvicorn.Config(app, log_config=None, server_header=False)
         server = _Server(
@@ -109,8 +111,3 @@ def _url(listener: socket.socket) -> str:
     if address.is_unspecified:
         return f"http://localhost:{port}"
     return f"http://[{host}]:{port}" if address.version == 6 else f"http://{host}:{port}"
-
-
-def _leave(number: int, frame: FrameType | None) -> None:
-    """SIGTERM, while loading or passed on by uvicorn after it has drained: a clean exit."""
-    raise SystemExit(0)

@@ -21,10 +21,10 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from alignment.methods.origin import PAPERS, MethodName, Parameters, TableName
-from alignment.methods.registry import METHODS, takes_parameters
+from alignment.methods.origin import PAPERS, Parameters, TableName
+from alignment.methods.registry import METHODS
 from fusion.core import OnMemberFailure
-from fusion.members.vllm.options import CACHE_SIZES
+from fusion.members.registry import ENGINES
 from fusion.options import MEASURES, EngineOptions, FusionParams, Measure, Weight, Weighting
 from server.settings.derive import section, updated
 from server.settings.section import STRICT
@@ -94,6 +94,13 @@ class Section(BaseModel):
     model_config = STRICT
 
 
+# Options that not every engine takes, by those that do.
+_ENGINES_OF = {
+    option: [name for name, kind in ENGINES.items() if option in kind.options]
+    for option in sorted({option for kind in ENGINES.values() for option in kind.options})
+}
+
+
 class _Checkpoint(Section):
     """A checkpoint, and the place where its engine runs.
 
@@ -110,7 +117,7 @@ class _Checkpoint(Section):
     """
 
     source: Source
-    engine: Literal["transformers", "vllm"] = "transformers"
+    engine: Literal[tuple(ENGINES)] = "transformers"  # type: ignore[valid-type]
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     device: Annotated[str, StringConstraints(pattern=r"^(cpu|mps|cuda(:\d{1,3})?)$")] = "cpu"
     host: Host = "inline"
@@ -133,11 +140,11 @@ class ModelSettings(section(EngineOptions, _Checkpoint)):  # type: ignore[misc]
 
     @model_validator(mode="after")
     def _only_what_the_engine_takes(self) -> ModelSettings:
-        if self.engine != "vllm":
-            for name in ("engine_args", "adapter"):
-                if name in self.model_fields_set:
-                    raise PydanticCustomError("engine", f"{name} is for engine: vllm; leave it out")
-        sizing = sorted(CACHE_SIZES & self.engine_args.keys())
+        for name in sorted(self.model_fields_set & _ENGINES_OF.keys()):
+            if self.engine not in _ENGINES_OF[name]:
+                others = " or ".join(_ENGINES_OF[name])
+                raise PydanticCustomError("engine", f"{name} is for engine: {others}; leave it out")
+        sizing = sorted(ENGINES[self.engine].sizes_cache & self.engine_args.keys())
         if sizing and "cache_tokens" in self.model_fields_set:
             raise PydanticCustomError(
                 "engine", f"cache_tokens and engine_args.{sizing[0]} both size the cache; leave one out"
@@ -157,7 +164,7 @@ class AlignmentSettings(Section):
         threshold: the lowest score of an entry.
     """
 
-    method: MethodName
+    method: Literal[tuple(METHODS)]  # type: ignore[valid-type]
     embeddings: TableName = PAPERS.embeddings
     top: Annotated[int, Field(ge=1, le=100)] = PAPERS.top
     threshold: Annotated[float, Field(gt=0, le=1)] = PAPERS.threshold
@@ -165,7 +172,7 @@ class AlignmentSettings(Section):
     @model_validator(mode="after")
     def _only_what_the_method_takes(self) -> AlignmentSettings:
         given = [name for name in ("embeddings", "top", "threshold") if name in self.model_fields_set]
-        if given and not takes_parameters(self.method):
+        if given and not METHODS[self.method].learns:
             raise PydanticCustomError("alignment", f"{self.method} takes no {given[0]}; leave it out")
         return self
 
@@ -197,7 +204,7 @@ class _Members(Section):
 
     members: Annotated[tuple[str, ...], Field(min_length=1, strict=False)]
     pivot: str
-    alignment: Annotated[AlignmentSettings, BeforeValidator(_with_method)] = AlignmentSettings(method="exact")
+    alignment: Annotated[AlignmentSettings, BeforeValidator(_with_method)] = AlignmentSettings(method="prefix")
     maps: dict[str, Source] = {}
 
 
@@ -291,9 +298,17 @@ class ServerSettings(Section):
 
 
 class EvaluationSettings(Section):
-    """Tasks of `tutti eval`: files of JSON lines with `id`, `task`, `prompt` and `reference(s)`."""
+    """Tasks of `tutti eval`.
+
+    Attributes:
+        tasks: files of JSON lines with `id`, `task`, `prompt` and `reference(s)`.
+        match: how answers are compared where a line has no `match`: `exact`, `normalized`, `contains`,
+            `last_number` or `choice`; None for `choice` with choices, `last_number` where all references are
+            numbers, else `exact`.
+    """
 
     tasks: Annotated[tuple[Source, ...], Field(strict=False)] = ()
+    match: Literal["exact", "normalized", "contains", "last_number", "choice"] | None = None
 
 
 class Settings(Section):

@@ -38,7 +38,7 @@ def set_up_log(level: str, log_format: LogFormat) -> None:
     )
 
 
-TOLD = 16  # sequences of one request; a completion may have a thousand
+LOGGED_SEQUENCES = 16  # sequences of one request; a completion may have a thousand
 QUIET = ("httpx", "httpx2", "httpcore", "httpcore2", "urllib3", "filelock")
 LINE = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
@@ -102,8 +102,8 @@ def _fields(record: Record) -> dict[str, dict[str, Any]]:
         fields |= {
             "model": record.model,
             "outcome": record.outcome,
-            "sequences": [sequence.number for sequence in record.sequences[:TOLD]],
-            "finish_reasons": [sequence.finish for sequence in record.sequences[:TOLD]],
+            "sequences": [sequence.number for sequence in record.sequences[:LOGGED_SEQUENCES]],
+            "finish_reasons": [sequence.finish for sequence in record.sequences[:LOGGED_SEQUENCES]],
             "prompt_tokens": record.prompt_tokens,
             "generated_tokens": record.generated_tokens,
             "first_token_seconds": record.first_token and round(record.first_token - record.arrived, 6),

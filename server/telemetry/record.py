@@ -9,7 +9,7 @@ from math import nan
 from time import perf_counter
 from typing import Literal
 
-from fusion.core import Account, FinishReason, Update
+from fusion.core import Account, Delta, End, FinishReason
 
 Outcome = Literal["stop", "length", "error", "cancelled"]
 
@@ -87,7 +87,7 @@ class Record:
         """It did not begin after all, though some of its sequences may have."""
         self.model = None
 
-    def update(self, index: int, update: Update) -> None:
+    def update(self, index: int, update: Delta) -> None:
         """A sequence has news. Called on the fuser's thread, for every token."""
         sequence = self.sequences[index]
         count, model = len(update.tokens), self.model
@@ -100,9 +100,10 @@ class Record:
             sequence.first = sequence.first or now
             sequence.latest = now
             sequence.tokens += count
-        sequence.finish = update.finish
-        sequence.account = update.account
-        self.error = self.error or update.error
+        if isinstance(update, End):
+            sequence.finish = update.finish
+            sequence.account = update.account
+            self.error = self.error or update.error
 
     @property
     def generated_tokens(self) -> int:

@@ -5,10 +5,11 @@ import pytest
 import torch
 
 from alignment.errors import ConfigError
-from alignment.eva import eva_map, learn_map
+from alignment.eva import learn_map
 from alignment.learning import csls
 from alignment.learning.anchors import anchors_of
 from alignment.learning.vecmap import map_together
+from alignment.methods.eva import eva_map
 from alignment.methods.exact import exact_map
 from tests.support import small_tokenizers as tiny
 from tests.support.reference import shared

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
 
-import alignment.eva
+import alignment.methods.eva
 from alignment.errors import ConfigError
 from alignment.vocab_map import VocabMap
 from fusion.ensemble import Ensemble
@@ -24,13 +24,13 @@ from tests.support.model_folders import REPOSITORY, run, save_tokenizer
 def learned(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The pairs that EVA is asked to learn, in order."""
     calls: list[str] = []
-    learn = alignment.eva.eva_map
+    learn = alignment.methods.eva.eva_map
 
     def counted(source, target, *tables, **options):
         calls.append(f"{Path(source.name).name} into {Path(target.name).name}")
         return learn(source, target, *tables, **options)
 
-    monkeypatch.setattr(alignment.eva, "eva_map", counted)
+    monkeypatch.setattr(alignment.methods.eva, "eva_map", counted)
     return calls
 
 
@@ -124,7 +124,7 @@ def test_check_tells_what_is_known_and_learns_nothing(broken, learned):
     assert learned == []
     ensemble = both(path)
     text = [id for id, surface in enumerate(ensemble.models["ben"].tokenizer.surfaces) if surface is not None]
-    reach = (ensemble.maps["ben"].rest.weights[text] > 0).any(axis=1).mean()
+    reach = (ensemble.first.maps["ben"].rest.weights[text] > 0).any(axis=1).mean()
     assert row_of(run("check", path)[1], "ben") == ["ben", "hybrid", f"{100 * reach:.1f}%", "0.250"]
     assert len(learned) == 1
 

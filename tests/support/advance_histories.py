@@ -29,8 +29,8 @@ class AnyHistory(RuleBasedStateMachine):
             cache_tokens=160,
             max_sequences=5,
             max_context=120,
-            chunk=20,
-            top_k=VOCABULARY,
+            prefill_chunk=20,
+            candidates=VOCABULARY,
         )
         self.texts: dict[int, list[int]] = {}
         self.queued: dict[int, Advance] = {}

@@ -12,8 +12,8 @@ from typing import Any
 
 from alignment.errors import InvalidRequestError
 from alignment.text.boundaries import Located
-from fusion.core import Capacity, Prompt, RoundReport, Token, TokenLogProb, Update
-from fusion.ensemble import Ensemble, Model
+from fusion.core import Capacity, Delta, End, Prompt, RoundReport, Token, TokenLogProb
+from fusion.ensemble import Ensemble, Model, View
 from fusion.loop.observer import Load, MemberLoad, Observer
 from fusion.loop.recovery import Attendance
 from fusion.options import FusionParams, SamplingParams
@@ -39,10 +39,12 @@ class ByteTokenizer:
             convert_ids_to_tokens=self._names,
         )
 
-    def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
+    def encode(self, text: str, *, add_special_tokens: bool, limit: int | None = None) -> list[int]:
         return list(text.encode()) + ([END] if add_special_tokens else [])
 
-    def locate(self, text: str, *, add_special_tokens: bool) -> tuple[list[int], Located]:
+    def locate(
+        self, text: str, *, add_special_tokens: bool, limit: int | None = None
+    ) -> tuple[list[int], Located]:
         ids = self.encode(text, add_special_tokens=add_special_tokens)
         return ids, Located.of_surfaces([self.surface_of([token]) for token in ids])
 
@@ -53,6 +55,7 @@ class ByteTokenizer:
         add_generation_prompt: bool,
         continue_final_message: bool,
         template_kwargs: dict[str, Any],
+        limit: int | None = None,
     ) -> list[int]:
         if messages[0]["content"] == "refuse this":
             raise InvalidRequestError("The template refuses it.", param="messages")
@@ -64,6 +67,12 @@ class ByteTokenizer:
 
     def surface_of(self, ids: list[int]) -> bytes:
         return bytes(i for i in ids if i != END)
+
+    def written(self, ids: list[int]) -> list[bytes]:
+        return [self.surface_of([i]) for i in ids]
+
+    def text_of(self, ids: list[int]) -> str:
+        return self.surface_of(ids).decode(errors="replace")
 
     def _names(self, ids: int | list[int]) -> str | list[str]:
         if isinstance(ids, list):
@@ -79,7 +88,8 @@ def ensemble(name: str = "pair", *, context: int = CONTEXT, defaults: FusionPara
         return Model(member=fake, tokenizer=ByteTokenizer(), stop_ids=(END,), origin=member)  # type: ignore[arg-type]
 
     models = {"a": model("a"), "b": model("b")}
-    return Ensemble(name, models, "a", {}, defaults or FusionParams(), fingerprint=f"tutti-{name}")
+    view = View(models, "a", {})
+    return Ensemble(name, models, {"a": view}, defaults or FusionParams(), fingerprint=f"tutti-{name}")
 
 
 def token(data: bytes, logprob: float = -0.5, top: tuple[tuple[bytes, float], ...] = ()) -> Token:
@@ -102,14 +112,14 @@ def report(chosen: int) -> RoundReport:
     )
 
 
-Step = Update | float
+Step = Delta | float
 Script = Callable[["Submission"], Iterable[Step]]
 
 
 def says(*pieces: str, finish: str = "stop") -> list[Step]:
     """One round per piece, then the end."""
-    rounds = [Update(piece, (token(piece.encode()),)) for piece in pieces]
-    return [*rounds, Update("", (token(b""),) if finish == "stop" else (), finish=finish)]  # type: ignore[arg-type]
+    rounds = [Delta(piece, (token(piece.encode()),)) for piece in pieces]
+    return [*rounds, End("", (token(b""),) if finish == "stop" else (), finish=finish)]  # type: ignore[arg-type]
 
 
 @dataclass
@@ -127,7 +137,7 @@ class Submission:
 
 
 class ScriptedFuser:
-    """Plays `script` for every submission on a thread of its own: an `Update` is delivered, a number is slept.
+    """Plays `script` for every submission on a thread of its own: a `Delta` is delivered, a number is slept.
 
     `refuse` is raised by `submit` from the submission of that number on.
     """
@@ -165,7 +175,7 @@ class ScriptedFuser:
         fusion: FusionParams,
         *,
         flow: str = "",
-        on_update: Callable[[Update], None],
+        on_update: Callable[[Delta], None],
     ) -> int:
         if self.refuse is not None and len(self.submissions) >= self.refuse[0]:
             raise self.refuse[1]
@@ -183,9 +193,9 @@ class ScriptedFuser:
     def last(self) -> Submission:
         return self.submissions[-1]
 
-    def _play(self, submission: Submission, on_update: Callable[[Update], None]) -> None:
+    def _play(self, submission: Submission, on_update: Callable[[Delta], None]) -> None:
         for step in self.script(submission):
-            if isinstance(step, Update):
+            if isinstance(step, Delta):
                 if submission.cancelled.is_set():
                     return
                 on_update(step)

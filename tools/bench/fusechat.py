@@ -1,8 +1,8 @@
 """FuseChat against plain fine-tuning: `python -m tools.bench.fusechat FILE`, a file of `tutti distill fusechat`.
 
-For every seed the targets and the merged model, and as many steps of plain fine-tuning on the same texts, asked the
-file's questions; means and standard deviations over the seeds as one JSON object on the last line. What is finished
-is kept in the file's `work` folder, so the command can be stopped and run again.
+For every seed the targets and the merged model, and as many steps of plain fine-tuning on the same texts, all of
+them asked the file's questions; means and standard deviations over the seeds as one JSON object on the last line.
+What is finished is kept in the file's `work` folder, so the command can be stopped and run again.
 """
 
 import argparse

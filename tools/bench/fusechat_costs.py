@@ -1,8 +1,9 @@
 """Costs of FuseChat's stages against what they stand on: `python -m tools.bench.fusechat_costs`.
 
-`represent` is timed on the demo's lingvo against the engine's plain prefill of the same texts. The peak memory of training towards sparse targets is compared with plain fine-tuning of a random model, each in a process of its
-own. What a token of the distilled demo costs is compared with one of the ensemble, in processor time over the demo's
-questions. One JSON object on the last line.
+`represent` is timed on the demo's lingvo against the engine's plain prefill of the same texts. The peak memory of
+training towards sparse targets is compared with plain fine-tuning of a random model, each in its own process, and
+what a token of the distilled demo costs with one of the ensemble, in processor time over some of its questions.
+One JSON object on the last line.
 """
 
 import argparse

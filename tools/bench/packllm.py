@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import spearmanr
 
-from fusion.core import Update
+from fusion.core import Delta, End
 from fusion.ensemble import Ensemble, build_ensemble, build_for_any_pivot
 from fusion.loop.fuser import Fuser
 from fusion.options import Combine, FusionParams, SamplingParams, Weighting
@@ -138,11 +138,11 @@ def ask(
     errors: list[Exception] = []
 
     def listener(answer: Answer):
-        def on_update(update: Update) -> None:
+        def on_update(update: Delta) -> None:
             answer.texts.append(update.text)
-            if update.finish is None and update.error is None:
+            if not isinstance(update, End):
                 return
-            if update.error is not None:
+            if isinstance(update, End) and update.error is not None:
                 errors.append(update.error)
             answer.members = [len(round.weights) for round in update.rounds]
             answer.perplexity = update.weighting.perplexity if update.weighting else {}

@@ -26,7 +26,7 @@ from transformers import (
 )
 
 from alignment.text.tokenizer import Tokenizer
-from fusion.core import Update
+from fusion.core import Delta, End
 from fusion.ensemble import Ensemble, Model, build_ensemble
 from fusion.loop.fuser import Fuser
 from fusion.members.hosts.inline import InlineMember
@@ -83,8 +83,8 @@ def first_token_seconds(fuser: Fuser, ensemble: Ensemble, text: str, weighting: 
     arrived = threading.Event()
     errors: list[Exception] = []
 
-    def on_update(update: Update) -> None:
-        if update.error is not None:
+    def on_update(update: Delta) -> None:
+        if isinstance(update, End) and update.error is not None:
             errors.append(update.error)
         arrived.set()
 

@@ -32,8 +32,8 @@ def open_engine(source: Source, best: int) -> Iterator[Engine]:
         "revision": source.revision,
         "cache_tokens": source.cache_tokens,
         "max_sequences": source.max_sequences,
-        "chunk": source.prefill_chunk,
-        "top_k": best,
+        "prefill_chunk": source.prefill_chunk,
+        "candidates": best,
     }
     engine = load_engine(EngineSpec(source.engine, arguments))
     try:

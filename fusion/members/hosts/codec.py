@@ -1,9 +1,9 @@
 """Messages as bytes: a short header that says what there is, then the arrays as they lie in memory.
 
-A message is any dataclass of `fusion.core`, `fusion.options` or `hosts.messages`, or a list of them. Its header is
-JSON: the class's name and its fields in order. Arrays and long lists of ids stand outside it, raw and aligned. A
-list of messages of one kind goes field by field, so that the arrays of a whole batch are one. Nothing is pickled:
-what arrives can be wrong, but it cannot run code.
+A message is one of `messages.WIRE`, or a list of them. Its header is JSON: the class's name and its fields in
+order. Arrays and long lists of ids stand outside it, raw and aligned. A list of messages of one kind goes field
+by field, so that the arrays of a whole batch are one. Nothing is pickled: what arrives can be wrong, but it cannot
+run code.
 
     [size: u32] [header size: u32] [header] [padding] [array] [padding] [array] [padding] ...
 """
@@ -12,22 +12,21 @@ from __future__ import annotations
 
 import json
 import struct
-from dataclasses import fields, is_dataclass
+from dataclasses import fields
 from functools import cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fusion import core, options
-from fusion.members.hosts import messages as hosting
+from fusion.members.hosts.messages import WIRE
 
 SIZES = struct.Struct("<II")
 ALIGNMENT = 8
 # What JSON has no word for is an object with one of these keys. (A dict's keys need not be text.)
 MESSAGE, MESSAGES, ARRAY, STACK = "message", "messages", "array", "stack"
 IDS, TUPLE, DICT, BYTES = "ids", "tuple", "dict", "bytes"
-FEW = 16  # ids that are as well off in the header
+IDS_IN_HEADER = 16  # ids that are as well off in the header
 
 
 def encode(message: Any) -> bytes:
@@ -96,7 +95,7 @@ def _pack_list(values: list[Any], arrays: list[NDArray[Any]]) -> Any:
     kinds = set(map(type, values))
     kind = kinds.pop() if len(kinds) == 1 else None
     if kind is int:
-        if len(values) <= FEW:
+        if len(values) <= IDS_IN_HEADER:
             return values
         arrays.append(np.array(values, dtype=np.int64))
         return {IDS: len(values)}
@@ -136,8 +135,7 @@ def _unpack(value: Any, arrays: _Arrays) -> Any:
 @cache
 def _classes() -> dict[str, type]:
     """The messages by name."""
-    found = [*vars(core).values(), *vars(options).values(), *vars(hosting).values()]
-    return {kind.__name__: kind for kind in found if isinstance(kind, type) and is_dataclass(kind)}
+    return {kind.__name__: kind for kind in WIRE}
 
 
 @cache

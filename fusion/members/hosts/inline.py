@@ -19,8 +19,8 @@ from fusion.members.engine import Engine
 
 log = logging.getLogger(__name__)
 
-PATIENCE = 0.25  # how long an engine waits for company, as a share of the step before
-HOPELESS = 3  # steps that fail one after the other, after which an engine is given up
+WAIT_SHARE = 0.25  # how long an engine waits for company, as a share of the step before
+FAILED_STEPS_LIMIT = 3  # steps that fail one after the other, after which an engine is given up
 
 
 class InlineMember:
@@ -51,7 +51,7 @@ class InlineMember:
             return None
         if reason := self._engine.broken:
             return reason
-        if place.failures >= HOPELESS:
+        if place.failures >= FAILED_STEPS_LIMIT:
             return f"its engine failed {place.failures} times in a row, last with {place.failure}"
         begun = place.begun
         if begun is not None and perf_counter() - begun > longest_step:
@@ -199,7 +199,7 @@ class _DeviceThread:
                 self._busy = place
             begun = perf_counter()
             answered = place.turn()
-            self._linger(answered, PATIENCE * (perf_counter() - begun))
+            self._linger(answered, WAIT_SHARE * (perf_counter() - begun))
 
     def _linger(self, answered: set[int], seconds: float) -> None:
         """Give sequences that are done with all engines here, and so are with the fuser, a moment to come back.

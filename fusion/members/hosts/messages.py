@@ -1,4 +1,4 @@
-"""What a member and the worker that runs its engine say to each other, beside the words of `fusion.core`.
+"""Messages between a member and the worker that runs its engine.
 
 member                          worker
 Load                      ->
@@ -18,7 +18,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from fusion.core import Answer, Capacity
+from fusion.core import Advance, AdvanceFailed, Answer, Capacity, Generate, Generated, NextTokens
+from fusion.options import SamplingParams
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,3 +95,25 @@ class Pong:
 @dataclass(frozen=True, slots=True)
 class Stop:
     """Finish the step in progress, give back what is held, end."""
+
+
+WIRE: tuple[type, ...] = (
+    Advance,
+    NextTokens,
+    Generate,
+    Generated,
+    AdvanceFailed,
+    SamplingParams,
+    Capacity,
+    Load,
+    Loaded,
+    Refused,
+    Answers,
+    Broken,
+    Logged,
+    Close,
+    Ping,
+    Pong,
+    Stop,
+)
+"""All that may cross: no other class is sent, and none is made of what is received."""

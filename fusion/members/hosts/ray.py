@@ -149,7 +149,7 @@ def _connect(address: str) -> None:
         if (error := outcome.get()) is not None:
             raise ConfigError(
                 f"the Ray cluster at {address!r} cannot be joined ({_first_line(error)}); "
-                "start one with `ray start --head`, or set worker.ray.address"
+                "start one with `ray start --head`, or give the address of one"
             ) from error
 
 
@@ -178,8 +178,8 @@ def _placed(listening: Any, wanted: Callable[[], bool], seconds: float, options:
         if time.monotonic() > deadline:
             asked = {name: options[name] for name in ("num_cpus", "num_gpus", "resources")}
             raise ConfigError(
-                f"no node of the Ray cluster had room for {asked} within {seconds:g} seconds; ask for less in "
-                "worker.ray, or wait longer with placement_seconds"
+                f"no node of the Ray cluster had room for {asked} within {seconds:g} seconds; ask for less of "
+                "its resources, or wait longer with placement_seconds"
             )
     try:
         return ray.get(listening)

@@ -23,7 +23,7 @@ from fusion.members.registry import EngineSpec, load_engine
 log = logging.getLogger(__name__)
 
 FOREVER = 3600.0
-LOOK = 0.5  # seconds between looks at whether the engine still works
+LOOK_SECONDS = 0.5  # seconds between looks at whether the engine still works
 
 
 def serve(channel: Channel) -> None:
@@ -55,7 +55,7 @@ def serve(channel: Channel) -> None:
     while True:
         if reason := member.trouble(load.longest_step):
             channel.send(Broken(reason))
-        for message in channel.receive(LOOK):
+        for message in channel.receive(LOOK_SECONDS):
             match message:
                 case list():
                     member.submit(message)

@@ -1,13 +1,35 @@
-"""What an architecture allows: which path, how many tokens of context."""
+"""Architectures: which forward path one allows, and how many tokens of context."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import torch
+from transformers import AutoModelForCausalLM
+
 from alignment.errors import ConfigError
 
 _LAYER_TYPES = {"full_attention", "sliding_attention"}
+_SCALING = {"linear", "dynamic", "yarn"}
 _LIMITS = ("max_position_embeddings", "max_seq_len", "context_length")  # one meaning, as architectures call it
+
+
+def examine(config: Any, source: str, trust_remote_code: bool, max_context: int | None) -> str | None:
+    """Build a checkpoint's model without weights, which takes no memory, and see whether it can run.
+
+    Returns what keeps it from the fast path. Raises ConfigError for an architecture that cannot run.
+    """
+    try:
+        with torch.device("meta"):
+            empty = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+    except ValueError as error:
+        raise ConfigError(
+            f"{source} is a {config.model_type} model, which transformers cannot run as a causal language "
+            "model; members have to be such."
+        ) from error
+    require_decoder(empty)
+    context_length(empty, max_context)
+    return why_not_packed(empty)
 
 
 def require_decoder(model: Any) -> None:
@@ -52,6 +74,8 @@ def context_length(model: Any, asked: int | None) -> int | None:
     stated = (getattr(text, name, None) for name in _LIMITS)
     made_for: int | None = next((limit for limit in stated if isinstance(limit, int) and limit > 0), None)
     rope = getattr(text, "rope_parameters", None) or {}
+    if made_for is not None:
+        made_for = _scaled(rope, made_for)
     if rope.get("rope_type") == "longrope":
         # Beyond it, this encoding changes the frequencies of a whole forward pass by its longest row, and
         # what is already cached does not follow.
@@ -61,3 +85,18 @@ def context_length(model: Any, asked: int | None) -> int | None:
             f"max_context {asked} is more than the {made_for} tokens that {type(model).__name__} can serve."
         )
     return asked or made_for
+
+
+def _scaled(rope: dict[str, Any], made_for: int) -> int:
+    """The tokens that rotary positions scaled by a factor reach; `made_for` where they are not scaled.
+
+    Qwen documents YaRN with `max_position_embeddings` left at the length before scaling; others state the length
+    after it. Parameters by kind of layer reach as far as the layers that are scaled least. The scaling of Llama 3
+    is no promise of length: 32 times 8192 stands beside 131072.
+    """
+    if rope and all(isinstance(value, dict) for value in rope.values()):
+        return min(_scaled(value, made_for) for value in rope.values())
+    if rope.get("rope_type") not in _SCALING:
+        return made_for
+    original = rope.get("original_max_position_embeddings") or made_for
+    return max(made_for, int(original * (rope.get("factor") or 1)))

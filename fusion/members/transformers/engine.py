@@ -11,18 +11,20 @@ import torch
 
 from alignment.errors import ConfigError
 from fusion.core import Advance, AdvanceFailed, Answer, Capacity, Ids, LogProbs, Task
+from fusion.members.check import CheckFailedError
 from fusion.members.checkpoint import load_model, parse_device, parse_dtype, quiet
+from fusion.members.engine import DECODING_TOKENS
 from fusion.members.topk import best_tokens, normalisers
 from fusion.members.transformers.architecture import context_length, require_decoder, unsupported, why_not_packed
 from fusion.members.transformers.cache.arena import Arena, ArenaFullError
 from fusion.members.transformers.cache.kv import KVCache
-from fusion.members.transformers.check import CheckFailedError, SelfCheck
+from fusion.members.transformers.check import PlainPass
 from fusion.members.transformers.forward.base import Forward, Part
 from fusion.members.transformers.forward.choose import paths
 from fusion.members.transformers.forward.packed import PackedForward
 from fusion.members.transformers.linear import pack_linear_layers
 from fusion.members.transformers.pending import Work
-from fusion.members.transformers.schedule import SHORT, share
+from fusion.members.transformers.schedule import share
 from fusion.options import EngineOptions
 
 log = logging.getLogger(__name__)
@@ -47,8 +49,8 @@ class TransformersEngine:
         cache_tokens: int = EngineOptions.cache_tokens,
         max_sequences: int = EngineOptions.max_sequences,
         max_context: int | None = None,
-        chunk: int = EngineOptions.prefill_chunk,
-        top_k: int = EngineOptions.candidates,
+        prefill_chunk: int = EngineOptions.prefill_chunk,
+        candidates: int = EngineOptions.candidates,
     ) -> None:
         """Take over a transformers model: choose a path, which may replace its attention and linear layers.
 
@@ -57,8 +59,8 @@ class TransformersEngine:
             cache_tokens: tokens that all open sequences together can hold.
             max_sequences: sequences that can be open.
             max_context: tokens one sequence can hold; by default what the model was made for, or all of the cache.
-            chunk: prompt tokens run in one step: the longest that decoding waits for others' prompts.
-            top_k: k of the answers.
+            prefill_chunk: prompt tokens run in one step: the longest that decoding waits for others' prompts.
+            candidates: k of the answers.
 
         Raises ConfigError where no path computes what the model does.
         """
@@ -70,21 +72,21 @@ class TransformersEngine:
         vocabulary = model.config.get_text_config(decoder=True).vocab_size
         self.known_ids: int = min(model.get_input_embeddings().num_embeddings, vocabulary)
         self._model = model.eval()
-        self._chunk = chunk
-        self._top_k = top_k
+        self._prefill_chunk = prefill_chunk
+        self._candidates = candidates
         self._arena = Arena(cache_tokens)
         self._cache = KVCache(cache_tokens)
         self._cached: dict[int, int] = {}
         self._work: dict[int, Work] = {}
         self._failed: dict[int, AdvanceFailed] = {}
         with quiet():
-            check = SelfCheck(model, self.known_ids, context)
-            self.vocabulary_size: int = check.vocabulary_size
-            self._top_k = min(top_k, self.vocabulary_size)
-            self._forward = self._choose(check)
+            plain = PlainPass(model, self.known_ids, context)
+            self.vocabulary_size: int = plain.vocabulary_size
+            self._candidates = min(candidates, self.vocabulary_size)
+            self._forward = self._choose(plain)
         self.path = self._forward.path
 
-    def _choose(self, check: SelfCheck) -> Forward:
+    def _choose(self, plain: PlainPass) -> Forward:
         """The first path that passes. Raises ConfigError if none does."""
         model, name = self._model, type(self._model).__name__
         reasons = [why_not_packed(model)]
@@ -92,9 +94,9 @@ class TransformersEngine:
             self._cache = KVCache(self.capacity.cache_tokens)
             self._forward = make(self._cache)
             try:
-                check.run(self)
+                plain.require_same(self)
                 if isinstance(self._forward, PackedForward) and pack_linear_layers(model):
-                    check.run(self)
+                    plain.require_same(self)
             except CheckFailedError as error:
                 reasons.append(f"{self._forward.path}, {error}")
                 continue
@@ -115,8 +117,8 @@ class TransformersEngine:
         cache_tokens: int = EngineOptions.cache_tokens,
         max_sequences: int = EngineOptions.max_sequences,
         max_context: int | None = None,
-        chunk: int = EngineOptions.prefill_chunk,
-        top_k: int = EngineOptions.candidates,
+        prefill_chunk: int = EngineOptions.prefill_chunk,
+        candidates: int = EngineOptions.candidates,
     ) -> TransformersEngine:
         """An engine over a checkpoint: a folder, or a repository of the Hugging Face hub.
 
@@ -138,8 +140,8 @@ class TransformersEngine:
                 cache_tokens=cache_tokens,
                 max_sequences=max_sequences,
                 max_context=max_context,
-                chunk=chunk,
-                top_k=top_k,
+                prefill_chunk=prefill_chunk,
+                candidates=candidates,
             )
         except torch.OutOfMemoryError as error:
             raise ConfigError(
@@ -175,7 +177,7 @@ class TransformersEngine:
         """Run the next part of what waits and return what that finished."""
         answers: list[Answer] = []
         if self._work:
-            counts = share([self._most(sequence) for sequence in self._work], self._chunk)
+            counts = share([self._most(sequence) for sequence in self._work], self._prefill_chunk)
             parts = [
                 self._part(sequence, count) for sequence, count in zip(self._work, counts, strict=True) if count
             ]
@@ -227,7 +229,9 @@ class TransformersEngine:
     def _most(self, sequence: int) -> int:
         """The tokens of a sequence's work that the next pass could run."""
         remaining = self._work[sequence].remaining
-        return remaining if self._forward.continues or not self._cached[sequence] else min(remaining, SHORT)
+        return (
+            remaining if self._forward.continues or not self._cached[sequence] else min(remaining, DECODING_TOKENS)
+        )
 
     def _part(self, sequence: int, count: int) -> Part:
         """The next `count` tokens of a sequence's work."""
@@ -269,10 +273,10 @@ class TransformersEngine:
     def _read(self, logits: torch.Tensor, listed: list[int]) -> tuple[LogProbs, Ids, LogProbs]:
         """The normalisers [R] of all rows of logits [R, V], and the best tokens [n, k] of those listed."""
         if len(listed) == len(logits):
-            ids, logprobs, totals = best_tokens(logits, self._top_k)
+            ids, logprobs, totals = best_tokens(logits, self._candidates)
         else:
             totals = normalisers(logits)
-            ids, logprobs, _ = best_tokens(logits[listed], self._top_k)
+            ids, logprobs, _ = best_tokens(logits[listed], self._candidates)
         return totals, ids, logprobs
 
     def _fail(self, sequence: int, reason: str) -> None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-SMALLEST = 1 << 18
+SMALLEST_WEIGHT = 1 << 18
 """Weights with fewer elements stay as they are: their multiplication is too short for the longer call."""
 
 _ROWS = 16  # a hint for choosing the layout; other numbers of rows run just as well with it
@@ -36,7 +36,7 @@ def pack_linear_layers(model: nn.Module) -> int:
         if type(module) not in (nn.Linear, Conv1D):
             continue
         weight: Any = module.weight
-        if weight.device.type != "cpu" or weight.dtype != torch.float32 or weight.numel() < SMALLEST:
+        if weight.device.type != "cpu" or weight.dtype != torch.float32 or weight.numel() < SMALLEST_WEIGHT:
             continue
         matrix = weight.detach() if isinstance(module, nn.Linear) else weight.detach().T.contiguous()
         packed = torch.ops.mkldnn._reorder_linear_weight(matrix, _ROWS)

@@ -1,10 +1,10 @@
-"""Which tokens share the next forward pass."""
+"""Schedule: the tokens that share the next forward pass."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-SHORT = 16
+from fusion.members.engine import DECODING_TOKENS
 
 
 def share(remaining: Sequence[int], chunk: int) -> list[int]:
@@ -15,7 +15,7 @@ def share(remaining: Sequence[int], chunk: int) -> list[int]:
     waiting prompt's, so that it cannot starve; the rest goes to those nearest to their end, so that short
     prompts overtake long ones.
     """
-    short = min(SHORT, chunk)
+    short = min(DECODING_TOKENS, chunk)
     now = [left if left <= short else 0 for left in remaining]
     prompts = [i for i, left in enumerate(remaining) if left > short]
     if not prompts:

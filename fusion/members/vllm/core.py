@@ -37,16 +37,14 @@ from vllm.v1.request import Request, RequestStatus
 from vllm.v1.sample.sampler import Sampler
 
 from alignment.errors import ConfigError
+from fusion.members.engine import DECODING_TOKENS
 from fusion.members.topk import best_of_row
 from fusion.members.vllm.processes import starting, told_why
 
 TESTED = ((0, 32), (0, 33))
 """From the first version to below the second: those that this file was tried with."""
 
-SHORT = 16
-"""Tokens up to which an extension counts as decoding and not as a prompt."""
-
-FEW = 4
+MEMORY_BOUND_TOKENS = 4
 """Tokens up to which a step on a CPU waits for its memory more than for its cores."""
 
 _alive = 0  # engine cores of this process, which share vLLM's process groups
@@ -111,10 +109,10 @@ class SessionScheduler(Scheduler):  # type: ignore[misc]
             for request in self.kv_holding_waiting
             if request.status == RequestStatus.WAITING
         ]
-        decoding = sum(tokens for tokens in left if tokens <= SHORT)
-        prompts = sum(tokens > SHORT for tokens in left)
+        decoding = sum(tokens for tokens in left if tokens <= DECODING_TOKENS)
+        prompts = sum(tokens > DECODING_TOKENS for tokens in left)
         room = (self.max_num_scheduled_tokens - decoding) // max(1, prompts)
-        self.scheduler_config.long_prefill_token_threshold = max(SHORT, room)
+        self.scheduler_config.long_prefill_token_threshold = max(DECODING_TOKENS, room)
         return super().schedule(throttle_prefills)
 
 
@@ -283,10 +281,10 @@ class Core:
         for by all the others, layer after layer, which costs far more than to have one thread less.
         """
         requests = self._core.scheduler.requests
-        if not self._on_cpu or threads == 1 or len(requests) > FEW:
+        if not self._on_cpu or threads == 1 or len(requests) > MEMORY_BOUND_TOKENS:
             return False
         left = [request.num_tokens - request.num_computed_tokens for request in requests.values()]
-        return sum(left) <= FEW and not any(request.resumable for request in requests.values())
+        return sum(left) <= MEMORY_BOUND_TOKENS and not any(request.resumable for request in requests.values())
 
     def shutdown(self) -> None:
         """End the workers, free weights and cache; the process groups go with the last engine here."""

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from alignment.errors import ConfigError
 from fusion.core import Advance, AdvanceFailed, Answer, Capacity, Generate, Generated, Ids, NextTokens, Score, Task
-from fusion.members.vllm import start as vllm_start
+from fusion.members.check import CheckFailedError, StartUpCheck, of_itself
 from fusion.members.vllm.hints import explained
-from fusion.members.vllm.options import Options, configured
+from fusion.members.vllm.options import Options, configured, lora_request, quiet
 
 if TYPE_CHECKING:
     from vllm.sampling_params import SamplingParams
@@ -27,6 +28,11 @@ if TYPE_CHECKING:
 
 BARRED = -1e9  # added to a logit, leaves nothing
 LARGEST_SEED = 2**63 - 1
+
+TOLERANCE = 0.5
+"""Largest difference of a token's log-probability, in nats, between a text at once and in parts.
+
+Half precision and quantised caches give a tenth; a wrong position or a stale row gives several."""
 
 
 @dataclass(slots=True)
@@ -55,8 +61,8 @@ class VllmEngine:
     wait for their next token hold their blocks, and two that both wanted one more would wait for ever.
     """
 
-    def __init__(self, core: Core, *, device: str, top_k: int, lora: Any = None) -> None:
-        """Take over a running core. `top_k` is the k of the answers, `lora` vLLM's request of an adapter."""
+    def __init__(self, core: Core, *, device: str, candidates: int, lora: Any = None) -> None:
+        """Take over a running core. `candidates` is the k of the answers, `lora` vLLM's request of an adapter."""
         from vllm.sampling_params import SamplingParams
 
         self.vocabulary_size = core.vocabulary_size
@@ -66,13 +72,13 @@ class VllmEngine:
         self.capacity = Capacity(min(core.context, cache_tokens), cache_tokens, places, core.block, generates=True)
         self._core = core
         self._lora = lora
-        self._top_k = min(top_k, core.vocabulary_size)
+        self._candidates = min(candidates, core.vocabulary_size)
         # One object each for all requests: making one costs more than all else about an advance.
-        told = {"max_tokens": 1, "temperature": 0.0, "logprobs": self._top_k, "detokenize": False}
+        told = {"max_tokens": 1, "temperature": 0.0, "logprobs": self._candidates, "detokenize": False}
         self._sampling: dict[Score, SamplingParams] = {
             "last": SamplingParams(**told),
             "appended": SamplingParams(**told, prompt_logprobs=0),
-            "all": SamplingParams(**told, prompt_logprobs=self._top_k),
+            "all": SamplingParams(**told, prompt_logprobs=self._candidates),
         }
         self._open: dict[int, _Open] = {}
         self._by_request: dict[str, int] = {}
@@ -88,25 +94,40 @@ class VllmEngine:
 
     @classmethod
     def load(cls, source: str, **options: Any) -> VllmEngine:
-        """An engine over a checkpoint that vLLM can run; `options` are those of `vllm_options.Options`.
+        """An engine over a checkpoint that vLLM can run; `options` are the fields of `Options`.
 
         Raises ConfigError, one sentence, for whatever keeps the checkpoint from being served.
         """
         chosen = Options(source, **options)
         config = configured(chosen)
-        from fusion.members.vllm import core as vllm_internals
+        from fusion.members.vllm.core import Core
 
-        with explained(source), vllm_start.quiet():
-            core = vllm_internals.Core(config)
-        lora = vllm_start.lora_request(chosen.adapter)
-        engine = cls(core, device=chosen.device, top_k=chosen.top_k, lora=lora)
+        with explained(source), quiet():
+            core = Core(config)
+        lora = lora_request(chosen.adapter)
+        engine = cls(core, device=chosen.device, candidates=chosen.candidates, lora=lora)
         try:
             with explained(source):
-                vllm_start.check(engine, source)
+                engine.check(source)
         except BaseException:
             engine.shutdown()
             raise
         return engine
+
+    def check(self, source: str) -> None:
+        """The start-up check. Raises ConfigError where a model runner is not what this was written for."""
+        room = min(self.capacity.context, self.capacity.cache_tokens // 2 - self.capacity.block)
+        check = StartUpCheck(self.vocabulary_size, room)
+        try:
+            worst = check.run(self, of_itself(self, check))
+        except CheckFailedError as error:
+            raise ConfigError(f"The start-up check failed: {error}") from error
+        if not worst <= TOLERANCE:
+            raise ConfigError(
+                f"{source}: a text in parts differs by {worst:.2g} nats from the same at once on this vLLM; leave "
+                "out what engine_args change of its arithmetic (kv_cache_dtype, quantization), or use engine: "
+                "transformers."
+            )
 
     def add(self, work: list[Task]) -> None:
         """Queue work. What cannot be done is answered with `AdvanceFailed` by the next `step`."""
@@ -258,8 +279,8 @@ class VllmEngine:
         assert output.new_logprobs is not None
         sequence.work = None
         self._working -= 1
-        ids = output.new_logprobs.logprob_token_ids[:1, 1 : self._top_k + 1]
-        logprobs = output.new_logprobs.logprobs[:1, 1 : self._top_k + 1]
+        ids = output.new_logprobs.logprob_token_ids[:1, 1 : self._candidates + 1]
+        logprobs = output.new_logprobs.logprobs[:1, 1 : self._candidates + 1]
         appended = None
         if advance.score != "last":
             appended = np.empty(0, np.float32)
@@ -273,8 +294,8 @@ class VllmEngine:
             appended = told[:, 0]
             if advance.score == "all":
                 told_ids = rows.logprob_token_ids.numpy()[wanted]
-                ids = np.concatenate([told_ids[:, 1 : self._top_k + 1], ids])
-                logprobs = np.concatenate([told[:, 1 : self._top_k + 1], logprobs])
+                ids = np.concatenate([told_ids[:, 1 : self._candidates + 1], ids])
+                logprobs = np.concatenate([told[:, 1 : self._candidates + 1], logprobs])
         if np.isnan(logprobs).any() or (appended is not None and np.isnan(appended).any()):
             self._core.forget(sequence.request)
             self.close([number])

@@ -63,7 +63,7 @@ HINTS = (
     (r"free memory|available memory", "free the device, or lower what engine_args ask of its memory"),
     (
         r"busy or unavailable|no CUDA GPUs|no CUDA-capable|driver|NVML",
-        "free the GPU, or name one that is there (device, worker.gpus)",
+        "free the GPU, or name one that its process can see (device, CUDA_VISIBLE_DEVICES)",
     ),
     (
         r"architectures?.*not supported|no module or model",
@@ -74,5 +74,8 @@ HINTS = (
     (r"quantiz|fp8|\bawq|gptq|\b_C\b", "take a quantization that vLLM has for this device, or none"),
     (r"missing keys", "save the checkpoint again with what it lacks, or take another load_format"),
     (r"LoRA|adapter", "give another adapter, or raise max_lora_rank in engine_args"),
-    (r"NUMA|bind threads", "set VLLM_CPU_OMP_THREADS_BIND in worker.environment, or lower its parallel sizes"),
+    (
+        r"NUMA|bind threads",
+        "set VLLM_CPU_OMP_THREADS_BIND for its process, or lower its parallel sizes",
+    ),
 )

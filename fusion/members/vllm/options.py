@@ -1,15 +1,19 @@
-"""What a vLLM engine is built from, and what vLLM says to it: all that can be found out without weights."""
+"""Options of a vLLM engine, and vLLM's verdict on them: all that can be found out without weights."""
 
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping
+import logging
+import os
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from alignment.errors import ConfigError
+from fusion.members.vllm import KIND
 from fusion.members.vllm.hints import explained
-from fusion.members.vllm.start import quiet
 from fusion.options import EngineOptions
 
 if TYPE_CHECKING:
@@ -34,7 +38,6 @@ FIXED = (
     "skip_tokenizer_init",
     "worker_extension_cls",
 )
-CACHE_SIZES = frozenset({"gpu_memory_utilization", "kv_cache_memory_bytes", "num_gpu_blocks_override"})
 UNPROFILED = 0.01
 """What vLLM is told to take of a GPU where the size of its cache is given.
 
@@ -52,8 +55,8 @@ class Options:
         cache_tokens: tokens of cache over all sequences, unless `engine_args` say how large it is to be.
         max_sequences: open at a time.
         max_context: tokens of a sequence; by default what the model was made for and the cache holds.
-        chunk: prompt tokens in a step, which bounds how long decoding waits for them.
-        top_k: k of the answers.
+        prefill_chunk: prompt tokens in a step, which bounds how long decoding waits for them.
+        candidates: k of the answers.
         engine_args: arguments of vLLM's own `EngineArgs`, which validates them.
         adapter: folder of a LoRA adapter that every sequence runs with.
     """
@@ -66,10 +69,29 @@ class Options:
     cache_tokens: int = EngineOptions.cache_tokens
     max_sequences: int = EngineOptions.max_sequences
     max_context: int | None = None
-    chunk: int = EngineOptions.prefill_chunk
-    top_k: int = EngineOptions.candidates
+    prefill_chunk: int = EngineOptions.prefill_chunk
+    candidates: int = EngineOptions.candidates
     engine_args: Mapping[str, Any] = field(default_factory=dict)
     adapter: str | None = None
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep vLLM's account of its start, and its progress bars, out of the server's own log.
+
+    Afterwards what vLLM and torch have to say goes where the server's log goes, from warnings on.
+    """
+    os.environ.setdefault("VLLM_CONFIGURE_LOGGING", "0")
+    loggers = [logging.getLogger(name) for name in ("vllm", "torch")]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"(vllm|torch)\.")
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger in loggers:
+                logger.setLevel(logging.WARNING)
 
 
 def configured(options: Options) -> VllmConfig:
@@ -81,19 +103,21 @@ def configured(options: Options) -> VllmConfig:
     source = options.source
     require_installed(source)
     with quiet():
-        from fusion.members.vllm import core as vllm_internals
-    vllm_internals.require_tested()
+        from fusion.members.vllm.core import engine_config, require_tested
+    require_tested()
     require_device(source, options.device)
     require_known(source, options.engine_args)
     require_executor(source, options.engine_args.get("distributed_executor_backend"))
     with explained(source), quiet():
-        return vllm_internals.engine_config(arguments(options))
+        return engine_config(arguments(options))
 
 
 def require_installed(source: str) -> None:
     """Raise ConfigError where there is no vLLM."""
     if importlib.util.find_spec("vllm") is None:
-        raise ConfigError(f"{source} is to run on vLLM, which is not installed; pip install 'tutti[vllm]'.")
+        raise ConfigError(
+            f"{source} is to run on vLLM, which is not installed; in Tutti's folder: pip install '.[vllm]'."
+        )
 
 
 def arguments(options: Options) -> dict[str, Any]:
@@ -107,8 +131,8 @@ def arguments(options: Options) -> dict[str, Any]:
         "max_num_seqs": options.max_sequences,
         "max_model_len": options.max_context,
         # Everybody's next token fits beside a chunk of somebody's prompt.
-        "max_num_batched_tokens": options.chunk + options.max_sequences,
-        "max_logprobs": options.top_k,
+        "max_num_batched_tokens": options.prefill_chunk + options.max_sequences,
+        "max_logprobs": options.candidates,
         "enable_lora": options.adapter is not None,
         "use_tqdm_on_load": False,
         **given,
@@ -117,7 +141,7 @@ def arguments(options: Options) -> dict[str, Any]:
         result.setdefault("block_size", BLOCK)
     if result.get("tensor_parallel_size", 1) == result.get("pipeline_parallel_size", 1) == 1:
         result.setdefault("distributed_executor_backend", "uni")  # no process of its own for one worker
-    if CACHE_SIZES.isdisjoint(given):
+    if KIND.sizes_cache.isdisjoint(given):
         block = result.get("block_size")
         block = block if isinstance(block, int) and block > 0 else 16
         result["num_gpu_blocks_override"] = 1 + -(-options.cache_tokens // block)
@@ -169,7 +193,9 @@ def require_executor(source: str, backend: object) -> None:
     from vllm.platforms import current_platform
 
     if importlib.util.find_spec("ray") is None:
-        raise ConfigError(f"{source}: distributed_executor_backend: ray needs Ray; pip install 'tutti[ray]'.")
+        raise ConfigError(
+            f"{source}: distributed_executor_backend: ray needs Ray; in Tutti's folder: pip install '.[ray]'."
+        )
     if not current_platform.ray_device_key:
         raise ConfigError(
             f"{source}: vLLM's workers on Ray need GPUs, the installed vLLM computes on "
@@ -182,3 +208,12 @@ def on_cpu() -> bool:
     from vllm.platforms import current_platform
 
     return bool(current_platform.is_cpu())
+
+
+def lora_request(adapter: str | None) -> Any:
+    """What makes a request run with the adapter."""
+    if adapter is None:
+        return None
+    from vllm.lora.request import LoRARequest
+
+    return LoRARequest("adapter", 1, adapter)

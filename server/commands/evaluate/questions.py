@@ -4,41 +4,59 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from alignment.errors import ConfigError
 
-Kind = Literal["number", "letter", "text"]
+Match = Literal["exact", "normalized", "contains", "last_number", "choice"]
+MATCHES: tuple[Match, ...] = get_args(Match)
 
 # A minus sign counts only where it cannot be a subtraction or a range: 7-3 and 3-4 hold no negative number.
 NUMBER = re.compile(r"(?:(?<![\w).])[-−])?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?")
 
+ARTICLES = re.compile(r"\b(?:a|an|the)\b")
+
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One row of a task file. `choices` are the letters of a multiple-choice question."""
+    """One row of a task file.
+
+    Attributes:
+        choices: letters of a multiple-choice question.
+        match: how an answer is compared with the references; None for what they ask for (`matching`).
+    """
 
     id: str
     task: str
     prompt: str
     references: tuple[str, ...]
     choices: tuple[str, ...] = ()
+    match: Match | None = None
 
     @property
-    def kind(self) -> Kind:
-        """What an answer has to give: `letter` with choices, `number` where every reference is one, else `text`.
+    def matching(self) -> Match:
+        """The way of matching: `match`, or `choice` with choices, `last_number` where every reference is one,
+        else `exact`.
 
         It follows from the row and not from the name of its task, so that any task file can be used.
         """
+        if self.match is not None:
+            return self.match
         if self.choices:
-            return "letter"
-        return "number" if all(_is_number(reference) for reference in self.references) else "text"
+            return "choice"
+        return "last_number" if all(map(is_number, self.references)) else "exact"
+
+    @property
+    def is_text(self) -> bool:
+        """Whether an answer is a text, which chrF can compare with the references."""
+        return self.matching in ("exact", "normalized", "contains") and not self.choices
 
 
-def read_questions(path: Path) -> list[Question]:
-    """The rows of a JSON lines file.
+def read_questions(path: Path, match: Match | None = None) -> list[Question]:
+    """The rows of a JSON lines file; `match` is for those that name no way of matching.
 
     Raises:
         ConfigError: names the file and the line that is not a row with id, task, prompt and reference(s).
@@ -47,13 +65,15 @@ def read_questions(path: Path) -> list[Question]:
         lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read as a task file: {error}.") from None
-    questions = [_question(line, f"{path}:{number}") for number, line in enumerate(lines, 1) if line.strip()]
+    questions = [
+        _question(line, f"{path}:{number}", match) for number, line in enumerate(lines, 1) if line.strip()
+    ]
     if not questions:
         raise ConfigError(f"{path}: holds no questions; give one JSON object per line.")
     return questions
 
 
-def _question(line: str, where: str) -> Question:
+def _question(line: str, where: str, match: Match | None) -> Question:
     try:
         row = json.loads(line)
     except ValueError as error:
@@ -62,11 +82,11 @@ def _question(line: str, where: str) -> Question:
         raise ConfigError(f"{where}: nested too deeply for a question.") from None
     if not isinstance(row, dict):
         raise ConfigError(f"{where}: should be an object with id, task, prompt and reference.")
-    return question_of(row, where)
+    return question_of(row, where, match)
 
 
-def question_of(row: dict[str, Any], where: str) -> Question:
-    """The question that a row holds.
+def question_of(row: dict[str, Any], where: str, match: Match | None = None) -> Question:
+    """The question that a row holds; `match` is for one that names no way of matching.
 
     Raises:
         ConfigError: says what is missing or wrong `where`.
@@ -80,12 +100,43 @@ def question_of(row: dict[str, Any], where: str) -> Question:
     choices = row.get("choices", {})
     if not isinstance(choices, dict) or not all(len(letter) == 1 for letter in choices):
         raise ConfigError(f"{where}: 'choices' should be a mapping of letters to texts.")
-    return Question(row["id"], row["task"], row["prompt"], tuple(references), tuple(choices))
+    given = row.get("match")
+    if given is not None and given not in MATCHES:
+        raise ConfigError(f"{where}: 'match' should be one of {', '.join(MATCHES)}.")
+    question = Question(
+        row["id"], row["task"], row["prompt"], tuple(references), tuple(choices), match if given is None else given
+    )
+    if problem := _unmatchable(question):
+        raise ConfigError(f"{where}: {problem}.")
+    return question
+
+
+def _unmatchable(question: Question) -> str | None:
+    """Why no answer to a question could ever be right, as a part of a sentence."""
+    match question.match:
+        case "last_number" if not all(map(is_number, question.references)):
+            return "match last_number takes references that are numbers"
+        case "choice" if not question.choices:
+            return "match choice takes 'choices', a mapping of letters to texts"
+        case "normalized" | "contains" if not all(map(normalized, question.references)):
+            return f"match {question.match} takes references with letters or digits"
+    return None
+
+
+def normalized(text: str) -> str:
+    """A text for comparing: NFKC, lower case, without punctuation and English articles, single spaces.
+
+    Letters keep their marks; symbols such as % and + stay.
+    """
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    spaced = "".join(" " if unicodedata.category(one).startswith("P") and one != "%" else one for one in folded)
+    return " ".join(ARTICLES.sub(" ", spaced).split())
 
 
 def _texts(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(item, str) for item in value)
 
 
-def _is_number(text: str) -> bool:
+def is_number(text: str) -> bool:
+    """Whether a text is one number and nothing else."""
     return NUMBER.fullmatch(text.strip()) is not None

@@ -69,6 +69,21 @@ def scores_table(summaries: Sequence[Summary]) -> Table:
     return result
 
 
+def hints(summaries: Sequence[Summary], answers: Sequence[Answer]) -> list[str]:
+    """Advice per task where nothing is exactly right although the answers are like the references."""
+    found = []
+    for task, scores in summaries[0].tasks.items():
+        ways = {answer.question.matching for answer in answers if answer.question.task == task}
+        each = [one.tasks[task] for one in summaries]
+        alike = max((one.chrf.mean for one in each if one.chrf is not None), default=0.0)
+        if ways == {"exact"} and scores.chrf is not None and alike > 0 and not any(one.exact.mean for one in each):
+            found.append(
+                f"{task}: no answer is exactly a reference, though chrF is up to {alike:.1f}. If it need only "
+                'hold a reference, say --match contains, or "match": "contains" in its lines.'
+            )
+    return found
+
+
 def first_failures(answers: Sequence[Answer]) -> dict[str, str]:
     """By served name, why the first of its questions that got no answer got none."""
     return {answer.model: answer.error for answer in reversed(answers) if answer.error is not None}

@@ -14,17 +14,17 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from server.commands.client import NO_KEY, api_url
 from server.commands.evaluate.asking import Answer, Asking, EvaluationError, ask_all, served_names
-from server.commands.evaluate.questions import Question, read_questions
+from server.commands.evaluate.questions import Match, Question, read_questions
 from server.settings import Settings
 
 _RETRIES = 5  # of a request that an overloaded server refuses, after the time that it names
 _TIMEOUT = openai.Timeout(10, read=None, pool=None)  # how long an answer may take is the server's to decide
 
 
-def read_all(paths: Sequence[Path], limit: int | None = None) -> list[Question]:
-    """The questions of all files, of each task only the first `limit`."""
+def read_all(paths: Sequence[Path], limit: int | None = None, match: Match | None = None) -> list[Question]:
+    """The questions of all files, of each task only the first `limit`; `match` where a row names no way."""
     chosen, asked = [], Counter[str]()
-    for question in (question for path in paths for question in read_questions(path)):
+    for question in (question for path in paths for question in read_questions(path, match)):
         asked[question.task] += 1
         if limit is None or asked[question.task] <= limit:
             chosen.append(question)

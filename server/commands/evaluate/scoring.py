@@ -9,7 +9,7 @@ from decimal import Decimal
 
 import numpy as np
 
-from server.commands.evaluate.questions import NUMBER, Question
+from server.commands.evaluate.questions import NUMBER, Question, normalized
 
 _RESAMPLES = 2000
 
@@ -24,20 +24,32 @@ class Estimate:
 
 
 def is_right(question: Question, answer: str) -> bool:
-    """Exact match: the last number, the chosen letter, or the text with runs of white space made one space."""
-    match question.kind:
-        case "number":
+    """Whether an answer matches one of the references, in the question's way.
+
+    * `exact`: the same text, runs of white space made one space;
+    * `normalized`: the same but for case, punctuation and articles (`questions.normalized`);
+    * `contains`: a reference among the answer's words, both normalized;
+    * `last_number`: the answer's last number is a reference's;
+    * `choice`: the letter that the answer chooses is a reference.
+    """
+    match question.matching:
+        case "last_number":
             given = last_number(answer)
             return given is not None and given in [last_number(reference) for reference in question.references]
-        case "letter":
+        case "choice":
             return chosen_letter(answer, question.choices) in question.references
-        case "text":
+        case "normalized":
+            return normalized(answer) in map(normalized, question.references)
+        case "contains":
+            words = f" {normalized(answer)} "
+            return any(f" {normalized(reference)} " in words for reference in question.references)
+        case "exact":
             return " ".join(answer.split()) in [" ".join(text.split()) for text in question.references]
 
 
 def chrf(question: Question, answer: str) -> float | None:
     """Sentence-level chrF, 0 to 100, against the closest reference; None where the answer is no text."""
-    if question.kind != "text":
+    if not question.is_text:
         return None
     from sacrebleu import sentence_chrf
 

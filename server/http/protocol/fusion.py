@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import ConfigDict, Field, model_validator
 
 from alignment.errors import InvalidRequestError
-from fusion.core import RoundReport, WeightingReport
+from fusion.core import End, RoundReport, WeightingReport
 from fusion.options import MEASURES, FusionParams, Measure, Weighting
 from server.http.errors import shorten, shorten_text
 from server.http.protocol.common import AnswerModel, RequestModel, is_none
@@ -91,7 +91,7 @@ def _members(names: list[str], ensemble: Ensemble) -> tuple[str, ...]:
                 f"fusion.members names {shorten(name)}, but the members are {', '.join(ensemble.models)}.",
                 param="fusion.members",
             )
-    if ensemble.pivot not in names and not ensemble.views:
+    if ensemble.pivot not in names and not ensemble.chooses_pivot:
         raise InvalidRequestError(
             f"fusion.members leaves out the pivot, {ensemble.pivot}, which has to take part.",
             param="fusion.members",
@@ -151,21 +151,13 @@ class FusionReport(AnswerModel):
     weighting: WeightingReport | None = Field(default=None, exclude_if=is_none)
 
 
-def fusion_report(
-    ensemble: Ensemble,
-    fusion: FusionParams,
-    pivot: str,
-    rounds: list[RoundReport],
-    departed: dict[str, str],
-    returned: dict[str, int],
-    weighting: WeightingReport | None,
-) -> FusionReport:
+def fusion_report(ensemble: Ensemble, fusion: FusionParams, pivot: str, end: End) -> FusionReport:
     """The report of one choice."""
     return FusionReport(
         pivot=pivot,
         members=ensemble.taking_part(fusion),
-        rounds=rounds,
-        departed=departed,
-        returned=returned,
-        weighting=weighting,
+        rounds=list(end.rounds),
+        departed=end.departed,
+        returned=end.returned,
+        weighting=end.weighting,
     )

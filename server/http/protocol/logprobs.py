@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ from server.http.protocol.chat_answer import ChatLogprob, ChatLogprobs, ChatTopL
 from server.http.protocol.completions import CompletionLogprobs
 
 if TYPE_CHECKING:
+    from alignment.text.boundaries import Located
     from alignment.text.tokenizer import Tokenizer
 
 # JSON has no minus infinity; vLLM's floor.
@@ -31,48 +33,79 @@ def chat_logprobs(tokens: Sequence[Token], tokenizer: Tokenizer) -> ChatLogprobs
     return ChatLogprobs(content=content)
 
 
-def completion_logprobs(tokens: Sequence[Token], tokenizer: Tokenizer, start: int) -> CompletionLogprobs:
-    """As in text completions.
-
-    The alternatives of a token always include the token itself: evaluation harnesses look it up there. A token
-    that starts inside a character has that character's offset.
+class CompletionText:
+    """The text that one choice of a text completion returns, and where its tokens stand in it.
 
     Args:
-        tokens: in order.
         tokenizer: the pivot's.
-        start: how many characters were begun by the tokens before these (`characters`).
+        echo: the prompt as it is returned, "" where it is not.
+        places: where the prompt's tokens stand in `echo`. None where that is not known: then they are taken to
+            stand one after the other, as what they spell.
     """
 
-    def name(entry: TokenLogProb) -> str:
+    def __init__(self, tokenizer: Tokenizer, echo: str = "", places: Located | None = None) -> None:
+        self._tokenizer = tokenizer
+        self._echo = echo
+        self._places = places if places is not None and None not in places.texts else None
+        self._begun = 0
+        self._echoed = 0
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+
+    def logprobs(self, prompt: Sequence[Token], tokens: Sequence[Token]) -> CompletionLogprobs:
+        """The next tokens, those of the prompt first, in the shape of text completions.
+
+        The alternatives of a token always include the token itself: evaluation harnesses look it up there. Of
+        several with one name the best is kept. A token that begins inside a character has that character's
+        offset.
+        """
+        names, offsets = [], []
+        for token in prompt:
+            name, offset = self._place_in_prompt(token.chosen)
+            names.append(name)
+            offsets.append(offset)
+        if tokens and self._places is not None and self._echoed:
+            self._begun = len(self._echo)
+        for token in tokens:
+            names.append(self._name(token.chosen))
+            offsets.append(self._advance(token.chosen.surface))
+        both = [*prompt, *tokens]
+        return CompletionLogprobs(
+            tokens=names,
+            token_logprobs=[_floored(token.chosen) if _predicted(token) else None for token in both],
+            top_logprobs=[
+                self._alternatives(token, name) if _predicted(token) else None
+                for token, name in zip(both, names, strict=True)
+            ],
+            text_offset=offsets,
+        )
+
+    def _place_in_prompt(self, entry: TokenLogProb) -> tuple[str, int]:
+        """The name and the offset of the prompt's next token. Its name is what it stands for in the prompt."""
+        if self._places is None or self._echoed >= len(self._places.starts):
+            return self._name(entry), self._advance(entry.surface)
+        start, end = int(self._places.starts[self._echoed]), int(self._places.ends[self._echoed])
+        self._echoed += 1
+        name = self._name(entry)
+        return (self._echo[start:end] if entry.surface and not name.startswith("bytes:") else name), start
+
+    def _advance(self, surface: bytes) -> int:
+        """The offset of a token with this surface, which follows those before."""
+        begun = self._begun
+        self._begun += len(self._decoder.decode(surface))
+        return begun
+
+    def _alternatives(self, token: Token, name: str) -> dict[str, float]:
+        best: dict[str, float] = {}
+        for entry in token.top:
+            best.setdefault(self._name(entry), _floored(entry))  # best first
+        best[name] = max(best.get(name, FLOOR), _floored(token.chosen))
+        return best
+
+    def _name(self, entry: TokenLogProb) -> str:
         try:
-            return entry.surface.decode() or _special(entry, tokenizer)
+            return entry.surface.decode() or _special(entry, self._tokenizer)
         except UnicodeDecodeError:
             return "bytes:" + "".join(f"\\x{byte:02x}" for byte in entry.surface)
-
-    offsets = []
-    for token in tokens:
-        inside = token.chosen.surface[:1] and _continues(token.chosen.surface[0])
-        offsets.append(max(start - 1, 0) if inside else start)
-        start += characters([token])
-    return CompletionLogprobs(
-        tokens=[name(token.chosen) for token in tokens],
-        token_logprobs=[_floored(token.chosen) if _predicted(token) else None for token in tokens],
-        top_logprobs=[
-            {name(e): _floored(e) for e in (*token.top, token.chosen)} if _predicted(token) else None
-            for token in tokens
-        ],
-        text_offset=offsets,
-    )
-
-
-def characters(tokens: Sequence[Token]) -> int:
-    """The number of characters that these tokens begin."""
-    return sum(not _continues(byte) for token in tokens for byte in token.chosen.surface)
-
-
-def _continues(byte: int) -> bool:
-    """Whether a byte of UTF-8 goes on with a character that an earlier one began."""
-    return byte & 0xC0 == 0x80
 
 
 def _predicted(token: Token) -> bool:
@@ -85,5 +118,6 @@ def _floored(entry: TokenLogProb) -> float:
 
 
 def _special(entry: TokenLogProb, tokenizer: Tokenizer) -> str:
-    """The name of a token that stands for no text, such as <|im_end|>."""
-    return str(tokenizer.hf.convert_ids_to_tokens(entry.id))
+    """The name of a token that stands for no text, such as <|im_end|>; the padding of a vocabulary has none."""
+    name = tokenizer.hf.convert_ids_to_tokens(entry.id)
+    return f"<id {entry.id}>" if name is None else str(name)

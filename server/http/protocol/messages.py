@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from alignment.errors import InvalidRequest, RequestError
-from server.http.errors import shorten
+from alignment.errors import InvalidRequestError, RequestError
+from server.http.errors import shorten, status_of
 from server.http.protocol.common import RequestModel, expected
 
 Blocks = Annotated[str | list[dict[str, Any]], expected("a string or a list of content blocks")]
@@ -81,7 +81,7 @@ def as_chat(request: CountTokensRequest) -> dict[str, Any]:
     """The body of the chat request that asks the same.
 
     Raises:
-        InvalidRequest: a block, tool or choice that is not understood.
+        InvalidRequestError: a block, tool or choice that is not understood.
     """
     messages: list[dict[str, Any]] = []
     if request.system:
@@ -137,7 +137,7 @@ def _turn(message: TurnMessage, where: str) -> list[dict[str, Any]]:
                 id = _string(block, "tool_use_id", at)
                 results.append({"role": "tool", "tool_call_id": id, "content": content})
             case kind:
-                raise InvalidRequest(
+                raise InvalidRequestError(
                     f"{at} is of type {shorten(kind)}, which a message of role {message.role} cannot hold here.",
                     param=f"{at}.type",
                     code="not_implemented",
@@ -154,7 +154,7 @@ def _turn(message: TurnMessage, where: str) -> list[dict[str, Any]]:
 
 def _string(block: Mapping[str, Any], name: str, where: str) -> str:
     if not isinstance(value := block.get(name), str):
-        raise InvalidRequest(f"{where}.{name} should be a string.", param=f"{where}.{name}")
+        raise InvalidRequestError(f"{where}.{name} should be a string.", param=f"{where}.{name}")
     return value
 
 
@@ -162,11 +162,11 @@ def _text(content: Any, where: str) -> str:
     if isinstance(content, str):
         return content
     if not isinstance(content, list):
-        raise InvalidRequest(f"{where} should be a string or a list of content blocks.", param=where)
+        raise InvalidRequestError(f"{where} should be a string or a list of content blocks.", param=where)
     texts = []
     for index, block in enumerate(content):
         if not isinstance(block, dict) or block.get("type") != "text":
-            raise InvalidRequest(
+            raise InvalidRequestError(
                 f"{where}[{index}] should be a text: nothing else is understood.",
                 param=f"{where}[{index}].type",
                 code="not_implemented",
@@ -179,7 +179,7 @@ def _tools(tools: list[dict[str, Any]] | None) -> list[dict[str, Any]] | None:
     out = []
     for index, tool in enumerate(tools or ()):
         if tool.get("type") not in (None, "custom"):
-            raise InvalidRequest(
+            raise InvalidRequestError(
                 f"tools[{index}] is of type {shorten(tool['type'])}; only tools with an input_schema are served.",
                 param=f"tools[{index}].type",
                 code="not_implemented",
@@ -201,7 +201,7 @@ def _choice(choice: dict[str, Any]) -> dict[str, Any]:
         case "tool":
             fields["tool_choice"] = {"type": "function", "function": {"name": choice.get("name")}}
         case kind:
-            raise InvalidRequest(
+            raise InvalidRequestError(
                 f"tool_choice.type should be auto, any, tool or none, not {shorten(kind)}.",
                 param="tool_choice.type",
             )
@@ -220,7 +220,9 @@ def _format(config: OutputConfig | None) -> dict[str, Any] | None:
     if config is None or config.format is None:
         return None
     if config.format.get("type") != "json_schema":
-        raise InvalidRequest("output_config.format.type should be json_schema.", param="output_config.format.type")
+        raise InvalidRequestError(
+            "output_config.format.type should be json_schema.", param="output_config.format.type"
+        )
     return {"type": "json_schema", "json_schema": {"name": "output", "schema": config.format.get("schema")}}
 
 
@@ -332,5 +334,5 @@ def as_message(answer: Mapping[str, Any]) -> dict[str, Any]:
 
 def error_body(error: RequestError, request_id: str | None = None) -> dict[str, Any]:
     """An error in Anthropic's shape."""
-    detail = {"type": _ERRORS.get(error.status, "api_error"), "message": error.message}
+    detail = {"type": _ERRORS.get(status_of(error), "api_error"), "message": error.message}
     return {"type": "error", "error": detail, "request_id": request_id}

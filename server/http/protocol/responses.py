@@ -12,8 +12,8 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from alignment.errors import InvalidRequest, RequestError
-from server.http.errors import shorten
+from alignment.errors import InvalidRequestError, RequestError
+from server.http.errors import shorten, status_of
 from server.http.protocol.common import RequestModel, expected
 
 Input = Annotated[str | list[dict[str, Any]], expected("a string or a list of items")]
@@ -62,7 +62,7 @@ def as_chat(request: ResponsesRequest) -> dict[str, Any]:
     """The body of the chat request that asks the same.
 
     Raises:
-        InvalidRequest: state that is not kept, or an item or format that is not understood.
+        InvalidRequestError: state that is not kept, or an item or format that is not understood.
     """
     _require_stateless(request)
     messages = _messages(request.input)
@@ -89,20 +89,20 @@ def as_chat(request: ResponsesRequest) -> dict[str, Any]:
 def _require_stateless(request: ResponsesRequest) -> None:
     for name in ("previous_response_id", "conversation", "prompt"):
         if getattr(request, name):
-            raise InvalidRequest(
+            raise InvalidRequestError(
                 f"{name} refers to something stored, but this server stores nothing; send the whole conversation "
                 "as input.",
                 param=name,
                 code="not_implemented",
             )
     if request.background:
-        raise InvalidRequest(
+        raise InvalidRequestError(
             "background answers are stored, but this server stores nothing; leave it out.",
             param="background",
             code="not_implemented",
         )
     if request.truncation not in (None, "disabled"):
-        raise InvalidRequest(
+        raise InvalidRequestError(
             'truncation should be "disabled": this server never leaves out parts of a conversation.',
             param="truncation",
             code="not_implemented",
@@ -113,7 +113,7 @@ def _messages(given: str | list[dict[str, Any]]) -> list[dict[str, Any]]:
     if isinstance(given, str):
         return [{"role": "user", "content": given}]
     if not given:
-        raise InvalidRequest("input holds no items.", param="input")
+        raise InvalidRequestError("input holds no items.", param="input")
     out: list[dict[str, Any]] = []
     reasoning = ""
     for index, item in enumerate(given):
@@ -122,7 +122,7 @@ def _messages(given: str | list[dict[str, Any]]) -> list[dict[str, Any]]:
             case "message":
                 role = item.get("role")
                 if role not in ("user", "assistant", "system", "developer"):
-                    raise InvalidRequest(
+                    raise InvalidRequestError(
                         f"{where}.role should be user, assistant, system or developer, not {shorten(role)}.",
                         param=f"{where}.role",
                     )
@@ -144,7 +144,7 @@ def _messages(given: str | list[dict[str, Any]]) -> list[dict[str, Any]]:
             case "reasoning":
                 reasoning = _text(item.get("content") or [], f"{where}.content")
             case kind:
-                raise InvalidRequest(
+                raise InvalidRequestError(
                     f"{where} is of type {shorten(kind)}, but only messages, function calls, their outputs and "
                     "reasoning are understood.",
                     param=f"{where}.type",
@@ -157,19 +157,19 @@ def _text(content: Any, where: str) -> str:
     if isinstance(content, str):
         return content
     if not isinstance(content, list):
-        raise InvalidRequest(f"{where} should be a string or a list of parts.", param=where)
+        raise InvalidRequestError(f"{where} should be a string or a list of parts.", param=where)
     texts = []
     for index, part in enumerate(content):
         kind = part.get("type") if isinstance(part, dict) else None
         if kind not in ("input_text", "output_text", "text", "reasoning_text", "refusal"):
-            raise InvalidRequest(
+            raise InvalidRequestError(
                 f"{where}[{index}] is of type {shorten(kind)}, but only text is understood.",
                 param=f"{where}[{index}].type",
                 code="not_implemented",
             )
         text = part.get("refusal" if kind == "refusal" else "text")
         if not isinstance(text, str):
-            raise InvalidRequest(f"{where}[{index}].text should be a string.", param=f"{where}[{index}].text")
+            raise InvalidRequestError(f"{where}[{index}].text should be a string.", param=f"{where}[{index}].text")
         texts.append(text)
     return "\n".join(texts)
 
@@ -191,7 +191,7 @@ def _choice(choice: str | dict[str, Any] | None) -> str | dict[str, Any] | None:
     if not isinstance(choice, dict):
         return choice
     if choice.get("type") != "function":
-        raise InvalidRequest(
+        raise InvalidRequestError(
             "tool_choice should name a function: other tools are not served.",
             param="tool_choice",
             code="not_implemented",
@@ -210,7 +210,7 @@ def _format(text: TextFields | None) -> dict[str, Any] | None:
             inner = {name: value for name, value in (format or {}).items() if name != "type" and value is not None}
             return {"type": "json_schema", "json_schema": inner}
         case kind:
-            raise InvalidRequest(
+            raise InvalidRequestError(
                 f"text.format.type should be text, json_object or json_schema, not {shorten(kind)}.",
                 param="text.format.type",
             )
@@ -287,7 +287,7 @@ class ResponseStream:
     def fail(self, error: RequestError) -> list[dict[str, Any]]:
         """The last event of an answer that failed on the way."""
         out = self._end("incomplete")
-        code = "rate_limit_exceeded" if error.status == 429 else "server_error"
+        code = "rate_limit_exceeded" if status_of(error) == 429 else "server_error"
         self.response |= {"status": "failed", "error": {"code": code, "message": error.message}}
         return [*out, self._whole("failed")]
 

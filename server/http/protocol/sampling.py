@@ -139,7 +139,7 @@ def choices(fields: SamplingFields, limit: int) -> int:
 
 def require_fixed_pivot(fields: SamplingFields, ensemble: Ensemble) -> None:
     """Token ids are the pivot's, so they mean nothing where each prompt chooses the pivot."""
-    if not ensemble.views:
+    if not ensemble.chooses_pivot:
         return
     for name in ("logit_bias", "stop_token_ids"):
         if getattr(fields, name):

@@ -9,7 +9,8 @@ from collections.abc import Iterator, Sequence
 from fastapi import APIRouter, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
-from fusion.core import Token, Update
+from fusion import core
+from fusion.core import Token
 from server.http.generation import Choice, Generation
 from server.http.protocol.body import StrictJsonRoute
 from server.http.protocol.chat import ChatRequest, rendering
@@ -43,13 +44,13 @@ class ChatShape:
         for choice in choices:
             yield self._chunk(ChatChunkChoice(index=choice.index, delta=Delta(role="assistant", content="")))
 
-    def chunks(self, choice: Choice, update: Update) -> Iterator[ChatChunk]:
+    def chunks(self, choice: Choice, update: core.Delta) -> Iterator[ChatChunk]:
         """The new content, then how it ended. A round whose text is still held back may have nothing to say."""
         logprobs = self._logprobs(choice, update.tokens) if update.tokens else None
         if update.text or logprobs:
             delta = Delta(content=update.text)
             yield self._chunk(ChatChunkChoice(index=choice.index, delta=delta, logprobs=logprobs))
-        if update.finish:
+        if isinstance(update, core.End):
             yield self._chunk(
                 ChatChunkChoice(
                     index=choice.index,
@@ -75,8 +76,8 @@ class ChatShape:
                     index=choice.index,
                     message=AnswerMessage(content=choice.text),
                     logprobs=self._logprobs(choice, choice.tokens),
-                    finish_reason=choice.finish,
-                    stop_reason=choice.stop_reason,
+                    finish_reason=choice.end.finish if choice.end else None,
+                    stop_reason=choice.end.stop_reason if choice.end else None,
                     fusion=self.generation.report(choice),
                 )
                 for choice in choices

@@ -4,26 +4,24 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from fastapi import APIRouter, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
 from alignment.errors import InvalidRequestError
-from fusion.core import Prompt, Token, Update
+from fusion.core import Delta, End, Prompt
 from server.http.generation import Choice, Generation
 from server.http.protocol.body import StrictJsonRoute
 from server.http.protocol.common import Usage
 from server.http.protocol.completions import (
     Completion,
     CompletionChoice,
-    CompletionLogprobs,
     CompletionRequest,
     check_best_of,
     prompts,
 )
-from server.http.protocol.logprobs import characters, completion_logprobs
+from server.http.protocol.logprobs import CompletionText
 from server.http.routes.submit import Asked
 from server.http.service import Service
 
@@ -38,22 +36,25 @@ class CompletionShape:
         self.echo = echo
         self.id = f"cmpl-{uuid.uuid4().hex}"
         self.created = int(time.time())
-        self._characters: Counter[int] = Counter()  # that each choice's sent tokens began
+        self._sent: dict[int, CompletionText] = {}  # by choice
 
     def opening(self, choices: list[Choice]) -> Iterator[Completion]:
         """Nothing: a text has no role."""
         return iter(())
 
-    def chunks(self, choice: Choice, update: Update) -> Iterator[Completion]:
+    def chunks(self, choice: Choice, update: Delta) -> Iterator[Completion]:
         """The new text, then how it ended. A round whose text is still held back may have nothing to say."""
-        tokens, text = (*update.prompt, *update.tokens), update.text
+        text = update.text
         if self.echo and len(choice.texts) == 1:
             text = self.echo[choice.index] + text
-        logprobs = self._logprobs(choice, tokens, self._characters[choice.index]) if tokens else None
-        self._characters[choice.index] += characters(tokens)
+        logprobs = None
+        if self.logprobs and (update.prompt or update.tokens):
+            if choice.index not in self._sent:
+                self._sent[choice.index] = self._text_of(choice)
+            logprobs = self._sent[choice.index].logprobs(update.prompt, update.tokens)
         if text or logprobs:
             yield self._completion([CompletionChoice(index=choice.index, text=text, logprobs=logprobs)])
-        if update.finish:
+        if isinstance(update, End):
             yield self._completion(
                 [
                     CompletionChoice(
@@ -76,9 +77,9 @@ class CompletionShape:
             CompletionChoice(
                 index=choice.index,
                 text=(self.echo[choice.index] if self.echo else "") + choice.text,
-                logprobs=self._logprobs(choice, (*choice.prompt, *choice.tokens), 0),
-                finish_reason=choice.finish,
-                stop_reason=choice.stop_reason,
+                logprobs=self._text_of(choice).logprobs(choice.prompt, choice.tokens) if self.logprobs else None,
+                finish_reason=choice.end.finish if choice.end else None,
+                stop_reason=choice.end.stop_reason if choice.end else None,
                 fusion=self.generation.report(choice),
             )
             for choice in choices
@@ -95,10 +96,14 @@ class CompletionShape:
             system_fingerprint=self.generation.ensemble.fingerprint,
         )
 
-    def _logprobs(self, choice: Choice, tokens: Sequence[Token], start: int) -> CompletionLogprobs | None:
-        if not self.logprobs:
-            return None
-        return completion_logprobs(tokens, self.generation.view(choice).tokenizer, start)
+    def _text_of(self, choice: Choice) -> CompletionText:
+        generation = self.generation
+        view = generation.view(choice)
+        if not self.echo:
+            return CompletionText(view.tokenizer)
+        prompt = generation.prompts[choice.index * len(generation.prompts) // len(generation.choices)]
+        places = prompt.located[view.pivot] if prompt.located is not None else None
+        return CompletionText(view.tokenizer, self.echo[choice.index], places)
 
 
 def completions_router(service: Service) -> APIRouter:
@@ -116,13 +121,13 @@ def completions_router(service: Service) -> APIRouter:
         def written(prompt: str | list[int]) -> str:
             if isinstance(prompt, str):
                 return prompt
-            return ensemble.tokenizer.surface_of(prompt).decode(errors="replace")
+            return ensemble.tokenizer.text_of(prompt)
 
         def encode(prompt: str | list[int]) -> Prompt:
             if isinstance(prompt, str):
                 special = body.add_special_tokens is not False
                 return ensemble.encode_text(prompt, add_special_tokens=special, locate=asked.located)
-            if ensemble.views:
+            if ensemble.chooses_pivot:
                 raise InvalidRequestError(
                     f"prompt is token ids, but {ensemble.name} has no fixed pivot whose they could be; send text.",
                     param="prompt",

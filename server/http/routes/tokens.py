@@ -31,12 +31,13 @@ def tokens_router(service: Service) -> APIRouter:
         if (body.prompt is None) == (body.messages is None):
             raise InvalidRequestError("Give either prompt or messages.", param="prompt")
         ensemble = service.ensemble(body.model or service.default_model)
-        tokenizer = ensemble.tokenizer
+        tokenizer, limit = ensemble.tokenizer, ensemble.longest_context
 
         def encode() -> list[int]:
             if body.messages is not None:
-                return tokenizer.encode_chat(**rendering(body.messages, body))
-            return tokenizer.encode(body.prompt or "", add_special_tokens=body.add_special_tokens is not False)
+                return tokenizer.encode_chat(**rendering(body.messages, body), limit=limit)
+            special = body.add_special_tokens is not False
+            return tokenizer.encode(body.prompt or "", add_special_tokens=special, limit=limit)
 
         ids = await run_in_threadpool(encode)
         strings = [str(token) for token in tokenizer.hf.convert_ids_to_tokens(ids)]

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from alignment.errors import InvalidRequest
+from alignment.errors import InvalidRequestError
 
 MOST_TOOLS = 128
 _NAME = re.compile(r"[a-zA-Z0-9_.-]{1,64}")
@@ -88,33 +88,35 @@ def declared(tools: Iterable[Any] | None) -> list[Tool]:
     """The tools of a chat request.
 
     Raises:
-        InvalidRequest: one that is no function, has a bad or repeated name, or parameters that are no schema.
+        InvalidRequestError: one that is no function, has a bad or repeated name, or parameters that are no schema.
     """
     found: dict[str, Tool] = {}
     for index, tool in enumerate(tools or ()):
         where = f"tools[{index}]"
         if index >= MOST_TOOLS:
-            raise InvalidRequest(f"tools holds more than {MOST_TOOLS} tools; send fewer.", param="tools")
+            raise InvalidRequestError(f"tools holds more than {MOST_TOOLS} tools; send fewer.", param="tools")
         function = tool.get("function") if isinstance(tool, dict) else None
         if not isinstance(function, dict) or tool.get("type", "function") != "function":
-            raise InvalidRequest(f'{where} should be of the type "function" and hold a function.', param=where)
+            raise InvalidRequestError(
+                f'{where} should be of the type "function" and hold a function.', param=where
+            )
         name, description = function.get("name"), function.get("description")
         if not isinstance(name, str) or not _NAME.fullmatch(name):
-            raise InvalidRequest(
+            raise InvalidRequestError(
                 f"{where}.function.name should be 1 to 64 letters, digits, dots, dashes or underscores.",
                 param=f"{where}.function.name",
             )
         if name in found:
-            raise InvalidRequest(f"{where}.function.name repeats {name}.", param=f"{where}.function.name")
+            raise InvalidRequestError(f"{where}.function.name repeats {name}.", param=f"{where}.function.name")
         parameters = function.get("parameters")
         if parameters is not None and (
             not isinstance(parameters, dict) or parameters.get("type", "object") != "object"
         ):
-            raise InvalidRequest(
+            raise InvalidRequestError(
                 f"{where}.function.parameters should be the JSON schema of an object.",
                 param=f"{where}.function.parameters",
             )
         if description is not None and not isinstance(description, str):
-            raise InvalidRequest(f"{where}.function.description should be a text.", param=where)
+            raise InvalidRequestError(f"{where}.function.description should be a text.", param=where)
         found[name] = Tool(name, description or "", dict(parameters or {}))
     return list(found.values())

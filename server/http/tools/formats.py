@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from alignment.errors import InvalidRequest
+from alignment.errors import InvalidRequestError
 from fusion.sequence.grammar import Grammar, GrammarTable, Tag, json_rule, literal, structural
 from server.http.tools.calls import Tool, new_id, short_id
 
@@ -77,7 +77,7 @@ class Format:
             None where nothing is to be enforced (no tools, or `none`).
 
         Raises:
-            InvalidRequest: a choice without tools, or of a tool that is not declared.
+            InvalidRequestError: a choice without tools, or of a tool that is not declared.
         """
         named = named_tool(choice, tools)
         if not tools or choice == "none":
@@ -141,21 +141,21 @@ def named_tool(choice: str | Mapping[str, Any], tools: Sequence[Tool]) -> Tool |
     """The tool that `tool_choice` names, None for auto, none and required.
 
     Raises:
-        InvalidRequest: a choice that cannot be followed.
+        InvalidRequestError: a choice that cannot be followed.
     """
     if isinstance(choice, str):
         if choice not in ("auto", "none", "required"):
-            raise InvalidRequest(
+            raise InvalidRequestError(
                 'tool_choice should be "auto", "none", "required" or name a function.', param="tool_choice"
             )
         if choice == "required" and not tools:
-            raise InvalidRequest("tool_choice is required, but tools is missing.", param="tool_choice")
+            raise InvalidRequestError("tool_choice is required, but tools is missing.", param="tool_choice")
         return None
     function = choice.get("function")
     name = function.get("name") if isinstance(function, Mapping) else None
     found = next((tool for tool in tools if tool.name == name), None)
     if found is None:
-        raise InvalidRequest("tool_choice names a function that is not among tools.", param="tool_choice")
+        raise InvalidRequestError("tool_choice names a function that is not among tools.", param="tool_choice")
     return found
 
 

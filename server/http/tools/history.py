@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from alignment.errors import InvalidRequest
+from alignment.errors import InvalidRequestError
 from server.http.tools.calls import Tool
 from server.http.tools.formats import Format
 from server.http.tools.template import ToolSupport
@@ -16,7 +16,7 @@ def checked(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Messages of a request as templates want them: arguments as mappings, contents as texts and never null.
 
     Raises:
-        InvalidRequest: arguments that are no JSON object, or a result without its call.
+        InvalidRequestError: arguments that are no JSON object, or a result without its call.
     """
     known: dict[str, str] = {}
     out = []
@@ -26,7 +26,7 @@ def checked(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         clean.pop("tool_calls", None)
         if calls := message.get("tool_calls"):
             if message.get("role") != "assistant":
-                raise InvalidRequest(
+                raise InvalidRequestError(
                     f"{where}.tool_calls: only an assistant calls tools.", param=f"{where}.tool_calls"
                 )
             clean["tool_calls"] = [
@@ -36,7 +36,7 @@ def checked(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         if message.get("role") == "tool":
             id = message.get("tool_call_id")
             if not isinstance(id, str) or id not in known:
-                raise InvalidRequest(
+                raise InvalidRequestError(
                     f"{where}.tool_call_id refers to no call of an assistant before it.",
                     param=f"{where}.tool_call_id",
                 )
@@ -85,22 +85,22 @@ def joined(content: Any) -> str:
 def _checked_call(call: Any, where: str) -> dict[str, Any]:
     function = call.get("function") if isinstance(call, dict) else None
     if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-        raise InvalidRequest(f"{where} should hold a function with a name.", param=where)
+        raise InvalidRequestError(f"{where} should hold a function with a name.", param=where)
     arguments = function.get("arguments")
     if isinstance(arguments, str):
         try:
             arguments = json.loads(arguments or "{}")
         except (ValueError, RecursionError) as error:
-            raise InvalidRequest(
+            raise InvalidRequestError(
                 f"{where}.function.arguments is not valid JSON.", param=f"{where}.function.arguments"
             ) from error
     arguments = {} if arguments is None else arguments
     if not isinstance(arguments, dict):
-        raise InvalidRequest(
+        raise InvalidRequestError(
             f"{where}.function.arguments should be a JSON object.", param=f"{where}.function.arguments"
         )
     if not isinstance(id := call.get("id"), str) or not id:
-        raise InvalidRequest(f"{where}.id is missing.", param=f"{where}.id")
+        raise InvalidRequestError(f"{where}.id is missing.", param=f"{where}.id")
     return {"id": id, "type": "function", "function": {"name": function["name"], "arguments": arguments}}
 
 

@@ -10,10 +10,11 @@ from safetensors.numpy import save_file
 from transformers import LlamaConfig
 
 from alignment.errors import ConfigError
-from alignment.eva import learnable
 from alignment.learning.anchors import anchors_of
+from alignment.methods.eva import learnable
 from alignment.methods.held_out import held_out
-from alignment.methods.registry import Alignment, ModelVocabulary
+from alignment.methods.method import ModelVocabulary
+from alignment.methods.registry import Alignment
 from alignment.text.tokenizer import Tokenizer
 from tests.support import small_tokenizers as tiny
 

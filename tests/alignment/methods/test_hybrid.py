@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from alignment.methods.exact import exact_map
-from alignment.methods.hybrid import first_token_map, hybrid_map
+from alignment.methods.first_token import first_token_map
+from alignment.methods.hybrid import hybrid_map
 from alignment.vocab_map import VocabMap
 from tests.support import small_tokenizers as tiny
 

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 import pytest
@@ -11,9 +10,11 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from alignment.errors import ConfigError
 from alignment.methods.exact import exact_map
-from alignment.methods.origin import MethodName, Parameters
-from alignment.methods.registry import METHODS, Alignment, ModelVocabulary, method_named
+from alignment.methods.method import ModelVocabulary
+from alignment.methods.origin import Parameters
+from alignment.methods.registry import METHODS, Alignment, method_named
 from alignment.text.tokenizer import Tokenizer
+from server.settings.schema import AlignmentSettings
 from tests.support import small_tokenizers as tiny
 
 
@@ -33,8 +34,9 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[ModelVocabulary, Mod
 
 
 def test_every_method_has_a_name_in_the_configuration():
-    assert set(METHODS) == set(get_args(MethodName))
-    assert [method_named(name) for name in METHODS] == list(METHODS)
+    for name, method in METHODS.items():
+        assert AlignmentSettings(method=name).method == name
+        assert method_named(name) is method
     with pytest.raises(
         ConfigError, match="no alignment method 'Eva': use one of exact, prefix, eva, mined, hybrid"
     ):
@@ -65,9 +67,9 @@ def test_hybrid_is_exact_where_bytes_coincide_and_eva_elsewhere(pair):
 def test_hybrid_and_eva_share_what_is_learned_and_exact_learns_nothing(pair):
     eva = Alignment(*pair, "eva")
     hybrid = Alignment(*pair, "hybrid")
-    assert hybrid.learned == eva
-    assert eva.learned == eva
-    assert Alignment(*pair, "exact").learned is None
+    assert hybrid.kept == eva
+    assert eva.kept == eva
+    assert Alignment(*pair, "exact").kept is None
     whole = hybrid.complete(eva.learn())
     np.testing.assert_array_equal(whole.to_scipy().toarray(), hybrid.learn().to_scipy().toarray())
 

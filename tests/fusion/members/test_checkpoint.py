@@ -32,7 +32,7 @@ def refusal(source, **options):
 
 
 def test_a_saved_model_is_served_as_it_was(folder, capfd):
-    engine = TransformersEngine.load(str(folder), cache_tokens=64, max_context=32, chunk=8)
+    engine = TransformersEngine.load(str(folder), cache_tokens=64, max_context=32, prefill_chunk=8)
     answer = run(engine, Advance(1, 0, [4, 5, 6]))[1]
     assert error_of(answer, plain_logprobs(build("llama"), [4, 5, 6])[-1:]) < 1e-4
     engine.shutdown()

@@ -7,7 +7,7 @@ import jsonschema
 import numpy as np
 import pytest
 
-from alignment.errors import InvalidRequest
+from alignment.errors import InvalidRequestError
 from fusion.sequence.constraint import BadWords, Constraint, fill_masks
 from fusion.sequence.grammar import (
     GrammarTable,
@@ -309,7 +309,7 @@ def test_masks_of_a_batch_are_those_of_each(table):
     ],
 )
 def test_a_schema_that_cannot_be_enforced_is_refused_naming_why(tables, schema, said):
-    with pytest.raises(InvalidRequest, match=said) as refused:
+    with pytest.raises(InvalidRequestError, match=said) as refused:
         tables["lingvo"].compile(json_schema(schema))
     assert refused.value.param == "response_format"
     assert "\n" not in refused.value.message
@@ -319,11 +319,11 @@ def test_deep_schemas_and_broken_grammars_are_refused(tables):
     deep: dict = {}
     for _ in range(200):
         deep = {"type": "array", "items": deep}
-    with pytest.raises(InvalidRequest, match="deep"):
+    with pytest.raises(InvalidRequestError, match="deep"):
         json_schema(deep)
     for broken in (regex("("), rules("start: foo")):
-        with pytest.raises(InvalidRequest):
+        with pytest.raises(InvalidRequestError):
             tables["lingvo"].compile(broken)
     for wrong in (lambda: rules("root ::= ("), lambda: choice([]), lambda: regex("")):
-        with pytest.raises(InvalidRequest):
+        with pytest.raises(InvalidRequestError):
             wrong()

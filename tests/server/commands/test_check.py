@@ -25,7 +25,7 @@ def test_check_prints_the_plan(site):
         ["ben", "gpt_neox", "transformers", "cpu", "float32"],
     ]
     members = [line.split() for line in out[out.index("Ensemble both") :].splitlines() if "%" in line]
-    assert members == [["ada", "pivot", "100.0%", "0.750"], ["ben", "exact", "99.2%", "0.250"]]
+    assert members == [["ada", "pivot", "100.0%", "0.750"], ["ben", "prefix", "100.0%", "0.250"]]
 
 
 def test_check_shows_what_runs_outside_the_server(site):
@@ -37,10 +37,10 @@ def test_check_shows_what_runs_outside_the_server(site):
 
 
 def test_without_ray_nothing_is_hosted_there(site, monkeypatch):
-    monkeypatch.setattr("server.hosting.find_spec", lambda name: None)
+    monkeypatch.setattr("fusion.assembly.members.find_spec", lambda name: None)
     code, _, err = run("check", site / "tutti.yaml", env={"TUTTI_MODELS__BEN__HOST": "ray"})
     assert code == 2
-    assert err == "models.ben: host: ray needs Ray; install it with: pip install 'tutti[ray]'.\n"
+    assert err == "models.ben: host: ray needs Ray; install it in Tutti's folder with: pip install '.[ray]'.\n"
 
 
 def test_check_lists_every_problem_and_shows_the_rest(broken):
@@ -145,7 +145,7 @@ def test_check_without_vllm(broken, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "vllm" else find_spec(name))
     on_vllm(broken, ada="{}", ben="{}")
     code, _, err = run("check", broken / "tutti.yaml")
-    said = "is to run on vLLM, which is not installed; pip install 'tutti[vllm]'."
+    said = "is to run on vLLM, which is not installed; in Tutti's folder: pip install '.[vllm]'."
     assert (code, err) == (2, f"models.ada: {broken / 'ada'} {said}\n")
 
 

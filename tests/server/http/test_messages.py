@@ -5,7 +5,7 @@ import json
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from alignment.errors import InvalidRequest, NotFound, Overloaded, RequestError
+from alignment.errors import InvalidRequestError, NotFoundError, OverloadedError, RequestError
 from server.http.protocol.messages import (
     CountTokensRequest,
     MessagesRequest,
@@ -175,7 +175,7 @@ def test_tokens_are_counted_without_a_limit_but_answers_need_one():
     ],
 )
 def test_what_cannot_be_served_is_refused_naming_the_field(fields, param):
-    with pytest.raises(InvalidRequest) as refused:
+    with pytest.raises(InvalidRequestError) as refused:
         as_chat(request(**fields))
     assert refused.value.param == param
 
@@ -183,9 +183,9 @@ def test_what_cannot_be_served_is_refused_naming_the_field(fields, param):
 @pytest.mark.parametrize(
     ("error", "kind"),
     [
-        (InvalidRequest("x"), "invalid_request_error"),
-        (NotFound("x"), "not_found_error"),
-        (Overloaded("x"), "rate_limit_error"),
+        (InvalidRequestError("x"), "invalid_request_error"),
+        (NotFoundError("x"), "not_found_error"),
+        (OverloadedError("x"), "rate_limit_error"),
         (RequestError("x"), "api_error"),
     ],
 )

@@ -6,7 +6,7 @@ import pytest
 from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import TypeAdapter
 
-from alignment.errors import InvalidRequest, Overloaded
+from alignment.errors import InvalidRequestError, OverloadedError
 from server.http.protocol.responses import ResponsesRequest, ResponseStream, as_chat, as_response
 
 EVENT = TypeAdapter(ResponseStreamEvent)
@@ -80,7 +80,7 @@ def test_a_cut_answer_is_incomplete_and_an_empty_one_still_has_a_message():
 def test_a_failure_ends_the_stream_with_its_message():
     stream = ResponseStream(request(), "m")
     stream.push({"content": "He"})
-    last = stream.fail(Overloaded("The line is full."))[-1]
+    last = stream.fail(OverloadedError("The line is full."))[-1]
     assert EVENT.validate_python(last).response.error.code == "rate_limit_exceeded"
 
 
@@ -165,6 +165,6 @@ def test_a_request_becomes_the_chat_request_that_asks_the_same():
     ],
 )
 def test_what_cannot_be_served_is_refused_naming_the_field(fields, param):
-    with pytest.raises(InvalidRequest) as refused:
+    with pytest.raises(InvalidRequestError) as refused:
         as_chat(request(**fields))
     assert refused.value.param == param

@@ -44,7 +44,7 @@ def test_relative_paths_start_where_the_file_is(tmp_path):
 def test_an_alignment_is_a_method_or_a_method_with_what_it_takes():
     text = PAIR + "    alignment: eva\n"
     assert parse(text).ensembles["both"].alignment.parameters == Parameters("output", 10, 0.1)
-    assert parse(PAIR).ensembles["both"].alignment.method == "exact"
+    assert parse(PAIR).ensembles["both"].alignment.method == "prefix"
     environ = {"TUTTI_ENSEMBLES__BOTH__ALIGNMENT": "{method: hybrid, embeddings: input, top: 3, threshold: 0.2}"}
     alignment = parse(text, environ).ensembles["both"].alignment
     assert (alignment.method, alignment.parameters) == ("hybrid", Parameters("input", 3, 0.2))

@@ -13,7 +13,7 @@ from fusion.members.transformers.cache.kv import KVCache
 from fusion.members.transformers.cache.rows import RowCache, Rows
 from fusion.members.transformers.forward.base import Part
 
-WASTE = 2
+PADDING_LIMIT = 2
 """A batch may hold this many times the tokens that its rows do, in what it computes and in what it reads."""
 
 
@@ -92,7 +92,7 @@ def batches(parts: list[Part], alone: Callable[[Part], bool]) -> list[list[int]]
         if result and not alone(parts[i]) and not alone(parts[result[-1][-1]]):
             together = [parts[j] for j in (*result[-1], i)]
             counts, lengths = [len(part.ids) for part in together], [part.length for part in together]
-            if all(len(sizes) * max(sizes) <= WASTE * sum(sizes) for sizes in (counts, lengths)):
+            if all(len(sizes) * max(sizes) <= PADDING_LIMIT * sum(sizes) for sizes in (counts, lengths)):
                 result[-1].append(i)
                 continue
         result.append([i])

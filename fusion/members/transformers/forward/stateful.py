@@ -8,9 +8,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from fusion.members.engine import DECODING_TOKENS
 from fusion.members.transformers.forward.base import Part
 from fusion.members.transformers.forward.padded import batches
-from fusion.members.transformers.schedule import SHORT
 
 CHECKPOINTS = 4
 """States kept per sequence: rolling back so many forward passes of it costs next to nothing."""
@@ -103,7 +103,9 @@ class StatefulForward:
         past.text[part.first :] = part.ids
         if self.continues:
             return [_from(part, past.reached, past.text)]
-        if not past.reached or part.length - past.reached > SHORT:  # opens, or went back beyond all checkpoints
+        if (
+            not past.reached or part.length - past.reached > DECODING_TOKENS
+        ):  # opens, or went back beyond all checkpoints
             past.checkpoints = []
             return [_from(part, 0, past.text)]
         whole = _from(part, past.reached, past.text)

@@ -74,10 +74,13 @@ def test_a_message_arrives_as_it_was_sent(message):
 
 def test_parameters_with_dictionaries_and_tuples_arrive_too():
     sampling = SamplingParams(4, logit_bias={3: -1.5, 70000: float("inf")}, stop=("a", "b"), stop_token_ids=(2,))
-    assert decode(encode([sampling, FusionParams(weights={"a": 1.0})])) == [
-        sampling,
-        FusionParams(weights={"a": 1.0}),
-    ]
+    generate = Generate(1, [5, 6], sampling, [2], [])
+    assert decode(encode([sampling, generate])) == [sampling, generate]
+
+
+def test_only_messages_that_are_listed_may_cross():
+    with pytest.raises(TypeError, match="no message can hold a FusionParams"):
+        encode(FusionParams(weights={"a": 1.0}))
 
 
 def test_infinite_log_probabilities_survive():

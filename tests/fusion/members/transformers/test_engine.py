@@ -28,12 +28,12 @@ from tests.support.random_models import (
 @pytest.fixture(scope="module", params=CONFIGS)
 def pair(request):
     model = build(request.param)
-    return model, TransformersEngine(copy.deepcopy(model), cache_tokens=400, chunk=32)
+    return model, TransformersEngine(copy.deepcopy(model), cache_tokens=400, prefill_chunk=32)
 
 
 @pytest.fixture
 def engine():
-    return TransformersEngine(build("llama"), cache_tokens=200, max_sequences=4, max_context=100, chunk=32)
+    return TransformersEngine(build("llama"), cache_tokens=200, max_sequences=4, max_context=100, prefill_chunk=32)
 
 
 def tokens(rng, count):
@@ -50,7 +50,7 @@ def test_ragged_rows_with_appends_of_any_size_agree(pair):
 
 def test_answers_hold_the_best_tokens_in_order():
     model = build("llama")
-    engine = TransformersEngine(copy.deepcopy(model), cache_tokens=64, top_k=7)
+    engine = TransformersEngine(copy.deepcopy(model), cache_tokens=64, candidates=7)
     ids = tokens(random.Random(2), 9)
     answer = run(engine, Advance(1, 0, ids))[1]
     expected = plain_logprobs(model, ids)[-1:].topk(7)
@@ -63,7 +63,7 @@ def test_answers_hold_the_best_tokens_in_order():
 @pytest.mark.parametrize("name", ["llama", "gpt_neox"])
 def test_greedy_decoding_is_generate_alone_and_in_random_company(name):
     model = build(name, seed=3)
-    engine = TransformersEngine(copy.deepcopy(model), cache_tokens=2000, max_sequences=32, chunk=24)
+    engine = TransformersEngine(copy.deepcopy(model), cache_tokens=2000, max_sequences=32, prefill_chunk=24)
     rng = random.Random(3)
     prompts = [tokens(rng, rng.randint(1, 60)) for _ in range(20)]
     with torch.inference_mode():
@@ -121,7 +121,7 @@ def test_a_long_prompt_delays_decoding_by_no_more_than_a_chunk(engine):
 
 def test_a_prompt_in_chunks_scores_every_position():
     model = build("qwen2")
-    engine = TransformersEngine(copy.deepcopy(model), cache_tokens=256, chunk=10)
+    engine = TransformersEngine(copy.deepcopy(model), cache_tokens=256, prefill_chunk=10)
     ids = tokens(random.Random(4), 97)
     answer = run(engine, Advance(1, 0, ids, "all"))[1]
     expected = plain_logprobs(model, ids)
@@ -132,7 +132,7 @@ def test_a_prompt_in_chunks_scores_every_position():
 
 def test_only_the_positions_asked_for_cost_a_head():
     model = build("qwen2")
-    engine = TransformersEngine(copy.deepcopy(model), cache_tokens=256, chunk=10)
+    engine = TransformersEngine(copy.deepcopy(model), cache_tokens=256, prefill_chunk=10)
     rows = []
     forward = engine._model.forward
     engine._model.forward = lambda **kw: rows.append(len(kw["logits_to_keep"])) or forward(**kw)

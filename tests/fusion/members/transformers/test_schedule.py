@@ -3,7 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fusion.members.transformers.schedule import SHORT, share
+from fusion.members.engine import DECODING_TOKENS
+from fusion.members.transformers.schedule import share
 
 queues = st.lists(st.integers(1, 2000), max_size=30)
 
@@ -11,7 +12,7 @@ queues = st.lists(st.integers(1, 2000), max_size=30)
 @given(queues, st.integers(1, 512))
 def test_short_work_runs_whole_and_prompts_fill_one_chunk(remaining, chunk):
     now = share(remaining, chunk)
-    short = min(SHORT, chunk)
+    short = min(DECODING_TOKENS, chunk)
     assert [n for n, left in zip(now, remaining, strict=True) if left <= short] == [
         left for left in remaining if left <= short
     ]

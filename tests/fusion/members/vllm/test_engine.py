@@ -20,7 +20,7 @@ from tests.support.random_models import VOCABULARY, build, error_of, plain_logpr
 
 pytest.importorskip("vllm")
 
-from fusion.members.vllm.core import FEW
+from fusion.members.vllm.core import MEMORY_BOUND_TOKENS
 from fusion.members.vllm.engine import VllmEngine
 from tests.support.random_models import SHAPE
 
@@ -41,8 +41,8 @@ def pair(request, tmp_path_factory):
         cache_tokens=640,
         max_sequences=6,
         max_context=200,
-        chunk=40,
-        top_k=VOCABULARY,
+        prefill_chunk=40,
+        candidates=VOCABULARY,
         engine_args=EAGER,
     )
     yield model, engine
@@ -243,8 +243,8 @@ def test_a_model_over_several_processes(tmp_path):
         dtype="float32",
         cache_tokens=640,
         max_context=200,
-        chunk=40,
-        top_k=VOCABULARY,
+        prefill_chunk=40,
+        candidates=VOCABULARY,
         engine_args=EAGER | {"pipeline_parallel_size": 2, "load_format": "safetensors"},
     )
     ranks = [process for process in psutil.Process().children() if process.name().startswith("VLLM::Worker")]
@@ -304,7 +304,7 @@ def test_an_adapter_is_part_of_the_model(tmp_path):
         dtype="float32",
         cache_tokens=640,
         max_context=200,
-        top_k=VOCABULARY,
+        candidates=VOCABULARY,
         engine_args=EAGER,
         adapter=str(tmp_path / "adapter"),
     )
@@ -315,7 +315,7 @@ def test_an_adapter_is_part_of_the_model(tmp_path):
     engine.shutdown()
 
 
-@pytest.mark.parametrize(("sequences", "then"), [(1, 1), (FEW, 1), (FEW + 1, 2)])
+@pytest.mark.parametrize(("sequences", "then"), [(1, 1), (MEMORY_BOUND_TOKENS, 1), (MEMORY_BOUND_TOKENS + 1, 2)])
 def test_generating_a_few_tokens_leaves_a_core_to_whoever_sends_them(engine, monkeypatch, sequences, then):
     """But reading the prompts does not, nor do many, nor tokens that are fused."""
     core, threads = engine._core._core, []

@@ -32,7 +32,9 @@ def refusal(folder, *, engine_args=None, **options):
 
 def test_without_vllm(folder, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert refusal(folder) == " is to run on vLLM, which is not installed; pip install 'tutti[vllm]'."
+    assert (
+        refusal(folder) == " is to run on vLLM, which is not installed; in Tutti's folder: pip install '.[vllm]'."
+    )
 
 
 def test_with_another_vllm(folder, monkeypatch):
@@ -148,11 +150,11 @@ WORDS = {
     ),
     "a GPU for one process at a time": (
         "CUDA error: CUDA-capable device(s) is/are busy or unavailable",
-        "free the GPU, or name one that is there (device, worker.gpus).",
+        "free the GPU, or name one that its process can see (device, CUDA_VISIBLE_DEVICES).",
     ),
     "no GPU to be seen": (
         "No CUDA GPUs are available",
-        "free the GPU, or name one that is there (device, worker.gpus).",
+        "free the GPU, or name one that its process can see (device, CUDA_VISIBLE_DEVICES).",
     ),
     "a GPU without the kernels": (
         "The quantization method fp8 is not supported for the current GPU. Minimum capability: 75. Current "

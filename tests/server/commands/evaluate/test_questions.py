@@ -49,6 +49,30 @@ def test_a_row_that_is_no_question_is_named_with_its_line(tmp_path, line, messag
 @pytest.mark.parametrize("name", ["gsm8k_test", "arc_challenge", "piqa", "e2e_dev", "multi30k_en_de_val"])
 def test_real_task_files_are_of_the_kind_their_name_says(name):
     questions = read_questions(shared("tasks", f"{name}.jsonl"))
-    kind = {"gsm8k_test": "number", "arc_challenge": "letter", "piqa": "letter"}.get(name, "text")
-    assert {q.kind for q in questions} == {kind}
+    way = {"gsm8k_test": "last_number", "arc_challenge": "choice", "piqa": "choice"}.get(name, "exact")
+    assert {q.matching for q in questions} == {way}
     assert all(is_right(q, q.references[-1]) for q in questions)
+
+
+def test_a_line_names_its_way_of_matching_and_the_file_is_given_one_for_the_rest(tmp_path):
+    own = {"id": "1", "task": "t", "prompt": "p", "reference": "a1", "match": "contains"}
+    rest = {"id": "2", "task": "t", "prompt": "p", "reference": "b1"}
+    path = write(tmp_path / "t.jsonl", own, rest)
+    assert [q.matching for q in read_questions(path)] == ["contains", "exact"]
+    assert [q.matching for q in read_questions(path, "normalized")] == ["contains", "normalized"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"match": "fuzzy"}, "'match' should be one of exact, normalized"),
+        ({"match": ["exact"]}, "'match' should be one of exact, normalized"),
+        ({"match": "last_number"}, "takes references that are numbers"),
+        ({"match": "choice"}, "takes 'choices'"),
+        ({"match": "contains", "reference": "..."}, "with letters or digits"),
+    ],
+)
+def test_a_way_that_no_answer_could_match_is_refused(tmp_path, fields, message):
+    path = write(tmp_path / "t.jsonl", {"id": "1", "task": "t", "prompt": "p", "reference": "x", **fields})
+    with pytest.raises(ConfigError, match=message):
+        read_questions(path)

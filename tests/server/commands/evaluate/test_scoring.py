@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from decimal import Decimal
 
 import pytest
@@ -66,9 +67,9 @@ def test_the_letter_that_an_answer_chooses(answer, letter):
 
 
 def test_a_question_asks_for_a_letter_a_number_or_a_text():
-    assert question("A", choices=("A", "B")).kind == "letter"
-    assert question("1,200").kind == "number"
-    assert question("7", "seven").kind == "text"
+    assert question("A", choices=("A", "B")).matching == "choice"
+    assert question("1,200").matching == "last_number"
+    assert question("7", "seven").matching == "exact"
 
 
 @given(st.text())
@@ -98,3 +99,44 @@ def test_an_interval_is_as_wide_as_theory_says():
     """400 coin flips: the standard error is 0.5 / 20, the interval 1.96 of these to either side."""
     estimate = bootstrap([0.0, 1.0] * 200)
     assert estimate.high - estimate.low == pytest.approx(2 * 1.96 * 0.025, rel=0.1)
+
+
+SENTENCE = "The capital of France is **Paris**."
+
+
+@pytest.mark.parametrize(
+    ("match", "answer", "right"),
+    [
+        ("exact", "Paris", True),
+        ("exact", " Paris\n", True),
+        ("exact", "paris", False),
+        ("exact", SENTENCE, False),
+        ("normalized", "paris.", True),
+        ("normalized", "The Paris", True),
+        ("normalized", SENTENCE, False),
+        ("contains", SENTENCE, True),
+        ("contains", "PARIS!", True),
+        ("contains", "Parisian fashion", False),
+        ("contains", "", False),
+    ],
+)
+def test_a_text_can_be_matched_in_three_ways(match, answer, right):
+    assert is_right(replace(question("Paris"), match=match), answer) is right
+
+
+def test_a_question_may_ask_for_another_way_than_its_references_suggest():
+    seven = question("7")
+    assert is_right(seven, "5 + 2 = 7")
+    assert not is_right(replace(seven, match="exact"), "5 + 2 = 7")
+    assert chrf(replace(seven, match="exact"), "7") == 100
+    assert is_right(replace(seven, match="contains"), "7 of them, or 8")
+    options = question("B", choices=("A", "B"))
+    assert is_right(options, "B. water")
+    assert not is_right(replace(options, match="exact"), "B. water")
+
+
+@given(st.text(), st.text())
+def test_what_is_exactly_right_is_right_in_every_looser_way(before, after):
+    reference = f"{before}x{after}"
+    for match in ("normalized", "contains"):
+        assert is_right(replace(question(reference), match=match), f" {reference}\n")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from starlette.testclient import TestClient
 
-from fusion.core import Update
+from fusion.core import Delta, End
 from fusion.options import FusionParams
 from server.http.app import create_app
 from server.settings import ServerSettings
@@ -31,12 +31,12 @@ def test_fusion_of_a_request_overrides_the_defaults(fuser: ScriptedFuser) -> Non
 
 def test_a_report_lies_in_each_choice(client: TestClient, fuser: ScriptedFuser) -> None:
     fuser.script = lambda s: [
-        Update("a", (token(b"a"),), rounds=(report(97),)),
-        Update(
+        Delta("a", (token(b"a"),)),
+        End(
             "",
             (token(b""),),
             finish="stop",
-            rounds=(report(END),),
+            rounds=(report(97), report(END)),
             departed={"b": "it failed"},
             returned={"b": 1},
         ),

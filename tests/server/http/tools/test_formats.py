@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from alignment.errors import InvalidRequest
+from alignment.errors import InvalidRequestError
 from alignment.text.tokenizer import Tokenizer
 from fusion.sequence.constraint import Constraint
 from fusion.sequence.grammar import GrammarTable
@@ -72,7 +72,7 @@ def test_no_tools_and_none_need_no_grammar(table):
     "choice", ["sometimes", {"function": {"name": "nope"}}, {"type": "function"}, {"function": "f"}]
 )
 def test_a_choice_that_cannot_be_followed_is_refused(choice):
-    with pytest.raises(InvalidRequest) as refused:
+    with pytest.raises(InvalidRequestError) as refused:
         named_tool(choice, TOOLS)
     assert refused.value.param == "tool_choice"
 
@@ -96,7 +96,7 @@ def test_instructions_hold_every_tool_and_the_form_of_a_call():
     ],
 )
 def test_bad_tools_are_refused_naming_the_place(tools, param):
-    with pytest.raises(InvalidRequest) as refused:
+    with pytest.raises(InvalidRequestError) as refused:
         declared(tools)
     assert refused.value.param == param
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from alignment.errors import InvalidRequest
+from alignment.errors import InvalidRequestError
 from server.http.tools.calls import Tool
 from server.http.tools.formats import FORMATS
 from server.http.tools.history import checked, joined, shown
@@ -93,6 +93,6 @@ def test_ids_for_mistral_have_nine_digits_and_still_belong_together():
     ],
 )
 def test_broken_histories_are_refused_naming_the_place(message, param):
-    with pytest.raises(InvalidRequest) as refused:
+    with pytest.raises(InvalidRequestError) as refused:
         checked([message])
     assert refused.value.param == param

@@ -89,7 +89,7 @@ def test_a_rollback_of_a_state_costs_what_lies_after_the_nearest_one_kept():
 @pytest.mark.parametrize("name", ["bloom", "jamba", "mamba", "mamba2"])
 def test_no_forward_pass_runs_more_of_a_prompt_than_a_chunk(name):
     model = zoo.build(name)
-    engine = engine_over(model, chunk=24)
+    engine = engine_over(model, prefill_chunk=24)
     text = random.Random(2).choices(range(3, engine.known_ids), k=70)
     widths = []
     forward = engine._model.forward

@@ -1,4 +1,4 @@
-"""From settings to members: where each model's engine runs, and how it is brought there."""
+"""Members from specifications: the place where each model's engine runs, and its way there."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 
 from alignment.errors import ConfigError
+from fusion.assembly.specs import BuildError, ModelSpec
 from fusion.core import Member
 from fusion.members.checkpoint import parse_device
 from fusion.members.hosts.inline import InlineMember
 from fusion.members.hosts.process import process
 from fusion.members.hosts.remote import Launch, Patience, RemoteMember
 from fusion.members.registry import EngineSpec, load_engine
-from server.settings import ModelSettings
 
 
-def device_here(model: ModelSettings) -> str | None:
+def device_here(model: ModelSpec) -> str | None:
     """The device of this machine that the model will take up, with its number; None where another one may run it.
 
     Raises:
@@ -24,7 +24,7 @@ def device_here(model: ModelSettings) -> str | None:
     """
     if model.host == "ray":
         if find_spec("ray") is None:
-            raise ConfigError("host: ray needs Ray; install it with: pip install 'tutti[ray]'.")
+            raise ConfigError("host: ray needs Ray; install it in Tutti's folder with: pip install '.[ray]'.")
         return None
     if model.worker.gpus is None or not model.device.startswith("cuda"):
         return str(parse_device(model.device))
@@ -32,7 +32,7 @@ def device_here(model: ModelSettings) -> str | None:
     return str(parse_device(f"cuda:{model.worker.gpus[number]}"))
 
 
-def load_members(models: Sequence[tuple[str, ModelSettings, EngineSpec]]) -> dict[str, Member]:
+def load_members(models: Sequence[tuple[str, ModelSpec, EngineSpec]]) -> dict[str, Member]:
     """The members of these models, their engines loaded; those hosted elsewhere load all at the same time.
 
     Raises:
@@ -60,7 +60,7 @@ def load_members(models: Sequence[tuple[str, ModelSettings, EngineSpec]]) -> dic
     return {name: members[name] for name, _, _ in models}
 
 
-def environment(model: ModelSettings) -> dict[str, str]:
+def environment(model: ModelSpec) -> dict[str, str]:
     """What the model's process has besides the server's variables; none for an engine in the server itself."""
     worker = model.worker
     if model.host == "inline":
@@ -69,16 +69,24 @@ def environment(model: ModelSettings) -> dict[str, str]:
     return {**visible, **worker.environment}
 
 
-def _launch(model: ModelSettings) -> Launch:
+def _launch(model: ModelSpec) -> Launch:
     worker = model.worker
     if model.host == "process":
         return process(environment(model))
     from fusion.members.hosts.ray import ray_actor
 
-    return ray_actor(**worker.ray.model_dump(), environment=worker.environment)
+    place = worker.ray
+    return ray_actor(
+        address=place.address,
+        num_cpus=place.num_cpus,
+        num_gpus=place.num_gpus,
+        resources=place.resources,
+        placement_seconds=place.placement_seconds,
+        environment=worker.environment,
+    )
 
 
-def _patience(model: ModelSettings) -> Patience:
+def _patience(model: ModelSpec) -> Patience:
     worker = model.worker
     return Patience(
         worker.silence_seconds, worker.step_seconds, worker.restart_seconds, worker.longest_restart_seconds
@@ -91,4 +99,4 @@ def _named(name: str) -> Iterator[None]:
     try:
         yield
     except ConfigError as error:
-        raise ConfigError(f"models.{name}: {error}") from error
+        raise BuildError("model", name, error) from error

@@ -1,0 +1,90 @@
+"""Method: one way to bring a vocabulary into another, and what it is given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from alignment.methods.origin import PAPERS, Parameters, TableName
+from alignment.text.tokenizer import Tokenizer
+from alignment.vocab_map import VocabMap
+
+if TYPE_CHECKING:
+    import torch
+
+    from alignment.learning.embeddings import EmbeddingTable
+
+
+@dataclass(frozen=True)
+class ModelVocabulary:
+    """What a map is made from on the side of one model: nothing of it is loaded but the tokenizer.
+
+    Attributes:
+        source: folder or hub id, where its embeddings are read from.
+        tokenizer: the model's own.
+        stop_ids: ids that end an answer, at least one.
+        revision: of the hub id.
+        trust_remote_code: whether code of the checkpoint may be run to find its embeddings.
+    """
+
+    source: str
+    tokenizer: Tokenizer
+    stop_ids: tuple[int, ...]
+    revision: str | None = None
+    trust_remote_code: bool = False
+    _fingerprints: dict[TableName, str] = field(default_factory=dict, repr=False, compare=False)
+
+    def embeddings(self, which: TableName) -> EmbeddingTable:
+        """Where one of its embedding tables lies; ConfigError where it has none that can be read."""
+        from alignment.learning.embeddings import find_table
+
+        return find_table(self.source, which, revision=self.revision, trust_remote_code=self.trust_remote_code)
+
+    def fingerprint(self, which: TableName) -> str:
+        """The fingerprint of that table, which is read in full for it the first time."""
+        if which not in self._fingerprints:
+            self._fingerprints[which] = self.embeddings(which).fingerprint()
+        return self._fingerprints[which]
+
+
+@dataclass(frozen=True)
+class MapRequest:
+    """What a method makes a map of.
+
+    Attributes:
+        source: the model whose tokens are mapped.
+        target: the model whose vocabulary they are mapped into; all stops of the source go to its first.
+        parameters: for methods that learn from embeddings.
+        without: source ids whose correspondences a method that learns must not see.
+        device: where embeddings are computed with.
+        on_progress: is given the share that is done, where a method takes long.
+    """
+
+    source: ModelVocabulary
+    target: ModelVocabulary
+    parameters: Parameters = PAPERS
+    without: Collection[int] = ()
+    device: str | torch.device = "cpu"
+    on_progress: Callable[[float], None] | None = None
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to make the map for running text, [Vs, R] into [Vt]. One file defines it, one line registers it.
+
+    Attributes:
+        description: what it does, as `tutti align --help` and errors say it.
+        learn: makes the map.
+        costly: whether its maps take long and are worth keeping.
+        learns: whether it learns from embeddings, so that `Parameters` and held-out anchors matter to it.
+        base: for a method whose map is made of another's: the name of that one, which is what is kept.
+        complete: makes the whole map of the base's.
+    """
+
+    description: str
+    learn: Callable[[MapRequest], VocabMap]
+    costly: bool = False
+    learns: bool = False
+    base: str | None = None
+    complete: Callable[[MapRequest, VocabMap], VocabMap] | None = None

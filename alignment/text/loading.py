@@ -1,0 +1,139 @@
+"""Loading: the tokenizer that a checkpoint's files describe, whatever transformers makes of its class.
+
+Some tokenizer classes of transformers are built anew from the vocabulary, and what else the file says is dropped:
+the way a byte-level vocabulary is read, a normaliser, the space before a text. So what was loaded is compared with
+the file on probe texts, and where the two differ the file counts.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+
+from alignment.errors import ConfigError
+from alignment.text.surfaces import SPACE, components
+
+PROBES = (
+    "Hello world",
+    " a  b\tc\n\n  d ",
+    "don't stop: it's 12345.67, isn't it?",
+    "Grüße aus München, ça va, cafe\u0301 \u212b ﬁn ①",
+    "你好，世界。 こんにちは 안녕하세요",
+    "😀👍🏽 Привет мир",
+    "def f(x):\n\treturn x**2  # <b>&amp;</b>",
+    "▁ \u00a0\u200b",
+)
+_DROPS = {"WhitespaceSplit", "Whitespace", "BertPreTokenizer", "CharDelimiterSplit"}
+_REWRITES = {"Lowercase": "capital letters", "StripAccents": "accents", "BertNormalizer": "spaces and characters"}
+
+
+def as_the_file_says(hf: Any, source: str, revision: str | None) -> list[str]:
+    """Give a loaded transformers tokenizer the pipeline of the checkpoint's own file.
+
+    Returns:
+        What was found to differ, in sentences.
+
+    Raises:
+        ConfigError: the checkpoint has only a `tokenizer.model`, and what was made of it reads text differently.
+    """
+    loaded: tokenizers.Tokenizer = hf.backend_tokenizer
+    file = _file(source, "tokenizer.json", revision)
+    if file is None:
+        _require_same_as_sentencepiece(loaded, _file(source, "tokenizer.model", revision), source)
+        return []
+    described = tokenizers.Tokenizer.from_file(str(file))
+    differing = [text for text, one, other in _read_by_both(loaded, described) if one != other]
+    if not differing:
+        return []
+    _take(hf, described, _configuration(source, revision))
+    return [
+        f"transformers' {type(hf).__name__} reads {len(differing)} of {len(PROBES)} probe texts differently from "
+        f"tokenizer.json, among them {differing[0]!r}; the file's own pipeline is used."
+    ]
+
+
+def require_lossless(pipeline: dict[str, Any], name: str) -> None:
+    """ConfigError for a pipeline (a backend's JSON) that does not keep all of a text."""
+    for step in components(pipeline.get("pre_tokenizer")):
+        removes = step["type"] == "Split" and step["behavior"] == "Removed" and not step["invert"]
+        if step["type"] in _DROPS or removes or (step["type"] == "Punctuation" and step["behavior"] == "Removed"):
+            raise ConfigError(
+                f"The tokenizer of {name} drops white space or signs ({step['type']} in its pre_tokenizer), so "
+                "the text cannot be had back from its tokens, and it cannot be fused."
+            )
+        if step["type"] == "Metaspace" and step.get("replacement", SPACE) != SPACE:
+            raise ConfigError(
+                f"The tokenizer of {name} writes a space as {step['replacement']!r} instead of {SPACE!r}, so it "
+                "is not known which bytes its tokens stand for, and it cannot be fused."
+            )
+    for step in components(pipeline.get("normalizer")):
+        if step["type"] in _REWRITES:
+            raise ConfigError(
+                f"The tokenizer of {name} does not keep {_REWRITES[step['type']]} ({step['type']} in its "
+                "normalizer), so it cannot be fused."
+            )
+
+
+def _read_by_both(
+    one: tokenizers.Tokenizer, other: tokenizers.Tokenizer
+) -> list[tuple[str, list[int], list[int]]]:
+    read = (backend.encode_batch(list(PROBES), add_special_tokens=False) for backend in (one, other))
+    return [(text, a.ids, b.ids) for text, a, b in zip(PROBES, *read, strict=True)]
+
+
+def _take(hf: Any, described: tokenizers.Tokenizer, configuration: dict[str, Any]) -> None:
+    """Put the file's backend into `hf`, with what its configuration says besides.
+
+    That is added tokens that it names, and what is added around a text, where it says anything about that.
+    """
+    loaded: tokenizers.Tokenizer = hf.backend_tokenizer
+    named = json.dumps(configuration, ensure_ascii=False)
+    for id, token in sorted(loaded.get_added_tokens_decoder().items()):
+        is_new = described.token_to_id(token.content) is None and id == described.get_vocab_size()
+        if is_new and json.dumps(token.content, ensure_ascii=False) in named:
+            described.add_tokens([token])
+    says_what_is_added = any(configuration.get(name) is not None for name in ("add_bos_token", "add_eos_token"))
+    if says_what_is_added and loaded.post_processor is not None:
+        described.post_processor = loaded.post_processor
+    described.no_truncation()
+    described.no_padding()
+    hf._tokenizer = described
+
+
+def _configuration(source: str, revision: str | None) -> dict[str, Any]:
+    file = _file(source, "tokenizer_config.json", revision)
+    return dict(json.loads(file.read_text(encoding="utf-8"))) if file is not None else {}
+
+
+def _require_same_as_sentencepiece(loaded: tokenizers.Tokenizer, model: Path | None, source: str) -> None:
+    """ConfigError where a converted SentencePiece model reads probe texts differently from the model itself."""
+    try:
+        from sentencepiece import SentencePieceProcessor
+    except ImportError:
+        return
+    if model is None:
+        return
+    try:
+        original = SentencePieceProcessor(model_file=str(model))
+    except (RuntimeError, OSError):  # no SentencePiece model: tiktoken's format has the same name
+        return
+    for text in PROBES[:-1]:  # the mark itself cannot be told from a space
+        if loaded.encode(text, add_special_tokens=False).ids != original.encode(text):
+            raise ConfigError(
+                f"The tokenizer.model of {source} does not read {text!r} as what transformers makes of it does: "
+                "save a tokenizer.json that does (convert it with the transformers version of the checkpoint)."
+            )
+
+
+def _file(source: str, name: str, revision: str | None) -> Path | None:
+    """A file of the checkpoint that lies on this machine by now; None where it has none."""
+    folder = Path(source)
+    if folder.is_dir():
+        return folder / name if (folder / name).is_file() else None
+    from huggingface_hub import try_to_load_from_cache
+
+    cached = try_to_load_from_cache(source, name, revision=revision)
+    return Path(cached) if isinstance(cached, str) else None

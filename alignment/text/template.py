@@ -1,0 +1,243 @@
+"""Template: a checkpoint's chat template, with what it cannot take repaired before it is rendered.
+
+Templates differ in which conversations they render. Some loop over the parts of a content and drop a plain
+string; some know no system role, or none but the first; some insist that users and assistants alternate. Which
+of this holds is found by rendering probes, and conversations are changed for the templates that need it alone.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache, cached_property
+from typing import Any
+
+from alignment.errors import InvalidRequestError
+
+Messages = list[dict[str, Any]]
+_SYSTEM = ("system", "developer")
+_PROBES = ("Tutti", "Ripieno", "Concertino", "Cadenza")
+
+
+class Template:
+    """The chat template of a transformers tokenizer, which has one."""
+
+    def __init__(self, hf: Any) -> None:
+        self._hf = hf
+
+    def render(
+        self,
+        messages: Messages,
+        *,
+        add_generation_prompt: bool = False,
+        continue_final_message: bool = False,
+        template_kwargs: Mapping[str, Any] | None = None,
+    ) -> str:
+        """The conversation as text; InvalidRequestError where the template refuses it however it is repaired."""
+        reserved = sorted(set(template_kwargs or ()) & _reserved_arguments())
+        if reserved:
+            raise InvalidRequestError(
+                f"The template argument {reserved[0]} cannot be set.", param="chat_template_kwargs"
+            )
+        refusal: Exception | None = None
+        for form in self._forms(messages):
+            try:
+                text: str = self._hf.apply_chat_template(
+                    [_in_parts(message) for message in form] if self.takes_parts else form,
+                    tokenize=False,
+                    add_generation_prompt=add_generation_prompt,
+                    continue_final_message=continue_final_message,
+                    **(template_kwargs or {}),
+                )
+                return text
+            except Exception as error:  # a template is a program: it raises what it likes
+                refusal = refusal or error
+        reason = " ".join(str(refusal).split())[:300]
+        raise InvalidRequestError(
+            f"The chat template refuses this conversation: {reason}", param="messages"
+        ) from refusal
+
+    def _forms(self, messages: Messages) -> Iterator[Messages]:
+        """The conversation as this template takes it, and in case it does not, further repaired."""
+        form = messages
+        if not self._takes_late_systems:
+            form = _systems_merged(form)
+        if not self._takes_a_system:
+            form = _system_in_user(form)
+        if not self._takes_repeats:
+            form = _neighbours_joined(form)
+        yield form
+        tried = [form]
+        for repair in (_systems_merged, _neighbours_joined, _system_in_user, _neighbours_joined):
+            form = repair(form)
+            if form not in tried:
+                tried.append(form)
+                yield form
+
+    @cached_property
+    def takes_parts(self) -> bool:
+        """Whether the template reads a content as a list of parts and loses plain strings."""
+        whole = _conversation("user")
+        if self._shows(whole):
+            return False
+        return self._shows([_in_parts(message) for message in whole])
+
+    @cached_property
+    def _takes_a_system(self) -> bool:
+        return self._bears("system", "user") or not self._bears("user")
+
+    @cached_property
+    def _takes_late_systems(self) -> bool:
+        if not self._bears("system", "user"):
+            return not self._bears("user")
+        return self._bears("system", "system", "user") and self._bears("user", "assistant", "system", "user")
+
+    @cached_property
+    def _takes_repeats(self) -> bool:
+        if not self._bears("user", "assistant", "user"):
+            return True
+        return self._bears("user", "user") and self._bears("user", "assistant", "assistant", "user")
+
+    def _bears(self, *roles: str) -> bool:
+        """Whether a conversation of these roles comes out with all its contents."""
+        messages = _conversation(*roles)
+        return self._shows([_in_parts(message) for message in messages] if self.takes_parts else messages)
+
+    def _shows(self, messages: Messages) -> bool:
+        try:
+            text: str = self._hf.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        except Exception:  # whatever it raises, it refuses
+            return False
+        return all(probe in text for probe in _PROBES[: len(messages)])
+
+    def findings(self) -> list[str]:
+        """The repairs that this template needs, in sentences."""
+        repairs = (
+            (self.takes_parts, "The chat template drops plain texts: contents are handed to it in parts."),
+            (
+                not self._takes_a_system,
+                "The chat template knows no system role: it goes into the first user message.",
+            ),
+            (
+                self._takes_a_system and not self._takes_late_systems,
+                "The chat template takes one system message, at the beginning: several are merged into it.",
+            ),
+            (not self._takes_repeats, "The chat template wants roles to alternate: neighbours of one are joined."),
+        )
+        return [sentence for needed, sentence in repairs if needed]
+
+    def frames(self) -> list[str]:
+        """Rendered probes, which hold what the template writes around messages."""
+        frames = []
+        for roles in (("system", "user", "assistant", "user"), ("user", "assistant")):
+            for answers in (True, False):
+                try:
+                    frames.append(self.render(_conversation(*roles), add_generation_prompt=answers))
+                except InvalidRequestError:
+                    continue
+        return frames
+
+    @cached_property
+    def lead(self) -> bytes:
+        """The white space between the generation prompt and the content of the answer, found by rendering both."""
+        question = _conversation("user")
+        answer = _conversation("user", "assistant")
+        try:
+            prompt = self.render(question, add_generation_prompt=True)
+            whole = self.render(answer)
+        except InvalidRequestError:  # a template that refuses so plain a conversation has no known lead
+            return b""
+        between, probe, _ = whole[len(prompt) :].partition(_PROBES[1])
+        return between.encode() if probe and whole.startswith(prompt) and not between.strip() else b""
+
+    @cached_property
+    def literals(self) -> frozenset[str]:
+        """The texts that the template's source quotes: what it may look for in messages."""
+        from jinja2 import Environment, TemplateError
+
+        source = self._hf.chat_template
+        sources: Sequence[Any] = list(source.values()) if isinstance(source, Mapping) else [source]
+        found = set()
+        for text in sources:
+            try:
+                for _, kind, value in Environment().lex(str(text)):
+                    if kind == "string":
+                        found.add(str(ast.literal_eval(value)))
+            except (TemplateError, ValueError, SyntaxError):
+                continue
+        return frozenset(found)
+
+
+def _conversation(*roles: str) -> Messages:
+    return [{"role": role, "content": probe} for role, probe in zip(roles, _PROBES, strict=False)]
+
+
+def _in_parts(message: dict[str, Any]) -> dict[str, Any]:
+    content = message.get("content")
+    if not isinstance(content, str):
+        return message
+    return message | {"content": [{"type": "text", "text": content}]}
+
+
+def _text(message: Mapping[str, Any]) -> str | None:
+    """A message's content where it is nothing but text."""
+    content = message.get("content")
+    return content if isinstance(content, str) and not message.get("tool_calls") else None
+
+
+def _joined(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
+    contents = [text for text in (_text(first), _text(second)) if text]
+    return first | {"content": "\n\n".join(contents)}
+
+
+def _systems_merged(messages: Messages) -> Messages:
+    """All system messages as one, in order, at the beginning."""
+    systems = [m for m in messages if m.get("role") in _SYSTEM and _text(m) is not None]
+    if not systems or (len(systems) == 1 and messages[0] is systems[0] and systems[0]["role"] == "system"):
+        return messages
+    merged = systems[0] | {"role": "system"}
+    for system in systems[1:]:
+        merged = _joined(merged, system)
+    return [merged, *(m for m in messages if not any(m is system for system in systems))]
+
+
+def _system_in_user(messages: Messages) -> Messages:
+    """A system message at the beginning as the first paragraph of the first user message."""
+    if not messages or messages[0].get("role") not in _SYSTEM or _text(messages[0]) is None:
+        return messages
+    system, *others = messages
+    for index, message in enumerate(others):
+        if message.get("role") == "user" and _text(message) is not None:
+            joined = _joined(system, message)
+            return [*others[:index], message | {"content": joined["content"]}, *others[index + 1 :]]
+    return messages
+
+
+def _neighbours_joined(messages: Messages) -> Messages:
+    """Neighbours of one role as one message, which is what strict alternation asks for."""
+    joined: Messages = []
+    for message in messages:
+        last = joined[-1] if joined else None
+        if (
+            last is not None
+            and message.get("role") in ("user", "assistant")
+            and last.get("role") == message["role"]
+            and _text(last) is not None
+            and _text(message) is not None
+        ):
+            joined[-1] = _joined(last, message)
+        else:
+            joined.append(message)
+    return joined
+
+
+@cache
+def _reserved_arguments() -> frozenset[str]:
+    from transformers import PreTrainedTokenizerBase
+
+    return frozenset(inspect.signature(PreTrainedTokenizerBase.apply_chat_template).parameters) - {
+        "tools",
+        "documents",
+        "kwargs",
+    }

@@ -1,0 +1,122 @@
+"""Runtime: members, maps, ensembles and the fuser that decodes them, built from specifications."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from alignment.errors import ConfigError
+from alignment.methods.map_cache import MapCache
+from alignment.vocab_map import VocabMap
+from fusion.assembly.checkpoints import Checkpoint, engine_spec, open_checkpoint
+from fusion.assembly.maps import MapMaker
+from fusion.assembly.members import device_here, load_members
+from fusion.assembly.specs import BuildError, Ensembles, EnsembleSpec, Models
+from fusion.core import Member
+from fusion.distill.lineage import parents_of
+from fusion.ensemble import Ensemble, Model, build_ensemble, build_for_any_pivot
+from fusion.loop.fuser import Fuser
+from fusion.members.identity import content_digest
+from fusion.members.registry import ENGINES
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """What a configuration comes to: what is served, by name, and the fuser that decodes it. Not started."""
+
+    ensembles: dict[str, Ensemble]
+    fuser: Fuser
+
+
+def build(
+    models: Models,
+    ensembles: Ensembles,
+    *,
+    alone: Sequence[str],
+    cache: MapCache,
+    tutti: str,
+    max_waiting: int,
+) -> Runtime:
+    """Load everything; all that can be wrong without weights is found before any is read.
+
+    Maps come before the engines: the memory that learning takes is free again when the weights arrive.
+
+    Args:
+        models: those to load.
+        ensembles: what is made of them.
+        alone: models that are served by themselves as well.
+        cache: for maps that are learned.
+        tutti: the version of the program.
+        max_waiting: sequences that may wait for a place.
+
+    Raises:
+        BuildError: a sentence that names the model or the ensemble.
+    """
+    began = time.monotonic()
+    # Engines that need the classes of transformers as they are come before those that change them.
+    names = sorted(models, key=lambda name: ENGINES[models[name].engine].changes_transformers)
+    checkpoints = [open_checkpoint(name, models[name]) for name in names]
+    maps = _maps(ensembles, {one.name: one for one in checkpoints}, cache, tutti)
+    with ExitStack() as on_failure:
+        for one in checkpoints:
+            log.info("loading %s (%s) from %s", one.name, one.spec.host, one.spec.source)
+        members = load_members([(one.name, one.spec, engine_spec(one)) for one in checkpoints])
+        for member in members.values():
+            on_failure.callback(member.stop)
+        running = {one.name: _model(one, members[one.name]) for one in checkpoints}
+        built = {name: _ensemble(name, one, running, maps[name]) for name, one in ensembles.items()}
+        built |= {name: build_ensemble(name, {name: running[name]}, name) for name in alone}
+        on_failure.pop_all()
+    log.info("loaded %d models in %.1f s", len(running), time.monotonic() - began)
+    return Runtime(built, Fuser(members, max_waiting=max_waiting))
+
+
+def _model(checkpoint: Checkpoint, member: Member) -> Model:
+    model = checkpoint.spec
+    origin = f"{content_digest(model.source, revision=model.revision)} {checkpoint.dtype}"
+    if model.adapter is not None:
+        origin += f" {content_digest(model.adapter)}"
+    return Model(member, checkpoint.tokenizer, checkpoint.stop_ids, origin, parents_of(model.source))
+
+
+# By the names of the member and of the pivot.
+Maps = dict[tuple[str, str], VocabMap]
+
+
+def _maps(
+    ensembles: Ensembles, checkpoints: dict[str, Checkpoint], cache: MapCache, tutti: str
+) -> dict[str, Maps]:
+    """By ensemble, the maps of those who need one into each possible pivot; learned where that will run."""
+    vocabularies = {name: checkpoint.vocabulary for name, checkpoint in checkpoints.items()}
+    maps: dict[str, Maps] = {name: {} for name in ensembles}
+    for name, ensemble in ensembles.items():
+        for pivot in ensemble.pivots:
+            # Learning takes float64, which mps does not have.
+            device = device_here(checkpoints[pivot].spec) or "cpu"
+            device = device if device.startswith("cuda") else "cpu"
+            try:
+                maker = MapMaker(ensemble, pivot, vocabularies, cache, tutti)
+                for member in maker.members:
+                    maps[name][member, pivot] = maker.required(member, device)
+            except ConfigError as error:
+                raise BuildError("ensemble", name, error) from error
+    return maps
+
+
+def _ensemble(name: str, ensemble: EnsembleSpec, models: dict[str, Model], maps: Maps) -> Ensemble:
+    members = {member: models[member] for member in ensemble.members}
+    defaults, on_failure = ensemble.fusion, ensemble.on_member_failure
+
+    def align(source: Model, target: Model) -> VocabMap:
+        return maps[source.name, target.name]
+
+    if ensemble.pivots != (ensemble.pivot,):
+        return build_for_any_pivot(name, members, defaults=defaults, align=align, on_member_failure=on_failure)
+    return build_ensemble(
+        name, members, ensemble.pivot, defaults=defaults, align=align, on_member_failure=on_failure
+    )

@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import tokenizers
+from tokenizers import Tokenizer as Backend
+from tokenizers import decoders, models, normalizers, pre_tokenizers
+from transformers import LlamaConfig, PreTrainedTokenizerFast, Qwen2Config
+
+from alignment.errors import ConfigError
+from alignment.text.loading import PROBES
+from alignment.text.tokenizer import Tokenizer
+from tests.support import small_tokenizers as tiny
+
+
+def folder(path: Path, tokenizer: Tokenizer, *, kind: str | None = None, config=None, **more) -> Path:
+    """A checkpoint's folder whose configuration names a tokenizer class."""
+    tokenizer.hf.save_pretrained(path)
+    if config is not None:
+        config.save_pretrained(path)
+    file = path / "tokenizer_config.json"
+    configuration = json.loads(file.read_text())
+    configuration.pop("backend", None)
+    configuration |= more
+    if kind is not None:
+        configuration["tokenizer_class"] = kind
+    file.write_text(json.dumps(configuration))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("kind", "config"),
+    [
+        ("LlamaTokenizerFast", LlamaConfig()),
+        ("LlamaTokenizer", None),
+        ("Qwen2Tokenizer", Qwen2Config()),
+        ("TokenizersBackend", Qwen2Config()),
+    ],
+)
+@pytest.mark.parametrize("name", ["byte level", "split digits", "sentencepiece", "metaspace"])
+def test_the_files_own_pipeline_is_used_whatever_class_is_named(tmp_path, name, kind, config):
+    path = folder(tmp_path, tiny.KINDS[name](), kind=kind, config=config)
+    loaded = Tokenizer.load(str(path))
+    described = tokenizers.Tokenizer.from_file(str(path / "tokenizer.json"))
+    for text in (*PROBES, *tiny.TEXTS):
+        expected = described.encode(text, add_special_tokens=False).ids
+        assert loaded.encode(text, add_special_tokens=False) == expected
+    assert loaded.vocabulary_size == described.get_vocab_size()
+
+
+def test_what_differs_is_said(tmp_path):
+    path = folder(tmp_path, tiny.split_digits(), kind="LlamaTokenizer", config=LlamaConfig())
+    [sentence] = Tokenizer.load(str(path)).findings
+    assert "LlamaTokenizer reads" in sentence
+    assert sentence.endswith("the file's own pipeline is used.")
+
+
+def test_a_faithful_class_has_nothing_to_say(tmp_path):
+    assert Tokenizer.load(str(folder(tmp_path, tiny.split_digits()))).findings == []
+
+
+def test_findings_name_repairs_and_unflagged_markers():
+    hf = PreTrainedTokenizerFast(tokenizer_object=tiny.byte_level("<halt>").hf.backend_tokenizer, eos_token="</s>")
+    hf.chat_template = "{% for m in messages %}{{ m.content[0].text }}<halt>{% endfor %}"
+    found = Tokenizer(hf).findings
+    assert any("in parts" in sentence for sentence in found)
+    assert any("<halt>" in sentence for sentence in found)
+
+
+def lossy(pre_tokenizer, normalizer=None) -> PreTrainedTokenizerFast:
+    backend = Backend(models.Unigram([("<unk>", 0.0), ("▁a", -1.0), ("a", -2.0)], unk_id=0))
+    backend.pre_tokenizer = pre_tokenizer
+    if normalizer is not None:
+        backend.normalizer = normalizer
+    backend.decoder = decoders.Metaspace()
+    return PreTrainedTokenizerFast(tokenizer_object=backend)
+
+
+@pytest.mark.parametrize(
+    ("steps", "normalizer", "message"),
+    [
+        ([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace()], None, "drops white space"),
+        ([pre_tokenizers.Whitespace(), pre_tokenizers.Metaspace()], None, "drops white space"),
+        ([pre_tokenizers.Split(" ", "removed"), pre_tokenizers.Metaspace()], None, "drops white space"),
+        ([pre_tokenizers.Punctuation("removed"), pre_tokenizers.Metaspace()], None, "drops white space"),
+        ([pre_tokenizers.Metaspace(replacement="_")], None, "writes a space as '_'"),
+        ([pre_tokenizers.Metaspace()], normalizers.Lowercase(), "does not keep capital letters"),
+        ([pre_tokenizers.Metaspace()], normalizers.StripAccents(), "does not keep accents"),
+    ],
+)
+def test_pipelines_that_lose_text_are_refused(steps, normalizer, message):
+    with pytest.raises(ConfigError, match=message):
+        Tokenizer(lossy(pre_tokenizers.Sequence(steps), normalizer), "lossy")
+
+
+def test_a_folder_with_a_sentencepiece_model_alone_reads_as_that_model_does(tmp_path):
+    sentencepiece = pytest.importorskip("sentencepiece")
+    text = tmp_path / "text.txt"
+    text.write_text("\n".join(tiny.TEXTS))
+    path = tmp_path / "model"
+    path.mkdir()
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(text),
+        model_prefix=str(path / "tokenizer"),
+        vocab_size=420,
+        model_type="bpe",
+        byte_fallback=True,
+        normalization_rule_name="identity",
+        minloglevel=2,
+    )
+    LlamaConfig().save_pretrained(path)
+    (path / "tokenizer_config.json").write_text('{"tokenizer_class": "LlamaTokenizer"}')
+    original = sentencepiece.SentencePieceProcessor(model_file=str(path / "tokenizer.model"))
+    with suppress(ConfigError):  # a sentence is as good
+        loaded = Tokenizer.load(str(path))
+        for probe in PROBES[:-1]:
+            assert loaded.encode(probe, add_special_tokens=False) == original.encode(probe)

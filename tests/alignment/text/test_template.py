@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import pytest
+from transformers import PreTrainedTokenizerFast
+
+from alignment.errors import InvalidRequestError
+from alignment.text.template import Template
+from tests.support import small_tokenizers as tiny
+
+HEAD = "{% for m in messages %}{{ '<|end|>' + m['role'] + '\n' }}"
+TAIL = "{{ '</s>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|end|>assistant\n' }}{% endif %}"
+WHOLE = "{{ '<|end|>' + m['role'] + '\n' + m['content'] }}" + TAIL
+ALTERNATES = (
+    "{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('Conversation roles must alternate') }}{% endif %}"
+)
+OVER_PARTS = {
+    "loop": "{% for c in m['content'] %}{% if c['type'] == 'text' %}{{ c['text'] }}{% endif %}{% endfor %}",
+    "filter": "{% for c in m['content'] | selectattr('type', 'equalto', 'text') %}"
+    "{{ c['text'] | trim }}{% endfor %}",
+    "first": "{{ m['content'][0]['text'] }}",
+}
+STRICT = {
+    "no system": "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+    "{% for m in messages %}" + ALTERNATES + WHOLE,
+    "drops the system": "{% for m in (messages[1:] if messages[0]['role'] == 'system' else messages) %}"
+    + ALTERNATES
+    + WHOLE,
+    "system first": "{% for m in messages %}{% if m['role'] == 'system' and not loop.first %}"
+    "{{ raise_exception('System message must be at the beginning.') }}{% endif %}" + WHOLE,
+    "first system alone": "{% for m in messages %}{% if m['role'] != 'system' or loop.first %}"
+    "{{ '<|end|>' + m['role'] + '\n' + m['content'] + '</s>\n' }}{% endif %}{% endfor %}",
+    "easy": "{% for m in messages %}" + WHOLE,
+}
+
+
+def template(source: str) -> Template:
+    hf = PreTrainedTokenizerFast(tokenizer_object=tiny.byte_level().hf.backend_tokenizer, eos_token="</s>")
+    hf.chat_template = source
+    return Template(hf)
+
+
+def conversation(*roles: str) -> list[dict[str, str]]:
+    return [{"role": role, "content": f"word{i}"} for i, role in enumerate(roles)]
+
+
+@pytest.mark.parametrize("kind", OVER_PARTS)
+def test_a_template_over_parts_is_handed_parts(kind):
+    over_parts = template(HEAD + OVER_PARTS[kind] + TAIL)
+    assert over_parts.takes_parts
+    text = over_parts.render([{"role": "user", "content": "red?"}, {"role": "assistant", "content": ""}])
+    assert text == "<|end|>user\nred?</s>\n<|end|>assistant\n</s>\n"
+
+
+def test_a_template_that_takes_both_is_handed_texts():
+    either = template(HEAD + "{% if m['content'] is string %}{{ m['content'] }}{% else %}parts!{% endif %}" + TAIL)
+    assert not either.takes_parts
+    assert either.render([{"role": "user", "content": "red?"}]) == "<|end|>user\nred?</s>\n"
+
+
+@pytest.mark.parametrize("kind", STRICT)
+@pytest.mark.parametrize(
+    "roles",
+    [
+        ("system", "user"),
+        ("system", "system", "user"),
+        ("developer", "system", "user"),
+        ("user", "assistant", "system", "user"),
+        ("system", "user", "assistant", "system", "user", "user"),
+        ("user", "user"),
+        ("user", "user", "assistant", "assistant", "user"),
+    ],
+)
+def test_no_ordinary_conversation_is_refused_and_no_word_is_lost(kind, roles):
+    text = template(STRICT[kind]).render(conversation(*roles), add_generation_prompt=True)
+    assert all(text.count(f"word{i}") == 1 for i in range(len(roles)))
+
+
+@pytest.mark.parametrize("roles", [("system", "system", "user"), ("user", "user"), ("user", "system", "user")])
+def test_what_a_template_takes_is_not_repaired(roles):
+    text = template(STRICT["easy"]).render(conversation(*roles))
+    assert text == "".join(f"<|end|>{role}\nword{i}</s>\n" for i, role in enumerate(roles))
+
+
+def test_systems_are_merged_in_order_with_a_blank_line():
+    text = template(STRICT["system first"]).render(conversation("user", "system", "system"))
+    assert text == "<|end|>system\nword1\n\nword2</s>\n<|end|>user\nword0</s>\n"
+    text = template(STRICT["no system"]).render(conversation("system", "user", "user"))
+    assert text == "<|end|>user\nword0\n\nword1\n\nword2</s>\n"
+
+
+def test_a_message_with_calls_is_never_joined():
+    calling = {"role": "assistant", "content": "a", "tool_calls": [{"id": "1"}]}
+    messages = [{"role": "user", "content": "q"}, calling, {"role": "assistant", "content": "b"}]
+    with pytest.raises(InvalidRequestError, match="must alternate"):
+        template(STRICT["no system"]).render(messages)
+
+
+def test_a_template_that_refuses_everything_says_why():
+    with pytest.raises(InvalidRequestError, match="never") as caught:
+        template("{{ raise_exception('never') }}").render(conversation("user"))
+    assert caught.value.param == "messages"
+
+
+def test_contents_of_merged_messages_keep_their_places():
+    tokenizer = tiny.Tutti(_hf(STRICT["no system"]), "tiny")
+    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "hi"}]
+    ids, located = tokenizer.locate_chat(messages)
+    assert ids == tokenizer.encode_chat(messages)
+    text = tokenizer.template.render(messages, add_generation_prompt=True)
+    assert [text[start:end] for start, end in located.texts] == ["Be brief.", "hi"]
+
+
+def _hf(source: str) -> PreTrainedTokenizerFast:
+    hf = PreTrainedTokenizerFast(tokenizer_object=tiny.byte_level().hf.backend_tokenizer, eos_token="</s>")
+    hf.chat_template = source
+    return hf

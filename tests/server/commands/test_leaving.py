@@ -1,0 +1,67 @@
+"""SIGTERM while models load: the process ends soon, whatever its main thread is doing."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+from tests.support.model_folders import REPOSITORY
+
+SCRIPT = """
+import hashlib, signal, time
+from concurrent.futures import ThreadPoolExecutor
+from server.commands.leaving import ended_by_sigterm, leave
+
+def threads():
+    with ThreadPoolExecutor() as pool:
+        pool.submit(time.sleep, 120)
+
+def one_call():
+    hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)
+
+signal.signal(signal.SIGTERM, leave)
+with ended_by_sigterm(1.0):
+    print("loading", flush=True)
+    {work}()
+"""
+ENVIRON = os.environ | {"PYTHONPATH": str(REPOSITORY), "PYTHONUNBUFFERED": "1"}
+
+
+@pytest.mark.parametrize("work", ["threads", "one_call"])
+def test_neither_threads_nor_a_call_that_takes_minutes_keep_the_process(work):
+    """A clean exit would wait for the threads; the handler would not run before the call returns."""
+    command = [sys.executable, "-c", SCRIPT.format(work=work)]
+    with subprocess.Popen(command, env=ENVIRON, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "loading\n"
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(timeout=20) == 0
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize("host", ["inline", "process"])
+def test_a_server_that_loads_ends_and_leaves_no_process(site, host):
+    environ = ENVIRON | {"TUTTI_MODELS__ADA__HOST": host, "TUTTI_MODELS__BEN__HOST": host}
+    command = [sys.executable, "-m", "server", "serve", str(site / "tutti.yaml"), "--port", "0"]
+    with subprocess.Popen(command, env=environ, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stderr is not None
+            for line in process.stderr:
+                if "loading ben" in line:
+                    break
+            time.sleep(0.3)
+            started = psutil.Process(process.pid).children(recursive=True)
+            process.send_signal(signal.SIGTERM)
+            process.communicate(timeout=40)
+            assert process.returncode == 0
+            assert psutil.wait_procs(started, timeout=10)[1] == []
+        finally:
+            process.kill()
