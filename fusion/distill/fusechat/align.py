@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alignment.errors import ConfigError
+from alignment.methods.method import ModelVocabulary
 from alignment.methods.registry import Alignment as VocabAlignment
-from alignment.methods.registry import ModelVocabulary
 from alignment.vocab_map import VocabMap
 from fusion.distill.fusechat import pairing
 from fusion.distill.fusechat.pairing import Answer, Vocabulary
