@@ -30,12 +30,14 @@ class Model:
     """A running checkpoint: its engine, its tokenizer, the ids that end its answers, and what it was made from.
 
     The first of `stop_ids` ends a turn of its chat template.
+    `parents` names the models that it was distilled from.
     """
 
     member: Member
     tokenizer: Tokenizer
     stop_ids: tuple[int, ...]
     origin: str
+    parents: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:

@@ -16,6 +16,7 @@ from fusion.assembly.maps import MapMaker
 from fusion.assembly.members import device_here, load_members
 from fusion.assembly.specs import BuildError, Ensembles, EnsembleSpec, Models
 from fusion.core import Member
+from fusion.distill.lineage import parents_of
 from fusion.ensemble import Ensemble, Model, build_ensemble, build_for_any_pivot
 from fusion.loop.fuser import Fuser
 from fusion.members.identity import content_digest
@@ -80,7 +81,7 @@ def _model(checkpoint: Checkpoint, member: Member) -> Model:
     origin = f"{content_digest(model.source, revision=model.revision)} {checkpoint.dtype}"
     if model.adapter is not None:
         origin += f" {content_digest(model.adapter)}"
-    return Model(member, checkpoint.tokenizer, checkpoint.stop_ids, origin)
+    return Model(member, checkpoint.tokenizer, checkpoint.stop_ids, origin, parents_of(model.source))
 
 
 # By the names of the member and of the pivot.

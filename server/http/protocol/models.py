@@ -15,7 +15,7 @@ class ModelFusion(AnswerModel):
 
 
 class ModelCard(AnswerModel):
-    """One served name."""
+    """One served name; `parents` are the models that it was distilled from, if it was."""
 
     id: str
     object: Literal["model"] = "model"
@@ -25,6 +25,7 @@ class ModelCard(AnswerModel):
     parent: None = None
     max_model_len: int
     fusion: ModelFusion
+    parents: list[str] | None = None
 
 
 class ModelList(AnswerModel):
