@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import log_softmax
 
+from fusion.core import Floats
+
 Mask = tuple[Literal["plausibility", "nucleus", "top_k"], int, float]
-Floats = NDArray[np.float64]
 
 
 def combine(

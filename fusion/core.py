@@ -18,6 +18,7 @@ from fusion.options import Measure, SamplingParams
 
 Ids = NDArray[np.int32]
 LogProbs = NDArray[np.float32]
+Floats = NDArray[np.float64]
 Score = Literal["last", "appended", "all"]
 FinishReason = Literal["stop", "length"]
 OnMemberFailure = Literal["fail", "degrade"]  # what becomes of sequences: a clear error, or they go on without

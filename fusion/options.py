@@ -14,6 +14,8 @@ from annotated_types import Ge, Gt, Interval
 Combine = Literal["mixture", "product"]
 Measure = Literal["top1", "packllm-sim", "packllm-opt"]
 MEASURES: tuple[Measure, ...] = get_args(Measure)
+DISTRIBUTIONAL: frozenset[Measure] = frozenset({"packllm-opt"})
+"""Those that need the members' distributions where all their tokens begin; the others need losses alone."""
 Method = Literal["given", Measure]
 Weight = Annotated[float, Ge(0)]
 Bias = Annotated[float, Interval(ge=-100, le=100)]

@@ -8,12 +8,10 @@ from time import perf_counter
 import numpy as np
 from numpy.typing import NDArray
 
-from fusion.core import Ids, LogProbs, RoundReport, Token, TokenLogProb
+from fusion.core import Floats, Ids, LogProbs, RoundReport, Token, TokenLogProb
 from fusion.sampling import is_plain, sample, sample_plain
 from fusion.sequence.sequence import Sequence
 from fusion.step import Candidates, Fused, fuse, keep_the_pivots_cut, project
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(slots=True)

@@ -12,12 +12,12 @@ from collections.abc import Collection, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from fusion.core import Floats
 from fusion.options import SamplingParams
 
 BAN = -100.0
 """A bias of this or less is a ban, as OpenAI describes it: the token never comes out."""
 
-Floats = NDArray[np.float64]
 Tokens = NDArray[np.int64]
 
 

@@ -14,10 +14,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from alignment.vocab_map import VocabMap
-from fusion.core import Ids, LogProbs
+from fusion.core import Floats, Ids, LogProbs
 from fusion.options import Combine, FusionParams
 
-Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
 

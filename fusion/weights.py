@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-Floats = NDArray[np.float64]
+from fusion.core import Floats
 
 GRID = 21  # the paper's line search: 0, 0.05, ... 1
 

@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from fusion.core import Member, WeightingReport
+from fusion.core import Floats, Member, WeightingReport
 from fusion.round import Round
 
 if TYPE_CHECKING:
     from fusion.sequence import sequence as generation
 
-Floats = NDArray[np.float64]
 # A member that was given work and has sent no answer for this many seconds does not answer any more. The longest
 # step of a prompt on a slow machine is far shorter.
 SILENCE = 300.0

@@ -17,13 +17,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from alignment.text.boundaries import Indices, shared_boundaries
-from fusion.core import Advance, Ids, LogProbs, NextTokens, Prompt, Score
-from fusion.options import Weighting
-
-Floats = NDArray[np.float64]
+from fusion.core import Advance, Floats, Ids, LogProbs, NextTokens, Prompt, Score
+from fusion.options import DISTRIBUTIONAL, Weighting
 
 KEPT_BYTES = 64 * 2**20
 
@@ -134,7 +131,7 @@ class PromptScoring:
     ) -> None:
         self._ids = {name: np.array(prompt.ids[name], dtype=np.int32) for name in members}
         self._memory = memory
-        self.lists = weighting.method == "packllm-opt"
+        self.lists = weighting.method in DISTRIBUTIONAL
         self.kept: list[TextScores] = []
         before = _shared(prompt, members, weighting.history)
         keys = [self._key(tokens, weighting.spread) for tokens in before]

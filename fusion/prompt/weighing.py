@@ -1,4 +1,4 @@
-"""Weights from what the members make of the prompt: perplexities, PackLLM's two ways, and who is closed."""
+"""Weighing: weights from the members' scores of the prompt (PackLLM), and the members to close."""
 
 from __future__ import annotations
 
@@ -7,21 +7,32 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
-from fusion.core import Ids, LogProbs, WeightingReport
+from fusion.core import Floats, Ids, LogProbs, WeightingReport
 from fusion.ensemble import Ensemble, View
-from fusion.options import FusionParams, Measure
+from fusion.options import DISTRIBUTIONAL, FusionParams, Measure
 from fusion.prompt.scoring import TextScores
 from fusion.step import effective_weights, floored_logs, project, shares_of
 from fusion.weights import greedy_weights, packllm_sim
-
-Floats = NDArray[np.float64]
 
 # What the fused probability of a token counts as that no member gives any.
 UNHEARD_OF = 1e-10
 # A prompt of fewer tokens of the pivot says nothing about which member understands it.
 FEWEST = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What a measure makes weights of: losses [M] in nats per token, and the scores that they come from.
+
+    `view` is the ensemble around the pivot that the prompt decided on.
+    """
+
+    losses: Floats
+    texts: Sequence[TextScores]
+    view: View
+    members: Sequence[str]
+    fusion: FusionParams
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +76,10 @@ def measure(
         losses = nats / (counted if weighting.normalize else np.maximum(tokens, 1))
     coinciding = sum(len(text.first[pivot]) for text in texts)
     method: Literal["given", Measure] = weighting.method
-    if method == "packllm-opt" and losses is not None and coinciding < weighting.coinciding:
+    if method in DISTRIBUTIONAL and losses is not None and coinciding < weighting.coinciding:
         notes.append(
             f"The members' tokens begin together at {coinciding} positions, of {weighting.coinciding} that "
-            "packllm-opt needs: packllm-sim."
+            f"{method} needs: packllm-sim."
         )
         method = "packllm-sim"
     used: Literal["uniform", "fixed", Measure] = "uniform"
@@ -78,7 +89,7 @@ def measure(
             used, weights = "fixed", np.array([given[name] for name in members])
     elif losses is not None:
         used = method
-        weights = _weights(method, losses, texts, ensemble.view(pivot), members, fusion)
+        weights = WEIGHERS[method](Evidence(losses, texts, ensemble.view(pivot), members, fusion))
     pruned: tuple[str, ...] = ()
     if method != "given" and losses is not None:
         weights, pruned = prune(weights, members, pivot, weighting.prune)
@@ -107,23 +118,6 @@ def prune(weights: Floats, members: Sequence[str], pivot: str, threshold: float)
     left = np.where(stays, weights, 0.0)
     closed = (name for name, stay in zip(members, stays, strict=True) if not stay and name != pivot)
     return left / left.sum(), tuple(closed)
-
-
-def _weights(
-    method: Measure,
-    losses: Floats,
-    texts: Sequence[TextScores],
-    view: View,
-    members: Sequence[str],
-    fusion: FusionParams,
-) -> Floats:
-    if method == "packllm-sim":
-        return packllm_sim(losses, fusion.weighting.temperature)
-    if method == "packllm-opt":
-        return greedy_weights(losses, fused_loss(texts, view, members, fusion), grid=fusion.weighting.grid)
-    alone = np.zeros(len(losses))
-    alone[losses.argmin()] = 1.0
-    return alone
 
 
 def fused_loss(
@@ -171,3 +165,29 @@ def _answers(texts: Sequence[TextScores], name: str, limit: int) -> tuple[Ids, L
     """A member's distributions where units begin."""
     ids, logprobs = zip(*(text.best[name] for text in texts), strict=True)
     return np.concatenate(ids)[-limit:], np.concatenate(logprobs)[-limit:]
+
+
+def _best_alone(evidence: Evidence) -> Floats:
+    """All weight on the member of the lowest loss."""
+    alone = np.zeros(len(evidence.losses))
+    alone[evidence.losses.argmin()] = 1.0
+    return alone
+
+
+def _similar(evidence: Evidence) -> Floats:
+    """PackLLM-sim."""
+    return packllm_sim(evidence.losses, evidence.fusion.weighting.temperature)
+
+
+def _optimal(evidence: Evidence) -> Floats:
+    """PackLLM-opt, on the fusion that decoding uses."""
+    loss = fused_loss(evidence.texts, evidence.view, evidence.members, evidence.fusion)
+    return greedy_weights(evidence.losses, loss, grid=evidence.fusion.weighting.grid)
+
+
+# One function each; a new measure is one more, with its name in `fusion.options.Measure`.
+WEIGHERS: dict[Measure, Callable[[Evidence], Floats]] = {
+    "top1": _best_alone,
+    "packllm-sim": _similar,
+    "packllm-opt": _optimal,
+}
