@@ -204,8 +204,9 @@ class Ensemble:
         tightest = min(room, key=lambda name: room[name])
         if room[tightest] < 1:
             raise InvalidRequestError(
-                f"The prompt has {len(prompt.ids[tightest])} tokens for member {tightest!r}, whose context holds "
-                f"{self.models[tightest].member.capacity.context} with at least one for the answer; shorten it.",
+                f"This model's maximum context length is {self.models[tightest].member.capacity.context} tokens "
+                f"(of member {tightest!r}, with at least one for the answer), but the prompt has "
+                f"{len(prompt.ids[tightest])}; shorten it.",
                 param=param,
                 code=CONTEXT_LENGTH_EXCEEDED,
             )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from fastapi import FastAPI
 from fastapi.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 
 from server import __version__
 from server.http.errors import ErrorResponse, install_handlers
@@ -73,7 +74,18 @@ def create_app(ensembles: dict[str, Ensemble], fuser: Fuser, settings: ServerSet
             if tracing is not None:
                 await run_in_threadpool(tracing.stop)
 
-    middleware = [
+    middleware = []
+    if settings.cors_origins:  # outermost, so that errors carry its headers and a preflight needs no key
+        middleware.append(
+            Middleware(
+                CORSMiddleware,
+                allow_origins=settings.cors_origins,
+                allow_methods=["*"],
+                allow_headers=["*"],
+                expose_headers=["x-request-id", "retry-after"],
+            )
+        )
+    middleware += [
         Middleware(RequestId, on_tokens=metrics.on_tokens, on_end=on_end),
         Middleware(Drain, lifecycle=service.lifecycle),
     ]
@@ -87,6 +99,7 @@ def create_app(ensembles: dict[str, Ensemble], fuser: Fuser, settings: ServerSet
         middleware=middleware,
         redirect_slashes=False,
         strict_content_type=False,
+        root_path=settings.root_path,
         responses=RESPONSES,
     )
     install_handlers(app)

@@ -21,6 +21,7 @@ from alignment.errors import (
     UnavailableError,
     UnsupportedError,
 )
+from server.http.paths import unknown_path
 from server.settings.complaints import expectation
 
 log = logging.getLogger(__name__)
@@ -72,7 +73,7 @@ ANSWERS: dict[type[RequestError], Answer] = {
     TooLargeError: Answer(413, "invalid_request_error", "request_too_large"),
     OverloadedError: Answer(429, "rate_limit_error", "rate_limit_exceeded"),
     RequestError: Answer(500, "server_error"),
-    UnsupportedError: Answer(501, "invalid_request_error", "not_implemented"),
+    UnsupportedError: Answer(400, "invalid_request_error", "not_implemented"),
     UnavailableError: Answer(503, "server_error"),
 }
 
@@ -158,6 +159,8 @@ def install_handlers(app: FastAPI) -> None:
 
     async def handle(request: Request, error: Exception) -> JSONResponse:
         headers = error.headers if isinstance(error, HTTPException) else None
+        if isinstance(error, HTTPException) and error.status_code == 404:
+            error = NotFoundError(unknown_path(request.scope["path"]), code="path_not_found")
         return error_response(as_request_error(error), headers)
 
     for kind in (RequestError, RequestValidationError, HTTPException):

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -70,6 +70,7 @@ class Generation:
         prompts: each once, whatever the number of choices for it.
         record: of the request, told of everything that arrives.
         timeout: seconds until it fails; None for never.
+        prompt_only: answer with the prompt alone: what is generated after it is left out.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class Generation:
         prompts: Sequence[Prompt],
         record: Record,
         timeout: float | None = None,
+        prompt_only: bool = False,
     ) -> None:
         self.fuser = fuser
         self.ensemble = ensemble
@@ -88,6 +90,7 @@ class Generation:
         self.prompts = prompts
         self.record = record
         self.timeout = timeout
+        self.prompt_only = prompt_only
         self.choices: list[Choice] = []
         self._loop = asyncio.get_running_loop()
         self._deadline = None if timeout is None else self._loop.time() + timeout
@@ -190,6 +193,9 @@ class Generation:
                 del self._sequences[index]
             if update.error is not None:
                 raise update.error
+            if self.prompt_only:
+                finish: FinishReason | None = "length" if update.finish else None
+                update = replace(update, text="", tokens=(), rounds=(), finish=finish, stop_reason=None)
             choice = self.choices[index]
             turned = update.pivot != choice.pivot
             choice.add(update)
@@ -197,8 +203,8 @@ class Generation:
                 self.record.prompt_tokens = self.prompt_tokens
             yield choice, update
 
-    async def settle(self, seconds: float) -> None:
-        """Wait for the first sign of life, at most so long, and let it be an error while it can have a status.
+    async def settle(self, seconds: float | None) -> None:
+        """Wait for the first sign of life, at most so long (None: however long), and let it be an error while it can have a status.
 
         Raises:
             Exception: the one that the first sequence failed with.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Coroutine, Iterable
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from typing import Any, Protocol
 
 from fastapi import Request, Response
@@ -17,12 +17,15 @@ from server.http.errors import CLIENT_CLOSED_REQUEST, as_request_error, error_bo
 from server.http.generation import Choice, Generation
 from server.http.protocol.common import Usage
 
-KEEP_ALIVE = ": keep-alive\n\n"
+KEEP_ALIVE = ": keep-alive\n"  # an empty line would be an event without data, which ends some clients' streams
 DONE = "data: [DONE]\n\n"
 
 
 class Shape(Protocol):
     """The form of one endpoint's answers."""
+
+    def idle(self) -> BaseModel:
+        """A chunk that says nothing, for clients that wait for one."""
 
     def opening(self, choices: list[Choice]) -> Iterable[BaseModel]:
         """The first chunks of a stream."""
@@ -63,19 +66,22 @@ async def respond(
     stream: bool,
     include_usage: bool,
     keep_alive_seconds: float,
+    keep_alive: str = "comment",
 ) -> Response:
     """The answer to a request whose sequences are running.
 
     The headers of a stream wait for the first update, so that a failure before it still gets its HTTP status,
-    but no longer than `keep_alive_seconds`: from then on the client sees that the server lives.
+    but no longer than `keep_alive_seconds`, where these are not 0: from then on the client sees that the server
+    lives.
 
     Raises:
         Exception: a sequence failed before anything was sent.
     """
     try:
         if stream:
-            if await _while_connected(request, generation.settle(keep_alive_seconds)):
-                return EventStream(generation, _events(generation, shape, include_usage, keep_alive_seconds))
+            if await _while_connected(request, generation.settle(keep_alive_seconds or None)):
+                idle = shape.idle if keep_alive == "chunk" else None
+                return EventStream(generation, _events(generation, shape, include_usage, keep_alive_seconds, idle))
         elif await _while_connected(request, generation.finish()):
             whole = shape.whole(generation.choices, generation.usage)
             return Response(whole.model_dump_json(), media_type="application/json")
@@ -87,20 +93,27 @@ async def respond(
 
 
 async def _events(
-    generation: Generation, shape: Shape, include_usage: bool, keep_alive_seconds: float
+    generation: Generation,
+    shape: Shape,
+    include_usage: bool,
+    keep_alive_seconds: float,
+    idle: Callable[[], BaseModel] | None,
 ) -> AsyncIterator[str]:
     """The stream's events. An error becomes an event too, since the status is already sent."""
     clock = asyncio.get_running_loop().time
-    for chunk in shape.opening(generation.choices):
-        yield _event(chunk)
+    opened = False
     sent = clock()
     try:
         while generation.running:
-            if not await generation.wait(sent + keep_alive_seconds - clock()):
-                yield KEEP_ALIVE
+            if not await generation.wait(sent + keep_alive_seconds - clock() if keep_alive_seconds else None):
+                yield _event(idle()) if idle else KEEP_ALIVE
                 sent = clock()
                 continue
             for choice, update in generation.take():
+                if not opened:  # with the first token, so that a client can time it
+                    opened = True
+                    for chunk in shape.opening(generation.choices):
+                        yield _event(chunk)
                 for chunk in shape.chunks(choice, update):
                     yield _event(chunk)
                     sent = clock()

@@ -70,7 +70,7 @@ class RenderingFields(RequestModel):
 class ChatRequest(SamplingFields, RenderingFields):
     """The body of a chat completion. `max_completion_tokens` wins over its older name, `max_tokens`."""
 
-    model: str
+    model: str | None = None
     messages: Messages
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     logprobs: bool | None = None

@@ -77,7 +77,7 @@ class SamplingFields(overrides(SamplingParams, RequestModel, without=NOT_THE_SAM
 
 
 def sampling_params(
-    fields: SamplingFields, *, vocabulary_size: int, room: int, default_max_tokens: int | None
+    fields: SamplingFields, *, vocabulary_size: int, room: int, default_max_tokens: int | None, clamp: bool = True
 ) -> SamplingParams:
     """The sampling parameters that the fields ask for.
 
@@ -86,6 +86,7 @@ def sampling_params(
         vocabulary_size: of the pivot, whose ids `logit_bias` and `stop_token_ids` name.
         room: how many tokens fit after the prompt.
         default_max_tokens: of this server, for requests without a limit; None for all the room there is.
+        clamp: shorten a limit beyond the room instead of refusing it.
 
     Raises:
         InvalidRequestError: a field exceeds what this ensemble or this server allows.
@@ -93,8 +94,9 @@ def sampling_params(
     limited_by, max_tokens = fields.limit
     if max_tokens is None:
         max_tokens = min(room, fields.default_max_tokens or default_max_tokens or room)
-    else:
+    elif not clamp:
         require_room(max_tokens, room, param=limited_by)
+    max_tokens = max(min(max_tokens, room), 1)  # 0 asks for the prompt alone, which takes a round all the same
     min_tokens = fields.min_tokens or 0
     if min_tokens > max_tokens:
         raise InvalidRequestError(

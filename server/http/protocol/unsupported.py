@@ -1,4 +1,4 @@
-"""Unknown fields: 501 for features that would change the answer, a line in the log for the rest."""
+"""Unknown fields: 400 for features that would change the answer, a line in the log for the rest."""
 
 from __future__ import annotations
 

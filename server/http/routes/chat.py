@@ -38,6 +38,10 @@ class ChatShape:
         self.id = f"chatcmpl-{uuid.uuid4().hex}"
         self.created = int(time.time())
 
+    def idle(self) -> ChatChunk:
+        """A chunk without choices."""
+        return self._chunk()
+
     def opening(self, choices: list[Choice]) -> Iterator[ChatChunk]:
         """The role of each choice."""
         for choice in choices:
@@ -113,7 +117,7 @@ def chat_router(service: Service) -> APIRouter:
         return await asked.answer(
             request,
             [prompt],
-            lambda generation: ChatShape(generation, body.model, logprobs=logprobs is not None),
+            lambda generation: ChatShape(generation, asked.model, logprobs=logprobs is not None),
             param="messages",
         )
 

@@ -19,6 +19,7 @@ from server.http.protocol.completions import (
     CompletionChoice,
     CompletionRequest,
     check_best_of,
+    check_prompt_alone,
     prompts,
 )
 from server.http.protocol.logprobs import CompletionText
@@ -37,6 +38,10 @@ class CompletionShape:
         self.id = f"cmpl-{uuid.uuid4().hex}"
         self.created = int(time.time())
         self._sent: dict[int, CompletionText] = {}  # by choice
+
+    def idle(self) -> Completion:
+        """A chunk without choices."""
+        return self._completion([])
 
     def opening(self, choices: list[Choice]) -> Iterator[Completion]:
         """Nothing: a text has no role."""
@@ -115,6 +120,7 @@ def completions_router(service: Service) -> APIRouter:
     async def create_completion(request: Request, body: CompletionRequest) -> Response:
         """Go on from a text, or from several."""
         check_best_of(body)
+        check_prompt_alone(body)
         asked = Asked.of(service, body)
         ensemble, n = asked.ensemble, asked.choices
 
@@ -146,7 +152,7 @@ def completions_router(service: Service) -> APIRouter:
             request,
             await run_in_threadpool(lambda: [encode(text) for text in texts]),
             lambda generation: CompletionShape(
-                generation, body.model, logprobs=body.logprobs is not None, echo=echo
+                generation, asked.model, logprobs=body.logprobs is not None, echo=echo
             ),
             param="prompt",
         )

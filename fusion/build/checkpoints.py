@@ -1,0 +1,133 @@
+"""Checkpoints: all of a model but its weights, read and checked before any are loaded."""
+
+from __future__ import annotations
+
+import pkgutil
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+
+from alignment.errors import ConfigError
+from alignment.methods.method import ModelVocabulary
+from alignment.text.tokenizer import Tokenizer
+from fusion.build.members import device_here
+from fusion.build.specs import BuildError, ModelSpec
+from fusion.members.checkpoint import DTYPES, read_config, stop_ids, weight_files
+from fusion.members.registry import ENGINES, EngineSpec
+from fusion.options import EngineOptions
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """All of a model but its weights.
+
+    `dtype` is what `auto` came to, `config` the configuration as transformers reads it, `not_packed` what keeps
+    the architecture from the fast path, None where nothing is known to.
+    """
+
+    name: str
+    spec: ModelSpec
+    dtype: str
+    config: Any
+    not_packed: str | None
+    vocabulary: ModelVocabulary
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The model's own."""
+        return self.vocabulary.tokenizer
+
+    @property
+    def stop_ids(self) -> tuple[int, ...]:
+        """The ids that end its answers."""
+        return self.vocabulary.stop_ids
+
+
+def open_checkpoint(name: str, model: ModelSpec) -> Checkpoint:
+    """Read and check all of a checkpoint but its weights.
+
+    Raises:
+        ConfigError: the device, a file, the architecture or the tokenizer will not do; names the model.
+    """
+    source, revision, trust = model.source, model.revision, model.trust_remote_code
+    try:
+        device_here(model)
+        config = read_config(source, revision=revision, trust_remote_code=trust)
+        not_packed = _examined(model, config)
+        if model.engine_args.get("load_format", "auto") in ("auto", "safetensors"):
+            weight_files(source, revision=revision)
+        vocabulary = read_vocabulary(
+            source, revision=revision, trust_remote_code=trust, chat_template=model.chat_template
+        )
+        _check_vocabulary(source, config, vocabulary.tokenizer)
+        return Checkpoint(name, model, _dtype(model, config), config, not_packed, vocabulary)
+    except ConfigError as error:
+        raise BuildError("model", name, error) from error
+
+
+def read_vocabulary(
+    source: str,
+    *,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    chat_template: str | None = None,
+) -> ModelVocabulary:
+    """The tokenizer of a checkpoint and its end tokens.
+
+    Raises:
+        ConfigError: there is no such checkpoint, its tokenizer will not do, or it has no end token.
+    """
+    tokenizer = Tokenizer.load(
+        source, revision=revision, trust_remote_code=trust_remote_code, chat_template=chat_template
+    )
+    stops = stop_ids(source, revision)
+    if not stops and tokenizer.hf.eos_token_id is not None:
+        stops = (tokenizer.hf.eos_token_id,)
+    if not stops:
+        raise ConfigError(f"{source} names no end token; set eos_token_id in its generation_config.json.")
+    return ModelVocabulary(source, tokenizer, stops, revision, trust_remote_code)
+
+
+def engine_spec(checkpoint: Checkpoint) -> EngineSpec:
+    """What the model's engine is built from, wherever that happens."""
+    model = checkpoint.spec
+    arguments: dict[str, Any] = {
+        "source": model.source,
+        "dtype": checkpoint.dtype,
+        "device": model.device,
+        "revision": model.revision,
+        "trust_remote_code": model.trust_remote_code,
+    }
+    options = [field.name for field in fields(EngineOptions)]
+    arguments |= {name: getattr(model, name) for name in (*options, *ENGINES[model.engine].options)}
+    return EngineSpec(model.engine, arguments)
+
+
+def _examined(model: ModelSpec, config: Any) -> str | None:
+    """What keeps the architecture from its engine's fastest path. Raises ConfigError for one it cannot run."""
+    kind = ENGINES[model.engine]
+    if kind.examine is None:
+        return None
+    examine = pkgutil.resolve_name(kind.examine)
+    found: str | None = examine(config, model.source, model.trust_remote_code, model.max_context)
+    return found
+
+
+def _check_vocabulary(source: str, config: Any, tokenizer: Tokenizer) -> None:
+    """Text must come to ids that the model has; control tokens beyond them (images, say) are never used."""
+    size = config.get_text_config(decoder=True).vocab_size
+    needed = 1 + max((i for i, surface in enumerate(tokenizer.surfaces) if surface is not None), default=0)
+    if needed > size:
+        raise ConfigError(
+            f"{source} has a tokenizer of {needed} ids for a model of {size}; "
+            "take the tokenizer that the model was trained with."
+        )
+
+
+def _dtype(model: ModelSpec, config: Any) -> str:
+    """The dtype by name; `auto` is the checkpoint's own, float32 where it states none that an engine runs."""
+    if model.dtype != "auto":
+        return str(model.dtype)
+    names = {dtype: name for name, dtype in DTYPES.items()}
+    return names.get(config.dtype, "float32") if isinstance(config.dtype, torch.dtype) else "float32"
