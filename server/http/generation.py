@@ -28,6 +28,7 @@ class Choice:
 
     index: int
     texts: list[str] = field(default_factory=list)
+    counts: list[int] = field(default_factory=list)  # of tokens, with each of the texts
     tokens: list[Token] = field(default_factory=list)
     rounds: list[RoundReport] = field(default_factory=list)
     departed: dict[str, str] = field(default_factory=dict)
@@ -46,6 +47,7 @@ class Choice:
     def add(self, update: Update) -> None:
         """Take in what a round brought."""
         self.texts.append(update.text)
+        self.counts.append(len(update.tokens))
         self.tokens.extend(update.tokens)
         self.rounds.extend(update.rounds)
         self.departed.update(update.departed)
@@ -204,7 +206,7 @@ class Generation:
             yield choice, update
 
     async def settle(self, seconds: float | None) -> None:
-        """Wait for the first sign of life, at most so long (None: however long), and let it be an error while it can have a status.
+        """Wait for the first sign of life, at most so long (None: without end): an error can still have a status.
 
         Raises:
             Exception: the one that the first sequence failed with.

@@ -7,9 +7,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from alignment.errors import InvalidRequestError, NotFoundError
+from alignment.text.tokenizer import Tokenizer
 from fusion.loop.line import most_of_one_flow
 from server.http.errors import shorten
 from server.http.middleware.drain import Lifecycle
+from server.http.tools.offer import support_of
+from server.http.tools.template import ToolSupport
 from server.settings import ServerSettings
 from server.telemetry.metrics.catalogue import Catalogue
 
@@ -27,7 +30,15 @@ class Service:
     settings: ServerSettings
     catalogue: Catalogue = field(default_factory=Catalogue)
     lifecycle: Lifecycle = field(default_factory=Lifecycle)
+    _supports: dict[str, ToolSupport] = field(default_factory=dict, repr=False)
     started: int = field(default_factory=lambda: int(time.time()))
+
+    def tool_support(self, tokenizer: Tokenizer) -> ToolSupport:
+        """What a member's chat template shows of tools, found once."""
+        key = f"{tokenizer.fingerprint} {hash(str(tokenizer.hf.chat_template))}"
+        if key not in self._supports:
+            self._supports[key] = support_of(tokenizer)
+        return self._supports[key]
 
     @property
     def max_prompts(self) -> int:

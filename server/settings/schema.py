@@ -278,6 +278,9 @@ class ServerSettings(Section):
         keep_alive_seconds: how long a stream may be silent before it gets one; 0 switches them off.
         long_max_tokens: what becomes of a `max_tokens` beyond what fits after the prompt: `clamp` shortens it,
             `refuse` answers 400.
+        tool_format: how the pivot writes tool calls; `auto` finds it in its chat template.
+        reasoning_tags: the two tags that thoughts stand between; None leaves them in the text.
+        chat_template_kwargs: arguments of every chat template that a request does not set.
         force_usage: end every stream with usage, whether or not the request asks for it.
         aliases: further names for what is served, each with the name that it stands for.
         cors_origins: origins whose pages may ask this server from a browser; `*` for all. None by default.
@@ -306,6 +309,9 @@ class ServerSettings(Section):
     keep_alive: Literal["comment", "chunk"] = "comment"
     keep_alive_seconds: NonNegativeFloat = 5.0
     long_max_tokens: Literal["clamp", "refuse"] = "clamp"
+    tool_format: Literal["auto", "hermes", "coder", "llama", "mistral", "args", "json"] = "auto"
+    reasoning_tags: Annotated[tuple[str, str], Field(strict=False)] | None = ("<think>", "</think>")
+    chat_template_kwargs: dict[str, Any] = {}
     force_usage: bool = False
     aliases: dict[ServedName, str] = {}
     cors_origins: Annotated[tuple[str, ...], Field(strict=False)] = ()

@@ -34,7 +34,6 @@ UNBUILT: dict[str, tuple[object, ...]] = {
             "return_tokens_as_token_ids",
             "structured_outputs",
             "suffix",
-            "tools",
             "truncate_prompt_tokens",
             "use_beam_search",
         ),
@@ -44,7 +43,6 @@ UNBUILT: dict[str, tuple[object, ...]] = {
     "modalities": (None, ["text"]),
     "response_format": (None, {"type": "text"}),
     "skip_special_tokens": (None, True),
-    "tool_choice": (None, "none"),
     "web_search_options": (None,),
 }
 
