@@ -18,10 +18,13 @@ from server.http.middleware.auth import BearerAuth
 from server.http.middleware.body_limit import BodyLimit
 from server.http.middleware.drain import Drain
 from server.http.middleware.request_id import RequestId
+from server.http.protocol.messages import error_body as messages_error
 from server.http.routes.chat import chat_router
 from server.http.routes.completions import completions_router
+from server.http.routes.messages import messages_router
 from server.http.routes.models import models_router
 from server.http.routes.operations import operations_router
+from server.http.routes.responses import responses_router
 from server.http.routes.tokens import tokens_router
 from server.http.service import Service
 from server.settings import ServerSettings, accepted_keys
@@ -102,9 +105,17 @@ def create_app(ensembles: dict[str, Ensemble], fuser: Fuser, settings: ServerSet
         root_path=settings.root_path,
         responses=RESPONSES,
     )
-    install_handlers(app)
+    install_handlers(app, {"/v1/messages": messages_error})
     app.state.lifecycle = service.lifecycle
-    for build in (chat_router, completions_router, models_router, tokens_router, operations_router):
+    for build in (
+        chat_router,
+        completions_router,
+        responses_router,
+        messages_router,
+        models_router,
+        tokens_router,
+        operations_router,
+    ):
         app.include_router(build(service))
     return app
 

@@ -12,6 +12,7 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
 from starlette.types import Receive, Scope, Send
 
+from alignment.errors import RequestError
 from fusion.core import Update
 from server.http.errors import CLIENT_CLOSED_REQUEST, as_request_error, error_body
 from server.http.generation import Choice, Generation
@@ -21,8 +22,31 @@ KEEP_ALIVE = ": keep-alive\n"  # an empty line would be an event without data, w
 DONE = "data: [DONE]\n\n"
 
 
+class ServerSentEvents:
+    """Events as OpenAI's completions send them."""
+
+    done = DONE
+
+    def frame(self, chunk: BaseModel) -> str:
+        """A chunk as an event."""
+        return f"data: {chunk.model_dump_json()}\n\n"
+
+    def failure(self, error: RequestError) -> str:
+        """The event of an answer that failed on the way."""
+        return f"data: {json.dumps(error_body(error))}\n\n"
+
+
 class Shape(Protocol):
     """The form of one endpoint's answers."""
+
+    done: str
+    """What ends a stream."""
+
+    def frame(self, chunk: BaseModel) -> str:
+        """A chunk as an event."""
+
+    def failure(self, error: RequestError) -> str:
+        """The events of an answer that failed on the way."""
 
     def idle(self) -> BaseModel:
         """A chunk that says nothing, for clients that wait for one."""
@@ -33,8 +57,8 @@ class Shape(Protocol):
     def chunks(self, choice: Choice, update: Update) -> Iterable[BaseModel]:
         """The chunks for one round; `choice` already holds its tokens."""
 
-    def closing(self, usage: Usage) -> BaseModel:
-        """The last chunk of a stream that was asked for usage."""
+    def closing(self, usage: Usage) -> BaseModel | None:
+        """The last chunk of a stream that was asked for usage; None where usage is sent anyway."""
 
     def whole(self, choices: list[Choice], usage: Usage) -> BaseModel:
         """The answer in one piece."""
@@ -106,26 +130,23 @@ async def _events(
     try:
         while generation.running:
             if not await generation.wait(sent + keep_alive_seconds - clock() if keep_alive_seconds else None):
-                yield _event(idle()) if idle else KEEP_ALIVE
+                yield shape.frame(idle()) if idle else KEEP_ALIVE
                 sent = clock()
                 continue
             for choice, update in generation.take():
                 if not opened:  # with the first token, so that a client can time it
                     opened = True
                     for chunk in shape.opening(generation.choices):
-                        yield _event(chunk)
+                        yield shape.frame(chunk)
                 for chunk in shape.chunks(choice, update):
-                    yield _event(chunk)
+                    yield shape.frame(chunk)
                     sent = clock()
-        if include_usage:
-            yield _event(shape.closing(generation.usage))
+        if include_usage and (closing := shape.closing(generation.usage)) is not None:
+            yield shape.frame(closing)
     except Exception as error:
-        yield f"data: {json.dumps(error_body(as_request_error(error)))}\n\n"
-    yield DONE
-
-
-def _event(chunk: BaseModel) -> str:
-    return f"data: {chunk.model_dump_json()}\n\n"
+        yield shape.failure(as_request_error(error))
+    if shape.done:
+        yield shape.done
 
 
 async def _while_connected(request: Request, work: Coroutine[Any, Any, None]) -> bool:

@@ -29,12 +29,12 @@ from server.http.reading import Reading
 from server.http.reasoning import ReasoningTags
 from server.http.routes.submit import Asked
 from server.http.service import Service
-from server.http.streaming import Shape
+from server.http.streaming import ServerSentEvents, Shape
 from server.http.tools.offer import Offer, conversations, format_for
 from server.http.tools.parser import ToolParser
 
 
-class ChatShape:
+class ChatShape(ServerSentEvents):
     """Answers as chat completions."""
 
     def __init__(

@@ -25,9 +25,10 @@ from server.http.protocol.completions import (
 from server.http.protocol.logprobs import CompletionText
 from server.http.routes.submit import Asked
 from server.http.service import Service
+from server.http.streaming import ServerSentEvents
 
 
-class CompletionShape:
+class CompletionShape(ServerSentEvents):
     """Answers as text completions. `echo` holds the text that each choice begins with, if it begins with one."""
 
     def __init__(self, generation: Generation, model: str, *, logprobs: bool, echo: Sequence[str] = ()) -> None:

@@ -72,7 +72,9 @@ def test_a_call_that_is_cut_off_is_content(client: TestClient, fuser: ScriptedFu
     assert choice["finish_reason"] == "length"
 
 
-@pytest.mark.parametrize("fields", [{"tool_choice": "auto"}, {"tools": [TOOL], "tool_choice": "none"}, {"tools": []}])
+@pytest.mark.parametrize(
+    "fields", [{"tool_choice": "auto"}, {"tools": [TOOL], "tool_choice": "none"}, {"tools": []}]
+)
 def test_without_tools_to_call_text_is_text(client: TestClient, fuser: ScriptedFuser, fields: Any) -> None:
     fuser.script = lambda submission: says(WRITTEN)
     assert chat(client, **fields)["choices"][0]["message"]["content"] == WRITTEN
@@ -100,7 +102,11 @@ def test_a_history_with_calls_and_results_reaches_the_prompt(client: TestClient,
         ({"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "no"}}}, "tool_choice"),
         ({"messages": [{"role": "tool", "tool_call_id": "x", "content": "a"}]}, "messages[0].tool_call_id"),
         (
-            {"messages": [{"role": "assistant", "tool_calls": [CALL | {"function": {"name": "f", "arguments": "{"}}]}]},
+            {
+                "messages": [
+                    {"role": "assistant", "tool_calls": [CALL | {"function": {"name": "f", "arguments": "{"}}]}
+                ]
+            },
             "messages[0].tool_calls[0].function.arguments",
         ),
         ({"reasoning_effort": "huge"}, "reasoning_effort"),
