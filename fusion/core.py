@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from alignment.text.boundaries import Located
 from fusion.options import Measure, SamplingParams
+
+if TYPE_CHECKING:
+    from fusion.sequence.constraint import Constraint
 
 Ids = NDArray[np.int32]
 LogProbs = NDArray[np.float32]
@@ -191,12 +194,13 @@ class Prompt:
     `ids` maps a member's name to its token ids (with its own template and special tokens). `leads` maps it to
     the bytes its template puts between prompt and answer as part of the answer's first token (the space after
     `[/INST]`), b"" for most. `located` maps it to where its tokens stand in the messages, for prompts that are to
-    be scored.
+    be scored. `constraint` is what answers must satisfy; each takes a copy.
     """
 
     ids: dict[str, list[int]]
     leads: dict[str, bytes]
     located: dict[str, Located] | None = None
+    constraint: Constraint | None = None
 
 
 @dataclass(frozen=True, slots=True)

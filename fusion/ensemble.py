@@ -20,6 +20,7 @@ from alignment.text.tokenizer import Tokenizer
 from alignment.vocab_map import VocabMap
 from fusion.core import Member, OnMemberFailure, Prompt
 from fusion.options import FusionParams
+from fusion.sequence.grammar import GrammarTable
 
 Read = TypeVar("Read")
 
@@ -108,6 +109,11 @@ class Ensemble:
         """The number of ids that members can name in the pivot's vocabulary, padding included."""
         sizes = [m.member.vocabulary_size for n, m in self.models.items() if self.follows_ids(n)]
         return max(self.tokenizer.vocabulary_size, *sizes)
+
+    @cached_property
+    def grammar_table(self) -> GrammarTable:
+        """The pivot's vocabulary, as grammars are compiled for it."""
+        return GrammarTable(self.tokenizer, width=self.vocabulary_size, end_ids=self.models[self.pivot].stop_ids)
 
     def surface(self, token: int) -> bytes:
         """The bytes a pivot token stands for; none for special tokens and for the padding of the vocabulary."""

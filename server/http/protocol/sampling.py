@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
 
@@ -48,6 +48,14 @@ class SamplingFields(overrides(SamplingParams, RequestModel, without=NOT_THE_SAM
 
     n: Annotated[int, Field(ge=1)] | None = None
     logit_bias: dict[str, Bias] | None = None
+    response_format: dict[str, Any] | None = None
+    structured_outputs: dict[str, Any] | None = None
+    guided_json: dict[str, Any] | str | None = None
+    guided_regex: str | None = None
+    guided_choice: list[str] | None = None
+    guided_grammar: str | None = None
+    allowed_token_ids: list[int] | None = None
+    bad_words: list[str] | None = None
     stop: Strings | None = None
     stop_token_ids: list[int] | None = None
     include_stop_str_in_output: bool | None = None
@@ -143,7 +151,7 @@ def require_fixed_pivot(fields: SamplingFields, ensemble: Ensemble) -> None:
     """Token ids are the pivot's, so they mean nothing where each prompt chooses the pivot."""
     if not ensemble.views:
         return
-    for name in ("logit_bias", "stop_token_ids"):
+    for name in ("logit_bias", "stop_token_ids", "allowed_token_ids"):
         if getattr(fields, name):
             raise InvalidRequestError(
                 f"{name} names token ids, but {ensemble.name} has no fixed pivot for these; leave it out.",

@@ -17,22 +17,15 @@ NOTHING: tuple[object, ...] = (None, False, "", [], {})
 UNBUILT: dict[str, tuple[object, ...]] = {
     **dict.fromkeys(
         (
-            "allowed_token_ids",
             "audio",
-            "bad_words",
             "chat_template",
             "documents",
             "functions",
-            "guided_choice",
-            "guided_grammar",
-            "guided_json",
-            "guided_regex",
             "logits_processors",
             "prompt_embeds",
             "prompt_logprobs",
             "return_token_ids",
             "return_tokens_as_token_ids",
-            "structured_outputs",
             "suffix",
             "truncate_prompt_tokens",
             "use_beam_search",
@@ -41,7 +34,6 @@ UNBUILT: dict[str, tuple[object, ...]] = {
     ),
     "function_call": (None, "none"),
     "modalities": (None, ["text"]),
-    "response_format": (None, {"type": "text"}),
     "skip_special_tokens": (None, True),
     "web_search_options": (None,),
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Literal
 
 from fastapi import APIRouter, Request, Response
@@ -25,6 +26,7 @@ from server.http.protocol.chat_answer import (
 )
 from server.http.protocol.common import Usage
 from server.http.protocol.logprobs import chat_logprobs
+from server.http.protocol.structured import constraint_of, require_pivot
 from server.http.reading import Reading
 from server.http.reasoning import ReasoningTags
 from server.http.routes.submit import Asked
@@ -183,7 +185,13 @@ def prepared(service: Service, body: ChatRequest, asked: Asked) -> tuple[Prompt,
         supports = {name: service.tool_support(model.tokenizer) for name, model in ensemble.models.items()}
         format = format_for(supports[ensemble.pivot], settings.tool_format)
         shown = conversations(ensemble, conversation["messages"], offer.tools, supports, format)
+    calls = None
+    if format is not None and offer.tools and offer.choice != "auto":
+        require_pivot(ensemble)
+        calls = format.grammar(offer.tools, ensemble.grammar_table, choice=offer.choice, parallel=offer.parallel)
+    constraint = constraint_of(body, ensemble, calls)
     prompt = ensemble.encode_chat(**conversation, locate=asked.located, shown=shown)
+    prompt = replace(prompt, constraint=constraint)
     tokenizer = ensemble.tokenizer
     opened = tags is not None and tags.opened_by(tokenizer.decode(prompt.ids[ensemble.pivot][-8:]))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from fastapi import APIRouter, Request, Response
 from fastapi.concurrency import run_in_threadpool
@@ -23,6 +24,7 @@ from server.http.protocol.completions import (
     prompts,
 )
 from server.http.protocol.logprobs import CompletionText
+from server.http.protocol.structured import constraint_of
 from server.http.routes.submit import Asked
 from server.http.service import Service
 from server.http.streaming import ServerSentEvents
@@ -149,9 +151,11 @@ def completions_router(service: Service) -> APIRouter:
                 param="prompt",
             )
         echo = [text for prompt in texts for text in [written(prompt)] * n] if body.echo else []
+        constraint = await run_in_threadpool(lambda: constraint_of(body, ensemble))
+        encoded = await run_in_threadpool(lambda: [encode(text) for text in texts])
         return await asked.answer(
             request,
-            await run_in_threadpool(lambda: [encode(text) for text in texts]),
+            [replace(prompt, constraint=constraint) for prompt in encoded],
             lambda generation: CompletionShape(
                 generation, asked.model, logprobs=body.logprobs is not None, echo=echo
             ),

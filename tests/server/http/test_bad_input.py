@@ -163,8 +163,6 @@ def test_more_sequences_than_can_ever_wait_are_refused_for_good(client: TestClie
     ("path", "fields", "param"),
     [
         (CHAT_PATH, {"functions": [{"name": "f"}]}, "functions"),
-        (CHAT_PATH, {"response_format": {"type": "json_object"}}, "response_format"),
-        (CHAT_PATH, {"structured_outputs": {"regex": "a"}}, "structured_outputs"),
         (CHAT_PATH, {"prompt_logprobs": 0}, "prompt_logprobs"),
         (CHAT_PATH, {"modalities": ["text", "audio"]}, "modalities"),
         (TEXT_PATH, {"suffix": "end"}, "suffix"),
