@@ -17,7 +17,8 @@ Serve = Callable[..., Served]
 def test_the_sdk_reads_a_response(serve: Serve) -> None:
     answer = serve().sdk().responses.create(model="pair", input="hi", store=False)
     assert answer.output_text == "Hello world"
-    assert answer.usage is not None and answer.usage.output_tokens == 3
+    assert answer.usage is not None
+    assert answer.usage.output_tokens == 3
 
 
 def test_the_sdk_streams_a_response(serve: Serve) -> None:
