@@ -27,6 +27,12 @@ class LongWords:
         self._words: list[str] = []
         self._lengths: list[int] = []
 
+    def copy(self) -> LongWords:
+        """One that goes on by itself."""
+        other = LongWords(self._continuation, self._surfaces)
+        other._words, other._lengths = list(self._words), list(self._lengths)
+        return other
+
     def respell(self, text: str, ids: list[int], base: int) -> tuple[int, list[int]]:
         """Tokenise `text`, which `ids[base:]` spelled before it grew (if this was called then).
 

@@ -45,10 +45,24 @@ _LONG = 96
 
 @dataclass(frozen=True, slots=True)
 class Edit:
-    """How a list of tokens changed: its first `keep` stay, `append` follow them."""
+    """A change of a list of tokens: its first `keep` stay, and `append` follow them."""
 
     keep: int
     append: list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A point that a `Spelling` can go back to: all that later text may change."""
+
+    ids: list[int]
+    base: int
+    text: str
+    stop: int
+    lead: bytes
+    pending: bytes
+    broken: bytes
+    long: LongWords | None
 
 
 class Spelling:
@@ -102,6 +116,27 @@ class Spelling:
         if pending:
             self._replace(len(self.ids), self._spell_bytes(pending))
         return self._edit()
+
+    def mark(self) -> Mark:
+        """Mark the present state for `restore`, at the cost of a copy of the tokens that are not final."""
+        long = None if self._long is None else self._long.copy()
+        return Mark(
+            self.ids[self._base :],
+            self._base,
+            self._text,
+            self._stop,
+            self._lead,
+            self._pending,
+            self._broken,
+            long,
+        )
+
+    def restore(self, mark: Mark) -> None:
+        """Take back all text since `mark`, which may be restored again."""
+        self.ids[mark.base :] = mark.ids
+        self._base, self._text, self._stop = mark.base, mark.text, mark.stop
+        self._lead, self._pending, self._broken = mark.lead, mark.pending, mark.broken
+        self._long = None if mark.long is None else mark.long.copy()
 
     def _edit(self) -> Edit:
         ids, keep = self.ids, self._low

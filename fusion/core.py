@@ -92,7 +92,7 @@ class Generate:
 
 @dataclass(frozen=True, slots=True)
 class Generated:
-    """What a `Generate` has come to since the last such answer.
+    """The tokens that a `Generate` has produced since the last such answer.
 
     Attributes:
         tokens: n ids, at least one.
@@ -140,7 +140,7 @@ class Up:
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """What a member can hold: tokens per sequence, tokens of all open sequences together, open sequences.
+    """The limits of a member: tokens per sequence, tokens of all open sequences, open sequences.
 
     A sequence takes room for its tokens in whole blocks of `block`. `generates` says whether there is a loop that
     takes a `Generate`.
@@ -168,7 +168,7 @@ class Member(Protocol):
 
     @property
     def step_seconds(self) -> float:
-        """How long the engine's step took that the answers being delivered come from; 0 if that is not known."""
+        """Seconds of the engine step that the answers being delivered come from; 0 if that is not known."""
 
     def start(self, deliver: Deliver) -> None:
         """Begin to accept work."""
@@ -222,7 +222,7 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class RoundReport:
-    """What each member did in one round, by member name.
+    """The part of each member in one round, by member name.
 
     `weights` are those in force after the filter (0 for a member left out), `kept` says who passed it,
     `contribution` is each member's share of the chosen token's fused probability (they sum to 1 in a mixture),
@@ -240,7 +240,7 @@ class RoundReport:
 
 @dataclass(frozen=True, slots=True)
 class WeightingReport:
-    """How the weights of a sequence came about; by member where not said otherwise.
+    """The measurement behind the weights of a sequence; by member where not said otherwise.
 
     Attributes:
         method: what was used, which is not what was asked for where `notes` say so.
@@ -267,7 +267,7 @@ class WeightingReport:
 
 @dataclass(slots=True)
 class Account:
-    """Where the time of a sequence went. Points in time are `time.perf_counter`'s.
+    """The time of a sequence by where it was spent. Points in time are `time.perf_counter`'s.
 
     Attributes:
         submitted: when it joined the waiting line.
@@ -289,28 +289,44 @@ class Account:
 
 
 @dataclass(frozen=True, slots=True)
-class Update:
-    """What a sequence tells its caller after a round (or when it ends, or fails).
+class Delta:
+    """New text and tokens of a sequence.
 
-    `text` is new text that later tokens can no longer take back: whole characters, held back while it could
-    be the start of a stop string. `tokens` are the tokens of this round, in order. `finish` is set once, in the
-    last update; `stop_reason` is then the stop string or stop token id that ended it, None for the end token.
-    `error` is set instead of `finish` when the sequence failed. With the last update come the `account`, the
-    `weighting`, which members left and why (`departed`), and after how many tokens those of them took part again
-    that came back (`returned`). `pivot` is the member whose tokens these are.
-    `prompt` are those of the prompt, in the first update, where they were asked for; nothing predicts the first of
-    them, whose log-probability is NaN.
+    Attributes:
+        text: new text that later tokens can no longer take back: whole characters, held back while it could be the
+            start of a stop string.
+        tokens: of this round, in order.
+        pivot: the member whose tokens these are.
+        prompt: the tokens of the prompt, in the first delta, where they were asked for; nothing predicts the first
+            of them, whose log-probability is NaN.
     """
 
     text: str
     tokens: tuple[Token, ...] = ()
+    pivot: str | None = None
+    prompt: tuple[Token, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class End(Delta):
+    """The last `Delta` of a sequence: why it ends, and the report on it.
+
+    Attributes:
+        finish: set unless it failed.
+        stop_reason: the stop string or stop token id that ended it, None for the end token.
+        error: why it failed.
+        rounds: one report per token, where they were asked for.
+        departed: which members left, and why.
+        returned: after how many tokens those of them took part again that came back.
+        account: where its time went.
+        weighting: how its weights came about, where they were measured.
+    """
+
     finish: FinishReason | None = None
     stop_reason: str | int | None = None
     error: Exception | None = None
     rounds: tuple[RoundReport, ...] = ()
     departed: dict[str, str] = field(default_factory=dict)
-    account: Account | None = None
     returned: dict[str, int] = field(default_factory=dict)
+    account: Account | None = None
     weighting: WeightingReport | None = None
-    pivot: str | None = None
-    prompt: tuple[Token, ...] = ()

@@ -55,54 +55,22 @@ class Maps:
 
 
 @dataclass(frozen=True)
-class Ensemble:
-    """Members that decode as one, served under one name. Built by `build_ensemble`.
+class View:
+    """An ensemble with its pivot decided: whose tokens are emitted, and the maps into its vocabulary."""
 
-    `views` is empty where the pivot is fixed. Where the prompt decides on it, it holds the same members around
-    each possible pivot, and this is the view of the first of them.
-    """
-
-    name: str
     models: dict[str, Model]
     pivot: str
     maps: dict[str, Maps]
-    defaults: FusionParams
-    fingerprint: str = field(repr=False)
-    on_member_failure: OnMemberFailure = "fail"
-    views: Mapping[str, Ensemble] = field(default_factory=dict, repr=False)
-
-    def view(self, pivot: str | None) -> Ensemble:
-        """This ensemble around the pivot that a prompt has decided on."""
-        return self.views[pivot] if self.views and pivot is not None else self
-
-    @property
-    def pivot_name(self) -> str:
-        """The pivot, or `auto`."""
-        return "auto" if self.views else self.pivot
-
-    def scores(self, fusion: FusionParams) -> bool:
-        """Whether prompts are scored for these parameters: to weigh the members, or to choose the pivot."""
-        return fusion.weighting.method != "given" or bool(self.views)
 
     @property
     def tokenizer(self) -> Tokenizer:
         """The pivot's tokenizer: ids in requests and answers are its ids."""
         return self.models[self.pivot].tokenizer
 
-    @property
+    @cached_property
     def stop_ids(self) -> frozenset[int]:
         """The pivot's ids that end an answer."""
         return frozenset(self.models[self.pivot].stop_ids)
-
-    @property
-    def context(self) -> int:
-        """The smallest context of the members, in that member's tokens."""
-        return min(model.member.capacity.context for model in self.models.values())
-
-    @property
-    def longest_context(self) -> int:
-        """The largest context of the members: a prompt that cannot fit it is not read."""
-        return max(model.member.capacity.context for model in self.models.values())
 
     @cached_property
     def vocabulary_size(self) -> int:
@@ -120,13 +88,76 @@ class Ensemble:
         surfaces = self.tokenizer.surfaces
         return (surfaces[token] or b"") if token < len(surfaces) else b""
 
-    def can_do_without(self, name: str) -> bool:
-        """Whether its sequences go on when this member fails, and not all do: while no prompt has decided, any."""
-        return self.on_member_failure == "degrade" and (bool(self.views) or name != self.pivot)
-
     def follows_ids(self, name: str) -> bool:
-        """Whether this member is given the pivot's ids as they are, because it has the pivot's tokenizer."""
+        """Return whether this member takes the pivot's ids as they are: it has the pivot's tokenizer."""
         return self.models[name].tokenizer.fingerprint == self.tokenizer.fingerprint
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """Members that decode as one, served under one name. Built by `build_ensemble`.
+
+    `views` holds one view where the pivot is fixed, and one around each member where the prompt decides on it.
+    """
+
+    name: str
+    models: dict[str, Model]
+    views: Mapping[str, View] = field(repr=False)
+    defaults: FusionParams
+    fingerprint: str = field(repr=False)
+    on_member_failure: OnMemberFailure = "fail"
+
+    @cached_property
+    def first(self) -> View:
+        """The view around its pivot; while a prompt decides on that, around the first member."""
+        return next(iter(self.views.values()))
+
+    @property
+    def chooses_pivot(self) -> bool:
+        """True where each prompt decides on the pivot."""
+        return len(self.views) > 1
+
+    def view(self, pivot: str | None) -> View:
+        """This ensemble around the pivot that a prompt has decided on."""
+        return self.first if pivot is None else self.views.get(pivot, self.first)
+
+    @property
+    def pivot(self) -> str:
+        """The member whose tokens are emitted; the first one where prompts decide on it."""
+        return self.first.pivot
+
+    @property
+    def pivot_name(self) -> str:
+        """The pivot, or `auto`."""
+        return "auto" if self.chooses_pivot else self.pivot
+
+    def scores(self, fusion: FusionParams) -> bool:
+        """Return whether these parameters need scored prompts: to weigh the members, or to choose the pivot."""
+        return fusion.weighting.method != "given" or self.chooses_pivot
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The pivot's tokenizer."""
+        return self.first.tokenizer
+
+    @property
+    def stop_ids(self) -> frozenset[int]:
+        """The pivot's ids that end an answer."""
+        return self.first.stop_ids
+
+    @property
+    def context(self) -> int:
+        """The smallest context of the members, in that member's tokens."""
+        return min(model.member.capacity.context for model in self.models.values())
+
+    @property
+    def longest_context(self) -> int:
+        """The largest context of the members: a prompt that cannot fit it is not read."""
+        return max(model.member.capacity.context for model in self.models.values())
+
+    def can_do_without(self, name: str) -> bool:
+        """Return whether its sequences go on without this member: any but the pivot, once that is decided."""
+        return self.on_member_failure == "degrade" and (self.chooses_pivot or name != self.pivot)
 
     def encode_chat(
         self,
@@ -200,7 +231,7 @@ class Ensemble:
             )
         require_ids(ids, self.tokenizer.vocabulary_size, param="prompt")
         prompt = self.encode_text(self.tokenizer.text_of(ids), locate=locate)
-        followers = [name for name in self.models if self.follows_ids(name)]
+        followers = [name for name in self.models if self.first.follows_ids(name)]
         prompt.ids.update({name: list(ids) for name in followers})
         if prompt.located is not None:
             places = Located.of_surfaces(self.tokenizer.written(ids))
@@ -216,7 +247,7 @@ class Ensemble:
         ]
 
     def max_new_tokens(self, prompt: Prompt, members: Sequence[str], *, param: str | None = None) -> int:
-        """How many tokens fit after the prompt in the contexts of all these members.
+        """Return the number of tokens that fit after the prompt in the contexts of all these members.
 
         Raises:
             InvalidRequestError: the prompt is empty, or alone fills a member's context; names the member and its
@@ -290,7 +321,8 @@ def build_ensemble(
         "defaults": asdict(defaults),
     }
     fingerprint = "tutti-" + hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
-    return Ensemble(name, dict(models), pivot, maps, defaults, fingerprint, on_member_failure)
+    view = View(dict(models), pivot, maps)
+    return Ensemble(name, view.models, {pivot: view}, defaults, fingerprint, on_member_failure)
 
 
 def build_for_any_pivot(
@@ -302,16 +334,14 @@ def build_for_any_pivot(
     on_member_failure: OnMemberFailure = "fail",
 ) -> Ensemble:
     """Join running models whose pivot each prompt decides; `align` is asked for the maps of all pairs."""
-    views = {
-        pivot: build_ensemble(
-            name, models, pivot, defaults=defaults, align=align, on_member_failure=on_member_failure
-        )
+    single = [
+        build_ensemble(name, models, pivot, defaults=defaults, align=align, on_member_failure=on_member_failure)
         for pivot in models
-    }
-    identity = " ".join(view.fingerprint for view in views.values())
+    ]
+    identity = " ".join(ensemble.fingerprint for ensemble in single)
     fingerprint = "tutti-" + hashlib.sha256(identity.encode()).hexdigest()[:16]
-    views = {pivot: replace(view, fingerprint=fingerprint) for pivot, view in views.items()}
-    return replace(next(iter(views.values())), views=views)
+    views = {ensemble.pivot: ensemble.first for ensemble in single}
+    return replace(single[0], views=views, fingerprint=fingerprint)
 
 
 def _maps(source: Model, target: Model, running: VocabMap) -> Maps:

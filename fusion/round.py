@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import perf_counter
 
 import numpy as np
@@ -11,28 +11,40 @@ from numpy.typing import NDArray
 from fusion.core import RoundReport, Token, TokenLogProb
 from fusion.sampling import is_plain, sample, sample_plain
 from fusion.sequence.sequence import Sequence
-from fusion.step import Candidates, combine_members, keep_the_pivots_cut, project
+from fusion.step import Candidates, Fused, fuse, keep_the_pivots_cut, project
 
 Floats = NDArray[np.float64]
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """The outcome of a round of one sequence."""
+@dataclass(slots=True)
+class Round:
+    """A round of a batch of S sequences that share ensemble and voters (M of them), over C candidates.
 
-    token: Token
-    report: RoundReport | None
+    Points in time are `time.perf_counter`'s. What is known only once the round is accounted for has a default
+    (see `fusion.loop.timing`).
 
-
-@dataclass(frozen=True, slots=True)
-class Fused:
-    """A round of a batch: outcome per sequence, and its arrays (shapes as in `fusion.loop.observer.Rounds`).
-
-    `began`, `combined` and `ended` are times: of the round's start, of the fused distribution, of the choices.
+    Attributes:
+        model: the ensemble's name.
+        voters: the members whose distributions were fused.
+        probabilities: [S, M, C], the voters' distributions in the pivot's vocabulary, as their maps left them.
+        weights: [S, M], those in force after the filter.
+        kept: [S, M], who passed the filter.
+        fused: [S, C], what the tokens were drawn from.
+        began: when it began.
+        combined: when the fused distributions were there.
+        ended: when the tokens were drawn.
+        tokens: what was drawn, one for each sequence.
+        reports: for each sequence, where it was asked for.
+        waiting: seconds from the first member having its work to the round, for the sequences that have had a
+            round before (what comes before the first is the prompt).
+        last: of each sequence that several members answered, who came last and how many seconds after the one
+            before.
+        absent: the members that sat out because they cannot spell the text yet, once per sequence.
+        synchronisation: seconds from the end to the first member having its next work; the others follow at once.
     """
 
+    model: str
     voters: tuple[str, ...]
-    outcomes: list[Outcome]
     probabilities: Floats
     weights: Floats
     kept: NDArray[np.bool_]
@@ -40,13 +52,29 @@ class Fused:
     began: float
     combined: float
     ended: float
+    tokens: list[Token] = field(default_factory=list)
+    reports: list[RoundReport | None] = field(default_factory=list)
+    waiting: list[float] = field(default_factory=list)
+    last: list[tuple[str, float]] = field(default_factory=list)
+    absent: list[str] = field(default_factory=list)
+    synchronisation: float = 0.0
+
+    @property
+    def fusion(self) -> float:
+        """Seconds to project, filter and combine."""
+        return self.combined - self.began
+
+    @property
+    def sampling(self) -> float:
+        """Seconds to draw and describe the tokens."""
+        return self.ended - self.combined
 
 
 def batch_key(sequence: Sequence) -> object:
     """Sequences with equal keys are fused in one call: same ensemble, pivot, voters, maps and combination."""
     return (
         sequence.ensemble.name,
-        sequence.ensemble.pivot,
+        sequence.view.pivot,
         sequence.voters,
         sequence.spelled,
         sequence.lead_spelled,
@@ -57,29 +85,39 @@ def batch_key(sequence: Sequence) -> object:
     )
 
 
-def fuse(batch: list[Sequence]) -> Fused:
+def run_round(batch: list[Sequence]) -> Round:
     """One round of sequences that share ensemble, voters, maps and combination."""
     began = perf_counter()
     first = batch[0]
     voters, fusion = first.voters, first.fusion
     candidates = gather(batch, voters)
     given = np.array([[sequence.weights[name] for name in voters] for sequence in batch])
-    pivot = voters.index(first.ensemble.pivot)
-    combined = combine_members(candidates.probabilities, given, pivot, fusion)
-    fused = combined.fused
+    pivot = voters.index(first.view.pivot)
+    result = fuse(candidates.probabilities, given, pivot, fusion)
+    fused = result.distribution
     if fusion.guard:
         own = candidates.probabilities[:, pivot]
         fused = keep_the_pivots_cut(fused, own, lambda row, i: batch[row].surface(int(candidates.tokens[row, i])))
-    at = perf_counter()
-    outcomes = []
+    combined = perf_counter()
+    tokens, reports = [], []
     for row, chosen in enumerate(choose(batch, candidates.tokens, fused)):
-        sequence, report = batch[row], None
-        if sequence.fusion.report:
-            parts = combined.shares[row], combined.weights[row], combined.kept[row]
-            report = account(sequence, candidates, row, chosen, *parts)
-        outcomes.append(Outcome(describe(sequence, candidates.tokens[row], fused[row], chosen), report))
-    probabilities, weights, kept = candidates.probabilities, combined.weights, combined.kept
-    return Fused(voters, outcomes, probabilities, weights, kept, fused, began, at, perf_counter())
+        sequence = batch[row]
+        wanted = sequence.fusion.report
+        reports.append(report(sequence, candidates, row, chosen, result) if wanted else None)
+        tokens.append(describe(sequence, candidates.tokens[row], fused[row], chosen))
+    return Round(
+        first.ensemble.name,
+        voters,
+        candidates.probabilities,
+        result.weights,
+        result.kept,
+        fused,
+        began,
+        combined,
+        perf_counter(),
+        tokens,
+        reports,
+    )
 
 
 def gather(batch: list[Sequence], voters: tuple[str, ...]) -> Candidates:
@@ -90,8 +128,8 @@ def gather(batch: list[Sequence], voters: tuple[str, ...]) -> Candidates:
         ids = np.concatenate([answer.ids[-1:] for answer in latest if answer])
         logprobs = np.concatenate([answer.logprobs[-1:] for answer in latest if answer])
         answers.append((ids, logprobs))
-    ensemble = batch[0].ensemble
-    return project(answers, [batch[0].map_of(name) for name in voters], ensemble.vocabulary_size)
+    maps = [batch[0].map_of(name) for name in voters]
+    return project(answers, maps, batch[0].view.vocabulary_size)
 
 
 def choose(batch: list[Sequence], tokens: NDArray[np.int64], fused: Floats) -> list[int]:
@@ -151,19 +189,11 @@ def describe(sequence: Sequence, tokens: NDArray[np.int64], fused: Floats, chose
     return Token(token, tuple(entry(int(tokens[i]), float(fused[i])) for i in best if fused[i] > 0))
 
 
-def account(
-    sequence: Sequence,
-    candidates: Candidates,
-    row: int,
-    chosen: int,
-    shares: Floats,
-    weights: Floats,
-    kept: NDArray[np.bool_],
-) -> RoundReport:
-    """Who did what in this round; `shares` [M, C] are the members' probabilities as they were combined."""
-    voters = sequence.voters
+def report(sequence: Sequence, candidates: Candidates, row: int, chosen: int, result: Fused) -> RoundReport:
+    """Each member's part in the round of one sequence, which is `row` of its batch."""
+    voters, weights = sequence.voters, result.weights[row]
     where = np.flatnonzero(candidates.tokens[row] == chosen)
-    share = weights * (shares[:, where[0]] if len(where) else 0.0)
+    share = weights * (result.shares[row][:, where[0]] if len(where) else 0.0)
     total = share.sum()
     share = share / total if total > 0 else share
 
@@ -173,7 +203,7 @@ def account(
     return RoundReport(
         token=chosen,
         weights=by_member(weights),
-        kept=dict(zip(voters, kept.tolist(), strict=True)),
+        kept=dict(zip(voters, result.kept[row].tolist(), strict=True)),
         contribution=by_member(share),
         mass=by_member(candidates.probabilities[row].sum(axis=1)),
         rolled_back={name: sequence.seats[name].rolled_back for name in voters},

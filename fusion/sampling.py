@@ -102,7 +102,7 @@ def sample(
 
 
 def is_plain(params: SamplingParams) -> bool:
-    """Whether nothing but a temperature shapes what is drawn from."""
+    """Return whether nothing but a temperature shapes the distribution."""
     penalised = params.repetition_penalty != 1.0 or params.frequency_penalty or params.presence_penalty
     limited = params.min_p > 0 or params.top_k > 0 or params.top_p < 1
     return params.temperature > 0 and not (penalised or limited or params.logit_bias)
@@ -115,7 +115,7 @@ def sample_plain(
     forbidden: Sequence[frozenset[int]],
     draws: Floats,
 ) -> list[int]:
-    """What `sample` draws for S sequences that are plain, all at once.
+    """Draw for S plain sequences at once what `sample` draws for each.
 
     Args:
         tokens: [S, C] candidate ids.

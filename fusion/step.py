@@ -1,4 +1,4 @@
-"""What happens to the members' distributions in a round: project, filter, combine. Pure functions on arrays.
+"""Step: project, filter and combine the members' distributions of a round. Pure functions on arrays.
 
 Shapes: S sequences, M members, k best tokens per member, R entries per row of a vocabulary map, C candidates
 (the pivot tokens that any member gives probability to), V the pivot's vocabulary. Probabilities are float64,
@@ -169,50 +169,72 @@ def product(probabilities: Floats, weights: Floats) -> Floats:
     A candidate that a member did not list counts there as its least probable listed one: it is at most that
     probable, and a hard zero would let the truncation to k tokens veto what every other member wants.
     """
-    listed = probabilities > 0
-    floor = np.where(listed, probabilities, np.inf).min(axis=2, keepdims=True)
-    logs = np.log(np.where(listed, probabilities, np.where(np.isfinite(floor), floor, 1.0)))
-    fused: Floats = np.einsum("smc,sm->sc", logs, weights)
-    fused = np.where(listed.any(axis=1), fused, -np.inf)
+    fused: Floats = np.einsum("smc,sm->sc", floored_logs(probabilities), weights)
+    fused = np.where((probabilities > 0).any(axis=1), fused, -np.inf)
     fused = np.exp(fused - fused.max(axis=1, keepdims=True))
     fused /= fused.sum(axis=1, keepdims=True)
     return fused
+
+
+def floored_logs(probabilities: Floats) -> Floats:
+    """Logarithms of the members' probabilities [S, M, C], those not listed as `product` counts them."""
+    listed = probabilities > 0
+    floor = np.where(listed, probabilities, np.inf).min(axis=2, keepdims=True)
+    logs: Floats = np.log(np.where(listed, probabilities, np.where(np.isfinite(floor), floor, 1.0)))
+    return logs
 
 
 COMBINATIONS = {"mixture": mixture, "product": product}
 
 
 @dataclass(frozen=True, slots=True)
-class Combined:
-    """What a round comes to, with what it came from.
+class Shares:
+    """The members' distributions as they are combined.
 
     Attributes:
-        shares: [S, M, C], the members' probabilities as they were combined.
-        weights: [S, M], those in force after the filter.
-        kept: [S, M], who passed it.
-        fused: [S, C].
+        probabilities: [S, M, C].
+        kept: [S, M], who passed the filter.
     """
+
+    probabilities: Floats
+    kept: Bools
+
+    def combined(self, given: Floats, combine: Combine) -> tuple[Floats, Floats]:
+        """The weights in force [S, M] where members weigh `given` [S, M], and what they come to, [S, C]."""
+        weights = effective_weights(given, self.kept)
+        return weights, COMBINATIONS[combine](self.probabilities, weights)
+
+
+def shares_of(probabilities: Floats, filter_top: int | None, *, scaled: bool = False) -> Shares:
+    """Filter projected distributions [S, M, C], and where they are to be `scaled` let each sum to 1."""
+    members = probabilities.shape[1]
+    kept = np.ones((len(probabilities), members), dtype=np.bool_)
+    if filter_top is not None and members > 1:
+        kept = faithful(probabilities, filter_top)
+    return Shares(renormalize(probabilities) if scaled else probabilities, kept)
+
+
+@dataclass(frozen=True, slots=True)
+class Fused:
+    """A fused distribution [S, C] with the `shares` [S, M, C], `weights` [S, M] and `kept` [S, M] it came from."""
 
     shares: Floats
     weights: Floats
     kept: Bools
-    fused: Floats
+    distribution: Floats
 
 
-def combine_members(probabilities: Floats, given: Floats, pivot: int, fusion: FusionParams) -> Combined:
-    """Filter and combine: projected distributions [S, M, C] of members that weigh `given` [S, M].
+def fuse(probabilities: Floats, given: Floats, pivot: int, fusion: FusionParams) -> Fused:
+    """Filter and combine projected distributions [S, M, C] of members that weigh `given` [S, M].
 
     `pivot` is its index among the members. Where nothing of what the weighty members want reaches the pivot's
     vocabulary, the pivot decides.
     """
-    kept = np.ones(given.shape, dtype=np.bool_)
-    if fusion.filter_top is not None and given.shape[1] > 1:
-        kept = faithful(probabilities, fusion.filter_top)
-    weights = effective_weights(among_voters(given), kept)
-    shares = renormalize(probabilities) if fusion.renormalize else probabilities
-    fused = COMBINATIONS[fusion.combine](shares, weights)
+    shares = shares_of(probabilities, fusion.filter_top, scaled=fusion.renormalize)
+    weights, fused = shares.combined(among_voters(given), fusion.combine)
     silent = np.einsum("smc,sm->s", probabilities, weights) == 0
-    return Combined(shares, weights, kept, np.where(silent[:, None], probabilities[:, pivot], fused))
+    fused = np.where(silent[:, None], probabilities[:, pivot], fused)
+    return Fused(shares.probabilities, weights, shares.kept, fused)
 
 
 def among_voters(given: Floats) -> Floats:
@@ -264,12 +286,10 @@ def fuse_logits(
         logprobs = best - best.max() - np.log(np.exp(best - best.max()).sum())
         answers.append((ids[None], logprobs[None].astype(np.float32)))
     candidates = project(answers, maps, size)
-    kept = np.ones((1, len(answers)), dtype=np.bool_)
-    if filter_top is not None and len(answers) > 1:
-        kept = faithful(candidates.probabilities, filter_top)
+    shares = shares_of(candidates.probabilities, filter_top)
     given = np.full(len(answers), 1 / len(answers)) if weights is None else np.asarray(weights, dtype=np.float64)
-    fused = COMBINATIONS[combine](candidates.probabilities, effective_weights(given[None], kept))
+    _, fused = shares.combined(given[None], combine)
     dense = np.zeros(size, dtype=np.float32)
     used = candidates.tokens[0] >= 0
     dense[candidates.tokens[0, used]] = fused[0, used]
-    return dense, [bool(flag) for flag in kept[0]]
+    return dense, [bool(flag) for flag in shares.kept[0]]

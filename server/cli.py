@@ -1,4 +1,4 @@
-"""The `tutti` command. What needs torch is imported by the commands that use it, so that the rest starts fast."""
+"""The `tutti` command. Commands import the modules that need torch themselves, so that the others start fast."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Loading: from settings to what serves them, by `fusion.build`."""
+"""Loading: from settings to what serves them, by `fusion.assembly`."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from pathlib import Path
 
 from alignment.errors import ConfigError
 from alignment.methods.map_cache import MapCache, user_cache
-from fusion.build import runtime
-from fusion.build.runtime import Runtime
-from fusion.build.specs import BuildError
+from fusion.assembly import runtime
+from fusion.assembly.runtime import Runtime
+from fusion.assembly.specs import BuildError
 from server import __version__
 from server.settings import ServerSettings, Settings
 

@@ -75,7 +75,7 @@ class ChatStream:
         return [system, *_exchange(example.prompt, example.reference)]
 
     def _remembered_name(self) -> Chat:
-        """The user's name, told by the system message or by the user, is used later."""
+        """The user's name, given by the system message or by the user, is used later."""
         name = small_talk.draw_name(self._rng)
         question = _exchange(self._rng.choice(NAME_QUESTIONS), f"Your name is {name}.")
         if self._rng.random() < 0.5:

@@ -1,4 +1,4 @@
-"""The places that sequences have in the members' caches, and the work that is ready for them there."""
+"""Budget: what is free in the members' caches. Places: the sequences there, and the work ready for them."""
 
 from __future__ import annotations
 
@@ -6,13 +6,66 @@ import logging
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
-from fusion.core import Member, Task
-from fusion.loop.line import Budget
+from fusion.core import Capacity, Member, Task
 from fusion.sequence.sequence import Sequence
 
 log = logging.getLogger(__name__)
 
 GROWTH = 64  # tokens by which a reservation grows at a time
+
+
+class Budget:
+    """The room that is still free in every member. Used by the fuser's thread only."""
+
+    def __init__(self, capacities: Mapping[str, Capacity]) -> None:
+        self.blocks: dict[str, int] = {}
+        self.sequences: dict[str, int] = {}
+        self._capacities: dict[str, Capacity] = {}
+        for name, capacity in capacities.items():
+            self.reset(name, capacity)
+
+    def reset(self, name: str, capacity: Capacity) -> None:
+        """A member is there, or back, with nothing in it."""
+        self.blocks[name] = capacity.cache_tokens // capacity.block
+        self.sequences[name] = capacity.sequences
+        self._capacities[name] = capacity
+
+    def reserved(self, name: str) -> int:
+        """The tokens set aside in a member."""
+        capacity = self._capacities[name]
+        return capacity.cache_tokens - self.blocks[name] * capacity.block
+
+    def admits(self, sequence: Sequence, names: Iterable[str]) -> bool:
+        """Return whether each of these members has a place and the tokens that the sequence asks for."""
+        return all(
+            self.sequences[name] > 0 and self.blocks[name] >= self._blocks(name, sequence.seats[name].reserved)
+            for name in names
+        )
+
+    def take(self, sequence: Sequence, names: Iterable[str]) -> None:
+        """Set aside what a sequence asks for in these members."""
+        for name in names:
+            self.sequences[name] -= 1
+            self.blocks[name] -= self._blocks(name, sequence.seats[name].reserved)
+
+    def give_back(self, sequence: Sequence, name: str) -> None:
+        """A sequence is closed in one member."""
+        self.sequences[name] += 1
+        self.blocks[name] += self._blocks(name, sequence.seats[name].reserved)
+
+    def grow(self, sequence: Sequence, name: str, tokens: int) -> bool:
+        """Raise a reservation to `tokens`; False, and nothing changed, where the member has no room for it."""
+        seat = sequence.seats[name]
+        extra = self._blocks(name, tokens) - self._blocks(name, seat.reserved)
+        if extra > self.blocks[name]:
+            return False
+        self.blocks[name] -= extra
+        seat.reserved = tokens
+        return True
+
+    def _blocks(self, name: str, tokens: int) -> int:
+        """Blocks that so many tokens of one sequence take up."""
+        return -(-tokens // self._capacities[name].block)
 
 
 class Places:

@@ -1,4 +1,4 @@
-"""Who may start: sequences wait in fair order until every member has room for them, prompt and answer.
+"""Line: sequences wait in fair order until every member has room for them, prompt and answer.
 
 A member's cache must never be overcommitted, because sequences that wait for each other's room would wait for
 ever. So room for the whole answer is set aside at the start, and a sequence that turns out to need more in a
@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Mapping
 from itertools import zip_longest
 
 from alignment.errors import InvalidRequestError, OverloadedError, UnavailableError
-from fusion.core import Capacity
 from fusion.sequence.sequence import Sequence
 
 STOPPING = "The server is shutting down; send the request to another one."
@@ -35,7 +33,7 @@ SHARE = 4
 
 
 def most_of_one_flow(limit: int) -> int:
-    """How many sequences of one flow a line of `limit` places takes while nobody else waits."""
+    """Return the number of sequences of one flow that a line of `limit` places takes while no other flow waits."""
     return -(-limit * SHARE // (SHARE + 1))
 
 
@@ -107,57 +105,3 @@ class Line:
             self._flows.clear()
             self._length = 0
             return waiting
-
-
-class Budget:
-    """What is still free in every member. Used by the fuser's thread only."""
-
-    def __init__(self, capacities: Mapping[str, Capacity]) -> None:
-        self.blocks: dict[str, int] = {}
-        self.sequences: dict[str, int] = {}
-        self._capacities: dict[str, Capacity] = {}
-        for name, capacity in capacities.items():
-            self.reset(name, capacity)
-
-    def reset(self, name: str, capacity: Capacity) -> None:
-        """A member is there, or back, with nothing in it."""
-        self.blocks[name] = capacity.cache_tokens // capacity.block
-        self.sequences[name] = capacity.sequences
-        self._capacities[name] = capacity
-
-    def reserved(self, name: str) -> int:
-        """The tokens set aside in a member."""
-        capacity = self._capacities[name]
-        return capacity.cache_tokens - self.blocks[name] * capacity.block
-
-    def admits(self, sequence: Sequence, names: Iterable[str]) -> bool:
-        """Whether each of these members of the sequence has a place and the tokens that it asks for."""
-        return all(
-            self.sequences[name] > 0 and self.blocks[name] >= self._blocks(name, sequence.seats[name].reserved)
-            for name in names
-        )
-
-    def take(self, sequence: Sequence, names: Iterable[str]) -> None:
-        """Set aside what a sequence asks for in these members."""
-        for name in names:
-            self.sequences[name] -= 1
-            self.blocks[name] -= self._blocks(name, sequence.seats[name].reserved)
-
-    def give_back(self, sequence: Sequence, name: str) -> None:
-        """A sequence is closed in one member."""
-        self.sequences[name] += 1
-        self.blocks[name] += self._blocks(name, sequence.seats[name].reserved)
-
-    def grow(self, sequence: Sequence, name: str, tokens: int) -> bool:
-        """Raise a reservation to `tokens`; False, and nothing changed, where the member has no room for it."""
-        seat = sequence.seats[name]
-        extra = self._blocks(name, tokens) - self._blocks(name, seat.reserved)
-        if extra > self.blocks[name]:
-            return False
-        self.blocks[name] -= extra
-        seat.reserved = tokens
-        return True
-
-    def _blocks(self, name: str, tokens: int) -> int:
-        """Blocks that so many tokens of one sequence take up."""
-        return -(-tokens // self._capacities[name].block)

@@ -1,21 +1,23 @@
-"""What the fuser tells of its work to whoever measures it, and what there is to measure in a round."""
+"""Observer: callbacks for metrics, and the load and the round that they measure."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fusion.core import Member, WeightingReport
-from fusion.round import Fused
-from fusion.sequence.sequence import Sequence as Generated
+from fusion.round import Round
+
+if TYPE_CHECKING:
+    from fusion.sequence import sequence as generation
 
 Floats = NDArray[np.float64]
-# A member that was given work and has answered nobody for so many seconds does not answer any more. The longest
+# A member that was given work and has sent no answer for this many seconds does not answer any more. The longest
 # step of a prompt on a slow machine is far shorter.
 SILENCE = 300.0
 SMALLEST = np.finfo(np.float64).tiny  # has a logarithm, unlike 0
@@ -23,46 +25,9 @@ SMALLEST = np.finfo(np.float64).tiny  # has a logarithm, unlike 0
 Leaving = Literal["outgrown", "lost", "failed"]
 
 
-@dataclass(slots=True)
-class Rounds:
-    """A round of a batch of S sequences that share ensemble and voters (M of them), over C candidates.
-
-    Attributes:
-        model: the ensemble's name.
-        voters: the members whose distributions were fused.
-        probabilities: [S, M, C], the voters' distributions in the pivot's vocabulary, as their maps left them.
-        weights: [S, M], those in force after the filter.
-        kept: [S, M], who passed the filter.
-        fused: [S, C], what the tokens were drawn from.
-        waiting: seconds from the first member having its work to the round, for the sequences that have had a
-            round before (what comes before the first is the prompt).
-        last: of each sequence that several members answered, who came last and how many seconds after the one
-            before.
-        absent: the members that sat out because they cannot spell the text yet, once per sequence.
-        fusion: seconds to project, filter and combine.
-        sampling: seconds to draw and describe the tokens.
-        ended: when the tokens were drawn, on `time.perf_counter`'s clock.
-        synchronisation: seconds from then to the first member having its next work; the others follow at once.
-    """
-
-    model: str
-    voters: tuple[str, ...]
-    probabilities: Floats
-    weights: Floats
-    kept: NDArray[np.bool_]
-    fused: Floats
-    waiting: list[float]
-    last: list[tuple[str, float]]
-    absent: list[str]
-    fusion: float
-    sampling: float
-    ended: float
-    synchronisation: float = 0.0
-
-
 @dataclass(frozen=True, slots=True)
 class MemberLoad:
-    """What a member holds: open sequences, tokens in its cache, tokens set aside there, and all there are.
+    """The load of a member: open sequences, tokens in its cache, tokens set aside there, and its size.
 
     `up` says whether it answers: it is not down, and has not let its work lie for `SILENCE` seconds.
     """
@@ -76,7 +41,7 @@ class MemberLoad:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """How busy the fuser is: sequences running and waiting by ensemble, what each member holds by name."""
+    """The load of the fuser: sequences running and waiting by ensemble, and of each member by name."""
 
     running: dict[str, int]
     waiting: dict[str, int]
@@ -96,14 +61,14 @@ class Observer:
         `step` is how long its engine's step took that the answers come from, 0 if that is not known.
         """
 
-    def fused(self, rounds: Rounds) -> None:
+    def fused(self, done: Round) -> None:
         """A batch of sequences got a token each."""
 
     def weighed(self, model: str, report: WeightingReport) -> None:
         """A sequence's weights were measured on its prompt; the members that were pruned are closed."""
 
     def rolled_back(self, model: str, member: str, tokens: int) -> None:
-        """A member takes tokens back, because the text is cut anew."""
+        """A member takes tokens back, because the text is cut differently."""
 
     def left(self, model: str, member: str, reason: Leaving) -> None:
         """A sequence goes on without a member, or begins without it."""
@@ -116,9 +81,9 @@ class Observer:
 
 
 def member_load(
-    member: Member, running: Sequence[Generated], *, there: bool, heard: float, reserved: int
+    member: Member, running: Sequence[generation.Sequence], *, there: bool, heard: float, reserved: int
 ) -> MemberLoad:
-    """What a member holds of the sequences that run.
+    """Return the load of a member from the sequences that run.
 
     Args:
         there: whether it has an engine.
@@ -137,43 +102,9 @@ def member_load(
     )
 
 
-def take_account(batch: list[Generated], fused: Fused) -> Rounds:
-    """Note in each sequence's account where the time of a round went; returns what there is to tell of it."""
-    fusion, sampling = fused.combined - fused.began, fused.ended - fused.combined
-    waiting, last, absent = [], [], []
-    for sequence in batch:
-        account, arrived = sequence.account, sequence.arrived
-        if account.rounds:
-            waiting.append(fused.began - sequence.sent)
-            account.waiting += waiting[-1]
-        account.rounds += 1
-        account.fusion += fusion
-        account.sampling += sampling
-        if len(arrived) > 1:
-            last.append((arrived[-1][0], arrived[-1][1] - arrived[-2][1]))
-        sequence.arrived = []
-        if len(sequence.seats) > len(fused.voters):
-            away = [name for name, seat in sequence.seats.items() if not seat.present]
-            absent += [name for name in away if sequence.seats[name].catching_up is None]
-    return Rounds(
-        model=batch[0].ensemble.name,
-        voters=fused.voters,
-        probabilities=fused.probabilities,
-        weights=fused.weights,
-        kept=fused.kept,
-        fused=fused.fused,
-        waiting=waiting,
-        last=last,
-        absent=absent,
-        fusion=fusion,
-        sampling=sampling,
-        ended=fused.ended,
-    )
-
-
-def best_tokens(rounds: Rounds) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def best_tokens(done: Round) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """The candidate that each voter likes best, [S, M], and the one that is likeliest once fused, [S]."""
-    return rounds.probabilities.argmax(axis=2), rounds.fused.argmax(axis=1)
+    return done.probabilities.argmax(axis=2), done.fused.argmax(axis=1)
 
 
 def divergence(probabilities: Floats) -> Floats:

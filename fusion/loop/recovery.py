@@ -1,14 +1,21 @@
-"""Which members are there. Those that fail come back; what becomes of their sequences is the ensemble's to say."""
+"""Recovery: members that fail and come back, and the sequences that end or go on without them."""
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 from alignment.errors import UnavailableError
-from fusion.core import Down
+from fusion.core import Down, Member
 from fusion.ensemble import Ensemble
+from fusion.loop.budget import Places
+from fusion.loop.line import Line
+from fusion.loop.observer import Leaving
+from fusion.loop.outbox import Outbox
 from fusion.sequence.sequence import Sequence
+
+log = logging.getLogger(__name__)
 
 
 class Attendance:
@@ -37,7 +44,7 @@ class Attendance:
                 raise unavailable(name, down)
 
     def hopeless(self, sequence: Sequence) -> UnavailableError | None:
-        """What speaks against a sequence that is waiting."""
+        """Return the error that a waiting sequence must end with, if it must."""
         try:
             self.require(sequence.ensemble, sequence.seats)
         except UnavailableError as error:
@@ -46,9 +53,82 @@ class Attendance:
 
 
 def unavailable(name: str, down: Down) -> UnavailableError:
-    """What is said of a request that needs a member which is down."""
+    """The error of a request that needs a member which is down."""
     seconds = max(1, math.ceil(down.retry_after))
     return UnavailableError(
         f"Member {name!r} is down: {down.reason}. It is being started anew; try again in {seconds} seconds.",
         retry_after=seconds,
     )
+
+
+class Recovery:
+    """Ends sequences, or takes members out of them and back in. Used by the fuser's thread only.
+
+    `on_left` is called with a sequence that goes on without a member, and may be ready now.
+    """
+
+    def __init__(self, line: Line, places: Places, outbox: Outbox, on_left: Callable[[Sequence], None]) -> None:
+        self.attendance = Attendance()
+        self._line = line
+        self._places = places
+        self._outbox = outbox
+        self._on_left = on_left
+
+    def lost(self, name: str, down: Down) -> None:
+        """A member has lost its engine and everything cached."""
+        if name not in self.attendance.down:
+            self._outbox.news(self._outbox.observer.went_down, name)
+        self.attendance.lose(name, down)
+        for sequence in self._line.in_turn():
+            if error := self.attendance.hopeless(sequence):
+                self._line.remove(sequence)
+                self.fail(sequence, error)
+        for sequence in list(self._places.open.values()):
+            if name in sequence.seats:
+                self.do_without(sequence, name, down.reason, unavailable(name, down), may_return=True)
+
+    def do_without(
+        self, sequence: Sequence, name: str, reason: str, error: Exception, *, may_return: bool = False
+    ) -> None:
+        """A member cannot go on with a sequence: it goes on with the others, or ends with `error`."""
+        if not sequence.can_do_without(name):
+            self.fail(sequence, error)
+            return
+        self.leave(sequence, name, reason, "lost" if may_return else "failed")
+        self._on_left(sequence)
+
+    def regained(self, member: Member) -> None:
+        """A member is back, with nothing cached: it reads again what the sequences hold that lost it."""
+        self.attendance.regain(member.name)
+        self._outbox.news(self._outbox.observer.came_back, member.name)
+        self._places.budget.reset(member.name, member.capacity)
+        for sequence in self._line.in_turn():
+            seat = sequence.seats.get(member.name)
+            if seat is not None and seat.reserved > member.capacity.context:
+                self._line.remove(sequence)
+                error = UnavailableError(f"Member {member.name!r} came back with less room; try again.")
+                self.fail(sequence, error)
+        for sequence in self._places.open.values():
+            if sequence.misses(member.name):
+                advance = sequence.reopen(member.name)
+                if self._places.take_again(sequence, member):
+                    self._places.hand(member.name, advance)
+                else:
+                    del sequence.seats[member.name]
+
+    def leave(self, sequence: Sequence, name: str, reason: str, kind: Leaving) -> None:
+        """Take a member out of a sequence."""
+        log.warning("sequence %d goes on without member %s: %s", sequence.number, name, reason)
+        self._places.leave(sequence, name)
+        sequence.leave(name, reason, may_return=kind == "lost")
+        self._outbox.news(self._outbox.observer.left, sequence.ensemble.name, name, kind)
+
+    def begin_without(self, sequence: Sequence, name: str) -> None:
+        """Start a sequence while a member is down."""
+        sequence.leave(name, self.attendance.down[name].reason, may_return=True)
+        self._outbox.news(self._outbox.observer.left, sequence.ensemble.name, name, "lost")
+
+    def fail(self, sequence: Sequence, error: Exception) -> None:
+        """End a sequence with an error."""
+        self._places.close(sequence)
+        self._outbox.update(sequence.update, sequence.text.flush(), error=error)

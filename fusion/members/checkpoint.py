@@ -1,4 +1,4 @@
-"""Checkpoints: reading their configuration, loading their weights, saying what is wrong with them."""
+"""Checkpoints: reading their configuration, loading their weights, error messages about them."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def estimate(
 
 
 def _values_per_token(config: Any) -> int:
-    """Numbers that a token's keys and values come to over all layers; states of other layers are not counted."""
+    """The number of values in a token's keys and values over all layers; other layers' states are not counted."""
     text = config.get_text_config(decoder=True)
     heads = getattr(text, "num_attention_heads", None)
     layers = sum(isinstance(layer, DynamicLayer) for layer in DynamicCache(config=config).layers)
@@ -167,7 +167,7 @@ def _values_per_token(config: Any) -> int:
 
 
 def _is_folder(source: str) -> bool:
-    """Whether `source` names a folder rather than a repository of the hub. Raises ConfigError if it is missing."""
+    """Return whether `source` names a folder, not a repository of the hub. Raises ConfigError if it is missing."""
     if Path(source).is_dir():
         return True
     if Path(source).exists():

@@ -1,4 +1,4 @@
-"""The k best next tokens of each row of logits, and what normalises them."""
+"""Top k: the k best next tokens of each row of logits, and the normalisers of their log-probabilities."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ def best_tokens(logits: Tensor, k: int) -> tuple[Ids, LogProbs, LogProbs]:
 
     logits: [n, V] float32. Returns ids [n, k] int32, their log-probabilities [n, k] float32 normalised over V,
     and the normalisers [n] float32 (log of the sum of exponentials). A row with NaN or +inf has the
-    normaliser NaN, and nothing else of it means anything. Ranked by logit: normalising rounds, and would
-    make equals of neighbours.
+    normaliser NaN, and its other results are undefined. Rows are ranked by logit, since normalising rounds and
+    would make neighbours equal.
     """
     if logits.device.type != "cpu":
         scores, ids = torch.topk(logits, k)

@@ -1,4 +1,4 @@
-"""What the fusion makes of a prompt's own tokens: their teacher-forced log-probabilities.
+"""Echo: teacher-forced log-probabilities of a prompt's own tokens under the fusion.
 
 Each token of the pivot is predicted by the pivot and by the members that have a boundary before it as well; the
 others abstain there.
@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from alignment.text.boundaries import Indices
 from fusion.core import Prompt, Token, TokenLogProb
-from fusion.ensemble import Ensemble
+from fusion.ensemble import View
 from fusion.options import FusionParams
 from fusion.prompt.scoring import ScoredPrompt
-from fusion.step import combine_members, project
+from fusion.step import fuse, project
 
 BLOCK = 128  # positions fused at a time, which bounds the memory that takes
 
@@ -24,9 +24,9 @@ BLOCK = 128  # positions fused at a time, which bounds the memory that takes
 class Echo:
     """The positions at which members vote on the pivot's tokens, `positions` [P] of each member's own prompt."""
 
-    def __init__(self, prompt: Prompt, members: Sequence[str], ensemble: Ensemble) -> None:
-        self._ensemble = ensemble
-        self._ids = prompt.ids[ensemble.pivot]
+    def __init__(self, prompt: Prompt, members: Sequence[str], view: View) -> None:
+        self._view = view
+        self._ids = prompt.ids[view.pivot]
         # By member, the position in its prompt for each of the pivot's, -1 where it has none.
         self._own = {name: self._counterparts(prompt, name) for name in members}
         self.positions = {name: own[own >= 0] for name, own in self._own.items()}
@@ -37,7 +37,7 @@ class Echo:
             return np.arange(last)
         own = np.full(last, -1, dtype=np.int64)
         if prompt.located is not None:
-            pivot, member = prompt.located[self._ensemble.pivot], prompt.located[name]
+            pivot, member = prompt.located[self._view.pivot], prompt.located[name]
             for text in range(len(pivot.texts)):
                 (places, at), (own_places, own_at) = pivot.boundaries(text), member.boundaries(text)
                 _, here, there = np.intersect1d(places, own_places, return_indices=True)
@@ -75,13 +75,13 @@ class Echo:
         wanted: int,
     ) -> list[Token]:
         """The tokens after these positions of the pivot, on which the same members vote."""
-        ensemble = self._ensemble
+        view = self._view
         answers = [prompt.best(self._own[name][at]) for name, prompt in prompts.items()]
-        maps = [ensemble.maps[name].rest for name in prompts]
-        candidates = project(answers, maps, ensemble.vocabulary_size)
+        maps = [view.maps[name].rest for name in prompts]
+        candidates = project(answers, maps, view.vocabulary_size)
         given = np.tile([weights[name] for name in prompts], (len(at), 1))
-        pivot = list(prompts).index(ensemble.pivot)
-        fused = combine_members(candidates.probabilities, given, pivot, fusion).fused
+        pivot = list(prompts).index(view.pivot)
+        fused = fuse(candidates.probabilities, given, pivot, fusion).distribution
         fused = fused / np.maximum(fused.sum(axis=1, keepdims=True), 1.0)
         return [
             self._token(self._ids[index + 1], row, probabilities, wanted)
@@ -100,4 +100,4 @@ class Echo:
         return Token(self._entry(label, chosen), top)
 
     def _entry(self, token: int, logprob: float) -> TokenLogProb:
-        return TokenLogProb(token, self._ensemble.surface(token), logprob)
+        return TokenLogProb(token, self._view.surface(token), logprob)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from fusion.core import Advance, NextTokens, Prompt, Token
-from fusion.ensemble import Ensemble
+from fusion.ensemble import Ensemble, View
 from fusion.options import FusionParams, SamplingParams
 from fusion.prompt.echo import Echo
 from fusion.prompt.scoring import PrefixScores, PromptScoring, ScoredPrompt, prompt_advance
@@ -17,7 +17,7 @@ from fusion.prompt.weighing import Measured, measure
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """What came of a prompt: the measured weights and the prompt's own tokens, where they were wanted."""
+    """The result of reading a prompt: measured weights and the prompt's own tokens, where wanted."""
 
     measured: Measured | None
     echoed: tuple[Token, ...]
@@ -28,7 +28,7 @@ class PromptReading:
 
     Args:
         members: who reads it, in order.
-        pivot: the ensemble's, or who stands in for it while the prompt has not decided on one.
+        view: around the ensemble's pivot, or around who stands in for it while the prompt has not decided.
         memory: the scores of earlier prompts.
     """
 
@@ -39,19 +39,19 @@ class PromptReading:
         fusion: FusionParams,
         sampling: SamplingParams,
         members: Sequence[str],
-        pivot: str,
+        view: View,
         memory: PrefixScores,
     ) -> None:
-        self._ensemble, self._prompt, self._fusion, self._pivot = ensemble, prompt, fusion, pivot
+        self._ensemble, self._prompt, self._fusion, self._pivot = ensemble, prompt, fusion, view.pivot
         self._wanted = sampling.prompt_logprobs or 0
         self._scoring: PromptScoring | None = None
         self._echo: Echo | None = None
         self._positions = {name: np.empty(0, np.int64) for name in members}
         if len(members) > 1 and ensemble.scores(fusion):
-            self._scoring = PromptScoring(prompt, members, fusion.weighting, memory, pivot=pivot)
+            self._scoring = PromptScoring(prompt, members, fusion.weighting, memory, pivot=view.pivot)
             self._positions = dict(self._scoring.positions)
         if sampling.prompt_logprobs is not None:
-            self._echo = Echo(prompt, members, ensemble)
+            self._echo = Echo(prompt, members, view)
             for name, positions in self._echo.positions.items():
                 self._positions[name] = np.union1d(self._positions[name], positions)
 

@@ -10,17 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fusion.core import Ids, LogProbs, WeightingReport
-from fusion.ensemble import Ensemble
+from fusion.ensemble import Ensemble, View
 from fusion.options import FusionParams, Measure
 from fusion.prompt.scoring import TextScores
-from fusion.step import COMBINATIONS, effective_weights, faithful, project, renormalize
+from fusion.step import effective_weights, floored_logs, project, shares_of
 from fusion.weights import greedy_weights, packllm_sim
 
 Floats = NDArray[np.float64]
 
 # What the fused probability of a token counts as that no member gives any.
 UNHEARD_OF = 1e-10
-# A prompt of fewer tokens of the pivot tells nothing about who understands it.
+# A prompt of fewer tokens of the pivot says nothing about which member understands it.
 FEWEST = 2
 
 
@@ -52,7 +52,7 @@ def measure(
     nats = np.array([sum(float(text.nats[name].sum()) for text in texts) for name in members])
     tokens = np.array([sum(int(text.tokens[name].sum()) for text in texts) for name in members])
     flawed = [name for name, one in zip(members, nats, strict=True) if not np.isfinite(one)]
-    if ensemble.views and not flawed and tokens.any():
+    if ensemble.chooses_pivot and not flawed and tokens.any():
         pivot = members[int(nats.argmin())]
     counted = int(tokens[members.index(pivot)])
     losses: Floats | None = None
@@ -113,7 +113,7 @@ def _weights(
     method: Measure,
     losses: Floats,
     texts: Sequence[TextScores],
-    view: Ensemble,
+    view: View,
     members: Sequence[str],
     fusion: FusionParams,
 ) -> Floats:
@@ -127,7 +127,7 @@ def _weights(
 
 
 def fused_loss(
-    texts: Sequence[TextScores], view: Ensemble, members: Sequence[str], fusion: FusionParams
+    texts: Sequence[TextScores], view: View, members: Sequence[str], fusion: FusionParams
 ) -> Callable[[Floats], float]:
     """The loss of the fusion that decoding uses (maps, filter, combination), by the members' weights [M].
 
@@ -139,25 +139,29 @@ def fused_loss(
     labels = np.concatenate([text.first[view.pivot] for text in texts])[-fusion.weighting.positions :]
     hits = candidates.tokens == labels[:, None]
     at, listed = hits.argmax(axis=1), hits.any(axis=1)
-    shares = renormalize(candidates.probabilities) if fusion.renormalize else candidates.probabilities
-    kept = np.ones(shares.shape[:2], dtype=np.bool_)
-    if fusion.filter_top is not None and len(members) > 1:
-        kept = faithful(candidates.probabilities, fusion.filter_top)
+    shares = shares_of(candidates.probabilities, fusion.filter_top, scaled=fusion.renormalize)
     rows = np.arange(len(labels))
-    mass, label = shares.sum(axis=2), np.where(listed[:, None], shares[rows, :, at], 0.0)  # [P, M] both
+    each = shares.probabilities
+    mass, label = each.sum(axis=2), np.where(listed[:, None], each[rows, :, at], 0.0)  # [P, M] both
 
-    def mixture_of_label(weights: Floats) -> Floats:  # a mixture is linear: no need of the other candidates
+    def mixture_of_label(weights: Floats) -> Floats:  # it is linear: no need of the other candidates
         total: Floats = np.maximum((mass * weights).sum(axis=1), 1.0)
         return (label * weights).sum(axis=1) / total  # type: ignore[no-any-return]
 
-    def any_of_label(weights: Floats) -> Floats:
-        fused = COMBINATIONS[fusion.combine](shares, weights)
-        return np.where(listed, fused[rows, at], 0.0)
+    # [P, C, M], ready to be multiplied by weights: a search asks for the product with many of them.
+    logs = np.ascontiguousarray(floored_logs(each).transpose(0, 2, 1)) if fusion.combine == "product" else None
+    absent = (each == 0).all(axis=1)
 
-    of_label = mixture_of_label if fusion.combine == "mixture" else any_of_label
+    def product_of_label(weights: Floats) -> Floats:
+        assert logs is not None
+        fused = np.where(absent, -np.inf, np.matmul(logs, weights[:, :, None])[:, :, 0])
+        scaled = np.exp(fused - fused.max(axis=1, keepdims=True))
+        return np.where(listed, scaled[rows, at] / scaled.sum(axis=1), 0.0)
+
+    of_label = mixture_of_label if fusion.combine == "mixture" else product_of_label
 
     def loss(weights: Floats) -> float:
-        shared = effective_weights(np.broadcast_to(weights, mass.shape), kept)
+        shared = effective_weights(np.broadcast_to(weights, mass.shape), shares.kept)
         return float(-np.log(np.maximum(of_label(shared), UNHEARD_OF)).mean())
 
     return loss

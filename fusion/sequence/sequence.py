@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from math import nan
 from time import perf_counter
 
@@ -16,6 +15,8 @@ from alignment.vocab_map import VocabMap
 from fusion.core import (
     Account,
     Advance,
+    Delta,
+    End,
     FinishReason,
     Generate,
     Generated,
@@ -25,47 +26,19 @@ from fusion.core import (
     Task,
     Token,
     TokenLogProb,
-    Update,
     WeightingReport,
 )
-from fusion.ensemble import Ensemble
+from fusion.ensemble import Ensemble, View
 from fusion.options import FusionParams, SamplingParams
+from fusion.policy.policy import ALL, Ask
+from fusion.policy.registry import policy_of
 from fusion.prompt.reading import PromptReading
 from fusion.prompt.scoring import PrefixScores
+from fusion.sequence.seat import Seat, State
 from fusion.sequence.text import TextStream
 from fusion.weights import member_weights
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(slots=True)
-class Seat:
-    """A member's place in a sequence.
-
-    Attributes:
-        prompt: how many tokens of its cache are the prompt.
-        spelling: its own tokens of the generated text; None for a member that is given the pivot's ids.
-        reserved: tokens set aside in its cache.
-        followed: ids appended so far by a member without spelling.
-        latest: its newest answer; None while one is awaited.
-        present: False while the text ends inside a character that it cannot spell.
-        rolled_back: tokens taken back before the current round.
-        catching_up: the tokens of the generated text that it was given when it came back, until it takes part.
-    """
-
-    prompt: int
-    spelling: Spelling | None
-    reserved: int
-    followed: int = 0
-    latest: NextTokens | None = None
-    present: bool = True
-    rolled_back: int = 0
-    catching_up: list[int] | None = None
-
-    @property
-    def cached(self) -> int:
-        """Tokens in the member's cache once everything submitted is done."""
-        return self.prompt + (len(self.spelling.ids) if self.spelling else self.followed)
 
 
 class Sequence:
@@ -79,10 +52,12 @@ class Sequence:
         sampling: SamplingParams,
         fusion: FusionParams,
         flow: str,
-        on_update: Callable[[Update], None],
+        on_update: Callable[[Delta], None],
     ) -> None:
         self.number = number
         self.ensemble = ensemble
+        self.view = ensemble.first
+        self.decided = not ensemble.chooses_pivot  # else the prompt decides on the view
         self.prompt = prompt
         self.sampling = sampling
         self.fusion = fusion
@@ -90,10 +65,12 @@ class Sequence:
         self.on_update = on_update
         self.members = ensemble.taking_part(fusion)
         self.weights = dict(zip(self.members, member_weights(self.members, fusion.weights).tolist(), strict=True))
+        self.policy = policy_of(fusion)
+        self.asked = ALL
         self.seats = {name: self._seat(name) for name in self.members}
         self.generated: Counter[int] = Counter()
         self.prompt_ids = (
-            frozenset(prompt.ids[ensemble.pivot]) if sampling.repetition_penalty != 1.0 else frozenset()
+            frozenset(prompt.ids[self.view.pivot]) if sampling.repetition_penalty != 1.0 else frozenset()
         )
         self.rng = np.random.default_rng(sampling.seed)
         self.constraint = None if prompt.constraint is None else prompt.constraint.copy()
@@ -101,7 +78,6 @@ class Sequence:
         self.length = 0  # tokens generated
         self.tokens: list[int] = []  # those of them that members were given,
         self.written = bytearray()  # and the text they add up to
-        self._surface = b""  # that of the last of them
         # Whether the maps for running text hold: there is text, or no template puts anything before it.
         self.spelled = not any(prompt.leads.values())
         self.lead_spelled = False  # whether the pivot spelled the space its template puts before the answer
@@ -120,7 +96,7 @@ class Sequence:
         ids = self.prompt.ids[name]
         capacity = self.ensemble.models[name].member.capacity
         wanted = len(ids) + self.sampling.max_tokens
-        if self.ensemble.follows_ids(name):
+        if self.view.follows_ids(name):
             return Seat(len(ids), None, wanted)
         spelling = Spelling(self.ensemble.models[name].tokenizer, self.prompt.leads[name])
         # The same text may take a member more tokens than the pivot; a quarter more covers ordinary prose, and
@@ -130,31 +106,31 @@ class Sequence:
     @property
     def stop_ids(self) -> frozenset[int]:
         """Ids of the pivot that end this sequence."""
-        ended = frozenset() if self.sampling.ignore_eos else self.ensemble.stop_ids
+        ended = frozenset() if self.sampling.ignore_eos else self.view.stop_ids
         return ended | frozenset(self.sampling.stop_token_ids)
 
     @property
     def forbidden(self) -> frozenset[int]:
         """Ids of the pivot that must not be drawn now."""
         if self.length < self.sampling.min_tokens:
-            return self.ensemble.stop_ids | frozenset(self.sampling.stop_token_ids)
+            return self.view.stop_ids | frozenset(self.sampling.stop_token_ids)
         if self.sampling.ignore_eos:  # but for an end token that the request itself wants to stop at
-            return self.ensemble.stop_ids - frozenset(self.sampling.stop_token_ids)
+            return self.view.stop_ids - frozenset(self.sampling.stop_token_ids)
         return frozenset()
 
     @property
     def voters(self) -> tuple[str, ...]:
         """The members whose distributions are fused in this round."""
-        return tuple(name for name, seat in self.seats.items() if seat.present)
+        return tuple(name for name, seat in self.seats.items() if seat.votes)
 
     @property
     def ready(self) -> bool:
-        """Whether every member of this round has answered."""
-        return all(seat.latest is not None for seat in self.seats.values() if seat.present)
+        """True once every member of this round has answered."""
+        return all(seat.latest is not None for seat in self.seats.values() if seat.votes)
 
     def map_of(self, name: str) -> VocabMap | None:
         """The vocabulary map that holds for this member in this round."""
-        maps = self.ensemble.maps[name]
+        maps = self.view.maps[name]
         if self.spelled:
             return maps.rest
         return maps.unled if self.lead_spelled else maps.first
@@ -165,31 +141,31 @@ class Sequence:
         if self.constraint is not None:
             return False
         one = len(self.ensemble.models) == 1 and not self.fusion.report and self.sampling.prompt_logprobs is None
-        return one and self.ensemble.models[self.ensemble.pivot].member.capacity.generates
+        return one and self.ensemble.models[self.view.pivot].member.capacity.generates
 
     def open(self, memory: PrefixScores) -> Mapping[str, Task]:
-        """What every member is given first: its prompt, scored where weights, pivot or an echo depend on it."""
+        """Return every member's first task: its prompt, scored where weights, pivot or an echo depend on it."""
         if self.alone:
-            return {self.ensemble.pivot: self._generate(self.prompt.ids[self.ensemble.pivot])}
+            return {self.view.pivot: self._generate(self.prompt.ids[self.view.pivot])}
         prompt, fusion, sampling, members = self.prompt, self.fusion, self.sampling, list(self.seats)
-        if len(members) == 1 and self.ensemble.views:
+        if len(members) == 1:
             self._turn_to(self.ensemble.view(members[0]))
         if sampling.prompt_logprobs is None and not (len(members) > 1 and self.ensemble.scores(fusion)):
             return {name: Advance(self.number, 0, prompt.ids[name]) for name in members}
-        pivot = self.ensemble.pivot if self.ensemble.pivot in members else members[0]
-        self.reading = PromptReading(self.ensemble, prompt, fusion, sampling, members, pivot, memory)
+        view = self.ensemble.view(self.view.pivot if self.view.pivot in members else members[0])
+        self.reading = PromptReading(self.ensemble, prompt, fusion, sampling, members, view, memory)
         return self.reading.advances(self.number)
 
     def _generate(self, ids: list[int]) -> Generate:
         wanted = frozenset(self.sampling.stop_token_ids)
-        barred = self.ensemble.stop_ids - wanted if self.sampling.ignore_eos else ()
+        barred = self.view.stop_ids - wanted if self.sampling.ignore_eos else ()
         return Generate(self.number, ids, self.sampling, sorted(self.stop_ids), sorted(barred))
 
     def tokens_of(self, answer: Generated) -> Iterator[Token]:
         """The tokens that a member decoded by itself; each is to be written before the next is taken."""
         for row, token in enumerate(answer.tokens):
             if answer.ids is None or answer.logprobs is None:
-                yield Token(TokenLogProb(token, self.surface(token), nan))  # nobody asked
+                yield Token(TokenLogProb(token, self.surface(token), nan))  # not asked for
                 continue
             ids, logprobs = answer.ids[row].tolist(), answer.logprobs[row].tolist()
             chosen, *top = (TokenLogProb(i, self.surface(i), p) for i, p in zip(ids, logprobs, strict=True))
@@ -200,7 +176,7 @@ class Sequence:
         if self.reading is None:
             return ()
         reading, self.reading = self.reading, None
-        answers = {name: seat.latest for name, seat in self.seats.items() if seat.latest and seat.present}
+        answers = {name: seat.latest for name, seat in self.seats.items() if seat.latest and seat.votes}
         read = reading.read(answers, self.weights)
         self.echoed = read.echoed
         for name, answer in answers.items():  # what was scored is not needed any more
@@ -212,11 +188,12 @@ class Sequence:
         self._turn_to(self.ensemble.view(read.measured.pivot))
         return read.measured.report.pruned
 
-    def _turn_to(self, view: Ensemble) -> None:
+    def _turn_to(self, view: View) -> None:
         """Take the pivot of `view`, before anything is generated."""
-        if view is self.ensemble:
+        self.decided = True
+        if view is self.view:
             return
-        self.ensemble = view
+        self.view = view
         for name, seat in self.seats.items():
             tokenizer = view.models[name].tokenizer
             seat.spelling = None if view.follows_ids(name) else Spelling(tokenizer, self.prompt.leads[name])
@@ -227,50 +204,64 @@ class Sequence:
     def lead(self) -> bytes:
         """The space that the pivot's template puts before the answer, as long as the pivot has not spelled it."""
         pending = not self.spelled and not self.lead_spelled
-        return self.prompt.leads[self.ensemble.pivot] if pending else b""
+        return self.prompt.leads[self.view.pivot] if pending else b""
 
     def surface(self, token: int) -> bytes:
         """The text that a pivot token adds at this point."""
-        return self.ensemble.surface(token).removeprefix(self.lead)
+        return self.view.surface(token).removeprefix(self.lead)
 
     def write(self, token: int) -> bytes:
         """Note a token that the sequence goes on with; returns the text it adds."""
         surface = self.surface(token)
-        if self.lead and self.ensemble.surface(token).startswith(self.lead):
+        if self.lead and self.view.surface(token).startswith(self.lead):
             self.lead_spelled = True
         self.spelled = self.spelled or bool(surface)
         self.tokens.append(token)
         self.written += surface
-        self._surface = surface
         return surface
 
-    def follow(self, name: str) -> Advance | None:
-        """What a member must be given after the token written last.
+    def ask(self, asked: Ask) -> None:
+        """Decide who votes in the round to come; members that are not asked rest."""
+        self.asked = asked
+        if asked.members is not None:
+            for name, seat in self.seats.items():
+                if name not in asked.members:
+                    seat.rest()
 
-        None where it cannot spell the text yet, and sits out until it can; and where its tokens did not change,
-        so that its last answer stands.
+    def asks(self, name: str) -> bool:
+        """Return whether this member is asked in the round to come."""
+        return name in self.seats and (self.asked.members is None or name in self.asked.members)
+
+    def follow(self, name: str) -> Advance | None:
+        """The text that a member has not been given yet.
+
+        None where it cannot spell the text yet, and sits out until it can; where it still reads what was written
+        while it was away; and where its tokens did not change, so that its last answer stands.
         """
-        token, surface, seat = self.tokens[-1], self._surface, self.seats[name]
+        seat = self.seats[name]
         seat.rolled_back = 0
-        cached = seat.cached
-        if seat.catching_up is not None:
-            return self._welcome(name, seat, seat.catching_up, surface)
-        if seat.spelling is None:
-            seat.followed += 1
-            keep, append = cached, [token]
-        else:
-            if not surface:
-                return None
-            edit = seat.spelling.extend(surface)
-            seat.present = edit is not None
-            if edit is None:
-                return None
-            keep, append = seat.prompt + edit.keep, edit.append
-            seat.rolled_back = cached - keep
-        if not append:
+        reads, cached = seat.state is State.READING, seat.cached
+        if reads and seat.latest is None:
             return None
-        seat.latest = None
-        return Advance(self.number, keep, append)
+        surface = bytes(self.written[seat.heard :])
+        if seat.spelling is not None and not surface:
+            if seat.state is State.IDLE:
+                seat.state = State.VOTING
+            return None
+        edit = seat.extend(self.tokens[seat.followed :], surface)
+        if edit is None:
+            seat.state = State.READING if reads else State.MUTE
+            return None
+        if not edit.append:
+            if not reads:
+                seat.state = State.VOTING
+            return None
+        if reads:
+            self.returned[name] = self.length
+        else:
+            seat.rolled_back = cached - seat.prompt - edit.keep
+        seat.state, seat.latest = State.VOTING, None
+        return Advance(self.number, seat.prompt + edit.keep, edit.append)
 
     def add(self, token: Token) -> tuple[str, FinishReason | None, str | int | None]:
         """Take a token in: the new text that is certain, why the sequence ends with it, and what stopped it."""
@@ -292,6 +283,11 @@ class Sequence:
             return text + self.text.flush(), "length", None
         return text, None, None
 
+    def can_do_without(self, name: str) -> bool:
+        """Return whether it goes on when this member fails."""
+        others = len(self.seats) > 1 and self.ensemble.can_do_without(name)
+        return others and not (self.decided and name == self.view.pivot)
+
     def leave(self, name: str, reason: str, *, may_return: bool = False) -> None:
         """Go on without a member; the rest share its weight."""
         del self.seats[name]
@@ -300,7 +296,7 @@ class Sequence:
             self.lost.add(name)
 
     def misses(self, name: str) -> bool:
-        """Whether a member that was lost would count if it came back: it has been given a weight."""
+        """Return whether a lost member would count if it came back: it has been given a weight."""
         return name in self.lost and self.reading is None and self.weights[name] > 0
 
     def reopen(self, name: str) -> Advance:
@@ -310,34 +306,15 @@ class Sequence:
         rest together with the next token.
         """
         seat = self._seat(name)
-        if seat.spelling is None:
-            seat.followed = len(self.tokens)
-            read = list(self.tokens)
-        else:
-            seat.spelling.extend(bytes(self.written))
-            read = list(seat.spelling.ids)
-        seat.present, seat.catching_up = False, read
+        seat.extend(self.tokens, bytes(self.written))
+        read = self.tokens if seat.spelling is None else seat.spelling.ids
+        seat.state = State.READING
         seat.reserved = max(seat.reserved, seat.cached)
         self.lost.remove(name)
         self.seats[name] = seat
         # In the order of all others: sequences are fused together when their voters are the same, in order.
         self.seats = {member: self.seats[member] for member in self.members if member in self.seats}
         return Advance(self.number, 0, self.prompt.ids[name] + read)
-
-    def _welcome(self, name: str, seat: Seat, read: list[int], surface: bytes) -> Advance | None:
-        """Note the longer text for a member that catches up; what it lacks, once it has `read` its part."""
-        if seat.spelling is None:
-            seat.followed += 1
-            ids, can_spell = self.tokens, True
-        else:
-            can_spell = seat.spelling.extend(surface) is not None and bool(surface)
-            ids = seat.spelling.ids
-        if seat.latest is None or not can_spell or not ids:
-            return None
-        keep = _common(read, ids[:-1])
-        seat.latest, seat.present, seat.catching_up = None, True, None
-        self.returned[name] = self.length
-        return Advance(self.number, seat.prompt + keep, ids[keep:])
 
     def update(
         self,
@@ -347,35 +324,25 @@ class Sequence:
         stop_reason: str | int | None = None,
         error: Exception | None = None,
     ) -> None:
-        """Tell the caller; the last update carries the report."""
-        last = finish is not None or error is not None
-        rounds = tuple(self.rounds) if last else ()
-        departed, returned = (dict(self.departed), dict(self.returned)) if last else ({}, {})
-        account = self.account if last else None
-        weighting = self.weighting if last else None
-        try:
-            self.on_update(
-                Update(
-                    text,
-                    tokens,
-                    finish,
-                    stop_reason,
-                    error,
-                    rounds,
-                    departed,
-                    account,
-                    returned,
-                    weighting,
-                    self.ensemble.pivot,
-                    self.echoed,
-                )
+        """Hand the caller what a round adds; with the end goes the report."""
+        pivot, prompt, self.echoed = self.view.pivot, self.echoed, ()
+        delta = Delta(text, tokens, pivot, prompt)
+        if finish is not None or error is not None:
+            delta = End(
+                text,
+                tokens,
+                pivot,
+                prompt,
+                finish,
+                stop_reason,
+                error,
+                rounds=tuple(self.rounds),
+                departed=dict(self.departed),
+                returned=dict(self.returned),
+                account=self.account,
+                weighting=self.weighting,
             )
-            self.echoed = ()
+        try:
+            self.on_update(delta)
         except Exception:  # the caller is gone; its cancellation follows
             log.exception("the caller of sequence %d did not take an update", self.number)
-
-
-def _common(a: list[int], b: list[int]) -> int:
-    """The length of the common prefix."""
-    shorter = min(len(a), len(b))
-    return next((i for i in range(shorter) if a[i] != b[i]), shorter)

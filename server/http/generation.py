@@ -11,14 +11,14 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from alignment.errors import UnavailableError
-from fusion.core import FinishReason, Prompt, RoundReport, Token, Update, WeightingReport
+from fusion.core import Delta, End, Prompt, Token
 from fusion.options import FusionParams, SamplingParams
 from server.http.protocol.common import Usage
 from server.http.protocol.fusion import FusionReport, fusion_report
 from server.telemetry.record import Record
 
 if TYPE_CHECKING:
-    from fusion.ensemble import Ensemble
+    from fusion.ensemble import Ensemble, View
     from fusion.loop.fuser import Fuser
 
 
@@ -30,47 +30,38 @@ class Choice:
     texts: list[str] = field(default_factory=list)
     counts: list[int] = field(default_factory=list)  # of tokens, with each of the texts
     tokens: list[Token] = field(default_factory=list)
-    rounds: list[RoundReport] = field(default_factory=list)
-    departed: dict[str, str] = field(default_factory=dict)
-    returned: dict[str, int] = field(default_factory=dict)
-    weighting: WeightingReport | None = None
-    pivot: str | None = None
     prompt: tuple[Token, ...] = ()
-    finish: FinishReason | None = None
-    stop_reason: str | int | None = None
+    pivot: str | None = None
+    end: End | None = None
 
     @property
     def text(self) -> str:
         """All settled text."""
         return "".join(self.texts)
 
-    def add(self, update: Update) -> None:
-        """Take in what a round brought."""
+    def add(self, update: Delta) -> None:
+        """Add the update of a round."""
         self.texts.append(update.text)
         self.counts.append(len(update.tokens))
         self.tokens.extend(update.tokens)
-        self.rounds.extend(update.rounds)
-        self.departed.update(update.departed)
-        self.returned.update(update.returned)
-        self.weighting = update.weighting
-        self.pivot = update.pivot
         self.prompt += update.prompt
-        self.finish = update.finish
-        self.stop_reason = update.stop_reason
+        self.pivot = update.pivot
+        if isinstance(update, End):
+            self.end = update
 
 
 class Generation:
     """The sequences of one request.
 
-    Lives on the event loop that made it; only `_arrive` is called from the fuser's thread. Whoever makes one
-    calls `close`, whatever happens: it is what frees the caches when a client goes away.
+    Lives on the event loop that made it; only `_arrive` is called from the fuser's thread. The code that
+    creates one must always call `close`, which frees the caches when a client goes away.
 
     Args:
         fuser: where the sequences run.
-        ensemble: what decodes them.
-        fusion: how.
+        ensemble: the ensemble that decodes them.
+        fusion: the options of fusion.
         prompts: each once, whatever the number of choices for it.
-        record: of the request, told of everything that arrives.
+        record: the record of the request, updated with everything that arrives.
         timeout: seconds until it fails; None for never.
         prompt_only: answer with the prompt alone: what is generated after it is left out.
     """
@@ -97,11 +88,11 @@ class Generation:
         self._loop = asyncio.get_running_loop()
         self._deadline = None if timeout is None else self._loop.time() + timeout
         self._sequences: dict[int, int] = {}  # by index of the choice; unfinished ones
-        self._arrived: deque[tuple[int, Update]] = deque()
+        self._arrived: deque[tuple[int, Delta]] = deque()
         self._signal = asyncio.Event()
 
     def submit(self, choices: Sequence[tuple[Prompt, SamplingParams]], *, flow: str) -> None:
-        """Start one sequence for each pair, as many for each prompt.
+        """Start one sequence for each pair of parameters and prompt, equally many for each prompt.
 
         Raises:
             OverloadedError: there is no room for all of them; none is left running.
@@ -124,20 +115,21 @@ class Generation:
             self.record.refused()
             raise
 
-    def view(self, choice: Choice) -> Ensemble:
+    def view(self, choice: Choice) -> View:
         """The ensemble around the pivot whose tokens the choice is in."""
         return self.ensemble.view(choice.pivot)
 
     @property
     def prompt_tokens(self) -> int:
-        """Of all prompts together, counted once each, in the pivot's tokens."""
+        """The length of all prompts together, counted once each, in the pivot's tokens."""
         each = max(len(self.choices) // max(len(self.prompts), 1), 1)
-        views = [self.view(choice) for choice in self.choices[::each]] or [self.ensemble] * len(self.prompts)
-        return sum(len(prompt.ids[view.pivot]) for prompt, view in zip(self.prompts, views, strict=True))
+        pivots = [self.view(choice).pivot for choice in self.choices[::each]]
+        pivots = pivots or [self.ensemble.pivot] * len(self.prompts)
+        return sum(len(prompt.ids[pivot]) for prompt, pivot in zip(self.prompts, pivots, strict=True))
 
     @property
     def running(self) -> bool:
-        """Whether any sequence is unfinished."""
+        """Return whether any sequence is unfinished."""
         return bool(self._sequences)
 
     @property
@@ -147,21 +139,13 @@ class Generation:
         return Usage(prompt_tokens=prompt, completion_tokens=completion, total_tokens=prompt + completion)
 
     def report(self, choice: Choice) -> FusionReport | None:
-        """What the members did, where the request asked for it."""
-        if not self.fusion.report:
+        """The report of every member in every round, where the request asked for it."""
+        if not self.fusion.report or choice.end is None:
             return None
-        return fusion_report(
-            self.ensemble,
-            self.fusion,
-            self.view(choice).pivot,
-            choice.rounds,
-            choice.departed,
-            choice.returned,
-            choice.weighting,
-        )
+        return fusion_report(self.ensemble, self.fusion, self.view(choice).pivot, choice.end)
 
     async def wait(self, seconds: float | None = None) -> bool:
-        """Whether something arrived within so many seconds.
+        """Return whether something arrived, after waiting at most `seconds` (None: up to the request's limit).
 
         Raises:
             UnavailableError: the request took longer than it may.
@@ -182,22 +166,23 @@ class Generation:
             return False
         return True
 
-    def take(self) -> Iterator[tuple[Choice, Update]]:
-        """What arrived since the last call, in order, already added to its choice.
+    def take(self) -> Iterator[tuple[Choice, Delta]]:
+        """Yield the updates since the last call, in order, each already added to its choice.
 
         Raises:
-            Exception: the one a sequence failed with.
+            Exception: the one that a sequence failed with.
         """
         self._signal.clear()
         while self._arrived:
             index, update = self._arrived.popleft()
-            if update.finish is not None or update.error is not None:
+            if isinstance(update, End):
                 del self._sequences[index]
-            if update.error is not None:
-                raise update.error
+                if update.error is not None:
+                    raise update.error
             if self.prompt_only:
-                finish: FinishReason | None = "length" if update.finish else None
-                update = replace(update, text="", tokens=(), rounds=(), finish=finish, stop_reason=None)
+                update = replace(update, text="", tokens=())
+                if isinstance(update, End):
+                    update = replace(update, finish="length", stop_reason=None, rounds=())
             choice = self.choices[index]
             turned = update.pivot != choice.pivot
             choice.add(update)
@@ -211,8 +196,10 @@ class Generation:
         Raises:
             Exception: the one that the first sequence failed with.
         """
-        if await self.wait(seconds) and (error := self._arrived[0][1].error) is not None:
-            raise error
+        if await self.wait(seconds):
+            _, first = self._arrived[0]
+            if isinstance(first, End) and first.error is not None:
+                raise first.error
 
     async def finish(self) -> None:
         """Run to the end.
@@ -233,7 +220,7 @@ class Generation:
             self.fuser.cancel(sequence)
         self._sequences.clear()
 
-    def _arrive(self, index: int, update: Update) -> None:
+    def _arrive(self, index: int, update: Delta) -> None:
         self.record.update(index, update)
         self._arrived.append((index, update))
         with contextlib.suppress(RuntimeError):  # the loop closes when the server stops while a sequence runs

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from starlette.types import Receive, Scope, Send
 
 from alignment.errors import RequestError
-from fusion.core import Update
+from fusion.core import Delta
 from server.http.errors import CLIENT_CLOSED_REQUEST, as_request_error, error_body
 from server.http.generation import Choice, Generation
 from server.http.protocol.common import Usage
@@ -54,7 +54,7 @@ class Shape(Protocol):
     def opening(self, choices: list[Choice]) -> Iterable[BaseModel]:
         """The first chunks of a stream."""
 
-    def chunks(self, choice: Choice, update: Update) -> Iterable[BaseModel]:
+    def chunks(self, choice: Choice, update: Delta) -> Iterable[BaseModel]:
         """The chunks for one round; `choice` already holds its tokens."""
 
     def closing(self, usage: Usage) -> BaseModel | None:

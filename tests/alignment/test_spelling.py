@@ -64,6 +64,35 @@ def test_bytes_that_are_no_text_are_spelled_as_bytes(kind, pieces, lead):
     follow(tiny.KINDS[kind](), pieces, lead)
 
 
+def detour(tokenizer, pieces, detours, lead=b""):
+    """Before every piece other text is added and taken back, which leaves no trace."""
+    spelling, other = Spelling(tokenizer, lead), Spelling(tokenizer, lead)
+    for piece, aside in zip(pieces, detours, strict=False):
+        mark = spelling.mark()
+        for _ in range(2):
+            for part in aside:
+                spelling.extend(part)
+            spelling.restore(mark)
+            assert spelling.ids == other.ids
+        assert spelling.extend(piece) == other.extend(piece)
+        assert spelling.ids == other.ids
+
+
+@pytest.mark.parametrize("kind", tiny.KINDS)
+@relaxed
+@given(pieces=broken_pieces, detours=st.lists(broken_pieces, max_size=15), lead=leads)
+def test_a_spelling_goes_back_to_a_mark(kind, pieces, detours, lead):
+    detour(tiny.KINDS[kind](), pieces, detours, lead)
+
+
+@pytest.mark.parametrize("name", REAL)
+@relaxed
+@given(text=texts_, aside=texts_, lengths=st.lists(st.integers(1, 6), max_size=20), lead=leads)
+def test_real_tokenizers_go_back_to_a_mark(real, name, text, aside, lengths, lead):
+    pieces = cut_up(text.encode(), lengths)
+    detour(real[name], pieces, [cut_up((aside + "-" * 120).encode(), lengths)] * len(pieces), lead)
+
+
 @pytest.mark.parametrize("name", REAL)
 @relaxed
 @given(text=texts_, lengths=st.lists(st.integers(1, 6), max_size=60), lead=leads)

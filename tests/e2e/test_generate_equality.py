@@ -12,7 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from alignment.text.tokenizer import Tokenizer
-from fusion.core import Prompt, Update
+from fusion.core import Delta, End, Prompt
 from fusion.ensemble import Ensemble, Model, build_ensemble
 from fusion.loop.fuser import Fuser
 from fusion.members.checkpoint import quiet, stop_ids
@@ -121,11 +121,11 @@ class Run:
         index, least = request
         ids = self.answers[request] = []
 
-        def take(update: Update) -> None:
+        def take(update: Delta) -> None:
             ids.extend(token.chosen.id for token in update.tokens)
-            if update.error is not None:
+            if isinstance(update, End) and update.error is not None:
                 self.problems.append(update.error)
-            if update.finish or update.error:
+            if isinstance(update, End):
                 self.places.release()
 
         names = list(self.ensemble.models)

@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from alignment.errors import UnavailableError
-from fusion.core import Update
+from fusion.core import Delta, End
 from fusion.options import SamplingParams
 from server.loading import Runtime, build
 from server.settings import parse_settings
@@ -61,13 +61,13 @@ class Answer:
     def __init__(self, act: Callable[[int], None] = lambda tokens: None) -> None:
         self.ids: list[int] = []
         self.act = act
-        self.last: Update | None = None
+        self.last: Delta | None = None
         self.ended_at = 0.0
         self.ended = threading.Event()
 
-    def __call__(self, update: Update) -> None:
+    def __call__(self, update: Delta) -> None:
         self.ids += [token.chosen.id for token in update.tokens]
-        if update.finish is not None or update.error is not None:
+        if isinstance(update, End):
             self.last, self.ended_at = update, time.monotonic()
             self.ended.set()
         else:
@@ -84,7 +84,7 @@ def ask(runtime: Runtime, name: str, text: str, answer: Answer, **sampling) -> A
     return answer
 
 
-def wait(answer: Answer) -> Update:
+def wait(answer: Answer) -> Delta:
     assert answer.ended.wait(LIMIT)
     assert answer.last is not None
     return answer.last

@@ -124,7 +124,7 @@ def test_check_tells_what_is_known_and_learns_nothing(broken, learned):
     assert learned == []
     ensemble = both(path)
     text = [id for id, surface in enumerate(ensemble.models["ben"].tokenizer.surfaces) if surface is not None]
-    reach = (ensemble.maps["ben"].rest.weights[text] > 0).any(axis=1).mean()
+    reach = (ensemble.first.maps["ben"].rest.weights[text] > 0).any(axis=1).mean()
     assert row_of(run("check", path)[1], "ben") == ["ben", "hybrid", f"{100 * reach:.1f}%", "0.250"]
     assert len(learned) == 1
 

@@ -12,8 +12,8 @@ from typing import Any
 
 from alignment.errors import InvalidRequestError
 from alignment.text.boundaries import Located
-from fusion.core import Capacity, Prompt, RoundReport, Token, TokenLogProb, Update
-from fusion.ensemble import Ensemble, Model
+from fusion.core import Capacity, Delta, End, Prompt, RoundReport, Token, TokenLogProb
+from fusion.ensemble import Ensemble, Model, View
 from fusion.loop.observer import Load, MemberLoad, Observer
 from fusion.loop.recovery import Attendance
 from fusion.options import FusionParams, SamplingParams
@@ -94,7 +94,8 @@ def ensemble(name: str = "pair", *, context: int = CONTEXT, defaults: FusionPara
         return Model(member=fake, tokenizer=ByteTokenizer(), stop_ids=(END,), origin=member)  # type: ignore[arg-type]
 
     models = {"a": model("a"), "b": model("b")}
-    return Ensemble(name, models, "a", {}, defaults or FusionParams(), fingerprint=f"tutti-{name}")
+    view = View(models, "a", {})
+    return Ensemble(name, models, {"a": view}, defaults or FusionParams(), fingerprint=f"tutti-{name}")
 
 
 def token(data: bytes, logprob: float = -0.5, top: tuple[tuple[bytes, float], ...] = ()) -> Token:
@@ -117,14 +118,14 @@ def report(chosen: int) -> RoundReport:
     )
 
 
-Step = Update | float
+Step = Delta | float
 Script = Callable[["Submission"], Iterable[Step]]
 
 
 def says(*pieces: str, finish: str = "stop") -> list[Step]:
     """One round per piece, then the end."""
-    rounds = [Update(piece, (token(piece.encode()),)) for piece in pieces]
-    return [*rounds, Update("", (token(b""),) if finish == "stop" else (), finish=finish)]  # type: ignore[arg-type]
+    rounds = [Delta(piece, (token(piece.encode()),)) for piece in pieces]
+    return [*rounds, End("", (token(b""),) if finish == "stop" else (), finish=finish)]  # type: ignore[arg-type]
 
 
 @dataclass
@@ -142,7 +143,7 @@ class Submission:
 
 
 class ScriptedFuser:
-    """Plays `script` for every submission on a thread of its own: an `Update` is delivered, a number is slept.
+    """Plays `script` for every submission on a thread of its own: a `Delta` is delivered, a number is slept.
 
     `refuse` is raised by `submit` from the submission of that number on.
     """
@@ -180,7 +181,7 @@ class ScriptedFuser:
         fusion: FusionParams,
         *,
         flow: str = "",
-        on_update: Callable[[Update], None],
+        on_update: Callable[[Delta], None],
     ) -> int:
         if self.refuse is not None and len(self.submissions) >= self.refuse[0]:
             raise self.refuse[1]
@@ -198,9 +199,9 @@ class ScriptedFuser:
     def last(self) -> Submission:
         return self.submissions[-1]
 
-    def _play(self, submission: Submission, on_update: Callable[[Update], None]) -> None:
+    def _play(self, submission: Submission, on_update: Callable[[Delta], None]) -> None:
         for step in self.script(submission):
-            if isinstance(step, Update):
+            if isinstance(step, Delta):
                 if submission.cancelled.is_set():
                     return
                 on_update(step)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from alignment.text.tokenizer import Tokenizer
-from fusion.core import Capacity, Prompt, Update
+from fusion.core import Capacity, Delta, End, Prompt
 from fusion.ensemble import Ensemble, Model, build_ensemble
 from fusion.loop.fuser import Fuser
 from fusion.options import FusionParams, SamplingParams
@@ -39,13 +39,13 @@ def toy_ensemble(
 class Listener:
     """Collects the updates of one sequence."""
 
-    updates: list[Update] = field(default_factory=list)
+    updates: list[Delta] = field(default_factory=list)
     done: threading.Event = field(default_factory=threading.Event)
 
-    def __call__(self, update: Update) -> None:
+    def __call__(self, update: Delta) -> None:
         assert not self.done.is_set(), "no update may follow the last one"
         self.updates.append(update)
-        if update.finish is not None or update.error is not None:
+        if isinstance(update, End):
             self.done.set()
 
     def wait(self) -> Listener:
@@ -61,7 +61,7 @@ class Listener:
         return "".join(update.text for update in self.updates)
 
     @property
-    def last(self) -> Update:
+    def last(self) -> End:
         return self.updates[-1]
 
 

@@ -15,13 +15,14 @@ import torch
 from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel
 
 from alignment.text.tokenizer import Tokenizer
-from fusion.core import Update
+from fusion.core import Delta, End
 from fusion.ensemble import Ensemble, Model, build_ensemble
 from fusion.loop.fuser import Fuser
-from fusion.loop.observer import Observer, Rounds
+from fusion.loop.observer import Observer
 from fusion.members.hosts.inline import InlineMember
 from fusion.members.transformers.engine import TransformersEngine
 from fusion.options import FusionParams, SamplingParams
+from fusion.round import Round
 from tools.bench.models import prompt
 
 PROMPT_WORDS = 64
@@ -30,12 +31,12 @@ STAGES = ("waiting", "fusion", "sampling", "synchronisation")
 
 
 class Stages(Observer):
-    """Where rounds after the first go, in seconds over all sequences."""
+    """Observer of the stages of rounds after the first, in seconds over all sequences."""
 
     def __init__(self) -> None:
         self.seconds = dict.fromkeys(STAGES, 0.0)
 
-    def fused(self, rounds: Rounds) -> None:
+    def fused(self, rounds: Round) -> None:
         self.seconds["waiting"] += sum(rounds.waiting)
         for stage in STAGES[1:]:
             self.seconds[stage] += getattr(rounds, stage) * len(rounds.waiting)
@@ -63,12 +64,12 @@ def fused_round_seconds(
     left = threading.Semaphore(0)
 
     def listener(i: int):
-        def on_update(update: Update) -> None:
+        def on_update(update: Delta) -> None:
             now = time.perf_counter()
             begun[i] = begun[i] or now
-            if update.error is not None:
+            if isinstance(update, End) and update.error is not None:
                 raise update.error
-            if update.finish is not None:
+            if isinstance(update, End):
                 ended[i] = now
                 left.release()
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from alignment.text.tokenizer import Tokenizer
-from fusion.core import Member, Update
+from fusion.core import Delta, End, Member
 from fusion.ensemble import Ensemble, Model, build_ensemble
 from fusion.loop.fuser import Fuser
 from fusion.members.hosts.inline import InlineMember
@@ -60,7 +60,7 @@ def ensemble_of(members: dict[str, Member], tokenizers: dict[str, Tokenizer]) ->
 
 
 class Steps(Stages):
-    """How long the members' steps took as they measured them, and where rounds go."""
+    """Observer of the seconds of members' steps, as they measured them, and of the stages of rounds."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -79,11 +79,11 @@ def rounds(fuser: Fuser, ensemble: Ensemble, batch: int, tokens: int) -> list[fl
     came: list[list[float]] = [[] for _ in range(batch)]
     left = threading.Semaphore(0)
 
-    def listener(i: int) -> Callable[[Update], None]:
-        def on_update(update: Update) -> None:
-            assert update.error is None, update.error
+    def listener(i: int) -> Callable[[Delta], None]:
+        def on_update(update: Delta) -> None:
+            assert not (isinstance(update, End) and update.error), update
             came[i].append(time.perf_counter())
-            if update.finish is not None:
+            if isinstance(update, End):
                 left.release()
 
         return on_update
@@ -103,7 +103,7 @@ def run(
     batches: Sequence[int] = (1, 4, 16),
     tokens: int = 128,
 ) -> dict[str, dict[str, Any]]:
-    """By number of sequences: a round's seconds against the slowest member's step, and where the rest goes.
+    """By number of sequences: a round's seconds against the slowest member's step, and the stages of the rest.
 
     `ratio` is of the median round, which a busy machine's interruptions do not reach; `mean_ratio` has them all.
     """

@@ -16,7 +16,7 @@ from pathlib import Path
 from time import perf_counter, thread_time
 from typing import Any
 
-from fusion.core import Update
+from fusion.core import Delta, End
 from fusion.ensemble import Ensemble, build_ensemble
 from fusion.loop.fuser import Fuser
 from fusion.loop.observer import Observer
@@ -68,15 +68,15 @@ def decode(
             record = Record(measured.on_tokens, id=str(i), method="POST", path="/v1/completions", status=200)
             record.begin(ensemble.name, 16, 1)
 
-        def on_update(update: Update, record: Record | None = record) -> None:
-            if update.error is not None:
+        def on_update(update: Delta, record: Record | None = record) -> None:
+            if isinstance(update, End) and update.error is not None:
                 raise update.error
             if record is not None and measured is not None:
                 watch.timed(record.update)(0, update)
-                if update.finish is not None:
+                if isinstance(update, End):
                     record.ended = perf_counter()
                     watch.timed(measured.ended)(record)
-            if update.finish is not None:
+            if isinstance(update, End):
                 left.release()
 
         sampling = SamplingParams(max_tokens=NEW_TOKENS, temperature=1.0, seed=i, ignore_eos=True)

@@ -26,7 +26,7 @@ from transformers import (
 )
 
 from alignment.text.tokenizer import Tokenizer
-from fusion.core import Update
+from fusion.core import Delta, End
 from fusion.ensemble import Ensemble, Model, build_ensemble
 from fusion.loop.fuser import Fuser
 from fusion.members.hosts.inline import InlineMember
@@ -71,7 +71,7 @@ def build(folder: Path) -> dict[str, Path]:
 
 
 def text_of(tokenizer: Tokenizer, length: int, seed: int) -> str:
-    """A text of about so many tokens."""
+    """A text of about this many tokens."""
     words = prompt(length, seed).split()
     while len(tokenizer.encode(" ".join(words), add_special_tokens=True)) > length:
         words.pop()
@@ -83,8 +83,8 @@ def first_token_seconds(fuser: Fuser, ensemble: Ensemble, text: str, weighting: 
     arrived = threading.Event()
     errors: list[Exception] = []
 
-    def on_update(update: Update) -> None:
-        if update.error is not None:
+    def on_update(update: Delta) -> None:
+        if isinstance(update, End) and update.error is not None:
             errors.append(update.error)
         arrived.set()
 

@@ -151,7 +151,7 @@ class TransformersEngine:
 
     @torch.inference_mode()
     def add(self, work: list[Task]) -> None:
-        """Queue work. What cannot be done is answered with `AdvanceFailed` by the next `step`."""
+        """Queue work. An invalid or impossible advance is answered with `AdvanceFailed` by the next `step`."""
         for advance in work:
             assert isinstance(advance, Advance), "this engine has no generation loop"
             reason = self._refusal(advance) or self._admit(advance)
@@ -169,12 +169,12 @@ class TransformersEngine:
             self._failed.pop(sequence, None)
 
     def has_work(self) -> bool:
-        """Whether `step` has anything to do."""
+        """Return whether `step` has anything to do."""
         return bool(self._work or self._failed)
 
     @torch.inference_mode()
     def step(self) -> list[Answer]:
-        """Run the next part of what waits and return what that finished."""
+        """Run the next forward pass for queued work and return the answers it finished."""
         answers: list[Answer] = []
         if self._work:
             counts = share([self._most(sequence) for sequence in self._work], self._prefill_chunk)
@@ -195,7 +195,7 @@ class TransformersEngine:
         del self._model, self._cache, self._forward
 
     def _refusal(self, advance: Advance) -> str | None:
-        """What is wrong with an advance in itself."""
+        """Return the reason why an advance is invalid, whatever the cache holds; None if it is valid."""
         cached = self._cached.get(advance.sequence, 0)
         length = advance.keep + len(advance.append)
         if not advance.append:

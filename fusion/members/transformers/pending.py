@@ -1,4 +1,4 @@
-"""An advance in progress."""
+"""Work: advances in progress."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fusion.core import Advance, Ids, LogProbs, NextTokens, Score
 
 @dataclass(slots=True)
 class Work:
-    """What is left of an advance: `done` of its tokens are cached; the rows of its answer gather here.
+    """An advance in progress: `done` of its tokens are cached; the rows of its answer are collected here.
 
     `scored` are the indices of `append` after which `score` asks for something, without the final one.
     """
@@ -44,7 +44,7 @@ class Work:
         return self.append[self.done : end], scored
 
     def answer(self, sequence: int) -> NextTokens:
-        """What gathered, once nothing remains."""
+        """Return the collected answer, once no tokens remain."""
         appended = None
         if self.score != "last":
             appended = np.concatenate([*self.appended, np.empty(0, np.float32)])

@@ -1,4 +1,4 @@
-"""Any model that vLLM runs as an engine: a sequence is a resumable request of an engine core in this process.
+"""VllmEngine: any model of vLLM as an engine; a sequence is a resumable request of an engine core in this process.
 
 vLLM brings continuous batching, paged caches, prefix caching, parallelism, quantisation and adapters. What it
 does not bring, taking tokens back and scoring what is appended, is in `fusion.members.vllm.core`.
@@ -40,10 +40,10 @@ class _Open:
     """A sequence that holds a place.
 
     Attributes:
-        request: the id vLLM knows it by; another one each time it is opened anew.
+        request: its id in vLLM; a new one each time it is reopened.
         tokens: what is cached, and what is about to be; nothing of what vLLM decodes by itself.
         blocks: how much of the cache it may take, the most it ever needed.
-        work: what is being worked on, None between answers.
+        work: the task in progress, None between answers.
         rest: the part of it that is to be scored, while the part before runs on its own.
     """
 
@@ -57,8 +57,8 @@ class _Open:
 class VllmEngine:
     """Continuous batching by vLLM; implements `fusion.members.engine.Engine`.
 
-    Every sequence has its blocks set aside before it is queued, so vLLM never has to preempt: sessions that
-    wait for their next token hold their blocks, and two that both wanted one more would wait for ever.
+    Every sequence has its blocks reserved before it is queued, so vLLM never has to preempt: sessions that wait
+    for their next token hold their blocks, and two that both needed one more would wait for ever.
     """
 
     def __init__(self, core: Core, *, device: str, candidates: int, lora: Any = None) -> None:
@@ -89,7 +89,7 @@ class VllmEngine:
 
     @property
     def broken(self) -> str | None:
-        """Why no step will succeed any more."""
+        """The reason why no step will succeed any more, as a part of a sentence; None while the engine works."""
         return "a worker process of vLLM's died" if self._core.failed() else None
 
     @classmethod
@@ -130,7 +130,7 @@ class VllmEngine:
             )
 
     def add(self, work: list[Task]) -> None:
-        """Queue work. What cannot be done is answered with `AdvanceFailed` by the next `step`."""
+        """Queue work. An invalid or impossible task is answered with `AdvanceFailed` by the next `step`."""
         for one in work:
             reason = self._refusal(one) or self._admit(one)
             if reason is not None:
@@ -146,7 +146,7 @@ class VllmEngine:
                 self._taken -= sequence.blocks
 
     def has_work(self) -> bool:
-        """Whether `step` has anything to do."""
+        """Return whether `step` has anything to do."""
         return bool(self._working or self._failed)
 
     def step(self) -> list[Answer]:
@@ -172,7 +172,7 @@ class VllmEngine:
         self._core.shutdown()
 
     def _refusal(self, work: Task) -> str | None:
-        """What is wrong with work in itself."""
+        """Return the reason why work is invalid, whatever the cache holds; None if it is valid."""
         ids, keep, cached, length = _extent(work), 0, 0, _length(work)
         if isinstance(work, Advance):
             sequence = self._open.get(work.sequence)
@@ -259,7 +259,7 @@ class VllmEngine:
             self._working -= 1
 
     def _told(self, number: int, sequence: _Open, work: Generate, output: EngineCoreOutput) -> Generated:
-        """What vLLM has decoded by itself."""
+        """Return the tokens that vLLM's own loop has decoded."""
         finished = output.finish_reason is not None
         if finished:  # vLLM has forgotten the request
             del self._by_request[sequence.request]
@@ -309,7 +309,7 @@ def _narrow(ids: NDArray[np.integer[Any]]) -> Ids:
 
 
 def generation(work: Generate, vocabulary_size: int) -> SamplingParams:
-    """How vLLM is to decode. Ids beyond the vocabulary, which can never be drawn, would end its step."""
+    """Return vLLM's sampling parameters. Ids beyond the vocabulary cannot be drawn and would end its step."""
     from vllm.sampling_params import SamplingParams
 
     wanted = work.sampling

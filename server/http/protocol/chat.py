@@ -60,7 +60,9 @@ class Message(RequestModel):
     reasoning_content: str | None = None
 
 
-Messages = Annotated[list[Message], Field(min_length=1)]
+# Checking a message takes a moment in which nobody else is served, and tens of thousands of them seconds.
+MAX_MESSAGES = 4096
+Messages = Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES)]
 
 
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]

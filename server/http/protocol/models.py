@@ -8,7 +8,7 @@ from server.http.protocol.common import AnswerModel
 
 
 class ModelFusion(AnswerModel):
-    """Which members decode together under this name, and in whose vocabulary."""
+    """The members that decode together under this name, and the pivot, in whose vocabulary they do."""
 
     pivot: str
     members: list[str]

@@ -80,7 +80,7 @@ class SamplingFields(overrides(SamplingParams, RequestModel, without=NOT_THE_SAM
 
     @property
     def include_usage(self) -> bool:
-        """Whether a stream ends with a chunk of usage."""
+        """Return whether a stream ends with a chunk of usage."""
         return bool(self.stream_options and self.stream_options.include_usage)
 
 
@@ -149,7 +149,7 @@ def choices(fields: SamplingFields, limit: int) -> int:
 
 def require_fixed_pivot(fields: SamplingFields, ensemble: Ensemble) -> None:
     """Token ids are the pivot's, so they mean nothing where each prompt chooses the pivot."""
-    if not ensemble.views:
+    if not ensemble.chooses_pivot:
         return
     for name in ("logit_bias", "stop_token_ids", "allowed_token_ids"):
         if getattr(fields, name):

@@ -48,7 +48,7 @@ def constraint_of(fields: SamplingFields, ensemble: Ensemble, calls: Grammar | N
         raise InvalidRequestError(
             f"bad_words should hold at most {MOST_WORDS} texts, none of them empty.", param="bad_words"
         )
-    table = ensemble.grammar_table
+    table = ensemble.first.grammar_table
     return Constraint(
         table,
         grammar=grammar,
@@ -59,7 +59,7 @@ def constraint_of(fields: SamplingFields, ensemble: Ensemble, calls: Grammar | N
 
 def require_pivot(ensemble: Ensemble, param: str = "tool_choice") -> None:
     """Grammars are compiled for the pivot's tokens. Raises InvalidRequestError where each prompt decides on it."""
-    if ensemble.views:
+    if ensemble.chooses_pivot:
         raise InvalidRequestError(
             f"{param} needs a fixed pivot, but in {ensemble.name} each prompt decides on it; leave it out.",
             param=param,

@@ -11,7 +11,8 @@ from typing import Literal
 from fastapi import APIRouter, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
-from fusion.core import FinishReason, Prompt, Token, Update
+from fusion import core
+from fusion.core import FinishReason, Prompt, Token
 from server.http.generation import Choice, Generation
 from server.http.protocol.body import StrictJsonRoute
 from server.http.protocol.chat import ChatRequest, rendering
@@ -58,18 +59,18 @@ class ChatShape(ServerSentEvents):
         for choice in choices:
             yield self._chunk(ChatChunkChoice(index=choice.index, delta=Delta(role="assistant", content="")))
 
-    def chunks(self, choice: Choice, update: Update) -> Iterator[ChatChunk]:
+    def chunks(self, choice: Choice, update: core.Delta) -> Iterator[ChatChunk]:
         """The new content, then how it ended. A round whose text is still held back may have nothing to say."""
         logprobs = self._logprobs(choice, update.tokens) if update.tokens else None
         reading = self._readings[choice.index]
-        deltas = reading.push(update.text, update.tokens, last=update.finish is not None)
+        deltas = reading.push(update.text, update.tokens, last=isinstance(update, core.End))
         if logprobs and not deltas:
             deltas = [{"content": ""}]
         for fields in deltas:
             delta = Delta(**fields)
             yield self._chunk(ChatChunkChoice(index=choice.index, delta=delta, logprobs=logprobs))
             logprobs = None
-        if update.finish:
+        if isinstance(update, core.End):
             yield self._chunk(
                 ChatChunkChoice(
                     index=choice.index,
@@ -111,8 +112,8 @@ class ChatShape(ServerSentEvents):
             index=choice.index,
             message=message,
             logprobs=self._logprobs(choice, choice.tokens),
-            finish_reason=_finish(choice.finish, reading),
-            stop_reason=choice.stop_reason,
+            finish_reason=_finish(choice.end.finish if choice.end else None, reading),
+            stop_reason=choice.end.stop_reason if choice.end else None,
             fusion=self.generation.report(choice),
         )
 
@@ -188,7 +189,9 @@ def prepared(service: Service, body: ChatRequest, asked: Asked) -> tuple[Prompt,
     calls = None
     if format is not None and offer.tools and offer.choice != "auto":
         require_pivot(ensemble)
-        calls = format.grammar(offer.tools, ensemble.grammar_table, choice=offer.choice, parallel=offer.parallel)
+        calls = format.grammar(
+            offer.tools, ensemble.first.grammar_table, choice=offer.choice, parallel=offer.parallel
+        )
     constraint = constraint_of(body, ensemble, calls)
     prompt = ensemble.encode_chat(**conversation, locate=asked.located, shown=shown)
     prompt = replace(prompt, constraint=constraint)

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
 from alignment.errors import InvalidRequestError
-from fusion.core import Prompt, Update
+from fusion.core import Delta, End, Prompt
 from server.http.generation import Choice, Generation
 from server.http.protocol.body import StrictJsonRoute
 from server.http.protocol.common import Usage
@@ -50,7 +50,7 @@ class CompletionShape(ServerSentEvents):
         """Nothing: a text has no role."""
         return iter(())
 
-    def chunks(self, choice: Choice, update: Update) -> Iterator[Completion]:
+    def chunks(self, choice: Choice, update: Delta) -> Iterator[Completion]:
         """The new text, then how it ended. A round whose text is still held back may have nothing to say."""
         text = update.text
         if self.echo and len(choice.texts) == 1:
@@ -62,7 +62,7 @@ class CompletionShape(ServerSentEvents):
             logprobs = self._sent[choice.index].logprobs(update.prompt, update.tokens)
         if text or logprobs:
             yield self._completion([CompletionChoice(index=choice.index, text=text, logprobs=logprobs)])
-        if update.finish:
+        if isinstance(update, End):
             yield self._completion(
                 [
                     CompletionChoice(
@@ -86,8 +86,8 @@ class CompletionShape(ServerSentEvents):
                 index=choice.index,
                 text=(self.echo[choice.index] if self.echo else "") + choice.text,
                 logprobs=self._text_of(choice).logprobs(choice.prompt, choice.tokens) if self.logprobs else None,
-                finish_reason=choice.finish,
-                stop_reason=choice.stop_reason,
+                finish_reason=choice.end.finish if choice.end else None,
+                stop_reason=choice.end.stop_reason if choice.end else None,
                 fusion=self.generation.report(choice),
             )
             for choice in choices
@@ -136,7 +136,7 @@ def completions_router(service: Service) -> APIRouter:
             if isinstance(prompt, str):
                 special = body.add_special_tokens is not False
                 return ensemble.encode_text(prompt, add_special_tokens=special, locate=asked.located)
-            if ensemble.views:
+            if ensemble.chooses_pivot:
                 raise InvalidRequestError(
                     f"prompt is token ids, but {ensemble.name} has no fixed pivot whose they could be; send text.",
                     param="prompt",

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from pydantic import RootModel, ValidationError
 
 from alignment.errors import InvalidRequestError, RequestError
-from fusion.core import Update
+from fusion.core import Delta
 from server.http.errors import invalid_field
 from server.http.generation import Choice
 from server.http.protocol.chat import ChatRequest
@@ -66,7 +66,7 @@ class TranslatedShape:
         """The first events."""
         yield from map(Object, self.translator.start())
 
-    def chunks(self, choice: Choice, update: Update) -> Iterator[Object]:
+    def chunks(self, choice: Choice, update: Delta) -> Iterator[Object]:
         """The events of a round; with the last of them usage."""
         for chunk in self.chat.chunks(choice, update):
             for part in chunk.choices:

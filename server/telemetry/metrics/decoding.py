@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fusion.core import WeightingReport
-from fusion.loop.observer import Leaving, Observer, Rounds, best_tokens, divergence
+from fusion.loop.observer import Leaving, Observer, best_tokens, divergence
+from fusion.round import Round
 from server.telemetry.metrics.catalogue import DEGRADED_REASONS, DROP_REASONS, PHASES, STAGES, Catalogue
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ HELD_PROBABILITIES = 1 << 18  # probabilities that rounds keep until they are co
 class DecodingMetrics(Observer):
     """Feeds the metrics of members and rounds. Everything that has a label is bound once, here at the start.
 
-    What happens in every round is noted in a journal; what is rare is counted at once.
+    Events of every round are noted in a journal; rare events are counted at once.
     """
 
     def __init__(self, catalogue: Catalogue, ensembles: Mapping[str, Ensemble]) -> None:
@@ -40,9 +41,9 @@ class DecodingMetrics(Observer):
         """Time the member's engine, and the member as seen from here."""
         self._answers[member].add((step, prompts, tokens))
 
-    def fused(self, rounds: Rounds) -> None:
+    def fused(self, done: Round) -> None:
         """Account for a batch of rounds."""
-        self._rounds[rounds.model].add(rounds, rounds.probabilities.size)
+        self._rounds[done.model].add(done, done.probabilities.size)
 
     def weighed(self, model: str, report: WeightingReport) -> None:
         """Account for weights that were measured on a prompt."""
@@ -82,7 +83,7 @@ class _Answers:
 
 
 class _Model:
-    """The rounds of one served name. What compares members is measured where there are several."""
+    """The rounds of one served name. Metrics that compare members are measured where there are several."""
 
     def __init__(self, catalogue: Catalogue, name: str, members: Sequence[str]) -> None:
         self.rounds = catalogue.rounds.labels(name)
@@ -95,7 +96,7 @@ class _Model:
         self.seats = {member: _Seat(catalogue, name, member) for member in members} if len(members) > 1 else {}
         self.compared = 0  # batches so far
 
-    def count(self, told: list[Rounds]) -> None:
+    def count(self, told: list[Round]) -> None:
         self.rounds.inc(sum(len(rounds.weights) for rounds in told))
         self.stages["waiting"].observe_all(list(chain(*(rounds.waiting for rounds in told))))
         later = [len(rounds.waiting) for rounds in told]  # rounds that are not their sequence's first
@@ -104,7 +105,7 @@ class _Model:
         if self.seats:
             self._compare(told)
 
-    def _compare(self, told: list[Rounds]) -> None:
+    def _compare(self, told: list[Round]) -> None:
         last = list(chain(*(rounds.last for rounds in told)))
         self.straggler_wait.observe_all([seconds for _, seconds in last])
         for name, times in Counter(name for name, _ in last).items():
@@ -112,7 +113,7 @@ class _Model:
         for name, times in Counter(chain(*(rounds.absent for rounds in told))).items():
             self.seats[name].drops["spelling"].inc(times)
             self.seats[name].weight.observe_all(np.zeros(times))
-        alike: defaultdict[tuple[str, ...], list[Rounds]] = defaultdict(list)
+        alike: defaultdict[tuple[str, ...], list[Round]] = defaultdict(list)
         for rounds in told:
             alike[rounds.voters].append(rounds)
             self.compared += 1
@@ -121,7 +122,7 @@ class _Model:
         for voters, group in alike.items():
             self._count_votes(voters, group)
 
-    def _count_votes(self, voters: tuple[str, ...], told: list[Rounds]) -> None:
+    def _count_votes(self, voters: tuple[str, ...], told: list[Round]) -> None:
         weights, kept = (
             np.concatenate([getattr(r, what) for r in told]) for what in ("weights", "kept")
         )  # [N, M]

@@ -340,7 +340,7 @@ def test_the_first_token_after_plain_text_may_begin_with_a_space(tokenizers, run
 def test_a_defect_in_a_round_costs_its_requests_not_the_loop(tokenizers, run, monkeypatch):
     running = run(toy_ensemble(tokenizers, pivot="lingvo"))
     with monkeypatch.context() as patch:
-        patch.setattr("fusion.loop.fuser.fuse", lambda batch: 1 / 0)
+        patch.setattr("fusion.loop.decoding.run_round", lambda batch: 1 / 0)
         error = running.submit().wait().last.error
         assert error is not None
         assert "division" not in str(error)
@@ -353,7 +353,9 @@ def test_a_member_whose_spelling_outgrows_its_cache_leaves(tokenizers, run):
     wide = running.ensemble.models["lingvo"].member
     tight = running.ensemble.models["abacus"].member
     prompt = running.ensemble.encode_chat([{"role": "user", "content": "Hello"}])
-    longest = max(range(len(running.ensemble.tokenizer.surfaces)), key=lambda i: len(running.ensemble.surface(i)))
+    longest = max(
+        range(len(running.ensemble.tokenizer.surfaces)), key=lambda i: len(running.ensemble.first.surface(i))
+    )
     always = np.where(np.arange(wide.vocabulary_size) == longest, -1e-6, -20.0).astype(np.float32)
     wide.distribution = lambda tokens: always
     tight.capacity = Capacity(len(prompt.ids["abacus"]) + 40, 100_000, 8)

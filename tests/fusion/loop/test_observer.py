@@ -123,7 +123,9 @@ def test_a_member_that_leaves_is_told(tokenizers, run):
     running.fuser.observer = seen = Recorder()
     wide, tight = (running.ensemble.models[name].member for name in ("lingvo", "abacus"))
     prompt = running.ensemble.encode_chat([{"role": "user", "content": "Hello"}])
-    longest = max(range(len(running.ensemble.tokenizer.surfaces)), key=lambda i: len(running.ensemble.surface(i)))
+    longest = max(
+        range(len(running.ensemble.tokenizer.surfaces)), key=lambda i: len(running.ensemble.first.surface(i))
+    )
     always = np.where(np.arange(wide.vocabulary_size) == longest, -1e-6, -20.0).astype(np.float32)
     wide.distribution = lambda tokens: always
     tight.capacity = Capacity(len(prompt.ids["abacus"]) + 40, 100_000, 8)

@@ -66,7 +66,7 @@ def test_a_stop_token_ends_it_and_is_named(script):
     listener = running.submit(prompt, max_tokens=50, stop_token_ids=(ids[1],)).wait()
     assert (listener.last.finish, listener.last.stop_reason) == ("stop", ids[1])
     assert listener.ids == ids[:2]
-    assert listener.text == running.ensemble.surface(ids[0]).decode()
+    assert listener.text == running.ensemble.first.surface(ids[0]).decode()
 
 
 def test_min_tokens_holds_off_the_end(script):

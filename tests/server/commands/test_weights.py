@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from fusion.core import Update, WeightingReport
+from fusion.core import End, WeightingReport
 from fusion.options import FusionParams, Weighting
 from server.http.app import create_app
 from server.loading import build
@@ -100,7 +100,7 @@ def test_a_request_may_choose_another_method(fuser: ScriptedFuser):
 
 def test_the_report_tells_how_the_weights_came_about(client: TestClient, fuser: ScriptedFuser):
     told = WeightingReport("top1", {"a": 2.5}, {"a": 1.0, "b": 0.0}, ("b",), 7, {"a": 7, "b": 9}, 3, 6, ("why",))
-    fuser.script = lambda s: [Update("a", (token(b"a"),), finish="stop", weighting=told, pivot="a")]
+    fuser.script = lambda s: [End("a", (token(b"a"),), finish="stop", weighting=told, pivot="a")]
     body = HELLO | {"model": "pair", "fusion": {"report": True}}
     fusion = client.post("/v1/chat/completions", json=body).json()["choices"][0]["fusion"]
     assert fusion["weighting"] == {

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 from starlette.testclient import TestClient
 
-from fusion.core import Update
+from fusion.core import End
 from server.http.app import create_app
 from server.settings import ServerSettings
 from tests.support.scripted_fuser import CONTEXT, END, ScriptedFuser, ensemble, says, token
@@ -177,9 +177,9 @@ def test_template_kwargs_are_handed_on(client: TestClient, fuser: ScriptedFuser)
 
 
 def test_stop_reason_and_length(client: TestClient, fuser: ScriptedFuser) -> None:
-    fuser.script = lambda s: [Update("a", (token(b"a"),), finish="stop", stop_reason="\n")]
+    fuser.script = lambda s: [End("a", (token(b"a"),), finish="stop", stop_reason="\n")]
     assert chat(client)["choices"][0]["stop_reason"] == "\n"
-    fuser.script = lambda s: [Update("a", (token(b"a"),), finish="length")]
+    fuser.script = lambda s: [End("a", (token(b"a"),), finish="length")]
     assert complete(client)["choices"][0]["finish_reason"] == "length"
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
 from alignment.errors import OverloadedError, UnavailableError
-from fusion.core import Update
+from fusion.core import Delta, End
 from fusion.options import FusionParams
 from server.http.app import create_app
 from server.http.protocol.chat import ChatRequest
@@ -261,7 +261,7 @@ def test_choices_are_admitted_together_or_not_at_all(client: TestClient, fuser: 
 def test_failures_before_the_first_token_have_a_status(
     client: TestClient, fuser: ScriptedFuser, stream: bool
 ) -> None:
-    fuser.script = lambda submission: [0.05, Update("", error=UnavailableError("Member 'b' failed."))]
+    fuser.script = lambda submission: [0.05, End("", error=UnavailableError("Member 'b' failed."))]
     error = error_of(client.post(CHAT_PATH, json=CHAT | {"stream": stream}), 503)
     assert "Member 'b'" in error["message"]
 
@@ -270,7 +270,7 @@ def test_failures_before_the_first_token_have_a_status(
 def test_unexpected_failures_keep_their_details_to_the_log(
     client: TestClient, fuser: ScriptedFuser, stream: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    fuser.script = lambda submission: [Update("", error=KeyError("secret"))]
+    fuser.script = lambda submission: [End("", error=KeyError("secret"))]
     answer = client.post(CHAT_PATH, json=CHAT | {"stream": stream})
     error = error_of(answer, 500)
     assert error["type"] == "server_error"
@@ -289,7 +289,7 @@ def test_a_crash_is_answered_and_logged_under_its_request_id(
 
 
 def test_a_failing_choice_stops_the_others(client: TestClient, fuser: ScriptedFuser) -> None:
-    failing = [Update("", error=UnavailableError("Member 'b' failed."))]
+    failing = [End("", error=UnavailableError("Member 'b' failed."))]
     fuser.script = lambda submission: failing if submission.sampling.seed == 1 else [60.0]
     error_of(client.post(CHAT_PATH, json=CHAT | {"n": 3, "seed": 0}), 503)
     assert [s.cancelled.is_set() for s in fuser.submissions] == [True, False, True]
@@ -357,7 +357,7 @@ weights = st.floats(min_value=0, allow_infinity=False, allow_nan=False)
 @given(st.dictionaries(st.sampled_from(["a", "b"]), weights, min_size=1).filter(lambda w: any(w.values())))
 @settings(max_examples=200, deadline=None)
 def test_any_weights_are_normalised(asked: dict[str, float]) -> None:
-    params: FusionParams = fusion_params(FusionFields(weights=asked), ensemble())
+    params: FusionParams = fusion_params(FusionFields(weights=asked), ensemble(), 4096)
     assert params.weights is not None
     assert math.isclose(sum(params.weights.values()), 1)
     for name, weight in asked.items():
@@ -366,5 +366,5 @@ def test_any_weights_are_normalised(asked: dict[str, float]) -> None:
 
 
 def test_text_that_was_held_back_is_not_lost(client: TestClient, fuser: ScriptedFuser) -> None:
-    fuser.script = lambda s: [Update("", (token(b"a"),)), Update("ab", (token(b"b"),), finish="length")]
+    fuser.script = lambda s: [Delta("", (token(b"a"),)), End("ab", (token(b"b"),), finish="length")]
     assert client.post(TEXT_PATH, json=TEXT).json()["choices"][0]["text"] == "ab"

@@ -9,7 +9,7 @@ import openai
 import pytest
 
 from alignment.errors import OverloadedError, UnavailableError
-from fusion.core import Update
+from fusion.core import End
 from tests.support.scripted_fuser import ScriptedFuser, eventually, report, says, token
 from tests.support.served import Served
 
@@ -46,7 +46,7 @@ def test_chat_stream_helper_assembles_the_answer(serve: Serve) -> None:
 
 
 def test_logprobs(serve: Serve, fuser: ScriptedFuser) -> None:
-    fuser.script = lambda s: [Update("a", (token(b"a", -0.5, ((b"a", -0.5), (b"b", -1.5))),), finish="length")]
+    fuser.script = lambda s: [End("a", (token(b"a", -0.5, ((b"a", -0.5), (b"b", -1.5))),), finish="length")]
     answer = serve().sdk().chat.completions.create(model="pair", messages=HELLO, logprobs=True, top_logprobs=2)
     assert answer.choices[0].logprobs is not None
     assert answer.choices[0].logprobs.content is not None
@@ -64,7 +64,7 @@ def test_completions_and_their_stream(serve: Serve) -> None:
 
 
 def test_fusion_through_extra_body(serve: Serve, fuser: ScriptedFuser) -> None:
-    fuser.script = lambda s: [Update("a", (token(b"a"),), finish="length", rounds=(report(97),))]
+    fuser.script = lambda s: [End("a", (token(b"a"),), finish="length", rounds=(report(97),))]
     answer = (
         serve()
         .sdk()
@@ -106,14 +106,14 @@ def test_errors_are_typed(serve: Serve, fuser: ScriptedFuser) -> None:
 
 def test_the_sdk_tries_again_when_told_to(serve: Serve, fuser: ScriptedFuser) -> None:
     failures = iter([True, False])
-    broken = [Update("", error=UnavailableError("Member 'b' failed."))]
+    broken = [End("", error=UnavailableError("Member 'b' failed."))]
     fuser.script = lambda s: broken if next(failures) else says("ok")
     sdk = serve().sdk().with_options(max_retries=1)
     assert sdk.chat.completions.create(model="pair", messages=HELLO).choices[0].message.content == "ok"
 
 
 def test_a_failure_in_a_stream_is_raised(serve: Serve, fuser: ScriptedFuser) -> None:
-    fuser.script = lambda s: [*says("Hel")[:-1], 0.05, Update("", error=UnavailableError("Member 'b' failed."))]
+    fuser.script = lambda s: [*says("Hel")[:-1], 0.05, End("", error=UnavailableError("Member 'b' failed."))]
     stream = serve().sdk().chat.completions.create(model="pair", messages=HELLO, stream=True)
     with pytest.raises(openai.APIError, match="Member 'b' failed"):
         list(stream)

@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from alignment.errors import UnavailableError
-from fusion.core import Update
+from fusion.core import Delta, End
 from tests.support.scripted_fuser import ScriptedFuser, eventually, report, says, token
 from tests.support.served import Served
 
@@ -73,11 +73,11 @@ def test_usage_comes_last_and_without_choices_where_asked_for(
 
 def test_rounds_without_text_send_nothing_and_lose_nothing(serve: Serve, fuser: ScriptedFuser) -> None:
     held = [
-        Update("", (token(b"\xf0"),)),
-        Update("", (token(b"\x9f"),)),
-        Update("🙂", (token(b"\x99\x82"),)),
-        Update(" E", (token(b" E"),)),
-        Update("END?", (token(b"?"),), finish="length"),
+        Delta("", (token(b"\xf0"),)),
+        Delta("", (token(b"\x9f"),)),
+        Delta("🙂", (token(b"\x99\x82"),)),
+        Delta(" E", (token(b" E"),)),
+        End("END?", (token(b"?"),), finish="length"),
     ]
     fuser.script = lambda submission: held
     told = events(serve(), CHAT | {"stream_options": {"include_usage": True}})
@@ -88,9 +88,9 @@ def test_rounds_without_text_send_nothing_and_lose_nothing(serve: Serve, fuser: 
 
 def test_log_probabilities_come_with_their_round(serve: Serve, fuser: ScriptedFuser) -> None:
     split = [
-        Update("", (token(b"\xc3"),)),
-        Update("é", (token(b"\xa9"),)),
-        Update("!", (token(b"!"),), finish="length"),
+        Delta("", (token(b"\xc3"),)),
+        Delta("é", (token(b"\xa9"),)),
+        End("!", (token(b"!"),), finish="length"),
     ]
     fuser.script = lambda submission: split
     served = serve()
@@ -111,8 +111,8 @@ def test_choices_interleave(serve: Serve, fuser: ScriptedFuser) -> None:
         mine = submission.sampling.seed
         for turn in range(3):
             yield 0.02 + 0.2 * mine if turn == 0 else 0.4
-            yield Update(f"{mine}{turn}", (token(b"x"),))
-        yield Update("", finish="stop")
+            yield Delta(f"{mine}{turn}", (token(b"x"),))
+        yield End("", finish="stop")
 
     fuser.script = script
     told = events(serve(), CHAT | {"n": 2, "seed": 0})
@@ -124,8 +124,8 @@ def test_choices_interleave(serve: Serve, fuser: ScriptedFuser) -> None:
 
 def test_a_report_comes_with_the_end_of_each_choice(serve: Serve, fuser: ScriptedFuser) -> None:
     rounds = [
-        Update("a", (token(b"a"),), rounds=(report(1),)),
-        Update("b", (token(b"b"),), finish="length", rounds=(report(2),), departed={"b": "it failed"}),
+        Delta("a", (token(b"a"),)),
+        End("b", (token(b"b"),), finish="length", rounds=(report(1), report(2)), departed={"b": "it failed"}),
     ]
     fuser.script = lambda submission: rounds
     told = events(serve(), CHAT | {"n": 2, "fusion": {"report": True}})
@@ -137,18 +137,18 @@ def test_a_report_comes_with_the_end_of_each_choice(serve: Serve, fuser: Scripte
 
 
 def test_stop_reason_comes_with_the_end(serve: Serve, fuser: ScriptedFuser) -> None:
-    fuser.script = lambda submission: [Update("a", finish="stop", stop_reason="\n")]
+    fuser.script = lambda submission: [End("a", finish="stop", stop_reason="\n")]
     assert events(serve(), CHAT)[-1]["choices"][0]["stop_reason"] == "\n"
 
 
 def test_a_silent_stream_is_kept_alive(serve: Serve, fuser: ScriptedFuser) -> None:
     def script(submission: Any) -> Any:
         yield 0.5  # a slow prefill
-        yield Update("a", (token(b"a"),))
+        yield Delta("a", (token(b"a"),))
         for _ in range(5):  # busy, but with nothing to send
             yield 0.1
-            yield Update("", (token(b"b"),))
-        yield Update("c", (token(b"c"),), finish="length")
+            yield Delta("", (token(b"b"),))
+        yield End("c", (token(b"c"),), finish="length")
 
     fuser.script = script
     told = lines(serve(keep_alive_seconds=0.2), CHAT)
@@ -165,7 +165,7 @@ def test_a_lively_stream_has_no_comments(serve: Serve) -> None:
 
 
 def test_a_late_failure_is_an_event_and_then_done(serve: Serve, fuser: ScriptedFuser) -> None:
-    failing = [*says("Hel")[:-1], 0.05, Update("", error=UnavailableError("Member 'b' failed."))]
+    failing = [*says("Hel")[:-1], 0.05, End("", error=UnavailableError("Member 'b' failed."))]
     fuser.script = lambda submission: failing
     *_, partial, error = events(serve(), CHAT | {"stream_options": {"include_usage": True}})
     assert partial["choices"][0]["delta"]["content"] == "Hel"
@@ -178,7 +178,7 @@ def test_a_late_failure_is_an_event_and_then_done(serve: Serve, fuser: ScriptedF
 
 
 def test_a_late_failure_stops_the_other_choices(serve: Serve, fuser: ScriptedFuser) -> None:
-    failing = [*says("Hel")[:-1], 0.1, Update("", error=KeyError("secret"))]
+    failing = [*says("Hel")[:-1], 0.1, End("", error=KeyError("secret"))]
     fuser.script = lambda s: failing if s.sampling.seed == 1 else [*says("Hel")[:-1], 60.0]
     error = events(serve(), CHAT | {"n": 3, "seed": 0})[-1]
     assert "secret" not in str(error)
@@ -194,7 +194,7 @@ def test_a_request_over_its_time_ends_in_an_event(serve: Serve, fuser: ScriptedF
 
 def endless(submission: Any) -> Any:
     while True:
-        yield Update("x", (token(b"x"),))
+        yield Delta("x", (token(b"x"),))
         yield 0.02
 
 

@@ -120,9 +120,9 @@ def test_the_environment_may_name_the_endpoint(
 
 
 def test_what_failed_is_marked(collector: Collector, fuser: ScriptedFuser) -> None:
-    from fusion.core import Update
+    from fusion.core import End
 
-    fuser.script = lambda submission: [Update("", error=RuntimeError("a secret"))]
+    fuser.script = lambda submission: [End("", error=RuntimeError("a secret"))]
     options = ServerSettings(otlp_endpoint=collector.url)
     with TestClient(create_app({"pair": ensemble()}, fuser, options)) as client:
         assert client.post(CHAT_PATH, json=CHAT).status_code == 500

@@ -13,7 +13,7 @@ import pytest
 
 from alignment.errors import OverloadedError
 from alignment.text.tokenizer import Tokenizer
-from fusion.core import Update
+from fusion.core import Delta, End
 from fusion.ensemble import Ensemble, Model, build_ensemble
 from fusion.loop.fuser import Fuser
 from fusion.members.checkpoint import stop_ids
@@ -40,12 +40,12 @@ class Listener:
     ended: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
 
     def of(self, index: int):
-        def on_update(update: Update) -> None:
-            if update.error is not None:
+        def on_update(update: Delta) -> None:
+            if isinstance(update, End) and update.error is not None:
                 self.errors.append(update.error)
-            if update.finish is not None:
+            if isinstance(update, End):
                 self.finished.append(index)
-            if update.finish is not None or update.error is not None:
+            if isinstance(update, End):
                 self.ended.release()
 
         return on_update

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from alignment.text.tokenizer import Tokenizer
-from fusion.core import FinishReason, Generate, Token, Update
+from fusion.core import Delta, End, FinishReason, Generate, Token
 from fusion.ensemble import Ensemble, Model, build_ensemble
 from fusion.loop.fuser import Fuser
 from fusion.members.checkpoint import stop_ids
@@ -58,13 +58,14 @@ class Site:
         answers, errors = [Answer() for _ in requests], []
 
         def listener(answer: Answer):
-            def on_update(update: Update) -> None:
+            def on_update(update: Delta) -> None:
                 answer.text += update.text
                 answer.tokens += update.tokens
-                answer.finish, answer.stop_reason = update.finish, update.stop_reason
-                if update.error is not None:
+                answer.finish = update.finish if isinstance(update, End) else None
+                answer.stop_reason = update.stop_reason if isinstance(update, End) else None
+                if isinstance(update, End) and update.error is not None:
                     errors.append(update.error)
-                if update.finish is not None or update.error is not None:
+                if isinstance(update, End):
                     ended.release()
 
             return on_update

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from starlette.testclient import TestClient
 
-from fusion.core import Update
+from fusion.core import Delta, End
 from tests.support.scripted_fuser import ScriptedFuser, token
 from tests.support.small_requests import chat, complete
 
 SPLIT = [
-    Update("", (token(b"\xe2", -0.25, ((b"\xe2", -0.25), (b"a", float("-inf")))),)),
-    Update("", (token(b"\x82"),)),
-    Update("€", (token(b"\xac"),)),
-    Update("!", (token(b"!", -3.0, ((b"?", -0.1),)),)),
-    Update("", (token(b""),), finish="stop"),
+    Delta("", (token(b"\xe2", -0.25, ((b"\xe2", -0.25), (b"a", float("-inf")))),)),
+    Delta("", (token(b"\x82"),)),
+    Delta("€", (token(b"\xac"),)),
+    Delta("!", (token(b"!", -3.0, ((b"?", -0.1),)),)),
+    End("", (token(b""),), finish="stop"),
 ]
 
 

@@ -7,13 +7,13 @@ import json
 import pytest
 from starlette.testclient import TestClient
 
-from fusion.core import Update
+from fusion.core import Delta, End
 from tests.support.scripted_fuser import ScriptedFuser, token
 from tests.support.small_requests import complete
 
 ECHOED = [
-    Update("!", (token(b"!", -3.0),), prompt=(token(b"h", float("nan")), token(b"i", -1.5, ((b"o", -0.5),)))),
-    Update("", (token(b""),), finish="stop"),
+    Delta("!", (token(b"!", -3.0),), prompt=(token(b"h", float("nan")), token(b"i", -1.5, ((b"o", -0.5),)))),
+    End("", (token(b""),), finish="stop"),
 ]
 
 
@@ -32,7 +32,7 @@ def test_an_echo_begins_with_the_prompt(client: TestClient, fuser: ScriptedFuser
 
 
 def test_an_echo_without_logprobs_costs_nothing(client: TestClient, fuser: ScriptedFuser) -> None:
-    fuser.script = lambda s: [Update("!", (token(b"!"),), finish="length")]
+    fuser.script = lambda s: [End("!", (token(b"!"),), finish="length")]
     choices = complete(client, prompt=["hi", "ho"], n=2, echo=True)["choices"]
     assert [choice["text"] for choice in choices] == ["hi!", "hi!", "ho!", "ho!"]
     assert fuser.last.sampling.prompt_logprobs is None

@@ -8,6 +8,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from fusion.core import Down
+from fusion.ensemble import View
 from server import __version__
 from server.http.app import create_app
 from server.settings import ServerSettings
@@ -43,7 +44,8 @@ def test_an_ensemble_that_goes_on_without_a_member_keeps_the_server_ready(
     fuser: ScriptedFuser, lost: str, silent: str, status: int
 ) -> None:
     pair = replace(ensemble(), on_member_failure="degrade")
-    own = replace(pair, name="b", models={"b": pair.models["b"]}, pivot="b")
+    models = {"b": pair.models["b"]}
+    own = replace(pair, name="b", models=models, views={"b": View(models, "b", {})})
     fuser.silent = set(silent)
     for name in lost:
         fuser.attendance.lose(name, GONE)

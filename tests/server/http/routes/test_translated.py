@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from alignment.errors import UnavailableError
-from fusion.core import Update
+from fusion.core import End
 from tests.support.scripted_fuser import ScriptedFuser, says
 from tests.support.served import Served
 
@@ -28,7 +28,7 @@ def test_the_sdk_streams_a_response(serve: Serve) -> None:
 
 
 def test_a_response_that_fails_says_so(serve: Serve, fuser: ScriptedFuser) -> None:
-    fuser.script = lambda s: [*says("Hel")[:-1], 0.05, Update("", error=UnavailableError("Member 'b' failed."))]
+    fuser.script = lambda s: [*says("Hel")[:-1], 0.05, End("", error=UnavailableError("Member 'b' failed."))]
     with serve().http() as http:
         text = http.post("/v1/responses", json={"model": "pair", "input": "hi", "stream": True}).text
     assert "event: response.failed" in text

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fusion.loop.observer import Rounds
 from fusion.options import FusionParams, Weighting
+from fusion.round import Round
 from server.telemetry.metrics.catalogue import Catalogue
 from server.telemetry.metrics.decoding import DIVERGENCE_EVERY, DecodingMetrics
 from server.telemetry.metrics.exposition import describe, exposition, refresh
@@ -72,14 +72,14 @@ def test_weights_from_the_prompt(measured: Measured) -> None:
         assert scrape.value("member_prompt_nats_sum", member=name) == pytest.approx(nats)
 
 
-def rounds(probabilities: list[list[list[float]]], **changes) -> Rounds:
+def rounds(probabilities: list[list[list[float]]], **changes) -> Round:
     array = np.array(probabilities)
     size, members, _ = array.shape
     weights = np.full((size, members), 1 / members)
     kept = np.ones((size, members), dtype=bool)
     plain = {"weights": weights, "kept": kept, "fused": array.mean(axis=1), "waiting": [0.1] * size, "last": []}
-    plain |= {"absent": [], "fusion": 0.01, "sampling": 0.02, "ended": 0.0, "synchronisation": 0.03}
-    return Rounds(model="toys", voters=tuple("abc"[:members]), probabilities=array, **(plain | changes))
+    plain |= {"absent": [], "began": 0.0, "combined": 0.01, "ended": 0.03, "synchronisation": 0.03}
+    return Round(model="toys", voters=tuple("abc"[:members]), probabilities=array, **(plain | changes))
 
 
 @pytest.fixture
@@ -113,7 +113,7 @@ def test_a_batch_of_rounds(fed) -> None:
     stages = {
         s: found.value("round_stage_seconds_sum", stage=s) for s in ("fusion", "sampling", "synchronisation")
     }
-    assert stages == {"fusion": 0.01, "sampling": 0.02, "synchronisation": 0.03}
+    assert stages == pytest.approx({"fusion": 0.01, "sampling": 0.02, "synchronisation": 0.03})
     assert found.value("divergence_nats_count") == 2
     assert found.value("ensemble_info", model="toys", member="b", pivot="a", combine="mixture") == 1
 

@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
 
 from alignment.errors import UnavailableError
-from fusion.core import Update
+from fusion.core import End
 from server.http.app import create_app
 from server.settings import ServerSettings
 from server.telemetry.metrics.catalogue import Catalogue
@@ -285,7 +285,7 @@ def test_probes_and_scrapes_need_no_key_and_are_not_counted(fuser: ScriptedFuser
 
 
 def test_a_failure_amid_a_stream_is_an_error(client: TestClient, fuser: ScriptedFuser) -> None:
-    fuser.script = lambda submission: [says("Hello")[0], Update("", error=RuntimeError("gone"))]
+    fuser.script = lambda submission: [says("Hello")[0], End("", error=RuntimeError("gone"))]
     assert "error" in client.post(CHAT_PATH, json={**CHAT, "stream": True}).text
     scrape = Scrape(client.get("/metrics").text)
     assert scrape.value("requests_total", model="pair", finish_reason="error") == 1
@@ -295,7 +295,7 @@ def test_a_failure_amid_a_stream_is_an_error(client: TestClient, fuser: Scripted
 
 def test_a_failure_of_one_of_several_answers_is_an_error(client: TestClient, fuser: ScriptedFuser) -> None:
     """The other one is given up, which is no cancellation by the client."""
-    fails = [Update("", error=UnavailableError("Member 'b' failed."))]
+    fails = [End("", error=UnavailableError("Member 'b' failed."))]
     fuser.script = lambda submission: fails if submission.number == 1 else [*says("Hello")[:1], 5.0]
     assert client.post(CHAT_PATH, json={**CHAT, "n": 2}).status_code == 503
     scrape = Scrape(client.get("/metrics").text)

@@ -1,0 +1,199 @@
+"""Decoding: answers of members in, one fused token per ready sequence, advances out."""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Mapping
+from time import perf_counter
+
+from alignment.errors import RequestError, UnavailableError
+from fusion.core import AdvanceFailed, Answer, Generated, Member, RoundReport, Token
+from fusion.loop.budget import Places
+from fusion.loop.line import Line
+from fusion.loop.outbox import Outbox
+from fusion.loop.recovery import Recovery
+from fusion.loop.timing import account_for
+from fusion.policy.policy import ALL
+from fusion.round import Round, batch_key, run_round
+from fusion.sequence.seat import State
+from fusion.sequence.sequence import Sequence
+
+log = logging.getLogger(__name__)
+
+
+class Decoding:
+    """Moves open sequences from round to round. Used by the fuser's thread only, but for `heard`."""
+
+    def __init__(self, members: Mapping[str, Member], line: Line, places: Places, outbox: Outbox) -> None:
+        self.heard: dict[str, float] = {}  # when each member last answered anybody
+        self.recovery = Recovery(line, places, outbox, self.settle)
+        self._members = members
+        self._places = places
+        self._outbox = outbox
+        self._ready: dict[int, Sequence] = {}
+        self._going: dict[int, Sequence] = {}  # those whose members are to be given work
+        self._sent = 0.0  # when the first member was last given work
+
+    def answered(self, name: str, answers: list[Answer], arrived: float, step_seconds: float) -> None:
+        """Take in what a member says."""
+        self.heard[name] = arrived
+        prompts, tokens = [], []  # how long the answers took
+        for answer in answers:
+            sequence = self._places.open.get(answer.sequence)
+            if sequence is None or name not in sequence.seats:
+                continue  # closed while the member was at it
+            if isinstance(answer, AdvanceFailed):
+                error = UnavailableError(f"Member {name!r} failed: {answer.reason}")
+                self.recovery.do_without(sequence, name, answer.reason, error)
+                continue
+            if isinstance(answer, Generated):
+                if name not in sequence.account.prompts:
+                    sequence.account.prompts[name] = arrived
+                    prompts.append(arrived - sequence.sent)
+                self._generated(sequence, name, answer)
+                continue
+            seat = sequence.seats[name]
+            seat.latest = answer
+            if seat.state is State.READING:
+                continue  # it takes part when the next token is handed out
+            sequence.arrived.append((name, arrived))
+            if name in sequence.account.prompts:
+                tokens.append(arrived - sequence.sent)
+            else:
+                sequence.account.prompts[name] = arrived
+                prompts.append(arrived - sequence.sent)
+            self.settle(sequence)
+        self._outbox.news(self._outbox.observer.answered, name, step_seconds, prompts, tokens)
+
+    def settle(self, sequence: Sequence) -> None:
+        """Have a round for a sequence if all that it asks have answered, unless its policy asks on."""
+        if not sequence.ready or sequence.number in self._ready:
+            return
+        more = sequence.policy.answered(sequence) if sequence.account.rounds else None
+        if not sequence.voters:  # those that were asked have left, or cannot spell the text
+            more = ALL
+        if more is None:
+            self._ready[sequence.number] = sequence
+        else:
+            sequence.ask(more)
+            self._going[sequence.number] = sequence
+
+    def _generated(self, sequence: Sequence, name: str, answer: Generated) -> None:
+        """Take in what a member has decoded by itself."""
+        sequence.seats[name].followed += len(answer.tokens)
+        try:
+            for token in sequence.tokens_of(answer):
+                goes_on = self._add(sequence, token)
+                if not goes_on:
+                    return
+            if answer.finished:  # an engine that stops where it was not asked to
+                self._places.close(sequence)
+                self._outbox.update(sequence.update, sequence.text.flush(), finish="length")
+        except Exception:
+            self._failed_inside(sequence)
+
+    def fuse_ready(self) -> None:
+        """Have a round of every sequence that is ready."""
+        batches: defaultdict[object, list[Sequence]] = defaultdict(list)
+        for sequence in self._ready.values():
+            if sequence.number in self._places.open and self._read_prompt(sequence):
+                batches[batch_key(sequence)].append(sequence)
+        self._ready = {}
+        for batch in batches.values():
+            for sequences, done in self._fuse(batch):
+                account_for(sequences, done)
+                self._outbox.news(self._round_over, sequences, done)
+                for sequence, token, report in zip(sequences, done.tokens, done.reports, strict=True):
+                    try:
+                        self._emit(sequence, token, report)
+                    except Exception:
+                        self._failed_inside(sequence)
+
+    def _read_prompt(self, sequence: Sequence) -> bool:
+        """Before its first round a sequence may find its weights in the prompt, and go on without some members."""
+        try:
+            closed = sequence.read_prompt()
+        except Exception:
+            self._failed_inside(sequence)
+            return False
+        if sequence.weighting is not None and not sequence.account.rounds:
+            self._outbox.news(self._outbox.observer.weighed, sequence.ensemble.name, sequence.weighting)
+        for name in closed:
+            self._places.leave(sequence, name)
+            del sequence.seats[name]
+        return True
+
+    def _fuse(self, batch: list[Sequence]) -> list[tuple[list[Sequence], Round]]:
+        """A round of a batch; a defect that one sequence meets costs that sequence alone."""
+        try:
+            return [(batch, run_round(batch))]
+        except Exception:
+            if len(batch) == 1:
+                self._failed_inside(batch[0])
+                return []
+            return [pair for sequence in batch for pair in self._fuse([sequence])]
+
+    def _failed_inside(self, sequence: Sequence) -> None:
+        log.exception("a round of sequence %d failed", sequence.number)
+        if sequence.number in self._places.open:
+            self.recovery.fail(sequence, RequestError("A round failed inside the server; see its log."))
+
+    def _emit(self, sequence: Sequence, token: Token, report: RoundReport | None) -> None:
+        """Add the chosen token to the sequence."""
+        if report is not None:
+            sequence.rounds.append(report)
+        if self._add(sequence, token):
+            sequence.ask(sequence.policy.ask(sequence))
+            self._going[sequence.number] = sequence
+
+    def _add(self, sequence: Sequence, token: Token) -> bool:
+        """Add a token to the sequence, and end it if that is the last; returns whether it goes on."""
+        text, finish, reason = sequence.add(token)
+        if finish is not None:
+            self._places.close(sequence)
+        self._outbox.update(sequence.update, text, (token,), finish, reason)
+        return finish is None
+
+    def _advance(self, sequence: Sequence, name: str) -> None:
+        """Have the member's next work for the sequence, if there is any."""
+        if (advance := sequence.follow(name)) is None:
+            return
+        if tokens := sequence.seats[name].rolled_back:
+            self._outbox.news(self._outbox.observer.rolled_back, sequence.ensemble.name, name, tokens)
+        if self._places.make_room(sequence, name):
+            self._places.hand(name, advance)
+        else:
+            self.recovery.leave(sequence, name, "the text outgrew its cache", "outgrown")
+
+    def send(self) -> bool:
+        """Give every member its next work, first the one whose answer came last: it may well be the slowest.
+
+        Returns whether sequences are ready already, or have more to be given.
+        """
+        going, self._going, refused = list(self._going.values()), {}, []
+        for turn, name in enumerate(sorted(self._members, key=lambda name: -self.heard.get(name, 0.0))):
+            for sequence in going:
+                if sequence.asks(name) and sequence.number in self._places.open:
+                    try:
+                        self._advance(sequence, name)
+                    except Exception:
+                        self._failed_inside(sequence)
+            if turn == 0:
+                self._sent = perf_counter()
+            refused += [(name, *pair) for pair in self._places.send(name)]
+        for name, sequence, error in refused:
+            if sequence.number not in self._places.open:
+                continue  # another member has refused it too
+            reason = f"it takes no work: {error}"
+            self.recovery.do_without(sequence, name, reason, UnavailableError(f"Member {name!r} failed: {reason}"))
+        for sequence in going:
+            if sequence.number in self._places.open:
+                self.settle(sequence)  # the last answers of those asked may still stand
+        return bool(self._ready or self._going)
+
+    def _round_over(self, sequences: list[Sequence], done: Round) -> None:
+        for sequence in sequences:
+            sequence.sent = self._sent
+        done.synchronisation = self._sent - done.ended
+        self._outbox.observer.fused(done)

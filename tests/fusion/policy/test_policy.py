@@ -1,0 +1,63 @@
+"""A policy decides who is asked; members that rest catch up in one advance."""
+
+from __future__ import annotations
+
+import pytest
+
+from fusion.options import FusionParams
+from fusion.policy.policy import Ask
+from tests.support.toy_fuser import toy_ensemble
+
+EVERY = 4
+
+
+class Sometimes:
+    """Asks everyone for every fourth token, and the pivot alone for the others."""
+
+    def ask(self, sequence):
+        return Ask() if sequence.length % EVERY == 0 else Ask((sequence.view.pivot,))
+
+    def answered(self, sequence):
+        return None
+
+
+class Persuaded(Sometimes):
+    """Asks the pivot, and once it has answered everyone else as well."""
+
+    def ask(self, sequence):
+        return Ask((sequence.view.pivot,))
+
+    def answered(self, sequence):
+        return Ask() if len(sequence.voters) < len(sequence.seats) else None
+
+
+@pytest.fixture
+def with_policy(monkeypatch, tokenizers, run):
+    def start(policy, pivot):
+        monkeypatch.setattr("fusion.sequence.sequence.policy_of", lambda fusion: policy())
+        return run(toy_ensemble(tokenizers, pivot=pivot))
+
+    return start
+
+
+@pytest.mark.parametrize("pivot", ["lingvo", "almanac"])
+def test_a_member_that_rests_catches_up_in_one_advance(with_policy, pivot):
+    running = with_policy(Sometimes, pivot)
+    listener = running.submit(fusion=FusionParams(report=True), max_tokens=24, temperature=1.0, seed=3).wait()
+    reports = listener.last.rounds
+    assert len(reports) == 24
+    for number, report in enumerate(reports):
+        everyone = number % EVERY == 0
+        assert len(report.weights) == (3 if everyone else 1)
+    for member in running.members():
+        advances = sum(map(len, member.submitted))
+        assert advances == 24 if member.name == pivot else advances <= 24 // EVERY + 1
+
+
+@pytest.mark.parametrize("pivot", ["lingvo", "almanac"])
+def test_members_asked_later_in_a_round_see_the_same_text(with_policy, tokenizers, run, monkeypatch, pivot):
+    """Asking one after the other changes nothing about the answer."""
+    options = {"max_tokens": 30, "temperature": 1.0, "seed": 5}
+    plain = run(toy_ensemble(tokenizers, pivot=pivot)).submit(**options).wait()
+    later = with_policy(Persuaded, pivot).submit(**options).wait()
+    assert (plain.ids, plain.text) == (later.ids, later.text)
