@@ -195,6 +195,29 @@ Delivery = list[Answer] | Down | Up
 Deliver = Callable[[Member, Delivery], None]
 
 
+class SamplingConstraint(Protocol):
+    """What the next token may be, as it stands after the tokens taken so far. Ids are the pivot's."""
+
+    def mask(self) -> NDArray[np.bool_]:
+        """[V], True for each id that may come next."""
+
+    def allowed(self, ids: Ids) -> NDArray[np.bool_]:
+        """True for each of `ids` (any shape, padded with -1) that may come next."""
+
+    def fallback(self) -> int:
+        """An id that may come next, for a round none of whose candidates may."""
+
+    def take(self, token: int) -> None:
+        """Go on after this token."""
+
+    @property
+    def stopped(self) -> bool:
+        """True where the answer must end here."""
+
+    def copy(self) -> SamplingConstraint:
+        """Another one in the same state."""
+
+
 @dataclass(frozen=True, slots=True)
 class Prompt:
     """A prompt in every member's own tokens.
@@ -202,12 +225,13 @@ class Prompt:
     `ids` maps a member's name to its token ids (with its own template and special tokens). `leads` maps it to
     the bytes its template puts between prompt and answer as part of the answer's first token (the space after
     `[/INST]`), b"" for most. `located` maps it to where its tokens stand in the messages, for prompts that are to
-    be scored.
+    be scored. `constraint` is what answers must satisfy; each takes a copy.
     """
 
     ids: dict[str, list[int]]
     leads: dict[str, bytes]
     located: dict[str, Located] | None = None
+    constraint: SamplingConstraint | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from alignment.text.tokenizer import Tokenizer
 from alignment.vocab_map import VocabMap
 from fusion.core import Member, OnMemberFailure, Prompt
 from fusion.options import FusionParams
+from fusion.sequence.grammar import GrammarTable
 
 Read = TypeVar("Read")
 
@@ -108,6 +109,11 @@ class View:
         sizes = [m.member.vocabulary_size for n, m in self.models.items() if self.follows_ids(n)]
         return max(self.tokenizer.vocabulary_size, *sizes)
 
+    @cached_property
+    def grammar_table(self) -> GrammarTable:
+        """The pivot's vocabulary, as grammars are compiled for it."""
+        return GrammarTable(self.tokenizer, width=self.vocabulary_size, end_ids=self.models[self.pivot].stop_ids)
+
     def surface(self, token: int) -> bytes:
         """The bytes a pivot token stands for; none for special tokens and for the padding of the vocabulary."""
         surfaces = self.tokenizer.surfaces
@@ -192,34 +198,50 @@ class Ensemble:
         continue_final_message: bool = False,
         template_kwargs: dict[str, Any] | None = None,
         locate: bool = False,
+        shown: Mapping[str, tuple[list[dict[str, Any]], dict[str, Any]]] | None = None,
     ) -> Prompt:
-        """The conversation in every member's own template and tokens; with `locate` it can be scored."""
+        """The conversation in every member's own template and tokens; with `locate` it can be scored.
+
+        `shown` holds the messages, and further arguments of the template, for members that are to be shown others.
+        """
         options: dict[str, Any] = {
             "add_generation_prompt": add_generation_prompt,
             "continue_final_message": continue_final_message,
-            "template_kwargs": template_kwargs,
             "limit": self.longest_context,
         }
+
+        def given(name: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+            own, extra = (shown or {}).get(name, (messages, {}))
+            return own, options | {"template_kwargs": {**(template_kwargs or {}), **extra}}
+
+        def encoded(name: str, tokenizer: Tokenizer) -> list[int]:
+            own, arguments = given(name)
+            return tokenizer.encode_chat(own, **arguments)
+
+        def located(name: str, tokenizer: Tokenizer) -> tuple[list[int], Located]:
+            own, arguments = given(name)
+            return tokenizer.locate_chat(own, **arguments)
+
         begins_answer = add_generation_prompt and not continue_final_message
         leads = {name: model.tokenizer.chat_lead if begins_answer else b"" for name, model in self.models.items()}
         if not locate:
-            return Prompt(self._by_each(lambda tokenizer: tokenizer.encode_chat(messages, **options)), leads)
-        return _located(self._by_each(lambda tokenizer: tokenizer.locate_chat(messages, **options)), leads)
+            return Prompt(self._by_each(encoded), leads)
+        return _located(self._by_each(located), leads)
 
     def encode_text(self, text: str, *, add_special_tokens: bool = True, locate: bool = False) -> Prompt:
         """A text to go on from, in every member's own tokens; with `locate` it can be scored."""
         leads = dict.fromkeys(self.models, b"")
         options: dict[str, Any] = {"add_special_tokens": add_special_tokens, "limit": self.longest_context}
         if not locate:
-            return Prompt(self._by_each(lambda tokenizer: tokenizer.encode(text, **options)), leads)
-        return _located(self._by_each(lambda tokenizer: tokenizer.locate(text, **options)), leads)
+            return Prompt(self._by_each(lambda _, tokenizer: tokenizer.encode(text, **options)), leads)
+        return _located(self._by_each(lambda _, tokenizer: tokenizer.locate(text, **options)), leads)
 
-    def _by_each(self, read: Callable[[Tokenizer], Read]) -> dict[str, Read]:
+    def _by_each(self, read: Callable[[str, Tokenizer], Read]) -> dict[str, Read]:
         """A prompt as every member's tokenizer reads it. A refusal by length names the member."""
         prompts = {}
         for name, model in self.models.items():
             try:
-                prompts[name] = read(model.tokenizer)
+                prompts[name] = read(name, model.tokenizer)
             except InvalidRequestError as error:
                 if error.code != CONTEXT_LENGTH_EXCEEDED:
                     raise
@@ -266,8 +288,9 @@ class Ensemble:
         tightest = min(room, key=lambda name: room[name])
         if room[tightest] < 1:
             raise InvalidRequestError(
-                f"The prompt has {len(prompt.ids[tightest])} tokens for member {tightest!r}, whose context holds "
-                f"{self.models[tightest].member.capacity.context} with at least one for the answer; shorten it.",
+                f"This model's maximum context length is {self.models[tightest].member.capacity.context} tokens "
+                f"(of member {tightest!r}, with at least one for the answer), but the prompt has "
+                f"{len(prompt.ids[tightest])}; shorten it.",
                 param=param,
                 code=CONTEXT_LENGTH_EXCEEDED,
             )

@@ -159,7 +159,9 @@ def _of_one_width(rows: list[tuple[Ids, LogProbs]]) -> list[tuple[Ids, LogProbs]
 def choose(batch: list[Sequence], tokens: NDArray[np.int64], fused: Floats) -> list[int]:
     """A token for every sequence, drawn from the fused distributions [S, C] on `tokens` [S, C]."""
     chosen = [0] * len(batch)
-    plain = [row for row, sequence in enumerate(batch) if is_plain(sequence.sampling)]
+    plain = [
+        row for row, sequence in enumerate(batch) if sequence.constraint is None and is_plain(sequence.sampling)
+    ]
     if plain:
         sequences = [batch[row] for row in plain]
         temperatures = np.array([sequence.sampling.temperature for sequence in sequences])
@@ -170,13 +172,21 @@ def choose(batch: list[Sequence], tokens: NDArray[np.int64], fused: Floats) -> l
             chosen[row] = token
     for row in set(range(len(batch))).difference(plain):
         sequence = batch[row]
+        probabilities, barred = fused[row], sequence.forbidden
+        if (constraint := sequence.constraint) is not None:
+            probabilities = np.where(constraint.allowed(tokens[row].astype(np.int32)), probabilities, 0.0)
+            if not probabilities.any():
+                chosen[row] = constraint.fallback()
+                continue
+            mask = constraint.mask()
+            barred |= {token for token in sequence.sampling.logit_bias if not mask[token]}
         chosen[row] = sample(
             tokens[row],
-            fused[row],
+            probabilities,
             sequence.sampling,
             generated=sequence.generated,
             prompt=sequence.prompt_ids,
-            forbidden=sequence.forbidden,
+            forbidden=barred,
             rng=sequence.rng,
         )
     return chosen

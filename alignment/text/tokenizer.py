@@ -108,8 +108,18 @@ class Tokenizer:
         return {id for read in backend.encode_batch(frames, add_special_tokens=False) for id in read.ids}
 
     @classmethod
-    def load(cls, source: str, *, revision: str | None = None, trust_remote_code: bool = False) -> Tokenizer:
-        """Load the tokenizer of a folder or hub id; ConfigError, in one sentence, when that cannot be done."""
+    def load(
+        cls,
+        source: str,
+        *,
+        revision: str | None = None,
+        trust_remote_code: bool = False,
+        chat_template: str | None = None,
+    ) -> Tokenizer:
+        """Load the tokenizer of a folder or hub id; ConfigError, in one sentence, when that cannot be done.
+
+        `chat_template` is a file whose text takes the place of the checkpoint's own template.
+        """
         from transformers import AutoTokenizer
 
         folder = Path(source)
@@ -129,6 +139,8 @@ class Tokenizer:
                 f"The model {source} has only a slow tokenizer: convert it to a tokenizer.json "
                 "(transformers' save_pretrained of its fast tokenizer) first."
             )
+        if chat_template is not None:
+            hf.chat_template = _template_file(chat_template)
         return cls(hf, source, findings=as_the_file_says(hf, source, revision))
 
     def encode(self, text: str, *, add_special_tokens: bool, limit: int | None = None) -> list[int]:
@@ -431,3 +443,10 @@ def _load_failure(source: str, is_folder: bool, error: Exception) -> str:
         f"The model {source} is neither a folder on this machine nor one whose tokenizer the model hub gives out "
         f"({type(error).__name__}): check the name, or download it and give the path of its folder."
     )
+
+
+def _template_file(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"The chat template {path} cannot be read: give a text file.") from error

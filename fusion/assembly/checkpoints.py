@@ -58,7 +58,9 @@ def open_checkpoint(name: str, model: ModelSpec) -> Checkpoint:
         not_packed = _examined(model, config)
         if model.engine_args.get("load_format", "auto") in ("auto", "safetensors"):
             weight_files(source, revision=revision)
-        vocabulary = read_vocabulary(source, revision=revision, trust_remote_code=trust)
+        vocabulary = read_vocabulary(
+            source, revision=revision, trust_remote_code=trust, chat_template=model.chat_template
+        )
         _check_vocabulary(source, config, vocabulary.tokenizer)
         return Checkpoint(name, model, _dtype(model, config), config, not_packed, vocabulary)
     except ConfigError as error:
@@ -66,14 +68,20 @@ def open_checkpoint(name: str, model: ModelSpec) -> Checkpoint:
 
 
 def read_vocabulary(
-    source: str, *, revision: str | None = None, trust_remote_code: bool = False
+    source: str,
+    *,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    chat_template: str | None = None,
 ) -> ModelVocabulary:
     """The tokenizer of a checkpoint and its end tokens.
 
     Raises:
         ConfigError: there is no such checkpoint, its tokenizer cannot be used, or it has no end token.
     """
-    tokenizer = Tokenizer.load(source, revision=revision, trust_remote_code=trust_remote_code)
+    tokenizer = Tokenizer.load(
+        source, revision=revision, trust_remote_code=trust_remote_code, chat_template=chat_template
+    )
     stops = ordered_stops(tokenizer, *listed_stops(source, revision))
     if not stops:
         raise ConfigError(f"{source} names no end token; set eos_token_id in its generation_config.json.")

@@ -68,6 +68,7 @@ class ModelSpec(Protocol):
     max_context: int | None
     engine_args: dict[str, Any]
     adapter: str | None
+    chat_template: str | None
 
 
 class AlignmentSpec(Protocol):

@@ -180,6 +180,19 @@ class Constraint:
         tokens = self._matcher.compute_ff_tokens()
         return tokens[: self.fits(tokens)]
 
+    def fallback(self) -> int:
+        """A token to go on with where no member proposed any that is admitted.
+
+        The forced one; else an end token where the answer may end; else the first of the shortest admitted.
+        """
+        if forced := self.forced():
+            return forced[0]
+        mask = self.mask()
+        for end in self._table.end_ids:
+            if mask[end]:
+                return end
+        return int(min(np.flatnonzero(mask), key=lambda id: len(self._table.surfaces[id])))
+
     def forced_bytes(self) -> bytes:
         """The text that must come next; at least as long as that of the `forced` tokens."""
         if self._matcher is None or self.ended:

@@ -78,6 +78,7 @@ class Sequence:
         )
         self.rng = np.random.default_rng(sampling.seed)
         self.named_stops = control_tokens(self.view.tokenizer, sampling.stop) if sampling.stop else {}
+        self.constraint = None if prompt.constraint is None else prompt.constraint.copy()
         self.text = TextStream(sampling.stop, include_stop=sampling.include_stop)
         self.length = 0  # tokens generated
         self.tokens: list[int] = []  # those of them that members were given,
@@ -156,7 +157,9 @@ class Sequence:
 
     @property
     def alone(self) -> bool:
-        """True where there is nothing to fuse and its one member decodes by itself."""
+        """Whether there is nothing to fuse and its one member decodes by itself."""
+        if self.constraint is not None:
+            return False
         one = len(self.ensemble.models) == 1 and not self.fusion.report and self.sampling.prompt_logprobs is None
         return one and self.ensemble.models[self.view.pivot].member.capacity.generates
 
@@ -319,6 +322,8 @@ class Sequence:
         number, sampling = token.chosen.id, self.sampling
         self.length += 1
         self.generated[number] += 1
+        if self.constraint is not None:
+            self.constraint.take(number)
         if number in self.stop_ids:
             name = self.named_stops.get(number)
             reason = name if name is not None else number if number in sampling.stop_token_ids else None
@@ -328,6 +333,8 @@ class Sequence:
         text = self.text.push(self.write(number), may_stop=self.length >= sampling.min_tokens)
         if self.text.stopped_by is not None:
             return text, "stop", self.text.stopped_by
+        if self.constraint is not None and self.constraint.stopped:
+            return text + self.text.flush(), "stop", None
         if self.length >= sampling.max_tokens:
             return text + self.text.flush(), "length", None
         return text, None, None

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import signal
 import socket
+import stat
 from collections.abc import Callable
 from contextlib import suppress
 from time import monotonic
@@ -15,7 +17,7 @@ import uvicorn
 from alignment.errors import ConfigError
 from server.commands.leaving import ended_by_sigterm, leave
 from server.http.middleware.drain import Lifecycle
-from server.settings import Settings
+from server.settings import ServerSettings, Settings
 from server.telemetry.logs import set_up_log
 
 CLOSING_SECONDS = 1  # for the last errors to reach clients that were cut off
@@ -33,15 +35,24 @@ def serve(settings: Settings, on_ready: Callable[[str], None]) -> None:
     from server.http.app import create_app
     from server.loading import build
 
-    with _listener(settings.server.host, settings.server.port) as listener:
+    options = settings.server
+    with _bound(options) as listener:
         set_up_log(settings.server.log_level, settings.server.log_format)
         signal.signal(signal.SIGTERM, leave)
         with ended_by_sigterm():
             runtime = build(settings)
         app = create_app(runtime.ensembles, runtime.fuser, settings.server)
-        config = uvicorn.Config(app, log_config=None, server_header=False)
+        config = uvicorn.Config(
+            app,
+            log_config=None,
+            server_header=False,
+            root_path=options.root_path,
+            ssl_certfile=options.tls_certificate,
+            ssl_keyfile=options.tls_key,
+        )
+        scheme = "https" if options.tls_certificate else "http"
         server = _Server(
-            config, app.state.lifecycle, settings.server.shutdown_seconds, lambda: on_ready(_url(listener))
+            config, app.state.lifecycle, settings.server.shutdown_seconds, lambda: on_ready(_url(listener, scheme))
         )
         with suppress(KeyboardInterrupt):  # uvicorn passes the signal on once it is done
             server.run(sockets=[listener])
@@ -86,6 +97,22 @@ class _Server(uvicorn.Server):
         return await super().on_tick(counter)
 
 
+def _bound(options: ServerSettings) -> socket.socket:
+    """The socket that the settings ask for, which does not listen yet."""
+    if options.unix_socket is None:
+        return _listener(options.host, options.port)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        if os.path.exists(options.unix_socket) and stat.S_ISSOCK(os.stat(options.unix_socket).st_mode):
+            os.unlink(options.unix_socket)  # left behind by a server that was killed
+        listener.bind(options.unix_socket)
+    except OSError as error:
+        listener.close()
+        reason = (error.strerror or str(error)).lower()
+        raise ConfigError(f"Cannot listen on {options.unix_socket} ({reason}): set another unix_socket.") from None
+    return listener
+
+
 def _listener(host: str, port: int) -> socket.socket:
     """A bound socket that does not listen yet."""
     try:
@@ -104,10 +131,12 @@ def _listener(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _url(listener: socket.socket) -> str:
+def _url(listener: socket.socket, scheme: str = "http") -> str:
     """The URL to reach the server at from this machine."""
+    if listener.family == socket.AF_UNIX:
+        return f"unix:{listener.getsockname()}"
     host, port = listener.getsockname()[:2]
     address = ipaddress.ip_address(host)
     if address.is_unspecified:
-        return f"http://localhost:{port}"
-    return f"http://[{host}]:{port}" if address.version == 6 else f"http://{host}:{port}"
+        return f"{scheme}://localhost:{port}"
+    return f"{scheme}://[{host}]:{port}" if address.version == 6 else f"{scheme}://{host}:{port}"

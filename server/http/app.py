@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from fastapi import FastAPI
 from fastapi.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 
 from server import __version__
 from server.http.errors import ErrorResponse, install_handlers
@@ -17,10 +18,13 @@ from server.http.middleware.auth import BearerAuth
 from server.http.middleware.body_limit import BodyLimit
 from server.http.middleware.drain import Drain
 from server.http.middleware.request_id import RequestId
+from server.http.protocol.messages import error_body as messages_error
 from server.http.routes.chat import chat_router
 from server.http.routes.completions import completions_router
+from server.http.routes.messages import messages_router
 from server.http.routes.models import models_router
 from server.http.routes.operations import operations_router
+from server.http.routes.responses import responses_router
 from server.http.routes.tokens import tokens_router
 from server.http.service import Service
 from server.settings import ServerSettings, accepted_keys
@@ -73,7 +77,18 @@ def create_app(ensembles: dict[str, Ensemble], fuser: Fuser, settings: ServerSet
             if tracing is not None:
                 await run_in_threadpool(tracing.stop)
 
-    middleware = [
+    middleware = []
+    if settings.cors_origins:  # outermost, so that errors carry its headers and a preflight needs no key
+        middleware.append(
+            Middleware(
+                CORSMiddleware,
+                allow_origins=settings.cors_origins,
+                allow_methods=["*"],
+                allow_headers=["*"],
+                expose_headers=["x-request-id", "retry-after"],
+            )
+        )
+    middleware += [
         Middleware(RequestId, on_tokens=metrics.on_tokens, on_end=on_end),
         Middleware(Drain, lifecycle=service.lifecycle),
     ]
@@ -87,11 +102,20 @@ def create_app(ensembles: dict[str, Ensemble], fuser: Fuser, settings: ServerSet
         middleware=middleware,
         redirect_slashes=False,
         strict_content_type=False,
+        root_path=settings.root_path,
         responses=RESPONSES,
     )
-    install_handlers(app)
+    install_handlers(app, {"/v1/messages": messages_error})
     app.state.lifecycle = service.lifecycle
-    for build in (chat_router, completions_router, models_router, tokens_router, operations_router):
+    for build in (
+        chat_router,
+        completions_router,
+        responses_router,
+        messages_router,
+        models_router,
+        tokens_router,
+        operations_router,
+    ):
         app.include_router(build(service))
     return app
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ from alignment.errors import (
     UnavailableError,
     UnsupportedError,
 )
+from server.http.paths import unknown_path
 from server.settings.complaints import expectation
 
 log = logging.getLogger(__name__)
@@ -72,7 +73,7 @@ ANSWERS: dict[type[RequestError], Answer] = {
     TooLargeError: Answer(413, "invalid_request_error", "request_too_large"),
     OverloadedError: Answer(429, "rate_limit_error", "rate_limit_exceeded"),
     RequestError: Answer(500, "server_error"),
-    UnsupportedError: Answer(501, "invalid_request_error", "not_implemented"),
+    UnsupportedError: Answer(400, "invalid_request_error", "not_implemented"),
     UnavailableError: Answer(503, "server_error"),
 }
 
@@ -153,12 +154,29 @@ def shorten_text(text: str, limit: int = 100) -> str:
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
-def install_handlers(app: FastAPI) -> None:
-    """Answer errors raised while routing, validating or handling with an error object."""
+Body = Callable[[RequestError], dict[str, Any]]
+
+
+def install_handlers(app: FastAPI, bodies: Mapping[str, Body] | None = None) -> None:
+    """Answer errors raised while routing, validating or handling with an error object.
+
+    `bodies` makes that of other APIs, by the beginning of their paths.
+    """
 
     async def handle(request: Request, error: Exception) -> JSONResponse:
         headers = error.headers if isinstance(error, HTTPException) else None
-        return error_response(as_request_error(error), headers)
+        if isinstance(error, HTTPException) and error.status_code == 404:
+            error = NotFoundError(unknown_path(request.scope["path"]), code="path_not_found")
+        refusal = as_request_error(error)
+        answer = error_response(refusal, headers)
+        for prefix, body in (bodies or {}).items():
+            if request.scope["path"].startswith(prefix):
+                return JSONResponse(body(refusal), answer.status_code, _kept(answer.headers))
+        return answer
 
     for kind in (RequestError, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, handle)
+
+
+def _kept(headers: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in headers.items() if name not in ("content-length", "content-type")}

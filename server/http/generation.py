@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -28,6 +28,7 @@ class Choice:
 
     index: int
     texts: list[str] = field(default_factory=list)
+    counts: list[int] = field(default_factory=list)  # of tokens, with each of the texts
     tokens: list[Token] = field(default_factory=list)
     prompt: tuple[Token, ...] = ()
     pivot: str | None = None
@@ -41,6 +42,7 @@ class Choice:
     def add(self, update: Delta) -> None:
         """Add the update of a round."""
         self.texts.append(update.text)
+        self.counts.append(len(update.tokens))
         self.tokens.extend(update.tokens)
         self.prompt += update.prompt
         self.pivot = update.pivot
@@ -61,6 +63,7 @@ class Generation:
         prompts: each once, whatever the number of choices for it.
         record: the record of the request, updated with everything that arrives.
         timeout: seconds until it fails; None for never.
+        prompt_only: answer with the prompt alone: what is generated after it is left out.
     """
 
     def __init__(
@@ -72,6 +75,7 @@ class Generation:
         prompts: Sequence[Prompt],
         record: Record,
         timeout: float | None = None,
+        prompt_only: bool = False,
     ) -> None:
         self.fuser = fuser
         self.ensemble = ensemble
@@ -79,6 +83,7 @@ class Generation:
         self.prompts = prompts
         self.record = record
         self.timeout = timeout
+        self.prompt_only = prompt_only
         self.choices: list[Choice] = []
         self._loop = asyncio.get_running_loop()
         self._deadline = None if timeout is None else self._loop.time() + timeout
@@ -174,6 +179,10 @@ class Generation:
                 del self._sequences[index]
                 if update.error is not None:
                     raise update.error
+            if self.prompt_only:
+                update = replace(update, text="", tokens=())
+                if isinstance(update, End):
+                    update = replace(update, finish="length", stop_reason=None, rounds=())
             choice = self.choices[index]
             turned = update.pivot != choice.pivot
             choice.add(update)
@@ -181,8 +190,8 @@ class Generation:
                 self.record.prompt_tokens = self.prompt_tokens
             yield choice, update
 
-    async def settle(self, seconds: float) -> None:
-        """Wait at most `seconds` for the first update; raise its error while the answer can still have a status.
+    async def settle(self, seconds: float | None) -> None:
+        """Wait for the first sign of life, at most so long (None: without end): an error can still have a status.
 
         Raises:
             Exception: the one that the first sequence failed with.

@@ -5,3 +5,28 @@ from __future__ import annotations
 # Load balancers and Prometheus ask these every few seconds: without a key, also while the server drains, and
 # without a record or a line in the log.
 OPEN_PATHS = frozenset({"/health", "/ready", "/metrics", "/version"})
+
+API_PATHS = (
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/responses",
+    "/v1/messages/count_tokens",
+    "/v1/messages",
+    "/v1/models",
+    "/tokenize",
+    "/detokenize",
+    "/tokenizer_info",
+    *sorted(OPEN_PATHS),
+)
+
+
+def unknown_path(path: str) -> str:
+    """The sentence of a 404: the path that was meant, or all there are."""
+    parts = [part for part in path.split("/") if part]
+    while parts and parts[0] == "v1":
+        del parts[0]
+    wanted = "/".join(parts)
+    for known in API_PATHS:
+        if wanted and wanted == known.removeprefix("/v1").strip("/"):
+            return f"There is no such path; the right one is {known}."
+    return f"There is no such path; the API has {', '.join(API_PATHS)}."

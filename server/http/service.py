@@ -6,10 +6,13 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from alignment.errors import NotFoundError
+from alignment.errors import InvalidRequestError, NotFoundError
+from alignment.text.tokenizer import Tokenizer
 from fusion.loop.line import most_of_one_flow
 from server.http.errors import shorten
 from server.http.middleware.drain import Lifecycle
+from server.http.tools.offer import support_of
+from server.http.tools.template import ToolSupport
 from server.settings import ServerSettings
 from server.telemetry.metrics.catalogue import Catalogue
 
@@ -27,7 +30,15 @@ class Service:
     settings: ServerSettings
     catalogue: Catalogue = field(default_factory=Catalogue)
     lifecycle: Lifecycle = field(default_factory=Lifecycle)
+    _supports: dict[str, ToolSupport] = field(default_factory=dict, repr=False)
     started: int = field(default_factory=lambda: int(time.time()))
+
+    def tool_support(self, tokenizer: Tokenizer) -> ToolSupport:
+        """What a member's chat template shows of tools, found once."""
+        key = f"{tokenizer.fingerprint} {hash(str(tokenizer.hf.chat_template))}"
+        if key not in self._supports:
+            self._supports[key] = support_of(tokenizer)
+        return self._supports[key]
 
     @property
     def max_prompts(self) -> int:
@@ -39,12 +50,25 @@ class Service:
         """The ensemble that answers where naming one is optional."""
         return next(iter(self.ensembles))
 
-    def ensemble(self, name: str) -> Ensemble:
-        """The ensemble served under this name.
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All names that clients may ask for, aliases last."""
+        return (*self.ensembles, *self.settings.aliases)
+
+    def ensemble(self, name: str | None) -> Ensemble:
+        """The ensemble served under this name or alias; None for the only one there is.
 
         Raises:
+            InvalidRequestError: no name, but several are served.
             NotFoundError: there is none; the message lists what is served.
         """
+        if name is None:
+            if len(self.ensembles) > 1:
+                raise InvalidRequestError(
+                    f"model is missing; choose one of {', '.join(self.ensembles)}.", param="model"
+                )
+            return self.ensembles[self.default_model]
+        name = self.settings.aliases.get(name, name)
         if name not in self.ensembles:
             served = ", ".join(self.ensembles)
             raise NotFoundError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Coroutine, Iterable
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from typing import Any, Protocol
 
 from fastapi import Request, Response
@@ -12,17 +12,44 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
 from starlette.types import Receive, Scope, Send
 
+from alignment.errors import RequestError
 from fusion.core import Delta
 from server.http.errors import CLIENT_CLOSED_REQUEST, as_request_error, error_body
 from server.http.generation import Choice, Generation
 from server.http.protocol.common import Usage
 
-KEEP_ALIVE = ": keep-alive\n\n"
+KEEP_ALIVE = ": keep-alive\n"  # an empty line would be an event without data, which ends some clients' streams
 DONE = "data: [DONE]\n\n"
+
+
+class ServerSentEvents:
+    """Events as OpenAI's completions send them."""
+
+    done = DONE
+
+    def frame(self, chunk: BaseModel) -> str:
+        """A chunk as an event."""
+        return f"data: {chunk.model_dump_json()}\n\n"
+
+    def failure(self, error: RequestError) -> str:
+        """The event of an answer that failed on the way."""
+        return f"data: {json.dumps(error_body(error))}\n\n"
 
 
 class Shape(Protocol):
     """The form of one endpoint's answers."""
+
+    done: str
+    """What ends a stream."""
+
+    def frame(self, chunk: BaseModel) -> str:
+        """A chunk as an event."""
+
+    def failure(self, error: RequestError) -> str:
+        """The events of an answer that failed on the way."""
+
+    def idle(self) -> BaseModel:
+        """A chunk that says nothing, for clients that wait for one."""
 
     def opening(self, choices: list[Choice]) -> Iterable[BaseModel]:
         """The first chunks of a stream."""
@@ -30,8 +57,8 @@ class Shape(Protocol):
     def chunks(self, choice: Choice, update: Delta) -> Iterable[BaseModel]:
         """The chunks for one round; `choice` already holds its tokens."""
 
-    def closing(self, usage: Usage) -> BaseModel:
-        """The last chunk of a stream that was asked for usage."""
+    def closing(self, usage: Usage) -> BaseModel | None:
+        """The last chunk of a stream that was asked for usage; None where usage is sent anyway."""
 
     def whole(self, choices: list[Choice], usage: Usage) -> BaseModel:
         """The answer in one piece."""
@@ -63,19 +90,22 @@ async def respond(
     stream: bool,
     include_usage: bool,
     keep_alive_seconds: float,
+    keep_alive: str = "comment",
 ) -> Response:
     """The answer to a request whose sequences are running.
 
     The headers of a stream wait for the first update, so that a failure before it still gets its HTTP status,
-    but no longer than `keep_alive_seconds`: from then on the client sees that the server lives.
+    but no longer than `keep_alive_seconds`, where these are not 0: from then on the client sees that the server
+    lives.
 
     Raises:
         Exception: a sequence failed before anything was sent.
     """
     try:
         if stream:
-            if await _while_connected(request, generation.settle(keep_alive_seconds)):
-                return EventStream(generation, _events(generation, shape, include_usage, keep_alive_seconds))
+            if await _while_connected(request, generation.settle(keep_alive_seconds or None)):
+                idle = shape.idle if keep_alive == "chunk" else None
+                return EventStream(generation, _events(generation, shape, include_usage, keep_alive_seconds, idle))
         elif await _while_connected(request, generation.finish()):
             whole = shape.whole(generation.choices, generation.usage)
             return Response(whole.model_dump_json(), media_type="application/json")
@@ -87,32 +117,36 @@ async def respond(
 
 
 async def _events(
-    generation: Generation, shape: Shape, include_usage: bool, keep_alive_seconds: float
+    generation: Generation,
+    shape: Shape,
+    include_usage: bool,
+    keep_alive_seconds: float,
+    idle: Callable[[], BaseModel] | None,
 ) -> AsyncIterator[str]:
     """The stream's events. An error becomes an event too, since the status is already sent."""
     clock = asyncio.get_running_loop().time
-    for chunk in shape.opening(generation.choices):
-        yield _event(chunk)
+    opened = False
     sent = clock()
     try:
         while generation.running:
-            if not await generation.wait(sent + keep_alive_seconds - clock()):
-                yield KEEP_ALIVE
+            if not await generation.wait(sent + keep_alive_seconds - clock() if keep_alive_seconds else None):
+                yield shape.frame(idle()) if idle else KEEP_ALIVE
                 sent = clock()
                 continue
             for choice, update in generation.take():
+                if not opened:  # with the first token, so that a client can time it
+                    opened = True
+                    for chunk in shape.opening(generation.choices):
+                        yield shape.frame(chunk)
                 for chunk in shape.chunks(choice, update):
-                    yield _event(chunk)
+                    yield shape.frame(chunk)
                     sent = clock()
-        if include_usage:
-            yield _event(shape.closing(generation.usage))
+        if include_usage and (closing := shape.closing(generation.usage)) is not None:
+            yield shape.frame(closing)
     except Exception as error:
-        yield f"data: {json.dumps(error_body(as_request_error(error)))}\n\n"
-    yield DONE
-
-
-def _event(chunk: BaseModel) -> str:
-    return f"data: {chunk.model_dump_json()}\n\n"
+        yield shape.failure(as_request_error(error))
+    if shape.done:
+        yield shape.done
 
 
 async def _while_connected(request: Request, work: Coroutine[Any, Any, None]) -> bool:

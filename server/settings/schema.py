@@ -11,6 +11,7 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     Field,
+    NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
@@ -133,10 +134,12 @@ class ModelSettings(section(EngineOptions, _Checkpoint)):  # type: ignore[misc]
         engine_args: arguments of vLLM's own engine (as `vllm serve` takes them, with _ for -), validated by vLLM.
             Those that size its cache take the place of `cache_tokens`.
         adapter: folder of a LoRA adapter that vLLM runs the model with.
+        chat_template: file whose text takes the place of the checkpoint's own chat template.
     """
 
     engine_args: dict[str, Any] = Field(default_factory=dict)
     adapter: Source | None = None
+    chat_template: Source | None = None
 
     @model_validator(mode="after")
     def _only_what_the_engine_takes(self) -> ModelSettings:
@@ -273,7 +276,20 @@ class ServerSettings(Section):
         max_search: grid times positions (a grid below 21 counts as 21) that a request may ask of `packllm-opt`,
             whose search holds up all sequences; what an ensemble is configured with is allowed whatever it is.
         request_seconds: how long one generation may take; None for no limit.
-        keep_alive_seconds: a stream that is silent this long gets a comment line.
+        keep_alive: what a silent stream gets: a `comment` line, which clients skip, or an empty `chunk`.
+        keep_alive_seconds: how long a stream may be silent before it gets one; 0 switches them off.
+        long_max_tokens: what becomes of a `max_tokens` beyond what fits after the prompt: `clamp` shortens it,
+            `refuse` answers 400.
+        tool_format: how the pivot writes tool calls; `auto` finds it in its chat template.
+        reasoning_tags: the two tags that thoughts stand between; None leaves them in the text.
+        chat_template_kwargs: arguments of every chat template that a request does not set.
+        force_usage: end every stream with usage, whether or not the request asks for it.
+        aliases: further names for what is served, each with the name that it stands for.
+        cors_origins: origins whose pages may ask this server from a browser; `*` for all. None by default.
+        root_path: path that a proxy in front has taken off the URL.
+        unix_socket: path of a socket to listen on in place of `host` and `port`.
+        tls_certificate: file of the certificate chain (PEM), with which the server speaks HTTPS alone.
+        tls_key: file of its private key (PEM).
         shutdown_seconds: how long requests in progress may go on after SIGTERM.
         log_level: of the server's own log.
         otlp_endpoint: base URL of an OpenTelemetry collector (OTLP over HTTP) that gets a trace of every request;
@@ -293,11 +309,29 @@ class ServerSettings(Section):
     max_choices: PositiveInt = 16
     max_search: PositiveInt = 4096
     request_seconds: PositiveFloat | None = None
-    keep_alive_seconds: PositiveFloat = 5.0
+    keep_alive: Literal["comment", "chunk"] = "comment"
+    keep_alive_seconds: NonNegativeFloat = 5.0
+    long_max_tokens: Literal["clamp", "refuse"] = "clamp"
+    tool_format: Literal["auto", "hermes", "coder", "llama", "mistral", "args", "json"] = "auto"
+    reasoning_tags: Annotated[tuple[str, str], Field(strict=False)] | None = ("<think>", "</think>")
+    chat_template_kwargs: dict[str, Any] = {}
+    force_usage: bool = False
+    aliases: dict[ServedName, str] = {}
+    cors_origins: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    root_path: str = ""
+    unix_socket: Folder | None = None
+    tls_certificate: Source | None = None
+    tls_key: Source | None = None
     shutdown_seconds: NonNegativeInt = 30
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["text", "json"] = "text"
     otlp_endpoint: Annotated[str, AfterValidator(_http_url)] | None = None
+
+    @model_validator(mode="after")
+    def _certificate_with_key(self) -> ServerSettings:
+        if (self.tls_certificate is None) != (self.tls_key is None):
+            raise PydanticCustomError("tls", "tls_certificate and tls_key go together; set both or neither")
+        return self
 
 
 class EvaluationSettings(Section):
@@ -321,6 +355,17 @@ class Settings(Section):
     ensembles: dict[ServedName, EnsembleSettings] = {}
     server: ServerSettings = ServerSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
+
+    @model_validator(mode="after")
+    def _aliases_of_served_names(self) -> Settings:
+        for alias, name in self.server.aliases.items():
+            if name not in self.served or alias in self.served:
+                raise PydanticCustomError(
+                    "alias",
+                    "server.aliases.{alias}: should be a new name for one of {served}",
+                    {"alias": alias, "served": ", ".join(self.served)},
+                )
+        return self
 
     @property
     def served(self) -> tuple[str, ...]:

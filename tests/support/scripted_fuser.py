@@ -27,6 +27,11 @@ class ByteTokenizer:
 
     vocabulary_size = 257
     chat_lead = b""
+    kind = "byte-level"
+    surfaces = (*(bytes([i]) for i in range(256)), None)
+    byte_ids = tuple(range(256))
+    special_ids = frozenset({END})
+    continuation = SimpleNamespace(encode=list)
 
     def __init__(self, fingerprint: str = "bytes") -> None:
         self.fingerprint = fingerprint
@@ -84,7 +89,8 @@ def ensemble(name: str = "pair", *, context: int = CONTEXT, defaults: FusionPara
     """Two members, `a` (the pivot) and `b`."""
 
     def model(member: str) -> Model:
-        fake = SimpleNamespace(name=member, capacity=Capacity(context=context, cache_tokens=10_000, sequences=64))
+        capacity = Capacity(context=context, cache_tokens=10_000, sequences=64)
+        fake = SimpleNamespace(name=member, capacity=capacity, vocabulary_size=257)
         return Model(member=fake, tokenizer=ByteTokenizer(), stop_ids=(END,), origin=member)  # type: ignore[arg-type]
 
     models = {"a": model("a"), "b": model("b")}

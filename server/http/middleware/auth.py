@@ -30,7 +30,10 @@ class BearerAuth:
         if scope["type"] != "http" or scope["path"] in OPEN_PATHS or scope["method"] == "OPTIONS":
             await self.app(scope, receive, send)
             return
-        scheme, _, key = Headers(scope=scope).get("authorization", "").partition(" ")
+        headers = Headers(scope=scope)
+        # Anthropic's clients send the key alone
+        given = headers.get("authorization") or f"Bearer {headers.get('x-api-key', '')}"
+        scheme, _, key = given.partition(" ")
         digest = _digest(key.strip().encode("latin-1"))  # headers arrive decoded as latin-1
         known = [hmac.compare_digest(digest, ours) for ours in self.digests]
         if scheme.lower() != "bearer" or not any(known):

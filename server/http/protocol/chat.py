@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from alignment.errors import InvalidRequestError, UnsupportedError
+from alignment.errors import InvalidRequestError
 from server.http.errors import shorten
 from server.http.protocol.common import RequestModel, expected
 from server.http.protocol.fusion import FusionFields
 from server.http.protocol.sampling import SamplingFields
+from server.http.tools.history import checked
 
 # What a request may hand to the chat template must not replace what the template is called with.
 RESERVED_TEMPLATE_KWARGS = frozenset(
@@ -54,11 +56,19 @@ class Message(RequestModel):
     name: str | None = None
     tool_calls: list[Any] | None = None
     tool_call_id: str | None = None
+    reasoning: str | None = None
+    reasoning_content: str | None = None
 
 
 # Checking a message takes a moment in which nobody else is served, and tens of thousands of them seconds.
 MAX_MESSAGES = 4096
 Messages = Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES)]
+
+
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
+ToolChoice = Annotated[
+    str | dict[str, Any], expected('"auto", "none", "required" or an object that names a function')
+]
 
 
 class RenderingFields(RequestModel):
@@ -67,17 +77,21 @@ class RenderingFields(RequestModel):
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
+    reasoning_effort: Effort | None = None
 
 
 class ChatRequest(SamplingFields, RenderingFields):
     """The body of a chat completion. `max_completion_tokens` wins over its older name, `max_tokens`."""
 
-    model: str
+    model: str | None = None
     messages: Messages
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0)] | None = None
     fusion: FusionFields | None = None
+    tools: list[Any] | None = None
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
 
     @property
     def limit(self) -> tuple[str, int | None]:
@@ -98,12 +112,14 @@ class ChatRequest(SamplingFields, RenderingFields):
         return "top_logprobs", (self.top_logprobs or 0) if self.logprobs else None
 
 
-def rendering(messages: list[Message], fields: RenderingFields) -> dict[str, Any]:
-    """A conversation as keyword arguments of `encode_chat`.
+def rendering(
+    messages: list[Message], fields: RenderingFields, defaults: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """A conversation as keyword arguments of `encode_chat`; `defaults` are arguments of the template.
 
     Raises:
-        InvalidRequestError: a part that is no text, a message without content, or contradictory fields.
-        UnsupportedError: a message that calls tools.
+        InvalidRequestError: a part that is no text, a message without content, a call that is none, a result
+            without its call, or contradictory fields.
     """
     continued = bool(fields.continue_final_message)
     if continued and fields.add_generation_prompt:
@@ -122,25 +138,35 @@ def rendering(messages: list[Message], fields: RenderingFields) -> dict[str, Any
                 f"chat_template_kwargs must not set {name}.", param=f"chat_template_kwargs.{name}"
             )
     return {
-        "messages": [_plain(message, index) for index, message in enumerate(messages)],
+        "messages": checked([_plain(message, index) for index, message in enumerate(messages)]),
         "add_generation_prompt": not continued and fields.add_generation_prompt is not False,
         "continue_final_message": continued,
-        "template_kwargs": kwargs,
+        "template_kwargs": {**(defaults or {}), **_thinking(fields.reasoning_effort), **kwargs},
     }
+
+
+def _thinking(effort: Effort | None) -> dict[str, Any]:
+    """Template arguments for an effort; the families' templates have different names for the switch."""
+    match effort:
+        case None:
+            return {}
+        case "none":
+            return {"enable_thinking": False, "thinking": False}
+        case _:
+            return {"reasoning_effort": effort}
 
 
 def _plain(message: Message, index: int) -> dict[str, Any]:
     """The message as chat templates know it: content is a string, and `developer` is today's `system`."""
     where = f"messages[{index}]"
-    if message.tool_calls:
-        raise UnsupportedError(
-            f"{where} calls tools, which are not supported yet.",
-            param=f"{where}.tool_calls",
-        )
-    plain = {
+    plain: dict[str, Any] = {
         "role": "system" if message.role == "developer" else message.role,
         "content": _text(message, f"{where}.content"),
     }
+    if message.tool_calls:
+        plain["tool_calls"] = message.tool_calls
+    if thoughts := message.reasoning_content or message.reasoning:
+        plain["reasoning_content"] = thoughts
     if message.name is not None:
         plain["name"] = message.name
     if message.tool_call_id is not None:

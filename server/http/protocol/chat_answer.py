@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -34,8 +34,11 @@ class AnswerMessage(AnswerModel):
     """The assistant's message."""
 
     role: Literal["assistant"] = "assistant"
-    content: str
+    content: str | None
     refusal: None = None
+    reasoning: str | None = Field(default=None, exclude_if=is_none)
+    reasoning_content: str | None = Field(default=None, exclude_if=is_none)
+    tool_calls: list[dict[str, Any]] | None = Field(default=None, exclude_if=is_none)
 
 
 class ChatChoice(AnswerModel):
@@ -44,7 +47,7 @@ class ChatChoice(AnswerModel):
     index: int
     message: AnswerMessage
     logprobs: ChatLogprobs | None
-    finish_reason: Literal["stop", "length"] | None
+    finish_reason: Literal["stop", "length", "tool_calls"] | None
     stop_reason: str | int | None
     fusion: FusionReport | None = Field(default=None, exclude_if=is_none)
 
@@ -66,6 +69,9 @@ class Delta(AnswerModel):
 
     role: Literal["assistant"] | None = Field(default=None, exclude_if=is_none)
     content: str | None = Field(default=None, exclude_if=is_none)
+    reasoning: str | None = Field(default=None, exclude_if=is_none)
+    reasoning_content: str | None = Field(default=None, exclude_if=is_none)
+    tool_calls: list[dict[str, Any]] | None = Field(default=None, exclude_if=is_none)
 
 
 class ChatChunkChoice(AnswerModel):
@@ -74,7 +80,7 @@ class ChatChunkChoice(AnswerModel):
     index: int
     delta: Delta
     logprobs: ChatLogprobs | None = None
-    finish_reason: Literal["stop", "length"] | None = None
+    finish_reason: Literal["stop", "length", "tool_calls"] | None = None
     stop_reason: str | int | None = Field(default=None, exclude_if=is_none)
     fusion: FusionReport | None = Field(default=None, exclude_if=is_none)
 

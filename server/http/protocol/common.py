@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, ValidatorFunctionWrapHandler, WrapValidator
+from pydantic import BaseModel, ConfigDict, ValidatorFunctionWrapHandler, WrapValidator, model_validator
 from pydantic_core import PydanticCustomError
 
 
@@ -13,11 +13,29 @@ class RequestModel(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False, protected_namespaces=())
 
+    @model_validator(mode="before")
+    @classmethod
+    def _whole_numbers(cls, values: Any) -> Any:
+        """Numbers such as 8.0 as integers: JSON has one kind of number, and some clients write all of them so."""
+        if not isinstance(values, dict):
+            return values
+        return {
+            name: _whole(value) if isinstance(value, float | list) and name in cls.model_fields else value
+            for name, value in values.items()
+        }
+
 
 class AnswerModel(BaseModel):
     """A JSON object of an answer."""
 
     model_config = ConfigDict(protected_namespaces=())
+
+
+def _whole(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_whole(each) if isinstance(each, float) else each for each in value]
+    # beyond 2**53 a double does not say which integer was meant
+    return int(value) if abs(value) <= 2**53 and value.is_integer() else value
 
 
 def expected(what: str) -> WrapValidator:

@@ -23,8 +23,9 @@ class CompletionRequest(SamplingFields):
 
     default_max_tokens: ClassVar[int | None] = 16
 
-    model: str
+    model: str | None = None
     prompt: Prompts
+    max_tokens: Annotated[int, Field(ge=0)] | None = None
     add_special_tokens: bool | None = None
     best_of: Annotated[int, Field(ge=1)] | None = None
     logprobs: Annotated[int, Field(ge=0)] | None = None
@@ -58,6 +59,18 @@ def prompts(body: CompletionRequest, limit: int) -> list[str] | list[list[int]]:
             f"prompt holds {len(several)} prompts; at most {limit} are allowed in one request.", param="prompt"
         )
     return several
+
+
+def check_prompt_alone(body: CompletionRequest) -> None:
+    """`max_tokens` 0 asks for the prompt alone.
+
+    Raises:
+        InvalidRequestError: it does without `echo`, so that there would be nothing to answer.
+    """
+    if body.max_tokens == 0 and not body.echo:
+        raise InvalidRequestError(
+            "max_tokens should be at least 1 without echo: there would be nothing to answer.", param="max_tokens"
+        )
 
 
 def check_best_of(body: CompletionRequest) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
 
@@ -48,6 +48,14 @@ class SamplingFields(overrides(SamplingParams, RequestModel, without=NOT_THE_SAM
 
     n: Annotated[int, Field(ge=1)] | None = None
     logit_bias: dict[str, Bias] | None = None
+    response_format: dict[str, Any] | None = None
+    structured_outputs: dict[str, Any] | None = None
+    guided_json: dict[str, Any] | str | None = None
+    guided_regex: str | None = None
+    guided_choice: list[str] | None = None
+    guided_grammar: str | None = None
+    allowed_token_ids: list[int] | None = None
+    bad_words: list[str] | None = None
     stop: Strings | None = None
     stop_token_ids: list[int] | None = None
     include_stop_str_in_output: bool | None = None
@@ -77,7 +85,7 @@ class SamplingFields(overrides(SamplingParams, RequestModel, without=NOT_THE_SAM
 
 
 def sampling_params(
-    fields: SamplingFields, *, vocabulary_size: int, room: int, default_max_tokens: int | None
+    fields: SamplingFields, *, vocabulary_size: int, room: int, default_max_tokens: int | None, clamp: bool = True
 ) -> SamplingParams:
     """The sampling parameters that the fields ask for.
 
@@ -86,6 +94,7 @@ def sampling_params(
         vocabulary_size: of the pivot, whose ids `logit_bias` and `stop_token_ids` name.
         room: how many tokens fit after the prompt.
         default_max_tokens: of this server, for requests without a limit; None for all the room there is.
+        clamp: shorten a limit beyond the room instead of refusing it.
 
     Raises:
         InvalidRequestError: a field exceeds what this ensemble or this server allows.
@@ -93,8 +102,9 @@ def sampling_params(
     limited_by, max_tokens = fields.limit
     if max_tokens is None:
         max_tokens = min(room, fields.default_max_tokens or default_max_tokens or room)
-    else:
+    elif not clamp:
         require_room(max_tokens, room, param=limited_by)
+    max_tokens = max(min(max_tokens, room), 1)  # 0 asks for the prompt alone, which takes a round all the same
     min_tokens = fields.min_tokens or 0
     if min_tokens > max_tokens:
         raise InvalidRequestError(
@@ -141,7 +151,7 @@ def require_fixed_pivot(fields: SamplingFields, ensemble: Ensemble) -> None:
     """Token ids are the pivot's, so they mean nothing where each prompt chooses the pivot."""
     if not ensemble.chooses_pivot:
         return
-    for name in ("logit_bias", "stop_token_ids"):
+    for name in ("logit_bias", "stop_token_ids", "allowed_token_ids"):
         if getattr(fields, name):
             raise InvalidRequestError(
                 f"{name} names token ids, but {ensemble.name} has no fixed pivot for these; leave it out.",

@@ -1,4 +1,4 @@
-"""Unknown fields: 501 for features that would change the answer, a line in the log for the rest."""
+"""Unknown fields: 400 for features that would change the answer, a line in the log for the rest."""
 
 from __future__ import annotations
 
@@ -17,24 +17,16 @@ NOTHING: tuple[object, ...] = (None, False, "", [], {})
 UNBUILT: dict[str, tuple[object, ...]] = {
     **dict.fromkeys(
         (
-            "allowed_token_ids",
             "audio",
-            "bad_words",
             "chat_template",
             "documents",
             "functions",
-            "guided_choice",
-            "guided_grammar",
-            "guided_json",
-            "guided_regex",
             "logits_processors",
             "prompt_embeds",
             "prompt_logprobs",
             "return_token_ids",
             "return_tokens_as_token_ids",
-            "structured_outputs",
             "suffix",
-            "tools",
             "truncate_prompt_tokens",
             "use_beam_search",
         ),
@@ -42,9 +34,7 @@ UNBUILT: dict[str, tuple[object, ...]] = {
     ),
     "function_call": (None, "none"),
     "modalities": (None, ["text"]),
-    "response_format": (None, {"type": "text"}),
     "skip_special_tokens": (None, True),
-    "tool_choice": (None, "none"),
     "web_search_options": (None,),
 }
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Literal
 
 from fastapi import APIRouter, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
 from fusion import core
-from fusion.core import Token
+from fusion.core import FinishReason, Prompt, Token
 from server.http.generation import Choice, Generation
 from server.http.protocol.body import StrictJsonRoute
 from server.http.protocol.chat import ChatRequest, rendering
@@ -25,19 +27,32 @@ from server.http.protocol.chat_answer import (
 )
 from server.http.protocol.common import Usage
 from server.http.protocol.logprobs import chat_logprobs
+from server.http.protocol.structured import constraint_of, require_pivot
+from server.http.reading import Reading
+from server.http.reasoning import ReasoningTags
 from server.http.routes.submit import Asked
 from server.http.service import Service
+from server.http.streaming import ServerSentEvents, Shape
+from server.http.tools.offer import Offer, conversations, format_for
+from server.http.tools.parser import ToolParser
 
 
-class ChatShape:
+class ChatShape(ServerSentEvents):
     """Answers as chat completions."""
 
-    def __init__(self, generation: Generation, model: str, *, logprobs: bool) -> None:
+    def __init__(
+        self, generation: Generation, model: str, *, logprobs: bool, reading: Callable[[], Reading] = Reading
+    ) -> None:
         self.generation = generation
+        self._readings = [reading() for _ in generation.choices]
         self.model = model
         self.logprobs = logprobs
         self.id = f"chatcmpl-{uuid.uuid4().hex}"
         self.created = int(time.time())
+
+    def idle(self) -> ChatChunk:
+        """A chunk without choices."""
+        return self._chunk()
 
     def opening(self, choices: list[Choice]) -> Iterator[ChatChunk]:
         """The role of each choice."""
@@ -47,15 +62,20 @@ class ChatShape:
     def chunks(self, choice: Choice, update: core.Delta) -> Iterator[ChatChunk]:
         """The new content, then how it ended. A round whose text is still held back may have nothing to say."""
         logprobs = self._logprobs(choice, update.tokens) if update.tokens else None
-        if update.text or logprobs:
-            delta = Delta(content=update.text)
+        reading = self._readings[choice.index]
+        deltas = reading.push(update.text, update.tokens, last=isinstance(update, core.End))
+        if logprobs and not deltas:
+            deltas = [{"content": ""}]
+        for fields in deltas:
+            delta = Delta(**fields)
             yield self._chunk(ChatChunkChoice(index=choice.index, delta=delta, logprobs=logprobs))
+            logprobs = None
         if isinstance(update, core.End):
             yield self._chunk(
                 ChatChunkChoice(
                     index=choice.index,
                     delta=Delta(),
-                    finish_reason=update.finish,
+                    finish_reason=_finish(update.finish, reading),
                     stop_reason=update.stop_reason,
                     fusion=self.generation.report(choice),
                 )
@@ -71,19 +91,30 @@ class ChatShape:
             id=self.id,
             created=self.created,
             model=self.model,
-            choices=[
-                ChatChoice(
-                    index=choice.index,
-                    message=AnswerMessage(content=choice.text),
-                    logprobs=self._logprobs(choice, choice.tokens),
-                    finish_reason=choice.end.finish if choice.end else None,
-                    stop_reason=choice.end.stop_reason if choice.end else None,
-                    fusion=self.generation.report(choice),
-                )
-                for choice in choices
-            ],
+            choices=[self._choice(choice) for choice in choices],
             usage=usage,
             system_fingerprint=self.generation.ensemble.fingerprint,
+        )
+
+    def _choice(self, choice: Choice) -> ChatChoice:
+        reading, at = self._readings[choice.index], 0
+        for number, (text, count) in enumerate(zip(choice.texts, choice.counts, strict=True), 1):
+            reading.push(text, choice.tokens[at : at + count], last=number == len(choice.texts))
+            at += count
+        thoughts = reading.reasoning or None
+        message = AnswerMessage(
+            content=reading.content or (None if reading.calls else ""),
+            reasoning=thoughts,
+            reasoning_content=thoughts,
+            tool_calls=[call.as_dict() for call in reading.calls] or None,
+        )
+        return ChatChoice(
+            index=choice.index,
+            message=message,
+            logprobs=self._logprobs(choice, choice.tokens),
+            finish_reason=_finish(choice.end.finish if choice.end else None, reading),
+            stop_reason=choice.end.stop_reason if choice.end else None,
+            fusion=self.generation.report(choice),
         )
 
     def _chunk(self, *choices: ChatChunkChoice, usage: Usage | None = None) -> ChatChunk:
@@ -100,6 +131,10 @@ class ChatShape:
         return chat_logprobs(tokens, self.generation.view(choice).tokenizer) if self.logprobs else None
 
 
+def _finish(finish: FinishReason | None, reading: Reading) -> Literal["stop", "length", "tool_calls"] | None:
+    return "tool_calls" if finish == "stop" and reading.calls else finish
+
+
 def chat_router(service: Service) -> APIRouter:
     """The route, bound to what it serves."""
     router = APIRouter(route_class=StrictJsonRoute, tags=["chat"])
@@ -107,17 +142,69 @@ def chat_router(service: Service) -> APIRouter:
     @router.post("/v1/chat/completions", response_model=ChatCompletion)
     async def create_chat_completion(request: Request, body: ChatRequest) -> Response:
         """Answer a conversation."""
-        asked = Asked.of(service, body)
-        ensemble, located = asked.ensemble, asked.located
-        prompt = await run_in_threadpool(
-            lambda: ensemble.encode_chat(**rendering(body.messages, body), locate=located)
-        )
-        _, logprobs = body.alternatives
-        return await asked.answer(
-            request,
-            [prompt],
-            lambda generation: ChatShape(generation, body.model, logprobs=logprobs is not None),
-            param="messages",
-        )
+        return await answer_chat(service, request, body)
 
     return router
+
+
+async def answer_chat(
+    service: Service,
+    request: Request,
+    body: ChatRequest,
+    shape: Callable[[ChatShape], Shape] = lambda chat: chat,
+) -> Response:
+    """Answer a conversation, in the shape that `shape` makes of a chat completion's.
+
+    Raises:
+        Exception: the request is wrong, or failed before anything was sent.
+    """
+    asked = Asked.of(service, body)
+    prompt, reading = await run_in_threadpool(lambda: prepared(service, body, asked))
+    _, logprobs = body.alternatives
+    return await asked.answer(
+        request,
+        [prompt],
+        lambda generation: shape(
+            ChatShape(generation, asked.model, logprobs=logprobs is not None, reading=reading)
+        ),
+        param="messages",
+    )
+
+
+def prepared(service: Service, body: ChatRequest, asked: Asked) -> tuple[Prompt, Callable[[], Reading]]:
+    """The prompt, and what reads each of the answers.
+
+    Raises:
+        InvalidRequestError: the conversation or its tools are wrong, or a template refuses them.
+    """
+    settings, ensemble, offer = service.settings, asked.ensemble, Offer.of(body)
+    conversation = rendering(body.messages, body, settings.chat_template_kwargs)
+    tags = ReasoningTags(*settings.reasoning_tags) if settings.reasoning_tags else None
+    history = any(message.tool_calls or message.role == "tool" for message in body.messages)
+    shown = format = None
+    if offer.tools or history:
+        supports = {name: service.tool_support(model.tokenizer) for name, model in ensemble.models.items()}
+        format = format_for(supports[ensemble.pivot], settings.tool_format)
+        shown = conversations(ensemble, conversation["messages"], offer.tools, supports, format)
+    calls = None
+    if format is not None and offer.tools and offer.choice != "auto":
+        require_pivot(ensemble)
+        calls = format.grammar(
+            offer.tools, ensemble.first.grammar_table, choice=offer.choice, parallel=offer.parallel
+        )
+    constraint = constraint_of(body, ensemble, calls)
+    prompt = ensemble.encode_chat(**conversation, locate=asked.located, shown=shown)
+    prompt = replace(prompt, constraint=constraint)
+    tokenizer = ensemble.tokenizer
+    opened = tags is not None and tags.opened_by(tokenizer.decode(prompt.ids[ensemble.pivot][-8:]))
+
+    def reading() -> Reading:
+        if format is None or not offer.tools:
+            return Reading(tags=tags, opened=opened)
+        opener = tokenizer.hf.convert_tokens_to_ids(format.opener) if format.opener else None
+        special = opener in getattr(tokenizer, "special_ids", ())
+        parser = ToolParser(format, offer.tools)
+        openers = {opener: format.opener} if special and isinstance(opener, int) else None
+        return Reading(parser=parser, tags=tags, opened=opened, openers=openers)
+
+    return prompt, reading

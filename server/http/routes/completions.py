@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from fastapi import APIRouter, Request, Response
 from fastapi.concurrency import run_in_threadpool
@@ -19,14 +20,17 @@ from server.http.protocol.completions import (
     CompletionChoice,
     CompletionRequest,
     check_best_of,
+    check_prompt_alone,
     prompts,
 )
 from server.http.protocol.logprobs import CompletionText
+from server.http.protocol.structured import constraint_of
 from server.http.routes.submit import Asked
 from server.http.service import Service
+from server.http.streaming import ServerSentEvents
 
 
-class CompletionShape:
+class CompletionShape(ServerSentEvents):
     """Answers as text completions. `echo` holds the text that each choice begins with, if it begins with one."""
 
     def __init__(self, generation: Generation, model: str, *, logprobs: bool, echo: Sequence[str] = ()) -> None:
@@ -37,6 +41,10 @@ class CompletionShape:
         self.id = f"cmpl-{uuid.uuid4().hex}"
         self.created = int(time.time())
         self._sent: dict[int, CompletionText] = {}  # by choice
+
+    def idle(self) -> Completion:
+        """A chunk without choices."""
+        return self._completion([])
 
     def opening(self, choices: list[Choice]) -> Iterator[Completion]:
         """Nothing: a text has no role."""
@@ -115,6 +123,7 @@ def completions_router(service: Service) -> APIRouter:
     async def create_completion(request: Request, body: CompletionRequest) -> Response:
         """Go on from a text, or from several."""
         check_best_of(body)
+        check_prompt_alone(body)
         asked = Asked.of(service, body)
         ensemble, n = asked.ensemble, asked.choices
 
@@ -142,11 +151,13 @@ def completions_router(service: Service) -> APIRouter:
                 param="prompt",
             )
         echo = [text for prompt in texts for text in [written(prompt)] * n] if body.echo else []
+        constraint = await run_in_threadpool(lambda: constraint_of(body, ensemble))
+        encoded = await run_in_threadpool(lambda: [encode(text) for text in texts])
         return await asked.answer(
             request,
-            await run_in_threadpool(lambda: [encode(text) for text in texts]),
+            [replace(prompt, constraint=constraint) for prompt in encoded],
             lambda generation: CompletionShape(
-                generation, body.model, logprobs=body.logprobs is not None, echo=echo
+                generation, asked.model, logprobs=body.logprobs is not None, echo=echo
             ),
             param="prompt",
         )

@@ -17,7 +17,7 @@ def models_router(service: Service) -> APIRouter:
         return ModelCard(
             id=name,
             created=service.started,
-            root=name,
+            root=service.settings.aliases.get(name, name),
             max_model_len=ensemble.context,
             parents=list(ensemble.models[name].parents) or None if name in ensemble.models else None,
             fusion=ModelFusion(pivot=ensemble.pivot_name, members=list(ensemble.models)),
@@ -26,7 +26,7 @@ def models_router(service: Service) -> APIRouter:
     @router.get("/v1/models")
     async def list_models() -> ModelList:
         """All served names."""
-        return ModelList(data=[card(name) for name in service.ensembles])
+        return ModelList(data=[card(name) for name in service.names])
 
     @router.get("/v1/models/{name:path}")
     async def retrieve_model(name: str) -> ModelCard:

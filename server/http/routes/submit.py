@@ -61,6 +61,11 @@ class Asked:
         located = ensemble.scores(fusion) or body.prompt_alternatives is not None
         return cls(service, body, ensemble, fusion, n, located)
 
+    @property
+    def model(self) -> str:
+        """The name that the answer carries: the one that was asked for."""
+        return self.body.model or self.ensemble.name
+
     async def answer(
         self,
         request: Request,
@@ -83,6 +88,7 @@ class Asked:
                 vocabulary_size=ensemble.tokenizer.vocabulary_size,
                 room=ensemble.max_new_tokens(prompt, members, param=param),
                 default_max_tokens=settings.default_max_tokens,
+                clamp=settings.long_max_tokens == "clamp",
             )
             submissions += [(prompt, seeded(sampling, i)) for i in range(self.choices)]
         generation = Generation(
@@ -92,6 +98,7 @@ class Asked:
             prompts=prompts,
             record=request.state.record,
             timeout=settings.request_seconds,
+            prompt_only=body.max_tokens == 0,
         )
         generation.submit(submissions, flow=flow_of(request))
         return await respond(
@@ -99,6 +106,7 @@ class Asked:
             generation,
             shape(generation),
             stream=bool(body.stream),
-            include_usage=body.include_usage,
+            include_usage=body.include_usage or settings.force_usage,
             keep_alive_seconds=settings.keep_alive_seconds,
+            keep_alive=settings.keep_alive,
         )

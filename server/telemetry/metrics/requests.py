@@ -19,7 +19,6 @@ ERROR_TYPES = {
     413: "too_large",
     429: "overloaded",
     500: "internal",
-    501: "not_implemented",
     503: "unavailable",
 }
 DRAINING = "draining"  # a 503 by which a server that goes down sends requests elsewhere: not an error

@@ -1,4 +1,4 @@
-"""What malformed requests are answered with: 4xx or 501, an error object that names the field, never a crash."""
+"""What malformed requests are answered with: 4xx, an error object that names the field, never a crash."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ OUT_OF_RANGE: list[tuple[str, Any]] = [
     *[("presence_penalty", value) for value in (-2.1, 2.1)],
     *[("frequency_penalty", value) for value in (-2.1, 2.1)],
     *[("repetition_penalty", value) for value in (0, -1, 11)],
-    *[("max_tokens", value) for value in (0, -5, 1.5, "9", True, CONTEXT, 10**30)],
+    *[("max_tokens", value) for value in (-5, 1.5, "9", True)],
     *[("min_tokens", value) for value in (-1, CONTEXT, "1")],
-    *[("n", value) for value in (0, 17, 1.0, "2")],
+    *[("n", value) for value in (0, 17, 1.5, "2")],
     *[("seed", value) for value in (2**63, 1.5, "1")],
     *[("stop", value) for value in ("", ["a", ""], [1], 7, ["x"] * 17, ["x"] * 10_000)],
     *[("stop_token_ids", value) for value in ([-1], [257], [1] * 17, 3)],
@@ -63,7 +63,6 @@ NESTED: list[tuple[str, dict[str, Any], str]] = [
     (CHAT_PATH, {"logprobs": 3}, "logprobs"),
     (CHAT_PATH, {"top_logprobs": 3}, "top_logprobs"),
     (CHAT_PATH, {"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
-    (CHAT_PATH, {"max_completion_tokens": CONTEXT}, "max_completion_tokens"),
     (CHAT_PATH, {"messages": []}, "messages"),
     (CHAT_PATH, {"messages": "hi"}, "messages"),
     (CHAT_PATH, {"messages": [3]}, "messages[0]"),
@@ -146,7 +145,6 @@ def test_messages_say_what_is_allowed(client: TestClient) -> None:
         {"fusion": {"x": 1}}
     )
     assert "the members are a, b" in message({"fusion": {"members": ["c"]}})
-    assert f"room for {CONTEXT - 15} tokens" in message({"max_tokens": CONTEXT})
     long = message({"messages": [{"role": "user", "content": "x" * CONTEXT}]})
     assert "member 'a'" in long
     assert str(CONTEXT) in long
@@ -164,17 +162,9 @@ def test_more_sequences_than_can_ever_wait_are_refused_for_good(client: TestClie
 @pytest.mark.parametrize(
     ("path", "fields", "param"),
     [
-        (CHAT_PATH, {"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
-        (CHAT_PATH, {"tool_choice": "auto"}, "tool_choice"),
-        (CHAT_PATH, {"response_format": {"type": "json_object"}}, "response_format"),
-        (CHAT_PATH, {"structured_outputs": {"regex": "a"}}, "structured_outputs"),
+        (CHAT_PATH, {"functions": [{"name": "f"}]}, "functions"),
         (CHAT_PATH, {"prompt_logprobs": 0}, "prompt_logprobs"),
         (CHAT_PATH, {"modalities": ["text", "audio"]}, "modalities"),
-        (
-            CHAT_PATH,
-            {"messages": [{"role": "assistant", "tool_calls": [{"id": "x"}]}]},
-            "messages[0].tool_calls",
-        ),
         (TEXT_PATH, {"suffix": "end"}, "suffix"),
         (TEXT_PATH, {"best_of": 2}, "best_of"),
         (TEXT_PATH, {"skip_special_tokens": False}, "skip_special_tokens"),
@@ -182,7 +172,8 @@ def test_more_sequences_than_can_ever_wait_are_refused_for_good(client: TestClie
 )
 def test_what_is_not_built_says_so(client: TestClient, path: str, fields: dict[str, Any], param: str) -> None:
     base = CHAT if path == CHAT_PATH else TEXT
-    error = error_of(client.post(path, json=base | fields), 501)
+    error = error_of(client.post(path, json=base | fields), 400)
+    assert error["code"] == "not_implemented"
     assert error["param"] == param
     assert "not supported yet" in error["message"]
 
@@ -343,12 +334,12 @@ def hardened() -> Any:
     fields=st.dictionaries(st.sampled_from(FIELDS), json_values, max_size=4),
 )
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-def test_no_json_gets_a_5xx_but_501(hardened: TestClient, path: str, fields: dict[str, Any]) -> None:
+def test_no_json_gets_a_5xx(hardened: TestClient, path: str, fields: dict[str, Any]) -> None:
     body = json.dumps({**CHAT, **TEXT, **fields}, ensure_ascii=True)
     answer = hardened.post(path, content=body, headers={"content-type": "application/json"})
     if answer.status_code != 200:
         error_of(answer, answer.status_code)
-    assert answer.status_code in (200, 400, 404, 501)
+    assert answer.status_code in (200, 400, 404)
     if any(isinstance(value, float) and not math.isfinite(value) for value in fields.values()):
         assert answer.status_code == 400
 

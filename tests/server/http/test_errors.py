@@ -36,7 +36,7 @@ def test_every_request_error_has_its_row():
         (UnauthorizedError("No."), 401, "invalid_request_error", "invalid_api_key"),
         (OverloadedError("No."), 429, "rate_limit_error", "rate_limit_exceeded"),
         (RequestError("No."), 500, "server_error", None),
-        (UnsupportedError("No."), 501, "invalid_request_error", "not_implemented"),
+        (UnsupportedError("No."), 400, "invalid_request_error", "not_implemented"),
         (UnavailableError("No."), 503, "server_error", None),
     ],
 )

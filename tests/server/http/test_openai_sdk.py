@@ -96,9 +96,9 @@ def test_errors_are_typed(serve: Serve, fuser: ScriptedFuser) -> None:
     assert caught.value.request_id
     with pytest.raises(openai.NotFoundError):
         sdk.chat.completions.create(model="nobody", messages=HELLO)
-    with pytest.raises(openai.InternalServerError) as unbuilt:
+    with pytest.raises(openai.BadRequestError) as unbuilt:
         sdk.completions.create(model="pair", prompt="a", suffix="b")
-    assert unbuilt.value.status_code == 501
+    assert unbuilt.value.code == "not_implemented"
     fuser.refuse = (0, OverloadedError("Too many sequences are waiting."))
     with pytest.raises(openai.RateLimitError):
         sdk.chat.completions.create(model="pair", messages=HELLO)

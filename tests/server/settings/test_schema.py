@@ -72,7 +72,7 @@ MISTAKES = {
         "  ada: {source: models/ada, devise: cpu}",
         "c.yaml:2: models.ada.devise: unknown field (did you mean 'device'?); allowed: source, engine, "
         "dtype, device, host, worker, revision, trust_remote_code, cache_tokens, max_sequences, max_context, "
-        "prefill_chunk, candidates, engine_args, adapter.",
+        "prefill_chunk, candidates, engine_args, adapter, chat_template.",
     ),
     "unknown section": (
         "ensembles:",

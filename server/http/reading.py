@@ -1,0 +1,74 @@
+"""Reading: the text of an answer as it arrives, taken apart into thoughts, content and tool calls."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from fusion.core import Token
+from server.http.reasoning import ReasoningSplitter, ReasoningTags
+from server.http.tools.calls import ToolCall
+from server.http.tools.parser import ToolParser
+
+Fields = dict[str, Any]
+
+
+class Reading:
+    """The state of one answer.
+
+    Args:
+        parser: reads calls out of the content; None where no tool may be called.
+        tags: of thoughts; None leaves them in the content.
+        opened: whether the prompt ends inside of thoughts.
+        openers: special tokens, which stand for no text, whose spelling the parser looks for.
+    """
+
+    def __init__(
+        self,
+        *,
+        parser: ToolParser | None = None,
+        tags: ReasoningTags | None = None,
+        opened: bool = False,
+        openers: dict[int, str] | None = None,
+    ) -> None:
+        self._parser = parser
+        self._splitter = ReasoningSplitter(tags, opened=opened) if tags else None
+        self._openers = openers or {}
+        self.content = ""
+        self.reasoning = ""
+        self.calls: list[ToolCall] = []
+
+    def push(self, text: str, tokens: Sequence[Token], *, last: bool) -> list[Fields]:
+        """The deltas that a round brings; `last` where nothing follows."""
+        spelled = "".join(self._openers.get(token.chosen.id, "") for token in tokens)
+        if spelled and tokens[-1].chosen.id in self._openers:
+            text += spelled
+        else:
+            text = spelled + text
+        out: list[Fields] = []
+        if self._splitter is None:
+            self._read(text, out)
+        else:
+            pieces = self._splitter.push(text) + (self._splitter.finish() if last else [])
+            for piece in pieces:
+                if piece.kind == "content":
+                    self._read(piece.text, out)
+                else:
+                    self.reasoning += piece.text
+                    out.append({"reasoning": piece.text, "reasoning_content": piece.text})
+        if last and self._parser is not None:
+            self._take(self._parser.finish(), out)
+        return out
+
+    def _read(self, text: str, out: list[Fields]) -> None:
+        if text:
+            self._take([text] if self._parser is None else self._parser.push(text), out)
+
+    def _take(self, pieces: Sequence[str | ToolCall], out: list[Fields]) -> None:
+        for piece in pieces:
+            if isinstance(piece, ToolCall):
+                self.calls.append(piece)
+                out.extend({"tool_calls": delta} for delta in piece.deltas())
+            else:
+                self.content += piece
+                out.append({"content": piece})

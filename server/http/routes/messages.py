@@ -1,0 +1,56 @@
+"""POST /v1/messages and POST /v1/messages/count_tokens, as Anthropic's clients ask."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from fastapi.concurrency import run_in_threadpool
+
+from server.http.protocol.body import StrictJsonRoute
+from server.http.protocol.common import Usage
+from server.http.protocol.messages import CountTokensRequest, MessagesRequest, MessageStream, as_chat, as_message
+from server.http.routes.chat import answer_chat, prepared
+from server.http.routes.submit import Asked
+from server.http.routes.translated import TranslatedShape, chat_request
+from server.http.service import Service
+
+
+class MessageTranslator(MessageStream):
+    """A chat's deltas as events of a message."""
+
+    def end(self, finish: str, usage: Usage, stop_reason: str | int | None) -> list[dict[str, Any]]:
+        """The last events."""
+        return self.finish(finish, usage.model_dump(), stop_reason)
+
+    def whole(self, answer: dict[str, Any]) -> dict[str, Any]:
+        """The message of a chat completion."""
+        return as_message(answer)
+
+
+def messages_router(service: Service) -> APIRouter:
+    """The routes, bound to what they serve."""
+    router = APIRouter(route_class=StrictJsonRoute, tags=["messages"])
+
+    @router.post("/v1/messages")
+    async def create_message(request: Request, body: MessagesRequest) -> Response:
+        """Answer a conversation."""
+        chat = chat_request(as_chat(body))
+        return await answer_chat(
+            service,
+            request,
+            chat,
+            lambda shape: TranslatedShape(
+                shape, MessageTranslator(shape.model, input_tokens=shape.generation.prompt_tokens)
+            ),
+        )
+
+    @router.post("/v1/messages/count_tokens")
+    async def count_tokens(body: CountTokensRequest) -> dict[str, int]:
+        """The number of the pivot's tokens that a conversation comes to."""
+        chat = chat_request(as_chat(body))
+        asked = Asked.of(service, chat)
+        prompt, _ = await run_in_threadpool(lambda: prepared(service, chat, asked))
+        return {"input_tokens": len(prompt.ids[asked.ensemble.pivot])}
+
+    return router

@@ -1,0 +1,100 @@
+"""Translation: answers of chat completions as the events and objects of other APIs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
+
+from pydantic import BaseModel, RootModel, ValidationError
+
+from alignment.errors import InvalidRequestError, RequestError
+from fusion.core import Delta
+from server.http.errors import invalid_field
+from server.http.generation import Choice
+from server.http.protocol.chat import ChatRequest
+from server.http.protocol.common import Usage
+from server.http.routes.chat import ChatShape
+
+
+class Object(RootModel[dict[str, Any]]):
+    """A JSON object: an answer or an event."""
+
+
+class Translator(Protocol):
+    """Turns chat deltas into another API's events, and into its answer."""
+
+    def start(self) -> list[dict[str, Any]]:
+        """The first events."""
+
+    def push(self, delta: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """The events of a delta."""
+
+    def end(self, finish: str, usage: Usage, stop_reason: str | int | None) -> list[dict[str, Any]]:
+        """The last events."""
+
+    def fail(self, error: RequestError) -> list[dict[str, Any]]:
+        """The events of an answer that failed on the way."""
+
+    def whole(self, answer: dict[str, Any]) -> dict[str, Any]:
+        """A chat completion as an answer."""
+
+
+class TranslatedShape:
+    """Answers of one choice, as a translator makes them of a chat completion's."""
+
+    done = ""
+
+    def __init__(self, chat: ChatShape, translator: Translator, idle: dict[str, Any] | None = None) -> None:
+        self.chat = chat
+        self.translator = translator
+        self._idle = idle
+
+    def frame(self, chunk: BaseModel) -> str:
+        """An event, named by its type."""
+        assert isinstance(chunk, Object)
+        return f"event: {chunk.root['type']}\ndata: {json.dumps(chunk.root, ensure_ascii=False)}\n\n"
+
+    def failure(self, error: RequestError) -> str:
+        """The events of an answer that failed on the way."""
+        return "".join(self.frame(Object(event)) for event in self.translator.fail(error))
+
+    def idle(self) -> Object:
+        """An event that says nothing."""
+        return Object(self._idle or {"type": "ping"})
+
+    def opening(self, choices: list[Choice]) -> Iterator[Object]:
+        """The first events."""
+        yield from map(Object, self.translator.start())
+
+    def chunks(self, choice: Choice, update: Delta) -> Iterator[Object]:
+        """The events of a round; with the last of them usage."""
+        for chunk in self.chat.chunks(choice, update):
+            for part in chunk.choices:
+                yield from map(Object, self.translator.push(part.delta.model_dump()))
+                if part.finish_reason is not None:
+                    usage = self.chat.generation.usage
+                    yield from map(Object, self.translator.end(part.finish_reason, usage, part.stop_reason))
+
+    def closing(self, usage: Usage) -> None:
+        """Nothing: usage is in the last event."""
+
+    def whole(self, choices: list[Choice], usage: Usage) -> Object:
+        """The answer in one piece."""
+        return Object(self.translator.whole(self.chat.whole(choices, usage).model_dump()))
+
+
+def chat_request(fields: dict[str, Any]) -> ChatRequest:
+    """The chat request of these fields.
+
+    Raises:
+        InvalidRequestError: one of them is wrong, or several answers are asked for.
+    """
+    try:
+        body = ChatRequest.model_validate(fields)
+    except ValidationError as error:
+        problems = [problem | {"loc": ("body", *problem["loc"])} for problem in error.errors()]
+        raise invalid_field(problems) from error
+    if (body.n or 1) > 1:
+        raise InvalidRequestError("n should be 1: this API has one answer.", param="n")
+    return body

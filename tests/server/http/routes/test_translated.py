@@ -1,0 +1,67 @@
+"""Responses and Messages over the same answers as chat completions, read by the vendors' own clients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from alignment.errors import UnavailableError
+from fusion.core import End
+from tests.support.scripted_fuser import ScriptedFuser, says
+from tests.support.served import Served
+
+Serve = Callable[..., Served]
+
+
+def test_the_sdk_reads_a_response(serve: Serve) -> None:
+    answer = serve().sdk().responses.create(model="pair", input="hi", store=False)
+    assert answer.output_text == "Hello world"
+    assert answer.usage is not None
+    assert answer.usage.output_tokens == 3
+
+
+def test_the_sdk_streams_a_response(serve: Serve) -> None:
+    with serve().sdk().responses.stream(model="pair", input="hi") as stream:
+        texts = [event.delta for event in stream if event.type == "response.output_text.delta"]
+        assert "".join(texts) == stream.get_final_response().output_text == "Hello world"
+
+
+def test_a_response_that_fails_says_so(serve: Serve, fuser: ScriptedFuser) -> None:
+    fuser.script = lambda s: [*says("Hel")[:-1], 0.05, End("", error=UnavailableError("Member 'b' failed."))]
+    with serve().http() as http:
+        text = http.post("/v1/responses", json={"model": "pair", "input": "hi", "stream": True}).text
+    assert "event: response.failed" in text
+    assert "[DONE]" not in text
+
+
+def test_state_is_refused(serve: Serve) -> None:
+    with serve().http() as http:
+        answer = http.post("/v1/responses", json={"input": "hi", "previous_response_id": "resp_1"})
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == "previous_response_id"
+
+
+def test_a_message_is_answered_and_its_tokens_are_counted(serve: Serve) -> None:
+    served = serve(api_keys=("sk-right",))
+    body = {"model": "pair", "max_tokens": 20, "messages": [{"role": "user", "content": "hi"}]}
+    key = {"x-api-key": "sk-right"}
+    with served.http() as http:
+        message = http.post("/v1/messages?beta=true", json=body, headers=key).json()
+        counted = http.post("/v1/messages/count_tokens", json=body, headers=key).json()
+        refused = http.post("/v1/messages", json=body | {"max_tokens": 0}, headers=key)
+        stream = http.post("/v1/messages", json=body | {"stream": True}, headers=key).text
+    assert message["content"] == [{"type": "text", "text": "Hello world"}]
+    assert counted["input_tokens"] == message["usage"]["input_tokens"]
+    assert refused.json()["type"] == "error"
+    assert stream.startswith("event: message_start")
+    assert "event: message_stop" in stream
+
+
+def test_anthropics_client_streams(serve: Serve) -> None:
+    anthropic = pytest.importorskip("anthropic")
+    client = anthropic.Anthropic(base_url=serve().url, api_key="any")
+    with client.messages.stream(
+        model="pair", max_tokens=20, messages=[{"role": "user", "content": "hi"}]
+    ) as stream:
+        assert "".join(stream.text_stream) == "Hello world"

@@ -1,0 +1,130 @@
+"""Tools and thoughts in chat completions: requests, histories and answers, whole and streamed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from server.http.app import create_app
+from server.settings import ServerSettings
+from tests.support.scripted_fuser import ScriptedFuser, ensemble, says
+from tests.support.small_requests import CHAT, CHAT_PATH, chat, error_of
+
+TOOL = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+    },
+}
+CALL = {"id": "call_1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Bern"}'}}
+WRITTEN = '{"name": "weather", "arguments": {"city": "Bern"}}'
+
+
+@pytest.fixture
+def client(fuser: ScriptedFuser) -> Iterator[TestClient]:
+    """With room for tools in the prompt."""
+    with TestClient(create_app({"pair": ensemble(context=2000)}, fuser, ServerSettings())) as client:
+        yield client
+
+
+def chunks(client: TestClient, **fields: Any) -> list[dict[str, Any]]:
+    text = client.post(CHAT_PATH, json=CHAT | {"stream": True} | fields).text
+    lines = [line.removeprefix("data: ") for line in text.split("\n\n") if line.startswith("data: {")]
+    return [json.loads(line)["choices"][0] for line in lines]
+
+
+def shown(fuser: ScriptedFuser) -> str:
+    """The prompt as the pivot was given it."""
+    return bytes(fuser.last.prompt.ids["a"]).decode()
+
+
+def test_a_call_is_read_out_of_the_answer(client: TestClient, fuser: ScriptedFuser) -> None:
+    fuser.script = lambda submission: says(*WRITTEN)
+    choice = chat(client, tools=[TOOL])["choices"][0]
+    assert choice["finish_reason"] == "tool_calls"
+    assert choice["message"]["content"] is None
+    (call,) = choice["message"]["tool_calls"]
+    assert call["function"]["name"] == "weather"
+    assert json.loads(call["function"]["arguments"]) == {"city": "Bern"}
+    assert "weather" in shown(fuser)
+
+
+def test_a_streamed_call_is_named_once(client: TestClient, fuser: ScriptedFuser) -> None:
+    fuser.script = lambda submission: says(*WRITTEN)
+    told = chunks(client, tools=[TOOL])
+    deltas = [choice["delta"]["tool_calls"][0] for choice in told if "tool_calls" in choice["delta"]]
+    assert [delta["index"] for delta in deltas] == [0, 0]
+    assert deltas[0]["function"] == {"name": "weather", "arguments": ""}
+    assert deltas[1].keys() == {"index", "function"}
+    assert told[-1]["finish_reason"] == "tool_calls"
+
+
+def test_a_call_that_is_cut_off_is_content(client: TestClient, fuser: ScriptedFuser) -> None:
+    fuser.script = lambda submission: says(WRITTEN[:-5], finish="length")
+    choice = chat(client, tools=[TOOL])["choices"][0]
+    assert choice["message"]["content"] == WRITTEN[:-5]
+    assert "tool_calls" not in choice["message"]
+    assert choice["finish_reason"] == "length"
+
+
+@pytest.mark.parametrize(
+    "fields", [{"tool_choice": "auto"}, {"tools": [TOOL], "tool_choice": "none"}, {"tools": []}]
+)
+def test_without_tools_to_call_text_is_text(client: TestClient, fuser: ScriptedFuser, fields: Any) -> None:
+    fuser.script = lambda submission: says(WRITTEN)
+    assert chat(client, **fields)["choices"][0]["message"]["content"] == WRITTEN
+    assert "weather" not in shown(fuser)
+
+
+def test_a_history_with_calls_and_results_reaches_the_prompt(client: TestClient, fuser: ScriptedFuser) -> None:
+    messages = [
+        *CHAT["messages"],  # type: ignore[misc]
+        {"role": "assistant", "content": None, "tool_calls": [CALL]},
+        {"role": "tool", "tool_call_id": "call_1", "content": [{"type": "text", "text": "rain"}]},
+    ]
+    chat(client, messages=messages)
+    assert WRITTEN in shown(fuser)
+    assert "rain" in shown(fuser)
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"tools": [TOOL] * 2}, "tools[1].function.name"),
+        ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools[0].function.name"),
+        ({"tools": ["weather"]}, "tools[0]"),
+        ({"tool_choice": "required"}, "tool_choice"),
+        ({"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "no"}}}, "tool_choice"),
+        ({"messages": [{"role": "tool", "tool_call_id": "x", "content": "a"}]}, "messages[0].tool_call_id"),
+        (
+            {
+                "messages": [
+                    {"role": "assistant", "tool_calls": [CALL | {"function": {"name": "f", "arguments": "{"}}]}
+                ]
+            },
+            "messages[0].tool_calls[0].function.arguments",
+        ),
+        ({"reasoning_effort": "huge"}, "reasoning_effort"),
+    ],
+)
+def test_what_cannot_be_followed_is_named(client: TestClient, fields: dict[str, Any], param: str) -> None:
+    assert error_of(client.post(CHAT_PATH, json=CHAT | fields), 400)["param"] == param
+
+
+def test_thoughts_are_split_out_under_both_names(client: TestClient, fuser: ScriptedFuser) -> None:
+    fuser.script = lambda submission: says("<th", "ink>so", "</think>", "yes")
+    message = chat(client)["choices"][0]["message"]
+    assert (message["reasoning"], message["reasoning_content"], message["content"]) == ("so", "so", "yes")
+    deltas = [choice["delta"] for choice in chunks(client)]
+    assert "".join(delta.get("reasoning", "") for delta in deltas) == "so"
+    assert "".join(delta.get("content", "") for delta in deltas) == "yes"
+
+
+def test_no_effort_switches_thinking_off(client: TestClient, fuser: ScriptedFuser) -> None:
+    chat(client, reasoning_effort="none")
+    assert "enable_thinking" in shown(fuser)
