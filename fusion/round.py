@@ -105,6 +105,8 @@ def run_round(batch: list[Sequence]) -> Round:
         wanted = sequence.fusion.report
         reports.append(report(sequence, candidates, row, chosen, result) if wanted else None)
         tokens.append(describe(sequence, candidates.tokens[row], fused[row], chosen))
+        if sequence.fusion.draft == "auto":
+            note_followed(sequence, candidates, row, chosen)
     return Round(
         first.ensemble.name,
         voters,
@@ -120,14 +122,19 @@ def run_round(batch: list[Sequence]) -> Round:
     )
 
 
+def note_followed(sequence: Sequence, candidates: Candidates, row: int, chosen: int) -> None:
+    """Note whose best token was chosen."""
+    best = candidates.tokens[row, candidates.probabilities[row].argmax(axis=1)]
+    for name, token in zip(sequence.voters, best.tolist(), strict=True):
+        sequence.followed[name] = 0.95 * sequence.followed.get(name, 0.0) + (token == chosen)
+
+
 def gather(batch: list[Sequence], voters: tuple[str, ...]) -> Candidates:
     """The newest answers of the voters, projected into the pivot's vocabulary."""
     answers = []
     for name in voters:
-        latest = [sequence.seats[name].latest for sequence in batch]
-        ids = np.concatenate([answer.ids[-1:] for answer in latest if answer])
-        logprobs = np.concatenate([answer.logprobs[-1:] for answer in latest if answer])
-        answers.append((ids, logprobs))
+        rows = [sequence.seats[name].row(sequence.cursor) for sequence in batch]
+        answers.append((np.concatenate([ids for ids, _ in rows]), np.concatenate([probs for _, probs in rows])))
     maps = [batch[0].map_of(name) for name in voters]
     return project(answers, maps, batch[0].view.vocabulary_size)
 

@@ -1,7 +1,7 @@
 """Specifications of models and ensembles, as the caller has read and checked them.
 
-They are protocols: the settings of a file fit, and so does any plain object with these attributes. Options of engines
-and of fusion are those of `fusion.options`.
+They are protocols: the settings of a file fit, and so does any plain object with these attributes. Options of
+engines and of fusion are those of `fusion.options`.
 """
 
 from __future__ import annotations
@@ -85,8 +85,8 @@ class AlignmentSpec(Protocol):
 class EnsembleSpec(Protocol):
     """Members that decode as one.
 
-    `pivot` is the fixed one, `pivots` all that a prompt may decide on; `maps` are files by member that stand in for
-    the alignment.
+    `pivot` is the fixed one, `pivots` all that a prompt may decide on; `maps` are files by member that stand in
+    for the alignment.
     """
 
     members: Sequence[str]
