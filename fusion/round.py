@@ -92,7 +92,7 @@ def run_round(batch: list[Sequence]) -> Round:
     voters, fusion = first.voters, first.fusion
     candidates = gather(batch, voters)
     given = np.array([[sequence.weights[name] for name in voters] for sequence in batch])
-    pivot = voters.index(first.view.pivot)
+    pivot = voters.index(first.view.pivot) if first.view.pivot in voters else 0
     result = fuse(candidates.probabilities, given, pivot, fusion)
     fused = result.distribution
     if fusion.guard:

@@ -367,7 +367,7 @@ class Sequence:
         return min(reach, at + 1)
 
     def accepts(self, token: int) -> bool:
-        """Whether a chosen token is the draft's, so that the next one can be chosen at once. Else the draft ends."""
+        """Whether a chosen token is the draft's, so that the next can be chosen at once; else the draft ends."""
         if self.cursor < len(self.draft) and self.draft[self.cursor] == token:
             self.cursor += 1
             for seat in self.seats.values():

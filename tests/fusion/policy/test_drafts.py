@@ -110,9 +110,7 @@ def test_every_drafter_gives_the_answer_of_plain_rounds(tokenizers, run, draft, 
 @pytest.mark.parametrize("kind", ["right", "random"])
 def test_drafts_over_real_tokenizers(run, monkeypatch, pivot, kind):
     """Text with digits, indentation and characters of several bytes, where spellings often change."""
-    text = (
-        "for i in range(1234567):\n        print('naïve 你好 🎉', i * 98765)\n    # Caféterias!!! ----------------"
-    )
+    text = "for i in range(12345):\n        print('naïve 你好 🎉')  # Caféterias!!! --------"
     models = {}
     for seed, name in enumerate(REAL):
         tokenizer = real_tokenizer(name)
