@@ -1,4 +1,4 @@
-"""Time per token with drafts over rounds of one token, on the demo: `python -m tools.bench.drafts [--questions 40]`.
+"""Time per token with drafts over plain rounds, on the demo: `python -m tools.bench.drafts [--questions 40]`.
 
 Both run in one process, in turns. Prints one JSON line: the share of answers that are the same, and by drafter and
 number of sequences the ratio of the medians.
