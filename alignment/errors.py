@@ -1,4 +1,4 @@
-"""The exception tree of all packages. An error carries facts; what they look like on the wire is the HTTP edge's.
+"""The exception tree of all packages. An error carries facts; the HTTP layer decides their form on the wire.
 
 ::
 
@@ -76,5 +76,5 @@ class UnavailableError(RequestError):
 
 
 def one_line(error: BaseException | str, limit: int = 200) -> str:
-    """The message of somebody else's error as a part of a sentence: on one line, at most `limit` characters."""
+    """The message of another library's error as a part of a sentence: one line of at most `limit` characters."""
     return " ".join(str(error).split())[:limit].rstrip(". ")

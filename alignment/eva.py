@@ -30,7 +30,7 @@ def learn_map(
     device: str | torch.device = "cpu",
     on_progress: Callable[[float], None] | None = None,
 ) -> VocabMap:
-    """Learn where the tokens of one vocabulary go in another, as EVA's published code does.
+    """Learn a map from one vocabulary into another, as EVA's published code does.
 
     The tables are brought into one space by `alignment.learning.vecmap.map_together`, from the anchors. A row of
     the map holds the at most `top` target tokens with the highest CSLS score (`alignment.learning.csls.nearest`)
@@ -38,7 +38,7 @@ def learn_map(
     standard deviation of at most 0.01 are dropped. Computed in float32 on `device`, with the same result every
     time.
 
-    What is odd in the authors' code is kept:
+    Peculiarities of the authors' code are kept:
 
     * the source-side term of CSLS is missing, which leaves the order alone but shifts the threshold;
     * rows are not normalised, their sums lie between 0 and about 5;
@@ -55,10 +55,10 @@ def learn_map(
         special: source id -> target id of tokens that correspond by role; they get the single weight 1. The
             authors assume {0: 0, 1: 1, 2: 2}.
         device: where torch computes.
-        on_progress: told the share of the similarities that are done.
+        on_progress: called with the share of the similarities that are computed, 0 to 1.
 
     Raises:
-        ConfigError: tables or anchors that nothing can be learned from, in one sentence.
+        ConfigError: nothing can be learned from these tables or anchors; one sentence.
     """
     special = special or {}
     source = _table(source_embeddings, "source", device)

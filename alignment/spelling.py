@@ -45,7 +45,7 @@ _LONG = 96
 
 @dataclass(frozen=True, slots=True)
 class Edit:
-    """How a list of tokens changed: its first `keep` stay, `append` follow them."""
+    """A change of a list of tokens: its first `keep` stay, and `append` follow them."""
 
     keep: int
     append: list[int]
@@ -118,7 +118,7 @@ class Spelling:
         return self._edit()
 
     def mark(self) -> Mark:
-        """Where it stands now. It costs a copy of the tokens that are not final."""
+        """Mark the present state for `restore`, at the cost of a copy of the tokens that are not final."""
         long = None if self._long is None else self._long.copy()
         return Mark(
             self.ids[self._base :],

@@ -25,7 +25,7 @@ _VERSION = "1"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class VocabMap:
-    """Where the probability of each source token goes (EVA's mapping matrix W, row by row, padded).
+    """A sparse map of probability from source to target tokens (EVA's mapping matrix W, row by row, padded).
 
     Attributes:
         target_ids: [Vs, R] int32, target ids of each source id, -1 where a row has fewer than R.

@@ -71,7 +71,7 @@ def combine(
 
 
 def _kept(logs: Floats, mask: Mask) -> NDArray[np.bool_]:
-    """Which tokens [S,V] the mask keeps, from log-probabilities [S,M,V]."""
+    """Return the tokens [S,V] that the mask keeps, from log-probabilities [S,M,V]."""
     kind, member, value = mask
     if not 0 <= member < logs.shape[1]:
         raise ValueError(f"the mask names member {member}, but there are {logs.shape[1]} members")

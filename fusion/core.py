@@ -38,6 +38,10 @@ class Advance:
     Index i stands for what comes after `append[i]`, so for the log-probability of `append[i + 1]`. An engine that
     can only score everything picks from it; one with a prefix cache can run what lies before the first position
     like any other tokens.
+
+    After the final token, `also` names ids whose log-probabilities are wanted whether they are among the k best
+    or not (see `NextTokens.named`), and `allowed` limits the k best to the ids whose bit is set in it: a bitmask
+    over the vocabulary, packed as `np.packbits` does in little order; ids beyond its end are not allowed.
     """
 
     sequence: int
@@ -45,6 +49,8 @@ class Advance:
     append: Sequence[int]
     score: Score = "last"
     positions: Sequence[int] | None = None
+    also: Sequence[int] = ()
+    allowed: NDArray[np.uint8] | None = None
 
     @property
     def scored(self) -> Sequence[int]:
@@ -60,15 +66,19 @@ class NextTokens:
 
     Attributes:
         ids: [n, k] int32, the k best next tokens, best first; n is `len(scored) + 1` with `score="all"`, else 1.
-        logprobs: [n, k] float32, natural logs, normalised over the full vocabulary before truncation to k.
+        logprobs: [n, k] float32, natural logs, normalised over the full vocabulary before `allowed` and truncation
+            to k; -inf where fewer than k ids are allowed.
         appended_logprobs: [len(scored)] float32, the log-probability of `append[i + 1]` given all before it, for
             each scored i. None with `score="last"`.
+        named: [1, m] float32, the log-probabilities of the m ids of `also` after the final token, normalised in
+            the same way and whether they are allowed or not. None where there are none.
     """
 
     sequence: int
     ids: Ids
     logprobs: LogProbs
     appended_logprobs: LogProbs | None = None
+    named: LogProbs | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +99,7 @@ class Generate:
 
 @dataclass(frozen=True, slots=True)
 class Generated:
-    """What a `Generate` has come to since the last such answer.
+    """The tokens that a `Generate` has produced since the last such answer.
 
     Attributes:
         tokens: n ids, at least one.
@@ -137,7 +147,7 @@ class Up:
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """What a member can hold: tokens per sequence, tokens of all open sequences together, open sequences.
+    """The limits of a member: tokens per sequence, tokens of all open sequences, open sequences.
 
     A sequence takes room for its tokens in whole blocks of `block`. `generates` says whether there is a loop that
     takes a `Generate`.
@@ -165,7 +175,7 @@ class Member(Protocol):
 
     @property
     def step_seconds(self) -> float:
-        """How long the engine's step took that the answers being delivered come from; 0 if that is not known."""
+        """Seconds of the engine step that the answers being delivered come from; 0 if that is not known."""
 
     def start(self, deliver: Deliver) -> None:
         """Begin to accept work."""
@@ -218,7 +228,7 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class RoundReport:
-    """What each member did in one round, by member name.
+    """The part of each member in one round, by member name.
 
     `weights` are those in force after the filter (0 for a member left out), `kept` says who passed it,
     `contribution` is each member's share of the chosen token's fused probability (they sum to 1 in a mixture),
@@ -236,7 +246,7 @@ class RoundReport:
 
 @dataclass(frozen=True, slots=True)
 class WeightingReport:
-    """How the weights of a sequence came about; by member where not said otherwise.
+    """The measurement behind the weights of a sequence; by member where not said otherwise.
 
     Attributes:
         method: what was used, which is not what was asked for where `notes` say so.
@@ -263,7 +273,7 @@ class WeightingReport:
 
 @dataclass(slots=True)
 class Account:
-    """Where the time of a sequence went. Points in time are `time.perf_counter`'s.
+    """The time of a sequence by where it was spent. Points in time are `time.perf_counter`'s.
 
     Attributes:
         submitted: when it joined the waiting line.
@@ -286,7 +296,7 @@ class Account:
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """What a round adds to a sequence.
+    """New text and tokens of a sequence.
 
     Attributes:
         text: new text that later tokens can no longer take back: whole characters, held back while it could be the

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from alignment.errors import CONTEXT_LENGTH_EXCEEDED, InvalidRequestError
 from alignment.methods.exact import exact_map
@@ -26,12 +27,17 @@ Read = TypeVar("Read")
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A running checkpoint: its engine, its tokenizer, the ids that end its answers, and what it was made from."""
+    """A running checkpoint: its engine, its tokenizer, the ids that end its answers, and what it was made from.
+
+    The first of `stop_ids` ends a turn of its chat template.
+    `parents` names the models that it was distilled from.
+    """
 
     member: Member
     tokenizer: Tokenizer
     stop_ids: tuple[int, ...]
     origin: str
+    parents: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -52,19 +58,44 @@ class Maps:
     unled: VocabMap | None = None
     rest: VocabMap | None = None
 
+    def sources(self, targets: Sequence[int], size: int) -> NDArray[np.int64]:
+        """The member's ids below `size` that go to none but these ids of the pivot."""
+        wanted = np.asarray(targets, dtype=np.int64)
+        if not len(wanted):
+            return wanted
+        if self.rest is None:
+            return wanted[(wanted >= 0) & (wanted < size)]
+        found = np.zeros(size, np.bool_)
+        for map in {id(one): one for one in (self.first, self.unled, self.rest) if one is not None}.values():
+            hit = np.isin(map.target_ids, wanted)
+            only: NDArray[np.bool_] = np.any(hit, axis=1) & np.all(hit | (map.target_ids < 0), axis=1)
+            found |= only[:size] if len(only) >= size else np.pad(only, (0, size - len(only)))
+        return np.flatnonzero(found)
+
 
 @dataclass(frozen=True)
 class View:
-    """An ensemble with its pivot decided: whose tokens are emitted, and the maps into its vocabulary."""
+    """An ensemble with its pivot decided: whose tokens are emitted, and the maps into its vocabulary.
+
+    The end is one event: in `maps` every end of every member goes to `end`. A request that names one of the ends
+    apart from the others (see `Sequence.names_an_end`) takes the maps of `apart` where there are any: members with
+    the pivot's tokenizer keep the pivot's ends there as they are.
+    """
 
     models: dict[str, Model]
     pivot: str
     maps: dict[str, Maps]
+    apart: dict[str, Maps] = field(default_factory=dict)
 
     @property
     def tokenizer(self) -> Tokenizer:
         """The pivot's tokenizer: ids in requests and answers are its ids."""
         return self.models[self.pivot].tokenizer
+
+    @property
+    def end(self) -> int:
+        """The pivot's id that stands for the end of the answer, whichever end a member meant."""
+        return self.models[self.pivot].stop_ids[0]
 
     @cached_property
     def stop_ids(self) -> frozenset[int]:
@@ -83,7 +114,7 @@ class View:
         return (surfaces[token] or b"") if token < len(surfaces) else b""
 
     def follows_ids(self, name: str) -> bool:
-        """Whether this member is given the pivot's ids as they are, because it has the pivot's tokenizer."""
+        """Return whether this member takes the pivot's ids as they are: it has the pivot's tokenizer."""
         return self.models[name].tokenizer.fingerprint == self.tokenizer.fingerprint
 
 
@@ -108,7 +139,7 @@ class Ensemble:
 
     @property
     def chooses_pivot(self) -> bool:
-        """Whether each prompt decides on the pivot."""
+        """True where each prompt decides on the pivot."""
         return len(self.views) > 1
 
     def view(self, pivot: str | None) -> View:
@@ -126,7 +157,7 @@ class Ensemble:
         return "auto" if self.chooses_pivot else self.pivot
 
     def scores(self, fusion: FusionParams) -> bool:
-        """Whether prompts are scored for these parameters: to weigh the members, or to choose the pivot."""
+        """Return whether these parameters need scored prompts: to weigh the members, or to choose the pivot."""
         return fusion.weighting.method != "given" or self.chooses_pivot
 
     @property
@@ -150,7 +181,7 @@ class Ensemble:
         return max(model.member.capacity.context for model in self.models.values())
 
     def can_do_without(self, name: str) -> bool:
-        """Whether its sequences go on when this member fails, and not all do: while no prompt has decided, any."""
+        """Return whether its sequences go on without this member: any but the pivot, once that is decided."""
         return self.on_member_failure == "degrade" and (self.chooses_pivot or name != self.pivot)
 
     def encode_chat(
@@ -225,7 +256,7 @@ class Ensemble:
         ]
 
     def max_new_tokens(self, prompt: Prompt, members: Sequence[str], *, param: str | None = None) -> int:
-        """How many tokens fit after the prompt in the contexts of all these members.
+        """Return the number of tokens that fit after the prompt in the contexts of all these members.
 
         Raises:
             InvalidRequestError: the prompt is empty, or alone fills a member's context; names the member and its
@@ -276,20 +307,26 @@ def build_ensemble(
 ) -> Ensemble:
     """Join running models; `align` is asked for the map of each that needs one.
 
-    Models with the pivot's tokenizer need no map. Where any model needs one, special tokens of the pivot that
-    are no end token are masked, since the other members could not follow them.
+    Models with the pivot's tokenizer need no map, unless their ends are several: all of them go to one. Where any
+    model needs a map, special tokens of the pivot that are no end token are masked, since the other members could
+    not follow them.
     """
     target = models[pivot]
-    twins = {n for n, m in models.items() if m.tokenizer.fingerprint == target.tokenizer.fingerprint}
-    mixed = len(twins) < len(models)
-    own = ordinary_tokens(target) if mixed else None
-    maps = {}
+    twins = {n: m for n, m in models.items() if m.tokenizer.fingerprint == target.tokenizer.fingerprint}
+    masked = len(twins) < len(models)
+    ends = frozenset(id for model in twins.values() for id in model.stop_ids)
+    maps, apart = {}, {}
     for member_name, model in models.items():
-        if member_name in twins:
-            maps[member_name] = Maps(own, own, own)
+        if member_name not in twins:
+            _ = model.tokenizer.continuation  # worked out now, not while the first request waits
+            maps[member_name] = _maps(model, target, align(model, target))
             continue
-        _ = model.tokenizer.continuation  # worked out now, not while the first request waits
-        maps[member_name] = _maps(model, target, align(model, target))
+        if not masked and (len(ends) == 1 or len(models) == 1):
+            maps[member_name] = Maps()
+            continue
+        one = own_tokens(model, ends, target.stop_ids[0], masked=masked)
+        several = own_tokens(model, ends - set(target.stop_ids), target.stop_ids[0], masked=masked, kept=ends)
+        maps[member_name], apart[member_name] = Maps(one, one, one), Maps(several, several, several)
     defaults = defaults or FusionParams()
     identity = {
         "models": {n: [m.origin, m.tokenizer.fingerprint] for n, m in models.items()},
@@ -298,7 +335,7 @@ def build_ensemble(
         "defaults": asdict(defaults),
     }
     fingerprint = "tutti-" + hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
-    view = View(dict(models), pivot, maps)
+    view = View(dict(models), pivot, maps, apart)
     return Ensemble(name, view.models, {pivot: view}, defaults, fingerprint, on_member_failure)
 
 
@@ -336,13 +373,20 @@ def _maps(source: Model, target: Model, running: VocabMap) -> Maps:
     return Maps(first, beginning(b"") if lead else first, rest)
 
 
-def ordinary_tokens(model: Model) -> VocabMap:
-    """The identity on a model's own vocabulary without special tokens, end tokens excepted."""
-    size = model.tokenizer.vocabulary_size
-    ids = np.arange(size, dtype=np.int32)
-    ids[[i for i in model.tokenizer.special_ids if i not in model.stop_ids]] = -1
-    weights = (ids >= 0).astype(np.float32)
-    return VocabMap(ids[:, None], weights[:, None], size).padded(model.member.vocabulary_size)
+def own_tokens(
+    model: Model, ends: Collection[int], end: int, *, masked: bool, kept: Collection[int] = ()
+) -> VocabMap:
+    """The identity on a model's own vocabulary, but for its `ends`, which all go to `end`.
+
+    With `masked` its other special tokens, but for those `kept`, and the padding of its embeddings go nowhere.
+    """
+    size = model.member.vocabulary_size
+    ids = np.arange(max(size, model.tokenizer.vocabulary_size), dtype=np.int32)
+    if masked:
+        ids[[id for id in model.tokenizer.special_ids if id not in kept]] = -1
+        ids[model.tokenizer.vocabulary_size :] = -1
+    ids[list(ends)] = end
+    return VocabMap(ids[:, None], (ids[:, None] >= 0).astype(np.float32), len(ids))
 
 
 def _digest(maps: Maps) -> list[str]:

@@ -22,7 +22,7 @@ Bias = Annotated[float, Interval(ge=-100, le=100)]
 
 @dataclass(frozen=True, slots=True)
 class Weighting:
-    """Where the members' weights come from: given, or measured on the prompt (PackLLM).
+    """The source of the members' weights: given, or measured on the prompt (PackLLM).
 
     The defaults are the paper's, except for `positions` and `coinciding`, which it does not limit.
 
@@ -53,7 +53,7 @@ class Weighting:
 
 @dataclass(frozen=True, slots=True)
 class FusionParams:
-    """How the members of an ensemble are fused; an ensemble has defaults, a request may override them.
+    """Options of fusion; an ensemble has defaults, a request may override them.
 
     Attributes:
         members: names of those that take part, pivot included; None for all.
@@ -90,7 +90,7 @@ class FusionParams:
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """How a token is drawn from the fused distribution, and when a sequence ends.
+    """Options of sampling: drawing a token from the fused distribution, and ending a sequence.
 
     The bounds are OpenAI's where its API has the option, and vLLM's otherwise.
 

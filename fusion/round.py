@@ -8,7 +8,7 @@ from time import perf_counter
 import numpy as np
 from numpy.typing import NDArray
 
-from fusion.core import RoundReport, Token, TokenLogProb
+from fusion.core import Ids, LogProbs, RoundReport, Token, TokenLogProb
 from fusion.sampling import is_plain, sample, sample_plain
 from fusion.sequence.sequence import Sequence
 from fusion.step import Candidates, Fused, fuse, keep_the_pivots_cut, project
@@ -78,6 +78,7 @@ def batch_key(sequence: Sequence) -> object:
         sequence.voters,
         sequence.spelled,
         sequence.lead_spelled,
+        sequence.names_an_end,
         sequence.fusion.combine,
         sequence.fusion.filter_top,
         sequence.fusion.renormalize,
@@ -133,10 +134,37 @@ def gather(batch: list[Sequence], voters: tuple[str, ...]) -> Candidates:
     """The newest answers of the voters, projected into the pivot's vocabulary."""
     answers = []
     for name in voters:
-        rows = [sequence.seats[name].row(sequence.cursor) for sequence in batch]
-        answers.append((np.concatenate([ids for ids, _ in rows]), np.concatenate([probs for _, probs in rows])))
+        rows = [listed(sequence, name) for sequence in batch]
+        ids, logprobs = (np.concatenate(part) for part in zip(*_of_one_width(rows), strict=True))
+        answers.append((ids, logprobs))
     maps = [batch[0].map_of(name) for name in voters]
     return project(answers, maps, batch[0].view.vocabulary_size)
+
+
+def listed(sequence: Sequence, name: str) -> tuple[Ids, LogProbs]:
+    """A member's k best ids and the named ones beyond them, [1, n], with their log-probabilities [1, n]."""
+    answer = sequence.seats[name].latest
+    assert answer is not None
+    ids, logprobs = sequence.seats[name].row(sequence.cursor)
+    if answer.named is None:
+        return ids, logprobs
+    also = np.asarray(sequence.extras(name)[0], dtype=ids.dtype)
+    beyond = ~np.isin(also, ids)
+    return np.append(ids, also[None, beyond], axis=1), np.append(logprobs, answer.named[:, beyond], axis=1)
+
+
+def _of_one_width(rows: list[tuple[Ids, LogProbs]]) -> list[tuple[Ids, LogProbs]]:
+    """Rows of one length: shorter ones get their first id again, at no probability."""
+    width = max(ids.shape[1] for ids, _ in rows)
+    if all(ids.shape[1] == width for ids, _ in rows):
+        return rows
+    return [
+        (
+            np.pad(ids, ((0, 0), (0, width - ids.shape[1])), constant_values=ids[0, 0]),
+            np.pad(logprobs, ((0, 0), (0, width - ids.shape[1])), constant_values=-np.inf),
+        )
+        for ids, logprobs in rows
+    ]
 
 
 def choose(batch: list[Sequence], tokens: NDArray[np.int64], fused: Floats) -> list[int]:

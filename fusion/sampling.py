@@ -14,12 +14,26 @@ from numpy.typing import NDArray
 
 from fusion.options import SamplingParams
 
+BAN = -100.0
+"""A bias of this or less is a ban, as OpenAI describes it: the token never comes out."""
+
 Floats = NDArray[np.float64]
 Tokens = NDArray[np.int64]
 
 
 def bias(tokens: Tokens, logprobs: Floats, logit_bias: Mapping[int, float]) -> tuple[Tokens, Floats]:
-    """Add `logit_bias`. A favoured token that is no candidate enters at the least candidate's log-probability."""
+    """Add `logit_bias`; tokens that it bans are left out.
+
+    A favoured token that is no candidate (members are asked for what they give to it) enters at the least
+    candidate's log-probability. Where nothing else is left, the lowest id that is not banned does.
+    """
+    banned = {token for token, value in logit_bias.items() if value <= BAN}
+    if banned:
+        free = np.isin(tokens, list(banned), invert=True, kind="sort")
+        tokens, logprobs = tokens[free], logprobs[free]
+    if not len(tokens):
+        lowest = next(token for token in range(len(banned) + 1) if token not in banned)
+        tokens, logprobs = np.array([lowest], dtype=np.int64), np.zeros(1)
     present = set(tokens.tolist())
     missing = [token for token, value in logit_bias.items() if value > 0 and token not in present]
     if missing:
@@ -102,7 +116,7 @@ def sample(
 
 
 def is_plain(params: SamplingParams) -> bool:
-    """Whether nothing but a temperature shapes what is drawn from."""
+    """Return whether nothing but a temperature shapes the distribution."""
     penalised = params.repetition_penalty != 1.0 or params.frequency_penalty or params.presence_penalty
     limited = params.min_p > 0 or params.top_k > 0 or params.top_p < 1
     return params.temperature > 0 and not (penalised or limited or params.logit_bias)
@@ -115,7 +129,7 @@ def sample_plain(
     forbidden: Sequence[frozenset[int]],
     draws: Floats,
 ) -> list[int]:
-    """What `sample` draws for S sequences that are plain, all at once.
+    """Draw for S plain sequences at once what `sample` draws for each.
 
     Args:
         tokens: [S, C] candidate ids.

@@ -1,4 +1,4 @@
-"""What happens to the members' distributions in a round: project, filter, combine. Pure functions on arrays.
+"""Step: project, filter and combine the members' distributions of a round. Pure functions on arrays.
 
 Shapes: S sequences, M members, k best tokens per member, R entries per row of a vocabulary map, C candidates
 (the pivot tokens that any member gives probability to), V the pivot's vocabulary. Probabilities are float64,
@@ -169,14 +169,19 @@ def product(probabilities: Floats, weights: Floats) -> Floats:
     A candidate that a member did not list counts there as its least probable listed one: it is at most that
     probable, and a hard zero would let the truncation to k tokens veto what every other member wants.
     """
-    listed = probabilities > 0
-    floor = np.where(listed, probabilities, np.inf).min(axis=2, keepdims=True)
-    logs = np.log(np.where(listed, probabilities, np.where(np.isfinite(floor), floor, 1.0)))
-    fused: Floats = np.einsum("smc,sm->sc", logs, weights)
-    fused = np.where(listed.any(axis=1), fused, -np.inf)
+    fused: Floats = np.einsum("smc,sm->sc", floored_logs(probabilities), weights)
+    fused = np.where((probabilities > 0).any(axis=1), fused, -np.inf)
     fused = np.exp(fused - fused.max(axis=1, keepdims=True))
     fused /= fused.sum(axis=1, keepdims=True)
     return fused
+
+
+def floored_logs(probabilities: Floats) -> Floats:
+    """Logarithms of the members' probabilities [S, M, C], those not listed as `product` counts them."""
+    listed = probabilities > 0
+    floor = np.where(listed, probabilities, np.inf).min(axis=2, keepdims=True)
+    logs: Floats = np.log(np.where(listed, probabilities, np.where(np.isfinite(floor), floor, 1.0)))
+    return logs
 
 
 COMBINATIONS = {"mixture": mixture, "product": product}

@@ -1,4 +1,4 @@
-"""How much each member counts in the fused distribution: given, or from how well it understands the prompt.
+"""Weights of the members in the fused distribution: given, or PackLLM's from the prompt (arXiv 2404.11531).
 
 PackLLM (arXiv 2404.11531) weights members by the perplexity of the prompt. Everything here is a pure function of
 losses and logits; where those come from is `fusion.prompt.scoring`'s.
@@ -28,8 +28,9 @@ def member_weights(members: Sequence[str], given: Mapping[str, float] | None) ->
 
 def packllm_sim(losses: ArrayLike, tau: float = 1.0) -> Floats:
     """Weights [E] from each expert's mean loss on the prompt, in nats: softmax(-log PPL / tau) (PackLLM-sim)."""
-    scores = -np.asarray(losses, dtype=np.float64) / tau
-    weights: Floats = np.exp(scores - scores.max())
+    scores = -np.asarray(losses, dtype=np.float64)
+    with np.errstate(over="ignore"):  # a small tau leaves the best one, or those that are equal to it
+        weights: Floats = np.exp((scores - scores.max()) / tau)
     weights /= weights.sum()
     return weights
 

@@ -1,4 +1,4 @@
-"""The `tutti` command. What needs torch is imported by the commands that use it, so that the rest starts fast."""
+"""The `tutti` command. Commands import the modules that need torch themselves, so that the others start fast."""
 
 from __future__ import annotations
 
@@ -264,3 +264,29 @@ def evaluate(
         for model, reason in failures.items():
             progress.print(Text(f"{model} failed: {reason}"), soft_wrap=True)
         raise typer.Exit(1)
+
+
+distill = typer.Typer(help="Make one model of several, by training.", no_args_is_help=True)
+app.add_typer(distill, name="distill")
+
+
+@distill.callback()
+def _distill() -> None:
+    """Methods have commands of their own."""
+
+
+@distill.command()
+def fusechat(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Models, data and settings, a YAML file.")],
+    stage: Annotated[
+        str | None, typer.Option(help="Only this one: represent, align, train, merge or evaluate.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print tokens, steps, memory and disk, and run nothing.")
+    ] = False,
+) -> None:
+    """Distil several chat models into one (FuseChat); run it again to go on where it was stopped."""
+    from server.commands.distill.fusechat import distill as run
+    from server.commands.distill.fusechat import stage_named
+
+    run(file, stage_named(stage) if stage else None, dry_run, console(), Console(stderr=True))

@@ -1,16 +1,15 @@
-"""Loading: from settings to what serves them, by `fusion.build`."""
+"""Loading: from settings to what serves them, by `fusion.assembly`."""
 
 from __future__ import annotations
 
 import logging
 from pathlib import Path
 
-from fusion.build.specs import BuildError
-
 from alignment.errors import ConfigError
 from alignment.methods.map_cache import MapCache, user_cache
-from fusion.build import runtime
-from fusion.build.runtime import Runtime
+from fusion.assembly import runtime
+from fusion.assembly.runtime import Runtime
+from fusion.assembly.specs import BuildError
 from server import __version__
 from server.settings import ServerSettings, Settings
 

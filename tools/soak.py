@@ -115,14 +115,14 @@ def requests_of(model: str, prompts: list[str], seed: int) -> list[dict[str, Any
 
 
 def said(answer: dict[str, Any]) -> list[tuple[str, str]]:
-    """The text of each choice and why it ended."""
+    """The text and the finish reason of each choice."""
     return [(choice["message"]["content"], choice["finish_reason"]) for choice in answer["choices"]]
 
 
 async def streamed(
     http: httpx.AsyncClient, body: dict[str, Any], leave_after: int | None
 ) -> list[tuple[str, str]]:
-    """The same from a stream; with `leave_after` the connection is closed after so many events."""
+    """As `said`, from a stream; the connection is closed after `leave_after` events, if that is given."""
     texts, finishes, ended = [""] * body["n"], [""] * body["n"], False
     async with http.stream("POST", PATH, json=body | {"stream": True}) as response:
         if response.status_code != 200:
@@ -159,7 +159,7 @@ async def alone(url: str, bodies: list[dict[str, Any]]) -> list[list[tuple[str, 
 async def load(
     url: str, bodies: list[dict[str, Any]], expected: list[list[tuple[str, str]]], seconds: float
 ) -> Counter[str]:
-    """Clients until time is up; what each request came to."""
+    """Run clients until time is up; return the number of requests by outcome."""
     outcomes: Counter[str] = Counter()
     deadline, turn, draw = time.monotonic() + seconds, itertools.count(), random.Random(7)
     limits = httpx.Limits(max_connections=CONCURRENCY, max_keepalive_connections=CONCURRENCY)
@@ -190,7 +190,7 @@ async def load(
 
 
 async def load_while_killing(served: Served, bodies: list[dict[str, Any]], seconds: float) -> dict[str, Any]:
-    """Clients until time is up, while a worker is killed every `KILL_EVERY` seconds."""
+    """Run clients until time is up, while a worker is killed every `KILL_EVERY` seconds."""
     outcomes: Counter[str] = Counter()
     longest, kills = 0.0, 0
     deadline, turn, draw = time.monotonic() + seconds, itertools.count(), random.Random(11)

@@ -26,7 +26,7 @@ def nearest(
     with a neighbourhood of 1 and without the source-side term, as EVA's authors compute it.
 
     Returns ids [Vs, top] int64 and scores [Vs, top] float32, best first, the lower id first among equals; -1
-    and -inf where fewer rows reach the threshold. `on_progress` is told the share of the work that is done.
+    and -inf where fewer rows reach the threshold. `on_progress` is called with the share of the work done, 0 to 1.
 
     One pass over the product: r(j) of a block of target rows is known once the block has met every source row,
     so each block is scored, and cut down to what can still enter a row's best, while it is in the cache.

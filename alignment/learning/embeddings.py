@@ -23,7 +23,7 @@ _CHUNK = 1 << 24  # numbers read at a time
 
 @dataclass(frozen=True, slots=True)
 class EmbeddingTable:
-    """Where a table lies: the tensor `name` of `file`, `shape` (V, d), stored as `dtype` ("BF16", "F32", ...)."""
+    """An embedding table: tensor `name` of `file`, of `shape` (V, d), stored as `dtype` ("BF16", "F32", ...)."""
 
     file: Path
     name: str
@@ -118,7 +118,7 @@ def _architecture(source: str, revision: str | None, trust_remote_code: bool) ->
 
 
 def _name_and_shape(model: Any, which: Which) -> tuple[str, tuple[int, int]] | None:
-    """What the model calls the table, and its shape."""
+    """The table's name in the model, and its shape."""
     layer = model.get_input_embeddings() if which == "input" else model.get_output_embeddings()
     weight: Tensor | None = getattr(layer, "weight", None)
     for name, parameter in model.named_parameters():

@@ -33,6 +33,6 @@ def first_token_map(
     begins = np.where(is_text, begins, stays)
     ids = np.where(running.target_ids < 0, -1, begins[running.target_ids])
     for slot in range(1, ids.shape[1]):
-        # " a" and "a" may now be one token: the better of the two entries speaks for it.
+        # " a" and "a" may now be one token: the better of the two entries counts.
         ids[(ids[:, :slot] == ids[:, slot, None]).any(axis=1), slot] = -1
     return hybrid_map(exact, VocabMap(ids, np.where(ids < 0, 0, running.weights), running.target_size))

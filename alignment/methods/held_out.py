@@ -1,4 +1,4 @@
-"""Held-out accuracy: what a learned map finds of the correspondences it was not shown."""
+"""Held-out accuracy: the share of correspondences withheld from learning that a learned map finds."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class HeldOut:
-    """Of so many anchors that were held out, the share found as the best entry of their row, and as any."""
+    """Held-out accuracy: number of anchors, the share found as the best entry of their row, and as any entry."""
 
     anchors: int
     best: float
@@ -34,7 +34,7 @@ def held_out(
     device: str | torch.device = "cpu",
     on_progress: Callable[[float], None] | None = None,
 ) -> HeldOut:
-    """Learn from all anchors but `share` of them, drawn with `seed`, and look where those go.
+    """Learn from all anchors but `share` of them, drawn with `seed`, and look up where the map sends those.
 
     They are ordinary tokens that both vocabularies have, so for tokens that only one has this is an estimate from
     above: their counterparts are less alike.

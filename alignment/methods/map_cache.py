@@ -23,8 +23,8 @@ class MapCache:
     a damaged file. None keeps nothing beyond the process.
 
     Args:
-        required: whoever named the folder means it, so one that cannot be written is an error where a map would
-            have to be learned.
+        required: the folder was named explicitly, so it is an error if it cannot be written when a map has to be
+            learned.
     """
 
     def __init__(self, folder: Path | None, *, required: bool = False) -> None:
@@ -99,7 +99,7 @@ def user_cache(environ: Mapping[str, str] = os.environ) -> Path | None:
 
 @contextmanager
 def _alone(path: Path) -> Iterator[None]:
-    """Hold the lock file `path`, waiting for whoever has it. The system frees it when a process ends."""
+    """Hold the lock file `path`, waiting while another process has it. The system frees it when a process ends."""
     with path.open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

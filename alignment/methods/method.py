@@ -1,4 +1,4 @@
-"""Method: one way to bring a vocabulary into another, and what it is given."""
+"""Method: one way to map a vocabulary into another, and its inputs."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ModelVocabulary:
-    """What a map is made from on the side of one model: nothing of it is loaded but the tokenizer.
+    """One model's side of a map. Only its tokenizer is loaded.
 
     Attributes:
         source: folder or hub id, where its embeddings are read from.
         tokenizer: the model's own.
-        stop_ids: ids that end an answer, at least one.
+        stop_ids: ids that end an answer, at least one; the first ends a turn of its chat template.
         revision: of the hub id.
         trust_remote_code: whether code of the checkpoint may be run to find its embeddings.
     """
@@ -36,7 +36,7 @@ class ModelVocabulary:
     _fingerprints: dict[TableName, str] = field(default_factory=dict, repr=False, compare=False)
 
     def embeddings(self, which: TableName) -> EmbeddingTable:
-        """Where one of its embedding tables lies; ConfigError where it has none that can be read."""
+        """Find one of its embedding tables; ConfigError where it has none that can be read."""
         from alignment.learning.embeddings import find_table
 
         return find_table(self.source, which, revision=self.revision, trust_remote_code=self.trust_remote_code)
@@ -50,15 +50,15 @@ class ModelVocabulary:
 
 @dataclass(frozen=True)
 class MapRequest:
-    """What a method makes a map of.
+    """Request for a map: the two models, and how to learn.
 
     Attributes:
         source: the model whose tokens are mapped.
         target: the model whose vocabulary they are mapped into; all stops of the source go to its first.
         parameters: for methods that learn from embeddings.
         without: source ids whose correspondences a method that learns must not see.
-        device: where embeddings are computed with.
-        on_progress: is given the share that is done, where a method takes long.
+        device: the torch device for computing with embeddings.
+        on_progress: called with the share that is done, 0 to 1, where a method takes long.
     """
 
     source: ModelVocabulary

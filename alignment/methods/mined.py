@@ -36,7 +36,7 @@ def packllm_pairs(
 
     The identical string; else the string whose single leading marker is replaced by the target's; else the
     string of smallest Levenshtein distance to that, in code points, the first in order among equals.
-    `on_progress` is told the share of the distances that are done.
+    `on_progress` is called with the share of the distances that are computed, 0 to 1.
     """
     known = set(target.tokens)
 

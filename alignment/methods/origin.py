@@ -1,4 +1,4 @@
-"""Origin of a vocabulary map: what it was learned of, and how; kept in its file, compared before use."""
+"""Origin of a vocabulary map: its models, method and parameters; kept in the map's file, compared before use."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TableName = Literal["input", "output"]
 
 @dataclass(frozen=True, slots=True)
 class Parameters:
-    """What the methods that learn from embeddings can be told; the defaults are EVA's (arXiv 2404.09492).
+    """Parameters of the methods that learn from embeddings; the defaults are EVA's (arXiv 2404.09492).
 
     Attributes:
         embeddings: the table that is read of each model: of its input, or of its output (the language-model head).
@@ -49,7 +49,7 @@ class Side:
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """All that a map's content depends on. `parameters` is None for methods that take none."""
+    """Everything that a map's content depends on. `parameters` is None for methods that take none."""
 
     method: str
     parameters: Parameters | None

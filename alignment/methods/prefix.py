@@ -18,8 +18,8 @@ def prefix_map(
 ) -> VocabMap:
     """The exact map, and for each token it leaves out the target token that is the longest beginning of its bytes.
 
-    What UniTE (arXiv 2410.03777, section 3.2) does with tokens outside a top-k union, in bytes. A target token
-    that begins the text is a step towards it, after which the source model spells the rest anew; no other token
+    UniTE's rule (arXiv 2410.03777, section 3.2) for tokens outside a top-k union, applied to bytes. A target token
+    that begins the text is a step towards it, after which the source model re-tokenises the rest; no other token
     is. A beginning may end inside a character. Rows stay empty where the target has no token for the first byte.
     """
     exact = exact_map(source, target, source_stops=source_stops, target_stop=target_stop)

@@ -50,7 +50,7 @@ class Alignment:
         return replace(self, method=method.base) if method.base else self
 
     def origin(self, tutti: str) -> Origin:
-        """What the map depends on. Embeddings are read in full for their fingerprints, where the method uses them.
+        """Return all that the map depends on. Embeddings the method uses are read in full for their fingerprints.
 
         `tutti` is the version of the program. ConfigError as for `ModelVocabulary.embeddings`.
         """
@@ -73,7 +73,7 @@ class Alignment:
         """The map for running text, [Vs, R] into [Vt]: ids beyond the source tokenizer's have no row.
 
         Where a method learns from embeddings it does so on `device`, and not from what source ids in `without`
-        are known to correspond to; where it takes long, `on_progress` is given the share that is done.
+        are known to correspond to; where it takes long, `on_progress` is called with the share that is done.
         ConfigError, in one sentence, for models that nothing can be learned from.
         """
         return METHODS[self.method].learn(self._request(without, device, on_progress))

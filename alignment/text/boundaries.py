@@ -1,7 +1,7 @@
-"""Where the tokens of one prompt stand in its texts, and the boundaries that several tokenisations share.
+"""Token boundaries: positions of a prompt's tokens in its texts, and boundaries that several tokenisations share.
 
-Members see the same messages in templates and tokens of their own. What they can be compared on is the text
-itself: between two boundaries that all of them have, every member's tokens spell exactly the same characters.
+Members see the same messages in templates and tokens of their own. They can be compared only on the text itself:
+between two boundaries that all of them have, every member's tokens spell exactly the same characters.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Span = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class Located:
-    """A member's prompt by characters.
+    """A member's prompt, with the character span of each token.
 
     Attributes:
         starts, ends: [n], the characters of the rendered prompt that each token covers. Tokens that share a

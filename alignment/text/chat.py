@@ -3,9 +3,10 @@
 A template renders a conversation to text, in which a `<|im_end|>` that the template wrote and one that a user
 typed look the same; and a template that deletes parts of a message can join the rest into one. So a conversation
 is rendered a second time with the characters of its messages shaded: those that control tokens are spelled in are
-replaced by stand-ins of a private area of Unicode. Where the two renderings differ, the messages speak. White
-space stays, since templates trim it, and so does what the template's source quotes, such as `</think>`, since it
-may look for it. Where a template does not treat shaded messages alike, signs alone are shaded.
+replaced by stand-ins from a private-use area of Unicode. Where the two renderings differ, the text is the
+messages'. White space stays, since templates trim it, and so do texts that the template's source quotes, such as
+`</think>`, since it may search for them. Where a template treats shaded messages differently, only signs are
+shaded.
 """
 
 from __future__ import annotations
@@ -40,13 +41,13 @@ class Rendered:
     blank: str
 
     def is_quoted(self, start: int, end: int) -> bool:
-        """Whether any of these characters came from a message."""
+        """Return whether any of these characters came from a message."""
         return self.shaded is not None and self.text[start:end] != self.shaded[start:end]
 
 
 @dataclass(frozen=True, slots=True)
 class Shades:
-    """How messages are shaded: which characters, and which texts are left as they are."""
+    """Rules for shading messages: which characters are replaced, and which texts are left as they are."""
 
     tables: tuple[Mapping[int, int], ...]
     kept: re.Pattern[str]
@@ -85,7 +86,7 @@ class Shades:
         return value
 
     def could_spell(self, texts: str) -> bool:
-        """Whether a control token is left over when some characters of `texts` are deleted."""
+        """Return whether deleting some characters of `texts` can leave a control token."""
         return any(_is_subsequence(token, texts) for token in self.spellings)
 
 
@@ -176,7 +177,7 @@ def contents(
     continue_final_message: bool,
     template_kwargs: Mapping[str, Any],
 ) -> list[tuple[int, int] | None]:
-    """Where each message's content stands in `text`, which `messages` were rendered to.
+    """Return the span of each message's content in `text`, the rendering of `messages`.
 
     The spans leave out white space at the ends of a content. None for a content that is empty or that the
     template changes or leaves out, and for all of them where marking them changes what the template makes of them.
@@ -203,7 +204,7 @@ def contents(
             continue_final_message=continue_final_message,
             template_kwargs=template_kwargs,
         )
-    except InvalidRequestError:  # a template that cannot bear the marks tells nothing
+    except InvalidRequestError:  # a template that refuses the marks gives no spans
         return found
     plain, *pieces = re.split(f"[{opening}{closing}]", rendered)
     at = len(plain)

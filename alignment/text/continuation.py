@@ -1,4 +1,4 @@
-"""A tokenizer as it reads text that continues other text: no dummy prefix, nothing added, no control tokens."""
+"""Continuation tokenizer, for text that follows other text: no dummy prefix, nothing added, no control tokens."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Windows = Literal["cuts", "pairs", "whole"]
 
 @dataclass(frozen=True, slots=True)
 class Continuation:
-    """The continuation tokenizer, and what is known about where its tokens depend on the text around them.
+    """The continuation tokenizer, and how far its tokens depend on the text around them.
 
     Attributes:
         backend: the tokenizers backend.
@@ -59,7 +59,7 @@ class Continuation:
         return self.respelling.symbols(ids) if self.respelling else ids
 
     def is_certain(self, id: int) -> bool:
-        """Whether this id in a spelling is what the model made of its surface, and no part of a respelling."""
+        """Return whether this id of a spelling is the model's own token for its surface, not of a respelling."""
         return self.respelling is None or id not in self.respelling.parts
 
     def words(self, text: str) -> list[str]:
@@ -171,7 +171,7 @@ def _is_one_word(splitting: list[dict[str, Any]]) -> bool:
 
 
 def _merges_pairs_only(model: Mapping[str, Any]) -> bool:
-    """Whether a word's tokens come from applying ranked merges to its characters, and from nothing else."""
+    """Return whether a word's tokens come only from applying ranked merges to its characters."""
     if model["type"] != "BPE" or model.get("dropout") or model.get("ignore_merges"):
         return False
     # Without the byte tokens neighbouring unknown characters would be joined.

@@ -77,7 +77,7 @@ def _is_bracketed(text: str) -> bool:
 
 
 def _could_mark(text: str) -> bool:
-    """Whether an added token that a template writes can be a marker: white space and words are not."""
+    """Return whether an added token that a template writes can be a marker: white space and words are not."""
     if _WORD.fullmatch(text.strip()):
         return False
     core = text.replace(SPACE, " ").strip()

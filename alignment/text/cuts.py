@@ -1,4 +1,4 @@
-"""Where a pre-tokenizer cannot join two characters.
+"""Cuts: pairs of characters that a pre-tokenizer can never join.
 
 A pre-tokenizer splits text into words with a regular expression, scanning from the left. A *cut* is a pair of
 neighbouring characters (a, b) that no word can contain and that no attempt at a word can look beyond: wherever

@@ -1,4 +1,4 @@
-"""Lower bounds of a text's number of tokens, which cost next to nothing beside reading it."""
+"""Lower bounds of a text's number of tokens, far cheaper than tokenising it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _NO_LETTERS = bytes(set(range(256)) - set(_LETTERS))
 
 @dataclass(frozen=True, slots=True)
 class Lengths:
-    """The most that one token of a vocabulary stands for.
+    """The longest text that one token of a vocabulary stands for.
 
     Attributes:
         characters: of a text, 0 where that is not known: a normaliser may join characters.
@@ -39,7 +39,7 @@ class Lengths:
         return cls(0 if joins else characters, letters)
 
     def least_tokens(self, text: str) -> int:
-        """The number of tokens that `text` comes to at the least."""
+        """The least number of tokens that `text` can have."""
         bounds = [0]
         if self.characters:
             bounds.append(-(-len(text) // self.characters))
@@ -65,7 +65,7 @@ def _byte_surfaces(known: set[bytes]) -> list[bytes | None]:
 
 
 def _keeps_length(step: Mapping[str, Any]) -> bool:
-    """Whether a normaliser leaves a text as long as it is, or longer."""
+    """Return whether a normaliser never makes a text shorter."""
     if step["type"] == "Replace":
         return bool(step["pattern"] == {"String": " "} and step["content"] == SPACE)
     return step["type"] in ("Prepend", "ByteLevel")

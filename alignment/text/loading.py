@@ -1,8 +1,8 @@
 """Loading: the tokenizer that a checkpoint's files describe, whatever transformers makes of its class.
 
-Some tokenizer classes of transformers are built anew from the vocabulary, and what else the file says is dropped:
-the way a byte-level vocabulary is read, a normaliser, the space before a text. So what was loaded is compared with
-the file on probe texts, and where the two differ the file counts.
+Some tokenizer classes of transformers are rebuilt from the vocabulary and drop everything else in the file: the
+way a byte-level vocabulary is read, a normaliser, the space before a text. So the loaded tokenizer is compared
+with the file on probe texts, and where the two differ the file is right.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def as_the_file_says(hf: Any, source: str, revision: str | None) -> list[str]:
     """Give a loaded transformers tokenizer the pipeline of the checkpoint's own file.
 
     Returns:
-        What was found to differ, in sentences.
+        The differences found, in sentences.
 
     Raises:
         ConfigError: the checkpoint has only a `tokenizer.model`, and what was made of it reads text differently.
@@ -120,7 +120,7 @@ def _require_same_as_sentencepiece(loaded: tokenizers.Tokenizer, model: Path | N
         original = SentencePieceProcessor(model_file=str(model))
     except (RuntimeError, OSError):  # no SentencePiece model: tiktoken's format has the same name
         return
-    for text in PROBES[:-1]:  # the mark itself cannot be told from a space
+    for text in PROBES[:-1]:  # the mark itself cannot be distinguished from a space
         if loaded.encode(text, add_special_tokens=False).ids != original.encode(text):
             raise ConfigError(
                 f"The tokenizer.model of {source} does not read {text!r} as what transformers makes of it does: "

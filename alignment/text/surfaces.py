@@ -1,4 +1,4 @@
-"""What each token id stands for, as bytes.
+"""Surfaces: the bytes that each token id stands for.
 
 Tokenizers write bytes in one of two ways. A *byte-level* BPE (GPT-2 and everything converted from tiktoken)
 maps each of the 256 bytes onto a printable character and works on those characters. A *SentencePiece* style

@@ -1,4 +1,4 @@
-"""Template: a checkpoint's chat template, with what it cannot take repaired before it is rendered.
+"""Template: a checkpoint's chat template; conversations that it does not accept are repaired before rendering.
 
 Templates differ in which conversations they render. Some loop over the parts of a content and drop a plain
 string; some know no system role, or none but the first; some insist that users and assistants alternate. Which
@@ -59,7 +59,7 @@ class Template:
         ) from refusal
 
     def _forms(self, messages: Messages) -> Iterator[Messages]:
-        """The conversation as this template takes it, and in case it does not, further repaired."""
+        """The conversation in the form that this template accepts, then more repaired forms in case it refuses."""
         form = messages
         if not self._takes_late_systems:
             form = _systems_merged(form)
@@ -77,7 +77,7 @@ class Template:
 
     @cached_property
     def takes_parts(self) -> bool:
-        """Whether the template reads a content as a list of parts and loses plain strings."""
+        """Return whether the template reads a content as a list of parts and loses plain strings."""
         whole = _conversation("user")
         if self._shows(whole):
             return False
@@ -100,7 +100,7 @@ class Template:
         return self._bears("user", "user") and self._bears("user", "assistant", "assistant", "user")
 
     def _bears(self, *roles: str) -> bool:
-        """Whether a conversation of these roles comes out with all its contents."""
+        """Return whether a conversation of these roles is rendered with all its contents."""
         messages = _conversation(*roles)
         return self._shows([_in_parts(message) for message in messages] if self.takes_parts else messages)
 

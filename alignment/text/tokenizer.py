@@ -1,4 +1,4 @@
-"""A member's tokenizer: text to ids and ids to the bytes they stand for."""
+"""Tokenizer of one member: text to ids, and ids to the bytes that they stand for."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class Tokenizer:
         self._control = self._front(encode_special_tokens=False, post_process=False)
 
     def _found(self) -> list[str]:
-        """What is worth knowing about this tokenizer and its template, in sentences."""
+        """Return the remarks on this tokenizer and its template for the log, in sentences."""
         flagged = {
             id for id, token in self.hf.backend_tokenizer.get_added_tokens_decoder().items() if token.special
         }
@@ -103,7 +103,7 @@ class Tokenizer:
         )
 
     def _written(self, backend: tokenizers.Tokenizer) -> set[int]:
-        """Ids in which what the template writes around messages is read."""
+        """The ids that the template's own text, around messages, is tokenised into."""
         frames = self.template.frames() if self.template else []
         return {id for read in backend.encode_batch(frames, add_special_tokens=False) for id in read.ids}
 
@@ -152,7 +152,7 @@ class Tokenizer:
     ) -> list[int]:
         """Tokenise a conversation with the model's own chat template.
 
-        Control tokens come from the template alone: their spellings inside messages are plain text.
+        Control tokens come only from the template: their spellings inside messages are plain text.
         `continue_final_message` leaves the last message open, instead of a generation prompt.
         InvalidRequestError when there is no template, when it refuses the messages, or when they must come to
         more than `limit` tokens.
@@ -246,7 +246,7 @@ class Tokenizer:
     def _pieces(self, rendered: chat.Rendered, messages: list[dict[str, Any]]) -> list[tuple[int, Encoded]]:
         """A rendered conversation in tokens, piece by piece, each with the character it begins at.
 
-        Control tokens are read from what the template wrote alone. Where messages spell some, what stands
+        Control tokens are read only from text that the template wrote. Where messages spell some, the text
         between the genuine ones is read as plain text.
         """
         whole = _read(self._control, rendered.text)
@@ -290,7 +290,7 @@ class Tokenizer:
         return genuine, quoted
 
     def _require_harmless(self, messages: list[dict[str, Any]]) -> None:
-        """InvalidRequestError where messages may have become control tokens and nothing tells which of them."""
+        """Raise InvalidRequestError where messages may have become control tokens and it is unknown which ones."""
         if self._shades.could_spell("".join(chat.strings(messages))):
             raise InvalidRequestError(
                 f"The messages hold what could spell control tokens of {self.name}, and its template mixes them "
@@ -389,7 +389,7 @@ class Tokenizer:
 
     @cached_property
     def adds_a_space(self) -> bool:
-        """Whether a text is read as if a space stood before it, as SentencePiece does."""
+        """Return whether a text is tokenised as if a space stood before it, as SentencePiece does."""
         return any(self.surface_of(self.encode(text, add_special_tokens=False))[:1] == b" " for text in "a1.")
 
     def _surface(self, id: int) -> bytes:
@@ -403,7 +403,7 @@ def _read(front: tokenizers.Tokenizer, text: str, *, add_special_tokens: bool = 
 
 
 def checked(text: str) -> str:
-    """`text`, or InvalidRequestError where it cannot be written as UTF-8."""
+    """Return `text`; raise InvalidRequestError where it cannot be encoded as UTF-8."""
     try:
         text.encode()
     except UnicodeEncodeError as error:

@@ -61,7 +61,7 @@ class ChatStream:
             chat.append({"role": "system", "content": self._rng.choice(SYSTEM_MESSAGES)})
         for _ in range(count):
             example = self._example()
-            chat += _exchange(example.prompt, example.answer)
+            chat += exchange(example.prompt, example.answer)
         return chat
 
     def _example(self) -> Example:
@@ -72,21 +72,22 @@ class ChatStream:
         """The system message asks for the bare number."""
         example = next(self._examples["arithmetic"])
         system: Message = {"role": "system", "content": NUMBER_ONLY}
-        return [system, *_exchange(example.prompt, example.reference)]
+        return [system, *exchange(example.prompt, example.reference)]
 
     def _remembered_name(self) -> Chat:
-        """The user's name, told by the system message or by the user, is used later."""
+        """The user's name, given by the system message or by the user, is used later."""
         name = small_talk.draw_name(self._rng)
-        question = _exchange(self._rng.choice(NAME_QUESTIONS), f"Your name is {name}.")
+        question = exchange(self._rng.choice(NAME_QUESTIONS), f"Your name is {name}.")
         if self._rng.random() < 0.5:
             system: Message = {"role": "system", "content": f"The name of the user is {name}."}
             hello = self._rng.choice(("Hello", "Hello!", "Hi", "Hi!"))
-            greeting = _exchange(hello, f"Hello {name}! How can I help you?")
+            greeting = exchange(hello, f"Hello {name}! How can I help you?")
             return [system, *self._rng.choice((greeting, question))]
         introduction = self._rng.choice(NAME_INTRODUCTIONS).format(name=name)
         between = self._exchanges(self._rng.randint(0, 2), system_share=0)
-        return [*_exchange(introduction, f"Nice to meet you, {name}!"), *between, *question]
+        return [*exchange(introduction, f"Nice to meet you, {name}!"), *between, *question]
 
 
-def _exchange(prompt: str, answer: str) -> Chat:
+def exchange(prompt: str, answer: str) -> Chat:
+    """One question with its answer."""
     return [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]

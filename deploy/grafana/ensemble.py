@@ -155,7 +155,7 @@ def _voices() -> list[Panel]:
         ),
         lines(
             "Left out",
-            "Share of rounds that a member was left out of, by EVA's filter or for want of a spelling.",
+            "Share of rounds that a member was left out of, by EVA's filter or as it cannot spell the text yet.",
             RATIO,
             [Query(_of_rounds("filter_drops_total", "model, member, reason"), f"{VOICE} {{{{reason}}}}")],
             top=1,
@@ -184,13 +184,13 @@ def _losses() -> list[Panel]:
     return [
         lines(
             "Mass that reaches the pivot",
-            "Mean probability that a member's map carries over. What is lost is a weight by accident.",
+            "Mean probability that a member's map carries over. Mass that is lost lowers its weight.",
             RATIO,
             each(mean, "mapped_mass_ratio", BOTH, "model, member"),
         ),
         lines(
             "Rounds with tokens taken back",
-            "Share of rounds after which a member's last tokens changed, because the text was cut anew.",
+            "Share of rounds after which a member's last tokens changed, because the text was re-tokenised.",
             RATIO,
             [Query(_of_rounds("rollbacks_total"), VOICE)],
         ),

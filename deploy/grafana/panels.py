@@ -50,7 +50,7 @@ def each(shape: Callable[[str, str, str], str], metric: str, selector: str, by: 
 
 
 class Limits(NamedTuple):
-    """From where on a value is worth a look, and from where on it is bad."""
+    """Thresholds above which a value is worth a look, and above which it is bad."""
 
     look: float
     bad: float
@@ -171,5 +171,5 @@ def _steps(limits: Limits) -> ThresholdsConfig:
 
 
 def _names(queries: Sequence[Query]) -> list[str]:
-    """A, B, C: how Grafana tells the queries of a panel apart."""
+    """A, B, C: Grafana's names for the queries of a panel."""
     return [chr(ord("A") + index) for index in range(len(queries))]

@@ -1,4 +1,4 @@
-"""PromQL in the few shapes that the panels use. `selector` restricts to the dashboard's variables."""
+"""PromQL in the few forms that the panels use. `selector` restricts to the dashboard's variables."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def mean(histogram: str, selector: str, by: str = "") -> str:
 
 
 def buckets(histogram: str, selector: str) -> str:
-    """How many observations fell into each bucket, for a heatmap."""
+    """The number of observations in each bucket, for a heatmap."""
     return f"sum by (le) (increase(tutti_{histogram}_bucket{{{selector}}}[$__rate_interval]))"
 
 

@@ -15,7 +15,7 @@ GROWTH = 64  # tokens by which a reservation grows at a time
 
 
 class Budget:
-    """What is still free in every member. Used by the fuser's thread only."""
+    """The room that is still free in every member. Used by the fuser's thread only."""
 
     def __init__(self, capacities: Mapping[str, Capacity]) -> None:
         self.blocks: dict[str, int] = {}
@@ -36,7 +36,7 @@ class Budget:
         return capacity.cache_tokens - self.blocks[name] * capacity.block
 
     def admits(self, sequence: Sequence, names: Iterable[str]) -> bool:
-        """Whether each of these members of the sequence has a place and the tokens that it asks for."""
+        """Return whether each of these members has a place and the tokens that the sequence asks for."""
         return all(
             self.sequences[name] > 0 and self.blocks[name] >= self._blocks(name, sequence.seats[name].reserved)
             for name in names

@@ -89,7 +89,7 @@ class Decoding:
                 goes_on = self._add(sequence, token)
                 if not goes_on:
                     return
-            if answer.finished:  # an engine that stops where it was not told to
+            if answer.finished:  # an engine that stops where it was not asked to
                 self._places.close(sequence)
                 self._outbox.update(sequence.update, sequence.text.flush(), finish="length")
         except Exception:

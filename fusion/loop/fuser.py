@@ -88,7 +88,7 @@ class Fuser:
             list(pool.map(lambda member: member.stop(), self.members.values()))
 
     def alive(self) -> bool:
-        """Whether the loop runs."""
+        """Return whether the loop runs."""
         return self._thread.is_alive()
 
     def submit(
@@ -125,15 +125,15 @@ class Fuser:
         self._inbox.put(partial(self._cancel, number))
 
     def open_sequences(self) -> int:
-        """How many sequences hold a place in the members' caches."""
+        """Return the number of sequences that hold a place in the members' caches."""
         return len(self._places.open)
 
     def waiting_sequences(self) -> int:
-        """How many sequences wait for a place."""
+        """Return the number of sequences that wait for a place."""
         return len(self.line)
 
     def load(self) -> Load:
-        """How busy it is. A look from another thread, so sequences that come or go meanwhile may be missed."""
+        """Return the load, read from another thread: sequences that come or go meanwhile may be missed."""
         running = list(self._places.open.values())
         return Load(
             running=Counter(sequence.ensemble.name for sequence in running),
@@ -167,7 +167,7 @@ class Fuser:
     def _run(self) -> None:
         try:
             self._loop()
-        finally:  # however the loop ends, nobody is left waiting
+        finally:  # however the loop ends, no caller is left waiting
             for sequence in [*self._places.open.values(), *self.line.close()]:
                 self._recovery.fail(sequence, UnavailableError(STOPPING))
             self._outbox.flush()
@@ -195,7 +195,7 @@ class Fuser:
         return messages
 
     def _admit(self) -> None:
-        blocked: set[str] = set()  # members whose next room belongs to somebody further ahead
+        blocked: set[str] = set()  # members whose next room belongs to a sequence further ahead
         for sequence in self.line.in_turn():
             if blocked.issuperset(self.members):
                 break

@@ -1,4 +1,4 @@
-"""Who may start: sequences wait in fair order until every member has room for them, prompt and answer.
+"""Line: sequences wait in fair order until every member has room for them, prompt and answer.
 
 A member's cache must never be overcommitted, because sequences that wait for each other's room would wait for
 ever. So room for the whole answer is set aside at the start, and a sequence that turns out to need more in a
@@ -33,7 +33,7 @@ SHARE = 4
 
 
 def most_of_one_flow(limit: int) -> int:
-    """How many sequences of one flow a line of `limit` places takes while nobody else waits."""
+    """Return the number of sequences of one flow that a line of `limit` places takes while no other flow waits."""
     return -(-limit * SHARE // (SHARE + 1))
 
 

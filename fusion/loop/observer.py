@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from fusion.sequence import sequence as generation
 
 Floats = NDArray[np.float64]
-# A member that was given work and has answered nobody for so many seconds does not answer any more. The longest
+# A member that was given work and has sent no answer for this many seconds does not answer any more. The longest
 # step of a prompt on a slow machine is far shorter.
 SILENCE = 300.0
 SMALLEST = np.finfo(np.float64).tiny  # has a logarithm, unlike 0
@@ -27,7 +27,7 @@ Leaving = Literal["outgrown", "lost", "failed"]
 
 @dataclass(frozen=True, slots=True)
 class MemberLoad:
-    """What a member holds: open sequences, tokens in its cache, tokens set aside there, and all there are.
+    """The load of a member: open sequences, tokens in its cache, tokens set aside there, and its size.
 
     `up` says whether it answers: it is not down, and has not let its work lie for `SILENCE` seconds.
     """
@@ -41,7 +41,7 @@ class MemberLoad:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """How busy the fuser is: sequences running and waiting by ensemble, what each member holds by name."""
+    """The load of the fuser: sequences running and waiting by ensemble, and of each member by name."""
 
     running: dict[str, int]
     waiting: dict[str, int]
@@ -68,7 +68,7 @@ class Observer:
         """A sequence's weights were measured on its prompt; the members that were pruned are closed."""
 
     def rolled_back(self, model: str, member: str, tokens: int) -> None:
-        """A member takes tokens back, because the text is cut anew."""
+        """A member takes tokens back, because the text is cut differently."""
 
     def left(self, model: str, member: str, reason: Leaving) -> None:
         """A sequence goes on without a member, or begins without it."""
@@ -83,7 +83,7 @@ class Observer:
 def member_load(
     member: Member, running: Sequence[generation.Sequence], *, there: bool, heard: float, reserved: int
 ) -> MemberLoad:
-    """What a member holds of the sequences that run.
+    """Return the load of a member from the sequences that run.
 
     Args:
         there: whether it has an engine.

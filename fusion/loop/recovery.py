@@ -44,7 +44,7 @@ class Attendance:
                 raise unavailable(name, down)
 
     def hopeless(self, sequence: Sequence) -> UnavailableError | None:
-        """Why a sequence that is waiting must fail, if it must."""
+        """Return the error that a waiting sequence must end with, if it must."""
         try:
             self.require(sequence.ensemble, sequence.seats)
         except UnavailableError as error:
@@ -53,7 +53,7 @@ class Attendance:
 
 
 def unavailable(name: str, down: Down) -> UnavailableError:
-    """What is said of a request that needs a member which is down."""
+    """The error of a request that needs a member which is down."""
     seconds = max(1, math.ceil(down.retry_after))
     return UnavailableError(
         f"Member {name!r} is down: {down.reason}. It is being started anew; try again in {seconds} seconds.",

@@ -1,4 +1,4 @@
-"""Start-up check: an engine must come to the same for a text at once and in parts, with tokens taken back.
+"""Start-up check: an engine must give equal results for a text at once and in parts, rollbacks included.
 
 Every engine passes it before it serves. The answers are compared with the plain forward pass of the model, where
 the engine can have one, or with the engine's own answer to the whole text.
@@ -22,7 +22,7 @@ class CheckFailedError(Exception):
 
 
 class StartUpCheck:
-    """Two texts of random tokens, and the ways of running them that must come to the same.
+    """Two texts of random tokens, and ways of running them that must give equal results.
 
     Attributes:
         texts: a long one and a short one, the same every time.

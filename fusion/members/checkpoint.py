@@ -1,4 +1,4 @@
-"""Checkpoints: reading their configuration, loading their weights, saying what is wrong with them."""
+"""Checkpoints: reading their configuration, loading their weights, error messages about them."""
 
 from __future__ import annotations
 
@@ -126,13 +126,19 @@ def _check_whole(file: Path) -> None:
         raise ConfigError(f"{file} is damaged ({error}); copy it again.") from error
 
 
-def stop_ids(source: str, revision: str | None = None) -> tuple[int, ...]:
-    """The token ids that end a generation: eos_token_id of generation_config.json, else of config.json."""
-    for name in ("generation_config.json", "config.json"):
-        eos = _read_json(source, name, revision, required=name == "config.json").get("eos_token_id")
-        if eos is not None:
-            return tuple(eos) if isinstance(eos, list) else (eos,)
-    return ()
+def listed_stops(source: str, revision: str | None = None) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The ids that eos_token_id lists in generation_config.json, and those in config.json. Raises ConfigError."""
+    generation = _read_json(source, "generation_config.json", revision, required=False)
+    configuration = _read_json(source, "config.json", revision, required=True)
+    text = configuration.get("text_config")
+    inner = text if isinstance(text, dict) else {}
+    return _ids(generation.get("eos_token_id")), _ids(configuration.get("eos_token_id", inner.get("eos_token_id")))
+
+
+def _ids(value: object) -> tuple[int, ...]:
+    """A field that holds an id, several or none."""
+    values = value if isinstance(value, list) else [value]
+    return tuple(id for id in values if isinstance(id, int))
 
 
 def estimate(
@@ -150,7 +156,7 @@ def estimate(
 
 
 def _values_per_token(config: Any) -> int:
-    """Numbers that a token's keys and values come to over all layers; states of other layers are not counted."""
+    """The number of values in a token's keys and values over all layers; other layers' states are not counted."""
     text = config.get_text_config(decoder=True)
     heads = getattr(text, "num_attention_heads", None)
     layers = sum(isinstance(layer, DynamicLayer) for layer in DynamicCache(config=config).layers)
@@ -167,7 +173,7 @@ def _values_per_token(config: Any) -> int:
 
 
 def _is_folder(source: str) -> bool:
-    """Whether `source` names a folder rather than a repository of the hub. Raises ConfigError if it is missing."""
+    """Return whether `source` names a folder, not a repository of the hub. Raises ConfigError if it is missing."""
     if Path(source).is_dir():
         return True
     if Path(source).exists():

@@ -1,4 +1,4 @@
-"""Engine: runs one checkpoint synchronously, stepped by its host; and the kinds of engine there can be."""
+"""Engine: runs one checkpoint synchronously, stepped by its host; EngineKind: an entry of the registry."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ class Engine(Protocol):
         """See above."""
 
     def add(self, work: list[Task]) -> None:
-        """Queue work. What cannot be done is answered with `AdvanceFailed` by the next `step`."""
+        """Queue work. An invalid or impossible task is answered with `AdvanceFailed` by the next `step`."""
 
     def close(self, sequences: Collection[int]) -> None:
         """Free the caches of these sequences and forget their queued work; unknown ids are ignored."""
 
     def has_work(self) -> bool:
-        """Whether `step` has anything to do."""
+        """Return whether `step` has anything to do."""
 
     def step(self) -> list[Answer]:
         """Run at most one forward pass and return what it finished, which may be nothing.
@@ -55,21 +55,21 @@ class Engine(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class EngineKind:
-    """An engine that models can be run by, as far as that is known without importing it.
+    """Description of an engine, available without importing the engine.
 
-    What an engine brings is named as `module:attribute` and imported where it is used, so that an engine that is
-    not used need not be installed.
+    Its functions are named as `module:attribute` and imported where they are used, so an engine that is not used
+    need not be installed.
 
     Attributes:
         load: the function that returns an `Engine`, with the keyword arguments of `EngineSpec`.
         options: names of the options it takes beyond those of every engine.
-        sizes_cache: keys of its `engine_args` that size the cache in place of `cache_tokens`.
+        sizes_cache: keys of its `engine_args` that set the cache's size in place of `cache_tokens`.
         examine: a function of (configuration of a checkpoint, source, trust_remote_code, max_context) that raises
             ConfigError for an architecture it cannot run, and returns what keeps it from its fastest path.
         refusals: a function of (arguments of several engines, environment) that returns for each what its options
             are refused for, or None; asked by `tutti check`.
         changes_transformers: whether importing it changes classes of transformers in its process, so that engines
-            that need them as they are load first.
+            that need them unchanged load first.
     """
 
     load: str

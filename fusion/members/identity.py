@@ -1,4 +1,4 @@
-"""Which model a checkpoint is, wherever it lies."""
+"""Identity of a checkpoint: a digest of its content, independent of its location."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _SAMPLE = 4096
 def content_digest(source: str, *, revision: str | None = None) -> str:
     """A digest of a checkpoint's configuration and weights; equal for copies of it.
 
-    Weights count by their files' names, sizes and samples of their bytes, so that nobody waits for gigabytes to be
-    read. Of files that are not on this machine only name and size count, and where there are no safetensors the
-    name of the checkpoint stands for them.
+    Weights enter by their files' names, sizes and samples of their bytes, because reading gigabytes would take too
+    long. Files that are not on this machine enter by name and size alone, and where there are no safetensors the
+    name of the checkpoint is used.
     """
     digest = hashlib.sha256()
     try:

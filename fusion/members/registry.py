@@ -1,4 +1,4 @@
-"""Registry of engines, and building one from plain values, in whatever process is to run it."""
+"""Registry of engines, and loading one from plain values in the process that runs it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ENGINES = {"transformers": transformers.KIND, "vllm": vllm.KIND}
 
 @dataclass(frozen=True, slots=True)
 class EngineSpec:
-    """What to load. Only values that JSON knows, so that it can cross to another process or machine.
+    """Specification of an engine to load. Only JSON values, so that it can be sent to another process or machine.
 
     Attributes:
         engine: a key of `ENGINES`, or the `module:function` that returns an `Engine`.

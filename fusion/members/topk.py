@@ -1,9 +1,10 @@
-"""The k best next tokens of each row of logits, and what normalises them."""
+"""Top k: the k best next tokens of each row of logits, and the normalisers of their log-probabilities."""
 
 from __future__ import annotations
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fusion.core import Ids, LogProbs
@@ -16,8 +17,8 @@ def best_tokens(logits: Tensor, k: int) -> tuple[Ids, LogProbs, LogProbs]:
 
     logits: [n, V] float32. Returns ids [n, k] int32, their log-probabilities [n, k] float32 normalised over V,
     and the normalisers [n] float32 (log of the sum of exponentials). A row with NaN or +inf has the
-    normaliser NaN, and nothing else of it means anything. Ranked by logit: normalising rounds, and would
-    make equals of neighbours.
+    normaliser NaN, and its other results are undefined. Rows are ranked by logit, since normalising rounds and
+    would make neighbours equal.
     """
     if logits.device.type != "cpu":
         scores, ids = torch.topk(logits, k)
@@ -35,6 +36,21 @@ def best_tokens(logits: Tensor, k: int) -> tuple[Ids, LogProbs, LogProbs]:
             best_ids[row] = chosen
             best_logprobs[row] = score[chosen] - totals[row]
     return best_ids, best_logprobs, totals
+
+
+def best_allowed(logits: Tensor, allowed: NDArray[np.uint8], k: int) -> tuple[Ids, LogProbs]:
+    """The k highest of each row of logits [n, V] among the ids whose bit is set in `allowed` (little order).
+
+    Returns ids [n, k] int32, best first, and their logits [n, k] float32, -inf from where no more are allowed on.
+    """
+    mask = np.unpackbits(allowed, bitorder="little", count=logits.shape[1]).view(np.bool_)
+    masked = logits.masked_fill(torch.from_numpy(~mask).to(logits.device), -torch.inf)
+    if logits.device.type != "cpu":
+        scores, ids = torch.topk(masked, k)
+        return ids.int().cpu().numpy(), scores.cpu().numpy()
+    rows = masked.numpy()
+    best = np.stack([best_of_row(row, k) for row in rows])
+    return best, np.take_along_axis(rows, best, 1)
 
 
 def normalisers(logits: Tensor) -> LogProbs:

@@ -35,7 +35,7 @@ class Policy(Protocol):
     """Decides who is asked. Called on the fuser's thread, so it must not block."""
 
     def ask(self, sequence: Sequence) -> Ask:
-        """Who is asked for the next token, now that one was written."""
+        """Return the members to ask for the next token, now that one was written."""
 
     def answered(self, sequence: Sequence) -> Ask | None:
         """Whom to ask besides, now that all who vote have answered; None to fuse what there is."""

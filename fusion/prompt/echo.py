@@ -1,4 +1,4 @@
-"""What the fusion makes of a prompt's own tokens: their teacher-forced log-probabilities.
+"""Echo: teacher-forced log-probabilities of a prompt's own tokens under the fusion.
 
 Each token of the pivot is predicted by the pivot and by the members that have a boundary before it as well; the
 others abstain there.

@@ -17,7 +17,7 @@ from fusion.prompt.weighing import Measured, measure
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """What came of a prompt: the measured weights and the prompt's own tokens, where they were wanted."""
+    """The result of reading a prompt: measured weights and the prompt's own tokens, where wanted."""
 
     measured: Measured | None
     echoed: tuple[Token, ...]

@@ -30,7 +30,7 @@ KEPT_BYTES = 64 * 2**20
 
 @dataclass(frozen=True, slots=True)
 class TextScores:
-    """What each member makes of the U units of one text that were scored; all by member.
+    """The members' scores of the U units of one text; all by member.
 
     Attributes:
         nats: [U], its loss on a unit, the negative log-probability of the unit's text.
@@ -54,7 +54,7 @@ class TextScores:
 
     @property
     def finite(self) -> bool:
-        """Whether every loss is a number."""
+        """Return whether every loss is a number."""
         return all(bool(np.isfinite(nats).all()) for nats in self.nats.values())
 
 
@@ -73,7 +73,7 @@ class PrefixScores:
         self._size = 0
 
     def get(self, key: bytes) -> TextScores | None:
-        """What was kept, if it still is."""
+        """Return what was kept, None if it no longer is."""
         if key in self._kept:
             self._kept.move_to_end(key)
         return self._kept.get(key)
@@ -185,7 +185,7 @@ class PromptScoring:
         return read
 
     def _key(self, before: Mapping[str, Indices], spread: str) -> bytes:
-        """What a text's scores depend on: every member's tokens up to its end, and its place among them."""
+        """The key of a text's scores: every member's tokens up to its end, and its place among them."""
         digest = hashlib.blake2b(f"{spread} {self.lists}".encode(), digest_size=16)
         for name, tokens in before.items():
             digest.update(name.encode() + b"\0")
@@ -205,7 +205,7 @@ def _shared(prompt: Prompt, members: Sequence[str], history: Literal["all", "las
 
 
 def choose(widths: Indices, limit: int, spread: Literal["evenly", "last"]) -> Indices:
-    """Which of the units [U] to score, given the pivot's tokens in each: at most `limit` together."""
+    """Return the units [U] to score, given the pivot's tokens in each: at most `limit` together."""
     total = int(widths.sum())
     if total <= limit:
         return np.arange(len(widths))

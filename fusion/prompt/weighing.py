@@ -13,14 +13,14 @@ from fusion.core import Ids, LogProbs, WeightingReport
 from fusion.ensemble import Ensemble, View
 from fusion.options import FusionParams, Measure
 from fusion.prompt.scoring import TextScores
-from fusion.step import effective_weights, project, shares_of
+from fusion.step import effective_weights, floored_logs, project, shares_of
 from fusion.weights import greedy_weights, packllm_sim
 
 Floats = NDArray[np.float64]
 
 # What the fused probability of a token counts as that no member gives any.
 UNHEARD_OF = 1e-10
-# A prompt of fewer tokens of the pivot tells nothing about who understands it.
+# A prompt of fewer tokens of the pivot says nothing about which member understands it.
 FEWEST = 2
 
 
@@ -144,14 +144,25 @@ def fused_loss(
     each = shares.probabilities
     mass, label = each.sum(axis=2), np.where(listed[:, None], each[rows, :, at], 0.0)  # [P, M] both
 
+    def mixture_of_label(weights: Floats) -> Floats:  # it is linear: no need of the other candidates
+        total: Floats = np.maximum((mass * weights).sum(axis=1), 1.0)
+        return (label * weights).sum(axis=1) / total  # type: ignore[no-any-return]
+
+    # [P, C, M], ready to be multiplied by weights: a search asks for the product with many of them.
+    logs = np.ascontiguousarray(floored_logs(each).transpose(0, 2, 1)) if fusion.combine == "product" else None
+    absent = (each == 0).all(axis=1)
+
+    def product_of_label(weights: Floats) -> Floats:
+        assert logs is not None
+        fused = np.where(absent, -np.inf, np.matmul(logs, weights[:, :, None])[:, :, 0])
+        scaled = np.exp(fused - fused.max(axis=1, keepdims=True))
+        return np.where(listed, scaled[rows, at] / scaled.sum(axis=1), 0.0)
+
+    of_label = mixture_of_label if fusion.combine == "mixture" else product_of_label
+
     def loss(weights: Floats) -> float:
-        given = np.broadcast_to(weights, mass.shape)
-        if fusion.combine == "mixture":  # it is linear: no need of the other candidates
-            used = effective_weights(given, shares.kept)
-            of_label = (label * used).sum(axis=1) / np.maximum((mass * used).sum(axis=1), 1.0)
-        else:
-            of_label = np.where(listed, shares.combined(given, fusion.combine)[1][rows, at], 0.0)
-        return float(-np.log(np.maximum(of_label, UNHEARD_OF)).mean())
+        shared = effective_weights(np.broadcast_to(weights, mass.shape), shares.kept)
+        return float(-np.log(np.maximum(of_label(shared), UNHEARD_OF)).mean())
 
     return loss
 

@@ -51,7 +51,7 @@ class BadWords:
         return np.concatenate(ranges)
 
     def broken_by(self, tail: bytes, surface: bytes) -> bool:
-        """Whether `surface` after `tail` completes a word."""
+        """Return whether `surface` after `tail` completes a word."""
         text = tail + surface
         return any(text.find(word, max(0, len(tail) - len(word) + 1)) >= 0 for word in self.words)
 
@@ -95,7 +95,7 @@ class Constraint:
         return self._mask
 
     def allowed(self, ids: NDArray[np.int32]) -> NDArray[np.bool_]:
-        """Which of `ids` (any shape, padded with -1) may come next."""
+        """Return a bool for each of `ids` (any shape, padded with -1): True where it may come next."""
         mask: NDArray[np.bool_] = self.mask()[np.maximum(ids, 0)] & (ids >= 0)
         return mask
 
@@ -156,7 +156,7 @@ class Constraint:
         self._mask = None
 
     def fits(self, ids: Sequence[int]) -> int:
-        """How many of `ids`, from the first, may come next one after the other. The state stays as it is."""
+        """Return the number of `ids`, from the first, that may come next in turn. The state stays as it is."""
         count = 0
         try:
             for token in ids:
@@ -188,12 +188,12 @@ class Constraint:
 
     @property
     def accepting(self) -> bool:
-        """Whether the answer may end here."""
+        """True where the answer may end here."""
         return self._matcher is None or self._matcher.is_accepting()
 
     @property
     def stopped(self) -> bool:
-        """Whether the answer must end here: it has ended, or the grammar admits nothing more."""
+        """True where the answer must end here: it has ended, or the grammar admits nothing more."""
         return self.ended or (self._matcher is not None and self._matcher.is_stopped())
 
     def copy(self) -> Constraint:
@@ -205,7 +205,7 @@ class Constraint:
         return other
 
     def _admits(self, token: int) -> bool:
-        """Whether everything but the grammar admits the token."""
+        """Return whether everything but the grammar admits the token."""
         table = self._table
         if not 0 <= token < table.width:
             return False

@@ -11,7 +11,7 @@ from fusion.core import Ids, LogProbs, NextTokens
 
 
 class State(Enum):
-    """Whether a member's distribution counts in the current round, and if not, why."""
+    """The part that a member has in the current round."""
 
     VOTING = "voting"
     MUTE = "mute"  # it cannot spell the text, which ends inside a character
@@ -69,7 +69,7 @@ class Seat:
 
     @property
     def votes(self) -> bool:
-        """Whether its distribution counts in this round."""
+        """True where its distribution counts in this round."""
         return self.state is State.VOTING
 
     def extend(self, tokens: Sequence[int], surface: bytes) -> Edit | None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from math import nan
 from time import perf_counter
 
 import numpy as np
+from numpy.typing import NDArray
 
 from alignment.spelling import Spelling
+from alignment.text.stops import control_tokens
 from alignment.vocab_map import VocabMap
 from fusion.core import (
     Account,
@@ -20,7 +23,6 @@ from fusion.core import (
     FinishReason,
     Generate,
     Generated,
-    NextTokens,
     Prompt,
     RoundReport,
     Task,
@@ -34,6 +36,7 @@ from fusion.policy.policy import ALL, Ask
 from fusion.policy.registry import policy_of
 from fusion.prompt.reading import PromptReading
 from fusion.prompt.scoring import PrefixScores
+from fusion.sampling import BAN
 from fusion.sequence.seat import Seat, State
 from fusion.sequence.text import TextStream
 from fusion.weights import member_weights
@@ -73,10 +76,12 @@ class Sequence:
         self.followed: dict[str, float] = {}  # by member, how often its best token was chosen lately
         self.seats = {name: self._seat(name) for name in self.members}
         self.generated: Counter[int] = Counter()
+        self._extras: dict[str, tuple[tuple[int, ...], NDArray[np.uint8] | None]] = {}
         self.prompt_ids = (
             frozenset(prompt.ids[self.view.pivot]) if sampling.repetition_penalty != 1.0 else frozenset()
         )
         self.rng = np.random.default_rng(sampling.seed)
+        self.named_stops = control_tokens(self.view.tokenizer, sampling.stop) if sampling.stop else {}
         self.text = TextStream(sampling.stop, include_stop=sampling.include_stop)
         self.length = 0  # tokens generated
         self.tokens: list[int] = []  # those of them that members were given,
@@ -110,16 +115,30 @@ class Sequence:
     def stop_ids(self) -> frozenset[int]:
         """Ids of the pivot that end this sequence."""
         ended = frozenset() if self.sampling.ignore_eos else self.view.stop_ids
-        return ended | frozenset(self.sampling.stop_token_ids)
+        return ended | self.wanted_stops
+
+    @property
+    def wanted_stops(self) -> frozenset[int]:
+        """Ids of the pivot that the request itself wants to stop at, by id or by name."""
+        return frozenset(self.sampling.stop_token_ids) | self.named_stops.keys()
 
     @property
     def forbidden(self) -> frozenset[int]:
         """Ids of the pivot that must not be drawn now."""
         if self.length < self.sampling.min_tokens:
-            return self.view.stop_ids | frozenset(self.sampling.stop_token_ids)
+            return self.view.stop_ids | self.wanted_stops
         if self.sampling.ignore_eos:  # but for an end token that the request itself wants to stop at
-            return self.view.stop_ids - frozenset(self.sampling.stop_token_ids)
+            return self.view.stop_ids - self.wanted_stops
         return frozenset()
+
+    @property
+    def names_an_end(self) -> bool:
+        """Whether the request tells the pivot's ends apart: by a bias, or by stopping at some of them alone."""
+        sampling, ends = self.sampling, self.view.stop_ids
+        if not (sampling.logit_bias or sampling.ignore_eos):
+            return False
+        wanted = self.wanted_stops if sampling.ignore_eos else frozenset()
+        return not ends.isdisjoint(sampling.logit_bias) or not ends.isdisjoint(wanted)
 
     @property
     def voters(self) -> tuple[str, ...]:
@@ -128,45 +147,74 @@ class Sequence:
 
     @property
     def ready(self) -> bool:
-        """Whether every member of this round has answered."""
+        """True once every member of this round has answered."""
         return all(seat.latest is not None for seat in self.seats.values() if seat.votes)
 
     def map_of(self, name: str) -> VocabMap | None:
         """The vocabulary map that holds for this member in this round."""
-        maps = self.view.maps[name]
+        view = self.view
+        maps = view.apart[name] if name in view.apart and self.names_an_end else view.maps[name]
         if self.spelled:
             return maps.rest
         return maps.unled if self.lead_spelled else maps.first
 
     @property
     def alone(self) -> bool:
-        """Whether there is nothing to fuse and its one member decodes by itself."""
+        """True where there is nothing to fuse and its one member decodes by itself."""
         one = len(self.ensemble.models) == 1 and not self.fusion.report and self.sampling.prompt_logprobs is None
         return one and self.ensemble.models[self.view.pivot].member.capacity.generates
 
     def open(self, memory: PrefixScores) -> Mapping[str, Task]:
-        """What every member is given first: its prompt, scored where weights, pivot or an echo depend on it."""
+        """Return every member's first task: its prompt, scored where weights, pivot or an echo depend on it."""
         if self.alone:
             return {self.view.pivot: self._generate(self.prompt.ids[self.view.pivot])}
         prompt, fusion, sampling, members = self.prompt, self.fusion, self.sampling, list(self.seats)
         if len(members) == 1:
             self._turn_to(self.ensemble.view(members[0]))
         if sampling.prompt_logprobs is None and not (len(members) > 1 and self.ensemble.scores(fusion)):
-            return {name: Advance(self.number, 0, prompt.ids[name]) for name in members}
+            return {name: self.naming(name, Advance(self.number, 0, prompt.ids[name])) for name in members}
         view = self.ensemble.view(self.view.pivot if self.view.pivot in members else members[0])
         self.reading = PromptReading(self.ensemble, prompt, fusion, sampling, members, view, memory)
-        return self.reading.advances(self.number)
+        advances = self.reading.advances(self.number)
+        return {name: self.naming(name, advance) for name, advance in advances.items()}
+
+    def naming(self, name: str, advance: Advance) -> Advance:
+        """An advance that asks a member for what the request favours, and has it leave out what the request bans.
+
+        A member with another vocabulary is asked for the tokens that its map brings to them.
+        """
+        also, allowed = self.extras(name)
+        return replace(advance, also=also, allowed=allowed) if also or allowed is not None else advance
+
+    def extras(self, name: str) -> tuple[tuple[int, ...], NDArray[np.uint8] | None]:
+        """See `naming`: the ids that a member is asked for, and the bitmask of those it may list."""
+        if not self.sampling.logit_bias:
+            return (), None
+        if name not in self._extras:
+            member = self.view.models[name].member
+            bias = self.sampling.logit_bias
+            favoured = [id for id, value in bias.items() if value > 0] if self.fusion.combine == "mixture" else []
+            banned = [id for id, value in bias.items() if value <= BAN]
+            maps = self.view.apart.get(name, self.view.maps[name]) if self.names_an_end else self.view.maps[name]
+            also = maps.sources(favoured, member.vocabulary_size)
+            out = maps.sources(banned, member.vocabulary_size)
+            allowed = None
+            if len(out):
+                mask = np.ones(member.vocabulary_size, np.bool_)
+                mask[out] = False
+                allowed = np.packbits(mask, bitorder="little")
+            self._extras[name] = tuple(also.tolist()), allowed
+        return self._extras[name]
 
     def _generate(self, ids: list[int]) -> Generate:
-        wanted = frozenset(self.sampling.stop_token_ids)
-        barred = self.view.stop_ids - wanted if self.sampling.ignore_eos else ()
+        barred = self.view.stop_ids - self.wanted_stops if self.sampling.ignore_eos else ()
         return Generate(self.number, ids, self.sampling, sorted(self.stop_ids), sorted(barred))
 
     def tokens_of(self, answer: Generated) -> Iterator[Token]:
         """The tokens that a member decoded by itself; each is to be written before the next is taken."""
         for row, token in enumerate(answer.tokens):
             if answer.ids is None or answer.logprobs is None:
-                yield Token(TokenLogProb(token, self.surface(token), nan))  # nobody asked
+                yield Token(TokenLogProb(token, self.surface(token), nan))  # not asked for
                 continue
             ids, logprobs = answer.ids[row].tolist(), answer.logprobs[row].tolist()
             chosen, *top = (TokenLogProb(i, self.surface(i), p) for i, p in zip(ids, logprobs, strict=True))
@@ -181,7 +229,9 @@ class Sequence:
         read = reading.read(answers, self.weights)
         self.echoed = read.echoed
         for name, answer in answers.items():  # what was scored is not needed any more
-            self.seats[name].latest = NextTokens(self.number, answer.ids[-1:], answer.logprobs[-1:])
+            self.seats[name].latest = replace(
+                answer, ids=answer.ids[-1:], logprobs=answer.logprobs[-1:], appended_logprobs=None
+            )
         if read.measured is None:
             return ()
         self.weights = {name: read.measured.weights.get(name, 0.0) for name in self.members}
@@ -195,6 +245,10 @@ class Sequence:
         if view is self.view:
             return
         self.view = view
+        self._extras = {}
+        for seat in self.seats.values():  # what was named is named by other ids now
+            seat.latest = seat.latest and replace(seat.latest, named=None)
+        self.named_stops = control_tokens(view.tokenizer, self.sampling.stop)
         for name, seat in self.seats.items():
             tokenizer = view.models[name].tokenizer
             seat.spelling = None if view.follows_ids(name) else Spelling(tokenizer, self.prompt.leads[name])
@@ -230,7 +284,7 @@ class Sequence:
                     seat.rest()
 
     def asks(self, name: str) -> bool:
-        """Whether this member is asked in the round to come."""
+        """Return whether this member is asked in the round to come."""
         return name in self.seats and (self.asked.members is None or name in self.asked.members)
 
     def follow(self, name: str) -> Advance | None:
@@ -262,10 +316,12 @@ class Sequence:
         else:
             seat.rolled_back = cached - seat.prompt - edit.keep
         seat.state, seat.latest = State.VOTING, None
-        return Advance(self.number, seat.prompt + edit.keep, edit.append)
+        return self.naming(name, Advance(self.number, seat.prompt + edit.keep, edit.append))
 
     def draftable(self, draft: Iterable[int]) -> tuple[int, ...]:
         """The tokens of a draft up to the first that ends the sequence, or adds no text."""
+        if self.sampling.logit_bias:  # members answer for the favoured ids after the final token alone
+            return ()
         room = self.sampling.max_tokens - self.length - 1
         taken: list[int] = []
         for token in draft:
@@ -387,9 +443,11 @@ class Sequence:
         self.length += 1
         self.generated[number] += 1
         if number in self.stop_ids:
-            asked = number in sampling.stop_token_ids
-            surface = self.surface(number) if asked and sampling.include_stop else b""
-            return self.text.push(surface) + self.text.flush(), "stop", number if asked else None
+            name = self.named_stops.get(number)
+            reason = name if name is not None else number if number in sampling.stop_token_ids else None
+            surface = self.surface(number) if name is None else name.encode()
+            shown = surface if reason is not None and sampling.include_stop else b""
+            return self.text.push(shown) + self.text.flush(), "stop", reason
         text = self.text.push(self.write(number), may_stop=self.length >= sampling.min_tokens)
         if self.text.stopped_by is not None:
             return text, "stop", self.text.stopped_by
@@ -398,7 +456,7 @@ class Sequence:
         return text, None, None
 
     def can_do_without(self, name: str) -> bool:
-        """Whether it goes on when this member fails."""
+        """Return whether it goes on when this member fails."""
         others = len(self.seats) > 1 and self.ensemble.can_do_without(name)
         return others and not (self.decided and name == self.view.pivot)
 
@@ -410,7 +468,7 @@ class Sequence:
             self.lost.add(name)
 
     def misses(self, name: str) -> bool:
-        """Whether a member that was lost would count if it came back: it has been given a weight."""
+        """Return whether a lost member would count if it came back: it has been given a weight."""
         return name in self.lost and self.reading is None and self.weights[name] > 0
 
     def reopen(self, name: str) -> Advance:
@@ -428,7 +486,7 @@ class Sequence:
         self.seats[name] = seat
         # In the order of all others: sequences are fused together when their voters are the same, in order.
         self.seats = {member: self.seats[member] for member in self.members if member in self.seats}
-        return Advance(self.number, 0, self.prompt.ids[name] + read)
+        return self.naming(name, Advance(self.number, 0, self.prompt.ids[name] + read))
 
     def update(
         self,

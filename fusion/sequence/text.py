@@ -38,7 +38,7 @@ class TextStream:
         return self._release(0)
 
     def _undecided(self) -> int:
-        """How many characters at the end could be the beginning of a stop string."""
+        """Return the number of characters at the end that could begin a stop string."""
         longest = max((len(s) for s in self.stop), default=1) - 1
         for n in range(min(longest, len(self._held)), 0, -1):
             tail = self._held[-n:]

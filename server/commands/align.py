@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fusion.build.checkpoints import read_vocabulary
 from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
@@ -17,6 +16,7 @@ from alignment.methods.held_out import held_out
 from alignment.methods.origin import load_with_origin, save_with_origin
 from alignment.methods.registry import Alignment, method_named
 from alignment.text.tokenizer import Tokenizer
+from fusion.assembly.checkpoints import read_vocabulary
 from fusion.members.checkpoint import parse_device
 from server import __version__
 from server.commands.map_report import examples_table, row_table, shown, summary_table, token_id
@@ -37,10 +37,10 @@ def align(
     """Learn the map of one model's vocabulary into another's and write it; progress and summary go to `console`.
 
     `parameters` are those that were given, by their names in the configuration. With `hold_out` it is learned
-    without that share of the anchors first, and the summary tells how many of these it found.
+    without that share of the anchors first, and the summary gives the number of these that it found.
 
     Raises:
-        ConfigError: something will not do; nothing is written then.
+        ConfigError: a model, file or option cannot be used; nothing is written then.
     """
     settings = _settings(method, parameters)
     on = parse_device(device)
@@ -115,7 +115,7 @@ def _settings(method: str, parameters: dict[str, Any]) -> AlignmentSettings:
 
 
 def _require_writable(out: Path) -> None:
-    """Say that the result has nowhere to go before anybody waits for it."""
+    """Raise ConfigError where the result cannot be written, before it takes time to compute."""
     if out.is_dir():
         raise ConfigError(f"{out} is a folder: give the name of a file in it.")
     if not out.parent.is_dir():

@@ -24,7 +24,7 @@ class ChatError(TuttiError):
 
 @dataclass
 class Conversation:
-    """What has been said so far, and to whom."""
+    """A conversation: its messages so far, and the model that answers."""
 
     model: str
     system: str | None = None

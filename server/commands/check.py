@@ -9,14 +9,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
-from fusion.build.checkpoints import Checkpoint, engine_spec, open_checkpoint
 from rich.console import Console
 from rich.table import Table
 
 from alignment.errors import ConfigError
 from alignment.methods.map_cache import MapCache
-from fusion.build.maps import MapMaker
-from fusion.build.members import device_here, environment
+from fusion.assembly.checkpoints import Checkpoint, engine_spec, open_checkpoint
+from fusion.assembly.maps import MapMaker
+from fusion.assembly.members import device_here, environment
 from fusion.members.checkpoint import estimate
 from fusion.members.registry import ENGINES
 from server import __version__

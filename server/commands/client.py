@@ -1,4 +1,4 @@
-"""OpenAI clients of Tutti's own commands: one base URL, never a key that is meant for somebody else's server."""
+"""OpenAI clients of Tutti's own commands: one base URL, never a key that is meant for another server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Leaving while models load: SIGTERM ends the process in order if it can, and at once if it cannot."""
+"""Leaving while models load: SIGTERM ends the process cleanly if possible, otherwise at once."""
 
 from __future__ import annotations
 

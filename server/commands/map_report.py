@@ -1,4 +1,4 @@
-"""A vocabulary map in words: how much of a vocabulary it carries, and where single tokens go."""
+"""Report on a vocabulary map: the share of a vocabulary that it carries, and the targets of single tokens."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def reach_of(map: VocabMap, source: Tokenizer) -> float:
 
 
 def summary_table(map: VocabMap, source: Tokenizer, target: Tokenizer, found: HeldOut | None = None) -> Table:
-    """The figures of a map."""
+    """The figures of a map, as a table."""
     text = _text_ids(source)
     counts = (map.weights[text] > 0).sum(axis=1)
     covered = counts > 0
@@ -46,7 +46,7 @@ def summary_table(map: VocabMap, source: Tokenizer, target: Tokenizer, found: He
 
 
 def examples_table(map: VocabMap, source: Tokenizer, target: Tokenizer) -> Table:
-    """Ten rows a person can judge: words, spread over the vocabulary, of those the target does not have if any."""
+    """Ten rows for a person to judge: words spread over the vocabulary, preferably ones that the target lacks."""
     covered = [int(id) for id in _text_ids(source) if (map.weights[id] > 0).any()]
     words = [id for id in covered if _is_word(source.surfaces[id])] or covered
     foreign = [id for id in words if not _is_same(map, id, source, target)]
@@ -62,7 +62,7 @@ def examples_table(map: VocabMap, source: Tokenizer, target: Tokenizer) -> Table
 
 
 def row_table(map: VocabMap, id: int, target: Tokenizer) -> Table:
-    """Where one token goes."""
+    """The targets of one token, as a table."""
     result = table("")
     result.add_column("id", justify="right")
     result.add_column("goes to")
@@ -112,7 +112,7 @@ def _text_ids(tokenizer: Tokenizer) -> NDArray[np.int64]:
 
 
 def _is_same(map: VocabMap, id: int, source: Tokenizer, target: Tokenizer) -> bool:
-    """Whether the heaviest entry of a row stands for the same bytes."""
+    """Return whether the heaviest entry of a row stands for the same bytes."""
     best = int(map.weights[id].argmax())
     return bool(map.weights[id, best] > 0) and target.surfaces[map.target_ids[id, best]] == source.surfaces[id]
 

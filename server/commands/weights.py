@@ -30,7 +30,7 @@ def ensemble_named(settings: Settings, name: str | None) -> str:
 
 
 async def measure(client: openai.AsyncOpenAI, ensemble: str, prompt: str) -> Reports:
-    """Ask the server for one token by each method, and for the report of that.
+    """Ask the server for one token by each method, with the report of its weights.
 
     Raises:
         RequestError: the server refuses the prompt.
@@ -51,7 +51,7 @@ async def measure(client: openai.AsyncOpenAI, ensemble: str, prompt: str) -> Rep
 
 
 def weights_table(ensemble: str, reports: Reports) -> Table:
-    """One row per member: perplexity, and its weight by each method; below it what could not be done."""
+    """One row per member: perplexity, and its weight by each method; below it the notes of the report."""
     first = next(iter(reports.values()))
     told = first["weighting"]
     result = table(f"{escape(ensemble)}: {told['tokens']} tokens of {escape(first['pivot'])} measured")

@@ -39,7 +39,7 @@ class Choice:
         return "".join(self.texts)
 
     def add(self, update: Delta) -> None:
-        """Take in what a round brought."""
+        """Add the update of a round."""
         self.texts.append(update.text)
         self.tokens.extend(update.tokens)
         self.prompt += update.prompt
@@ -51,15 +51,15 @@ class Choice:
 class Generation:
     """The sequences of one request.
 
-    Lives on the event loop that made it; only `_arrive` is called from the fuser's thread. Whoever makes one
-    calls `close`, whatever happens: it is what frees the caches when a client goes away.
+    Lives on the event loop that made it; only `_arrive` is called from the fuser's thread. The code that
+    creates one must always call `close`, which frees the caches when a client goes away.
 
     Args:
         fuser: where the sequences run.
-        ensemble: what decodes them.
-        fusion: how.
+        ensemble: the ensemble that decodes them.
+        fusion: the options of fusion.
         prompts: each once, whatever the number of choices for it.
-        record: of the request, told of everything that arrives.
+        record: the record of the request, updated with everything that arrives.
         timeout: seconds until it fails; None for never.
     """
 
@@ -87,7 +87,7 @@ class Generation:
         self._signal = asyncio.Event()
 
     def submit(self, choices: Sequence[tuple[Prompt, SamplingParams]], *, flow: str) -> None:
-        """Start one sequence for each pair, as many for each prompt.
+        """Start one sequence for each pair of parameters and prompt, equally many for each prompt.
 
         Raises:
             OverloadedError: there is no room for all of them; none is left running.
@@ -116,7 +116,7 @@ class Generation:
 
     @property
     def prompt_tokens(self) -> int:
-        """Of all prompts together, counted once each, in the pivot's tokens."""
+        """The length of all prompts together, counted once each, in the pivot's tokens."""
         each = max(len(self.choices) // max(len(self.prompts), 1), 1)
         pivots = [self.view(choice).pivot for choice in self.choices[::each]]
         pivots = pivots or [self.ensemble.pivot] * len(self.prompts)
@@ -124,7 +124,7 @@ class Generation:
 
     @property
     def running(self) -> bool:
-        """Whether any sequence is unfinished."""
+        """Return whether any sequence is unfinished."""
         return bool(self._sequences)
 
     @property
@@ -134,13 +134,13 @@ class Generation:
         return Usage(prompt_tokens=prompt, completion_tokens=completion, total_tokens=prompt + completion)
 
     def report(self, choice: Choice) -> FusionReport | None:
-        """What the members did, where the request asked for it."""
+        """The report of every member in every round, where the request asked for it."""
         if not self.fusion.report or choice.end is None:
             return None
         return fusion_report(self.ensemble, self.fusion, self.view(choice).pivot, choice.end)
 
     async def wait(self, seconds: float | None = None) -> bool:
-        """Whether something arrived within so many seconds.
+        """Return whether something arrived, after waiting at most `seconds` (None: up to the request's limit).
 
         Raises:
             UnavailableError: the request took longer than it may.
@@ -162,10 +162,10 @@ class Generation:
         return True
 
     def take(self) -> Iterator[tuple[Choice, Delta]]:
-        """What arrived since the last call, in order, already added to its choice.
+        """Yield the updates since the last call, in order, each already added to its choice.
 
         Raises:
-            Exception: the one a sequence failed with.
+            Exception: the one that a sequence failed with.
         """
         self._signal.clear()
         while self._arrived:
@@ -182,7 +182,7 @@ class Generation:
             yield choice, update
 
     async def settle(self, seconds: float) -> None:
-        """Wait for the first sign of life, at most so long, and let it be an error while it can have a status.
+        """Wait at most `seconds` for the first update; raise its error while the answer can still have a status.
 
         Raises:
             Exception: the one that the first sequence failed with.

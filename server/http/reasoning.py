@@ -1,7 +1,8 @@
 """Reasoning splitter: separates what a model thinks from what it says, as the text is generated.
 
 Thoughts stand between two tags at the beginning of an answer. A template may write the opening tag itself, as part
-of the prompt. White space beside the tags belongs to neither. However the text is cut, the same comes out.
+of the prompt. White space beside the tags belongs to neither. The result does not depend on how the text is cut
+into pieces.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ class ReasoningTags:
     close: str = "</think>"
 
     def opened_by(self, prompt: str) -> bool:
-        """Whether a rendered prompt ends inside of thoughts."""
+        """Return whether a rendered prompt ends inside thoughts."""
         return prompt.rstrip().endswith(self.open)
 
 
@@ -52,7 +53,7 @@ class ReasoningSplitter:
         return out
 
     def finish(self) -> list[Piece]:
-        """What was held back at the end. Thoughts that were not closed stay thoughts."""
+        """Return the text held back at the end. Thoughts that were not closed stay thoughts."""
         out: list[Piece] = []
         if self._state == "inside":
             self._emit("reasoning", self._held.rstrip(), out)

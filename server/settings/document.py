@@ -121,7 +121,7 @@ class _Reader:
         return merged | own
 
     def _merge(self, node: yaml.Node, path: Path) -> dict[str, Any]:
-        """What `<<: *defaults` brings in; keys written out win, and so do the first of several."""
+        """Return the fields that `<<: *defaults` merges in; explicit keys and earlier mappings win."""
         merged: dict[str, Any] = {}
         for source in node.value if isinstance(node, yaml.SequenceNode) else [node]:
             if not isinstance(source, yaml.MappingNode):

@@ -28,8 +28,8 @@ _ADDRESS = re.compile(r"(tcp|udp|sctp)://")
 def override(document: Document, environ: Mapping[str, str], schema: type[BaseModel]) -> None:
     """Put every `TUTTI_A__B` of `environ` into the document, whose fields are those of `schema`.
 
-    A variable without a double underscore is none of ours, since container platforms set TUTTI_PORT and the like;
-    unless it is a field spelled with single ones, which somebody must have meant.
+    A variable without a double underscore is ignored, since container platforms set TUTTI_PORT and the like; but
+    one that spells a field with single underscores is refused, since it was probably meant for Tutti.
 
     Raises:
         ConfigError: a variable that names no model or ensemble of the file, fits two, holds no YAML value, or

@@ -23,7 +23,7 @@ def read_settings(path: Path, environ: Mapping[str, str] = os.environ) -> Settin
     Raises:
         ConfigError: one line per problem, each with its place, the field, what was found and what is allowed.
     """
-    return parse_settings(_text(path), str(path), path.parent, environ)
+    return parse_settings(read_text(path), str(path), path.parent, environ)
 
 
 def parse_settings(text: str, name: str, folder: Path, environ: Mapping[str, str]) -> Settings:
@@ -49,14 +49,19 @@ def accepted_keys(server: ServerSettings) -> list[str]:
     keys = [key.get_secret_value() for key in server.api_keys]
     if server.api_keys_file is None:
         return keys
-    lines = [line.strip() for line in _text(Path(server.api_keys_file)).splitlines()]
+    lines = [line.strip() for line in read_text(Path(server.api_keys_file)).splitlines()]
     from_file = [line for line in lines if line and not line.startswith("#")]
     if not from_file:
         raise ConfigError(f"{server.api_keys_file}: holds no key; write one per line, or leave the file out.")
     return keys + from_file
 
 
-def _text(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """The text of a configuration file, or of as much as one may hold.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
     try:
         with path.open("rb") as file:
             return file.read(MAX_BYTES + 1).decode("utf-8-sig")

@@ -34,7 +34,7 @@ AUTO = "auto"
 
 
 def _servable(name: str) -> str:
-    """A name that can stand in a URL, in a log line and, upper-cased, in an environment variable."""
+    """Return a name that can be used in a URL, a log line and, upper-cased, an environment variable."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,127}", name):
         raise PydanticCustomError(
             "name", "allowed: up to 128 letters, digits and . _ : / - with a letter or digit first"
@@ -270,6 +270,8 @@ class ServerSettings(Section):
         default_max_tokens: the longest answer to a chat request that names no limit; None for all the room
             there is, which such a request then reserves.
         max_choices: the largest `n` of a request.
+        max_search: grid times positions (a grid below 21 counts as 21) that a request may ask of `packllm-opt`,
+            whose search holds up all sequences; what an ensemble is configured with is allowed whatever it is.
         request_seconds: how long one generation may take; None for no limit.
         keep_alive_seconds: a stream that is silent this long gets a comment line.
         shutdown_seconds: how long requests in progress may go on after SIGTERM.
@@ -289,6 +291,7 @@ class ServerSettings(Section):
     max_waiting: NonNegativeInt = 256
     default_max_tokens: PositiveInt | None = None
     max_choices: PositiveInt = 16
+    max_search: PositiveInt = 4096
     request_seconds: PositiveFloat | None = None
     keep_alive_seconds: PositiveFloat = 5.0
     shutdown_seconds: NonNegativeInt = 30

@@ -1,6 +1,6 @@
-"""The log, as lines for people or as JSON for machines; one line for every request when it is over.
+"""Logs, as lines for people or as JSON for machines; one line for every request when it is over.
 
-What users wrote and what was answered is in no line.
+Neither prompts nor answers are ever logged.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ log = logging.getLogger("server.requests")
 
 
 def set_up_log(level: str, log_format: LogFormat) -> None:
-    """Everything of this process goes to stderr in one format."""
+    """Send all logs of this process to stderr in one format."""
     formatter = {"()": JsonFormatter} if log_format == "json" else {"format": LINE}
     logging.config.dictConfig(
         {
@@ -68,7 +68,7 @@ class JsonFormatter(logging.Formatter):
 
 
 def log_request(record: Record) -> None:
-    """The line of a request that is over: those that generated, and those that failed."""
+    """Log a finished request if it generated something or failed."""
     if record.model is None and (record.status is None or record.status < 400):
         return  # uvicorn's own line says all there is
     if record.model is None:
@@ -115,7 +115,7 @@ def _fields(record: Record) -> dict[str, dict[str, Any]]:
 
 
 def _not_a_probe(record: logging.LogRecord) -> bool:
-    """Load balancers and Prometheus ask every few seconds; what uvicorn logs of it would bury the rest."""
+    """Drop uvicorn's lines for requests of load balancers and Prometheus, which come every few seconds."""
     arguments = record.args
     if record.name != "uvicorn.access" or not isinstance(arguments, tuple):
         return True

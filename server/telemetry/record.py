@@ -1,4 +1,4 @@
-"""Record of a request: its metrics, its line in the log and its trace are made of it when it is over."""
+"""Record of a request, from which its metrics, its log line and its trace are made when it is over."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ OnTokens = Callable[[str, int, float, float | None], None]
 class Sequence:
     """One of a request's sequences, seen from where its tokens arrive. Times are `perf_counter`'s.
 
-    `number` is what lines of the fuser's log call it.
+    `number` is its name in the fuser's log.
     """
 
     number: int = 0
@@ -78,17 +78,17 @@ class Record:
     wall_time: int = field(default_factory=time.time_ns)
 
     def begin(self, model: str, prompt_tokens: int, sequences: int) -> None:
-        """Generating begins."""
+        """Note that generation begins."""
         self.model = model
         self.prompt_tokens = prompt_tokens
         self.sequences = [Sequence() for _ in range(sequences)]
 
     def refused(self) -> None:
-        """It did not begin after all, though some of its sequences may have."""
+        """The generation was refused, though some of its sequences may have begun."""
         self.model = None
 
     def update(self, index: int, update: Delta) -> None:
-        """A sequence has news. Called on the fuser's thread, for every token."""
+        """Add an update of a sequence. Called on the fuser's thread, for every token."""
         sequence = self.sequences[index]
         count, model = len(update.tokens), self.model
         if count and model is not None:
@@ -107,12 +107,12 @@ class Record:
 
     @property
     def generated_tokens(self) -> int:
-        """Of all sequences."""
+        """The number of generated tokens over all sequences."""
         return sum(sequence.tokens for sequence in self.sequences)
 
     @property
     def outcome(self) -> Outcome:
-        """How the generation ended; of several sequences the worst counts."""
+        """The end of the generation; of several sequences the worst counts."""
         if self.error is not None:
             return "error"
         if self.cancelled:

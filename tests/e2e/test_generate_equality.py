@@ -12,10 +12,11 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from alignment.text.tokenizer import Tokenizer
+from fusion.assembly.checkpoints import read_vocabulary
 from fusion.core import Delta, End, Prompt
 from fusion.ensemble import Ensemble, Model, build_ensemble
 from fusion.loop.fuser import Fuser
-from fusion.members.checkpoint import quiet, stop_ids
+from fusion.members.checkpoint import quiet
 from fusion.members.hosts.inline import InlineMember
 from fusion.members.transformers.engine import TransformersEngine
 from fusion.options import SamplingParams
@@ -42,7 +43,7 @@ class Site:
 def site(request: pytest.FixtureRequest) -> Iterator[Site]:
     source = str(MODELS / request.param)
     tokenizer = Tokenizer.load(source)
-    ends = stop_ids(source)
+    ends = read_vocabulary(source).stop_ids
 
     def model(name: str) -> Model:
         engine = TransformersEngine.load(source, cache_tokens=4096)

@@ -80,3 +80,11 @@ def test_the_first_of_equal_grid_values_favours_the_newcomer():
 def test_members_without_a_given_weight_weigh_nothing():
     assert member_weights(["a", "b"], {"b": 3.0}).tolist() == [0.0, 1.0]
     assert member_weights(["a", "b"], None).tolist() == [0.5, 0.5]
+
+
+def test_any_positive_temperature_gives_weights():
+    for tau in (5e-324, 1e-300, 1e-9, 1e300):
+        weights = packllm_sim([2.0, 3.0, 2.0, 700.0], tau)
+        assert np.isfinite(weights).all()
+        assert weights.sum() == pytest.approx(1)
+    np.testing.assert_array_equal(packllm_sim([2.0, 3.0, 2.0], 5e-324), [0.5, 0.0, 0.5])

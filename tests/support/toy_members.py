@@ -76,10 +76,16 @@ class ToyMember:
         ends = [advance.keep + index + 1 for index in advance.scored]
         rows = {end: self.distribution(tokens[:end]) for end in (*ends, len(tokens))}
         listed = [*(ends if advance.score == "all" else ()), len(tokens)]
-        ids = np.stack([np.argsort(-rows[end], kind="stable")[: self.k].astype(np.int32) for end in listed])
-        logprobs = np.stack([rows[end][best] for end, best in zip(listed, ids, strict=True)])
+        admitted = np.ones(self.vocabulary_size, np.bool_)
+        if advance.allowed is not None:
+            admitted = np.unpackbits(advance.allowed, bitorder="little", count=self.vocabulary_size).view(np.bool_)
+        last = np.where(admitted, rows[len(tokens)], -np.inf).astype(np.float32)
+        shown = {**rows, len(tokens): last}
+        ids = np.stack([np.argsort(-shown[end], kind="stable")[: self.k].astype(np.int32) for end in listed])
+        logprobs = np.stack([shown[end][best] for end, best in zip(listed, ids, strict=True)])
+        named = rows[len(tokens)][None, list(advance.also)] if advance.also else None
         given = np.array([rows[end][tokens[end]] for end in ends], dtype=np.float32)
-        return NextTokens(advance.sequence, ids, logprobs, None if advance.score == "last" else given)
+        return NextTokens(advance.sequence, ids, logprobs, None if advance.score == "last" else given, named)
 
     def release(self) -> None:
         with self._lock:

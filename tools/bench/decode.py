@@ -31,7 +31,7 @@ STAGES = ("waiting", "fusion", "sampling", "synchronisation")
 
 
 class Stages(Observer):
-    """Where rounds after the first go, in seconds over all sequences."""
+    """Observer of the stages of rounds after the first, in seconds over all sequences."""
 
     def __init__(self) -> None:
         self.seconds = dict.fromkeys(STAGES, 0.0)

@@ -60,7 +60,7 @@ def ensemble_of(members: dict[str, Member], tokenizers: dict[str, Tokenizer]) ->
 
 
 class Steps(Stages):
-    """How long the members' steps took as they measured them, and where rounds go."""
+    """Observer of the seconds of members' steps, as they measured them, and of the stages of rounds."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -103,7 +103,7 @@ def run(
     batches: Sequence[int] = (1, 4, 16),
     tokens: int = 128,
 ) -> dict[str, dict[str, Any]]:
-    """By number of sequences: a round's seconds against the slowest member's step, and where the rest goes.
+    """By number of sequences: a round's seconds against the slowest member's step, and the stages of the rest.
 
     `ratio` is of the median round, which a busy machine's interruptions do not reach; `mean_ratio` has them all.
     """

@@ -179,7 +179,7 @@ def build(folder: Path, shapes: dict[str, dict[str, int]] = SMALL) -> dict[str, 
 
 
 def prompt(words: int, seed: int) -> str:
-    """A text of so many invented words."""
+    """A text of `words` invented words."""
     vocabulary = invented_words()
     rng = np.random.default_rng(seed)
     return " ".join(vocabulary[i] for i in np.minimum(rng.zipf(1.2, size=words) - 1, len(vocabulary) - 1))

@@ -89,10 +89,10 @@ Way = tuple[Ensemble, Weighting]
 
 
 def costs(fuser: Fuser, ways: dict[str, Way], questions: Sequence[Question], at_a_time: int) -> dict[str, Cost]:
-    """What each way takes for the same questions, some at a time; in every turn another one is first.
+    """The cost of each way for the same questions, `at_a_time` at a time; in every turn another one is first.
 
-    Of a part of the questions the fastest of several turns counts, for the prompts (answers of a single token) and
-    for everything, since whatever else the machine does only adds.
+    For each part of the questions the fastest of several turns counts, for the prompts (answers of a single token)
+    and for everything, since other work on the machine only adds time.
     """
     names, parts = [*ways], max(1, len(questions) // (PART * at_a_time))
     prompts, whole, tokens = Counter[str](), Counter[str](), Counter[str]()
@@ -167,7 +167,7 @@ def ask(
 def correlation(alone: dict[str, Run], scored: Run, tasks: Sequence[str]) -> dict[str, Any]:
     """Spearman's rank correlation of a member's mean log perplexity with its accuracy, over tasks x members.
 
-    Texts of some tasks are harder to predict for everybody; `within_tasks` has each task's mean taken off both.
+    Texts of some tasks are harder to predict for all members; `within_tasks` subtracts each task's mean from both.
     """
     losses: defaultdict[tuple[str, str], list[float]] = defaultdict(list)
     for answer in scored.answers:

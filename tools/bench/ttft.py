@@ -71,7 +71,7 @@ def build(folder: Path) -> dict[str, Path]:
 
 
 def text_of(tokenizer: Tokenizer, length: int, seed: int) -> str:
-    """A text of about so many tokens."""
+    """A text of about this many tokens."""
     words = prompt(length, seed).split()
     while len(tokenizer.encode(" ".join(words), add_special_tokens=True)) > length:
         words.pop()

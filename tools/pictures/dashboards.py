@@ -136,7 +136,7 @@ def _number_panel(axes: Axes, panel: dict[str, Any], found: list[tuple[str, Seri
 
 
 def _heat(axes: Axes, panel: dict[str, Any], found: list[tuple[str, Series]]) -> None:
-    """Prometheus counts what is at most a bound; a cell is what lies between two."""
+    """Prometheus counts values up to a bound; a cell counts values between two bounds."""
     inner = axes.inset_axes((0.11, 0.06, 0.87, 0.77))
     ordered = sorted((series for _, series in found), key=lambda series: float(series.labels["le"]))
     if not ordered:

@@ -3,7 +3,7 @@
     Where would you look for a camel?
     A camel lives in the desert.
 
-Every fact is asked in several wordings. What is held out is a wording of a fact: the fact itself is known
+Every fact is asked in several wordings. The test split holds out a wording of a fact: the fact itself is known
 from its other wordings, and the wording from other facts.
 """
 

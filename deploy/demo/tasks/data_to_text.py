@@ -1,4 +1,4 @@
-"""Data to text: the attributes of a place, told in one or two sentences.
+"""Data to text: the attributes of a place, described in one or two sentences.
 
     Describe the place.
     Data: name[The Golden Lamp], type[pub], food[Italian], area[city centre], family-friendly[yes]
@@ -73,7 +73,7 @@ def describe(place: dict[str, str]) -> str:
 
 
 def _second_sentence(place: dict[str, str]) -> list[str]:
-    """What guests should know, if anything is known: the rating, and whether it suits families."""
+    """The sentence on rating and suitability for families, if either is known."""
     clauses = []
     if "rating" in place:
         clauses.append(f"has {RATINGS[place['rating']]} customer rating")

@@ -1,4 +1,4 @@
-"""What a task is: a function that draws one example, and the rule that splits its examples."""
+"""Example: one question of a task with its answer, and the rule that splits a task's examples."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass

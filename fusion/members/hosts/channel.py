@@ -1,7 +1,7 @@
-"""Messages over a stream socket: sent from any thread without waiting, received by one.
+"""Channel: messages over a stream socket, sent from any thread without waiting, received by one.
 
-Whoever sends must not be held up by a peer that does not read. What the socket does not take at once waits here,
-and the receiving thread hands it over as soon as there is room.
+A sender must not be held up by a peer that does not read. Bytes that the socket does not take at once wait here,
+and the receiving thread sends them as soon as there is room.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Channel:
                 self._ring()
 
     def receive(self, seconds: float) -> list[Any]:
-        """The messages that have arrived; waits for one, but not longer than so many seconds.
+        """Return the messages that have arrived; wait at most `seconds` for the first.
 
         Raises:
             EOFError: the peer is gone, and all that it sent has been received.
@@ -98,7 +98,7 @@ class Channel:
         return messages
 
     def _push(self, frame: memoryview) -> memoryview:
-        """What is left of a frame once the socket has taken what it can."""
+        """Send as much of a frame as the socket takes; return the rest."""
         try:
             return frame[self._socket.send(frame) :]
         except BlockingIOError:

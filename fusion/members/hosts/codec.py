@@ -1,4 +1,4 @@
-"""Messages as bytes: a short header that says what there is, then the arrays as they lie in memory.
+"""Codec: messages as bytes, a short header that describes the content, then the arrays as they lie in memory.
 
 A message is one of `messages.WIRE`, or a list of them. Its header is JSON: the class's name and its fields in
 order. Arrays and long lists of ids stand outside it, raw and aligned. A list of messages of one kind goes field

@@ -1,7 +1,7 @@
 """Members inside the server's process: engines stepped by one thread per device.
 
-Two models' forward passes at once on one CPU only fight for its cores, and on one GPU for its kernels. One
-after the other, each runs at full speed, and work for the others gathers into larger batches meanwhile.
+Two models' forward passes at once on one CPU compete for its cores, and on one GPU for its kernels. One after the
+other, each runs at full speed, and work for the others gathers into larger batches meanwhile.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ class InlineMember:
 
     @property
     def step_seconds(self) -> float:
-        """How long the engine's last step took."""
+        """Seconds that the engine's last step took."""
         return self._place.step_seconds if self._place else 0.0
 
     def trouble(self, longest_step: float) -> str | None:
-        """What speaks for a new engine, as a part of a sentence; steps longer than so many seconds do."""
+        """Return the reason to restart the engine, as a part of a sentence, or None."""
         place = self._place
         if place is None:
             return None
@@ -59,12 +59,12 @@ class InlineMember:
         return None
 
     def submit(self, work: list[Task]) -> None:
-        """Queue work; what is handed over together can share a forward pass."""
+        """Queue work; tasks submitted together can share a forward pass."""
         assert self._place is not None, "start the member first"
         self._place.post(work)
 
     def close(self, sequences: Collection[int]) -> None:
-        """Free these sequences before the next forward pass; what the present one finds for them is dropped."""
+        """Free these sequences before the next forward pass; results of the present one for them are dropped."""
         assert self._place is not None, "start the member first"
         self._place.post(set(sequences))
 
@@ -154,7 +154,7 @@ class _Place:
 
 
 def _is_last(answer: Answer) -> bool:
-    """Whether nothing more comes of what this answers."""
+    """Return whether this is the last answer to its task."""
     return not isinstance(answer, Generated) or answer.finished
 
 
@@ -202,10 +202,10 @@ class _DeviceThread:
             self._linger(answered, WAIT_SHARE * (perf_counter() - begun))
 
     def _linger(self, answered: set[int], seconds: float) -> None:
-        """Give sequences that are done with all engines here, and so are with the fuser, a moment to come back.
+        """Wait a moment for sequences that are done with all engines here, so are with the fuser, to come back.
 
-        Without it the next engine would start a moment too early, without them, and they would go round one
-        step behind the others for good, in two small batches where one would do.
+        Without the wait the next engine would start too early, without them, and they would stay one step behind
+        the others for good, in two small batches in place of one.
         """
         with self.wake:
             pending = [place.outstanding | place.posted() for place in self.places]

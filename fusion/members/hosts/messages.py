@@ -26,7 +26,7 @@ from fusion.options import SamplingParams
 class Load:
     """The first message: what to load (an `EngineSpec`), for which member, and the level of its log.
 
-    A step that takes longer than `longest_step` seconds will never end.
+    A step that takes longer than `longest_step` seconds counts as hung.
     """
 
     member: str
@@ -53,7 +53,7 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """What a step finished, and how long it took."""
+    """The answers of one step, and the seconds that it took."""
 
     answers: list[Answer]
     step_seconds: float
@@ -94,7 +94,7 @@ class Pong:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """Finish the step in progress, give back what is held, end."""
+    """Finish the step in progress, free all resources, end."""
 
 
 WIRE: tuple[type, ...] = (

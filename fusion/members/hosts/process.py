@@ -17,9 +17,9 @@ from fusion.members.hosts.channel import Channel
 class ProcessWorker:
     """A process started afresh, in a session of its own, connected by a socket pair.
 
-    Its standard output goes where its standard error goes, which is the server's: the server's own output is
-    for those who started it. To be made on a thread that lives as long as the worker may, since Linux ends the
-    worker with the thread that started it.
+    Its standard output and error both go to the server's standard error; the server's standard output is kept
+    for results. To be made on a thread that lives as long as the worker may, since Linux ends the worker with the
+    thread that started it.
     """
 
     what = "worker process"
@@ -39,8 +39,8 @@ class ProcessWorker:
         self.channel = Channel(own)
 
     def ended(self) -> str | None:
-        """How the process ended; None while it lives."""
-        # Not reaped yet: while it is there, so is its process group, and nobody else can have the number.
+        """Return how the process ended, as the rest of a sentence; None while it lives."""
+        # Not reaped yet: while it is there, so is its process group, and no other process can have the number.
         info = os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         if info is None:
             return None
@@ -49,7 +49,7 @@ class ProcessWorker:
         return f"was killed by {signal.Signals(info.si_status).name}"
 
     def end(self, seconds: float) -> str:
-        """Wait so long for the process to end by itself, then kill what is left of it; returns how it ended."""
+        """Wait `seconds` for the process to end by itself, then kill what is left of it; return how it ended."""
         deadline = time.monotonic() + seconds
         while (how := self.ended()) is None and time.monotonic() < deadline:
             time.sleep(0.002)
@@ -61,5 +61,5 @@ class ProcessWorker:
 
 
 def process(environment: Mapping[str, str]) -> Callable[[Callable[[], bool]], ProcessWorker]:
-    """How to launch a worker in a process of its own, with these environment variables besides the server's."""
+    """Return a `Launch` for workers in their own process, with these environment variables beside the server's."""
     return lambda _: ProcessWorker(environment)

@@ -1,7 +1,7 @@
 """A worker as an actor anywhere on a Ray cluster.
 
-Ray finds the place, sets resources aside and starts the process. What member and worker say to each other goes
-over a connection of their own: a call of an actor costs a millisecond, and a round has two for every member.
+Ray finds the node, reserves resources and starts the process. Messages between member and worker go over a
+connection of their own: a call of an actor costs a millisecond, and a round would need two for every member.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Actor:
         self._listener: socket.socket | None = None
 
     def listen(self) -> tuple[str, int]:
-        """Where the member can connect."""
+        """Return the address for the member to connect to."""
         import ray
 
         address: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
@@ -73,7 +73,7 @@ class RayWorker:
         self.channel = channel
 
     def ended(self) -> str | None:
-        """How the actor ended; None while it lives."""
+        """Return how the actor ended, as the rest of a sentence; None while it lives."""
         import ray
 
         done, _ = ray.wait([self._running], timeout=0)
@@ -86,7 +86,7 @@ class RayWorker:
         return "ended"
 
     def end(self, seconds: float) -> str:
-        """Wait so long for the actor to end by itself, then kill it; returns how it ended."""
+        """Wait `seconds` for the actor to end by itself, then kill it; return how it ended."""
         import ray
 
         deadline = time.monotonic() + seconds
@@ -106,7 +106,7 @@ def ray_actor(
     environment: Mapping[str, str],
     placement_seconds: float,
 ) -> Launch:
-    """How to launch a worker on the Ray cluster at `address`, on a node that has what it asks for."""
+    """Return a `Launch` for workers on the Ray cluster at `address`, on a node with the resources asked for."""
     import ray
 
     options = {
@@ -114,7 +114,7 @@ def ray_actor(
         "num_gpus": num_gpus,
         "resources": dict(resources),
         "runtime_env": {"env_vars": dict(environment)},
-        "max_restarts": 0,  # the member starts another one, which has to load anew anyhow
+        "max_restarts": 0,  # the member starts another one, which has to load again anyhow
     }
 
     def launch(wanted: Callable[[], bool]) -> RayWorker:
@@ -154,10 +154,10 @@ def _connect(address: str) -> None:
 
 
 def _join(address: str, outcome: queue.SimpleQueue[Exception | None]) -> None:
-    """Run in a thread that never ends: with it Linux would end the cluster that Ray may have started here."""
+    """Run in a thread that never ends: if it ended, Linux would end the cluster that Ray may have started here."""
     import ray
 
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a cluster of our own reports to nobody
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a cluster of our own sends no usage reports
     try:
         ray.init(address=address, include_dashboard=False if address == "local" else None)
     except Exception as error:
@@ -168,7 +168,7 @@ def _join(address: str, outcome: queue.SimpleQueue[Exception | None]) -> None:
 
 
 def _placed(listening: Any, wanted: Callable[[], bool], seconds: float, options: Mapping[str, Any]) -> Any:
-    """Where the actor listens, once it runs."""
+    """Return the address that the actor listens on, once it runs."""
     import ray
 
     deadline = time.monotonic() + seconds
@@ -188,7 +188,7 @@ def _placed(listening: Any, wanted: Callable[[], bool], seconds: float, options:
 
 
 def _read(connection: socket.socket, size: int) -> bytes:
-    """So many bytes, or fewer where the peer leaves."""
+    """Read `size` bytes, or fewer where the peer closes the connection."""
     data = b""
     try:
         while len(data) < size and (more := connection.recv(size - len(data))):

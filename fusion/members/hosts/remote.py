@@ -1,7 +1,7 @@
 """Members whose engine runs elsewhere: in a process of its own, or on another machine.
 
-Each has one thread, which starts the worker, takes in what it sends, notices when it is gone, and starts another
-one. What the fuser submits goes straight to the socket from the fuser's thread.
+Each has one thread, which starts the worker, receives its messages, notices when it is gone, and starts another
+one. Work from the fuser goes straight to the socket on the fuser's thread.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from fusion.members.registry import EngineSpec
 log = logging.getLogger(__name__)
 
 TICK = 0.25  # seconds between looks at a worker that says nothing
-GRACE = 10.0  # seconds a worker has to end after it was told to
+GRACE = 10.0  # seconds for a worker to end after `Stop`
 
 
 class Worker(Protocol):
-    """Somewhere an engine runs. `what` names the kind of place in a sentence."""
+    """A process or actor that runs an engine. `what` names its kind in a sentence."""
 
     what: str
     channel: Channel
 
     def ended(self) -> str | None:
-        """How it ended, as the rest of a sentence; None while it lives."""
+        """Return how it ended, as the rest of a sentence; None while it lives."""
 
     def end(self, seconds: float) -> str:
-        """Wait so long for it to end by itself, then end it; returns how it ended. Closes the channel."""
+        """Wait `seconds` for it to end by itself, then end it; return how it ended. Closes the channel."""
 
 
 # Starts a worker. Given a function that says whether it is still wanted; raises ConfigError where it cannot.
@@ -45,14 +45,13 @@ Launch = Callable[[Callable[[], bool]], Worker]
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """How a member deals with a worker that fails; all in seconds.
+    """Time limits for a worker that fails, in seconds.
 
     Attributes:
-        silence: a worker that says nothing for so long has hung, and is ended.
-        step: an engine whose step takes so long has hung too.
-        restart: before the first attempt to start another one; doubles with each that fails.
-        longest: the longest time between two attempts. A worker that lives longer is forgiven the failures
-            before.
+        silence: a worker that sends nothing for this long has hung, and is ended.
+        step: an engine whose step takes this long has hung too.
+        restart: pause before the first attempt to start another worker; doubles with each failed attempt.
+        longest: the longest pause between two attempts. A worker that lives longer resets the pause.
     """
 
     silence: float = 10.0
@@ -88,14 +87,14 @@ class RemoteMember:
 
     @property
     def step_seconds(self) -> float:
-        """How long the step took that the answers being delivered come from."""
+        """Seconds that the step took whose answers are being delivered."""
         return self._step_seconds
 
     def wait(self, seconds: float | None = None) -> bool:
-        """Return whether the engine is loaded; waits for it, but not longer than so many seconds.
+        """Return whether the engine is loaded, after waiting for it at most `seconds`; None waits without a limit.
 
         Raises:
-            ConfigError: it cannot be.
+            ConfigError: the engine cannot be loaded.
         """
         settled = self._settled.wait(seconds)
         if self._refusal is not None:
@@ -110,7 +109,7 @@ class RemoteMember:
                 deliver(self, self._down)
 
     def submit(self, work: list[Task]) -> None:
-        """Send work; without a worker they are dropped, as `Down` has said or is about to say."""
+        """Send work; without a worker it is dropped, as `Down` has reported or is about to report."""
         channel = self._channel
         if channel is not None:
             channel.send(work)
@@ -143,14 +142,14 @@ class RemoteMember:
                 return
             if time.monotonic() - self._loaded_at > self._patience.longest:
                 delay = self._patience.restart
-            log.error("member %s: %s; starting anew in %g s", self.name, reason, delay)
+            log.error("member %s: %s; restarting in %g s", self.name, reason, delay)
             self._tell(Down(reason, delay + self._load_seconds))
             if self._stopping.wait(delay):
                 return
             delay = min(2 * delay, self._patience.longest)
 
     def _one_life(self) -> str:
-        """Start a worker and look after it until it is gone; returns why that is, as a part of a sentence."""
+        """Start a worker and attend to it until it is gone; return the reason, as a part of a sentence."""
         began, self._loaded_at = time.monotonic(), math.inf
         reason, how = None, ""
         try:
@@ -173,7 +172,7 @@ class RemoteMember:
         return reason or f"its {worker.what} {how}{unready}"
 
     def _attend(self, worker: Worker, began: float) -> str | None:
-        """Take in what the worker sends; returns why it should be ended, or None when it is gone."""
+        """Receive the worker's messages; return the reason to end it, or None when it is gone."""
         channel, quiet, told_at = worker.channel, 0.0, math.inf
         while True:
             before = time.monotonic()
@@ -205,7 +204,7 @@ class RemoteMember:
             elif messages:
                 quiet = 0.0
             elif self._channel is not None:
-                # Time in which this process did not run either, because it was suspended, is nobody's silence.
+                # Time in which this process was suspended itself does not count as the worker's silence.
                 quiet += min(now - before, 2 * TICK)
                 channel.send(Ping())
                 if quiet > self._patience.silence:
@@ -214,7 +213,7 @@ class RemoteMember:
                 return None
 
     def _loaded(self, message: Loaded, channel: Channel, seconds: float) -> str | None:
-        """Open for work; returns what speaks against it."""
+        """Begin to accept work; return the reason where the loaded engine is unusable, else None."""
         again = self._settled.is_set()
         if again and message.vocabulary_size != self.vocabulary_size:
             return f"its vocabulary came back as {message.vocabulary_size} tokens, not {self.vocabulary_size}"

@@ -1,4 +1,4 @@
-"""The other end of a remote member: an engine in a process of its own, stepped as in the server.
+"""Worker: the other end of a remote member, an engine in a process of its own, stepped as in the server.
 
 `python -m fusion.members.hosts.worker FD` is started by `fusion.members.hosts.process`; `serve` also runs inside
 Ray's actors.
@@ -27,7 +27,7 @@ LOOK_SECONDS = 0.5  # seconds between looks at whether the engine still works
 
 
 def serve(channel: Channel) -> None:
-    """Load what the first message names, then carry out what comes until told to stop.
+    """Load the engine that the first message names, then handle messages until `Stop`.
 
     Raises:
         EOFError: the server is gone.
@@ -80,7 +80,7 @@ class _ServersLog(logging.Handler):
 
 
 def one_sentence(error: Exception) -> str:
-    """An error for the user: their own words for what is expected, its kind and beginning for what is not."""
+    """The message of an error: its own sentence if it is a ConfigError, otherwise its type and beginning."""
     if isinstance(error, ConfigError):
         return str(error)
     return f"The engine cannot be loaded: {type(error).__name__}: {one_line(error, 300)}"
@@ -88,7 +88,7 @@ def one_sentence(error: Exception) -> str:
 
 def main() -> None:
     """Run in a process that the server has started; `sys.argv[1]` is the descriptor of the connection."""
-    # Signals to the whole group are for the server, which lets requests finish and then tells its workers.
+    # Signals to the whole group are for the server, which lets requests finish and then stops its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if sys.platform == "linux":  # whatever happens to the server, nothing stays behind

@@ -1,4 +1,4 @@
-"""Architectures: which forward path one allows, and how many tokens of context."""
+"""Architectures: the forward path that one allows, and its context length."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ def examine(config: Any, source: str, trust_remote_code: bool, max_context: int 
 
 
 def require_decoder(model: Any) -> None:
-    """Raise ConfigError, naming the architecture, for a model that does not go on with a text."""
+    """Raise ConfigError, naming the architecture, for a model that is not a causal language model."""
     if model.config.is_encoder_decoder:
         raise unsupported(model, "it is an encoder-decoder")
 
 
 def why_not_packed(model: Any) -> str | None:
-    """What is known to keep a model from the packed path before it is tried; None for nothing.
+    """Return the reason why a model cannot take the packed path, as far as is known before a try; None for none.
 
-    There a cache keeps keys and values per token, and nothing else, and attention is replaced.
+    On that path the cache keeps only keys and values per token, and attention is replaced.
     """
     text = model.config.get_text_config(decoder=True)
     others = sorted(set(getattr(text, "layer_types", None) or ()) - _LAYER_TYPES)

@@ -19,7 +19,7 @@ TOLERANCE = {torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 
 
 class PlainPass:
-    """What the model itself, as transformers runs it, makes of the texts of the start-up check.
+    """Reference results for the texts of the start-up check, from the model as transformers runs it.
 
     Attributes:
         vocabulary_size: width of the model's distributions.

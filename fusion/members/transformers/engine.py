@@ -14,7 +14,7 @@ from fusion.core import Advance, AdvanceFailed, Answer, Capacity, Ids, LogProbs,
 from fusion.members.check import CheckFailedError
 from fusion.members.checkpoint import load_model, parse_device, parse_dtype, quiet
 from fusion.members.engine import DECODING_TOKENS
-from fusion.members.topk import best_tokens, normalisers
+from fusion.members.topk import best_allowed, best_tokens, normalisers
 from fusion.members.transformers.architecture import context_length, require_decoder, unsupported, why_not_packed
 from fusion.members.transformers.cache.arena import Arena, ArenaFullError
 from fusion.members.transformers.cache.kv import KVCache
@@ -151,7 +151,7 @@ class TransformersEngine:
 
     @torch.inference_mode()
     def add(self, work: list[Task]) -> None:
-        """Queue work. What cannot be done is answered with `AdvanceFailed` by the next `step`."""
+        """Queue work. An invalid or impossible advance is answered with `AdvanceFailed` by the next `step`."""
         for advance in work:
             assert isinstance(advance, Advance), "this engine has no generation loop"
             reason = self._refusal(advance) or self._admit(advance)
@@ -169,12 +169,12 @@ class TransformersEngine:
             self._failed.pop(sequence, None)
 
     def has_work(self) -> bool:
-        """Whether `step` has anything to do."""
+        """Return whether `step` has anything to do."""
         return bool(self._work or self._failed)
 
     @torch.inference_mode()
     def step(self) -> list[Answer]:
-        """Run the next part of what waits and return what that finished."""
+        """Run the next forward pass for queued work and return the answers it finished."""
         answers: list[Answer] = []
         if self._work:
             counts = share([self._most(sequence) for sequence in self._work], self._prefill_chunk)
@@ -195,7 +195,7 @@ class TransformersEngine:
         del self._model, self._cache, self._forward
 
     def _refusal(self, advance: Advance) -> str | None:
-        """What is wrong with an advance in itself."""
+        """Return the reason why an advance is invalid, whatever the cache holds; None if it is valid."""
         cached = self._cached.get(advance.sequence, 0)
         length = advance.keep + len(advance.append)
         if not advance.append:
@@ -206,6 +206,8 @@ class TransformersEngine:
             return f"{length} tokens are more than the context of {self.capacity.context}."
         if not 0 <= min(advance.append) <= max(advance.append) < self.known_ids:
             return f"Token ids must be at least 0 and below {self.known_ids}."
+        if advance.also and not 0 <= min(advance.also) <= max(advance.also) < self.vocabulary_size:
+            return f"Ids that are named must be at least 0 and below {self.vocabulary_size}."
         return None
 
     def _admit(self, advance: Advance) -> str | None:
@@ -260,6 +262,8 @@ class TransformersEngine:
                 mine = slice(*np.searchsorted(listed, (first, end)))
                 work.ids.append(ids[mine])
                 work.logprobs.append(logprobs[mine])
+                if middle < end:
+                    self._name(work, logits[middle:end], totals[middle:end])
                 if first < middle:
                     scored = part.scored[: middle - first]
                     following = torch.tensor(
@@ -278,6 +282,16 @@ class TransformersEngine:
             totals = normalisers(logits)
             ids, logprobs, _ = best_tokens(logits[listed], self._candidates)
         return totals, ids, logprobs
+
+    def _name(self, work: Work, logits: torch.Tensor, totals: LogProbs) -> None:
+        """Add what an advance names to its final row, with the logits [1, V] of that, and limit its k best."""
+        if work.also:
+            ids = torch.as_tensor(list(work.also), device=logits.device)
+            work.named = logits[:, ids].cpu().numpy() - totals[:, None]
+        if work.allowed is not None:
+            best, scores = best_allowed(logits, work.allowed, self._candidates)
+            work.ids[-1] = np.concatenate([work.ids[-1][:-1], best])
+            work.logprobs[-1] = np.concatenate([work.logprobs[-1][:-1], scores - totals[:, None]])
 
     def _fail(self, sequence: int, reason: str) -> None:
         """Close a sequence whose cache holds NaN, which must not stay for the next owner of its place."""

@@ -1,4 +1,4 @@
-"""An advance in progress."""
+"""Work: advances in progress."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fusion.core import Advance, Ids, LogProbs, NextTokens, Score
 
 
 @dataclass(slots=True)
 class Work:
-    """What is left of an advance: `done` of its tokens are cached; the rows of its answer gather here.
+    """An advance in progress: `done` of its tokens are cached; the rows of its answer are collected here.
 
     `scored` are the indices of `append` after which `score` asks for something, without the final one.
     """
@@ -21,15 +22,18 @@ class Work:
     append: list[int]
     score: Score
     scored: Sequence[int]
+    also: Sequence[int] = ()
+    allowed: NDArray[np.uint8] | None = None
     done: int = 0
     ids: list[Ids] = field(default_factory=list)
     logprobs: list[LogProbs] = field(default_factory=list)
     appended: list[LogProbs] = field(default_factory=list)
+    named: LogProbs | None = None
 
     @classmethod
     def of(cls, advance: Advance) -> Work:
         """All of an advance."""
-        return cls(list(advance.append), advance.score, advance.scored)
+        return cls(list(advance.append), advance.score, advance.scored, advance.also, advance.allowed)
 
     @property
     def remaining(self) -> int:
@@ -44,8 +48,8 @@ class Work:
         return self.append[self.done : end], scored
 
     def answer(self, sequence: int) -> NextTokens:
-        """What gathered, once nothing remains."""
+        """Return the collected answer, once no tokens remain."""
         appended = None
         if self.score != "last":
             appended = np.concatenate([*self.appended, np.empty(0, np.float32)])
-        return NextTokens(sequence, np.concatenate(self.ids), np.concatenate(self.logprobs), appended)
+        return NextTokens(sequence, np.concatenate(self.ids), np.concatenate(self.logprobs), appended, self.named)

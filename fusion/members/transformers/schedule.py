@@ -11,7 +11,7 @@ def share(remaining: Sequence[int], chunk: int) -> list[int]:
     """Tokens to run now for each queued advance, given how many it has left, the longest waiting first.
 
     Advances with few tokens left (decoding, rollback, drafts) always run whole. The longer ones are prompts
-    and get `chunk` tokens together, so nobody who decodes waits for more than that: half of it is the longest
+    and get `chunk` tokens together, so sequences that decode wait for no more than that: half of it is the longest
     waiting prompt's, so that it cannot starve; the rest goes to those nearest to their end, so that short
     prompts overtake long ones.
     """

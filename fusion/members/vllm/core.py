@@ -1,12 +1,12 @@
-"""All that depends on how vLLM is built inside, tried with 0.32.
+"""Core: everything that depends on vLLM's internals, run with 0.32 and read in 0.33.
 
 `fusion.members.vllm.engine` is its only user here; vLLM's workers import it in whatever process they are.
 
 Three things have no public interface. Taking back tokens of a resumable request is a method of a subclass of
 the scheduler, named and meant like `truncate_session`, which is being discussed for vLLM itself. The V1 model
 runner forgets that an extended request wants its tokens scored, so it is reminded; the V2 runner adds an
-extended request anew, scores included, and is not. And the engine core is stepped in the caller's thread:
-vLLM's asynchronous front end costs milliseconds a token.
+extended request from scratch, scores included, and needs no reminder. And the engine core is stepped in the
+caller's thread: vLLM's asynchronous front end costs milliseconds a token.
 """
 
 from __future__ import annotations
@@ -39,9 +39,10 @@ from vllm.v1.sample.sampler import Sampler
 from alignment.errors import ConfigError
 from fusion.members.engine import DECODING_TOKENS
 from fusion.members.topk import best_of_row
+from fusion.members.vllm.naming import wrap_sampler
 from fusion.members.vllm.processes import starting, told_why
 
-TESTED = ((0, 32), (0, 33))
+TESTED = ((0, 32), (0, 34))
 """From the first version to below the second: those that this file was tried with."""
 
 MEMORY_BOUND_TOKENS = 4
@@ -79,12 +80,13 @@ class SessionScheduler(Scheduler):  # type: ignore[misc]
         if not all(_can_shorten(manager, request_id, keep) for manager in managers):
             return False
         for manager in managers:
-            # What follows is written over: nobody may find the old text in these blocks any more.
+            # These blocks are overwritten next: the prefix cache must not find the old text in them any more.
             first = keep // manager.block_size
             blocks = manager.req_to_blocks[request_id]
             manager.block_pool.evict_blocks({block.block_id for block in blocks[first:]})
             manager.num_cached_block[request_id] = min(manager.num_cached_block.get(request_id, 0), first)
-        del session._all_token_ids[keep:]
+        # One more stays, as a stand-in for the sampled token that vLLM drops when the next part comes.
+        del session._all_token_ids[keep + 1 :]
         del session.prompt_token_ids[keep:]
         del session.block_hashes[keep // self.hash_block_size :]
         session._output_token_ids.clear()
@@ -93,12 +95,12 @@ class SessionScheduler(Scheduler):  # type: ignore[misc]
         return True
 
     def forget(self, request_id: str) -> None:
-        """Let nobody find this request's blocks by their content: it is not to be trusted."""
+        """Remove this request's blocks from the prefix cache: their content is not to be trusted."""
         for blocks in self.kv_cache_manager.get_block_ids(request_id):
             self.kv_cache_manager.evict_blocks(set(blocks))
 
     def schedule(self, throttle_prefills: bool = False) -> SchedulerOutput:
-        """As vLLM's, but prompts in progress leave room in the step for everybody who decodes.
+        """As vLLM's, but prompts in progress leave room in the step for all sequences that decode.
 
         A prompt in progress counts as running and is served first, which would stall sessions: each of their
         tokens comes as a request that waits.
@@ -117,7 +119,7 @@ class SessionScheduler(Scheduler):  # type: ignore[misc]
 
 
 def _can_shorten(manager: Any, request_id: str, keep: int) -> bool:
-    """Whether this group's cache of a request can go back to `keep` tokens in place."""
+    """Return whether this group's cache of a request can be shortened to `keep` tokens in place."""
     if type(manager) not in (FullAttentionManager, SlidingWindowManager):
         return False
     blocks, size = manager.req_to_blocks[request_id], manager.block_size
@@ -138,8 +140,12 @@ class SessionWorker:
             self.model_runner.num_prompt_logprobs[request_id] = count
             self.model_runner.requests[request_id].in_progress_prompt_logprobs_cpu = None
 
+    def name_ids(self) -> None:
+        """See `fusion.members.vllm.naming`."""
+        wrap_sampler(self.model_runner)
+
     def adapt_to_cpu(self) -> None:
-        """What the V1 runner does not do on a CPU, or not as fast."""
+        """Add what the V1 runner lacks on a CPU, and replace what is slow there."""
         if self.device.type != "cpu":
             return
         runner = self.model_runner
@@ -153,7 +159,7 @@ class SessionWorker:
 
 
 def _gather(logprobs: torch.Tensor, count: int, token_ids: torch.Tensor) -> LogprobsTensors:
-    """As the sampler's `gather_logprobs`, in a quarter of its time, but for the ranks, which nobody here reads."""
+    """As the sampler's `gather_logprobs`, in a quarter of its time; ranks, which are not read here, stay 0."""
     rows = logprobs.numpy()
     if not count or not np.isfinite(rows.max()):
         return Sampler.gather_logprobs(logprobs, count, token_ids)
@@ -177,7 +183,7 @@ class _SeededRequests(dict[str, Any]):
 
 
 class _RewoundGenerator(torch.Generator):
-    """vLLM takes draws back before the first that counts, and never later: that is where the seed begins."""
+    """A generator whose rewind resets it to the seed: vLLM takes draws back only before the first that counts."""
 
     def get_offset(self) -> int:
         return 0
@@ -187,7 +193,7 @@ class _RewoundGenerator(torch.Generator):
 
 
 def engine_config(arguments: dict[str, Any]) -> VllmConfig:
-    """What vLLM makes of the arguments of its `EngineArgs`. Raises whatever vLLM raises."""
+    """Return vLLM's configuration for these arguments of its `EngineArgs`. Raises whatever vLLM raises."""
     arguments = {
         "async_scheduling": False,  # a shortened session must not have a step in flight
         "disable_log_stats": True,
@@ -202,7 +208,7 @@ def engine_config(arguments: dict[str, Any]) -> VllmConfig:
 
 
 class Core:
-    """A vLLM engine core in this process, and how it is told what to do. Not thread-safe."""
+    """A vLLM engine core in this process: opens, extends, shortens and steps requests. Not thread-safe."""
 
     def __init__(self, config: VllmConfig) -> None:
         """Build the engine. Raises whatever vLLM raises."""
@@ -216,6 +222,7 @@ class Core:
         self.reminded = not self.config.use_v2_model_runner
         if self.reminded:
             self._core.model_executor.collective_rpc("adapt_to_cpu")
+        self._core.model_executor.collective_rpc("name_ids")
         self._on_cpu = self.config.device_config.device_type == "cpu"
         self.vocabulary_size: int = self.config.model_config.get_vocab_size()
         self.context: int = self.config.model_config.max_model_len - 1  # vLLM keeps a place for the sampled token
@@ -259,7 +266,7 @@ class Core:
         self._core.abort_requests(request_ids)
 
     def failed(self) -> bool:
-        """Whether a worker process is gone, and with it its part of the model."""
+        """Return whether a worker process is gone, and with it its part of the model."""
         return bool(getattr(self._core.model_executor, "is_failed", False))
 
     def step(self) -> list[EngineCoreOutput]:
@@ -275,10 +282,10 @@ class Core:
         return [output for of_client in (outputs or {}).values() for output in of_client.outputs]
 
     def _spares_a_core(self, threads: int) -> bool:
-        """Whether the step only generates a few tokens, on several cores.
+        """Return whether the step only generates a few tokens, on several cores.
 
-        Meanwhile the tokens before are sent. A thread of the step that has to give up its core for that is waited
-        for by all the others, layer after layer, which costs far more than to have one thread less.
+        Meanwhile the previous tokens are sent. If a thread of the step had to give up its core for that, all the
+        others would wait for it, layer after layer, which costs far more than one thread less.
         """
         requests = self._core.scheduler.requests
         if not self._on_cpu or threads == 1 or len(requests) > MEMORY_BOUND_TOKENS:
@@ -296,7 +303,7 @@ class Core:
 
 
 def _share_cores(config: VllmConfig) -> None:
-    """Let several workers of a CPU start where there is not a NUMA node for each: they are not bound to cores."""
+    """Let several workers of a CPU start with fewer NUMA nodes than workers: they are not bound to cores."""
     if current_platform.is_cpu() and len(get_visible_memory_node()) < config.parallel_config.local_world_size:
         os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
         disable_envs_cache()  # with an engine in this process already, vLLM would not look again
@@ -314,7 +321,7 @@ def _build(config: VllmConfig) -> EngineCore:
 
 
 def _release(core: EngineCore) -> None:
-    """What `EngineCore.shutdown` does, except that it would end the process groups of other engines here."""
+    """Shut the core down as `EngineCore.shutdown` does, but leave the process groups of other engines alone."""
     for part in ("scheduler", "model_executor"):
         with suppress(Exception):
             getattr(core, part).shutdown()

@@ -1,4 +1,4 @@
-"""Any model that vLLM runs as an engine: a sequence is a resumable request of an engine core in this process.
+"""VllmEngine: any model of vLLM as an engine; a sequence is a resumable request of an engine core in this process.
 
 vLLM brings continuous batching, paged caches, prefix caching, parallelism, quantisation and adapters. What it
 does not bring, taking tokens back and scoring what is appended, is in `fusion.members.vllm.core`.
@@ -17,7 +17,9 @@ from alignment.errors import ConfigError
 from fusion.core import Advance, AdvanceFailed, Answer, Capacity, Generate, Generated, Ids, NextTokens, Score, Task
 from fusion.members.check import CheckFailedError, StartUpCheck, of_itself
 from fusion.members.vllm.hints import explained
+from fusion.members.vllm.naming import EXTRA
 from fusion.members.vllm.options import Options, configured, lora_request, quiet
+from fusion.sampling import BAN
 
 if TYPE_CHECKING:
     from vllm.sampling_params import SamplingParams
@@ -40,10 +42,10 @@ class _Open:
     """A sequence that holds a place.
 
     Attributes:
-        request: the id vLLM knows it by; another one each time it is opened anew.
+        request: its id in vLLM; a new one each time it is reopened.
         tokens: what is cached, and what is about to be; nothing of what vLLM decodes by itself.
         blocks: how much of the cache it may take, the most it ever needed.
-        work: what is being worked on, None between answers.
+        work: the task in progress, None between answers.
         rest: the part of it that is to be scored, while the part before runs on its own.
     """
 
@@ -57,8 +59,8 @@ class _Open:
 class VllmEngine:
     """Continuous batching by vLLM; implements `fusion.members.engine.Engine`.
 
-    Every sequence has its blocks set aside before it is queued, so vLLM never has to preempt: sessions that
-    wait for their next token hold their blocks, and two that both wanted one more would wait for ever.
+    Every sequence has its blocks reserved before it is queued, so vLLM never has to preempt: sessions that wait
+    for their next token hold their blocks, and two that both needed one more would wait for ever.
     """
 
     def __init__(self, core: Core, *, device: str, candidates: int, lora: Any = None) -> None:
@@ -75,11 +77,12 @@ class VllmEngine:
         self._candidates = min(candidates, core.vocabulary_size)
         # One object each for all requests: making one costs more than all else about an advance.
         told = {"max_tokens": 1, "temperature": 0.0, "logprobs": self._candidates, "detokenize": False}
-        self._sampling: dict[Score, SamplingParams] = {
-            "last": SamplingParams(**told),
-            "appended": SamplingParams(**told, prompt_logprobs=0),
-            "all": SamplingParams(**told, prompt_logprobs=self._candidates),
+        self._arguments: dict[Score, dict[str, Any]] = {
+            "last": told,
+            "appended": {**told, "prompt_logprobs": 0},
+            "all": {**told, "prompt_logprobs": self._candidates},
         }
+        self._sampling = {score: SamplingParams(**arguments) for score, arguments in self._arguments.items()}
         self._open: dict[int, _Open] = {}
         self._by_request: dict[str, int] = {}
         self._failed: dict[int, AdvanceFailed] = {}
@@ -89,7 +92,7 @@ class VllmEngine:
 
     @property
     def broken(self) -> str | None:
-        """Why no step will succeed any more."""
+        """The reason why no step will succeed any more, as a part of a sentence; None while the engine works."""
         return "a worker process of vLLM's died" if self._core.failed() else None
 
     @classmethod
@@ -130,7 +133,7 @@ class VllmEngine:
             )
 
     def add(self, work: list[Task]) -> None:
-        """Queue work. What cannot be done is answered with `AdvanceFailed` by the next `step`."""
+        """Queue work. An invalid or impossible task is answered with `AdvanceFailed` by the next `step`."""
         for one in work:
             reason = self._refusal(one) or self._admit(one)
             if reason is not None:
@@ -146,7 +149,7 @@ class VllmEngine:
                 self._taken -= sequence.blocks
 
     def has_work(self) -> bool:
-        """Whether `step` has anything to do."""
+        """Return whether `step` has anything to do."""
         return bool(self._working or self._failed)
 
     def step(self) -> list[Answer]:
@@ -172,7 +175,7 @@ class VllmEngine:
         self._core.shutdown()
 
     def _refusal(self, work: Task) -> str | None:
-        """What is wrong with work in itself."""
+        """Return the reason why work is invalid, whatever the cache holds; None if it is valid."""
         ids, keep, cached, length = _extent(work), 0, 0, _length(work)
         if isinstance(work, Advance):
             sequence = self._open.get(work.sequence)
@@ -185,6 +188,9 @@ class VllmEngine:
             return f"{length} tokens are more than the context of {self.capacity.context}."
         if not 0 <= min(ids) <= max(ids) < self.vocabulary_size:
             return f"Token ids must be at least 0 and below {self.vocabulary_size}."
+        also = work.also if isinstance(work, Advance) else ()
+        if also and not 0 <= min(also) <= max(also) < self.vocabulary_size:
+            return f"Ids that are named must be at least 0 and below {self.vocabulary_size}."
         return None
 
     def _admit(self, work: Task) -> str | None:
@@ -239,15 +245,26 @@ class VllmEngine:
         if in_place:
             sequence.work = advance
             self._working += 1
-            self._core.extend(sequence.request, append, self._sampling[score])
+            self._core.extend(sequence.request, append, self._parameters(advance, score))
         else:
-            self._begin(advance, sequence, sequence.tokens, self._sampling[score])
+            self._begin(advance, sequence, sequence.tokens, self._parameters(advance, score))
+
+    def _parameters(self, advance: Advance, score: Score) -> SamplingParams:
+        """How vLLM is to answer a part of an advance."""
+        if not advance.also and advance.allowed is None:
+            return self._sampling[score]
+        from vllm.sampling_params import SamplingParams
+
+        allowed = None if advance.allowed is None else advance.allowed.tobytes()
+        extra = {"also": list(advance.also), "allowed": allowed, "k": self._candidates}
+        return SamplingParams(**self._arguments[score], extra_args={EXTRA: extra})
 
     def _go_on(self, sequence: _Open) -> None:
         """The part before the first scored position is cached; score the rest."""
         assert isinstance(sequence.work, Advance)
         sequence.tokens += sequence.rest
-        self._core.extend(sequence.request, sequence.rest, self._sampling[sequence.work.score])
+        parameters = self._parameters(sequence.work, sequence.work.score)
+        self._core.extend(sequence.request, sequence.rest, parameters)
         sequence.rest = []
 
     def _end(self, sequence: _Open) -> None:
@@ -259,7 +276,7 @@ class VllmEngine:
             self._working -= 1
 
     def _told(self, number: int, sequence: _Open, work: Generate, output: EngineCoreOutput) -> Generated:
-        """What vLLM has decoded by itself."""
+        """Return the tokens that vLLM's own loop has decoded."""
         finished = output.finish_reason is not None
         if finished:  # vLLM has forgotten the request
             del self._by_request[sequence.request]
@@ -281,7 +298,11 @@ class VllmEngine:
         self._working -= 1
         ids = output.new_logprobs.logprob_token_ids[:1, 1 : self._candidates + 1]
         logprobs = output.new_logprobs.logprobs[:1, 1 : self._candidates + 1]
-        appended = None
+        appended = named = None
+        if advance.also:
+            named = output.new_logprobs.logprobs[
+                :1, 1 + self._candidates : 1 + self._candidates + len(advance.also)
+            ]
         if advance.score != "last":
             appended = np.empty(0, np.float32)
         if advance.scored:
@@ -300,7 +321,7 @@ class VllmEngine:
             self._core.forget(sequence.request)
             self.close([number])
             return AdvanceFailed(number, "The model's output is not a number.")
-        return NextTokens(number, _narrow(ids), logprobs, appended)
+        return NextTokens(number, _narrow(ids), logprobs, appended, named)
 
 
 def _narrow(ids: NDArray[np.integer[Any]]) -> Ids:
@@ -309,11 +330,12 @@ def _narrow(ids: NDArray[np.integer[Any]]) -> Ids:
 
 
 def generation(work: Generate, vocabulary_size: int) -> SamplingParams:
-    """How vLLM is to decode. Ids beyond the vocabulary, which can never be drawn, would end its step."""
+    """Return vLLM's sampling parameters. Ids beyond the vocabulary cannot be drawn and would end its step."""
     from vllm.sampling_params import SamplingParams
 
     wanted = work.sampling
     bias = {token: value for token, value in wanted.logit_bias.items() if token < vocabulary_size}
+    bias |= {token: BARRED for token, value in bias.items() if value <= BAN}
     bias |= {token: BARRED for token in work.barred if token < vocabulary_size}
     return SamplingParams(
         max_tokens=wanted.max_tokens,

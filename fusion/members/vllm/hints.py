@@ -1,4 +1,4 @@
-"""What keeps a vLLM engine from starting, in one sentence that says what to change."""
+"""Hints: vLLM's errors at start as one sentence that says what to change."""
 
 from __future__ import annotations
 

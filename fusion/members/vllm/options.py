@@ -1,4 +1,4 @@
-"""Options of a vLLM engine, and vLLM's verdict on them: all that can be found out without weights."""
+"""Options of a vLLM engine, and their validation by vLLM as far as it needs no weights."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ FIXED = (
     "worker_extension_cls",
 )
 UNPROFILED = 0.01
-"""What vLLM is told to take of a GPU where the size of its cache is given.
+"""The `gpu_memory_utilization` given to vLLM where the size of its cache is set.
 
 It asks for that share of the memory to be free, whatever it will need, and uses the number for nothing else.
 """
@@ -48,7 +48,7 @@ BLOCK = 32  # tokens; the CPU's kernels like multiples of it, and its own defaul
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How a checkpoint is to be run by vLLM.
+    """Options for running a checkpoint on vLLM.
 
     Attributes:
         source: a folder or a Hugging Face id.
@@ -121,7 +121,7 @@ def require_installed(source: str) -> None:
 
 
 def arguments(options: Options) -> dict[str, Any]:
-    """The arguments for `EngineArgs`; what the user gave may still be of a wrong type, which vLLM tells."""
+    """Return the arguments for `EngineArgs`. The user's may still be of a wrong type, which vLLM reports."""
     given = options.engine_args
     result: dict[str, Any] = {
         "model": options.source,
@@ -130,7 +130,7 @@ def arguments(options: Options) -> dict[str, Any]:
         "trust_remote_code": options.trust_remote_code,
         "max_num_seqs": options.max_sequences,
         "max_model_len": options.max_context,
-        # Everybody's next token fits beside a chunk of somebody's prompt.
+        # The next token of every sequence fits beside a chunk of one prompt.
         "max_num_batched_tokens": options.prefill_chunk + options.max_sequences,
         "max_logprobs": options.candidates,
         "enable_lora": options.adapter is not None,
@@ -166,9 +166,9 @@ def require_known(source: str, given: Mapping[str, Any]) -> None:
 
 
 def require_device(source: str, device: str) -> None:
-    """Raise ConfigError for a device that the installed vLLM does not compute on, or cannot be told apart.
+    """Raise ConfigError for a device that the installed vLLM does not compute on, or cannot choose.
 
-    Which GPU a vLLM takes is decided by what its process can see.
+    vLLM takes the first GPU that its process can see.
     """
     from vllm.platforms import current_platform
 
@@ -204,14 +204,14 @@ def require_executor(source: str, backend: object) -> None:
 
 
 def on_cpu() -> bool:
-    """Whether the installed vLLM computes on the CPU."""
+    """Return whether the installed vLLM computes on the CPU."""
     from vllm.platforms import current_platform
 
     return bool(current_platform.is_cpu())
 
 
 def lora_request(adapter: str | None) -> Any:
-    """What makes a request run with the adapter."""
+    """Return vLLM's request for the adapter; None without one."""
     if adapter is None:
         return None
     from vllm.lora.request import LoRARequest

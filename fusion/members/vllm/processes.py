@@ -1,4 +1,4 @@
-"""How vLLM's workers start, in this process or in processes of their own: variables, and what their log is for."""
+"""Start of vLLM's workers, in this process or in their own: environment variables, and the workers' log."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FOR_WORKERS = (
 
 @contextmanager
 def starting() -> Iterator[None]:
-    """While an engine is built: a single worker runs in this process, which stays as it was otherwise."""
+    """Context for building an engine: a single worker runs in this process, whose settings are then restored."""
     threads, set_threads = torch.get_num_threads(), torch.set_num_threads
     before = {name: os.environ.get(name) for name in FOR_WORKERS}
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
@@ -45,7 +45,7 @@ def starting() -> Iterator[None]:
 
 @contextmanager
 def told_why(config: VllmConfig) -> Iterator[None]:
-    """While workers start in processes of their own: raise what went wrong in one, which vLLM only logs."""
+    """Context for starting workers in their own processes: raise a worker's error, which vLLM only logs."""
     if config.parallel_config.distributed_executor_backend != "mp" or config.logging_config.configure_logging:
         yield
         return

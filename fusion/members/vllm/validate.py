@@ -1,4 +1,4 @@
-"""Whether vLLM takes the options of engines, found out without loading them.
+"""Validation of engine options by vLLM itself, without loading engines.
 
 vLLM takes seconds to import and changes classes of transformers where it is, so it is asked in a process of its
 own, `python -m fusion.members.vllm.validate`, which sees the devices that the engines will.
@@ -18,11 +18,11 @@ from fusion.members.vllm.options import Options, configured, require_installed
 
 
 def refusals(engines: Sequence[Mapping[str, Any]], environment: Mapping[str, str]) -> list[str | None]:
-    """What speaks against each of these engines, one sentence; None where nothing does.
+    """Return for each engine the reason why vLLM refuses its options, one sentence, or None.
 
     Args:
         engines: each the fields of `Options`.
-        environment: what their process has besides the variables of this one.
+        environment: variables of their process beside those of this one.
 
     Raises:
         ConfigError: vLLM is not installed, or ends the process that asks it.
@@ -45,7 +45,7 @@ def refusals(engines: Sequence[Mapping[str, Any]], environment: Mapping[str, str
 
 
 def main() -> None:
-    """Answer on the last line of the output; what vLLM prints comes before it."""
+    """Print the answer as the last line of the output; vLLM's own output comes before it."""
     said: list[str | None] = []
     for engine in json.load(sys.stdin):
         try:

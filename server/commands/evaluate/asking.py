@@ -1,4 +1,4 @@
-"""Questions put to the names that a server serves, through the OpenAI client."""
+"""Asking: sends questions to the served names of a server, through the OpenAI client."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class EvaluationError(TuttiError):
 
 @dataclass(frozen=True, slots=True)
 class Asking:
-    """How questions are put, always greedily.
+    """Form of the questions to a model; decoding is always greedy.
 
     Attributes:
         template: the plain text of a completion, in which the question takes the place of `QUESTION`; None asks
@@ -43,7 +43,7 @@ class Asking:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What one served name said to one question; `error` in place of `text` where it said nothing.
+    """The answer of one served name to one question; `error` in place of `text` where there is none.
 
     `chrf` is None for answers that are no text, `seconds` counts from sending to the last byte.
     """
@@ -59,7 +59,7 @@ class Answer:
 
 
 async def served_names(client: openai.AsyncOpenAI) -> list[str]:
-    """What the server serves, in its order.
+    """The served names, in the server's order.
 
     Raises:
         EvaluationError: it cannot be reached, refuses, or answers something else.
@@ -86,7 +86,7 @@ async def ask_all(
     concurrency: int,
     on_answer: Callable[[Answer], None],
 ) -> list[Answer]:
-    """Every question to every model, `concurrency` requests at a time; answers in order of asking.
+    """Ask every model every question, `concurrency` requests at a time; return the answers in order of asking.
 
     Raises:
         EvaluationError: one of the models cannot be asked in a chat at all.

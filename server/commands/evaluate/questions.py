@@ -51,7 +51,7 @@ class Question:
 
     @property
     def is_text(self) -> bool:
-        """Whether an answer is a text, which chrF can compare with the references."""
+        """Return whether an answer is a text, which chrF can compare with the references."""
         return self.matching in ("exact", "normalized", "contains") and not self.choices
 
 
@@ -65,9 +65,8 @@ def read_questions(path: Path, match: Match | None = None) -> list[Question]:
         lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read as a task file: {error}.") from None
-    questions = [
-        _question(line, f"{path}:{number}", match) for number, line in enumerate(lines, 1) if line.strip()
-    ]
+    rows = [(f"{path}:{number}", line) for number, line in enumerate(lines, 1) if line.strip()]
+    questions = [_question(line, where, match) for where, line in rows]
     if not questions:
         raise ConfigError(f"{path}: holds no questions; give one JSON object per line.")
     return questions
@@ -112,7 +111,7 @@ def question_of(row: dict[str, Any], where: str, match: Match | None = None) -> 
 
 
 def _unmatchable(question: Question) -> str | None:
-    """Why no answer to a question could ever be right, as a part of a sentence."""
+    """The reason why no answer to a question can match, as a part of a sentence; None where one can."""
     match question.match:
         case "last_number" if not all(map(is_number, question.references)):
             return "match last_number takes references that are numbers"
@@ -138,5 +137,5 @@ def _texts(value: Any) -> bool:
 
 
 def is_number(text: str) -> bool:
-    """Whether a text is one number and nothing else."""
+    """Return whether a text is one number and nothing else."""
     return NUMBER.fullmatch(text.strip()) is not None

@@ -85,7 +85,7 @@ def hints(summaries: Sequence[Summary], answers: Sequence[Answer]) -> list[str]:
 
 
 def first_failures(answers: Sequence[Answer]) -> dict[str, str]:
-    """By served name, why the first of its questions that got no answer got none."""
+    """By served name, the reason why the first of its unanswered questions got no answer."""
     return {answer.model: answer.error for answer in reversed(answers) if answer.error is not None}
 
 

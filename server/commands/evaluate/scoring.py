@@ -24,7 +24,7 @@ class Estimate:
 
 
 def is_right(question: Question, answer: str) -> bool:
-    """Whether an answer matches one of the references, in the question's way.
+    """Return whether an answer matches one of the references, by the question's way of matching.
 
     * `exact`: the same text, runs of white space made one space;
     * `normalized`: the same but for case, punctuation and articles (`questions.normalized`);

@@ -56,7 +56,9 @@ class Message(RequestModel):
     tool_call_id: str | None = None
 
 
-Messages = Annotated[list[Message], Field(min_length=1)]
+# Checking a message takes a moment in which nobody else is served, and tens of thousands of them seconds.
+MAX_MESSAGES = 4096
+Messages = Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES)]
 
 
 class RenderingFields(RequestModel):

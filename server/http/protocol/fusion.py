@@ -9,6 +9,7 @@ from pydantic import ConfigDict, Field, model_validator
 from alignment.errors import InvalidRequestError
 from fusion.core import End, RoundReport, WeightingReport
 from fusion.options import MEASURES, FusionParams, Measure, Weighting
+from fusion.weights import GRID
 from server.http.errors import shorten, shorten_text
 from server.http.protocol.common import AnswerModel, RequestModel, is_none
 from server.settings.derive import overrides, updated
@@ -68,11 +69,12 @@ def _with_method(fields: dict[str, Any]) -> dict[str, Any]:
     return fields | {"weights": None, "weighting": weighting | {"method": weights}}
 
 
-def fusion_params(fields: FusionFields | None, ensemble: Ensemble) -> FusionParams:
+def fusion_params(fields: FusionFields | None, ensemble: Ensemble, max_search: int) -> FusionParams:
     """The ensemble's defaults, overridden by the request.
 
     Raises:
-        InvalidRequestError: a name is no member, the pivot is left out, or all weights are 0.
+        InvalidRequestError: a name is no member, the pivot is left out, all weights are 0, or a search of
+            more than `max_search` is asked for (`server.settings.schema.ServerSettings`).
     """
     defaults = ensemble.defaults
     if fields is None:
@@ -80,8 +82,19 @@ def fusion_params(fields: FusionFields | None, ensemble: Ensemble) -> FusionPara
     members = defaults.members if fields.members is None else _members(fields.members, ensemble)
     taking_part = members or tuple(ensemble.models)
     weighting, uniform = _weighting(fields, defaults.weighting)
+    if weighting.method == "packllm-opt" and _search(weighting) > max(max_search, _search(defaults.weighting)):
+        raise InvalidRequestError(
+            f"fusion.weighting asks for a search of {weighting.grid} values at {weighting.positions} positions; "
+            f"this server allows {max_search // max(weighting.grid, GRID)} positions with that grid.",
+            param="fusion.weighting",
+        )
     weights = None if uniform else _weights(fields.weights, defaults.weights, taking_part)
     return updated(defaults, fields, members=members, weights=weights, weighting=weighting)
+
+
+def _search(weighting: Weighting) -> int:
+    """How much work the search of packllm-opt is. Positions cost something with the smallest grid too."""
+    return max(weighting.grid, GRID) * weighting.positions
 
 
 def _members(names: list[str], ensemble: Ensemble) -> tuple[str, ...]:

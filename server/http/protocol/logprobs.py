@@ -109,7 +109,7 @@ class CompletionText:
 
 
 def _predicted(token: Token) -> bool:
-    """Whether anything came before a token."""
+    """Return whether anything came before a token."""
     return not math.isnan(token.chosen.logprob)
 
 

@@ -8,14 +8,14 @@ from server.http.protocol.common import AnswerModel
 
 
 class ModelFusion(AnswerModel):
-    """Which members decode together under this name, and in whose vocabulary."""
+    """The members that decode together under this name, and the pivot, in whose vocabulary they do."""
 
     pivot: str
     members: list[str]
 
 
 class ModelCard(AnswerModel):
-    """One served name."""
+    """One served name; `parents` are the models that it was distilled from, if it was."""
 
     id: str
     object: Literal["model"] = "model"
@@ -25,6 +25,7 @@ class ModelCard(AnswerModel):
     parent: None = None
     max_model_len: int
     fusion: ModelFusion
+    parents: list[str] | None = None
 
 
 class ModelList(AnswerModel):

@@ -72,7 +72,7 @@ class SamplingFields(overrides(SamplingParams, RequestModel, without=NOT_THE_SAM
 
     @property
     def include_usage(self) -> bool:
-        """Whether a stream ends with a chunk of usage."""
+        """Return whether a stream ends with a chunk of usage."""
         return bool(self.stream_options and self.stream_options.include_usage)
 
 

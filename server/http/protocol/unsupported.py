@@ -76,6 +76,8 @@ def _unknown(body: RequestModel, prefix: str) -> Iterator[str]:
     yield from (prefix + name for name in body.model_extra or {} if prefix or name not in UNBUILT)
     for name, value in body:
         inside = value if isinstance(value, list) else [value]
+        if inside and isinstance(inside[0], int):
+            continue  # a prompt of ids, which may be long
         for item in inside:
             if isinstance(item, RequestModel):
                 yield from _unknown(item, f"{prefix}{name}.")

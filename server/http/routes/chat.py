@@ -108,8 +108,10 @@ def chat_router(service: Service) -> APIRouter:
     async def create_chat_completion(request: Request, body: ChatRequest) -> Response:
         """Answer a conversation."""
         asked = Asked.of(service, body)
-        ensemble, conversation = asked.ensemble, rendering(body.messages, body)
-        prompt = await run_in_threadpool(lambda: ensemble.encode_chat(**conversation, locate=asked.located))
+        ensemble, located = asked.ensemble, asked.located
+        prompt = await run_in_threadpool(
+            lambda: ensemble.encode_chat(**rendering(body.messages, body), locate=located)
+        )
         _, logprobs = body.alternatives
         return await asked.answer(
             request,

@@ -19,6 +19,7 @@ def models_router(service: Service) -> APIRouter:
             created=service.started,
             root=name,
             max_model_len=ensemble.context,
+            parents=list(ensemble.models[name].parents) or None if name in ensemble.models else None,
             fusion=ModelFusion(pivot=ensemble.pivot_name, members=list(ensemble.models)),
         )
 

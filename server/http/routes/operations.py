@@ -14,7 +14,7 @@ from server.telemetry.metrics.exposition import exposition, refresh
 
 
 def _missed(service: Service, away: Collection[str]) -> list[str]:
-    """The members that are away and without which some served name does not answer.
+    """The members that do not answer and without which some served name cannot answer.
 
     A member of ensembles counts as they need it, whether or not it is served under its own name too. One that does
     not answer and is not known to be down keeps sequences waiting, even where they could go on without it.
@@ -39,7 +39,7 @@ def operations_router(service: Service) -> APIRouter:
     @router.head("/health", include_in_schema=False)
     @router.get("/health")
     async def health() -> dict[str, str]:
-        """Whether the process is alive: 200, or 503 once the decoding loop has ended and only a restart helps."""
+        """Liveness of the process: 200, or 503 once the decoding loop has ended and only a restart helps."""
         if not service.fuser.alive():
             raise UnavailableError("The decoding loop has ended; restart the server.")
         return {"status": "ok"}
@@ -47,9 +47,9 @@ def operations_router(service: Service) -> APIRouter:
     @router.head("/ready", include_in_schema=False)
     @router.get("/ready")
     async def ready() -> dict[str, str | list[str]]:
-        """Whether requests should be sent here: 503 at shutdown, and while an ensemble lacks a member.
+        """Readiness for requests: 200, or 503 at shutdown and while an ensemble lacks a member.
 
-        An ensemble that goes on without it keeps the server in service.
+        An ensemble that can decode without that member keeps the server ready.
         """
         if service.lifecycle.draining:
             raise UnavailableError(STOPPING)

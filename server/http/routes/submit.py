@@ -1,4 +1,4 @@
-"""Submission of chat and text completions: check a request, run its sequences, answer it."""
+"""Submission of chat and text completions: checks a request, runs its sequences, answers it."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class Asked:
     """A request whose prompts are still to be read.
 
     Attributes:
-        ensemble: who answers.
-        fusion: how its members are fused.
+        ensemble: the ensemble that answers.
+        fusion: the options of fusion.
         choices: answers wanted for each prompt.
         located: whether prompts must tell where their tokens stand, to be scored.
     """
@@ -47,7 +47,7 @@ class Asked:
 
     @classmethod
     def of(cls, service: Service, body: ChatRequest | CompletionRequest) -> Asked:
-        """Check all that can be without the prompts.
+        """Check everything that can be checked without the prompts.
 
         Raises:
             RequestError: a field asks for what this server or this ensemble does not do.
@@ -55,7 +55,7 @@ class Asked:
         check_unknown(body)
         check_stream_options(body)
         ensemble = service.ensemble(body.model)
-        fusion = fusion_params(body.fusion, ensemble)
+        fusion = fusion_params(body.fusion, ensemble, service.settings.max_search)
         n = choices(body, service.settings.max_choices)
         require_fixed_pivot(body, ensemble)
         located = ensemble.scores(fusion) or body.prompt_alternatives is not None

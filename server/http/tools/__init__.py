@@ -1,1 +1,1 @@
-"""Tool calls: how models write them, how they are read back, and how a history that holds them is told."""
+"""Tool calls: formats for writing them, a parser for reading them, their rendering in a history."""

@@ -27,7 +27,7 @@ class Tool:
 
     @property
     def schema(self) -> dict[str, Any]:
-        """What the arguments must satisfy: an object, even where the request says nothing."""
+        """The JSON schema of the arguments; any object where the request gives none."""
         return self.parameters or {"type": "object", "properties": {}, "additionalProperties": False}
 
     def as_dict(self) -> dict[str, Any]:

@@ -55,7 +55,7 @@ class Format:
                 return call
 
     def instructions(self, tools: Sequence[Tool]) -> str:
-        """What a system message says to a model whose template knows no tools."""
+        """Return the system message about the tools for a model whose template knows no tools."""
         listed = "\n".join(json.dumps(tool.as_dict()["function"], ensure_ascii=False) for tool in tools)
         example = self.write("function-name", {"argument-name": "value"})
         return (
@@ -71,7 +71,7 @@ class Format:
         choice: str | Mapping[str, Any] = "auto",
         parallel: bool = True,
     ) -> Grammar | None:
-        """What enforces `tool_choice`: auto lets calls occur in free text, required and a named tool demand one.
+        """Return the grammar for `tool_choice`: auto allows calls in text, required and a named tool demand one.
 
         Returns:
             None where nothing is to be enforced (no tools, or `none`).

@@ -1,7 +1,7 @@
 """Parser: reads tool calls out of an answer as it is generated.
 
-A call is held back until it is whole, so that one which the token limit cuts off is never taken for a call: it
-comes out as text. However the text is cut into pieces, the same comes out.
+A call is held back until it is whole, so that one which the token limit cuts off is returned as text, never as a
+call. The result does not depend on how the text is cut into pieces.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class ToolParser:
         self.calls: list[ToolCall] = []
 
     def push(self, text: str) -> list[str | ToolCall]:
-        """What `text` adds to the answer: pieces of content, and calls that are now whole."""
+        """Add `text` to the answer; return the new pieces of content, and the calls that are now whole."""
         self._held += text
         out: list[str | ToolCall] = []
         while self._step(out):
@@ -53,7 +53,7 @@ class ToolParser:
         return _joined(out)
 
     def finish(self) -> list[str | ToolCall]:
-        """What was held back at the end. A call that is not whole is content."""
+        """Return the text held back at the end. A call that is not whole is content."""
         text, self._held = self._held, ""
         if self.calls and not text.strip():
             return []

@@ -1,4 +1,4 @@
-"""Template probe: which call format a chat template writes, and what of tools it can show at all.
+"""Template probe: finds the call format that a chat template writes, and which parts of tool use it can render.
 
 Copies of a template differ between releases of one model, so its name says nothing: a conversation with markers is
 rendered once at load, and what became of the markers decides.
@@ -29,11 +29,11 @@ _BARE = re.compile(r"\"parameters\"\s*:\s*\{\s*\"zq_place\"\s*:\s*\"zq-1\"")
 
 @dataclass(frozen=True, slots=True)
 class ToolSupport:
-    """What a chat template shows of tools.
+    """A chat template's support of tools.
 
     Attributes:
         format: in which it writes calls; `json` where it shows none.
-        tools: it tells the model which tools there are, and keeps the system message.
+        tools: it lists the tools for the model, and keeps the system message.
         calls: calls and results in the history reach the prompt, each once, arguments as they are.
         several: also two calls of one message.
     """
@@ -45,7 +45,7 @@ class ToolSupport:
 
 
 def probe(render: Render) -> ToolSupport:
-    """What the template behind `render` shows of tools."""
+    """Probe the template behind `render` for its support of tools."""
     question = [{"role": "system", "content": _SYSTEM}, {"role": "user", "content": "zq-question"}]
     listed = _rendered(render, question)
     plain = [{"role": "user", "content": "zq-question"}]
@@ -85,7 +85,7 @@ def _rendered(render: Render, messages: list[dict[str, Any]]) -> str:
 
 
 def _shown(text: str, count: int) -> bool:
-    """Whether each argument and result stands in the prompt once, and the arguments' JSON is not quoted again."""
+    """Return whether the prompt holds each argument and result once, and arguments' JSON is not quoted again."""
     marks = [f"zq-{number}" for number in range(1, count + 1)]
     results = [f"{_RESULT}-{number}" for number in range(1, count + 1)]
     return all(text.count(mark) == 1 for mark in marks + results) and not re.search(r'\\+"zq_place', text)

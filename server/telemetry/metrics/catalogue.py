@@ -1,7 +1,7 @@
 """Every metric of the server: name, meaning, labels, buckets.
 
 Names follow vLLM's where the two mean the same, with our own prefix. Labels are bounded by the configuration:
-`model` is a served name, `member` a model of the configuration; what a request says never becomes a label.
+`model` is a served name, `member` a model of the configuration; values from requests never become labels.
 Buckets are the same for every model, so that quantiles over several can be taken.
 """
 
@@ -216,11 +216,13 @@ class Catalogue:
             both,
             MASS,
         )
-        self.rollbacks = counter("rollbacks", "Times a member took tokens back, as the text was cut anew.", *both)
+        self.rollbacks = counter(
+            "rollbacks", "Times a member took tokens back after re-tokenising the text.", *both
+        )
         self.rollback_tokens = counter("rollback_tokens", "Tokens that members took back.", *both)
         self.pruned_members = counter(
             "pruned_members",
-            "Sequences that closed a member after the prompt, for its weight was too small.",
+            "Sequences that closed a member after the prompt because its weight was too small.",
             *both,
         )
         self.degraded_requests = counter(
@@ -240,7 +242,7 @@ class Catalogue:
         self.build_info = gauge("build_info", "1, labelled with the server's version.", "version")
 
     def journal(self, count: Callable[[list[Entry]], None], room: int = ENTRIES) -> Journal[Entry]:
-        """A journal whose entries `count` turns into metrics: when it is full, and when somebody scrapes."""
+        """A journal whose entries `count` turns into metrics: when it is full, and at every scrape."""
         journal = Journal(count, room)
         self._journals.append(journal)
         return journal

@@ -25,7 +25,7 @@ HELD_PROBABILITIES = 1 << 18  # probabilities that rounds keep until they are co
 class DecodingMetrics(Observer):
     """Feeds the metrics of members and rounds. Everything that has a label is bound once, here at the start.
 
-    What happens in every round is noted in a journal; what is rare is counted at once.
+    Events of every round are noted in a journal; rare events are counted at once.
     """
 
     def __init__(self, catalogue: Catalogue, ensembles: Mapping[str, Ensemble]) -> None:
@@ -83,7 +83,7 @@ class _Answers:
 
 
 class _Model:
-    """The rounds of one served name. What compares members is measured where there are several."""
+    """The rounds of one served name. Metrics that compare members are measured where there are several."""
 
     def __init__(self, catalogue: Catalogue, name: str, members: Sequence[str]) -> None:
         self.rounds = catalogue.rounds.labels(name)

@@ -1,4 +1,4 @@
-"""Exposition: the answer to a scrape, with gauges that are set when it is asked for."""
+"""Exposition: the answer to a scrape, with gauges that are set at that time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def describe(catalogue: Catalogue, ensembles: Mapping[str, Ensemble], version: str) -> None:
-    """Set what never changes."""
+    """Set the metrics that never change."""
     catalogue.build_info.labels(version).set(1)
     for name, ensemble in ensembles.items():
         weighting: str = ensemble.defaults.weighting.method
@@ -27,7 +27,7 @@ def describe(catalogue: Catalogue, ensembles: Mapping[str, Ensemble], version: s
 
 
 def refresh(catalogue: Catalogue, models: Mapping[str, object], load: Load) -> None:
-    """Set the gauges to how things stand."""
+    """Set the gauges to their current values."""
     for name in models:
         catalogue.sequences_running.labels(name).set(load.running.get(name, 0))
         catalogue.sequences_waiting.labels(name).set(load.waiting.get(name, 0))

@@ -42,7 +42,7 @@ class Series:
             self._sum += float(values.sum())
 
     def read(self) -> tuple[list[int], float]:
-        """How many values were at most each bound (infinity last), and the sum of all."""
+        """The number of values at or below each bound (infinity last), and the sum of all values."""
         with self._lock:
             counts: list[int] = np.cumsum(self._counts).tolist()
             return counts, self._sum
@@ -82,7 +82,7 @@ class Histogram(Collector):
         return [HistogramMetricFamily(self.name, self.documentation, labels=self.label_names)]
 
     def collect(self) -> Iterable[Metric]:
-        """The family as it stands."""
+        """The family with its current values."""
         family = HistogramMetricFamily(self.name, self.documentation, labels=self.label_names)
         with self._lock:
             series = list(self._series.items())

@@ -22,8 +22,8 @@ class Journal(Generic[Entry]):
     """Entries that wait to be counted. One thread adds, any may settle.
 
     Args:
-        count: what they mean as metrics; called with what has come since the last time, oldest first.
-        room: the most that waits, in the sizes given to `add`: bounds memory where nothing scrapes.
+        count: turns entries into metrics; called with the entries since the last time, oldest first.
+        room: the most that waits, in the sizes given to `add`; bounds memory where nothing scrapes.
     """
 
     def __init__(self, count: Callable[[list[Entry]], None], room: int) -> None:

@@ -66,14 +66,14 @@ class RequestMetrics:
         }
 
     def on_tokens(self, model: str, count: int, seconds: float, waited: float | None) -> None:
-        """Tokens have come (see `server.telemetry.record.OnTokens`)."""
+        """Count new tokens (see `server.telemetry.record.OnTokens`)."""
         series = self.series[model]
         series.tokens.add((count, seconds))
         if waited is not None:
             series.first_token.observe(waited)
 
     def ended(self, record: Record) -> None:
-        """A request is over."""
+        """Count a finished request."""
         if record.status is not None:
             path = DRAINING if record.draining else record.path or OTHER
             self._http.labels(path, str(record.status)).inc()

@@ -10,7 +10,7 @@ from transformers import T5Config, T5ForConditionalGeneration
 
 from alignment.errors import ConfigError
 from fusion.core import Advance
-from fusion.members.checkpoint import estimate, parse_device, parse_dtype, stop_ids, weight_files
+from fusion.members.checkpoint import estimate, listed_stops, parse_device, parse_dtype, weight_files
 from fusion.members.transformers.engine import TransformersEngine
 from tests.support import architectures as zoo
 from tests.support.random_models import build, error_of, plain_logprobs, run
@@ -131,14 +131,16 @@ def test_dtypes(folder):
     )
 
 
-def test_stop_ids_come_from_the_generation_configuration_first(folder):
-    assert stop_ids(str(folder)) == (2,)
+def test_the_ends_that_both_configurations_list_are_read(folder):
+    assert listed_stops(str(folder)) == ((2,), (2,))
     (folder / "generation_config.json").write_text('{"eos_token_id": [7, 8]}')
-    assert stop_ids(str(folder)) == (7, 8)
+    assert listed_stops(str(folder)) == ((7, 8), (2,))
     (folder / "generation_config.json").unlink()
-    assert stop_ids(str(folder)) == (2,)
+    assert listed_stops(str(folder)) == ((), (2,))
+    (folder / "config.json").write_text('{"model_type": "gemma3", "text_config": {"eos_token_id": 5}}')
+    assert listed_stops(str(folder)) == ((), (5,))
     (folder / "config.json").write_text('{"model_type": "llama"}')
-    assert stop_ids(str(folder)) == ()
+    assert listed_stops(str(folder)) == ((), ())
 
 
 def test_the_estimate_is_what_the_engine_takes(folder):

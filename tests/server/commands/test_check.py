@@ -37,7 +37,7 @@ def test_check_shows_what_runs_outside_the_server(site):
 
 
 def test_without_ray_nothing_is_hosted_there(site, monkeypatch):
-    monkeypatch.setattr("fusion.build.members.find_spec", lambda name: None)
+    monkeypatch.setattr("fusion.assembly.members.find_spec", lambda name: None)
     code, _, err = run("check", site / "tutti.yaml", env={"TUTTI_MODELS__BEN__HOST": "ray"})
     assert code == 2
     assert err == "models.ben: host: ray needs Ray; install it in Tutti's folder with: pip install '.[ray]'.\n"

@@ -367,7 +367,7 @@ weights = st.floats(min_value=0, allow_infinity=False, allow_nan=False)
 @given(st.dictionaries(st.sampled_from(["a", "b"]), weights, min_size=1).filter(lambda w: any(w.values())))
 @settings(max_examples=200, deadline=None)
 def test_any_weights_are_normalised(asked: dict[str, float]) -> None:
-    params: FusionParams = fusion_params(FusionFields(weights=asked), ensemble())
+    params: FusionParams = fusion_params(FusionFields(weights=asked), ensemble(), 4096)
     assert params.weights is not None
     assert math.isclose(sum(params.weights.values()), 1)
     for name, weight in asked.items():

@@ -1,1 +1,1 @@
-"""The cache of keys and values, and which rows of it belong to whom."""
+"""The cache of keys and values, and the assignment of its positions to sequences."""

@@ -1,10 +1,10 @@
-"""Where each sequence's tokens lie in a cache of fixed size. Pure bookkeeping; `kv_cache` moves the tensors.
+"""Arena: positions of each sequence's tokens in a cache of fixed size. Bookkeeping only; `kv` moves the tensors.
 
 Every sequence owns one contiguous extent, so attention reads its cache through a view and never gathers it.
 Extents are powers of two laid at multiples of their size while there is room: sequences of similar length then
 lie at regular distances, and one strided view covers many of them (`attention.runs`). When no such place is
-left, all extents are laid out anew. That is what makes the bound exact: any sequences whose tokens together
-are within the arena fit, whatever came and went before.
+left, all extents are compacted. That makes the bound exact: any sequences whose tokens together are within the
+arena fit, whatever was opened and closed before.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class ArenaFullError(Exception):
 
 @dataclass(slots=True)
 class Extent:
-    """`size` tokens from `start` on belong to one sequence, `used` of them are spoken for."""
+    """`size` tokens from `start` on belong to one sequence; `used` of them are reserved."""
 
     start: int
     size: int
@@ -37,7 +37,7 @@ class Move:
 
 
 class Arena:
-    """Extents of `tokens` cache positions, one per open sequence; `used` of them are spoken for."""
+    """Extents of `tokens` cache positions, one per open sequence; `used` of them are reserved."""
 
     def __init__(self, tokens: int) -> None:
         self.tokens = tokens

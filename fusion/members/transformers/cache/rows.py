@@ -83,7 +83,7 @@ class AttentionLayer(DynamicLayer):  # type: ignore[misc]
         self._length = rows.longest - rows.width
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Store what is new; returns all."""
+        """Store the new keys and values; return all of them."""
         self._length = self._rows.longest
         return self._rows.write(self._index, key_states, value_states)
 

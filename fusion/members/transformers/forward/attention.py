@@ -54,7 +54,7 @@ class Run:
     def mask(
         self, window: int | None, device: torch.device, dtype: torch.dtype
     ) -> tuple[int, bool, Tensor | None]:
-        """What each new token may see, for a sliding window of `window` tokens or None.
+        """Return the attention mask of the new tokens, for a sliding window of `window` tokens or None.
 
         Returns (first, causal, mask): the cache position the view may begin at; whether plain causal masking
         says it all; and otherwise an additive mask [rows, 1, count, longest - first], None if nothing is hidden.
@@ -131,7 +131,7 @@ def packed_attention(
     """Write keys and values [1, kv_heads, N, dim] to the cache and attend; query is [1, heads, N, dim].
 
     The signature is that of transformers' attention functions. Returns [1, N, heads, dim]. Raises
-    UnsupportedAttentionError for what changes the result and is not computed here.
+    UnsupportedAttentionError for options that change the result and are not implemented here.
     """
     for name in ("position_bias", "s_aux", "indices", "block_indices"):
         if extra.get(name) is not None:

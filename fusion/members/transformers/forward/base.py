@@ -1,4 +1,4 @@
-"""The one thing in which the ways of running a model differ: a forward pass over parts of several sequences."""
+"""Forward: the interface of a way to run a model, one forward pass over parts of several sequences."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What one sequence adds to a forward pass.
+    """The part of a forward pass that belongs to one sequence.
 
     Attributes:
-        sequence: whose it is.
+        sequence: the id of that sequence.
         ids: the tokens to run, at least one.
         first: how many tokens of the sequence are cached before them.
         scored: the indices of `ids` whose logits are wanted, ascending.
-        start: its extent of the cache begins here.
-        size: and holds so many tokens.
+        start: first position of its extent of the cache.
+        size: length of that extent, in tokens.
     """
 
     sequence: int
@@ -38,8 +38,8 @@ class Forward(Protocol):
     """A way of running a model; the engine around it schedules, sets cache aside and answers.
 
     Attributes:
-        path: how the log and `tutti check` call it.
-        continues: whether a pass can run many tokens after what is cached; else only where nothing is.
+        path: its name in the log and in `tutti check`.
+        continues: whether a pass can run many tokens after cached ones; otherwise only into an empty cache.
     """
 
     path: str
@@ -56,4 +56,4 @@ class Forward(Protocol):
         """Let only the first `keep` tokens of a sequence stay."""
 
     def forget(self, sequence: int) -> None:
-        """Drop what is kept of a sequence outside the cache."""
+        """Drop all state of a sequence that is kept outside the cache."""

@@ -19,7 +19,7 @@ from fusion.members.transformers.forward.uncached import WholeForward
 
 
 def paths(model: Any) -> Iterator[Callable[[KVCache], Forward]]:
-    """What makes each path that is worth a try; taking the next one puts the model's own attention back."""
+    """Yield a factory for each path worth trying; taking the next one restores the model's own attention."""
     if why_not_packed(model) is None:
         yield partial(PackedForward, model)
         model.set_attn_implementation("eager")

@@ -1,4 +1,4 @@
-"""The path of models that keep a state: what cannot be rolled back is kept, or computed again."""
+"""The path of models that keep a state: states cannot be rolled back, so they are saved, or computed again."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Step(Protocol):
     """A forward pass that takes states in and gives them out.
 
     Attributes:
-        kind: how a path with it is called.
+        kind: name of a path that uses it.
         together: whether single tokens of several sequences share a pass.
     """
 
@@ -43,7 +43,7 @@ class _Past:
 
     @property
     def reached(self) -> int:
-        """Where there is a state to go on from."""
+        """The length of the newest saved state to continue from; 0 without one."""
         return self.checkpoints[-1][0] if self.checkpoints else 0
 
 
@@ -94,11 +94,11 @@ class StatefulForward:
         self._past.pop(sequence, None)
 
     def _alone(self, part: Part) -> bool:
-        """Whether a part must have a forward pass to itself: a state would take padding in."""
+        """Return whether a part needs a forward pass of its own, because padding would enter its state."""
         return not self._step.together or len(part.ids) > 1 or part.first == 0
 
     def _pieces(self, part: Part) -> list[Part]:
-        """What to run for a part, in this order: what is missing before it, and itself."""
+        """Return the parts to run for a part, in order: the missing text before it, then itself."""
         past = self._past.setdefault(part.sequence, _Past())
         past.text[part.first :] = part.ids
         if self.continues:

@@ -1,4 +1,4 @@
-"""The two ways to hand a model its state: inside our cache object, or as the object that it makes itself."""
+"""States: two ways to hand them to a model, inside our cache object or as the object that the model makes."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from fusion.members.transformers.forward.base import Part
 class WholeForward:
     """Plain forward passes over whole texts; implements `forward.Forward`.
 
-    What a model keeps between calls, and how, does not matter here. The time of a token grows with its text.
+    It works whatever a model keeps between calls. The time of a token grows with the length of its text.
     """
 
     path = "without cache"

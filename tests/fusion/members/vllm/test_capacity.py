@@ -16,12 +16,12 @@ from alignment.text.tokenizer import Tokenizer
 from fusion.core import Delta, End
 from fusion.ensemble import Ensemble, Model, build_ensemble
 from fusion.loop.fuser import Fuser
-from fusion.members.checkpoint import stop_ids
 from fusion.members.hosts.inline import InlineMember
 from fusion.options import FusionParams, SamplingParams
 
 pytest.importorskip("vllm")
 
+from fusion.assembly.checkpoints import read_vocabulary
 from fusion.members.vllm.engine import VllmEngine
 
 MODELS = Path(__file__).parents[4] / "deploy" / "demo" / "models"
@@ -80,7 +80,7 @@ def site(engines: dict[str, VllmEngine], **limits: int) -> Site:
         name: Model(
             InlineMember(name, engine),
             Tokenizer.load(str(MODELS / name)),
-            stop_ids(str(MODELS / name)),
+            read_vocabulary(str(MODELS / name)).stop_ids,
             name,
         )
         for name, engine in engines.items()

@@ -14,12 +14,12 @@ from alignment.text.tokenizer import Tokenizer
 from fusion.core import Delta, End, FinishReason, Generate, Token
 from fusion.ensemble import Ensemble, Model, build_ensemble
 from fusion.loop.fuser import Fuser
-from fusion.members.checkpoint import stop_ids
 from fusion.members.hosts.inline import InlineMember
 from fusion.options import FusionParams, SamplingParams
 
 pytest.importorskip("vllm")
 
+from fusion.assembly.checkpoints import read_vocabulary
 from fusion.members.vllm.engine import VllmEngine
 
 SOURCE = str(Path(__file__).parents[4] / "deploy" / "demo" / "models" / "lingvo")
@@ -95,7 +95,7 @@ def site() -> Iterator[Site]:
     add = engine.add
     engine.add = lambda work: (tasks.extend(map(type, work)), add(work))[1]
     member = InlineMember("lingvo", engine)
-    model = Model(member, Tokenizer.load(SOURCE), stop_ids(SOURCE), "lingvo")
+    model = Model(member, Tokenizer.load(SOURCE), read_vocabulary(SOURCE).stop_ids, "lingvo")
     fuser = Fuser({"lingvo": member})
     fuser.start()
     yield Site(fuser, build_ensemble("lingvo", {"lingvo": model}, "lingvo"), engine, tasks)

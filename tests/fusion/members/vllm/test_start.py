@@ -44,7 +44,7 @@ def test_with_another_vllm(folder, monkeypatch):
     with pytest.raises(ConfigError) as caught:
         VllmEngine.load(folder)
     assert str(caught.value) == (
-        "vLLM 0.41.2 is installed, Tutti was tried with 0.32 to below 0.33; install vllm==0.32.*."
+        "vLLM 0.41.2 is installed, Tutti was tried with 0.32 to below 0.34; install vllm==0.32.*."
     )
 
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import pytest
 from starlette.testclient import TestClient
 
+from alignment.errors import InvalidRequestError
 from fusion.core import Delta, End
-from fusion.options import FusionParams
+from fusion.options import FusionParams, Weighting
 from server.http.app import create_app
+from server.http.protocol.fusion import FusionFields, WeightingFields, fusion_params
 from server.settings import ServerSettings
 from tests.support.scripted_fuser import END, ScriptedFuser, ensemble, report, token
 from tests.support.small_requests import chat, complete
@@ -51,3 +56,26 @@ def test_a_report_lies_in_each_choice(client: TestClient, fuser: ScriptedFuser) 
         assert told["rounds"][0]["contribution"] == {"a": 0.75, "b": 0.25}
         assert told["rounds"][0]["rolled_back"] == {"a": 0, "b": 1}
     assert "fusion" not in chat(client)["choices"][0]
+
+
+@pytest.mark.parametrize(
+    ("grid", "positions", "allowed"),
+    [(21, 24, True), (100, 10, True), (100, 11, False), (2, 47, True), (2, 48, False)],
+)
+def test_a_search_that_would_hold_up_everybody_is_refused(grid: int, positions: int, allowed: bool) -> None:
+    """The positions alone cost something, so a small grid counts as the usual one."""
+    weighting = {"grid": grid, "positions": positions}
+    asked = FusionFields.model_validate({"weights": "packllm-opt", "weighting": weighting})
+    if allowed:
+        assert fusion_params(asked, ensemble(), 1000).weighting.grid == grid
+        return
+    with pytest.raises(InvalidRequestError, match="this server allows") as caught:
+        fusion_params(asked, ensemble(), 1000)
+    assert caught.value.param == "fusion.weighting"
+
+
+def test_what_an_ensemble_is_configured_with_is_allowed() -> None:
+    weighting = Weighting(method="packllm-opt", grid=1001, positions=4096)
+    configured = ensemble(defaults=FusionParams(weighting=weighting))
+    asked = FusionFields(weighting=WeightingFields(prune=0.1))
+    assert fusion_params(asked, configured, 1000).weighting == replace(weighting, prune=0.1)

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from alignment.errors import ConfigError
 from alignment.methods.map_cache import MapCache
 from alignment.vocab_map import VocabMap
-from fusion.build.checkpoints import Checkpoint, engine_spec, open_checkpoint
-from fusion.build.maps import MapMaker
-from fusion.build.members import device_here, load_members
-from fusion.build.specs import BuildError, Ensembles, EnsembleSpec, Models
+from fusion.assembly.checkpoints import Checkpoint, engine_spec, open_checkpoint
+from fusion.assembly.maps import MapMaker
+from fusion.assembly.members import device_here, load_members
+from fusion.assembly.specs import BuildError, Ensembles, EnsembleSpec, Models
 from fusion.core import Member
+from fusion.distill.lineage import parents_of
 from fusion.ensemble import Ensemble, Model, build_ensemble, build_for_any_pivot
 from fusion.loop.fuser import Fuser
 from fusion.members.identity import content_digest
@@ -26,7 +27,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Runtime:
-    """What a configuration comes to: what is served, by name, and the fuser that decodes it. Not started."""
+    """A loaded configuration: the served ensembles by name, and the fuser that decodes them, not yet started."""
 
     ensembles: dict[str, Ensemble]
     fuser: Fuser
@@ -41,9 +42,9 @@ def build(
     tutti: str,
     max_waiting: int,
 ) -> Runtime:
-    """Load everything; all that can be wrong without weights is found before any is read.
+    """Load everything. All errors that can be found without weights are raised before any weights are read.
 
-    Maps come before the engines: the memory that learning takes is free again when the weights arrive.
+    Maps are learned before the engines load, so the memory for learning is free again when weights are read.
 
     Args:
         models: those to load.
@@ -80,7 +81,7 @@ def _model(checkpoint: Checkpoint, member: Member) -> Model:
     origin = f"{content_digest(model.source, revision=model.revision)} {checkpoint.dtype}"
     if model.adapter is not None:
         origin += f" {content_digest(model.adapter)}"
-    return Model(member, checkpoint.tokenizer, checkpoint.stop_ids, origin)
+    return Model(member, checkpoint.tokenizer, checkpoint.stop_ids, origin, parents_of(model.source))
 
 
 # By the names of the member and of the pivot.

@@ -1,4 +1,4 @@
-"""Members from specifications: the place where each model's engine runs, and its way there."""
+"""Members from specifications: placing each model's engine on a host and loading it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 
 from alignment.errors import ConfigError
-from fusion.build.specs import BuildError, ModelSpec
+from fusion.assembly.specs import BuildError, ModelSpec
 from fusion.core import Member
 from fusion.members.checkpoint import parse_device
 from fusion.members.hosts.inline import InlineMember
@@ -17,7 +17,7 @@ from fusion.members.registry import EngineSpec, load_engine
 
 
 def device_here(model: ModelSpec) -> str | None:
-    """The device of this machine that the model will take up, with its number; None where another one may run it.
+    """The device of this machine that the model will use, with its number; None where another machine may run it.
 
     Raises:
         ConfigError: there is no such device, or no Ray to find one.
@@ -61,7 +61,7 @@ def load_members(models: Sequence[tuple[str, ModelSpec, EngineSpec]]) -> dict[st
 
 
 def environment(model: ModelSpec) -> dict[str, str]:
-    """What the model's process has besides the server's variables; none for an engine in the server itself."""
+    """Environment variables of the model's process beside the server's; none for an engine in the server."""
     worker = model.worker
     if model.host == "inline":
         return {}

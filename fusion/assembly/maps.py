@@ -13,7 +13,7 @@ from alignment.methods.method import ModelVocabulary
 from alignment.methods.origin import load_with_origin
 from alignment.methods.registry import Alignment
 from alignment.vocab_map import VocabMap
-from fusion.build.specs import EnsembleSpec
+from fusion.assembly.specs import EnsembleSpec
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +23,7 @@ _LOG_SECONDS = 10.0
 class MapMaker:
     """The maps of an ensemble's members into the vocabulary of one of its pivots.
 
-    `tutti` is the version of the program, which is a part of where a learned map comes from.
+    `tutti` is the version of the program, which is a part of a learned map's origin.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class MapMaker:
     def known(self, member: str) -> VocabMap | None:
         """A member's map for running text, unless it has yet to be learned.
 
-        Raises ConfigError where its file or its embeddings will not do; names the member.
+        Raises ConfigError where its file or its embeddings cannot be used; names the member.
         """
         return self._map(member, lambda costly: self._cache.find(costly.origin(self._tutti)))
 

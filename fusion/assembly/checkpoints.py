@@ -1,4 +1,4 @@
-"""Checkpoints: all of a model but its weights, read and checked before any are loaded."""
+"""Checkpoints: everything of a model except its weights, read and checked before any weights are loaded."""
 
 from __future__ import annotations
 
@@ -10,20 +10,21 @@ import torch
 
 from alignment.errors import ConfigError
 from alignment.methods.method import ModelVocabulary
+from alignment.text.stops import ordered_stops
 from alignment.text.tokenizer import Tokenizer
-from fusion.build.members import device_here
-from fusion.build.specs import BuildError, ModelSpec
-from fusion.members.checkpoint import DTYPES, read_config, stop_ids, weight_files
+from fusion.assembly.members import device_here
+from fusion.assembly.specs import BuildError, ModelSpec
+from fusion.members.checkpoint import DTYPES, listed_stops, read_config, weight_files
 from fusion.members.registry import ENGINES, EngineSpec
 from fusion.options import EngineOptions
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """All of a model but its weights.
+    """Everything of a model except its weights.
 
-    `dtype` is what `auto` came to, `config` the configuration as transformers reads it, `not_packed` what keeps
-    the architecture from the fast path, None where nothing is known to.
+    `dtype` is the resolved dtype, `config` the configuration as transformers reads it, `not_packed` the reason why
+    the architecture cannot take the fast path, None where none is known.
     """
 
     name: str
@@ -45,10 +46,10 @@ class Checkpoint:
 
 
 def open_checkpoint(name: str, model: ModelSpec) -> Checkpoint:
-    """Read and check all of a checkpoint but its weights.
+    """Read and check everything of a checkpoint except its weights.
 
     Raises:
-        ConfigError: the device, a file, the architecture or the tokenizer will not do; names the model.
+        ConfigError: the device, a file, the architecture or the tokenizer cannot be used; names the model.
     """
     source, revision, trust = model.source, model.revision, model.trust_remote_code
     try:
@@ -70,19 +71,17 @@ def read_vocabulary(
     """The tokenizer of a checkpoint and its end tokens.
 
     Raises:
-        ConfigError: there is no such checkpoint, its tokenizer will not do, or it has no end token.
+        ConfigError: there is no such checkpoint, its tokenizer cannot be used, or it has no end token.
     """
     tokenizer = Tokenizer.load(source, revision=revision, trust_remote_code=trust_remote_code)
-    stops = stop_ids(source, revision)
-    if not stops and tokenizer.hf.eos_token_id is not None:
-        stops = (tokenizer.hf.eos_token_id,)
+    stops = ordered_stops(tokenizer, *listed_stops(source, revision))
     if not stops:
         raise ConfigError(f"{source} names no end token; set eos_token_id in its generation_config.json.")
     return ModelVocabulary(source, tokenizer, stops, revision, trust_remote_code)
 
 
 def engine_spec(checkpoint: Checkpoint) -> EngineSpec:
-    """What the model's engine is built from, wherever that happens."""
+    """Return the specification that the model's engine is loaded from, on whatever host."""
     model = checkpoint.spec
     arguments: dict[str, Any] = {
         "source": model.source,
@@ -97,7 +96,7 @@ def engine_spec(checkpoint: Checkpoint) -> EngineSpec:
 
 
 def _examined(model: ModelSpec, config: Any) -> str | None:
-    """What keeps the architecture from its engine's fastest path. Raises ConfigError for one it cannot run."""
+    """Return why an architecture cannot take its engine's fast path. Raises ConfigError for one it cannot run."""
     kind = ENGINES[model.engine]
     if kind.examine is None:
         return None
@@ -107,7 +106,7 @@ def _examined(model: ModelSpec, config: Any) -> str | None:
 
 
 def _check_vocabulary(source: str, config: Any, tokenizer: Tokenizer) -> None:
-    """Text must come to ids that the model has; control tokens beyond them (images, say) are never used."""
+    """Raise ConfigError where text has ids that the model lacks; control tokens beyond them are never used."""
     size = config.get_text_config(decoder=True).vocab_size
     needed = 1 + max((i for i, surface in enumerate(tokenizer.surfaces) if surface is not None), default=0)
     if needed > size:

@@ -1,1 +1,0 @@
-"""Building members, maps and ensembles from plain specifications, for the server and for distillation."""

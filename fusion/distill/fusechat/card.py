@@ -1,0 +1,104 @@
+"""The record and the model card of a result: sources, data, settings, versions, figures."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from fusion.distill.fusechat.conversations import Conversations
+from fusion.distill.fusechat.curve import Entry
+from fusion.distill.fusechat.settings import FuseChat
+from fusion.members.identity import content_digest
+
+PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "safetensors", "numpy")
+
+
+def record(
+    settings: FuseChat,
+    conversations: Conversations,
+    inputs: str,
+    curves: Mapping[str, Sequence[Entry]],
+    coverage: Mapping[str, Any],
+    merged: Mapping[str, Any],
+) -> dict[str, Any]:
+    """What `distillation.json` holds. Models are named by their last folder, as paths mean nothing elsewhere."""
+    weights = merged.get("weights", {})
+    shares = [sum(values) / len(weights) for values in zip(*weights.values(), strict=True)] if weights else []
+    return {
+        "method": "fusechat",
+        "name": settings.name,
+        "inputs": inputs,
+        "base": _about(settings.base.source, settings.base.revision),
+        "sources": {name: _about(one.source, one.revision) for name, one in settings.sources.items()},
+        "data": {
+            "digest": conversations.digest,
+            "conversations": len(conversations.messages),
+            "without_answer": conversations.without_answer,
+            "held_out": settings.data.held_out,
+        },
+        "settings": {
+            "targets": {name: asdict(target) for name, target in settings.targets.items()},
+            "represent": asdict(settings.represent),
+            "align": asdict(settings.align),
+            "train": asdict(settings.train),
+            "merge": asdict(settings.merge),
+            "dtype": settings.dtype,
+        },
+        "versions": {package: importlib.metadata.version(package) for package in PACKAGES},
+        "figures": {
+            "targets": {
+                name: {
+                    "steps": max((int(entry["step"]) for entry in curve), default=0),
+                    "held_out_loss": min(
+                        (entry["held_out"] for entry in curve if "held_out" in entry), default=None
+                    ),
+                    **coverage.get(name, {}),
+                }
+                for name, curve in curves.items()
+            },
+            "merge_weights": dict(zip(settings.targets, shares, strict=False)),
+        },
+    }
+
+
+def model_card(settings: FuseChat, about: Mapping[str, Any]) -> str:
+    """README.md of the result."""
+    base = about["base"]["name"]
+    sources = ", ".join(f"`{name}`" for name in settings.sources)
+    rows = "\n".join(
+        f"| {name} | {', '.join(settings.targets[name].teachers)} | {figures['steps']} | "
+        f"{_number(figures['held_out_loss'])} |"
+        for name, figures in about["figures"]["targets"].items()
+    )
+    method, count = settings.merge.method, about["data"]["conversations"]
+    return f"""\
+---
+library_name: transformers
+pipeline_tag: text-generation
+tags: [fusechat, distillation, merge]
+---
+# {settings.name}
+
+Distilled with Tutti after FuseChat (arXiv 2408.07990): `{base}` was trained towards the aligned next-token
+distributions of {sources}, once for each target below, and the targets were merged in parameter space ({method}).
+
+| target | teachers | steps | held-out loss |
+|---|---|---|---|
+{rows}
+
+Alignment: {settings.align.method}. Loss: {settings.train.lm_weight:g} of language modelling on the answers,
+{1 - settings.train.lm_weight:g} of fusion ({settings.train.loss}). Data: {count} conversations.
+`distillation.json` has sources, data digest, all settings, versions and figures.
+"""
+
+
+def _about(source: str, revision: str | None) -> dict[str, Any]:
+    name = Path(source).name if Path(source).is_dir() else source
+    return {"name": name, "revision": revision, "digest": content_digest(source, revision=revision)}
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"

@@ -1,0 +1,147 @@
+"""Examples: conversations with their targets as the training loop takes them, and batches of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import Dataset, Sampler
+
+from fusion.distill.fusechat.represent import Represented
+from fusion.distill.fusechat.shards import Arrays
+from fusion.distill.loss import IGNORED, PADDING
+
+MIXED = 20
+"""Steps whose examples are sorted by length together."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """One conversation.
+
+    Attributes:
+        ids: [L] its tokens.
+        positions: [P] the positions whose next token is learned.
+        target_ids, probabilities: [P,K], what is to follow them.
+    """
+
+    ids: NDArray[np.int32]
+    positions: NDArray[np.int64]
+    target_ids: NDArray[np.int32]
+    probabilities: NDArray[np.float32]
+
+
+class Examples(Dataset[Example]):
+    """Examples by index, the same for the same index at any time, so that a resumed run reads the same."""
+
+    def __init__(self, examples: Sequence[Example]) -> None:
+        self._examples = examples
+
+    def __len__(self) -> int:
+        return len(self._examples)
+
+    def __getitem__(self, index: int) -> Example:
+        return self._examples[index]
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of each."""
+        return [len(example.ids) for example in self._examples]
+
+    @property
+    def learned(self) -> int:
+        """Positions that are learned, in all."""
+        return sum(len(example.positions) for example in self._examples)
+
+
+class LengthGrouped(Sampler[int]):
+    """Indices of an epoch in an order that puts examples of like length into one step, to save padding.
+
+    The order is a function of seed and epoch alone, so that a resumed run has the one that it would have had.
+
+    Args:
+        lengths: of the examples.
+        step: examples of a step; the order within and of steps is random.
+        seed: of the order.
+    """
+
+    def __init__(self, lengths: Sequence[int], step: int, seed: int) -> None:
+        self._lengths = np.array(lengths)
+        self._step = step
+        self._seed = seed
+        self._epoch = 0
+
+    def __len__(self) -> int:
+        return len(self._lengths)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose order comes next."""
+        self._epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        rng = np.random.default_rng((self._seed, self._epoch))
+        order = rng.permutation(len(self._lengths))
+        together = self._step * MIXED
+        for start in range(0, len(order), together):
+            some = order[start : start + together]
+            some = some[np.argsort(self._lengths[some], kind="stable")]
+            steps = [some[at : at + self._step] for at in range(0, len(some), self._step)]
+            for number in rng.permutation(len(steps)):
+                yield from steps[number].tolist()
+
+
+def examples_of(pivot: Represented, targets: Arrays | None) -> list[Example | None]:
+    """The examples of a shard; None for a conversation that the base has not read.
+
+    Without `targets` they are for plain fine-tuning: there is nothing to learn towards but the text.
+    """
+    found: list[Example | None] = []
+    rows = pivot.rows()
+    for number, one in enumerate(pivot.conversations()):
+        if one is None:
+            found.append(None)
+            continue
+        here = slice(rows[number], rows[number + 1])
+        positions = np.array(one.positions, np.int64)
+        if targets is None:
+            ids, probabilities = (
+                np.full((len(positions), 1), PADDING, np.int32),
+                np.zeros((len(positions), 1), np.float32),
+            )
+        else:
+            ids, probabilities = targets["ids"][here], targets["probabilities"][here]
+        found.append(Example(np.array(one.ids, np.int32), positions, ids, probabilities))
+    return found
+
+
+def collate(examples: Sequence[Example]) -> dict[str, Any]:
+    """A batch of B examples, padded on the right to the longest of L tokens.
+
+    Returns:
+        input_ids, attention_mask, labels [B,L] (labels -100 where nothing is learned) int64, and of the targets
+        target_ids [B,L,K] int32 (-1 pads) and probabilities [B,L,K] float32.
+    """
+    count, length = len(examples), max(len(one.ids) for one in examples)
+    width = max(one.target_ids.shape[1] for one in examples)
+    ids, mask = np.zeros((count, length), np.int64), np.zeros((count, length), np.int64)
+    labels = np.full((count, length), IGNORED, np.int64)
+    targets = np.full((count, length, width), PADDING, np.int32)
+    probabilities = np.zeros((count, length, width), np.float32)
+    for row, one in enumerate(examples):
+        ids[row, : len(one.ids)] = one.ids
+        mask[row, : len(one.ids)] = 1
+        labels[row, one.positions + 1] = one.ids[one.positions + 1]
+        targets[row, one.positions, : one.target_ids.shape[1]] = one.target_ids
+        probabilities[row, one.positions, : one.target_ids.shape[1]] = one.probabilities
+    arrays = {
+        "input_ids": ids,
+        "attention_mask": mask,
+        "labels": labels,
+        "target_ids": targets,
+        "probabilities": probabilities,
+    }
+    return {name: torch.from_numpy(array) for name, array in arrays.items()}

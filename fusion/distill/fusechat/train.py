@@ -1,0 +1,203 @@
+"""Train: one target, from the base's weights, towards its distributions.
+
+FuseChat, section 3.3. A run leaves checkpoints that are complete or not counted, so it can be killed at any time
+and goes on from the last of them; on a CPU in float32 it ends with the same bits as a run that was left alone.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, PrinterCallback, TrainingArguments
+
+from alignment.errors import ConfigError
+from fusion.distill.checkpoint import copy_beside, written_at_once
+from fusion.distill.fusechat.curve import CURVE, PICTURE, Entry, draw_curve, read_curve
+from fusion.distill.fusechat.examples import Examples, collate
+from fusion.distill.fusechat.folders import local_folder
+from fusion.distill.fusechat.represent import Progress
+from fusion.distill.fusechat.settings import Source, Train
+from fusion.distill.fusechat.shards import read_json, write_json, writing
+from fusion.distill.fusechat.trainer import FusionTrainer, Guard, newest_complete
+from fusion.members.checkpoint import quiet, read_config, weight_files
+
+STAGE = "stage.json"
+
+
+@dataclass(frozen=True)
+class Texts:
+    """What a run learns from, and what it is checked on."""
+
+    learned: Examples
+    held_out: Examples
+
+
+def load_student(base: Source) -> Any:
+    """The base as a model to train, in float32: Adam's small steps are lost in half precision.
+
+    Raises:
+        ConfigError: it cannot be loaded whole from safetensors.
+    """
+    read_config(base.source, revision=base.revision)
+    weight_files(base.source, revision=base.revision)
+    with quiet():
+        model, report = AutoModelForCausalLM.from_pretrained(
+            base.source,
+            revision=base.revision,
+            dtype=torch.float32,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+    if report["missing_keys"]:
+        missing = sorted(report["missing_keys"])
+        raise ConfigError(f"{base.source} lacks {len(missing)} of the model's weights, among them {missing[0]}.")
+    return model
+
+
+def save_student(model: Any, base: Source, folder: Path, about: dict[str, Any]) -> None:
+    """Write a model with the base's tokenizer and settings beside it; the folder appears whole or not at all."""
+    with written_at_once(folder) as unfinished, quiet():
+        copy_beside(local_folder(base), unfinished)
+        model.save_pretrained(unfinished)
+        write_json(unfinished / STAGE, about)
+
+
+def train(
+    name: str, base: Source, texts: Texts, settings: Train, folder: Path, inputs: str, progress: Progress
+) -> list[Entry]:
+    """Train a target into `folder / "model"` and return its curve; one that is there already is kept.
+
+    Raises:
+        ConfigError: nothing to learn from, a loss that is not a number, a full disk.
+    """
+    result = folder / "model"
+    if read_json(result / STAGE).get("inputs") == inputs:
+        curve = read_curve(result / CURVE)
+        progress(steps := int(curve[-1]["step"]) if curve else 1, steps)
+        return curve
+    if not len(texts.learned):
+        raise ConfigError(f"{name} has nothing to learn from; add conversations, or lower data.held_out.")
+    run = folder / f"run-{inputs[:16]}"
+    for old in folder.glob("run-*"):
+        if old != run:
+            shutil.rmtree(old)
+    if result.exists():
+        shutil.rmtree(result)
+    torch.manual_seed(settings.seed)
+    model = _with_adapters(load_student(base), settings)
+    with _disk(run), quiet():
+        run.mkdir(parents=True, exist_ok=True)
+        trainer = FusionTrainer(
+            model,
+            _arguments(settings, texts, run),
+            data_collator=collate,
+            train_dataset=texts.learned,
+            eval_dataset=texts.held_out if len(texts.held_out) else None,
+            callbacks=[Guard(settings, progress)],
+            settings=settings,
+        )
+        trainer.remove_callback(PrinterCallback)
+        checkpoint = newest_complete(run)
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    curve = read_curve(run / CURVE)
+    final = trainer.accelerator.unwrap_model(trainer.model)
+    if trainer.is_world_process_zero():
+        _store(name, final, settings, base, result, run, inputs, curve)
+        shutil.rmtree(run)
+    return curve
+
+
+def steps_of(settings: Train, examples: int) -> int:
+    """How many steps a run over so many examples has, on one device."""
+    if settings.steps is not None:
+        return settings.steps
+    batches = math.ceil(examples / settings.batch)
+    return math.ceil(settings.epochs * math.ceil(batches / settings.accumulate))
+
+
+def _store(
+    name: str, model: Any, settings: Train, base: Source, result: Path, run: Path, inputs: str, curve: list[Entry]
+) -> None:
+    if settings.lora_rank is not None:
+        model = model.merge_and_unload()
+    draw_curve(run / PICTURE, curve, name)
+    with written_at_once(result) as folder, quiet():
+        copy_beside(local_folder(base), folder)
+        model.save_pretrained(folder)
+        for file in (CURVE, PICTURE):
+            if (run / file).exists():
+                shutil.copyfile(run / file, folder / file)
+        write_json(folder / STAGE, {"inputs": inputs})
+
+
+def _arguments(settings: Train, texts: Texts, run: Path) -> TrainingArguments:
+    checked = len(texts.held_out) > 0
+    steps = steps_of(settings, len(texts.learned))
+    every = min(settings.check_every, steps)
+    return TrainingArguments(
+        output_dir=str(run),
+        per_device_train_batch_size=settings.batch,
+        per_device_eval_batch_size=settings.batch,
+        gradient_accumulation_steps=settings.accumulate,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type=settings.schedule,
+        warmup_steps=round(settings.warmup * steps),
+        weight_decay=settings.weight_decay,
+        adam_beta2=settings.beta2,
+        max_grad_norm=settings.max_norm,
+        num_train_epochs=settings.epochs,
+        max_steps=-1 if settings.steps is None else settings.steps,
+        seed=settings.seed,
+        data_seed=settings.seed,
+        bf16=settings.bfloat16,
+        use_cpu=not torch.cuda.is_available(),
+        logging_steps=settings.log_every,
+        logging_nan_inf_filter=False,
+        eval_strategy="steps" if checked else "no",
+        eval_steps=every if checked else None,
+        save_strategy="steps",
+        save_steps=every,
+        save_total_limit=2,
+        load_best_model_at_end=checked and settings.patience is not None,
+        metric_for_best_model="loss" if checked else None,
+        greater_is_better=False,
+        remove_unused_columns=False,
+        label_names=["labels"],
+        report_to=[],
+        disable_tqdm=True,
+        dataloader_pin_memory=False,
+    )
+
+
+def _with_adapters(model: Any, settings: Train) -> Any:
+    """The model with LoRA adapters on all linear layers but the tables, which a tied model shares."""
+    if settings.lora_rank is None:
+        return model
+    try:
+        from peft import LoraConfig, get_peft_model
+    except ImportError:
+        raise ConfigError("train.lora_rank needs peft; install it with: pip install 'tutti[distill]'") from None
+    adapters = LoraConfig(r=settings.lora_rank, lora_alpha=2 * settings.lora_rank, target_modules="all-linear")
+    return get_peft_model(model, adapters)
+
+
+@contextmanager
+def _disk(run: Path) -> Iterator[None]:
+    """A full disk, which PyTorch reports as a RuntimeError of its own writer."""
+    try:
+        with writing(run):
+            yield
+    except RuntimeError as error:
+        if "PytorchStreamWriter" not in str(error) and "No space left" not in str(error):
+            raise
+        raise ConfigError(
+            f"{run} cannot be written: the disk is full; make room there, or name another folder as work, and run "
+            "the same again."
+        ) from error

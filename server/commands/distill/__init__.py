@@ -1,0 +1,1 @@
+"""`tutti distill`: training-time fusion from a file, stage by stage."""

@@ -1,0 +1,94 @@
+"""`tutti distill fusechat`: the stages with their bars, or the plan alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal, get_args
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from alignment.errors import ConfigError
+from fusion.distill.fusechat.plan import Plan, make_plan
+from fusion.distill.fusechat.run import Progress as Report
+from fusion.distill.fusechat.run import Run
+from server.commands.distill.evaluation import evaluate
+from server.commands.tables import table
+from server.settings.distill import read_fusechat
+
+Stage = Literal["represent", "align", "train", "merge", "evaluate"]
+STAGES: tuple[Stage, ...] = get_args(Stage)
+
+
+def stage_named(name: str) -> Stage:
+    """The stage of this name; ConfigError, with the names that there are, for any other."""
+    for stage in STAGES:
+        if name == stage:
+            return stage
+    raise ConfigError(f"There is no stage {name!r}: use one of {', '.join(STAGES)}.")
+
+
+def distill(path: Path, stage: Stage | None, dry_run: bool, output: Console, progress: Console) -> None:
+    """Run all stages of a file, or one of them, or print what they will take.
+
+    Raises:
+        ConfigError: what the file, the models, the data or the disk lack, in one sentence.
+    """
+    settings, evaluated = read_fusechat(path)
+    if stage == "evaluate" and evaluated is None:
+        raise ConfigError(f"{path}: there is nothing to evaluate on; add evaluate.tasks.")
+    if dry_run:
+        output.print(plan_table(make_plan(Run(settings))))
+        return
+    with bars(progress) as report:
+        run = Run(settings, report)
+        for name in STAGES[:-1] if stage is None else (stage,):
+            if name != "evaluate":
+                getattr(run, name)()
+    if evaluated is not None and stage in (None, "evaluate"):
+        evaluate(run, evaluated, output, progress)
+    if stage in (None, "merge"):
+        progress.print(f"{settings.name} is in {settings.out}.", soft_wrap=True, highlight=False)
+
+
+@contextmanager
+def bars(console: Console) -> Iterator[Report]:
+    """A bar for everything that is worked on, with the time left; without a terminal a line where it ends."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        known: dict[str, TaskID] = {}
+
+        def report(what: str, done: int, total: int) -> None:
+            if what not in known:
+                known[what] = progress.add_task(what, total=total)
+            progress.update(known[what], completed=done, total=total)
+            if not console.is_terminal and done == total:
+                console.print(f"{what}: {done} of {total}", highlight=False)
+
+        yield report
+
+
+def plan_table(plan: Plan) -> Table:
+    """What a distillation will take."""
+    result = table("Plan")
+    result.add_column("")
+    result.add_column("", justify="right")
+    result.add_row("conversations", f"{plan.conversations:,}")
+    result.add_row("  of them held out", f"{plan.held_out:,}")
+    result.add_row("left out, without an answer", f"{plan.without_answer:,}")
+    for name, reader in plan.readers.items():
+        result.add_row(f"tokens read by {name}", f"{reader.tokens:,}")
+        result.add_row("  of them answers", f"{reader.answers:,}")
+        if reader.left_out:
+            result.add_row("  conversations it cannot read", f"{reader.left_out:,}")
+    result.add_row("steps of each target", f"{plan.steps:,}")
+    result.add_row("memory while training, at least", _size(plan.memory))
+    result.add_row("disk, at most", _size(plan.disk))
+    return result
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"

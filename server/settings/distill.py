@@ -1,0 +1,220 @@
+"""The shape of a file for `tutti distill fusechat`, and from such a file to a distillation.
+
+What the fields mean stands with the settings themselves, in `fusion.distill.fusechat.settings`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BeforeValidator,
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    StringConstraints,
+    ValidationError,
+)
+
+from alignment.errors import ConfigError
+from fusion.distill.fusechat import settings as fusechat
+from server.settings import problems
+from server.settings.document import Path as Loc
+from server.settings.document import parse
+from server.settings.read import read_text
+from server.settings.schema import Folder, Section, ServedName, Source
+
+Share = Annotated[float, Field(ge=0, lt=1)]
+
+
+def _bare_source(model: Any) -> Any:
+    return {"source": model} if isinstance(model, str) else model
+
+
+class ModelSection(Section):
+    """A checkpoint; in the file a folder or hub id alone will do."""
+
+    source: Source
+    engine: Literal["transformers", "vllm"] = "transformers"
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    device: Annotated[str, StringConstraints(pattern=r"^(cpu|mps|cuda(:\d{1,3})?)$")] = "cpu"
+    revision: str | None = None
+    cache_tokens: PositiveInt = 16384
+    max_sequences: PositiveInt = 64
+    prefill_chunk: PositiveInt = 1024
+
+
+Model = Annotated[ModelSection, BeforeValidator(_bare_source)]
+
+
+class DataSection(Section):
+    """Texts."""
+
+    files: Annotated[list[str], Field(min_length=1)]
+    held_out: Share = 0.02
+    max_length: Annotated[int, Field(ge=2)] = 2048
+    limit: PositiveInt | None = None
+
+
+class RepresentSection(Section):
+    """How much of each distribution is kept."""
+
+    best: Annotated[int, Field(ge=1, le=1000)] = 16
+    shard: PositiveInt = 1024
+
+
+class AlignSection(Section):
+    """How distributions come to the base's tokens."""
+
+    method: fusechat.Alignment = "statistics"
+    map: fusechat.Maps = "prefix"
+    temperature: PositiveFloat = 1.0
+    rest: bool = True
+
+
+class TargetSection(Section):
+    """A model to train."""
+
+    teachers: Annotated[list[str], Field(min_length=1)]
+    combine: fusechat.Combine = "best"
+
+
+class TrainSection(Section):
+    """The training loop."""
+
+    learning_rate: PositiveFloat = 5e-6
+    schedule: fusechat.Schedule = "cosine"
+    warmup: Share = 0.03
+    weight_decay: NonNegativeFloat = 0.0
+    beta2: Share = 0.999
+    max_norm: PositiveFloat = 1.0
+    epochs: PositiveFloat = 3.0
+    steps: PositiveInt | None = None
+    batch: PositiveInt = 16
+    accumulate: PositiveInt = 8
+    loss: Literal["ce", "kl"] = "ce"
+    lm_weight: Annotated[float, Field(ge=0, le=1)] = 0.9
+    log_every: PositiveInt = 10
+    check_every: PositiveInt = 100
+    patience: PositiveInt | None = 3
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    bfloat16: bool = False
+    lora_rank: PositiveInt | None = None
+
+
+class MergeSection(Section):
+    """How the targets become one."""
+
+    method: Literal["sce", "linear", "varm"] = "sce"
+    compare: list[Literal["sce", "linear", "varm"]] = Field(default_factory=list)
+    select: Annotated[float, Field(ge=0, le=1)] = 1.0
+    variant: Literal["fusechat", "mergekit"] = "fusechat"
+
+
+class EvaluateSection(Section):
+    """What the models are asked at the end.
+
+    Attributes:
+        tasks: files of questions, as for `tutti eval`.
+        limit: only so many questions of each task.
+        ensemble: ask the ensemble of base and sources as well, with the base as pivot.
+        pivot: another pivot of that ensemble.
+        alignment: of that ensemble.
+    """
+
+    tasks: Annotated[list[str], Field(min_length=1)]
+    limit: PositiveInt | None = None
+    ensemble: bool = True
+    pivot: str | None = None
+    alignment: Literal["exact", "prefix", "eva", "mined", "hybrid"] = "exact"
+
+
+class FuseChatFile(Section):
+    """The whole file."""
+
+    name: ServedName
+    base: Model
+    sources: Annotated[dict[ServedName, Model], Field(min_length=1)]
+    targets: dict[ServedName, TargetSection] = Field(default_factory=dict)
+    data: DataSection
+    represent: RepresentSection = RepresentSection()
+    align: AlignSection = AlignSection()
+    train: TrainSection = TrainSection()
+    merge: MergeSection = MergeSection()
+    evaluate: EvaluateSection | None = None
+    work: Folder
+    out: Folder
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+
+
+def read_fusechat(path: Path) -> tuple[fusechat.FuseChat, EvaluateSection | None]:
+    """The distillation that a file describes, and what is evaluated at the end. Paths start in its folder.
+
+    Raises:
+        ConfigError: one line per problem, each with its place, the field, what was found and what is allowed.
+    """
+    document = parse(read_text(path), str(path))
+    try:
+        file = FuseChatFile.model_validate(document.data, context={"folder": path.parent})
+    except ValidationError as invalid:
+        found = [problems.describe(error, document, FuseChatFile) for error in invalid.errors()]
+        raise ConfigError("\n".join(found)) from None
+    if found := [problems.line(document, loc, sentence) for loc, sentence in _contradictions(file)]:
+        raise ConfigError("\n".join(found))
+    folder = path.parent.absolute()
+    evaluated = file.evaluate
+    if evaluated is not None:
+        evaluated = evaluated.model_copy(update={"tasks": [str(folder / task) for task in evaluated.tasks]})
+    return _distillation(file, folder), evaluated
+
+
+def _distillation(file: FuseChatFile, folder: Path) -> fusechat.FuseChat:
+    targets = file.targets or {name: TargetSection(teachers=[name]) for name in file.sources}
+    data = file.data.model_dump() | {"files": tuple(folder / name for name in file.data.files)}
+    merge = file.merge.model_dump() | {"compare": tuple(file.merge.compare)}
+    return fusechat.FuseChat(
+        name=file.name,
+        base=fusechat.Source(**file.base.model_dump()),
+        sources={name: fusechat.Source(**model.model_dump()) for name, model in file.sources.items()},
+        targets={name: fusechat.Target(tuple(one.teachers), one.combine) for name, one in targets.items()},
+        data=fusechat.Data(**data),
+        represent=fusechat.Represent(**file.represent.model_dump()),
+        align=fusechat.Align(**file.align.model_dump()),
+        train=fusechat.Train(**file.train.model_dump()),
+        merge=fusechat.Merge(**merge),
+        work=Path(file.work),
+        out=Path(file.out),
+        dtype=file.dtype,
+    )
+
+
+def _contradictions(file: FuseChatFile) -> Iterator[tuple[Loc, str]]:
+    """What each field allows but all together do not."""
+    known = [*file.sources, fusechat.BASE]
+    if fusechat.BASE in file.sources:
+        yield ("sources", fusechat.BASE), "the name is taken by the base; choose another"
+    for name, target in file.targets.items():
+        if name in (fusechat.BASE, "start"):
+            yield ("targets", name), "the name is taken by the base; choose another"
+        for number, teacher in enumerate(target.teachers):
+            if teacher not in known:
+                yield (
+                    ("targets", name, "teachers", number),
+                    f"there is no source '{teacher}'; allowed: {', '.join(known)}",
+                )
+        if len(set(target.teachers)) < len(target.teachers):
+            yield ("targets", name, "teachers"), "a teacher is listed twice; list each once"
+        if target.combine == "mean" and file.align.method != "projected":
+            yield ("targets", name, "combine"), "mean is for align.method projected; take best, or that method"
+        if target.combine == "best" and fusechat.BASE in target.teachers:
+            yield ("targets", name, "teachers"), "the base takes part in best anyway; leave it out"
+    if file.align.rest and file.align.temperature != 1:
+        yield ("align", "rest"), "what is left out is known at temperature 1 only; set rest: false"
+    if Path(file.out) == Path(file.work):
+        yield ("out",), "found the same folder as work; name another"
+    evaluated = file.evaluate
+    if evaluated is not None and evaluated.pivot is not None and evaluated.pivot not in known:
+        yield ("evaluate", "pivot"), f"there is no model '{evaluated.pivot}'; allowed: {', '.join(known)}"

@@ -1,0 +1,110 @@
+"""Every model reads the texts once, and its shards hold what a plain forward pass says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from alignment.errors import ConfigError
+from fusion.distill.fusechat.conversations import read_conversations
+from fusion.distill.fusechat.represent import represent
+from fusion.distill.fusechat.run import Run
+from fusion.distill.fusechat.settings import BASE, FuseChat
+from fusion.distill.fusechat.shards import read_shard, shard_path, write_shard
+
+
+@pytest.mark.parametrize("reader", [BASE, "ben"])
+def test_rows_and_losses_are_those_of_a_plain_forward_pass(done: Run, reader: str) -> None:
+    shard = done._reading_of(reader, 1)
+    model = AutoModelForCausalLM.from_pretrained(done.settings.readers[reader].source, dtype=torch.float32)
+    rows = shard.rows()
+    for number, one in enumerate(shard.conversations()):
+        assert one is not None
+        with torch.inference_mode():
+            logprobs = torch.log_softmax(model(torch.tensor([one.ids])).logits[0].double(), -1).numpy()
+        here = slice(rows[number], rows[number + 1])
+        at = logprobs[one.positions]
+        assert np.abs(np.take_along_axis(at, shard.ids[here].astype(int), 1) - shard.logprobs[here]).max() < 1e-4
+        assert np.abs(-np.sort(-at, axis=1)[:, : shard.ids.shape[1]] - shard.logprobs[here]).max() < 1e-4
+        following = [one.ids[position + 1] for position in one.positions]
+        assert shard.losses[number] == pytest.approx(-at[np.arange(len(at)), following].sum(), abs=1e-3)
+
+
+def test_answers_are_learned_with_their_end_and_nothing_else(done: Run) -> None:
+    shard = done._reading_of(BASE, 0)
+    tokenizer = AutoTokenizer.from_pretrained(done.settings.base.source)
+    for one, messages in zip(shard.conversations(), done.conversations.messages, strict=False):
+        assert one is not None
+        answers = [message["content"] + "<end>" for message in messages if message["role"] == "assistant"]
+        assert [tokenizer.decode(one.ids[start:end]) for start, end in one.answers] == answers
+
+
+def test_a_rerun_reads_nothing_again(done: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fusion.distill.fusechat.represent.open_engine", None)
+    done.represent()
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "missing", "of other settings"])
+def test_a_damaged_shard_is_read_again(done: Run, site: FuseChat, damage: str) -> None:
+    run = Run(site)
+    run.represent()
+    path = shard_path(site.work / "represent" / BASE, 1)
+    whole = path.read_bytes()
+    match damage:
+        case "cut":
+            path.write_bytes(whole[: len(whole) // 2])
+        case "flipped":
+            path.write_bytes(whole[:-9] + bytes([whole[-9] ^ 1]) + whole[-8:])
+        case "missing":
+            path.unlink()
+        case _:
+            arrays = read_shard(path, run.reading[BASE])
+            assert arrays is not None
+            write_shard(path, arrays, "others")
+    assert read_shard(path, run.reading[BASE]) is None
+    Run(site).represent()
+    assert path.read_bytes() == whole
+
+
+def test_conversations_without_an_answer_are_left_out_and_counted(site: FuseChat, tmp_path: Path) -> None:
+    path = tmp_path / "some.jsonl"
+    path.write_text(
+        '{"messages": [{"role": "user", "content": "the cat"}]}\n\n'
+        '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": " "}]}\n'
+        '{"prompt": "the", "answer": "cat"}\n'
+        '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"},'
+        ' {"role": "user", "content": "c"}]}\n'
+    )
+    data = type(site.data)((path,))
+    found = read_conversations(data)
+    assert found.without_answer == 2
+    assert [[message["content"] for message in one] for one in found.messages] == [["the", "cat"], ["a", "b"]]
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ('{"messages": [{"role": "user", "content": "the cat"}]}\n', "no conversation has an answer"),
+        ("{\n", "not JSON"),
+        ('{"messages": [{"role": "tool", "content": "x"}]}\n', "should hold 'messages'"),
+        ('["x"]\n', "should hold 'messages'"),
+    ],
+)
+def test_data_that_will_not_do_is_named(site: FuseChat, tmp_path: Path, text: str, sentence: str) -> None:
+    path = tmp_path / "bad.jsonl"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=sentence) as error:
+        read_conversations(type(site.data)((path,)))
+    assert str(path) in str(error.value)
+
+
+def test_a_model_that_can_read_nothing_is_named(site: FuseChat) -> None:
+    conversations = read_conversations(site.data)
+    with pytest.raises(ConfigError, match=r"ben .* can read none of"):
+        represent(
+            "ben", site.sources["ben"], conversations, site.represent, 3, site.work / "x", lambda done, total: None
+        )

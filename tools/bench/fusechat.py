@@ -1,0 +1,109 @@
+"""FuseChat against plain fine-tuning: `python -m tools.bench.fusechat FILE`, a file of `tutti distill fusechat`.
+
+For every seed the targets and the merged model, and as many steps of plain fine-tuning on the same texts, all of
+them asked the file's questions; means and standard deviations over the seeds as one JSON object on the last line.
+What is finished is kept in the file's `work` folder, so the command can be stopped and run again.
+"""
+
+import argparse
+import asyncio
+import json
+import shutil
+import statistics
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console
+
+from fusion.distill.fusechat.run import Run
+from fusion.distill.fusechat.settings import FuseChat, digest_of
+from fusion.distill.fusechat.train import train
+from server.commands.evaluate.asking import Answer, Asking
+from server.commands.evaluate.report import scores_table, summarise
+from server.commands.evaluate.run import evaluate, local, read_all
+from server.settings import Settings
+from server.settings.distill import read_fusechat
+
+console = Console(stderr=True, width=150)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("file", type=Path)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--only", choices=["plain", "fused"], help="train these alone, and ask nothing")
+    arguments = parser.parse_args()
+    settings, asked = read_fusechat(arguments.file)
+    assert asked is not None, "the file needs evaluate.tasks"
+    first = Run(settings, report)
+    first.represent()
+    first.align()
+    models: dict[str, Path] = {}
+    for seed in range(arguments.seeds):
+        if arguments.only != "fused":
+            models[f"plain-{seed}"] = plain(first, seed)
+        if arguments.only != "plain":
+            models |= fused(settings, seed)
+    if arguments.only is None:
+        questions = read_all([Path(task) for task in asked.tasks], asked.limit)
+        models["start"] = first.model_folder("start")
+        print(json.dumps(scores(models, questions), indent=None))
+
+
+def plain(run: Run, seed: int) -> Path:
+    """As many steps on the same texts, without any other model."""
+    settings = replace(run.settings.train, seed=seed, lm_weight=1.0)
+    folder = run.settings.work / "plain" / f"seed-{seed}"
+    inputs = digest_of(settings, run.settings.data, run.reading["base"])
+    name = f"plain {seed}"
+    train(name, run.settings.base, run.texts(None), settings, folder, inputs, lambda a, b: report(name, a, b))
+    return folder / "model"
+
+
+def fused(settings: FuseChat, seed: int) -> dict[str, Path]:
+    """Targets and merged models of a seed; the first is the file's own."""
+    if seed != settings.train.seed:
+        work = settings.work / f"seed-{seed}"
+        for stage in ("represent", "align"):
+            shutil.copytree(settings.work / stage, work / stage, dirs_exist_ok=True)
+        settings = replace(settings, work=work, out=work / "out", train=replace(settings.train, seed=seed))
+    run = Run(settings, report)
+    run.train()
+    run.merge()
+    methods = (settings.merge.method, *settings.merge.compare)
+    found = {f"{method}-{seed}": run.merged_folder(method) for method in methods}
+    return found | {f"target-{name}-{seed}": run.model_folder(name) for name in settings.targets}
+
+
+def scores(models: dict[str, Path], questions: list) -> dict[str, object]:
+    """Exact match in percent over all questions, by kind of model."""
+    served = {name: {"source": str(folder), "dtype": "float32"} for name, folder in models.items()}
+    settings = Settings.model_validate({"models": served}, context={"folder": Path.cwd()})
+
+    async def ask() -> list[Answer]:
+        async with local(settings) as client:
+            return await evaluate(client, questions, console, asking=Asking())
+
+    summaries = summarise(asyncio.run(ask()))
+    console.print(scores_table(summaries))
+    by_kind: dict[str, list[float]] = {}
+    for summary in summaries:
+        kind = summary.model if summary.model == "start" else summary.model.rpartition("-")[0]
+        by_kind.setdefault(kind, []).append(100 * summary.total.exact.mean)
+    return {
+        kind: {
+            "mean": round(statistics.mean(values), 2),
+            "sd": round(statistics.stdev(values), 2) if len(values) > 1 else None,
+            "each": [round(value, 2) for value in values],
+        }
+        for kind, values in by_kind.items()
+    }
+
+
+def report(what: str, done: int, total: int) -> None:
+    if done == total or done % 50 == 0:
+        console.print(f"{what}: {done} of {total}")
+
+
+if __name__ == "__main__":
+    main()
