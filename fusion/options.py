@@ -17,6 +17,7 @@ MEASURES: tuple[Measure, ...] = get_args(Measure)
 DISTRIBUTIONAL: frozenset[Measure] = frozenset({"packllm-opt"})
 """Those that need the members' distributions where all their tokens begin; the others need losses alone."""
 Method = Literal["given", Measure]
+Gate = Literal["confident", "draw"]
 Weight = Annotated[float, Ge(0)]
 Bias = Annotated[float, Interval(ge=-100, le=100)]
 
@@ -67,6 +68,13 @@ class FusionParams:
             whose tokens map badly counts for less.
         guard: keep the pivot's own best token where the fused best is the same text cut differently.
         report: collect a `RoundReport` per round.
+        draft: who proposes tokens that the members then check together, which changes no answer: `ngram` (what
+            followed the same tokens before), a member's name, or `auto` (the member that the ensemble followed
+            most often in the sequence).
+        gate: not all members run for every token, which does change answers. `confident`: the others are asked
+            only where the pivot's best token is less probable than `threshold`. `draw`: one member is drawn by
+            weight and runs alone (exact for a mixture at temperature 1 with `renormalize`).
+        threshold: of the gate.
     """
 
     members: tuple[str, ...] | None = None
@@ -77,6 +85,9 @@ class FusionParams:
     renormalize: bool = False
     guard: bool = False
     report: bool = False
+    draft: str | None = None
+    gate: Gate | None = None
+    threshold: Annotated[float, Interval(ge=0, le=1)] = 0.9
 
 
 @dataclass(frozen=True, slots=True)

@@ -91,7 +91,7 @@ def run_round(batch: list[Sequence]) -> Round:
     voters, fusion = first.voters, first.fusion
     candidates = gather(batch, voters)
     given = np.array([[sequence.weights[name] for name in voters] for sequence in batch])
-    pivot = voters.index(first.view.pivot)
+    pivot = voters.index(first.view.pivot) if first.view.pivot in voters else 0
     result = fuse(candidates.probabilities, given, pivot, fusion)
     fused = result.distribution
     if fusion.guard:
@@ -104,6 +104,8 @@ def run_round(batch: list[Sequence]) -> Round:
         wanted = sequence.fusion.report
         reports.append(report(sequence, candidates, row, chosen, result) if wanted else None)
         tokens.append(describe(sequence, candidates.tokens[row], fused[row], chosen))
+        if sequence.fusion.draft == "auto":
+            note_followed(sequence, candidates, row, chosen)
     return Round(
         first.ensemble.name,
         voters,
@@ -117,6 +119,13 @@ def run_round(batch: list[Sequence]) -> Round:
         tokens,
         reports,
     )
+
+
+def note_followed(sequence: Sequence, candidates: Candidates, row: int, chosen: int) -> None:
+    """Note whose best token was chosen."""
+    best = candidates.tokens[row, candidates.probabilities[row].argmax(axis=1)]
+    for name, token in zip(sequence.voters, best.tolist(), strict=True):
+        sequence.followed[name] = 0.95 * sequence.followed.get(name, 0.0) + (token == chosen)
 
 
 def gather(batch: list[Sequence], voters: tuple[str, ...]) -> Candidates:
@@ -134,7 +143,7 @@ def listed(sequence: Sequence, name: str) -> tuple[Ids, LogProbs]:
     """A member's k best ids and the named ones beyond them, [1, n], with their log-probabilities [1, n]."""
     answer = sequence.seats[name].latest
     assert answer is not None
-    ids, logprobs = answer.ids[-1:], answer.logprobs[-1:]
+    ids, logprobs = sequence.seats[name].row(sequence.cursor)
     if answer.named is None:
         return ids, logprobs
     also = np.asarray(sequence.extras(name)[0], dtype=ids.dtype)

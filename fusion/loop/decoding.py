@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from time import perf_counter
 
 from alignment.errors import RequestError, UnavailableError
-from fusion.core import AdvanceFailed, Answer, Generated, Member, RoundReport, Token
+from fusion.core import Advance, AdvanceFailed, Answer, Generated, Member, RoundReport, Token
 from fusion.loop.budget import Places
 from fusion.loop.line import Line
 from fusion.loop.outbox import Outbox
@@ -70,9 +70,11 @@ class Decoding:
         """Have a round for a sequence if all that it asks have answered, unless its policy asks on."""
         if not sequence.ready or sequence.number in self._ready:
             return
-        more = sequence.policy.answered(sequence) if sequence.account.rounds else None
+        more = None
         if not sequence.voters:  # those that were asked have left, or cannot spell the text
             more = ALL
+        elif sequence.account.rounds and not sequence.cursor:
+            more = sequence.policy.answered(sequence)
         if more is None:
             self._ready[sequence.number] = sequence
         else:
@@ -95,20 +97,24 @@ class Decoding:
 
     def fuse_ready(self) -> None:
         """Have a round of every sequence that is ready."""
-        batches: defaultdict[object, list[Sequence]] = defaultdict(list)
-        for sequence in self._ready.values():
-            if sequence.number in self._places.open and self._read_prompt(sequence):
-                batches[batch_key(sequence)].append(sequence)
-        self._ready = {}
-        for batch in batches.values():
-            for sequences, done in self._fuse(batch):
-                account_for(sequences, done)
-                self._outbox.news(self._round_over, sequences, done)
-                for sequence, token, report in zip(sequences, done.tokens, done.reports, strict=True):
-                    try:
-                        self._emit(sequence, token, report)
-                    except Exception:
-                        self._failed_inside(sequence)
+        while self._ready:  # a sequence whose draft holds is ready again at once
+            batches: defaultdict[object, list[Sequence]] = defaultdict(list)
+            for sequence in self._ready.values():
+                if sequence.number in self._places.open and self._read_prompt(sequence):
+                    batches[batch_key(sequence)].append(sequence)
+            self._ready = {}
+            for batch in batches.values():
+                for sequences, done in self._fuse(batch):
+                    self._take_round(sequences, done)
+
+    def _take_round(self, sequences: list[Sequence], done: Round) -> None:
+        account_for(sequences, done)
+        self._outbox.news(self._round_over, sequences, done)
+        for sequence, token, report in zip(sequences, done.tokens, done.reports, strict=True):
+            try:
+                self._emit(sequence, token, report)
+            except Exception:
+                self._failed_inside(sequence)
 
     def _read_prompt(self, sequence: Sequence) -> bool:
         """Before its first round a sequence may find its weights in the prompt, and go on without some members."""
@@ -144,6 +150,10 @@ class Decoding:
         if report is not None:
             sequence.rounds.append(report)
         if self._add(sequence, token):
+            if sequence.accepts(token.chosen.id):
+                self._ready[sequence.number] = sequence
+                return
+            sequence.company = len(self._places.open)
             sequence.ask(sequence.policy.ask(sequence))
             self._going[sequence.number] = sequence
 
@@ -155,10 +165,12 @@ class Decoding:
         self._outbox.update(sequence.update, text, (token,), finish, reason)
         return finish is None
 
-    def _advance(self, sequence: Sequence, name: str) -> None:
-        """Have the member's next work for the sequence, if there is any."""
-        if (advance := sequence.follow(name)) is None:
-            return
+    def _pursue(self, sequence: Sequence) -> None:
+        """Have the members' work on a draft."""
+        for name, advance in sequence.pursue().items():
+            self._hand(sequence, name, advance)
+
+    def _hand(self, sequence: Sequence, name: str, advance: Advance) -> None:
         if tokens := sequence.seats[name].rolled_back:
             self._outbox.news(self._outbox.observer.rolled_back, sequence.ensemble.name, name, tokens)
         if self._places.make_room(sequence, name):
@@ -172,11 +184,18 @@ class Decoding:
         Returns whether sequences are ready already, or have more to be given.
         """
         going, self._going, refused = list(self._going.values()), {}, []
+        for sequence in going:
+            if sequence.asked.draft and sequence.number in self._places.open:
+                try:
+                    self._pursue(sequence)
+                except Exception:
+                    self._failed_inside(sequence)
         for turn, name in enumerate(sorted(self._members, key=lambda name: -self.heard.get(name, 0.0))):
             for sequence in going:
-                if sequence.asks(name) and sequence.number in self._places.open:
+                if not sequence.asked.draft and sequence.asks(name) and sequence.number in self._places.open:
                     try:
-                        self._advance(sequence, name)
+                        if (advance := sequence.follow(name)) is not None:
+                            self._hand(sequence, name, advance)
                     except Exception:
                         self._failed_inside(sequence)
             if turn == 0:

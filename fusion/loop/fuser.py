@@ -35,6 +35,7 @@ from fusion.loop.observer import Load, Observer, member_load
 from fusion.loop.outbox import Outbox
 from fusion.loop.recovery import Attendance
 from fusion.options import FusionParams, SamplingParams
+from fusion.policy.registry import require_policy
 from fusion.prompt.scoring import PrefixScores
 from fusion.sequence.sequence import Sequence
 
@@ -112,6 +113,7 @@ class Fuser:
         """
         members = ensemble.taking_part(fusion)
         require_room(sampling.max_tokens, ensemble.max_new_tokens(prompt, members))
+        require_policy(fusion, sampling, members)
         self.attendance.require(ensemble, members)
         number = next(self._numbers)
         self.line.put(Sequence(number, ensemble, prompt, sampling, fusion, flow, on_update))

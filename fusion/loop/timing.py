@@ -11,7 +11,7 @@ def account_for(batch: list[Sequence], done: Round) -> None:
     """Add a round of these sequences to their accounts, and to the round how they waited for it."""
     for sequence in batch:
         account, arrived = sequence.account, sequence.arrived
-        if account.rounds:
+        if account.rounds and not sequence.cursor:
             done.waiting.append(done.began - sequence.sent)
             account.waiting += done.waiting[-1]
         account.rounds += 1

@@ -20,3 +20,6 @@ class Always:
     def answered(self, sequence: Sequence) -> Ask | None:
         """No one else: all were asked."""
         return None
+
+    def checked(self, drafted: int, accepted: int) -> None:
+        """There are no drafts."""

@@ -16,9 +16,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """The members that are asked in a round by name; None for all that take part."""
+    """Who votes in a round, and on how many tokens.
+
+    Attributes:
+        members: the names of those that are asked; None for all that take part.
+        draft: tokens of the pivot that may come next. Members are asked for the distribution before, between and
+            after them. One that leads alone may be asked again and again, for one token more.
+    """
 
     members: Collection[str] | None = None
+    draft: tuple[int, ...] = ()
 
 
 ALL = Ask()
@@ -32,3 +39,6 @@ class Policy(Protocol):
 
     def answered(self, sequence: Sequence) -> Ask | None:
         """Whom to ask besides, now that all who vote have answered; None to fuse what there is."""
+
+    def checked(self, drafted: int, accepted: int) -> None:
+        """Of so many drafted tokens that members had scored, these were what was drawn."""

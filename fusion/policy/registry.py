@@ -2,20 +2,66 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
-from fusion.options import FusionParams
+from alignment.errors import InvalidRequestError
+from fusion.options import FusionParams, SamplingParams
 from fusion.policy.always import Always
+from fusion.policy.gates import Confident, Draw
+from fusion.policy.lead import Lead
+from fusion.policy.ngram import Ngram
 from fusion.policy.policy import Policy
+from fusion.sampling import is_plain
 
-POLICIES: dict[str, Callable[[FusionParams], Policy]] = {"always": lambda fusion: Always()}
+POLICIES: dict[str, Callable[[FusionParams], Policy]] = {
+    "always": lambda fusion: Always(),
+    "ngram": lambda fusion: Ngram(),
+    "member": lambda fusion: Lead(None if fusion.draft == "auto" else fusion.draft),
+    "confident": lambda fusion: Confident(fusion.threshold),
+    "draw": lambda fusion: Draw(),
+}
 
 
 def policy_name(fusion: FusionParams) -> str:
     """The policy that these options ask for."""
+    if fusion.gate is not None:
+        return fusion.gate
+    if fusion.draft is not None:
+        return "ngram" if fusion.draft == "ngram" else "member"
     return "always"
 
 
 def policy_of(fusion: FusionParams) -> Policy:
     """A sequence's own policy."""
     return POLICIES[policy_name(fusion)](fusion)
+
+
+def require_policy(fusion: FusionParams, sampling: SamplingParams, members: Collection[str]) -> None:
+    """Raise InvalidRequestError, naming the field, where these options have no policy."""
+    if fusion.draft is not None and fusion.gate is not None:
+        raise InvalidRequestError(
+            "fusion.draft and fusion.gate exclude each other; leave one out.", param="fusion.gate"
+        )
+    if fusion.draft not in (None, "ngram", "auto", *members):
+        raise InvalidRequestError(
+            f"fusion.draft is {fusion.draft!r:.60}; give ngram, auto, or a member: {', '.join(members)}.",
+            param="fusion.draft",
+        )
+    if fusion.gate == "draw":
+        wrong = [
+            ("combine: mixture", fusion.combine != "mixture"),
+            ("renormalize: true", not fusion.renormalize),
+            ("no filter_top", fusion.filter_top is not None),
+            ("no guard", fusion.guard),
+            ("temperature 1 and no other change to the distribution", not _untouched(sampling)),
+            ("no logprobs", sampling.logprobs is not None),
+        ]
+        needed = [what for what, missing in wrong if missing]
+        if needed:
+            raise InvalidRequestError(
+                f"fusion.gate draw runs one member a token, which takes {', '.join(needed)}.", param="fusion.gate"
+            )
+
+
+def _untouched(sampling: SamplingParams) -> bool:
+    return is_plain(sampling) and sampling.temperature == 1 and not sampling.min_tokens and not sampling.ignore_eos

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
-from alignment.spelling import Edit, Spelling
-from fusion.core import NextTokens
+from alignment.spelling import Edit, Mark, Spelling
+from fusion.core import Ids, LogProbs, NextTokens
 
 
 class State(Enum):
@@ -17,6 +17,23 @@ class State(Enum):
     MUTE = "mute"  # it cannot spell the text, which ends inside a character
     READING = "reading"  # it came back, and reads what was written meanwhile
     IDLE = "idle"  # the policy does not ask it
+
+
+@dataclass(slots=True)
+class Point:
+    """A boundary of a draft, as a seat stands there.
+
+    Attributes:
+        followed, heard, mark: what its seat goes back to.
+        rolled_back: tokens taken back to get there.
+        answer: the answer whose last row is the distribution there; None for a row of the seat's `latest`.
+    """
+
+    followed: int
+    heard: int
+    mark: Mark | None
+    rolled_back: int = 0
+    answer: NextTokens | None = None
 
 
 @dataclass(slots=True)
@@ -32,6 +49,7 @@ class Seat:
         latest: its newest answer; None while one is awaited.
         state: whether it votes in this round.
         rolled_back: tokens taken back before the current round.
+        points: the boundaries of the draft that it was given, the first one before it; empty without a draft.
     """
 
     prompt: int
@@ -42,6 +60,7 @@ class Seat:
     latest: NextTokens | None = None
     state: State = State.VOTING
     rolled_back: int = 0
+    points: list[Point] = field(default_factory=list)
 
     @property
     def cached(self) -> int:
@@ -69,3 +88,30 @@ class Seat:
         """Sit out until asked again."""
         if self.state is State.VOTING:
             self.state = State.IDLE
+
+    def point(self, rolled_back: int = 0) -> None:
+        """Note a boundary of the draft."""
+        mark = None if self.spelling is None else self.spelling.mark()
+        self.points.append(Point(self.followed, self.heard, mark, rolled_back))
+
+    def back_to(self, point: Point) -> None:
+        """Take back what it was given since."""
+        self.followed, self.heard = point.followed, point.heard
+        if self.spelling is not None and point.mark is not None:
+            self.spelling.restore(point.mark)
+
+    def row(self, at: int) -> tuple[Ids, LogProbs]:
+        """The distribution at boundary `at` of the draft: ids and log-probabilities, [1, k] both."""
+        answer, row = self.latest, at
+        if self.points and self.points[at].answer is not None:
+            answer, row = self.points[at].answer, -1
+        assert answer is not None, "a round is of seats that have answered"
+        row = min(row, len(answer.ids) - 1) % len(answer.ids)
+        return answer.ids[row : row + 1], answer.logprobs[row : row + 1]
+
+    def end_draft(self, at: int, number: int) -> None:
+        """Keep the draft up to boundary `at`, and what was answered there."""
+        if self.points:
+            self.latest = NextTokens(number, *self.row(at))
+            self.back_to(self.points[at])
+            self.points = []

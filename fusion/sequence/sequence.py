@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from math import nan
 from time import perf_counter
@@ -70,6 +70,10 @@ class Sequence:
         self.weights = dict(zip(self.members, member_weights(self.members, fusion.weights).tolist(), strict=True))
         self.policy = policy_of(fusion)
         self.asked = ALL
+        self.draft: tuple[int, ...] = ()  # the tokens that the members were given ahead of their choice
+        self.cursor = 0  # how many of them were chosen
+        self.company = 1  # sequences that are decoded at the same time
+        self.followed: dict[str, float] = {}  # by member, how often its best token was chosen lately
         self.seats = {name: self._seat(name) for name in self.members}
         self.generated: Counter[int] = Counter()
         self._extras: dict[str, tuple[tuple[int, ...], NDArray[np.uint8] | None]] = {}
@@ -316,6 +320,125 @@ class Sequence:
             seat.rolled_back = cached - seat.prompt - edit.keep
         seat.state, seat.latest = State.VOTING, None
         return self.naming(name, Advance(self.number, seat.prompt + edit.keep, edit.append))
+
+    def draftable(self, draft: Iterable[int]) -> tuple[int, ...]:
+        """The tokens of a draft up to the first that ends the sequence, or adds no text."""
+        if self.sampling.logit_bias:  # members answer for the favoured ids after the final token alone
+            return ()
+        room = self.sampling.max_tokens - self.length - 1
+        taken: list[int] = []
+        for token in draft:
+            if len(taken) >= room or not self.spelled or token in self.stop_ids or not self.surface(token):
+                break
+            taken.append(token)
+        return tuple(taken)
+
+    def pursue(self) -> dict[str, Advance]:
+        """What the members that are asked must be given to score a draft; the draft ends where one cannot follow.
+
+        A member's distribution counts at a boundary only where its spelling of the text up to there is a prefix of
+        its spelling of the whole draft. One that drafts alone is given token after token, and may take some back.
+        """
+        if any(seat.state is State.READING and seat.latest for seat in self.seats.values()):
+            for seat in self.seats.values():  # one that came back has read its part, and joins in a plain round
+                seat.end_draft(0, self.number)
+            self.asked = ALL
+            return {}
+        draft, surfaces = self.asked.draft, [self.surface(token) for token in self.asked.draft]
+        reach, alone = len(draft), self.asked.members is not None
+        advances: dict[str, Advance] = {}
+        parts: dict[str, list[list[int]]] = {}
+        for name, seat in self.seats.items():
+            if not self.asks(name) or seat.state is State.READING:
+                continue
+            told = seat.heard == len(self.written) and seat.followed == len(self.tokens)
+            if seat.points or (seat.votes and seat.latest is not None and told):
+                reach = self._lead_on(seat, draft, surfaces, reach, advances, name)
+                continue
+            advance = self.follow(name)
+            if advance is None:
+                reach = 0
+                continue
+            advances[name] = advance
+            seat.point(seat.rolled_back)
+            parts[name] = [list(advance.append)]
+            for token, surface in zip(draft[:reach], surfaces, strict=False):
+                before = seat.cached - seat.prompt
+                edit = seat.extend([token], surface)
+                fits = edit is not None and edit.keep == before and bool(edit.append)
+                if not fits or edit is None or seat.cached > seat.reserved:
+                    seat.back_to(seat.points[-1])
+                    break
+                seat.point()
+                parts[name].append(list(edit.append))
+            reach = min(reach, len(seat.points) - 1)
+        if alone and reach < len(draft):  # it cannot go on: what it has is checked
+            self.asked = Ask(None, draft[:reach])
+            return self.pursue() if reach else {}
+        if not alone:
+            ahead = {
+                name for name, seat in self.seats.items() if name not in parts and len(seat.points) - 1 > reach
+            }
+            self._cut(reach)
+            for name, pieces in parts.items():
+                if reach:
+                    ends = np.cumsum([len(piece) for piece in pieces[: reach + 1]]) - 1
+                    append = [token for piece in pieces[: reach + 1] for token in piece]
+                    advances[name] = Advance(self.number, advances[name].keep, append, "all", ends[:-1].tolist())
+            advances = {name: advance for name, advance in advances.items() if name not in ahead}
+        self.draft = draft[:reach] if not alone else ()
+        self.asked = Ask(self.asked.members, draft[:reach])
+        return advances
+
+    def _cut(self, reach: int) -> None:
+        """Let all seats end the draft at the same boundary."""
+        for seat in self.seats.values():
+            if len(seat.points) - 1 > reach:
+                seat.back_to(seat.points[reach])
+                del seat.points[reach + 1 :]
+                if seat.latest is None and seat.points[-1].answer is not None:
+                    seat.latest = seat.points[-1].answer
+
+    def _lead_on(
+        self,
+        seat: Seat,
+        draft: tuple[int, ...],
+        surfaces: list[bytes],
+        reach: int,
+        advances: dict[str, Advance],
+        name: str,
+    ) -> int:
+        """Give a member that drafts its last token; returns how far the draft goes."""
+        if not seat.points:
+            seat.point(seat.rolled_back)
+        seat.points[-1].answer = seat.latest
+        at = len(seat.points) - 1
+        if at >= reach:
+            return reach
+        cached = seat.cached
+        edit = seat.extend([draft[at]], surfaces[at])
+        if edit is None or not edit.append or seat.cached > seat.reserved:
+            seat.back_to(seat.points[-1])
+            return at
+        seat.point(cached - seat.prompt - edit.keep)
+        seat.latest = None
+        advances[name] = Advance(self.number, seat.prompt + edit.keep, edit.append)
+        return min(reach, at + 1)
+
+    def accepts(self, token: int) -> bool:
+        """Whether a chosen token is the draft's, so that the next can be chosen at once; else the draft ends."""
+        if self.cursor < len(self.draft) and self.draft[self.cursor] == token:
+            self.cursor += 1
+            for seat in self.seats.values():
+                if seat.points:
+                    seat.rolled_back = seat.points[self.cursor].rolled_back
+            return True
+        if self.draft:
+            self.policy.checked(len(self.draft), self.cursor)
+        for seat in self.seats.values():
+            seat.end_draft(self.cursor, self.number)
+        self.draft, self.cursor = (), 0
+        return False
 
     def add(self, token: Token) -> tuple[str, FinishReason | None, str | int | None]:
         """Take a token in: the new text that is certain, why the sequence ends with it, and what stopped it."""

@@ -83,7 +83,8 @@ MISTAKES = {
         "    pivot: ada",
         "    pivot: ada\n    pivit: ada",
         "c.yaml:8: ensembles.both.pivit: unknown field (did you mean 'pivot'?); allowed: members, pivot, "
-        "alignment, maps, weights, weighting, combine, filter_top, renormalize, guard, on_member_failure.",
+        "alignment, maps, weights, weighting, combine, filter_top, renormalize, guard, draft, gate, threshold, "
+        "on_member_failure.",
     ),
     "missing field": (
         "  ben: {source: models/ben}",

@@ -1,0 +1,65 @@
+"""The policies that do not ask every member for every token, which saves passes and changes answers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fusion.policy.policy import ALL, Ask
+from fusion.step import project
+
+if TYPE_CHECKING:
+    from fusion.sequence.sequence import Sequence
+
+
+class Confident:
+    """The pivot is asked first, and the others only where its best token is less probable than a threshold.
+
+    As SAFE (2510.15346) and GaC have it, but without a look at the others' tokens.
+    """
+
+    def __init__(self, threshold: float) -> None:
+        self._threshold = threshold
+
+    def ask(self, sequence: Sequence) -> Ask:
+        """The pivot alone."""
+        return Ask((sequence.view.pivot,))
+
+    def answered(self, sequence: Sequence) -> Ask | None:
+        """Everyone, where the pivot is not sure."""
+        if sequence.asked.members is None:
+            return None
+        pivot = sequence.view.pivot
+        latest = sequence.seats[pivot].latest
+        if latest is None:
+            return ALL
+        newest = latest.ids[-1:], latest.logprobs[-1:]
+        candidates = project([newest], [sequence.map_of(pivot)], sequence.view.vocabulary_size)
+        return None if float(candidates.probabilities.max()) >= self._threshold else ALL
+
+    def checked(self, drafted: int, accepted: int) -> None:
+        """There are no drafts."""
+
+
+class Draw:
+    """One member is drawn by weight and runs alone (ME, 2605.00419): a mixture, one component at a time."""
+
+    def __init__(self) -> None:
+        self._rng: np.random.Generator | None = None
+
+    def ask(self, sequence: Sequence) -> Ask:
+        """The member that is drawn; its numbers are not those that tokens are drawn with."""
+        if self._rng is None:
+            self._rng = np.random.default_rng(int(sequence.rng.integers(2**63)))
+        names = list(sequence.seats)
+        weights = np.array([sequence.weights[name] for name in names])
+        shares = weights / weights.sum() if weights.sum() > 0 else np.full(len(names), 1 / len(names))
+        return Ask((names[int(self._rng.choice(len(names), p=shares))],))
+
+    def answered(self, sequence: Sequence) -> Ask | None:
+        """No one else."""
+        return None
+
+    def checked(self, drafted: int, accepted: int) -> None:
+        """There are no drafts."""

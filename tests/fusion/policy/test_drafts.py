@@ -1,0 +1,206 @@
+"""Drafts change no answer: the same tokens, log-probabilities and report as in rounds of one token."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from alignment.errors import InvalidRequestError
+from fusion.ensemble import build_ensemble
+from fusion.options import FusionParams
+from fusion.policy.policy import ALL, Ask
+from tests.support.reference import REAL, real_tokenizer
+from tests.support.toy_fuser import toy_ensemble, toy_model
+
+REPORT = FusionParams(report=True)
+
+
+class Scripted:
+    """Drafts what `guess` makes of the tokens so far."""
+
+    def __init__(self, guess) -> None:
+        self.guess = guess
+        self.went: list[tuple[int, int]] = []
+
+    def ask(self, sequence):
+        draft = sequence.draftable(self.guess(sequence.tokens))
+        return Ask(None, draft) if draft else ALL
+
+    def answered(self, sequence):
+        return None
+
+    def checked(self, drafted, accepted):
+        self.went.append((drafted, accepted))
+
+
+def same(one, other) -> None:
+    assert (one.text, one.ids) == (other.text, other.ids)
+    assert (one.last.finish, one.last.stop_reason) == (other.last.finish, other.last.stop_reason)
+    for mine, theirs in zip(one.updates, other.updates, strict=True):
+        for token, its in zip(mine.tokens, theirs.tokens, strict=True):
+            assert [t.id for t in token.top] == [t.id for t in its.top]
+            assert token.chosen.logprob == pytest.approx(its.chosen.logprob, abs=1e-5, nan_ok=True)
+    assert [r.token for r in one.last.rounds] == [r.token for r in other.last.rounds]
+    for mine, theirs in zip(one.last.rounds, other.last.rounds, strict=True):
+        assert (mine.kept, mine.rolled_back) == (theirs.kept, theirs.rolled_back)
+        assert mine.contribution == pytest.approx(theirs.contribution)
+
+
+def guesses(right, vocabulary):
+    """Drafters that are always right, always wrong, and sometimes right, for answers that are known."""
+    rng = np.random.default_rng(1)
+
+    def ahead(tokens):
+        return right[len(tokens) : len(tokens) + 6]
+
+    def mixed(tokens):
+        return [t if rng.random() < 0.7 else int(rng.integers(vocabulary)) for t in ahead(tokens)]
+
+    return {
+        "right": ahead,
+        "wrong": lambda tokens: [(t + 1) % vocabulary for t in ahead(tokens)],
+        "random": mixed,
+    }
+
+
+SAMPLING = {
+    "greedy": {},
+    "sampled": {"temperature": 1.0, "seed": 7},
+    "penalised": {
+        "temperature": 0.8,
+        "seed": 7,
+        "frequency_penalty": 0.5,
+        "repetition_penalty": 1.2,
+        "top_p": 0.9,
+    },
+    "logprobs": {"logprobs": 3, "min_tokens": 20},
+}
+
+
+@pytest.mark.parametrize("kind", ["right", "wrong", "random"])
+@pytest.mark.parametrize("sampling", SAMPLING)
+@pytest.mark.parametrize("pivot", ["lingvo", "almanac"])
+def test_drafts_change_no_answer(tokenizers, run, monkeypatch, pivot, sampling, kind):
+    running = run(toy_ensemble(tokenizers, pivot=pivot, defaults=REPORT))
+    options = {"max_tokens": 40, **SAMPLING[sampling]}
+    plain = running.submit(**options).wait()
+    policy = Scripted(guesses(plain.ids, tokenizers[pivot].vocabulary_size)[kind])
+    monkeypatch.setattr("fusion.sequence.sequence.policy_of", lambda fusion: policy)
+    same(running.submit(**options).wait(), plain)
+    accepted = sum(accepted for _, accepted in policy.went)
+    assert accepted == 0 if kind == "wrong" else accepted > 0
+
+
+@pytest.mark.parametrize("draft", ["ngram", "auto", "almanac", "lingvo"])
+@pytest.mark.parametrize("sampling", SAMPLING)
+def test_every_drafter_gives_the_answer_of_plain_rounds(tokenizers, run, draft, sampling):
+    running = run(toy_ensemble(tokenizers, pivot="lingvo", defaults=replace(REPORT, filter_top=3)))
+    options = {"max_tokens": 40, **SAMPLING[sampling]}
+    plain = [running.submit(f"question {i}", **options) for i in range(3)]
+    drafts = [
+        running.submit(f"question {i}", replace(REPORT, filter_top=3, draft=draft), **options) for i in range(3)
+    ]
+    for one, other in zip(drafts, plain, strict=True):
+        same(one.wait(), other.wait())
+
+
+@pytest.mark.parametrize("pivot", REAL)
+@pytest.mark.parametrize("kind", ["right", "random"])
+def test_drafts_over_real_tokenizers(run, monkeypatch, pivot, kind):
+    """Text with digits, indentation and characters of several bytes, where spellings often change."""
+    text = "for i in range(12345):\n        print('naïve 你好 🎉')  # Caféterias!!! --------"
+    models = {}
+    for seed, name in enumerate(REAL):
+        tokenizer = real_tokenizer(name)
+        models[name] = toy_model(tokenizer, name, seed=seed)
+    ensemble = build_ensemble("real", models, pivot, defaults=REPORT)
+    target = real_tokenizer(pivot).encode(text, add_special_tokens=False)
+    running = run(ensemble)
+    prompt = ensemble.encode_text("Hello")
+    bias = {"max_tokens": len(target), "temperature": 1.0, "seed": 3}
+
+    def script(model):
+        """Says the text in its own tokens, with some doubt."""
+        tokenizer, own = model.tokenizer, model.member.distribution
+        start = len(prompt.ids[model.name])
+
+        def distribution(tokens):
+            said = tokenizer.surface_of(tokens[start:])
+            rest = text.encode().removeprefix(said)
+            scores = own(tokens).copy()
+            if rest != text.encode() or not said:
+                ids = tokenizer.encode(rest.decode(errors="ignore"), add_special_tokens=False)
+                if ids:
+                    scores[ids[0]] = 9.0
+            return (scores - np.log(np.exp(scores).sum())).astype(np.float32)
+
+        return distribution
+
+    for model in models.values():
+        model.member.distribution = script(model)
+    plain = running.submit(prompt, **bias).wait()
+    policy = Scripted(guesses(plain.ids, real_tokenizer(pivot).vocabulary_size)[kind])
+    monkeypatch.setattr("fusion.sequence.sequence.policy_of", lambda fusion: policy)
+    same(running.submit(prompt, **bias).wait(), plain)
+
+
+def test_a_member_that_fails_in_the_middle_of_a_draft_is_done_without(tokenizers, run):
+    """The draft goes on, or is given up, and nothing of the answer is lost."""
+    for lost in ("almanac", "abacus"):
+        running = run(toy_ensemble(tokenizers, pivot="lingvo", defaults=REPORT, on_member_failure="degrade"))
+        member = running.ensemble.models[lost].member
+        calls = iter(range(10**6))
+        member.fail_on = lambda tokens, calls=calls: next(calls) == 9
+        listener = running.submit(fusion=replace(REPORT, draft="almanac"), max_tokens=40).wait()
+        assert (listener.last.finish, len(listener.last.rounds)) == ("length", 40)
+        assert set(listener.last.departed) == {lost}
+
+
+def test_nothing_comes_after_a_cancellation_in_the_middle_of_a_draft(tokenizers, run):
+    running = run(toy_ensemble(tokenizers, pivot="lingvo"))
+    for draft in ("ngram", "auto"):
+        member = running.ensemble.models["abacus"].member
+        member.hold = True
+        listener = running.submit(fusion=FusionParams(draft=draft), max_tokens=100)
+        for _ in range(20):
+            member.release()
+        running.fuser.cancel(listener.number)
+        member.hold = False
+        member.release()
+        running.submit(max_tokens=2).wait()
+        came = len(listener.updates)
+        running.submit(max_tokens=2).wait()
+        assert len(listener.updates) == came
+        assert running.fuser.open_sequences() == 0
+
+
+@pytest.mark.parametrize(
+    ("fusion", "word"),
+    [
+        (FusionParams(draft="nobody"), "ngram, auto, or a member"),
+        (FusionParams(draft="ngram", gate="confident"), "leave one out"),
+        (FusionParams(gate="draw"), "renormalize: true"),
+    ],
+)
+def test_what_has_no_policy_is_refused(tokenizers, run, fusion, word):
+    running = run(toy_ensemble(tokenizers, pivot="lingvo"))
+    with pytest.raises(InvalidRequestError, match=word):
+        running.submit(fusion=fusion, temperature=1.0)
+
+
+def test_gates_save_passes(tokenizers, run):
+    running = run(toy_ensemble(tokenizers, pivot="lingvo"))
+
+    def passes(fusion):
+        for member in running.members():
+            member.submitted.clear()
+        listener = running.submit(fusion=fusion, max_tokens=30, temperature=1.0, seed=1).wait()
+        assert len(listener.ids) == 30
+        return sum(len(batch) for member in running.members() for batch in member.submitted)
+
+    everyone = passes(FusionParams())
+    assert passes(FusionParams(gate="confident", threshold=0.0)) == 30 + 2
+    assert passes(FusionParams(gate="confident", threshold=1.0)) == everyone
+    assert passes(FusionParams(gate="draw", renormalize=True)) < everyone / 2
