@@ -323,7 +323,8 @@ class Sequence:
 
     def draftable(self, draft: Iterable[int]) -> tuple[int, ...]:
         """The tokens of a draft up to the first that ends the sequence, or adds no text."""
-        if self.sampling.logit_bias:  # members answer for the favoured ids after the final token alone
+        # Members answer for favoured ids after the final token alone, and a constraint is asked token by token.
+        if self.sampling.logit_bias or self.constraint is not None:
             return ()
         room = self.sampling.max_tokens - self.length - 1
         taken: list[int] = []

@@ -106,9 +106,9 @@ def test_every_drafter_gives_the_answer_of_plain_rounds(tokenizers, run, draft, 
         same(one.wait(), other.wait())
 
 
-@pytest.mark.parametrize("pivot", REAL)
-@pytest.mark.parametrize("kind", ["right", "random"])
-def test_drafts_over_real_tokenizers(run, monkeypatch, pivot, kind):
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("pivot", ["llama-2", "qwen"])
+def test_drafts_over_real_tokenizers(run, monkeypatch, pivot):
     """Text with digits, indentation and characters of several bytes, where spellings often change."""
     text = "for i in range(12345):\n        print('naïve 你好 🎉')  # Caféterias!!! --------"
     models = {}
@@ -141,9 +141,10 @@ def test_drafts_over_real_tokenizers(run, monkeypatch, pivot, kind):
     for model in models.values():
         model.member.distribution = script(model)
     plain = running.submit(prompt, **bias).wait()
-    policy = Scripted(guesses(plain.ids, real_tokenizer(pivot).vocabulary_size)[kind])
-    monkeypatch.setattr("fusion.sequence.sequence.policy_of", lambda fusion: policy)
-    same(running.submit(prompt, **bias).wait(), plain)
+    for kind in ("right", "random"):
+        policy = Scripted(guesses(plain.ids, real_tokenizer(pivot).vocabulary_size)[kind])
+        monkeypatch.setattr("fusion.sequence.sequence.policy_of", lambda fusion, policy=policy: policy)
+        same(running.submit(prompt, **bias).wait(), plain)
 
 
 def test_a_member_that_fails_in_the_middle_of_a_draft_is_done_without(tokenizers, run):
