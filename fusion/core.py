@@ -88,7 +88,7 @@ class Generate:
 
     Where nothing is fused nothing has to be asked for token by token. It ends after a token of `stops` or after
     `sampling.max_tokens`; until `sampling.min_tokens` no stop is drawn, and never one of `barred`. Stop strings
-    are not the engine's: whoever sees one closes the sequence.
+    are not the engine's: the caller that finds one closes the sequence.
     """
 
     sequence: int

@@ -260,7 +260,7 @@ def fuse_logits(
     Each member keeps its `top_k` largest logits (ties at the limit all survive), softmax over those, product
     with its map; rows are not renormalised, so a member's mapped mass acts as an implicit weight. Then the
     filter (none with `filter_top=None`) and the combination, with equal weights where none are given. When the
-    filter would keep nobody, everybody takes part, and `kept` says so.
+    filter would keep no member, all take part, and `kept` says so.
 
     Args:
         logits: for each member a vector [V_i] of raw logits.

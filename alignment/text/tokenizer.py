@@ -129,7 +129,7 @@ class Tokenizer:
                     f"The folder {source} has no tokenizer.json: save the model's tokenizer into it."
                 )
         elif folder.exists() or not _HUB_ID.fullmatch(source):
-            raise ConfigError(f"The model folder {source} does not exist: check the path in the configuration.")
+            raise ConfigError(f"The model folder {source} does not exist: check its path.")
         try:
             hf = AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=trust_remote_code)
         except Exception as error:  # the libraries raise everything from OSError to bare Exception here

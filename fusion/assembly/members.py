@@ -24,7 +24,7 @@ def device_here(model: ModelSpec) -> str | None:
     """
     if model.host == "ray":
         if find_spec("ray") is None:
-            raise ConfigError("host: ray needs Ray; install it in Tutti's folder with: pip install '.[ray]'.")
+            raise ConfigError("host ray needs Ray; install it in Tutti's folder with: pip install '.[ray]'.")
         return None
     if model.worker.gpus is None or not model.device.startswith("cuda"):
         return str(parse_device(model.device))

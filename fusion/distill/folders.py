@@ -35,7 +35,7 @@ FLOATS = ("F16", "BF16", "F32", "F64")
 
 @dataclass
 class MergeReport:
-    """What a merge did; tasks by their place in the order given.
+    """The outcome of a merge; tasks by their place in the order given.
 
     Attributes:
         tensors: in the result.

@@ -130,7 +130,7 @@ def merge(
 
 
 def crops(name: str, shape: Sequence[int], wanted: Sequence[int]) -> bool:
-    """Whether a task's tensor of this shape is cropped to the base's: a table that is smaller in no axis."""
+    """Return whether a task's tensor of this shape is cropped to the base's: a table smaller in no axis."""
     larger = len(shape) == len(wanted) and all(a >= b for a, b in zip(shape, wanted, strict=True))
     return larger and tuple(shape) != tuple(wanted) and any(table in name for table in TABLES)
 
@@ -163,7 +163,7 @@ def _same_shapes(base: ArrayLike, tasks: Sequence[ArrayLike]) -> tuple[Array, li
 
 
 def _deltas(original: Array, changed: Sequence[Array]) -> list[Array]:
-    """What each task changed, flat."""
+    """The changes of each task, flat."""
     return [(task - original).reshape(-1) for task in changed]
 
 
@@ -172,7 +172,7 @@ def _parts(size: int) -> list[slice]:
 
 
 def _select(deltas: Sequence[Array], select: float) -> NDArray[np.bool_]:
-    """Which entries have the largest population variance over the tasks, flat."""
+    """Mark the entries of the largest population variance over the tasks, flat."""
     variance = np.empty(deltas[0].size, dtype=deltas[0].dtype)
     for part in _parts(variance.size):
         # Welford's steps: equal deltas have a variance of exactly 0, so they are never selected.

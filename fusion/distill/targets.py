@@ -83,7 +83,7 @@ def target_probabilities(
 
 
 def choose(pivot_losses: ArrayLike, source_losses: ArrayLike) -> NDArray[np.bool_]:
-    """Where [B] the source's targets are taken, not the pivot's: its loss on the sequence is strictly smaller.
+    """Return True [B] where the source's targets are taken: its loss on the sequence is strictly smaller.
 
     MinCE (FuseLLM, equation 4) per sequence. A loss that is not a number never wins against one that is.
     """

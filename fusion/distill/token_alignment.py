@@ -41,7 +41,7 @@ CONTAINED = 0.1
 def count_alignments(
     aligned: Iterable[tuple[Sequence[int], Sequence[int], Path]], shape: tuple[int, int]
 ) -> sparse.csr_array:
-    """How often each source id lies on the path of each pivot id, [Vp,Vs] int64.
+    """Count how often each source id lies on the path of each pivot id, [Vp,Vs] int64.
 
     Args:
         aligned: (pivot_ids [P], source_ids [S], path) of each text, the path from `align_sequences`.
@@ -249,7 +249,7 @@ def _marker_free_distances(
 
 
 def _first_of_each(ids: NDArray[np.int32]) -> NDArray[np.bool_]:
-    """Where [N,k] each row has an id >= 0 for the first time."""
+    """Mark [N,k] the first occurrence of each id >= 0 in its row."""
     order = np.argsort(ids, axis=1, kind="stable")
     ranked = np.take_along_axis(ids, order, axis=1)
     first = ranked >= 0

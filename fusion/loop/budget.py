@@ -64,7 +64,7 @@ class Budget:
         return True
 
     def _blocks(self, name: str, tokens: int) -> int:
-        """Blocks that so many tokens of one sequence take up."""
+        """Return the blocks that this number of tokens of one sequence takes up."""
         return -(-tokens // self._capacities[name].block)
 
 

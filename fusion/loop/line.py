@@ -98,7 +98,7 @@ class Line:
                         return
 
     def close(self) -> list[Sequence]:
-        """Let nobody join any more; returns those who were waiting."""
+        """Admit no sequence any more; returns those that were waiting."""
         with self._lock:
             self._closed = True
             waiting = [sequence for queue in self._flows.values() for sequence in queue]

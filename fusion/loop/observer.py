@@ -55,7 +55,7 @@ class Observer:
     """
 
     def answered(self, member: str, step: float, prompts: Sequence[float], tokens: Sequence[float]) -> None:
-        """A member answered so many seconds after it was given a prompt, or the tokens of a round.
+        """A member answered; seconds since it was given each prompt, or the tokens of each round.
 
         `step` is how long its engine's step took that the answers come from, 0 if that is not known.
         """

@@ -105,7 +105,7 @@ def choice(texts: Sequence[str], *, param: str = "structured_outputs") -> Gramma
 
 
 def rules(text: str, *, param: str = "structured_outputs") -> Grammar:
-    """A grammar in Lark's notation or in GBNF (told apart by `::=`).
+    """A grammar in Lark's notation or in GBNF (distinguished by `::=`).
 
     Raises:
         InvalidRequestError: GBNF that cannot be read.
@@ -129,7 +129,7 @@ def structural(
     """Text in which a trigger opens its tag, which must then be completed.
 
     Args:
-        tags: that may occur; those of one trigger are told apart by what follows it.
+        tags: that may occur; those of one trigger are distinguished by what follows it.
         table: says which triggers are special tokens.
         required: nothing but tags, and at least one, instead of free text around them.
         parallel: whether there may be several.

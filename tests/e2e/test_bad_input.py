@@ -160,9 +160,10 @@ def test_a_prompt_longer_than_the_context_of_one_member(http: httpx.Client, memb
     assert chat(http, messages=user(text), fusion=rest, max_tokens=1).status_code == 200
 
 
-def test_an_answer_that_would_not_fit(http: httpx.Client) -> None:
-    response = chat(http, max_tokens=1024)
-    assert "room for" in refused(response, 400, "max_tokens")
+def test_an_answer_that_would_not_fit_is_cut_and_a_prompt_that_does_not_is_refused(http: httpx.Client) -> None:
+    assert chat(http, max_tokens=1024).status_code == 200
+    response = chat(http, messages=user("word " * 3000))
+    assert "maximum context length is" in refused(response, 400, "messages")
     assert response.json()["error"]["code"] == "context_length_exceeded"
 
 
@@ -179,13 +180,28 @@ def test_what_is_not_here(http: httpx.Client, client: openai.OpenAI) -> None:
 @pytest.mark.parametrize(
     ("param", "value"),
     [
-        ("tools", [{"type": "function", "function": {"name": "f"}}]),
-        ("response_format", {"type": "json_object"}),
-        ("response_format", {"type": "json_schema", "json_schema": {"name": "x", "schema": {}}}),
+        ("functions", [{"name": "f", "parameters": {}}]),
+        ("prompt_logprobs", 1),
+        ("modalities", ["text", "audio"]),
     ],
 )
 def test_what_is_not_built_yet(http: httpx.Client, param: str, value: Any) -> None:
-    assert param in refused(chat(http, **{param: value}), 501, param)
+    response = chat(http, **{param: value})
+    assert param in refused(response, 400, param)
+    assert response.json()["error"]["code"] == "not_implemented"
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        {"response_format": {"type": "json_object"}},
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"enum": ["a", 1]}}}},
+    ],
+)
+def test_what_is_wanted_as_json_is_json(http: httpx.Client, wanted: dict[str, Any]) -> None:
+    choice = chat(http, max_tokens=200, **wanted).json()["choices"][0]
+    if choice["finish_reason"] == "stop":
+        json.loads(choice["message"]["content"])
 
 
 def test_an_error_before_the_first_token_of_a_stream_has_its_status(http: httpx.Client) -> None:

@@ -141,7 +141,7 @@ def unwritable_cache(config: Path) -> str:
     text = config.read_text().replace("pivot: lingvo}", "pivot: lingvo, alignment: mined}")
     config.write_text(text + "server: {cache_dir: cache}\n")
     folder = config.parent / "cache" / "maps"
-    return f"Learned maps cannot be kept in {folder} (Not a directory): make it writable for the server's user"
+    return f"Learned maps cannot be kept in {folder} (Not a directory): make it writable for this user"
 
 
 DAMAGES = [no_checkpoint, no_tokenizer, only_a_pickle, no_such_device, pivot_is_no_member]

@@ -39,7 +39,7 @@ Shards = Callable[[str, int], Represented]
 
 @dataclass
 class Coverage:
-    """What became of a target's conversations and positions.
+    """Counts of a target's conversations and positions by what became of them.
 
     Attributes:
         chosen: conversations by the name of the model whose distributions they are learned towards.
@@ -177,7 +177,7 @@ def align(
 
 
 def inputs_of(target: Target, settings: Align, readers: dict[str, str]) -> str:
-    """What a target's shards depend on; `readers` are the inputs of the readings, by name."""
+    """The inputs that a target's shards depend on; `readers` are the inputs of the readings, by name."""
     return digest_of(target, settings, {name: readers[name] for name in (BASE, *target.teachers)})
 
 
@@ -229,7 +229,7 @@ def _shard(
 
 
 def _owners(target: Target, pivot: Represented, readings: Sequence[Represented]) -> NDArray[np.int8]:
-    """Whose distributions each conversation is learned towards, see `align`."""
+    """Return the source of the distributions that each conversation is learned towards, see `align`."""
     owner = np.zeros(len(pivot.lengths), np.int8)
     if target.combine == "mean":
         owner[:] = 1

@@ -19,7 +19,7 @@ ROLES = ("system", "user", "assistant")
 
 @dataclass(frozen=True)
 class Conversations:
-    """What is learned from.
+    """The conversations that are learned from.
 
     Attributes:
         messages: of each conversation; every one has an answer.
@@ -111,7 +111,7 @@ def encode(tokenizer: Tokenizer, stops: Sequence[int], messages: list[Message], 
 
 
 def held_out(count: int, share: float) -> list[bool]:
-    """Which of `count` conversations are held out: every n-th, at least one where the share is above 0."""
+    """Return which of `count` conversations are held out: every n-th, at least one where the share is above 0."""
     if share <= 0:
         return [False] * count
     step = max(2, round(1 / share))

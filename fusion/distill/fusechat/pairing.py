@@ -46,7 +46,7 @@ class Vocabulary:
 
     @property
     def marker(self) -> str:
-        """What stands for a space in its vocabulary strings."""
+        """The character that stands for a space in its vocabulary strings."""
         return "Ġ" if self.tokenizer.kind == "byte_level" else SPACE
 
     @cached_property

@@ -27,7 +27,7 @@ KEPT = 3
 
 @dataclass(frozen=True)
 class Reader:
-    """What a model reads: tokens in all and at the answers, and conversations that it cannot read."""
+    """The reading of a model: tokens in all and at the answers, and conversations that it cannot read."""
 
     tokens: int
     answers: int
@@ -36,7 +36,7 @@ class Reader:
 
 @dataclass(frozen=True)
 class Plan:
-    """What will be done.
+    """The plan of a run.
 
     Attributes:
         conversations: to learn from, of which `held_out` are only checked on; `without_answer` were left out.

@@ -57,7 +57,7 @@ def open_tokenizer(source: Source) -> tuple[Tokenizer, tuple[int, ...]]:
 def read_all(
     engine: Engine, texts: Sequence[Sequence[int]], positions: Sequence[Sequence[int]]
 ) -> list[NextTokens]:
-    """What comes after these positions of every text, and after its end.
+    """Return the distributions after these positions of every text, and after its end.
 
     Args:
         engine: idle; idle again afterwards.
@@ -92,7 +92,7 @@ def read_all(
                 answers[answer.sequence] = answer
                 continue
             assert isinstance(answer, AdvanceFailed)
-            if not held:  # it is not for want of room beside others
+            if not held:  # other texts do not take the room
                 raise ConfigError(
                     f"A text of {len(texts[answer.sequence])} tokens cannot be read: {answer.reason}"
                 )

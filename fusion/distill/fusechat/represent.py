@@ -103,12 +103,12 @@ def represent(
 
 
 def shard_count(conversations: Conversations, settings: Represent) -> int:
-    """How many shards there are."""
+    """Return the number of shards."""
     return -(-len(conversations.messages) // settings.shard)
 
 
 def inputs_of(source: Source, conversations: Conversations, settings: Represent, max_length: int) -> str:
-    """What a model's shards depend on."""
+    """The inputs that a model's shards depend on."""
     model = content_digest(source.source, revision=source.revision)
     return digest_of(source, model, conversations.digest, settings, max_length)
 

@@ -52,7 +52,7 @@ class Run:
 
     @cached_property
     def conversations(self) -> Conversations:
-        """What is learned from."""
+        """The conversations that are learned from."""
         return read_conversations(self.settings.data)
 
     @property
@@ -160,11 +160,11 @@ class Run:
         return Texts(Examples(learned), Examples(checked))
 
     def model_folder(self, name: str) -> Path:
-        """Where a trained target lies, or `START`."""
+        """The folder of a trained target, or `START`."""
         return self._folder("train", name) / "model"
 
     def merged_folder(self, method: Method) -> Path:
-        """Where the model merged by a method lies."""
+        """The folder of the model merged by a method."""
         return self._folder("merge", method)
 
     def _folder(self, stage: str, name: str) -> Path:

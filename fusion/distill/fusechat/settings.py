@@ -55,7 +55,7 @@ class Data:
 
 @dataclass(frozen=True, slots=True)
 class Represent:
-    """How much of each distribution is kept: the `best` tokens; `shard` conversations go to a file."""
+    """The part of each distribution that is kept: the `best` tokens; `shard` conversations go to a file."""
 
     best: int = 16
     shard: int = 1024
@@ -63,7 +63,7 @@ class Represent:
 
 @dataclass(frozen=True, slots=True)
 class Align:
-    """How a source's distributions come to the base's positions and tokens.
+    """The way of a source's distributions to the base's positions and tokens.
 
     Attributes:
         method: the published ways (`token_alignment.transfer` describes them), or "projected": through a
@@ -134,7 +134,7 @@ class Train:
 
 @dataclass(frozen=True, slots=True)
 class Merge:
-    """How the targets become one, see `folders.merge_folders`; `compare` names methods to merge by as well."""
+    """The merge of the targets, see `folders.merge_folders`; `compare` names methods to merge by as well."""
 
     method: MergeMethod = "sce"
     compare: tuple[MergeMethod, ...] = ()

@@ -21,7 +21,7 @@ Arrays = dict[str, NDArray[Any]]
 
 
 def shard_path(folder: Path, number: int) -> Path:
-    """Where shard `number` of a stage lies."""
+    """The path of shard `number` of a stage."""
     return folder / f"shard-{number:05d}.safetensors"
 
 

@@ -33,7 +33,7 @@ STAGE = "stage.json"
 
 @dataclass(frozen=True)
 class Texts:
-    """What a run learns from, and what it is checked on."""
+    """The examples that a run learns from, and those it is checked on."""
 
     learned: Examples
     held_out: Examples
@@ -115,7 +115,7 @@ def train(
 
 
 def steps_of(settings: Train, examples: int) -> int:
-    """How many steps a run over so many examples has, on one device."""
+    """Return the number of steps of a run over this number of examples, on one device."""
     if settings.steps is not None:
         return settings.steps
     batches = math.ceil(examples / settings.batch)

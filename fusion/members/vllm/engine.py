@@ -128,8 +128,8 @@ class VllmEngine:
         if not worst <= TOLERANCE:
             raise ConfigError(
                 f"{source}: a text in parts differs by {worst:.2g} nats from the same at once on this vLLM; leave "
-                "out what engine_args change of its arithmetic (kv_cache_dtype, quantization), or use engine: "
-                "transformers."
+                "out what engine_args change of its arithmetic (kv_cache_dtype, quantization), or use the "
+                "transformers engine."
             )
 
     def add(self, work: list[Task]) -> None:
@@ -250,7 +250,7 @@ class VllmEngine:
             self._begin(advance, sequence, sequence.tokens, self._parameters(advance, score))
 
     def _parameters(self, advance: Advance, score: Score) -> SamplingParams:
-        """How vLLM is to answer a part of an advance."""
+        """Return vLLM's sampling parameters for a part of an advance."""
         if not advance.also and advance.allowed is None:
             return self._sampling[score]
         from vllm.sampling_params import SamplingParams

@@ -67,7 +67,7 @@ HINTS = (
     ),
     (
         r"architectures?.*not supported|no module or model",
-        "take a model that vLLM supports, or engine: transformers",
+        "take a model that vLLM supports, or the transformers engine",
     ),
     (r"max_model_len|max seq", "lower max_context"),
     (r"bfloat16|float16|dtype", "set another dtype, or another kv_cache_dtype"),

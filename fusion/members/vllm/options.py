@@ -199,7 +199,7 @@ def require_executor(source: str, backend: object) -> None:
     if not current_platform.ray_device_key:
         raise ConfigError(
             f"{source}: vLLM's workers on Ray need GPUs, the installed vLLM computes on "
-            f"{current_platform.device_type}; take distributed_executor_backend: mp, or host: ray."
+            f"{current_platform.device_type}; take distributed_executor_backend mp, or host ray."
         )
 
 

@@ -40,7 +40,7 @@ def test_without_ray_nothing_is_hosted_there(site, monkeypatch):
     monkeypatch.setattr("fusion.assembly.members.find_spec", lambda name: None)
     code, _, err = run("check", site / "tutti.yaml", env={"TUTTI_MODELS__BEN__HOST": "ray"})
     assert code == 2
-    assert err == "models.ben: host: ray needs Ray; install it in Tutti's folder with: pip install '.[ray]'.\n"
+    assert err == "models.ben: host ray needs Ray; install it in Tutti's folder with: pip install '.[ray]'.\n"
 
 
 def test_check_lists_every_problem_and_shows_the_rest(broken):
