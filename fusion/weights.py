@@ -57,8 +57,8 @@ def packllm_opt(logits: ArrayLike, labels: ArrayLike, *, grid: int = GRID, ignor
 def greedy_weights(losses: Floats, fused_loss: Callable[[Floats], float], *, grid: int = GRID) -> Floats:
     """PackLLM-opt's search: begin with the best expert, add the others one by one in order of their losses [E].
 
-    For each the grid gives the share of the weights so far that remains; the first of equal values wins, which favours
-    the new expert. A value of 1 leaves it out, and later ones still get their turn.
+    For each the grid gives the share of the weights so far that remains; the first of equal values wins, which
+    favours the new expert. A value of 1 leaves it out, and later ones still get their turn.
 
     Args:
         fused_loss: the loss of the fusion with weights [E] that sum to 1.

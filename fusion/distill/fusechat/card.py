@@ -24,7 +24,7 @@ def record(
     coverage: Mapping[str, Any],
     merged: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """The content of `distillation.json`. Models are named by their last folder, as paths mean nothing elsewhere."""
+    """The content of `distillation.json`. Models go by their last folder: paths mean nothing elsewhere."""
     weights = merged.get("weights", {})
     shares = [sum(values) / len(weights) for values in zip(*weights.values(), strict=True)] if weights else []
     return {
