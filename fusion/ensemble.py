@@ -256,7 +256,7 @@ class Ensemble:
         if len(ids) > self.longest_context:
             raise InvalidRequestError(
                 f"This model's maximum context length is {self.longest_context} tokens, but the prompt has "
-                f"{len(ids)}: shorten it.",
+                f"{len(ids)} of member {self.first.pivot!r}: shorten it.",
                 param="prompt",
                 code=CONTEXT_LENGTH_EXCEEDED,
             )

@@ -41,7 +41,6 @@ FIELDS: list[tuple[str, Any]] = [
     ("max_tokens", -1),
     ("max_tokens", 0),
     ("max_tokens", 1.5),
-    ("max_tokens", 10**9),
     ("max_completion_tokens", -5),
     ("min_tokens", 3),
     ("temperature", -0.1),
