@@ -58,7 +58,7 @@ wheel)
     pip wheel --no-deps --wheel-dir "$source/dist" .
     ;;
 tutti)
-    pip install --no-deps --no-index --no-cache-dir "$source"/dist/tutti-*.whl
+    pip install --no-deps --no-index --no-cache-dir "$source"/dist/tutti_server-*.whl
     ;;
 *)
     echo "install.sh: there is no step '$step'; allowed: packages, launcher, wheel, tutti" >&2
