@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from fusion.policy.policy import ALL, Ask
-
-if TYPE_CHECKING:
-    from fusion.sequence.sequence import Sequence
+from fusion.policy.policy import ALL, Ask, Asking
 
 
 class Always:
     """Every member, one token at a time."""
 
-    def ask(self, sequence: Sequence) -> Ask:
+    def ask(self, sequence: Asking) -> Ask:
         """Everyone."""
         return ALL
 
-    def answered(self, sequence: Sequence) -> Ask | None:
+    def answered(self, sequence: Asking) -> Ask | None:
         """No one else: all were asked."""
         return None
 

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
-from fusion.policy.policy import ALL, Ask
+from fusion.policy.policy import ALL, Ask, Asking
 from fusion.step import project
-
-if TYPE_CHECKING:
-    from fusion.sequence.sequence import Sequence
 
 
 class Confident:
@@ -22,11 +17,11 @@ class Confident:
     def __init__(self, threshold: float) -> None:
         self._threshold = threshold
 
-    def ask(self, sequence: Sequence) -> Ask:
+    def ask(self, sequence: Asking) -> Ask:
         """The pivot alone."""
         return Ask((sequence.view.pivot,))
 
-    def answered(self, sequence: Sequence) -> Ask | None:
+    def answered(self, sequence: Asking) -> Ask | None:
         """Everyone, where the pivot is not sure."""
         if sequence.asked.members is None:
             return None
@@ -48,7 +43,7 @@ class Draw:
     def __init__(self) -> None:
         self._rng: np.random.Generator | None = None
 
-    def ask(self, sequence: Sequence) -> Ask:
+    def ask(self, sequence: Asking) -> Ask:
         """The member that is drawn; its numbers are not those that tokens are drawn with."""
         if self._rng is None:
             self._rng = np.random.default_rng(int(sequence.rng.integers(2**63)))
@@ -57,7 +52,7 @@ class Draw:
         shares = weights / weights.sum() if weights.sum() > 0 else np.full(len(names), 1 / len(names))
         return Ask((names[int(self._rng.choice(len(names), p=shares))],))
 
-    def answered(self, sequence: Sequence) -> Ask | None:
+    def answered(self, sequence: Asking) -> Ask | None:
         """No one else."""
         return None
 

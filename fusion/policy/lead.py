@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from copy import deepcopy
-from typing import TYPE_CHECKING
+
+import numpy as np
 
 from fusion.policy.pace import Pace
-from fusion.policy.policy import ALL, Ask
+from fusion.policy.policy import ALL, Ask, Asking
 from fusion.sampling import sample
 from fusion.step import project
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from fusion.sequence.sequence import Sequence
 
 
 class Lead:
@@ -26,7 +22,7 @@ class Lead:
         self._length = 0
         self._rng: np.random.Generator | None = None  # draws the numbers that the round is going to draw
 
-    def ask(self, sequence: Sequence) -> Ask:
+    def ask(self, sequence: Asking) -> Ask:
         """The leader alone; everyone where a draft does not pay."""
         length = self._pace.length(len(sequence.seats), sequence.company, led=True)
         self._length = min(length, sequence.sampling.max_tokens - sequence.length - 1)
@@ -39,7 +35,7 @@ class Lead:
         self._rng = deepcopy(sequence.rng) if sequence.sampling.temperature > 0 else None
         return Ask((leader,))
 
-    def answered(self, sequence: Sequence) -> Ask | None:
+    def answered(self, sequence: Asking) -> Ask | None:
         """The leader for one token more, then everyone for all of them."""
         if not self._length or sequence.asked.members is None:
             return None
@@ -54,7 +50,7 @@ class Lead:
         """Learn how long drafts may be."""
         self._pace.checked(drafted, accepted)
 
-    def _propose(self, sequence: Sequence) -> int | None:
+    def _propose(self, sequence: Asking) -> int | None:
         """What the leader would draw next if it were alone."""
         seat = sequence.seats[self._leader]
         if seat.latest is None:

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from fusion.policy.pace import Pace
-from fusion.policy.policy import ALL, Ask
-
-if TYPE_CHECKING:
-    from fusion.sequence.sequence import Sequence
+from fusion.policy.policy import ALL, Ask, Asking
 
 LONGEST_MATCH = 4
 SHORTEST_MATCH = 2
@@ -23,7 +18,7 @@ class Ngram:
         self._read = 0  # how many of the answer's tokens are among these
         self._after: dict[tuple[int, ...], int] = {}  # where the tokens go on that follow these
 
-    def ask(self, sequence: Sequence) -> Ask:
+    def ask(self, sequence: Asking) -> Ask:
         """Everyone, with what came after the same last tokens."""
         self._learn(sequence)
         length = self._pace.length(len(sequence.seats), sequence.company, led=False)
@@ -33,7 +28,7 @@ class Ngram:
                 return Ask(None, sequence.draftable(self._tokens[at : at + length]))
         return ALL
 
-    def answered(self, sequence: Sequence) -> Ask | None:
+    def answered(self, sequence: Asking) -> Ask | None:
         """No one else."""
         return None
 
@@ -41,7 +36,7 @@ class Ngram:
         """Learn how long drafts may be."""
         self._pace.checked(drafted, accepted)
 
-    def _learn(self, sequence: Sequence) -> None:
+    def _learn(self, sequence: Asking) -> None:
         """Note what follows each few tokens; the last ones only once something follows them."""
         if not self._tokens:
             self._tokens = list(sequence.prompt.ids[sequence.view.pivot])

@@ -6,12 +6,18 @@ was written meanwhile in one advance when they are asked again.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
-if TYPE_CHECKING:
-    from fusion.sequence.sequence import Sequence
+import numpy as np
+
+from alignment.vocab_map import VocabMap
+from fusion.core import Prompt
+from fusion.ensemble import View
+from fusion.options import SamplingParams
+from fusion.sequence.seat import Seat
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,13 +37,49 @@ class Ask:
 ALL = Ask()
 
 
+class Asking(Protocol):
+    """A sequence as its policy sees it; `fusion.sequence.sequence.Sequence` says what each part means."""
+
+    prompt: Prompt
+    sampling: SamplingParams
+    view: View
+    seats: dict[str, Seat]
+    weights: dict[str, float]
+    rng: np.random.Generator
+    tokens: list[int]
+    length: int
+    spelled: bool
+    generated: Counter[int]
+    prompt_ids: frozenset[int]
+    company: int
+    asked: Ask
+
+    @property
+    def voters(self) -> tuple[str, ...]:
+        """The members that vote in this round."""
+
+    @property
+    def forbidden(self) -> frozenset[int]:
+        """Ids of the pivot that must not be drawn now."""
+
+    @property
+    def followed(self) -> Mapping[str, float]:
+        """By member, how often its choice has been the ensemble's."""
+
+    def map_of(self, name: str) -> VocabMap | None:
+        """The member's map in this round."""
+
+    def draftable(self, draft: Iterable[int]) -> tuple[int, ...]:
+        """The tokens of a draft that may be drafted."""
+
+
 class Policy(Protocol):
     """Decides who is asked. Called on the fuser's thread, so it must not block."""
 
-    def ask(self, sequence: Sequence) -> Ask:
+    def ask(self, sequence: Asking) -> Ask:
         """Return the members to ask for the next token, now that one was written."""
 
-    def answered(self, sequence: Sequence) -> Ask | None:
+    def answered(self, sequence: Asking) -> Ask | None:
         """Whom to ask besides, now that all who vote have answered; None to fuse what there is."""
 
     def checked(self, drafted: int, accepted: int) -> None:

@@ -90,7 +90,9 @@ def test_the_plan_says_what_will_not_run_packed(config: Path) -> None:
         "bloom runs on the portable path, which is slower: its attention cannot be replaced.",
         "jamba runs on the portable path, which is slower: its layers keep a state.",
     ]
-    assert [note.split(":")[0] for note in notes if "system message" in note], "what templates need is said as well"
+    assert [note.split(":")[0] for note in notes if "system message" in note], (
+        "what templates need is said as well"
+    )
 
 
 @pytest.mark.parametrize("name", CONFIGS)
