@@ -58,7 +58,7 @@ def test_what_is_missing_is_learned_at_the_first_start_and_kept(broken, learned,
     first = both(path)
     assert learned == ["ben into ada"]
     assert "learning the map of ben into ada (eva)" in caplog.text
-    assert (first.maps["ben"].rest.weights > 0).sum(axis=1).max() > 1, "EVA's rows have several entries"
+    assert (first.first.maps["ben"].rest.weights > 0).sum(axis=1).max() > 1, "EVA's rows have several entries"
     assert both(path).fingerprint == first.fingerprint
     assert learned == ["ben into ada"]
     assert len(list((broken / "cache" / "maps").glob("*.safetensors"))) == 1
@@ -76,7 +76,7 @@ def test_exact_and_the_pivots_own_tokenizer_learn_nothing(broken, learned):
     both(configure(broken))
     save_tokenizer(broken / "ben", ["th", "the"])
     twins = both(configure(broken, alignment="eva"))
-    assert twins.maps["ada"].rest is twins.maps["ben"].rest is None
+    assert twins.first.maps["ada"].rest is twins.first.maps["ben"].rest is None
     assert learned == []
     assert not (broken / "cache").exists()
 
@@ -154,7 +154,7 @@ def test_a_map_file_is_taken_instead(broken, learned, options):
     out = make(broken, *options)
     learned.clear()
     path = configure(broken, alignment="eva", maps=f"{{ben: {out.name}}}")
-    map = both(path).maps["ben"].rest
+    map = both(path).first.maps["ben"].rest
     np.testing.assert_array_equal(map.target_ids[: VocabMap.load(out).source_size], VocabMap.load(out).target_ids)
     assert learned == []
     assert row_of(run("check", path)[1], "ben")[1] == "file"
