@@ -23,7 +23,7 @@ from tests.support.random_models import EXACT, VOCABULARY, assert_agree, error_o
 
 
 def engine_over(model, **options):
-    options = {"max_context": 128, "cache_tokens": 500, "chunk": 32, "top_k": 1000} | options
+    options = {"max_context": 128, "cache_tokens": 500, "prefill_chunk": 32, "candidates": 1000} | options
     return TransformersEngine(copy.deepcopy(model), **options)
 
 
