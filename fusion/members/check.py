@@ -38,8 +38,10 @@ class StartUpCheck:
         )
         self._wrong = [(token + 1) % known_ids for token in self.texts[0][long // 2 :]]
 
-    def run(self, engine: Engine, difference: Difference) -> float:
+    def run(self, engine: Engine, difference: Difference, *, together: bool = True) -> float:
         """Run ragged rows, a prompt in two parts, rollbacks, and single tokens; returns the worst difference.
+
+        With `together` False the long text runs alone.
 
         Raises CheckFailedError where the engine fails at one.
         """
@@ -54,8 +56,8 @@ class StartUpCheck:
         ]
         worst = 0.0
         try:
-            for together in passes:
-                chosen = together if engine.capacity.sequences > 1 else together[:1]
+            for batch in passes:
+                chosen = batch if together and engine.capacity.sequences > 1 else batch[:1]
                 answers = run(engine, [Advance(1 + text, keep, append, "all") for text, keep, append, _ in chosen])
                 for text, keep, append, compared in chosen:
                     if compared:
