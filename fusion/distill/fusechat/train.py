@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, PrinterCallback, TrainingArguments
 
 from alignment.errors import ConfigError
@@ -65,7 +66,10 @@ def save_student(model: Any, base: Source, folder: Path, about: dict[str, Any]) 
     """Write a model with the base's tokenizer and settings beside it; the folder appears whole or not at all."""
     with written_at_once(folder) as unfinished, quiet():
         copy_beside(local_folder(base), unfinished)
-        model.save_pretrained(unfinished)
+        try:
+            model.save_pretrained(unfinished)
+        except SafetensorError as error:  # how safetensors says that a file could not be written
+            raise OSError(str(error)) from error
         write_json(unfinished / STAGE, about)
 
 

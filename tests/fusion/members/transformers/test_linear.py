@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from fusion.members.transformers.linear import SMALLEST, pack_linear_layers
+from fusion.members.transformers.linear import SMALLEST_WEIGHT, pack_linear_layers
 
 
 @torch.inference_mode()
@@ -16,7 +16,7 @@ def test_large_layers_are_replaced_without_a_change_of_result():
     expected = [model(x) for x in inputs]
     pack_linear_layers(model)
     assert [layer.weight.numel() for layer in model] == [0, 0, 0, 1500]
-    assert SMALLEST > 1500
+    assert SMALLEST_WEIGHT > 1500
     for x, y in zip(inputs, expected, strict=True):
         torch.testing.assert_close(model(x), y, atol=1e-5, rtol=1e-5)
 

@@ -208,5 +208,5 @@ def test_an_architecture_that_vllm_does_not_know(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config | {"architectures": ["NoSuchForCausalLM"]}))
     text = refusal(str(tmp_path))
     assert re.match(
-        r": vLLM cannot start it \(.*\): take a model that vLLM supports, or engine: transform", text
+        r": vLLM cannot start it \(.*\): take a model that vLLM supports, or the transformers engine", text
     ), text
