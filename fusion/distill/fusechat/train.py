@@ -70,7 +70,8 @@ def save_student(model: Any, base: Source, folder: Path, about: dict[str, Any]) 
             model.save_pretrained(unfinished)
         except SafetensorError as error:  # how safetensors says that a file could not be written
             raise ConfigError(
-                f"{folder} cannot be written ({error}); make room there, or name another folder as work, and run again."
+                f"{folder} cannot be written ({error}); make room there, or name another folder as work, "
+                "and run again."
             ) from error
         write_json(unfinished / STAGE, about)
 
