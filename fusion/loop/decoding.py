@@ -16,6 +16,7 @@ from fusion.loop.recovery import Recovery
 from fusion.loop.timing import account_for
 from fusion.policy.policy import ALL
 from fusion.round import Round, batch_key, run_round
+from fusion.sequence.drafting import accepts, pursue
 from fusion.sequence.seat import State
 from fusion.sequence.sequence import Sequence
 
@@ -150,7 +151,7 @@ class Decoding:
         if report is not None:
             sequence.rounds.append(report)
         if self._add(sequence, token):
-            if sequence.accepts(token.chosen.id):
+            if accepts(sequence, token.chosen.id):
                 self._ready[sequence.number] = sequence
                 return
             sequence.company = len(self._places.open)
@@ -167,7 +168,7 @@ class Decoding:
 
     def _pursue(self, sequence: Sequence) -> None:
         """Have the members' work on a draft."""
-        for name, advance in sequence.pursue().items():
+        for name, advance in pursue(sequence).items():
             self._hand(sequence, name, advance)
 
     def _hand(self, sequence: Sequence, name: str, advance: Advance) -> None:
