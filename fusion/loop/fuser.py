@@ -113,7 +113,7 @@ class Fuser:
         """
         members = ensemble.taking_part(fusion)
         require_room(sampling.max_tokens, ensemble.max_new_tokens(prompt, members))
-        require_policy(fusion, sampling, members)
+        require_policy(fusion, sampling, members, constrained=prompt.constraint is not None)
         self.attendance.require(ensemble, members)
         number = next(self._numbers)
         self.line.put(Sequence(number, ensemble, prompt, sampling, fusion, flow, on_update))

@@ -36,8 +36,13 @@ def policy_of(fusion: FusionParams) -> Policy:
     return POLICIES[policy_name(fusion)](fusion)
 
 
-def require_policy(fusion: FusionParams, sampling: SamplingParams, members: Collection[str]) -> None:
-    """Raise InvalidRequestError, naming the field, where these options have no policy."""
+def require_policy(
+    fusion: FusionParams, sampling: SamplingParams, members: Collection[str], *, constrained: bool = False
+) -> None:
+    """Raise InvalidRequestError, naming the field, where these options have no policy.
+
+    `constrained` says whether a schema or the like limits the answer.
+    """
     if fusion.draft is not None and fusion.gate is not None:
         raise InvalidRequestError(
             "fusion.draft and fusion.gate exclude each other; leave one out.", param="fusion.gate"
@@ -55,6 +60,7 @@ def require_policy(fusion: FusionParams, sampling: SamplingParams, members: Coll
             ("no guard", fusion.guard),
             ("temperature 1 and no other change to the distribution", not _untouched(sampling)),
             ("no logprobs", sampling.logprobs is not None),
+            ("no constraint on the answer", constrained),
         ]
         needed = [what for what, missing in wrong if missing]
         if needed:

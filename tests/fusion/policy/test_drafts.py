@@ -9,8 +9,9 @@ import pytest
 
 from alignment.errors import InvalidRequestError
 from fusion.ensemble import build_ensemble
-from fusion.options import FusionParams
+from fusion.options import FusionParams, SamplingParams
 from fusion.policy.policy import ALL, Ask
+from fusion.policy.registry import require_policy
 from tests.support.reference import REAL, real_tokenizer
 from tests.support.toy_fuser import toy_ensemble, toy_model
 
@@ -205,3 +206,10 @@ def test_gates_save_passes(tokenizers, run):
     assert passes(FusionParams(gate="confident", threshold=0.0)) == 30 + 2
     assert passes(FusionParams(gate="confident", threshold=1.0)) == everyone
     assert passes(FusionParams(gate="draw", renormalize=True)) < everyone / 2
+
+
+def test_drawing_one_member_a_token_is_refused_under_a_constraint():
+    gate = FusionParams(gate="draw", renormalize=True)
+    require_policy(gate, SamplingParams(8), ["a", "b"])
+    with pytest.raises(InvalidRequestError, match="no constraint on the answer"):
+        require_policy(gate, SamplingParams(8), ["a", "b"], constrained=True)
