@@ -12,22 +12,22 @@ from typing import Annotated, Any, Literal
 from pydantic import (
     BeforeValidator,
     Field,
-    NonNegativeFloat,
-    PositiveFloat,
     PositiveInt,
     StringConstraints,
     ValidationError,
 )
 
 from alignment.errors import ConfigError
+from alignment.methods.registry import METHODS
+from fusion.distill.folders import Method as MergeMethod
 from fusion.distill.fusechat import settings as fusechat
+from fusion.members.registry import ENGINES
 from server.settings import problems
+from server.settings.derive import section
 from server.settings.document import Path as Loc
 from server.settings.document import parse
 from server.settings.read import read_text
 from server.settings.schema import Folder, Section, ServedName, Source
-
-Share = Annotated[float, Field(ge=0, lt=1)]
 
 
 def _bare_source(model: Any) -> Any:
@@ -38,7 +38,7 @@ class ModelSection(Section):
     """A checkpoint; in the file a folder or hub id alone will do."""
 
     source: Source
-    engine: Literal["transformers", "vllm"] = "transformers"
+    engine: Literal[tuple(ENGINES)] = "transformers"  # type: ignore[valid-type]
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     device: Annotated[str, StringConstraints(pattern=r"^(cpu|mps|cuda(:\d{1,3})?)$")] = "cpu"
     revision: str | None = None
@@ -50,29 +50,20 @@ class ModelSection(Section):
 Model = Annotated[ModelSection, BeforeValidator(_bare_source)]
 
 
-class DataSection(Section):
-    """Texts."""
+class DataSection(section(fusechat.Data, Section, without=["files"])):  # type: ignore[misc]
+    """Texts; `files` start in the folder of the file."""
 
     files: Annotated[list[str], Field(min_length=1)]
-    held_out: Share = 0.02
-    max_length: Annotated[int, Field(ge=2)] = 2048
-    limit: PositiveInt | None = None
 
 
-class RepresentSection(Section):
-    """How much of each distribution is kept."""
-
-    best: Annotated[int, Field(ge=1, le=1000)] = 16
-    shard: PositiveInt = 1024
+class RepresentSection(section(fusechat.Represent, Section)):  # type: ignore[misc]
+    """The part of each distribution that is kept."""
 
 
-class AlignSection(Section):
-    """How distributions come to the base's tokens."""
+class AlignSection(section(fusechat.Align, Section, without=["map"])):  # type: ignore[misc]
+    """The way to the base's tokens, by a map of any method there is."""
 
-    method: fusechat.Alignment = "statistics"
-    map: fusechat.Maps = "prefix"
-    temperature: PositiveFloat = 1.0
-    rest: bool = True
+    map: Literal[tuple(METHODS)] = fusechat.Align().map  # type: ignore[valid-type]
 
 
 class TargetSection(Section):
@@ -82,44 +73,22 @@ class TargetSection(Section):
     combine: fusechat.Combine = "best"
 
 
-class TrainSection(Section):
+class TrainSection(section(fusechat.Train, Section)):  # type: ignore[misc]
     """The training loop."""
 
-    learning_rate: PositiveFloat = 5e-6
-    schedule: fusechat.Schedule = "cosine"
-    warmup: Share = 0.03
-    weight_decay: NonNegativeFloat = 0.0
-    beta2: Share = 0.999
-    max_norm: PositiveFloat = 1.0
-    epochs: PositiveFloat = 3.0
-    steps: PositiveInt | None = None
-    batch: PositiveInt = 16
-    accumulate: PositiveInt = 8
-    loss: Literal["ce", "kl"] = "ce"
-    lm_weight: Annotated[float, Field(ge=0, le=1)] = 0.9
-    log_every: PositiveInt = 10
-    check_every: PositiveInt = 100
-    patience: PositiveInt | None = 3
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
-    bfloat16: bool = False
-    lora_rank: PositiveInt | None = None
 
+class MergeSection(section(fusechat.Merge, Section, without=["compare"])):  # type: ignore[misc]
+    """The merge of the targets; `compare` lists methods to merge by as well."""
 
-class MergeSection(Section):
-    """How the targets become one."""
-
-    method: Literal["sce", "linear", "varm"] = "sce"
-    compare: list[Literal["sce", "linear", "varm"]] = Field(default_factory=list)
-    select: Annotated[float, Field(ge=0, le=1)] = 1.0
-    variant: Literal["fusechat", "mergekit"] = "fusechat"
+    compare: list[MergeMethod] = Field(default_factory=list)
 
 
 class EvaluateSection(Section):
-    """What the models are asked at the end.
+    """The questions to ask the models at the end.
 
     Attributes:
         tasks: files of questions, as for `tutti eval`.
-        limit: only so many questions of each task.
+        limit: the most questions of each task.
         ensemble: ask the ensemble of base and sources as well, with the base as pivot.
         pivot: another pivot of that ensemble.
         alignment: of that ensemble.
@@ -129,7 +98,7 @@ class EvaluateSection(Section):
     limit: PositiveInt | None = None
     ensemble: bool = True
     pivot: str | None = None
-    alignment: Literal["exact", "prefix", "eva", "mined", "hybrid"] = "exact"
+    alignment: Literal[tuple(METHODS)] = "exact"  # type: ignore[valid-type]
 
 
 class FuseChatFile(Section):

@@ -1,4 +1,8 @@
-"""Settings of a distillation: data that holds already; whoever reads a file checks it first."""
+"""Settings of a distillation, each declared once with default, bounds and meaning.
+
+Bounds are metadata, as in `fusion.options`: what reads a file derives its fields from these classes and checks
+them.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,9 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, Gt, Interval, Lt
 
 from fusion.distill.folders import Method as MergeMethod
 from fusion.distill.loss import Loss
@@ -15,7 +21,8 @@ from fusion.distill.sce import Variant
 Stage = Literal["represent", "align", "train", "merge"]
 Alignment = Literal["statistics", "statistics-nomatrix", "exact", "projected"]
 Combine = Literal["best", "mean"]
-Maps = Literal["exact", "prefix", "mined", "hybrid", "eva"]
+Count = Annotated[int, Gt(0)]
+Share = Annotated[float, Interval(ge=0, lt=1)]
 Schedule = Literal["cosine", "linear", "constant_with_warmup"]
 
 BASE = "base"
@@ -44,21 +51,21 @@ class Data:
         files: JSON lines, see `conversations`.
         held_out: share of the conversations that is not trained on but decides when to stop.
         max_length: longest conversation, in the tokens of each model; longer ones are left out.
-        limit: read only so many conversations.
+        limit: the most conversations that are read.
     """
 
     files: tuple[Path, ...]
-    held_out: float = 0.02
-    max_length: int = 2048
-    limit: int | None = None
+    held_out: Share = 0.02
+    max_length: Annotated[int, Ge(2)] = 2048
+    limit: Count | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Represent:
     """The part of each distribution that is kept: the `best` tokens; `shard` conversations go to a file."""
 
-    best: int = 16
-    shard: int = 1024
+    best: Annotated[int, Interval(ge=1, le=1000)] = 16
+    shard: Count = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,15 +75,15 @@ class Align:
     Attributes:
         method: the published ways (`token_alignment.transfer` describes them), or "projected": through a
             vocabulary map, at positions where the tokens of both models have spelled the same text.
-        map: kind of that map.
+        map: method of that map, a key of `alignment.methods.registry.METHODS`.
         temperature: of the targets.
         rest: give what the kept entries leave out to one entry of its own, instead of renormalising them as
             published; only at temperature 1, since nothing else is known of the rest.
     """
 
     method: Alignment = "statistics"
-    map: Maps = "prefix"
-    temperature: float = 1.0
+    map: str = "prefix"
+    temperature: Annotated[float, Gt(0)] = 1.0
     rest: bool = True
 
 
@@ -106,30 +113,30 @@ class Train:
         batch: conversations of a batch, `accumulate` batches to a step.
         loss, lm_weight: see `fusion_loss`; `lm_weight` 1 is plain fine-tuning.
         log_every, check_every: steps between entries of the curve, and between held-out losses and checkpoints.
-        patience: stop after so many held-out losses without a new lowest; None trains to the end.
+        patience: stop after this many held-out losses without a new lowest; None trains to the end.
         seed: of order and dropout.
         bfloat16: autocast; weights and optimizer stay in float32.
         lora_rank: train adapters of this rank (peft), merged into the weights at the end; None trains all weights.
     """
 
-    learning_rate: float = 5e-6
+    learning_rate: Annotated[float, Gt(0)] = 5e-6
     schedule: Schedule = "cosine"
-    warmup: float = 0.03
-    weight_decay: float = 0.0
-    beta2: float = 0.999
-    max_norm: float = 1.0
-    epochs: float = 3.0
-    steps: int | None = None
-    batch: int = 16
-    accumulate: int = 8
+    warmup: Share = 0.03
+    weight_decay: Annotated[float, Ge(0)] = 0.0
+    beta2: Share = 0.999
+    max_norm: Annotated[float, Gt(0)] = 1.0
+    epochs: Annotated[float, Gt(0)] = 3.0
+    steps: Count | None = None
+    batch: Count = 16
+    accumulate: Count = 8
     loss: Loss = "ce"
-    lm_weight: float = 0.9
-    log_every: int = 10
-    check_every: int = 100
-    patience: int | None = 3
-    seed: int = 0
+    lm_weight: Annotated[float, Interval(ge=0, le=1)] = 0.9
+    log_every: Count = 10
+    check_every: Count = 100
+    patience: Count | None = 3
+    seed: Annotated[int, Ge(0), Lt(2**32)] = 0
     bfloat16: bool = False
-    lora_rank: int | None = None
+    lora_rank: Count | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +145,7 @@ class Merge:
 
     method: MergeMethod = "sce"
     compare: tuple[MergeMethod, ...] = ()
-    select: float = 1.0
+    select: Annotated[float, Interval(ge=0, le=1)] = 1.0
     variant: Variant = "fusechat"
 
 
