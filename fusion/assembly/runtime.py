@@ -12,12 +12,13 @@ from alignment.errors import ConfigError
 from alignment.methods.map_cache import MapCache
 from alignment.vocab_map import VocabMap
 from fusion.assembly.checkpoints import Checkpoint, engine_spec, open_checkpoint
+from fusion.assembly.ensembles import build_ensemble, build_for_any_pivot
 from fusion.assembly.maps import MapMaker
 from fusion.assembly.members import device_here, load_members
 from fusion.assembly.specs import BuildError, Ensembles, EnsembleSpec, Models
 from fusion.core import Member
 from fusion.distill.lineage import parents_of
-from fusion.ensemble import Ensemble, Model, build_ensemble, build_for_any_pivot
+from fusion.ensemble import Ensemble, Model
 from fusion.loop.fuser import Fuser
 from fusion.members.identity import content_digest
 from fusion.members.registry import ENGINES

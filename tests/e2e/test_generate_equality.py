@@ -13,8 +13,9 @@ from transformers import AutoModelForCausalLM
 
 from alignment.text.tokenizer import Tokenizer
 from fusion.assembly.checkpoints import read_vocabulary
+from fusion.assembly.ensembles import build_ensemble
 from fusion.core import Delta, End, Prompt
-from fusion.ensemble import Ensemble, Model, build_ensemble
+from fusion.ensemble import Ensemble, Model
 from fusion.loop.fuser import Fuser
 from fusion.members.checkpoint import quiet
 from fusion.members.hosts.inline import InlineMember

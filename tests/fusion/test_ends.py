@@ -7,7 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from fusion.ensemble import Model, build_ensemble, build_for_any_pivot
+from fusion.assembly.ensembles import build_ensemble, build_for_any_pivot
+from fusion.ensemble import Model
 from fusion.options import FusionParams
 from tests.support import small_tokenizers as small
 from tests.support.toy_fuser import ROOMY

@@ -7,7 +7,8 @@ import itertools
 import numpy as np
 import pytest
 
-from fusion.ensemble import Model, build_ensemble
+from fusion.assembly.ensembles import build_ensemble
+from fusion.ensemble import Model
 from fusion.options import SamplingParams
 from fusion.sampling import sample
 from tests.support import small_tokenizers as small

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from alignment.text.tokenizer import Tokenizer
+from fusion.assembly.ensembles import build_ensemble
 from fusion.core import Capacity, Delta, End, Prompt
-from fusion.ensemble import Ensemble, Model, build_ensemble
+from fusion.ensemble import Ensemble, Model
 from fusion.loop.fuser import Fuser
 from fusion.options import FusionParams, SamplingParams
 from tests.support.toy_members import ToyMember, seeded

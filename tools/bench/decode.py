@@ -15,8 +15,9 @@ import torch
 from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel
 
 from alignment.text.tokenizer import Tokenizer
+from fusion.assembly.ensembles import build_ensemble
 from fusion.core import Delta, End
-from fusion.ensemble import Ensemble, Model, build_ensemble
+from fusion.ensemble import Ensemble, Model
 from fusion.loop.fuser import Fuser
 from fusion.loop.observer import Observer
 from fusion.members.hosts.inline import InlineMember

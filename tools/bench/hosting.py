@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from alignment.text.tokenizer import Tokenizer
+from fusion.assembly.ensembles import build_ensemble
 from fusion.core import Delta, End, Member
-from fusion.ensemble import Ensemble, Model, build_ensemble
+from fusion.ensemble import Ensemble, Model
 from fusion.loop.fuser import Fuser
 from fusion.members.hosts.inline import InlineMember
 from fusion.members.hosts.process import process

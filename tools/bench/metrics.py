@@ -16,8 +16,9 @@ from pathlib import Path
 from time import perf_counter, thread_time
 from typing import Any
 
+from fusion.assembly.ensembles import build_ensemble
 from fusion.core import Delta, End
-from fusion.ensemble import Ensemble, build_ensemble
+from fusion.ensemble import Ensemble
 from fusion.loop.fuser import Fuser
 from fusion.loop.observer import Observer
 from fusion.options import FusionParams, SamplingParams

@@ -25,8 +25,9 @@ from typing import Any
 import numpy as np
 from scipy.stats import spearmanr
 
+from fusion.assembly.ensembles import build_ensemble, build_for_any_pivot
 from fusion.core import Delta, End
-from fusion.ensemble import Ensemble, build_ensemble, build_for_any_pivot
+from fusion.ensemble import Ensemble
 from fusion.loop.fuser import Fuser
 from fusion.options import Combine, FusionParams, SamplingParams, Weighting
 from fusion.prompt.scoring import PrefixScores

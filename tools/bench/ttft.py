@@ -26,8 +26,9 @@ from transformers import (
 )
 
 from alignment.text.tokenizer import Tokenizer
+from fusion.assembly.ensembles import build_ensemble
 from fusion.core import Delta, End
-from fusion.ensemble import Ensemble, Model, build_ensemble
+from fusion.ensemble import Ensemble, Model
 from fusion.loop.fuser import Fuser
 from fusion.members.hosts.inline import InlineMember
 from fusion.members.transformers.engine import TransformersEngine

@@ -18,8 +18,9 @@ from pathlib import Path
 import torch
 
 from alignment.text.tokenizer import Tokenizer
+from fusion.assembly.ensembles import build_ensemble
 from fusion.core import Generate, Generated
-from fusion.ensemble import Ensemble, Model, build_ensemble
+from fusion.ensemble import Ensemble, Model
 from fusion.loop.fuser import Fuser
 from fusion.members.hosts.inline import InlineMember
 from fusion.members.vllm.engine import VllmEngine

@@ -190,7 +190,9 @@ def _with_adapters(model: Any, settings: Train) -> Any:
     try:
         from peft import LoraConfig, get_peft_model
     except ImportError:
-        raise ConfigError("lora_rank needs peft; install it in Tutti's folder with: pip install '.[distill]'") from None
+        raise ConfigError(
+            "lora_rank needs peft; install it in Tutti's folder with: pip install '.[distill]'"
+        ) from None
     adapters = LoraConfig(r=settings.lora_rank, lora_alpha=2 * settings.lora_rank, target_modules="all-linear")
     return get_peft_model(model, adapters)
 

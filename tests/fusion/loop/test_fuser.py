@@ -7,8 +7,8 @@ import pytest
 
 from alignment.errors import InvalidRequestError, OverloadedError, UnavailableError
 from alignment.spelling import Spelling
+from fusion.assembly.ensembles import build_ensemble
 from fusion.core import Capacity
-from fusion.ensemble import build_ensemble
 from fusion.options import FusionParams
 from fusion.step import among_voters
 from tests.support.toy_fuser import toy_ensemble, toy_model

@@ -6,8 +6,8 @@ import pytest
 
 from alignment.errors import UnavailableError
 from alignment.spelling import Spelling
+from fusion.assembly.ensembles import build_for_any_pivot
 from fusion.core import Capacity
-from fusion.ensemble import build_for_any_pivot
 from fusion.options import FusionParams, Weighting
 from tests.support.toy_fuser import Listener, toy_ensemble, toy_model
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from alignment.errors import InvalidRequestError
-from fusion.ensemble import build_ensemble
+from fusion.assembly.ensembles import build_ensemble
 from fusion.options import FusionParams, SamplingParams
 from fusion.policy.policy import ALL, Ask
 from fusion.policy.registry import require_policy

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alignment.text.boundaries import shared_boundaries
-from fusion.ensemble import build_ensemble, build_for_any_pivot
+from fusion.assembly.ensembles import build_ensemble, build_for_any_pivot
 from fusion.options import FusionParams
 from fusion.prompt.weighing import prune
 from fusion.weights import packllm_sim

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fusion.ensemble import build_ensemble
+from fusion.assembly.ensembles import build_ensemble
 from fusion.options import FusionParams
 from tests.support.toy_fuser import toy_model
 
