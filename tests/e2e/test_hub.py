@@ -111,7 +111,7 @@ def test_a_cache_that_cannot_be_written(tmp_path: Path, online: Hub) -> None:
     cache = tmp_path / "volume" / "hub"
     environ = environment(tmp_path, HF_HUB_CACHE=str(cache), HF_ENDPOINT=online.url)
     sentence = (
-        f"{REPO} cannot be kept in {cache} (Not a directory): make the cache of checkpoints writable for the "
-        "server's user, or set HF_HOME to another folder."
+        f"{REPO} cannot be kept in {cache} (Not a directory): make the cache of checkpoints writable for this "
+        "user, or set HF_HOME to another folder."
     )
     assert check(configuration(tmp_path, REPO, REVISION), environ) == (2, f"models.ada: {sentence}\n")
