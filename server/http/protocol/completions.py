@@ -13,7 +13,7 @@ from server.http.protocol.fusion import FusionFields, FusionReport
 from server.http.protocol.sampling import SamplingFields
 
 Ids = Annotated[list[int], Field(fail_fast=True)]
-# Each kind of list gives up at the first item that is another's, so that no half a million of them are complained of.
+# A list of one kind gives up at the first item of another, instead of collecting a complaint for every one.
 Prompts = Annotated[
     str | Annotated[list[str], Field(fail_fast=True)] | Ids | Annotated[list[Ids], Field(fail_fast=True)],
     expected("a string, a list of strings, a list of token ids or a list of such lists"),
