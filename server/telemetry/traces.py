@@ -32,7 +32,12 @@ if TYPE_CHECKING:
     from server.telemetry.record import Record, Sequence
 
 TRACED_SEQUENCES = 16  # of one request; a completion may have a thousand
-OPERATIONS = {"/v1/chat/completions": "chat", "/v1/completions": "text_completion"}
+OPERATIONS = {
+    "/v1/chat/completions": "chat",
+    "/v1/messages": "chat",
+    "/v1/responses": "chat",
+    "/v1/completions": "text_completion",
+}
 
 
 class Tracing:

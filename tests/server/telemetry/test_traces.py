@@ -138,3 +138,19 @@ def test_a_collector_that_is_down_disturbs_nobody(fuser: ScriptedFuser, monkeypa
     options = ServerSettings(otlp_endpoint="http://127.0.0.1:9")
     with TestClient(create_app({"pair": ensemble()}, fuser, options)) as client:
         assert client.post(CHAT_PATH, json=CHAT).is_success
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/responses", {"model": "pair", "input": "hello"}),
+        ("/v1/messages", {"model": "pair", "max_tokens": 4, "messages": [{"role": "user", "content": "hello"}]}),
+    ],
+)
+def test_every_chat_api_is_traced_as_chat(
+    path: str, body: dict[str, Any], collector: Collector, fuser: ScriptedFuser
+) -> None:
+    with TestClient(create_app({"pair": ensemble()}, fuser, ServerSettings(otlp_endpoint=collector.url))) as client:
+        assert client.post(path, json=body).is_success
+    [span] = collector.spans
+    assert (span.name, attributes(span)["http.route"]) == ("chat pair", path)
