@@ -32,10 +32,10 @@ own.
 
 from __future__ import annotations
 
-import codecs
 from dataclasses import dataclass
 
 from alignment.long_words import WITNESSES, LongWords
+from alignment.text.characters import pieces_of
 from alignment.text.surfaces import CHARACTER_OF_BYTE, SPACE
 from alignment.text.tokenizer import Tokenizer
 
@@ -68,8 +68,11 @@ class Mark:
 class Spelling:
     """One member's canonical tokens of the text generated so far, as a continuation of its prompt.
 
-    `lead` is text that stands between the prompt and the generated text for this member: its tokens are part of
-    the spelling as soon as any text is.
+    Attributes:
+        ids: the tokens.
+        lead: text that stands between the prompt and the generated text for this member; b"" as soon as there is
+            any text, whose spelling it is a part of.
+        pending: the bytes of an unfinished character that end the text.
     """
 
     def __init__(self, tokenizer: Tokenizer, lead: bytes = b"") -> None:
@@ -79,9 +82,8 @@ class Spelling:
         self._continuation = tokenizer.continuation
         self._byte_ids = tokenizer.byte_ids
         self._byte_level = tokenizer.kind == "byte_level"
-        self._spells_bytes = None not in tokenizer.byte_ids
-        self._lead = lead
-        self._pending = b""  # bytes that end the text inside a character
+        self.lead = lead
+        self.pending = b""
         self._broken = b""  # bytes before those that are no text
         self._text = ""  # valid text before those, from `_base` on
         self._base = 0  # ids before this are final
@@ -98,16 +100,16 @@ class Spelling:
         """
         if not data:
             return Edit(len(self.ids), [])
-        if self._lead:
-            data, self._lead = self._lead + data, b""
-        pieces, pending = _decode(self._pending + data)
-        if pending and not self._spells_bytes:
-            self._pending += data
+        if self.lead:
+            data, self.lead = self.lead + data, b""
+        pieces, pending = pieces_of(self.pending + data)
+        if not self._spells(pending):
+            self.pending += data
             return None
         self._low, self._old = len(self.ids), []
-        if self._pending or self._broken:
+        if self.pending or self._broken:
             self._replace(self._stop, self._spell_bytes(self._broken))
-        self._pending = pending
+        self.pending = pending
         for piece in pieces:
             if isinstance(piece, str):
                 self._append_text(piece)
@@ -125,8 +127,8 @@ class Spelling:
             self._base,
             self._text,
             self._stop,
-            self._lead,
-            self._pending,
+            self.lead,
+            self.pending,
             self._broken,
             long,
         )
@@ -135,7 +137,7 @@ class Spelling:
         """Take back all text since `mark`, which may be restored again."""
         self.ids[mark.base :] = mark.ids
         self._base, self._text, self._stop = mark.base, mark.text, mark.stop
-        self._lead, self._pending, self._broken = mark.lead, mark.pending, mark.broken
+        self.lead, self.pending, self._broken = mark.lead, mark.pending, mark.broken
         self._long = None if mark.long is None else mark.long.copy()
 
     def _edit(self) -> Edit:
@@ -171,11 +173,15 @@ class Spelling:
         self._stop = len(self.ids)
 
     def _append_broken(self, piece: bytes) -> None:
-        if not self._spells_bytes:
+        if not self._spells(piece):
             self._append_text(piece.decode(errors="replace"))
             return
         self._broken += piece
         self._replace(self._stop, self._spell_bytes(self._broken))
+
+    def _spells(self, data: bytes) -> bool:
+        """Return whether there is a token for each of these bytes."""
+        return all(self._byte_ids[byte] is not None for byte in data)
 
     def _spell_bytes(self, data: bytes) -> list[int]:
         if self._byte_level:
@@ -247,26 +253,3 @@ class Spelling:
                     return
             start -= 3 * (len(ids) - start)
         self._replace(self._base, encode(text))
-
-
-def _decode(data: bytes) -> tuple[list[str | bytes], bytes]:
-    """Split bytes into text (str), bytes that are none (bytes), and the beginning of a character at the end."""
-    pieces: list[str | bytes] = []
-    while True:
-        try:
-            text, length = codecs.utf_8_decode(data, "strict", False)
-        except UnicodeDecodeError as error:
-            text, length = data[: error.start].decode(), error.end
-            if text:
-                pieces.append(text)
-            pieces.append(data[error.start : length])
-            data = data[length:]
-            continue
-        if text:
-            pieces.append(text)
-        pending = data[length:]
-        if len(pending) > 1 and pending[0] == 0xED and pending[1] >= 0xA0:
-            # Half a surrogate pair: no character, though the decoder would wait for its third byte.
-            pieces.append(pending)
-            pending = b""
-        return pieces, pending

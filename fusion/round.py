@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from fusion.core import Floats, Ids, LogProbs, RoundReport, Token, TokenLogProb
 from fusion.sampling import is_plain, sample, sample_plain
 from fusion.sequence.sequence import Sequence
-from fusion.step import Candidates, Fused, fuse, keep_the_pivots_cut, project
+from fusion.step import Candidates, Fused, fuse, keep_the_pivots_cut, of_one_width, project
 
 
 @dataclass(slots=True)
@@ -77,6 +77,7 @@ def batch_key(sequence: Sequence) -> object:
         sequence.spelled,
         sequence.lead_spelled,
         sequence.names_an_end,
+        sequence.inside,
         sequence.fusion.combine,
         sequence.fusion.filter_top,
         sequence.fusion.renormalize,
@@ -133,36 +134,20 @@ def gather(batch: list[Sequence], voters: tuple[str, ...]) -> Candidates:
     answers = []
     for name in voters:
         rows = [listed(sequence, name) for sequence in batch]
-        ids, logprobs = (np.concatenate(part) for part in zip(*_of_one_width(rows), strict=True))
+        ids, logprobs = (np.concatenate(part) for part in zip(*of_one_width(rows), strict=True))
         answers.append((ids, logprobs))
-    maps = [batch[0].map_of(name) for name in voters]
+    inside = batch[0].inside  # where they are in the pivot's vocabulary already
+    maps = [None if name in inside else batch[0].map_of(name) for name in voters]
     return project(answers, maps, batch[0].view.vocabulary_size)
 
 
 def listed(sequence: Sequence, name: str) -> tuple[Ids, LogProbs]:
-    """A member's k best ids and the named ones beyond them, [1, n], with their log-probabilities [1, n]."""
-    answer = sequence.seats[name].latest
-    assert answer is not None
-    ids, logprobs = sequence.seats[name].row(sequence.cursor)
-    if answer.named is None:
-        return ids, logprobs
-    also = np.asarray(sequence.extras(name)[0], dtype=ids.dtype)
-    beyond = ~np.isin(also, ids)
-    return np.append(ids, also[None, beyond], axis=1), np.append(logprobs, answer.named[:, beyond], axis=1)
+    """A member's k best ids and the named ones beyond them, [1, n], with their log-probabilities [1, n].
 
-
-def _of_one_width(rows: list[tuple[Ids, LogProbs]]) -> list[tuple[Ids, LogProbs]]:
-    """Rows of one length: shorter ones get their first id again, at no probability."""
-    width = max(ids.shape[1] for ids, _ in rows)
-    if all(ids.shape[1] == width for ids, _ in rows):
-        return rows
-    return [
-        (
-            np.pad(ids, ((0, 0), (0, width - ids.shape[1])), constant_values=ids[0, 0]),
-            np.pad(logprobs, ((0, 0), (0, width - ids.shape[1])), constant_values=-np.inf),
-        )
-        for ids, logprobs in rows
-    ]
+    Inside a character, ids of the pivot.
+    """
+    seat = sequence.seats[name]
+    return seat.inside if seat.inside is not None else seat.listed(sequence.cursor, sequence.extras(name)[0])
 
 
 def choose(batch: list[Sequence], tokens: NDArray[np.int64], fused: Floats) -> list[int]:

@@ -33,6 +33,20 @@ class Candidates:
     probabilities: Floats
 
 
+def of_one_width(rows: list[tuple[Ids, LogProbs]]) -> list[tuple[Ids, LogProbs]]:
+    """Rows of ids and log-probabilities, [1, n] each, in one length: shorter ones get their first id at none."""
+    width = max(ids.shape[1] for ids, _ in rows)
+    if all(ids.shape[1] == width for ids, _ in rows):
+        return rows
+    return [
+        (
+            np.pad(ids, ((0, 0), (0, width - ids.shape[1])), constant_values=ids[0, 0]),
+            np.pad(logprobs, ((0, 0), (0, width - ids.shape[1])), constant_values=-np.inf),
+        )
+        for ids, logprobs in rows
+    ]
+
+
 def project(
     answers: Sequence[tuple[Ids, LogProbs]], maps: Sequence[VocabMap | None], vocabulary_size: int
 ) -> Candidates:

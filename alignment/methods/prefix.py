@@ -23,16 +23,10 @@ def prefix_map(
     is. A beginning may end inside a character. Rows stay empty where the target has no token for the first byte.
     """
     exact = exact_map(source, target, source_stops=source_stops, target_stop=target_stop)
-    ids_of: dict[bytes, int] = {}
-    byte_tokens = {id for id in target.byte_ids if id is not None}
-    for id in sorted(range(target.vocabulary_size), key=byte_tokens.__contains__):
-        if surface := target.surfaces[id]:
-            ids_of.setdefault(surface, id)
     target_ids = np.full((exact.source_size, 1), -1, np.int32)
     for id in np.flatnonzero(exact.target_ids[:, 0] < 0).tolist():
-        surface = source.surfaces[id] or b""
-        beginnings = (surface[:size] for size in range(len(surface) - 1, 0, -1))
-        target_ids[id] = next((ids_of[beginning] for beginning in beginnings if beginning in ids_of), -1)
+        beginning = target.longest_beginning((source.surfaces[id] or b"")[:-1])
+        target_ids[id] = -1 if beginning is None else beginning
     return hybrid_map(exact, VocabMap(target_ids, (target_ids >= 0).astype(np.float32), exact.target_size))
 
 

@@ -16,6 +16,7 @@ import tokenizers
 from alignment.errors import CONTEXT_LENGTH_EXCEEDED, NO_CHAT_TEMPLATE, ConfigError, InvalidRequestError, one_line
 from alignment.text import chat
 from alignment.text.boundaries import Located, Span
+from alignment.text.characters import Beginnings
 from alignment.text.continuation import Continuation, continuation_of
 from alignment.text.control import Encoded, Respelling, Spelled, control_ids
 from alignment.text.fronts import derive
@@ -373,6 +374,26 @@ class Tokenizer:
             self._unknown,
         )
         return replace(continuation, respelling=respelling)
+
+    @cached_property
+    def ids_by_surface(self) -> dict[bytes, int]:
+        """The first id of each surface; a token for a single byte only where there is no other."""
+        byte_tokens = {id for id in self.byte_ids if id is not None}
+        ids: dict[bytes, int] = {}
+        for id in sorted(range(self.vocabulary_size), key=byte_tokens.__contains__):
+            if surface := self.surfaces[id]:
+                ids.setdefault(surface, id)
+        return ids
+
+    def longest_beginning(self, data: bytes) -> int | None:
+        """The id whose surface is the longest that `data` begins with; None where there is none."""
+        ids = self.ids_by_surface
+        return next((ids[data[:size]] for size in range(len(data), 0, -1) if data[:size] in ids), None)
+
+    @cached_property
+    def beginnings(self) -> Beginnings:
+        """How this tokenizer spells beginnings of characters."""
+        return Beginnings(self.continuation)
 
     def decode(self, ids: Sequence[int]) -> str:
         """A whole text from its ids, special tokens included, as transformers decodes it: without the space that

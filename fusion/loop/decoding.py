@@ -72,7 +72,8 @@ class Decoding:
         if not sequence.ready or sequence.number in self._ready:
             return
         more = None
-        if not sequence.voters:  # those that were asked have left, or cannot spell the text
+        sequence.complete_characters()
+        if not sequence.voters:  # those that were asked have left, or say nothing inside a character
             more = ALL
         elif sequence.account.rounds and not sequence.cursor:
             more = sequence.policy.answered(sequence)

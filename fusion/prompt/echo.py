@@ -1,24 +1,43 @@
 """Echo: teacher-forced log-probabilities of a prompt's own tokens under the fusion.
 
-Each token of the pivot is predicted by the pivot and by the members that have a boundary before it as well; the
-others abstain there.
+Each token of the pivot is predicted by the pivot and by the members that have a boundary before it as well. Inside
+a character, members that had one before the character say what their distribution from there makes of its bytes
+(see `fusion.inside`). The others abstain.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from alignment.text.boundaries import Indices
-from fusion.core import Prompt, Token, TokenLogProb
+from alignment.text.characters import beginning_at_the_end
+from fusion.core import Floats, Ids, LogProbs, Prompt, Token, TokenLogProb
 from fusion.ensemble import View
+from fusion.inside import Level, conditioned
 from fusion.options import FusionParams
 from fusion.prompt.scoring import ScoredPrompt
-from fusion.step import fuse, project
+from fusion.step import fuse, of_one_width, project
 
+ABSENT, PLAIN, INSIDE = range(3)  # how a member votes at a position
 BLOCK = 128  # positions fused at a time, which bounds the memory that takes
+
+
+@dataclass(frozen=True, slots=True)
+class Beginning:
+    """The beginning of a character that ends a text, as one member tokenises the whole of it.
+
+    Attributes:
+        data: its bytes.
+        points: by position in the member's prompt, from that before the character on, how many bytes it has
+            spelled there.
+    """
+
+    data: bytes
+    points: dict[int, int]
 
 
 class Echo:
@@ -29,7 +48,14 @@ class Echo:
         self._ids = prompt.ids[view.pivot]
         # By member, the position in its prompt for each of the pivot's, -1 where it has none.
         self._own = {name: self._counterparts(prompt, name) for name in members}
-        self.positions = {name: own[own >= 0] for name, own in self._own.items()}
+        # By member and position of the pivot's, where those of the pivot end inside a character.
+        self._inside = {name: dict(self._beginnings(prompt, name)) for name in members}
+        self.positions = {
+            name: np.unique(
+                [*own[own >= 0], *(p for one in self._inside[name].values() for p in one.points)]
+            ).astype(np.int64)
+            for name, own in self._own.items()
+        }
 
     def _counterparts(self, prompt: Prompt, name: str) -> Indices:
         last = len(self._ids) - 1
@@ -45,6 +71,35 @@ class Echo:
                 own[at[here][inside]] = own_at[there][inside]
         return own
 
+    def _beginnings(self, prompt: Prompt, name: str) -> Iterator[tuple[int, Beginning]]:
+        """The positions of the pivot inside characters that this member has a boundary before."""
+        view, ids = self._view, prompt.ids[name]
+        if prompt.located is None or ids == self._ids:
+            return
+        pivot, member = prompt.located[view.pivot], prompt.located[name]
+        spelled = view.tokenizer.written(self._ids)
+        surfaces = view.models[name].tokenizer.written(ids)
+        for text, span in enumerate(pivot.texts):
+            if span is None:
+                continue
+            position_of = dict(zip(*(part.tolist() for part in member.boundaries(text)), strict=True))
+            inside = (
+                (pivot.starts[1:] < pivot.ends[:-1]) & (pivot.starts[1:] >= span[0]) & (pivot.ends[:-1] <= span[1])
+            )
+            for at in np.flatnonzero(inside).tolist():
+                begins = position_of.get(int(pivot.starts[at + 1]) - span[0])
+                data = beginning_at_the_end(b"".join(spelled[max(0, at - 3) : at + 1]))
+                if begins is None or not data or begins >= len(ids) - 1:
+                    continue
+                points, size = {begins: 0}, 0
+                for position in range(begins + 1, len(ids) - 1):
+                    surface = surfaces[position]
+                    if not surface or not data.startswith(surface, size) or size == len(data):
+                        break
+                    size += len(surface)
+                    points[position] = size
+                yield at, Beginning(data, points)
+
     def tokens(
         self, prompts: Mapping[str, ScoredPrompt], weights: Mapping[str, float], fusion: FusionParams, wanted: int
     ) -> tuple[Token, ...]:
@@ -55,33 +110,57 @@ class Echo:
         found: list[Token | None] = [None] * len(self._ids)
         if self._ids:
             found[0] = Token(self._entry(self._ids[0], np.nan))
-        names = list(prompts)
-        votes = np.stack([self._own[name] >= 0 for name in names], axis=1)
+        spoken = {name: self._conditioned(name, prompt) for name, prompt in prompts.items()}
+        # [P, M]: where a member votes, and whether it speaks from before a character.
+        votes = np.stack([np.where(self._own[name] >= 0, PLAIN, ABSENT) for name in prompts], axis=1)
+        for member, by_position in enumerate(spoken.values()):
+            votes[list(by_position), member] = INSIDE
         for pattern in np.unique(votes, axis=0) if len(votes) else ():
-            voters = [name for name, voting in zip(names, pattern, strict=True) if voting]
+            voters = {name: vote for name, vote in zip(prompts, pattern.tolist(), strict=True) if vote != ABSENT}
             at = np.flatnonzero((votes == pattern).all(axis=1))
             for block in np.array_split(at, -(-len(at) // BLOCK)):
-                scored = {name: prompts[name] for name in voters}
-                for index, token in zip(block, self._fused(block, scored, weights, fusion, wanted), strict=True):
+                answers = [
+                    prompts[name].best(self._own[name][block]) if vote == PLAIN else _stacked(spoken[name], block)
+                    for name, vote in voters.items()
+                ]
+                given = np.tile([weights[name] for name in voters], (len(block), 1))
+                for index, token in zip(
+                    block, self._fused(block, voters, answers, given, fusion, wanted), strict=True
+                ):
                     found[index + 1] = token
         return tuple(token for token in found if token is not None)
+
+    def _conditioned(self, name: str, prompt: ScoredPrompt) -> dict[int, tuple[Ids, LogProbs]]:
+        """By position of the pivot inside a character, what this member says of it; see `conditioned`."""
+        view, spoken = self._view, {}
+        surfaces = view.models[name].tokenizer.surfaces
+        for at, beginning in self._inside[name].items():
+            positions = np.array(list(beginning.points))
+            ids, logprobs = prompt.best(positions)
+            paths = np.cumsum([0.0, *prompt.given(positions[:-1]).tolist()]).tolist()
+            levels = [
+                Level(ids[row], logprobs[row], beginning.data[size:], paths[row])
+                for row, size in enumerate(beginning.points.values())
+            ]
+            answer = conditioned(levels, surfaces, view.tokenizer, view.maps[name].rest)
+            if answer is not None:
+                spoken[at] = answer
+        return spoken
 
     def _fused(
         self,
         at: Indices,
-        prompts: Mapping[str, ScoredPrompt],
-        weights: Mapping[str, float],
+        voters: Mapping[str, int],
+        answers: Sequence[tuple[Ids, LogProbs]],
+        given: Floats,
         fusion: FusionParams,
         wanted: int,
     ) -> list[Token]:
-        """The tokens after these positions of the pivot, on which the same members vote."""
+        """The tokens after these positions of the pivot, on which the same members vote in the same way."""
         view = self._view
-        answers = [prompt.best(self._own[name][at]) for name, prompt in prompts.items()]
-        maps = [view.maps[name].rest for name in prompts]
+        maps = [view.maps[name].rest if vote == PLAIN else None for name, vote in voters.items()]
         candidates = project(answers, maps, view.vocabulary_size)
-        given = np.tile([weights[name] for name in prompts], (len(at), 1))
-        pivot = list(prompts).index(view.pivot)
-        fused = fuse(candidates.probabilities, given, pivot, fusion).distribution
+        fused = fuse(candidates.probabilities, given, list(voters).index(view.pivot), fusion).distribution
         fused = fused / np.maximum(fused.sum(axis=1, keepdims=True), 1.0)
         return [
             self._token(self._ids[index + 1], row, probabilities, wanted)
@@ -101,3 +180,9 @@ class Echo:
 
     def _entry(self, token: int, logprob: float) -> TokenLogProb:
         return TokenLogProb(token, self._view.surface(token), logprob)
+
+
+def _stacked(spoken: Mapping[int, tuple[Ids, LogProbs]], at: Indices) -> tuple[Ids, LogProbs]:
+    """What a member says at these positions of the pivot, [len(at), n] both."""
+    ids, logprobs = zip(*of_one_width([spoken[position] for position in at.tolist()]), strict=True)
+    return np.concatenate(ids), np.concatenate(logprobs)

@@ -45,8 +45,8 @@ def pursue(sequence: Sequence) -> dict[str, Advance]:
         for token, surface in zip(draft[:reach], surfaces, strict=False):
             before = seat.cached - seat.prompt
             edit = seat.extend([token], surface)
-            fits = edit is not None and edit.keep == before and bool(edit.append)
-            if not fits or edit is None or seat.cached > seat.reserved:
+            fits = edit.keep == before and bool(edit.append)
+            if not fits or seat.cached > seat.reserved:
                 seat.back_to(seat.points[-1])
                 break
             seat.point()
@@ -99,7 +99,7 @@ def _lead_on(
         return reach
     cached = seat.cached
     edit = seat.extend([draft[at]], surfaces[at])
-    if edit is None or not edit.append or seat.cached > seat.reserved:
+    if not edit.append or seat.cached > seat.reserved:
         seat.back_to(seat.points[-1])
         return at
     seat.point(cached - seat.prompt - edit.keep)

@@ -6,15 +6,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
+import numpy as np
+
 from alignment.spelling import Edit, Mark, Spelling
+from alignment.text.characters import Beginnings, beginning_at_the_end
 from fusion.core import Ids, LogProbs, NextTokens
+from fusion.inside import Level, is_worth_asking, likelihood
 
 
 class State(Enum):
     """The part that a member has in the current round."""
 
     VOTING = "voting"
-    MUTE = "mute"  # it cannot spell the text, which ends inside a character
+    MUTE = "mute"  # it says nothing of the character that the text ends inside of
     READING = "reading"  # it came back, and reads what was written meanwhile
     IDLE = "idle"  # the policy does not ask it
 
@@ -36,6 +40,24 @@ class Point:
     answer: NextTokens | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """An answer of a member at or after the beginning of a character that the text ends inside of.
+
+    Attributes:
+        tokens: how many tokens it had of the generated text,
+        spelled: and how many bytes of the character.
+        ids, logprobs: [k], its best tokens there.
+        path: natural log of the probability of its tokens since the character's beginning.
+    """
+
+    tokens: int
+    spelled: int
+    ids: Ids
+    logprobs: LogProbs
+    path: float
+
+
 @dataclass(slots=True)
 class Seat:
     """A member's place in a sequence.
@@ -50,6 +72,10 @@ class Seat:
         state: whether it votes in this round.
         rolled_back: tokens taken back before the current round.
         points: the boundaries of the draft that it was given, the first one before it; empty without a draft.
+        held: the bytes of an unfinished character at the end of the text that it has not been given.
+        asked: its answers at or after that character's beginning, but the newest.
+        path: natural log of the probability of its tokens since then.
+        inside: inside a character, its distribution over the pivot's next token, ids and log-probabilities [1, n].
     """
 
     prompt: int
@@ -61,6 +87,10 @@ class Seat:
     state: State = State.VOTING
     rolled_back: int = 0
     points: list[Point] = field(default_factory=list)
+    held: bytes = b""
+    asked: list[Asked] = field(default_factory=list)
+    path: float = 0.0
+    inside: tuple[Ids, LogProbs] | None = None
 
     @property
     def cached(self) -> int:
@@ -72,17 +102,77 @@ class Seat:
         """True where its distribution counts in this round."""
         return self.state is State.VOTING
 
-    def extend(self, tokens: Sequence[int], surface: bytes) -> Edit | None:
+    @property
+    def is_inside(self) -> bool:
+        """Whether the text ends inside a character, and this member is not given the pivot's ids."""
+        return bool(self.held or self.asked)
+
+    def extend(self, tokens: Sequence[int], surface: bytes) -> Edit:
         """Take in tokens of the pivot and the text they add; the edit is relative to what is cached of the answer.
 
-        None while the text ends inside a character that the member cannot spell.
+        The beginning of a character at the end is held back: see `spell_beginning`.
         """
         followed = self.followed
         self.followed += len(tokens)
         self.heard += len(surface)
         if self.spelling is None:
             return Edit(followed, list(tokens))
-        return self.spelling.extend(surface)
+        self.inside = None
+        data = self.held + surface
+        beginning = beginning_at_the_end(self.spelling.pending + data)
+        if len(beginning) == len(self.spelling.pending + data):
+            self.held = data
+            return Edit(len(self.spelling.ids), [])
+        given, self.held = data[: len(data) - len(beginning)], beginning
+        self.asked, self.path = [], 0.0
+        edit = self.spelling.extend(given)
+        assert edit is not None, "whole characters can be spelled"
+        return edit
+
+    def spell_beginning(
+        self, beginnings: Beginnings, surfaces: Sequence[bytes | None], also: Sequence[int]
+    ) -> Edit | None:
+        """Spell the beginning of a character where that is worth asking for; else None, and nothing has changed.
+
+        It is where the tokens of the beginning also begin the spelling of a whole character, and the member does
+        not all but exclude them.
+
+        Args:
+            surfaces: the member's, by id.
+            also: the ids that it named in its newest answer.
+        """
+        spelling = self.spelling
+        if spelling is None or not self.held or spelling.lead:
+            return None
+        ids, logprobs = self.listed(0, also)
+        newest = Asked(len(spelling.ids), len(spelling.pending), ids[0], logprobs[0], self._path())
+        mark = spelling.mark()
+        edit = spelling.extend(self.held)
+        if edit is not None and edit.append:
+            asked = [one for one in (*self.asked, newest) if one.tokens <= edit.keep]
+            if asked:
+                tokens, base = spelling.ids[asked[-1].tokens :], asked[-1]
+                level = Level(base.ids, base.logprobs, spelling.pending[base.spelled :], base.path)
+                canonical = beginnings.are_canonical(spelling.ids[asked[0].tokens :], spelling.pending)
+                if canonical and is_worth_asking(level, tokens[0], surfaces):
+                    self.held, self.asked = b"", asked
+                    self.path = base.path + likelihood(level, tokens[0])
+                    return Edit(base.tokens, tokens)
+        spelling.restore(mark)
+        return None
+
+    def levels(self, also: Sequence[int]) -> list[Level]:
+        """Its answers that say something of the character that the text ends inside of."""
+        assert self.spelling is not None
+        ids, logprobs = self.listed(0, also)
+        beginning = self.spelling.pending + self.held
+        levels = [Level(one.ids, one.logprobs, beginning[one.spelled :], one.path) for one in self.asked]
+        return [*levels, Level(ids[0], logprobs[0], self.spelling.lead + self.held, self._path())]
+
+    def _path(self) -> float:
+        """As `path`, with the tokens that the newest answer scored."""
+        scored = None if self.latest is None else self.latest.appended_logprobs
+        return self.path + (0.0 if scored is None else float(scored.sum(dtype=np.float64)))
 
     def rest(self) -> None:
         """Sit out until asked again."""
@@ -108,6 +198,18 @@ class Seat:
         assert answer is not None, "a round is of seats that have answered"
         row = min(row, len(answer.ids) - 1) % len(answer.ids)
         return answer.ids[row : row + 1], answer.logprobs[row : row + 1]
+
+    def listed(self, at: int, also: Sequence[int]) -> tuple[Ids, LogProbs]:
+        """As `row`, with the ids `also` that were named beyond the best: ids and log-probabilities [1, n]."""
+        ids, logprobs = self.row(at)
+        if self.latest is None or self.latest.named is None:
+            return ids, logprobs
+        named = np.asarray(also, dtype=ids.dtype)
+        beyond = ~np.isin(named, ids)
+        return (
+            np.append(ids, named[None, beyond], axis=1),
+            np.append(logprobs, self.latest.named[:, beyond], axis=1),
+        )
 
     def end_draft(self, at: int, number: int) -> None:
         """Keep the draft up to boundary `at`, and what was answered there."""

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alignment.spelling import Spelling
+from alignment.text.characters import beginning_at_the_end
 from alignment.text.stops import control_tokens
 from alignment.vocab_map import VocabMap
 from fusion.core import (
@@ -25,12 +26,14 @@ from fusion.core import (
     Generated,
     Prompt,
     RoundReport,
+    Score,
     Task,
     Token,
     TokenLogProb,
     WeightingReport,
 )
 from fusion.ensemble import Ensemble, View
+from fusion.inside import conditioned
 from fusion.options import FusionParams, SamplingParams
 from fusion.policy.policy import ALL, Ask
 from fusion.policy.registry import policy_of
@@ -293,8 +296,8 @@ class Sequence:
     def follow(self, name: str) -> Advance | None:
         """The text that a member has not been given yet.
 
-        None where it cannot spell the text yet, and sits out until it can; where it still reads what was written
-        while it was away; and where its tokens did not change, so that its last answer stands.
+        None where it still reads what was written while it was away, and where its tokens did not change, so that
+        its last answer stands: inside a character that is not spelled in tokens of its own.
         """
         seat = self.seats[name]
         seat.rolled_back = 0
@@ -307,9 +310,12 @@ class Sequence:
                 seat.state = State.VOTING
             return None
         edit = seat.extend(self.tokens[seat.followed :], surface)
-        if edit is None:
-            seat.state = State.READING if reads else State.MUTE
-            return None
+        score: Score = "last"
+        if not edit.append and not reads and seat.is_inside:
+            tokenizer = self.view.models[name].tokenizer
+            spelled = seat.spell_beginning(tokenizer.beginnings, tokenizer.surfaces, self.extras(name)[0])
+            edit = spelled or edit
+            score = "appended" if len(edit.append) > 1 else "last"
         if not edit.append:
             if not reads:
                 seat.state = State.VOTING
@@ -319,17 +325,40 @@ class Sequence:
         else:
             seat.rolled_back = cached - seat.prompt - edit.keep
         seat.state, seat.latest = State.VOTING, None
-        return self.naming(name, Advance(self.number, seat.prompt + edit.keep, edit.append))
+        return self.naming(name, Advance(self.number, seat.prompt + edit.keep, edit.append, score))
+
+    def complete_characters(self) -> None:
+        """Find what the members that vote say inside a character; those that say nothing are mute."""
+        for name, seat in self.seats.items():
+            if seat.votes and seat.is_inside and seat.inside is None:
+                surfaces, also = self.view.models[name].tokenizer.surfaces, self.extras(name)[0]
+                seat.inside = conditioned(seat.levels(also), surfaces, self.view.tokenizer, self.map_of(name))
+                if seat.inside is None:
+                    seat.state = State.MUTE
+
+    @property
+    def inside(self) -> tuple[str, ...]:
+        """The members that speak inside a character, from before it, in this round."""
+        return tuple(name for name, seat in self.seats.items() if seat.votes and seat.inside is not None)
 
     def draftable(self, draft: Iterable[int]) -> tuple[int, ...]:
-        """The tokens of a draft up to the first that ends the sequence, or adds no text."""
+        """The tokens of a draft up to the first that ends the sequence, or after which no whole text stands."""
         # Members answer for favoured ids after the final token alone, and a constraint is asked token by token.
         if self.sampling.logit_bias or self.constraint is not None:
             return ()
         room = self.sampling.max_tokens - self.length - 1
         taken: list[int] = []
+        # Inside a character members that spell it otherwise speak from before it.
+        spells = any(seat.spelling is not None for seat in self.seats.values())
+        end = bytes(self.written[-3:])
+        if spells and beginning_at_the_end(end):
+            return ()
         for token in draft:
-            if len(taken) >= room or not self.spelled or token in self.stop_ids or not self.surface(token):
+            surface = self.surface(token)
+            if len(taken) >= room or not self.spelled or token in self.stop_ids or not surface:
+                break
+            end = (end + surface)[-3:]
+            if spells and beginning_at_the_end(end):
                 break
             taken.append(token)
         return tuple(taken)

@@ -178,19 +178,34 @@ def test_control_tokens_in_generated_text_are_plain_text():
         assert tokenizer.surface_of(spelling.ids) == b"<s> <|end|>"
 
 
-@pytest.mark.parametrize("tokenizer", [tiny.unigram, lambda: tiny.byte_level(complete=False)])
-def test_a_vocabulary_without_byte_tokens_waits_for_the_whole_character(tokenizer):
+@pytest.mark.parametrize(
+    ("tokenizer", "character"), [(tiny.unigram, "界"), (lambda: tiny.byte_level(complete=False), "க")]
+)
+def test_a_vocabulary_without_byte_tokens_waits_for_the_whole_character(tokenizer, character):
     tokenizer = tokenizer()
     spelling = Spelling(tokenizer)
     spelling.extend("The 世".encode())
     before = list(spelling.ids)
-    euro = "界".encode()
-    assert spelling.extend(b" dog" + euro[:1]) is None
-    assert spelling.extend(euro[1:2]) is None
+    data = character.encode()
+    assert spelling.extend(b" dog" + data[:1]) is None
+    assert spelling.extend(data[1:2]) is None
     assert spelling.ids == before
-    edit = spelling.extend(euro[2:])
+    edit = spelling.extend(data[2:])
     assert edit is not None
-    assert before[: edit.keep] + edit.append == spelling.ids == tokenizer.continuation.encode("The 世 dog界")
+    expected = tokenizer.continuation.encode(f"The 世 dog{character}")
+    assert before[: edit.keep] + edit.append == spelling.ids == expected
+
+
+def test_only_the_bytes_that_are_pending_need_tokens_of_their_own():
+    tokenizer = tiny.byte_level(complete=False)
+    character = "界".encode()
+    assert None in tokenizer.byte_ids
+    assert all(tokenizer.byte_ids[byte] is not None for byte in character)
+    spelling = Spelling(tokenizer)
+    assert spelling.extend(b"The dog" + character[:1]) is not None
+    assert spelling.ids[-1] == tokenizer.byte_ids[character[0]]
+    spelling.extend(character[1:])
+    assert spelling.ids == tokenizer.continuation.encode("The dog界")
 
 
 def test_a_vocabulary_without_byte_tokens_reads_broken_bytes_as_replacement_characters():
