@@ -125,8 +125,7 @@ def run_round(batch: list[Sequence]) -> Round:
 def note_followed(sequence: Sequence, candidates: Candidates, row: int, chosen: int) -> None:
     """Note whose best token was chosen."""
     best = candidates.tokens[row, candidates.probabilities[row].argmax(axis=1)]
-    for name, token in zip(sequence.voters, best.tolist(), strict=True):
-        sequence.followed[name] = 0.95 * sequence.followed.get(name, 0.0) + (token == chosen)
+    sequence.choice(dict(zip(sequence.voters, best.tolist(), strict=True)), chosen)
 
 
 def gather(batch: list[Sequence], voters: tuple[str, ...]) -> Candidates:

@@ -8,12 +8,13 @@ from collections.abc import Mapping
 from time import perf_counter
 
 from alignment.errors import RequestError, UnavailableError
-from fusion.core import Advance, AdvanceFailed, Answer, Generated, Member, RoundReport, Token
+from fusion.core import Advance, AdvanceFailed, Answer, Generated, Member, NextTokens, RoundReport, Token
 from fusion.loop.budget import Places
 from fusion.loop.line import Line
 from fusion.loop.outbox import Outbox
 from fusion.loop.recovery import Recovery
 from fusion.loop.timing import account_for
+from fusion.policy.pace import Costs
 from fusion.policy.policy import ALL
 from fusion.round import Round, batch_key, run_round
 from fusion.sequence.drafting import accepts, pursue
@@ -34,6 +35,7 @@ class Decoding:
         self._outbox = outbox
         self._ready: dict[int, Sequence] = {}
         self._going: dict[int, Sequence] = {}  # those whose members are to be given work
+        self._costs = Costs()
         self._sent = 0.0  # when the first member was last given work
 
     def answered(self, name: str, answers: list[Answer], arrived: float, step_seconds: float) -> None:
@@ -65,6 +67,8 @@ class Decoding:
                 sequence.account.prompts[name] = arrived
                 prompts.append(arrived - sequence.sent)
             self.settle(sequence)
+        if step_seconds and tokens and not prompts and all(_is_one(answer) for answer in answers):
+            self._costs.passed(name, step_seconds)
         self._outbox.news(self._outbox.observer.answered, name, step_seconds, prompts, tokens)
 
     def settle(self, sequence: Sequence) -> None:
@@ -111,6 +115,8 @@ class Decoding:
 
     def _take_round(self, sequences: list[Sequence], done: Round) -> None:
         account_for(sequences, done)
+        if done.waiting and all(sequence.asked is ALL for sequence in sequences):
+            self._costs.waited(done.model, min(done.waiting))
         self._outbox.news(self._round_over, sequences, done)
         for sequence, token, report in zip(sequences, done.tokens, done.reports, strict=True):
             try:
@@ -155,7 +161,7 @@ class Decoding:
             if accepts(sequence, token.chosen.id):
                 self._ready[sequence.number] = sequence
                 return
-            sequence.company = len(self._places.open)
+            sequence.company, sequence.costs = len(self._places.open), self._costs
             sequence.ask(sequence.policy.ask(sequence))
             self._going[sequence.number] = sequence
 
@@ -218,3 +224,8 @@ class Decoding:
             sequence.sent = self._sent
         done.synchronisation = self._sent - done.ended
         self._outbox.observer.fused(done)
+
+
+def _is_one(answer: Answer) -> bool:
+    """Return whether an answer is the distribution after a single token, or what counts as one."""
+    return isinstance(answer, NextTokens) and len(answer.ids) == 1

@@ -6,30 +6,41 @@ from copy import deepcopy
 
 import numpy as np
 
-from fusion.policy.pace import Pace
+from fusion.policy.pace import LONGEST, MOST_LED, Pace
 from fusion.policy.policy import ALL, Ask, Asking
 from fusion.sampling import sample
 from fusion.step import project
 
 
 class Lead:
-    """A named member drafts; without a name the one whose choices the ensemble has followed most often."""
+    """A named member drafts; without a name the one with which a token should take the shortest time.
+
+    It goes on while it is likely enough that the others will accept the whole of it: how sure it is of a token
+    says so better than how many there were.
+    """
 
     def __init__(self, name: str | None) -> None:
         self._name = name
         self._pace = Pace()
         self._leader = ""
-        self._length = 0
+        self._least = 1.0  # how probable the acceptance of a draft has to be
+        self._chance = 1.0
+        self._confidences: list[float] = []
         self._rng: np.random.Generator | None = None  # draws the numbers that the round is going to draw
 
     def ask(self, sequence: Asking) -> Ask:
         """The leader alone; everyone where a draft does not pay."""
-        length = self._pace.length(len(sequence.seats), sequence.company, led=True)
-        self._length = min(length, sequence.sampling.max_tokens - sequence.length - 1)
-        followed = sequence.followed
-        leader = self._name or max(sequence.voters, key=lambda name: followed.get(name, 0.0), default="")
-        if self._length < 1 or len(sequence.seats) < 2 or leader not in sequence.seats or not sequence.spelled:
-            self._length = 0
+        self._least, self._chance, self._confidences = 1.0, 1.0, []
+        if sequence.company > MOST_LED or len(sequence.seats) < 2 or not sequence.may_draft:
+            return ALL
+        plain = sequence.costs.rounds.get(sequence.ensemble.name)
+        if plain is None or sequence.sampling.max_tokens - sequence.length < 2:
+            return ALL
+        leader = self._name or self._best(sequence, plain)
+        if leader not in sequence.seats:
+            return ALL
+        self._least = self._pace.least_chance(*_shares(sequence, leader, plain), plain)
+        if self._least >= 1:
             return ALL
         self._leader = leader
         self._rng = deepcopy(sequence.rng) if sequence.sampling.temperature > 0 else None
@@ -37,28 +48,40 @@ class Lead:
 
     def answered(self, sequence: Asking) -> Ask | None:
         """The leader for one token more, then everyone for all of them."""
-        if not self._length or sequence.asked.members is None:
+        if self._least >= 1 or sequence.asked.members is None:
             return None
         draft = sequence.asked.draft
-        token = self._propose(sequence)
-        draft = draft if token is None else sequence.draftable((*draft, token))
-        if len(draft) == len(sequence.asked.draft) or len(draft) >= self._length:
-            return Ask(None, draft)
-        return Ask((self._leader,), draft)
+        if len(draft) < LONGEST and (token := self._propose(sequence)) is not None:
+            longer = sequence.draftable((*draft, token))
+            if len(longer) > len(draft):
+                return Ask((self._leader,), longer)
+        return Ask(None, draft)
 
     def checked(self, drafted: int, accepted: int) -> None:
-        """Learn how long drafts may be."""
-        self._pace.checked(drafted, accepted)
+        """Learn how far drafts may go."""
+        self._pace.checked(drafted, accepted, self._confidences)
+
+    def _best(self, sequence: Asking, plain: float) -> str:
+        """The member to lead, by how often it was followed and by what a pass of it takes."""
+
+        def seconds(name: str) -> float:
+            return self._pace.seconds_led(*_shares(sequence, name, plain), sequence.followed(name))
+
+        return min(sequence.voters, key=seconds, default="")
 
     def _propose(self, sequence: Asking) -> int | None:
-        """What the leader would draw next if it were alone."""
+        """What the leader would draw next if it were alone; None where that is not likely to be accepted."""
         seat = sequence.seats[self._leader]
         if seat.latest is None:
             return None
         newest = seat.latest.ids[-1:], seat.latest.logprobs[-1:]
         candidates = project([newest], [sequence.map_of(self._leader)], sequence.view.vocabulary_size)
-        if not candidates.probabilities.any():
+        confidence = float(candidates.probabilities.max())
+        chance = self._chance * self._pace.chance(confidence)
+        if confidence == 0 or chance < self._least:
             return None
+        self._chance = chance
+        self._confidences.append(confidence)
         return sample(
             candidates.tokens[0],
             candidates.probabilities[0, 0],
@@ -68,3 +91,10 @@ class Lead:
             forbidden=sequence.forbidden,
             rng=self._rng or sequence.rng,  # at temperature 0 nothing is drawn
         )
+
+
+def _shares(sequence: Asking, leader: str, plain: float) -> tuple[float, float]:
+    """What a pass of the leader takes, and what the others take, side by side or one after the other."""
+    passes = {name: sequence.costs.passes.get(name, plain / len(sequence.seats)) for name in sequence.seats}
+    longest = max(seconds for name, seconds in passes.items() if name != leader)
+    return passes[leader], max(longest, plain - passes[leader])

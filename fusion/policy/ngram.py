@@ -21,11 +21,11 @@ class Ngram:
     def ask(self, sequence: Asking) -> Ask:
         """Everyone, with what came after the same last tokens."""
         self._learn(sequence)
-        length = self._pace.length(len(sequence.seats), sequence.company, led=False)
         for size in range(LONGEST_MATCH, SHORTEST_MATCH - 1, -1):
             at = self._after.get(tuple(self._tokens[-size:]))
-            if length and at is not None:
-                return Ask(None, sequence.draftable(self._tokens[at : at + length]))
+            if at is not None:
+                length = self._pace.length(sequence.company)
+                return Ask(None, sequence.draftable(self._tokens[at : at + length])) if length else ALL
         return ALL
 
     def answered(self, sequence: Asking) -> Ask | None:

@@ -1,8 +1,11 @@
-"""Pace: how many tokens a draft is worth, by what was accepted lately and how full the batch is."""
+"""Pace: how far a draft goes, by what was accepted lately, what passes cost, and how full the batch is."""
 
 from __future__ import annotations
 
-LONGEST = 8
+from bisect import bisect_right
+from dataclasses import dataclass, field
+
+LONGEST = 16
 # A pass over a batch takes about as long as a pass over one token and as many more tokens as this, in tokens: on
 # two cores a layer of 28,000 x 384 takes 2.0 ms for one row and 0.09 more for each further one.
 OVERHEAD = 20
@@ -14,6 +17,25 @@ SEEN = 4.0
 MOST_LED = 2
 GAIN = 1.05  # a draft has to be this much faster
 PROBE = 48  # after this many tokens without a draft one is tried again
+# How often a leading member's token is drawn, by the probability that it gives to its best one.
+SURE = (0.5, 0.8, 0.95, 0.99)
+ACCEPTED = (0.3, 0.6, 0.8, 0.93, 0.98)
+
+
+@dataclass(slots=True)
+class Costs:
+    """What a pass of each member and a round of each ensemble took lately, in seconds."""
+
+    passes: dict[str, float] = field(default_factory=dict)
+    rounds: dict[str, float] = field(default_factory=dict)
+
+    def passed(self, member: str, seconds: float) -> None:
+        """Take in a pass over single tokens."""
+        self.passes[member] = FADING * self.passes.get(member, seconds) + (1 - FADING) * seconds
+
+    def waited(self, ensemble: str, seconds: float) -> None:
+        """Take in how long the members took for a round of one token."""
+        self.rounds[ensemble] = FADING * self.rounds.get(ensemble, seconds) + (1 - FADING) * seconds
 
 
 class Pace:
@@ -23,36 +45,76 @@ class Pace:
         self._hits = SEEN * EXPECTED
         self._tried = SEEN
         self._idle = 0
+        self._sure = [[SEEN * share, SEEN] for share in ACCEPTED]
 
     @property
     def acceptance(self) -> float:
         """The probability that a drafted token is what is drawn."""
         return self._hits / self._tried
 
-    def checked(self, drafted: int, accepted: int) -> None:
-        """Take in how a draft went."""
+    def chance(self, confidence: float) -> float:
+        """The probability that a token is drawn of which a leading member is so sure."""
+        hits, tried = self._sure[bisect_right(SURE, confidence)]
+        return hits / tried
+
+    def checked(self, drafted: int, accepted: int, confidences: list[float] | None = None) -> None:
+        """Take in how a draft went, and how sure of each of its tokens a leading member was."""
         self._hits = self._hits * FADING + accepted
         self._tried = self._tried * FADING + accepted + (accepted < drafted)
+        for at, confidence in enumerate((confidences or [])[: accepted + 1]):
+            bin = self._sure[bisect_right(SURE, confidence)]
+            bin[:] = bin[0] * FADING + (at < accepted), bin[1] * FADING + 1
 
-    def length(self, members: int, batch: int, *, led: bool) -> int:
-        """Tokens to draft for the shortest time per token; 0 where drafting does not pay.
+    def length(self, batch: int) -> int:
+        """Tokens to draft that cost nothing but being checked, for the shortest time per token; 0 for none.
 
         Args:
-            members: those that check the draft, the one that leads included.
             batch: sequences that are decoded at the same time.
-            led: whether one of the members drafts, token by token.
         """
-        plain = members * (OVERHEAD + batch)
         best, gain = 0, GAIN
-        if led and batch > MOST_LED:
-            return 0
         for length in range(1, LONGEST + 1):
-            check = OVERHEAD + batch * (length + 1)
-            cost = (length + 1) * (OVERHEAD + batch) + (members - 1) * check if led else members * check
-            tokens = sum(self.acceptance**i for i in range(length + 1))
-            if plain * tokens / cost > gain:
-                best, gain = length, plain * tokens / cost
-        self._idle = 0 if best else self._idle + 1
-        if self._idle >= PROBE:
-            self._idle, best = 0, 2
-        return best
+            cost = (OVERHEAD + batch * (length + 1)) / (OVERHEAD + batch)
+            faster = _tokens(self.acceptance, length) / cost
+            if faster > gain:
+                best, gain = length, faster
+        return best or self._probed()
+
+    def seconds_led(self, lead: float, others: float, acceptance: float | None = None) -> float:
+        """The shortest time per token in which one member drafts and the others check.
+
+        Args:
+            lead: seconds of a pass of the one that leads.
+            others: seconds that the others take together for a token.
+            acceptance: of its tokens; by default what was seen.
+        """
+        acceptance = self.acceptance if acceptance is None else acceptance
+        return min(
+            ((length + 1) * lead + others * (1 + length / OVERHEAD)) / _tokens(acceptance, length)
+            for length in range(1, LONGEST + 1)
+        )
+
+    def least_chance(self, lead: float, others: float, plain: float) -> float:
+        """How probable it must be that a whole led draft is accepted, for another token of it to pay; 1 for none.
+
+        Args:
+            lead, others: as in `seconds_led`.
+            plain: seconds of a round without drafts.
+        """
+        seconds = self.seconds_led(lead, others)
+        if plain > GAIN * seconds or self._probed():
+            self._idle = 0
+            return (lead + others / OVERHEAD) / min(seconds, plain)
+        return 1.0
+
+    def _probed(self) -> int:
+        """A short draft once in a while, to see whether it pays by now."""
+        self._idle += 1
+        if self._idle < PROBE:
+            return 0
+        self._idle = 0
+        return 2
+
+
+def _tokens(acceptance: float, length: int) -> float:
+    """Tokens that a checked draft gives on average, the one after it included (Leviathan et al., equation 1)."""
+    return (1 - acceptance ** (length + 1)) / (1 - acceptance) if acceptance < 1 else length + 1.0

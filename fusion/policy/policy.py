@@ -7,7 +7,7 @@ was written meanwhile in one advance when they are asked again.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -15,8 +15,9 @@ import numpy as np
 
 from alignment.vocab_map import VocabMap
 from fusion.core import Prompt
-from fusion.ensemble import View
+from fusion.ensemble import Ensemble, View
 from fusion.options import SamplingParams
+from fusion.policy.pace import Costs
 from fusion.sequence.seat import Seat
 
 
@@ -52,6 +53,8 @@ class Asking(Protocol):
     generated: Counter[int]
     prompt_ids: frozenset[int]
     company: int
+    costs: Costs
+    ensemble: Ensemble
     asked: Ask
 
     @property
@@ -63,8 +66,11 @@ class Asking(Protocol):
         """Ids of the pivot that must not be drawn now."""
 
     @property
-    def followed(self) -> Mapping[str, float]:
-        """By member, how often its choice has been the ensemble's."""
+    def may_draft(self) -> bool:
+        """Whether any token can be drafted now."""
+
+    def followed(self, name: str) -> float:
+        """How often a member's best token was the one that was drawn, lately: its share of the rounds."""
 
     def map_of(self, name: str) -> VocabMap | None:
         """The member's map in this round."""

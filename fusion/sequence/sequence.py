@@ -35,6 +35,7 @@ from fusion.core import (
 from fusion.ensemble import Ensemble, View
 from fusion.inside import conditioned
 from fusion.options import FusionParams, SamplingParams
+from fusion.policy.pace import EXPECTED, FADING, SEEN, Costs
 from fusion.policy.policy import ALL, Ask
 from fusion.policy.registry import policy_of
 from fusion.prompt.reading import PromptReading
@@ -76,7 +77,9 @@ class Sequence:
         self.draft: tuple[int, ...] = ()  # the tokens that the members were given ahead of their choice
         self.cursor = 0  # how many of them were chosen
         self.company = 1  # sequences that are decoded at the same time
-        self.followed: dict[str, float] = {}  # by member, how often its best token was chosen lately
+        self.costs = Costs()
+        self._followed: dict[str, float] = {}  # by member, how often its best token was chosen lately,
+        self._choices = 0.0  # of so many times
         self.seats = {name: self._seat(name) for name in self.members}
         self.generated: Counter[int] = Counter()
         self._extras: dict[str, tuple[tuple[int, ...], NDArray[np.uint8] | None]] = {}
@@ -341,21 +344,39 @@ class Sequence:
         """The members that speak inside a character, from before it, in this round."""
         return tuple(name for name, seat in self.seats.items() if seat.votes and seat.inside is not None)
 
+    def choice(self, best: Mapping[str, int], chosen: int) -> None:
+        """Note whose best token was chosen."""
+        self._choices = FADING * self._choices + 1
+        for name, token in best.items():
+            self._followed[name] = FADING * self._followed.get(name, 0.0) + (token == chosen)
+
+    def followed(self, name: str) -> float:
+        """How often a member's best token was the one that was chosen, lately: its share of the rounds."""
+        return (self._followed.get(name, 0.0) + SEEN * EXPECTED) / (self._choices + SEEN)
+
+    @property
+    def may_draft(self) -> bool:
+        """Whether any token can be drafted now."""
+        # Members answer for favoured ids after the final token alone, and a constraint is asked token by token.
+        # Inside a character members that spell it otherwise speak from before it.
+        free = not self.sampling.logit_bias and self.constraint is None
+        return free and self.spelled and not (self._spells and beginning_at_the_end(bytes(self.written[-3:])))
+
+    @property
+    def _spells(self) -> bool:
+        """Whether a member spells the text in tokens of its own."""
+        return any(seat.spelling is not None for seat in self.seats.values())
+
     def draftable(self, draft: Iterable[int]) -> tuple[int, ...]:
         """The tokens of a draft up to the first that ends the sequence, or after which no whole text stands."""
-        # Members answer for favoured ids after the final token alone, and a constraint is asked token by token.
-        if self.sampling.logit_bias or self.constraint is not None:
+        if not self.may_draft:
             return ()
         room = self.sampling.max_tokens - self.length - 1
         taken: list[int] = []
-        # Inside a character members that spell it otherwise speak from before it.
-        spells = any(seat.spelling is not None for seat in self.seats.values())
-        end = bytes(self.written[-3:])
-        if spells and beginning_at_the_end(end):
-            return ()
+        spells, end = self._spells, bytes(self.written[-3:])
         for token in draft:
             surface = self.surface(token)
-            if len(taken) >= room or not self.spelled or token in self.stop_ids or not surface:
+            if len(taken) >= room or token in self.stop_ids or not surface:
                 break
             end = (end + surface)[-3:]
             if spells and beginning_at_the_end(end):

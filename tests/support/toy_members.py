@@ -23,6 +23,12 @@ def seeded(vocabulary_size: int, seed: int, sharpness: float = 3.0) -> Distribut
     return distribution
 
 
+def _best(scores: np.ndarray, k: int) -> np.ndarray:
+    """Ids of the k highest, best first, the lower id first among equals."""
+    among = np.flatnonzero(scores >= np.partition(scores, len(scores) - k)[len(scores) - k])
+    return among[np.argsort(-scores[among], kind="stable")[:k]].astype(np.int32)
+
+
 class ToyMember:
     """Answers on the caller's thread; `hold` keeps the answers back until `release`."""
 
@@ -81,7 +87,7 @@ class ToyMember:
             admitted = np.unpackbits(advance.allowed, bitorder="little", count=self.vocabulary_size).view(np.bool_)
         last = np.where(admitted, rows[len(tokens)], -np.inf).astype(np.float32)
         shown = {**rows, len(tokens): last}
-        ids = np.stack([np.argsort(-shown[end], kind="stable")[: self.k].astype(np.int32) for end in listed])
+        ids = np.stack([_best(shown[end], self.k) for end in listed])
         logprobs = np.stack([shown[end][best] for end, best in zip(listed, ids, strict=True)])
         named = rows[len(tokens)][None, list(advance.also)] if advance.also else None
         given = np.array([rows[end][tokens[end]] for end in ends], dtype=np.float32)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import platform
 import tempfile
 from pathlib import Path
 
 import torch
 
 from tools.bench import align, decode, fuse, hosting, metrics, models, ttft
+from tools.bench.processor import processor
 
 
 def main() -> None:
@@ -20,7 +20,8 @@ def main() -> None:
         share = row["share_of_round"]
         print(
             f"{batch:>3} sequences: {row['fused_ms_per_round']:.1f} ms a round, "
-            f"floor {row['floor_ms_per_round']:.1f} ms, ratio {row['ratio']:.2f}; "
+            f"{row['over_lockstep']:.2f} x the lockstep floor of {row['lockstep_ms_per_round']:.1f} ms, "
+            f"{row['ratio']:.2f} x the members' own of {row['floor_ms_per_round']:.1f} ms; "
             f"fusion {share['fusion']:.1%}, sampling {share['sampling']:.1%}, "
             f"synchronisation {share['synchronisation']:.1%} of the time",
             flush=True,
@@ -42,7 +43,7 @@ def main() -> None:
     print("learning a vocabulary map of 32k x 131k tokens ...", flush=True)
     aligning = align.run()
     print(f"{aligning['seconds']:.0f} s, {aligning['ratio']:.2f} x its matrix products")
-    machine = {"processor": platform.machine(), "threads": torch.get_num_threads(), "torch": torch.__version__}
+    machine = {"processor": processor(), "threads": torch.get_num_threads(), "torch": torch.__version__}
     figures = {"decode": decoding, "fuse": fusing, "metrics": measuring, "ttft": first, "hosting": hosted}
     print(json.dumps({"machine": machine, **figures, "align": aligning}))
 

@@ -1,7 +1,9 @@
-"""Fused decoding against its floor: the members' own cached decoding, one after the other, in plain transformers.
+"""Fused decoding against its floors: the members' own cached decoding in plain transformers.
 
-The floor of a round is the sum over members of the time that one step of `model(...)` with a `DynamicCache`
-and an argmax takes at the same batch and context, without any fusion. Both are measured in turn in one process.
+A step is `model(...)` with a `DynamicCache` and an argmax, at the same batch and context, without any fusion. The
+lockstep floor of a round is one step of every member, taken in turn as a round takes them: what three models find
+in the processor's cache is not what one of them finds. The other floor lets each member decode alone to its end,
+and adds the steps up. All are measured in turn in one process.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import statistics
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -47,13 +50,18 @@ class Stages(Observer):
 
 
 @torch.inference_mode()
-def floor_step_seconds(model: PreTrainedModel, ids: torch.Tensor, steps: int) -> float:
-    """Seconds per cached decoding step of a batch `ids` [B, T], greedy."""
-    cache = DynamicCache(config=model.config)
-    logits = model(ids, past_key_values=cache, use_cache=True, logits_to_keep=1).logits
+def lockstep_seconds(models: Sequence[PreTrainedModel], prompts: Sequence[torch.Tensor], steps: int) -> float:
+    """Seconds per round of greedy steps of all models in turn, each over a batch of its own prompts [B, T]."""
+    caches = [DynamicCache(config=model.config) for model in models]
+    latest = [
+        model(ids, past_key_values=cache, use_cache=True, logits_to_keep=1).logits
+        for model, ids, cache in zip(models, prompts, caches, strict=True)
+    ]
     start = time.perf_counter()
     for _ in range(steps):
-        logits = model(logits[:, -1:].argmax(-1), past_key_values=cache, use_cache=True).logits
+        for at, (model, cache) in enumerate(zip(models, caches, strict=True)):
+            tokens = latest[at][:, -1:].argmax(-1)
+            latest[at] = model(tokens, past_key_values=cache, use_cache=True).logits
     return (time.perf_counter() - start) / steps
 
 
@@ -106,7 +114,7 @@ def load(folders: dict[str, Path], max_sequences: int) -> dict[str, Model]:
 
 def run(folders: dict[str, Path], *, batches: tuple[int, ...] = (1, 16), repeats: int = 3) -> dict[str, object]:
     """Measure; returns milliseconds per token and the ratios, by batch."""
-    plain = {name: AutoModelForCausalLM.from_pretrained(folder) for name, folder in folders.items()}
+    plain = [AutoModelForCausalLM.from_pretrained(folder).eval() for folder in folders.values()]
     models = load(folders, max(batches))
     ensemble = build_ensemble("bench", models, next(iter(models)))
     fuser = Fuser({name: model.member for name, model in models.items()})
@@ -114,22 +122,27 @@ def run(folders: dict[str, Path], *, batches: tuple[int, ...] = (1, 16), repeats
     results: dict[str, object] = {}
     try:
         for batch in batches:
-            floors, fused, shares = [], [], []
+            locksteps, floors, fused, shares = [], [], [], []
             for repeat in range(repeats + 1):
                 torch.manual_seed(repeat)
-                floor = 0.0
-                for model in plain.values():
-                    ids = torch.randint(3, model.config.vocab_size, (batch, PROMPT_WORDS + 4))
-                    floor += floor_step_seconds(model, ids, NEW_TOKENS - 1)
+                prompts = [torch.randint(3, model.config.vocab_size, (batch, PROMPT_WORDS + 4)) for model in plain]
+                lockstep = lockstep_seconds(plain, prompts, NEW_TOKENS - 1)
+                floor = sum(
+                    lockstep_seconds([model], [ids], NEW_TOKENS - 1)
+                    for model, ids in zip(plain, prompts, strict=True)
+                )
                 fuser.observer = stages = Stages()
                 round_seconds = fused_round_seconds(fuser, ensemble, batch, seed=1000 * repeat)
                 if repeat:  # the first warms up
+                    locksteps.append(lockstep)
                     floors.append(floor)
                     fused.append(round_seconds)
                     shares.append(stages.shares())
             results[str(batch)] = {
+                "lockstep_ms_per_round": 1e3 * statistics.median(locksteps),
                 "floor_ms_per_round": 1e3 * statistics.median(floors),
                 "fused_ms_per_round": 1e3 * statistics.median(fused),
+                "over_lockstep": statistics.median(a / b for a, b in zip(fused, locksteps, strict=True)),
                 "ratio": statistics.median(a / b for a, b in zip(fused, floors, strict=True)),
                 "fused_tokens_per_second": batch / statistics.median(fused),
                 "share_of_round": {stage: statistics.median(share[stage] for share in shares) for stage in STAGES},

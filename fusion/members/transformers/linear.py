@@ -57,8 +57,9 @@ def pack_linear_layers(model: nn.Module, timed: Callable[[_Layer], Timings] | No
         return 0
     layers: defaultdict[tuple[int, ...], list[_Layer]] = defaultdict(list)
     for module in model.modules():
-        if type(module) in (nn.Linear, Conv1D) and _is_large(module.weight):
-            layers[tuple(module.weight.shape)].append(_Layer(module))
+        weight: Any = getattr(module, "weight", None)
+        if type(module) in (nn.Linear, Conv1D) and _is_large(weight):
+            layers[tuple(weight.shape)].append(_Layer(module))
     everything = sum(layer.nbytes for group in layers.values() for layer in group)
     timed = timed or (lambda layer: _timings(layer, cold=everything > _CACHE_BYTES))
     room = _free_memory() // _SHARE_OF_MEMORY

@@ -10,6 +10,7 @@ import pytest
 from alignment.errors import InvalidRequestError
 from fusion.assembly.ensembles import build_ensemble
 from fusion.options import FusionParams, SamplingParams
+from fusion.policy.pace import Pace
 from fusion.policy.policy import ALL, Ask
 from fusion.policy.registry import require_policy
 from tests.support.reference import REAL, real_tokenizer
@@ -94,17 +95,45 @@ def test_drafts_change_no_answer(tokenizers, run, monkeypatch, pivot, sampling, 
     assert accepted == 0 if kind == "wrong" else accepted > 0
 
 
+def says(text, model, prompt):
+    """Lets a toy member say a text in its own tokens, with some doubt."""
+    tokenizer, start = model.tokenizer, len(prompt.ids[model.name])
+    doubts = np.random.default_rng(len(model.name)).normal(size=tokenizer.vocabulary_size) * 1.5
+    known = {}  # all answers come by the same texts
+
+    def distribution(tokens):
+        if tuple(tokens) not in known:
+            said = tokenizer.surface_of(tokens[start:])
+            rest = text.encode().removeprefix(said)
+            scores = np.roll(doubts, np.random.default_rng(tokens).integers(len(doubts)))
+            if rest != text.encode() or not said:
+                ids = tokenizer.encode(rest.decode(errors="ignore"), add_special_tokens=False)
+                scores[ids[:1]] = 12.0 + len(said) % 3 * 3
+            known[tuple(tokens)] = (scores - np.log(np.exp(scores).sum())).astype(np.float32)
+        return known[tuple(tokens)]
+
+    model.member.distribution = distribution
+
+
 @pytest.mark.parametrize("draft", ["ngram", "auto", "almanac", "lingvo"])
 @pytest.mark.parametrize("sampling", SAMPLING)
-def test_every_drafter_gives_the_answer_of_plain_rounds(tokenizers, run, draft, sampling):
+def test_every_drafter_gives_the_answer_of_plain_rounds(tokenizers, run, monkeypatch, draft, sampling):
+    """Of one sequence at a time, where all drafters draft, and of several that share their batches."""
+    went = []
+    checked = Pace.checked
+    monkeypatch.setattr(Pace, "checked", lambda *args: (went.append(args[2]), checked(*args))[1])
     running = run(toy_ensemble(tokenizers, pivot="lingvo", defaults=replace(REPORT, filter_top=3)))
+    prompt = running.ensemble.encode_text("Hello")
+    for model in running.ensemble.models.values():
+        says("A rose is a rose is a rose, and naive noses know a rose is a rose. 12345 12345 12345", model, prompt)
     options = {"max_tokens": 40, **SAMPLING[sampling]}
-    plain = [running.submit(f"question {i}", **options) for i in range(3)]
-    drafts = [
-        running.submit(f"question {i}", replace(REPORT, filter_top=3, draft=draft), **options) for i in range(3)
-    ]
-    for one, other in zip(drafts, plain, strict=True):
-        same(one.wait(), other.wait())
+    fusion = replace(REPORT, filter_top=3, draft=draft)
+    plain = running.submit(prompt, **options).wait()
+    same(running.submit(prompt, fusion, **options).wait(), plain)
+    assert sum(went) > 0
+    together = [running.submit(prompt, fusion if i % 2 else None, **options) for i in range(4)]
+    for one in together:
+        same(one.wait(), plain)
 
 
 @pytest.mark.timeout(900)
@@ -112,40 +141,20 @@ def test_every_drafter_gives_the_answer_of_plain_rounds(tokenizers, run, draft, 
 def test_drafts_over_real_tokenizers(run, monkeypatch, pivot):
     """Text with digits, indentation and characters of several bytes, where spellings often change."""
     text = "for i in range(12345):\n        print('naïve 你好 🎉')  # Caféterias!!! --------"
-    models = {}
-    for seed, name in enumerate(REAL):
-        tokenizer = real_tokenizer(name)
-        models[name] = toy_model(tokenizer, name, seed=seed)
+    models = {name: toy_model(real_tokenizer(name), name, seed=0) for name in REAL}
     ensemble = build_ensemble("real", models, pivot, defaults=REPORT)
     target = real_tokenizer(pivot).encode(text, add_special_tokens=False)
     running = run(ensemble)
     prompt = ensemble.encode_text("Hello")
-    bias = {"max_tokens": len(target), "temperature": 1.0, "seed": 3}
-
-    def script(model):
-        """Says the text in its own tokens, with some doubt."""
-        tokenizer, own = model.tokenizer, model.member.distribution
-        start = len(prompt.ids[model.name])
-
-        def distribution(tokens):
-            said = tokenizer.surface_of(tokens[start:])
-            rest = text.encode().removeprefix(said)
-            scores = own(tokens).copy()
-            if rest != text.encode() or not said:
-                ids = tokenizer.encode(rest.decode(errors="ignore"), add_special_tokens=False)
-                if ids:
-                    scores[ids[0]] = 9.0
-            return (scores - np.log(np.exp(scores).sum())).astype(np.float32)
-
-        return distribution
-
     for model in models.values():
-        model.member.distribution = script(model)
-    plain = running.submit(prompt, **bias).wait()
-    for kind in ("right", "random"):
+        says(text, model, prompt)
+    options = {"max_tokens": len(target), "temperature": 1.0, "seed": 3}
+    plain = running.submit(prompt, **options).wait()
+    for kind in ("right", "random", "wrong"):
         policy = Scripted(guesses(plain.ids, real_tokenizer(pivot).vocabulary_size)[kind])
         monkeypatch.setattr("fusion.sequence.sequence.policy_of", lambda fusion, policy=policy: policy)
-        same(running.submit(prompt, **bias).wait(), plain)
+        same(running.submit(prompt, **options).wait(), plain)
+        assert (sum(accepted for _, accepted in policy.went) > 0) == (kind != "wrong")
 
 
 def test_a_member_that_fails_in_the_middle_of_a_draft_is_done_without(tokenizers, run):
