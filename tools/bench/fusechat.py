@@ -22,7 +22,7 @@ from server.commands.evaluate.asking import Answer, Asking
 from server.commands.evaluate.report import scores_table, summarise
 from server.commands.evaluate.run import evaluate, local, read_all
 from server.settings import Settings
-from server.settings.distill import read_fusechat
+from server.settings.distill.fusechat import read_fusechat
 
 console = Console(stderr=True, width=150)
 

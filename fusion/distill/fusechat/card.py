@@ -10,7 +10,7 @@ from typing import Any
 
 from fusion.distill.fusechat.conversations import Conversations
 from fusion.distill.fusechat.curve import Entry
-from fusion.distill.fusechat.settings import FuseChat
+from fusion.distill.fusechat.settings import FuseChat, Source
 from fusion.members.identity import content_digest
 
 PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "safetensors", "numpy")
@@ -31,8 +31,8 @@ def record(
         "method": "fusechat",
         "name": settings.name,
         "inputs": inputs,
-        "base": _about(settings.base.source, settings.base.revision),
-        "sources": {name: _about(one.source, one.revision) for name, one in settings.sources.items()},
+        "base": about_model(settings.base),
+        "sources": {name: about_model(one) for name, one in settings.sources.items()},
         "data": {
             "digest": conversations.digest,
             "conversations": len(conversations.messages),
@@ -95,9 +95,11 @@ Alignment: {settings.align.method}. Loss: {settings.train.lm_weight:g} of langua
 """
 
 
-def _about(source: str, revision: str | None) -> dict[str, Any]:
-    name = Path(source).name if Path(source).is_dir() else source
-    return {"name": name, "revision": revision, "digest": content_digest(source, revision=revision)}
+def about_model(source: Source) -> dict[str, Any]:
+    """A model by its last folder, and the digest of its files."""
+    name = Path(source.source).name if Path(source.source).is_dir() else source.source
+    digest = content_digest(source.source, revision=source.revision)
+    return {"name": name, "revision": source.revision, "digest": digest}
 
 
 def _number(value: float | None) -> str:

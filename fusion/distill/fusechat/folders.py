@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import snapshot_download
 
+from alignment.errors import ConfigError
 from fusion.distill.checkpoint import (
     SHARD_BYTES,
     Checkpoint,
@@ -21,6 +23,7 @@ from fusion.distill.checkpoint import (
 )
 from fusion.distill.folders import FLOATS
 from fusion.distill.fusechat.settings import Source
+from fusion.distill.fusechat.shards import read_json
 from fusion.distill.lineage import RECORD
 from fusion.members.checkpoint import DTYPES
 
@@ -30,6 +33,18 @@ def local_folder(source: Source) -> Path:
     if Path(source.source).is_dir():
         return Path(source.source)
     return Path(snapshot_download(source.source, revision=source.revision))
+
+
+def clear_result(out: Path) -> None:
+    """Remove the result of an earlier distillation.
+
+    Raises:
+        ConfigError: anything else is in its place.
+    """
+    if out.exists() and any(out.iterdir()):
+        if not read_json(out / RECORD):
+            raise ConfigError(f"{out} holds something that is no result of a distillation; name another folder.")
+        shutil.rmtree(out)
 
 
 def publish(merged: Path, out: Path, dtype: str, record: Mapping[str, Any], card: str) -> None:

@@ -22,7 +22,7 @@ from fusion.distill.fusechat.align import Coverage, Teacher
 from fusion.distill.fusechat.conversations import Conversations, held_out, read_conversations
 from fusion.distill.fusechat.curve import CURVE, read_curve
 from fusion.distill.fusechat.examples import Example, Examples, examples_of
-from fusion.distill.fusechat.folders import publish
+from fusion.distill.fusechat.folders import clear_result, publish
 from fusion.distill.fusechat.represent import Represented, represent, represented, shard_count
 from fusion.distill.fusechat.represent import inputs_of as reading_inputs
 from fusion.distill.fusechat.settings import BASE, FuseChat, digest_of
@@ -132,7 +132,7 @@ class Run:
         for method in dict.fromkeys((settings.merge.method, *settings.merge.compare)):
             weights[method] = self._merge_by(method, digest_of(inputs, method))
         if read_json(settings.out / RECORD).get("inputs") != inputs:
-            self._clear_result()
+            clear_result(settings.out)
             record = self._record(inputs, weights[settings.merge.method])
             publish(
                 self.merged_folder(settings.merge.method),
@@ -230,16 +230,6 @@ class Run:
         about = {"inputs": inputs, **asdict(report)}
         write_json(folder / STAGE, about)
         return about
-
-    def _clear_result(self) -> None:
-        """Remove the result of an earlier distillation; anything else in its place is somebody's."""
-        out = self.settings.out
-        if out.exists() and any(out.iterdir()):
-            if not read_json(out / RECORD):
-                raise ConfigError(
-                    f"{out} holds something that is no result of a distillation; name another folder."
-                )
-            shutil.rmtree(out)
 
     def _record(self, inputs: str, merged: dict[str, Any]) -> dict[str, Any]:
         curves = {name: read_curve(self.model_folder(name) / CURVE) for name in self.settings.targets}

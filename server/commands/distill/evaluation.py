@@ -4,31 +4,31 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from fusion.distill.fusechat.run import START, Run
 from fusion.distill.fusechat.settings import BASE, Source
+from fusion.distill.fusechat.shards import write_json
 from server.commands.evaluate import report
 from server.commands.evaluate.asking import Answer, Asking
 from server.commands.evaluate.run import evaluate as ask_all
 from server.commands.evaluate.run import local, read_all
 from server.settings import Settings
-from server.settings.distill import EvaluateSection
+from server.settings.distill.parts import EvaluateSection
 
 ENSEMBLE = "ensemble"
 
 
-def evaluate(run: Run, settings: EvaluateSection, output: Console, progress: Console) -> None:
-    """Ask everyone the questions, print the table, and keep answers and scores in `work/evaluate.json`.
+def evaluate(served: Settings, settings: EvaluateSection, path: Path, output: Console, progress: Console) -> None:
+    """Ask everyone the questions, print the table, and keep answers and scores in `path`.
 
     Raises:
         ConfigError: a model that is to be asked is not there yet, or cannot be loaded.
     """
     questions = read_all([Path(task) for task in settings.tasks], settings.limit)
-    served = served_models(run, settings)
 
     async def ask() -> list[Answer]:
         async with local(served) as client:
@@ -37,24 +37,24 @@ def evaluate(run: Run, settings: EvaluateSection, output: Console, progress: Con
     answers = asyncio.run(ask())
     summaries = report.summarise(answers)
     output.print(report.scores_table(summaries))
-    report.write_json(run.settings.work / "evaluate.json", answers, summaries)
+    # How long an answer took is left out: what is kept does not depend on how often the stage was begun.
+    said = [{name: value for name, value in asdict(one).items() if name != "seconds"} for one in answers]
+    write_json(path, {"summary": [asdict(summary) for summary in summaries], "answers": said})
 
 
-def served_models(run: Run, settings: EvaluateSection) -> Settings:
-    """The configuration of a server with all of them."""
-    distilled = run.settings
-    folders = {START: run.model_folder(START)}
-    folders |= {f"target-{name}": run.model_folder(name) for name in distilled.targets}
-    folders |= {f"merged-{method}": run.merged_folder(method) for method in distilled.merge.compare}
-    folders |= {distilled.name: distilled.out}
+def served_models(
+    folders: Mapping[str, Path], sources: Mapping[str, Source], settings: EvaluateSection
+) -> Settings:
+    """The configuration of a server with what is in folders, the models it came from (the base as `BASE`), and
+    their ensemble."""
     models: dict[str, Any] = {
         name: {"source": str(folder), "dtype": "float32"} for name, folder in folders.items() if folder.exists()
     }
-    models |= {name: _model(source) for name, source in distilled.readers.items()}
+    models |= {name: _model(source) for name, source in sources.items()}
     ensembles: dict[str, Any] = {}
     if settings.ensemble:
         ensembles[ENSEMBLE] = {
-            "members": list(distilled.readers),
+            "members": list(sources),
             "pivot": settings.pivot or BASE,
             "alignment": settings.alignment,
         }

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, get_args
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from alignment.errors import ConfigError
 from fusion.distill.fusechat.plan import Plan, make_plan
-from fusion.distill.fusechat.run import Progress as Report
-from fusion.distill.fusechat.run import Run
-from server.commands.distill.evaluation import evaluate
+from fusion.distill.fusechat.run import START, Run
+from server.commands.distill.bars import bars
+from server.commands.distill.evaluation import evaluate, served_models
 from server.commands.tables import table
-from server.settings.distill import read_fusechat
+from server.settings.distill.fusechat import read_fusechat
 
 Stage = Literal["represent", "align", "train", "merge", "evaluate"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
@@ -49,26 +46,19 @@ def distill(path: Path, stage: Stage | None, dry_run: bool, output: Console, pro
             if name != "evaluate":
                 getattr(run, name)()
     if evaluated is not None and stage in (None, "evaluate"):
-        evaluate(run, evaluated, output, progress)
+        served = served_models(_folders(run), settings.readers, evaluated)
+        evaluate(served, evaluated, settings.work / "evaluate.json", output, progress)
     if stage in (None, "merge"):
         progress.print(f"{settings.name} is in {settings.out}.", soft_wrap=True, highlight=False)
 
 
-@contextmanager
-def bars(console: Console) -> Iterator[Report]:
-    """A bar for everything that is worked on, with the time left; without a terminal a line where it ends."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        known: dict[str, TaskID] = {}
-
-        def report(what: str, done: int, total: int) -> None:
-            if what not in known:
-                known[what] = progress.add_task(what, total=total)
-            progress.update(known[what], completed=done, total=total)
-            if not console.is_terminal and done == total:
-                console.print(f"{what}: {done} of {total}", highlight=False)
-
-        yield report
+def _folders(run: Run) -> dict[str, Path]:
+    """Everything that a distillation has made, by the name under which it is asked."""
+    settings = run.settings
+    folders = {START: run.model_folder(START)}
+    folders |= {f"target-{name}": run.model_folder(name) for name in settings.targets}
+    folders |= {f"merged-{method}": run.merged_folder(method) for method in settings.merge.compare}
+    return folders | {settings.name: settings.out}
 
 
 def plan_table(plan: Plan) -> Table:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,7 @@ import pytest
 
 from alignment.errors import ConfigError
 from fusion.distill.fusechat.settings import Align, Data, Merge, Represent, Target
-from server.settings.distill import read_fusechat
+from server.settings.distill.fusechat import read_fusechat
 from tests.support.distillable import save_site
 from tests.support.model_folders import run
 
@@ -222,3 +225,28 @@ def test_a_record_that_cannot_be_read_names_no_parents(tmp_path: Path, record: s
 
     (tmp_path / "distillation.json").write_text(record)
     assert parents_of(str(tmp_path)) == ()
+
+
+KILLED = """
+import os, signal, sys
+from server.commands.evaluate import report
+from server.commands.distill import evaluation
+{where} = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
+from server.cli import app
+app(["distill", "fusechat", sys.argv[1], "--stage", "evaluate"])
+"""
+
+
+@pytest.mark.parametrize("where", ["evaluation.report.summarise", "os.fsync"])
+def test_an_evaluation_that_was_killed_is_done_again_with_the_same_result(
+    distilled: tuple[int, str, str], folder: Path, where: str
+) -> None:
+    kept = folder / "work" / "evaluate.json"
+    whole = kept.read_bytes()
+    kept.unlink()
+    program = KILLED.format(where=where)
+    killed = subprocess.run([sys.executable, "-c", program, str(folder / "fused.yaml")], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert not kept.exists()
+    assert run("distill", "fusechat", folder / "fused.yaml", "--stage", "evaluate")[0] == 0
+    assert kept.read_bytes() == whole

@@ -1,9 +1,9 @@
-"""Bohdi: a tree of knowledge domains that decides what the next training questions are about.
+"""Knowledge tree: domains of knowledge as the arms of a hierarchical bandit.
 
-Bohdi (arXiv 2506.15721) treats domains as the arms of a hierarchical bandit. Every node has a Beta posterior of
-how often a source model's answer beats the student's; Thompson sampling descends from the root to a leaf, and a
-placeholder below every inner node stands for the domains that are not in the tree yet. The tree is state and rules
-alone: models are asked elsewhere, chance comes from the caller's generator, so a run can be replayed.
+Bohdi (arXiv 2506.15721) decides with it what the next training questions are about. Every node has a Beta
+posterior of how often a source model's answer beats the student's; Thompson sampling descends from the root to a
+leaf, and a placeholder below every inner node stands for the domains that are not in the tree yet. The tree is
+state and rules alone: models are asked elsewhere, and chance comes from the caller's generator.
 """
 
 from __future__ import annotations
@@ -14,9 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from fusion.distill.swblrt import Verdict, swblrt
-
-__all__ = ["KnowledgeTree", "Node", "Path", "Verdict", "swblrt"]
+from fusion.distill.swblrt import swblrt
 
 Path = tuple[str, ...]
 
@@ -95,6 +93,28 @@ class KnowledgeTree:
             self._children[path] = []
             self._placeholders[path] = Node()
 
+    def grow(self, parent: Path, name: str | None) -> bool:
+        """Take a proposal for a new domain below `parent`; returns whether it is one.
+
+        A new name becomes a node and counts in the placeholder's alpha. None, an empty name or one that the parent
+        has already counts in its beta.
+        """
+        placeholder = self.placeholder(parent)
+        if name and (*parent, name) not in self.nodes:
+            placeholder.alpha += 1
+            self.add((*parent, name))
+            return True
+        placeholder.beta += 1
+        return False
+
+    def discourage(self, path: Path) -> None:
+        """Count a draw that yielded nothing usable against a domain and all above it: beta + 1.
+
+        No question was asked, so windows and numbers of questions stay as they are.
+        """
+        for depth in range(1, len(path) + 1):
+            self.nodes[path[:depth]].beta += 1
+
     def update(self, outcomes: Iterable[tuple[Path, float | None]]) -> None:
         """Count questions and their rewards, for the domain they were drawn for and all above it.
 
@@ -169,17 +189,24 @@ class KnowledgeTree:
                 here = children[best]
                 continue
             assert propose is not None
-            name, placeholder = propose(here), arms[-1]
-            if name and (*here, name) not in self.nodes:
-                placeholder.alpha += 1
+            name = propose(here)
+            if self.grow(here, name):
+                assert name is not None
                 here = (*here, name)
-                self.add(here)
                 continue
-            placeholder.beta += 1
             failures += 1
             if failures == MOST_FAILURES:
                 return None
         return here
+
+    def children(self, parent: Path) -> list[Path]:
+        """The nodes below `parent`, in the order of adding; none below a leaf."""
+        return list(self._children.get(tuple(parent), []))
+
+    @property
+    def leaves(self) -> list[Path]:
+        """The paths of all leaves."""
+        return [path for path in self.nodes if len(path) == self.levels]
 
     def to_dict(self) -> dict[str, Any]:
         """The whole state, in what JSON can hold; `from_dict` reads it."""

@@ -7,13 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import (
-    BeforeValidator,
     Field,
-    PositiveInt,
-    StringConstraints,
     ValidationError,
 )
 
@@ -21,33 +18,13 @@ from alignment.errors import ConfigError
 from alignment.methods.registry import METHODS
 from fusion.distill.folders import Method as MergeMethod
 from fusion.distill.fusechat import settings as fusechat
-from fusion.members.registry import ENGINES
 from server.settings import problems
 from server.settings.derive import section
+from server.settings.distill.parts import EvaluateSection, Model
 from server.settings.document import Path as Loc
 from server.settings.document import parse
 from server.settings.read import read_text
-from server.settings.schema import Folder, Section, ServedName, Source
-
-
-def _bare_source(model: Any) -> Any:
-    return {"source": model} if isinstance(model, str) else model
-
-
-class ModelSection(Section):
-    """A checkpoint; in the file a folder or hub id alone will do."""
-
-    source: Source
-    engine: Literal[tuple(ENGINES)] = "transformers"  # type: ignore[valid-type]
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    device: Annotated[str, StringConstraints(pattern=r"^(cpu|mps|cuda(:\d{1,3})?)$")] = "cpu"
-    revision: str | None = None
-    cache_tokens: PositiveInt = 16384
-    max_sequences: PositiveInt = 64
-    prefill_chunk: PositiveInt = 1024
-
-
-Model = Annotated[ModelSection, BeforeValidator(_bare_source)]
+from server.settings.schema import Folder, Section, ServedName
 
 
 class DataSection(section(fusechat.Data, Section, without=["files"])):  # type: ignore[misc]
@@ -83,24 +60,6 @@ class MergeSection(section(fusechat.Merge, Section, without=["compare"])):  # ty
     compare: list[MergeMethod] = Field(default_factory=list)
 
 
-class EvaluateSection(Section):
-    """The questions to ask the models at the end.
-
-    Attributes:
-        tasks: files of questions, as for `tutti eval`.
-        limit: the most questions of each task.
-        ensemble: ask the ensemble of base and sources as well, with the base as pivot.
-        pivot: another pivot of that ensemble.
-        alignment: of that ensemble.
-    """
-
-    tasks: Annotated[list[str], Field(min_length=1)]
-    limit: PositiveInt | None = None
-    ensemble: bool = True
-    pivot: str | None = None
-    alignment: Literal[tuple(METHODS)] = "exact"  # type: ignore[valid-type]
-
-
 class FuseChatFile(Section):
     """The whole file."""
 
@@ -134,10 +93,7 @@ def read_fusechat(path: Path) -> tuple[fusechat.FuseChat, EvaluateSection | None
     if found := [problems.line(document, loc, sentence) for loc, sentence in _contradictions(file)]:
         raise ConfigError("\n".join(found))
     folder = path.parent.absolute()
-    evaluated = file.evaluate
-    if evaluated is not None:
-        evaluated = evaluated.model_copy(update={"tasks": [str(folder / task) for task in evaluated.tasks]})
-    return _distillation(file, folder), evaluated
+    return _distillation(file, folder), file.evaluate.below(folder) if file.evaluate else None
 
 
 def _distillation(file: FuseChatFile, folder: Path) -> fusechat.FuseChat:

@@ -1,0 +1,97 @@
+"""Learn: what a round's training takes from what was gathered, and the training itself (Bohdi's enlightenment)."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path as File
+
+import numpy as np
+
+from alignment.errors import ConfigError
+from fusion.distill.bohdi.explore import evenly
+from fusion.distill.bohdi.settings import Bohdi
+from fusion.distill.bohdi.state import Sample, State
+from fusion.distill.bohdi.tree import KnowledgeTree, Path
+from fusion.distill.fusechat.conversations import encode
+from fusion.distill.fusechat.examples import Example, Examples
+from fusion.distill.fusechat.reading import open_tokenizer
+from fusion.distill.fusechat.represent import Progress
+from fusion.distill.fusechat.settings import Source, digest_of
+from fusion.distill.fusechat.train import Texts, train
+from fusion.distill.loss import PADDING
+
+LESSON_STREAM = 1_000_000
+"""Sets the random numbers of lessons apart from those of a round's batches, which are numbered from 0."""
+
+
+def choose_lesson(round: int, state: State, settings: Bohdi) -> list[str]:
+    """The ids of the samples that a round's training takes, in the order of drawing.
+
+    A leaf is drawn along the tree as in exploration, one of its samples evenly; none comes again before all of the
+    leaf have come. Leaves without samples are drawn again.
+    """
+    gathered: dict[Path, list[str]] = defaultdict(list)
+    for sample in state.samples.values():
+        gathered[sample.path].append(sample.id)
+    if not gathered:
+        return []
+    rng = np.random.default_rng([settings.explore.seed, round, LESSON_STREAM])
+    count = settings.learn.samples or sum(sample.round == round for sample in state.samples.values())
+    tree = _with_samples(state.tree, gathered)
+    left: dict[Path, list[str]] = {}
+    chosen = []
+    for _ in range(count):
+        path = tree.draw(rng) if settings.explore.draws == "bandit" else evenly(tree, rng)
+        assert path is not None
+        if not left.get(path):
+            left[path] = [gathered[path][at] for at in rng.permutation(len(gathered[path]))]
+        chosen.append(left[path].pop())
+    return chosen
+
+
+def train_round(
+    round: int, student: Source, lesson: Sequence[Sample], settings: Bohdi, folder: File, progress: Progress
+) -> tuple[File, int]:
+    """Train the target on a lesson; returns the folder of the model and the steps that it took.
+
+    Raises:
+        ConfigError: nothing in the lesson fits the model, a loss that is not a number, a full disk.
+    """
+    examples = _examples(student, lesson, settings.max_length)
+    if not examples:
+        raise ConfigError(
+            f"None of the {len(lesson)} samples of round {round} can be read by the target within "
+            f"{settings.max_length} tokens; raise max_length, or lower explore.max_answer."
+        )
+    inputs = digest_of(student, settings.train, settings.max_length, [one.id for one in lesson])
+    texts = Texts(Examples(examples), Examples([]))
+    curve = train(f"round {round}", student, texts, settings.train, folder, inputs, progress)
+    return folder / "model", int(curve[-1]["step"]) if curve else 0
+
+
+def _with_samples(tree: KnowledgeTree, gathered: dict[Path, list[str]]) -> KnowledgeTree:
+    """The part of a tree that leads to samples."""
+    part = KnowledgeTree(levels=tree.levels, window_size=tree.window_size, threshold=tree.threshold)
+    for path, node in tree.nodes.items():
+        if any(leaf[: len(path)] == path for leaf in gathered):
+            part.add(path)
+            part.nodes[path] = node
+    return part
+
+
+def _examples(student: Source, lesson: Sequence[Sample], longest: int) -> list[Example]:
+    """The samples as examples for plain fine-tuning; those that the model cannot read are left out."""
+    tokenizer, stops = open_tokenizer(student)
+    examples = []
+    for sample in lesson:
+        said = [{"role": "user", "content": sample.question}, {"role": "assistant", "content": sample.answer}]
+        encoded = encode(tokenizer, stops, said, longest)
+        if encoded is None:
+            continue
+        positions = np.array(encoded.positions, np.int64)
+        targets = np.full((len(positions), 1), PADDING, np.int32)
+        examples.append(
+            Example(np.array(encoded.ids, np.int32), positions, targets, np.zeros_like(targets, np.float32))
+        )
+    return examples

@@ -1,0 +1,222 @@
+"""Voices: target, sources and leaders as running models, asked many things at a time through Tutti's engines."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
+
+from alignment.errors import TuttiError
+from alignment.methods.map_cache import MapCache
+from alignment.methods.origin import PAPERS
+from fusion.assembly.runtime import Runtime, build
+from fusion.core import Delta, End, Prompt
+from fusion.distill.fusechat.settings import Source
+from fusion.ensemble import Ensemble
+from fusion.options import EngineOptions, FusionParams, SamplingParams
+from fusion.sequence.constraint import Constraint
+from fusion.sequence.grammar import json_schema
+
+JUDGES = "judges"
+"""The name of the ensemble."""
+
+MOST_WAITING = 2**16
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A question to one model.
+
+    Attributes:
+        model: its name, or `JUDGES`.
+        prompt: of the user.
+        sampling: how the answer is drawn.
+        schema: of the JSON object that the answer is to be; None for free text.
+    """
+
+    model: str
+    prompt: str
+    sampling: SamplingParams
+    schema: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An answer: its text, whether it came to its end, and why there is none."""
+
+    text: str = ""
+    finished: bool = False
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Panel:
+    """The ensemble that judges: names of its members, their pivot, and the alignment of their vocabularies."""
+
+    members: tuple[str, ...]
+    pivot: str
+    alignment: str
+
+
+@dataclass(slots=True)
+class Voices:
+    """Running models by name, and what they have done.
+
+    Attributes:
+        runtime: what runs them.
+        tokens: generated so far.
+    """
+
+    runtime: Runtime
+    tokens: int = 0
+    _grammars: dict[tuple[str, str], Constraint] = field(default_factory=dict)
+
+    def ask(self, requests: Sequence[Request]) -> list[Reply]:
+        """Ask everything at the same time; the replies in the order of the requests.
+
+        A request that cannot be taken, or whose model is lost, has a reply with an error: the others go on.
+        """
+
+        def started(request: Request) -> tuple[Ensemble, Prompt, SamplingParams]:
+            ensemble = self.runtime.ensembles[request.model]
+            prompt = ensemble.encode_chat([{"role": "user", "content": request.prompt}])
+            if request.schema is not None:
+                constraint = self._constraint(ensemble, request.schema)
+                prompt = Prompt(prompt.ids, prompt.leads, prompt.located, constraint)
+            room = ensemble.max_new_tokens(prompt, ensemble.taking_part(ensemble.defaults))
+            return ensemble, prompt, _within(request.sampling, room)
+
+        ended = self._decode([partial(started, one) for one in requests])
+        self.tokens += sum(one.tokens for one in ended)
+        return [Reply(one.text.strip(), one.finish == "stop", one.error) for one in ended]
+
+    def log_probabilities(self, exchanges: Sequence[tuple[str, str]]) -> list[float | None]:
+        """The ensemble's log-probability, in nats, of each answer with its end: (prompt, answer) each.
+
+        None where the ensemble cannot read the two.
+        """
+        ensemble = self.runtime.ensembles[JUDGES]
+        starts: list[int | None] = [None] * len(exchanges)
+
+        def started(number: int) -> tuple[Ensemble, Prompt, SamplingParams]:
+            question, answer = exchanges[number]
+            asked = [{"role": "user", "content": question}]
+            said = [*asked, {"role": "assistant", "content": answer}]
+            prompt = ensemble.encode_chat(said, add_generation_prompt=False, locate=True)
+            begin = ensemble.tokenizer.encode_chat(asked, add_generation_prompt=True)
+            ids = prompt.ids[ensemble.pivot]
+            if ids[: len(begin)] == begin:
+                starts[number] = len(begin)
+            return ensemble, prompt, SamplingParams(max_tokens=1, prompt_logprobs=0)
+
+        ended = self._decode([partial(started, number) for number in range(len(exchanges))])
+        return [_answer_sum(one, start, ensemble.stop_ids) for one, start in zip(ended, starts, strict=True)]
+
+    def _constraint(self, ensemble: Ensemble, schema: Mapping[str, Any]) -> Constraint:
+        key = (ensemble.name, repr(schema))
+        if key not in self._grammars:
+            grammar = json_schema(dict(schema), param="the schema")
+            self._grammars[key] = Constraint(ensemble.first.grammar_table, grammar=grammar)
+        return self._grammars[key]
+
+    def _decode(self, starts: Sequence[Callable[[], tuple[Ensemble, Prompt, SamplingParams]]]) -> list[_Ended]:
+        found = [_Ended() for _ in starts]
+        over = threading.Semaphore(0)
+        for one, start in zip(found, starts, strict=True):
+            one.over = over
+            try:
+                ensemble, prompt, sampling = start()
+                self.runtime.fuser.submit(ensemble, prompt, sampling, ensemble.defaults, on_update=one.update)
+            except TuttiError as error:
+                one.error = str(error)
+                over.release()
+        for _ in found:
+            over.acquire()
+        return found
+
+
+@dataclass(slots=True)
+class _Ended:
+    """A sequence as its updates come in, on the fuser's thread."""
+
+    text: str = ""
+    tokens: int = 0
+    echoed: tuple[Any, ...] = ()
+    finish: str | None = None
+    error: str | None = None
+    over: threading.Semaphore | None = None
+
+    def update(self, delta: Delta) -> None:
+        """Take a part of the answer."""
+        self.text += delta.text
+        self.tokens += len(delta.tokens)
+        self.echoed = self.echoed or delta.prompt
+        if isinstance(delta, End):
+            self.finish = delta.finish
+            self.error = None if delta.error is None else str(delta.error)
+            assert self.over is not None
+            self.over.release()
+
+
+@contextmanager
+def open_voices(sources: Mapping[str, Source], panel: Panel | None) -> Iterator[Voices]:
+    """The models, each under its name, and the panel as `JUDGES`; shut down at the end.
+
+    Raises:
+        ConfigError: what keeps one of them from running.
+    """
+    models = {name: _model(source) for name, source in sources.items()}
+    ensembles = {} if panel is None else {JUDGES: _ensemble(panel)}
+    runtime = build(
+        models, ensembles, alone=list(models), cache=MapCache(None), tutti="", max_waiting=MOST_WAITING
+    )
+    runtime.fuser.start()
+    try:
+        yield Voices(runtime)
+    finally:
+        runtime.fuser.stop()
+
+
+def _within(sampling: SamplingParams, room: int) -> SamplingParams:
+    return sampling if sampling.max_tokens <= room else replace(sampling, max_tokens=room)
+
+
+def _answer_sum(ended: _Ended, start: int | None, stops: frozenset[int]) -> float | None:
+    if ended.error is not None or start is None or len(ended.echoed) <= start:
+        return None
+    total = 0.0
+    for token in ended.echoed[start:]:
+        total += token.chosen.logprob
+        if token.chosen.id in stops:
+            break
+    return total
+
+
+def _model(source: Source) -> Any:
+    options = {name: getattr(EngineOptions(), name) for name in EngineOptions.__dataclass_fields__}
+    own = {name: getattr(source, name) for name in source.__dataclass_fields__}
+    return SimpleNamespace(
+        **options | own,
+        host="inline",
+        worker=SimpleNamespace(gpus=None),
+        trust_remote_code=False,
+        engine_args={},
+        adapter=None,
+        chat_template=None,
+    )
+
+
+def _ensemble(panel: Panel) -> Any:
+    return SimpleNamespace(
+        members=panel.members,
+        pivot=panel.pivot,
+        pivots=(panel.pivot,),
+        maps={},
+        on_member_failure="fail",
+        alignment=SimpleNamespace(method=panel.alignment, parameters=PAPERS),
+        fusion=FusionParams(),
+    )

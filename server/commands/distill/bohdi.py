@@ -1,0 +1,33 @@
+"""`tutti distill bohdi`: rounds of exploration and learning with their bars."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+
+from fusion.distill.bohdi.run import Run
+from fusion.distill.fusechat.settings import BASE
+from server.commands.distill.bars import bars
+from server.commands.distill.evaluation import evaluate, served_models
+from server.settings.distill.bohdi import read_bohdi
+
+
+def distill(path: Path, output: Console, progress: Console) -> None:
+    """Run the rounds of a file, and ask what came of them the file's questions.
+
+    Raises:
+        ConfigError: what the file, the models or the disk lack, or that nothing was gathered, in one sentence.
+    """
+    settings, evaluated = read_bohdi(path)
+    with bars(progress) as report:
+        run = Run(settings, report)
+        run.run()
+    for note in run.notes:
+        progress.print(note, soft_wrap=True, highlight=False, markup=False)
+    if evaluated is not None:
+        rounds = range(1, settings.rounds)
+        folders = {f"round-{round}": run.model_folder(round) for round in rounds} | {settings.name: settings.out}
+        served = served_models(folders, {BASE: settings.base, **settings.sources}, evaluated)
+        evaluate(served, evaluated, settings.work / "evaluate.json", output, progress)
+    progress.print(f"{settings.name} is in {settings.out}.", soft_wrap=True, highlight=False, markup=False)
