@@ -25,7 +25,7 @@ from deploy.demo.members import MODELS, PIVOT
 from deploy.demo.tasks import TASKS, Example, Split, stream
 from deploy.demo.train import BATCH_TOKENS, store
 
-TOKENS = 500_000
+TOKENS = 80_000
 SEED = 16
 NAMING_SHARE = 0.1
 """Share of the chats in which a task or a kind is named; in the others a question is asked."""
@@ -95,7 +95,7 @@ def main(out: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where the m
             break
     todo: list[Batch] = list(batches(encoded, BATCH_TOKENS, tokenizer.pad_token_id, rng))
     for step, loss in enumerate(learn(model, todo, len(todo), SEED), start=1):
-        if step % 50 == 0 or step == len(todo):
+        if step % 10 == 0 or step == len(todo):
             console.print(f"asker: step {step} of {len(todo)}, loss {loss:.3f}")
     out.parent.mkdir(parents=True, exist_ok=True)
     store(model, tokenizer, out)

@@ -1,6 +1,6 @@
 """SCE's variant of mergekit against mergekit itself, where that is installed (development only, LGPL).
 
-    pip install --no-deps --target FOLDER mergekit==0.1.5 && PYTHONPATH=FOLDER pytest THIS
+pip install --no-deps --target FOLDER mergekit==0.1.5 && PYTHONPATH=FOLDER pytest THIS
 """
 
 from __future__ import annotations

@@ -7,11 +7,11 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 
-import pytest
-
+from fusion.distill.bohdi import run as running
+from fusion.distill.bohdi.run import Run
 from tests.support.distillable import files_of
+from tests.support.scripted_voices import ScriptedVoices, opening
 
 PROGRAM = """
 import os, pickle, signal, sys
@@ -43,30 +43,22 @@ run.Run(settings, progress).run()
 """
 
 
-def attempt(settings, folder: Path, when=None):
-    given = folder / "given.pickle"
-    given.write_bytes(pickle.dumps((settings, when)))
-    return subprocess.run([sys.executable, "-c", PROGRAM, given], capture_output=True, text=True, check=False)
+WHEN = ("while it is answered", "while the journal is written", ("round 2: training", 1))
 
 
-@pytest.fixture(scope="module")
-def unbroken(models, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("unbroken")
-    settings = replace(models, work=folder / "work", out=folder / "out")
-    result = attempt(settings, folder)
-    assert result.returncode == 0, result.stderr
-    return settings
-
-
-@pytest.mark.parametrize(
-    "when",
-    ["while it is answered", "while the journal is written", ("round 1: training", 2), ("round 2: training", 1)],
-)
-def test_the_rest_of_a_killed_run_follows(settings, unbroken, tmp_path, when):
-    assert attempt(settings, tmp_path, when).returncode == -signal.SIGKILL
-    assert not settings.out.exists()
-    resumed = attempt(settings, tmp_path)
-    assert resumed.returncode == 0, resumed.stderr
-    assert files_of(settings.out) == files_of(unbroken.out)
-    journals = [(one.work / "journal.jsonl").read_bytes() for one in (settings, unbroken)]
+def test_a_run_killed_again_and_again_ends_as_one_that_was_left_alone(settings, tmp_path, monkeypatch):
+    monkeypatch.setattr(running, "open_voices", opening(ScriptedVoices()))
+    alone = replace(settings, work=tmp_path / "alone", out=tmp_path / "alone-out")
+    Run(alone).run()
+    given = tmp_path / "given.pickle"
+    for when in WHEN:
+        given.write_bytes(pickle.dumps((settings, when)))
+        killed = subprocess.run(
+            [sys.executable, "-c", PROGRAM, given], capture_output=True, text=True, check=False
+        )
+        assert killed.returncode == -signal.SIGKILL, killed.stderr
+        assert not settings.out.exists()
+    Run(settings).run()
+    assert files_of(settings.out) == files_of(alone.out)
+    journals = [(one.work / "journal.jsonl").read_bytes() for one in (settings, alone)]
     assert journals[0] == journals[1]

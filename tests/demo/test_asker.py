@@ -1,0 +1,37 @@
+"""What the demo's asker is taught: the requests of the demo's Bohdi run, questions of the training split alone."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from itertools import islice
+from pathlib import Path
+from random import Random
+
+from deploy.demo import asker, testset
+from deploy.demo.tasks import TASKS
+from fusion.distill.bohdi.wording import asking, naming
+from server.settings.distill.bohdi import read_bohdi
+
+FILE = Path(__file__).parents[2] / "deploy" / "distill" / "bohdi-demo.yaml"
+
+
+def test_it_is_taught_what_the_run_asks():
+    settings, _ = read_bohdi(FILE)
+    assert naming(settings.prompts, ()) == asker.NAME_TASK
+    assert naming(settings.prompts, ("arithmetic",)) == asker.NAME_KIND.format(task="arithmetic")
+    assert asking(settings.prompts, ("arithmetic", "sums")) == asker.ASK.format(task="arithmetic", kind="sums")
+
+
+def test_it_names_all_tasks_and_asks_no_question_that_is_held_out():
+    chats = list(islice(asker.chats(Random(1)), 4000))
+    answers = [json.loads(chat[1]["content"]) for chat in chats]
+    asked = Counter(answer["question"] for answer in answers if "question" in answer)
+    named = {
+        answer["name"]
+        for chat, answer in zip(chats, answers, strict=True)
+        if chat[0]["content"] == asker.NAME_TASK
+    }
+    assert named == set(TASKS)
+    assert len(asked) > 3000
+    assert not asked.keys() & {row["prompt"] for row in testset.rows()}
