@@ -7,6 +7,7 @@ import json
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -70,6 +71,11 @@ class VocabMap:
         ids = np.pad(self.target_ids, ((0, missing), (0, 0)), constant_values=-1)
         return VocabMap(ids, np.pad(self.weights, ((0, missing), (0, 0))), self.target_size)
 
+    def sources_of(self, targets: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The source ids that reach any of these target ids (each once, within the map), ascending."""
+        starts, sources = _by_target(self)
+        return np.unique(np.concatenate([sources[starts[t] : starts[t + 1]] for t in targets] or [sources[:0]]))
+
     def to_scipy(self) -> csr_array[np.float32]:
         """The map as a matrix [Vs, Vt] float32; a target id twice in a row counts twice."""
         rows, slots = np.nonzero(self.target_ids >= 0)
@@ -110,6 +116,16 @@ class VocabMap:
     def load(cls, path: str | Path) -> VocabMap:
         """Read a map written by `save`; ConfigError for anything else."""
         return read_map(path)[0]
+
+
+@lru_cache(maxsize=64)
+def _by_target(vocab_map: VocabMap) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The source ids of every target id, one after the other, and where each begins, [Vt + 1]."""
+    rows, slots = np.nonzero(vocab_map.weights > 0)
+    targets = vocab_map.target_ids[rows, slots]
+    order = np.argsort(targets, kind="stable")
+    counts = np.bincount(targets, minlength=vocab_map.target_size)
+    return np.concatenate([[0], np.cumsum(counts)]), rows[order].astype(np.int64)
 
 
 def read_map(path: str | Path) -> tuple[VocabMap, dict[str, str]]:

@@ -43,6 +43,10 @@ class Advance:
     After the final token, `also` names ids whose log-probabilities are wanted whether they are among the k best
     or not (see `NextTokens.named`), and `allowed` limits the k best to the ids whose bit is set in it: a bitmask
     over the vocabulary, packed as `np.packbits` does in little order; ids beyond its end are not allowed.
+
+    `adapter` names the one that the sequence runs with, None for the bare model; it holds from the advance that
+    opens the sequence until it is closed. With `kept` the engine can answer a `Look` at the rows of this answer
+    afterwards, at the last `fusion.members.engine.KEPT_ROWS` of them.
     """
 
     sequence: int
@@ -52,6 +56,8 @@ class Advance:
     positions: Sequence[int] | None = None
     also: Sequence[int] = ()
     allowed: NDArray[np.uint8] | None = None
+    adapter: str | None = None
+    kept: bool = False
 
     @property
     def scored(self) -> Sequence[int]:
@@ -59,6 +65,28 @@ class Advance:
         if self.score == "last":
             return ()
         return range(len(self.append) - 1) if self.positions is None else self.positions
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """A second look at a row of the sequence's last answer, which was asked for with `kept`: no forward pass.
+
+    Attributes:
+        ids: those whose log-probabilities are wanted, whether they were among the k best or not.
+        row: which of the rows of that answer, the last one by default.
+    """
+
+    sequence: int
+    ids: Sequence[int]
+    row: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """The answer to a `Look`: log-probabilities [m] float32, normalised over the full vocabulary."""
+
+    sequence: int
+    logprobs: LogProbs
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +124,7 @@ class Generate:
     sampling: SamplingParams
     stops: list[int]
     barred: list[int]
+    adapter: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,8 +154,8 @@ class AdvanceFailed:
     reason: str
 
 
-Task = Advance | Generate
-Answer = NextTokens | Generated | AdvanceFailed
+Task = Advance | Look | Generate
+Answer = NextTokens | Looked | Generated | AdvanceFailed
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,7 +287,9 @@ class RoundReport:
     `weights` are those in force after the filter (0 for a member left out), `kept` says who passed it,
     `contribution` is each member's share of the chosen token's fused probability (they sum to 1 in a mixture),
     `mass` is the probability that reached the pivot's vocabulary through the member's map, `rolled_back` the
-    tokens taken back before this round.
+    tokens taken back before this round. In a sum of log-probabilities `contribution` is each member's term of the
+    chosen token, in nats, and `cut` the pivot's probability beyond its listed tokens where these end before the mask
+    does, so that it was not wholly applied.
     """
 
     token: int
@@ -267,6 +298,7 @@ class RoundReport:
     contribution: dict[str, float]
     mass: dict[str, float]
     rolled_back: dict[str, int]
+    cut: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

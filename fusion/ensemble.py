@@ -16,8 +16,10 @@ from alignment.text.ids import require_ids
 from alignment.text.tokenizer import Tokenizer
 from alignment.vocab_map import VocabMap
 from fusion.core import Member, OnMemberFailure, Prompt
-from fusion.options import FusionParams
+from fusion.options import FusionParams, Place
 from fusion.sequence.grammar import GrammarTable
+from fusion.terms import terms_of
+from fusion.views import ModelView, original_spans
 
 Read = TypeVar("Read")
 
@@ -26,8 +28,8 @@ Read = TypeVar("Read")
 class Model:
     """A running checkpoint: its engine, its tokenizer, the ids that end its answers, and what it was made from.
 
-    The first of `stop_ids` ends a turn of its chat template.
-    `parents` names the models that it was distilled from.
+    The first of `stop_ids` ends a turn of its chat template. `parents` names the models that it was distilled from.
+    With `view` it is one of several views of a checkpoint, which share its engine.
     """
 
     member: Member
@@ -35,10 +37,16 @@ class Model:
     stop_ids: tuple[int, ...]
     origin: str
     parents: tuple[str, ...] = ()
+    view: ModelView = field(default_factory=ModelView)
 
     @property
     def name(self) -> str:
         """The name it has in the configuration."""
+        return self.view.name or self.member.name
+
+    @property
+    def engine(self) -> str:
+        """The name of the member that runs it."""
         return self.member.name
 
 
@@ -76,13 +84,14 @@ class View:
 
     The end is one event: in `maps` every end of every member goes to `end`. A request that names one of the ends
     apart from the others (see `Sequence.names_an_end`) takes the maps of `apart` where there are any: members with
-    the pivot's tokenizer keep the pivot's ends there as they are.
+    the pivot's tokenizer keep the pivot's ends there as they are. `of` is the one whose members these are views of.
     """
 
     models: dict[str, Model]
     pivot: str
     maps: dict[str, Maps]
     apart: dict[str, Maps] = field(default_factory=dict)
+    of: View | None = field(default=None, repr=False)
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -108,6 +117,8 @@ class View:
     @cached_property
     def grammar_table(self) -> GrammarTable:
         """The pivot's vocabulary, as grammars are compiled for it."""
+        if self.of is not None:
+            return self.of.grammar_table
         return GrammarTable(self.tokenizer, width=self.vocabulary_size, end_ids=self.models[self.pivot].stop_ids)
 
     def surface(self, token: int) -> bytes:
@@ -186,6 +197,10 @@ class Ensemble:
         """Return whether its sequences go on without this member: any but the pivot, once that is decided."""
         return self.on_member_failure == "degrade" and (self.chooses_pivot or name != self.pivot)
 
+    def engine(self, name: str) -> str:
+        """The name of the member that runs this one: its own, unless it is a view."""
+        return self.models[name].engine
+
     def encode_chat(
         self,
         messages: list[dict[str, Any]],
@@ -195,10 +210,12 @@ class Ensemble:
         template_kwargs: dict[str, Any] | None = None,
         locate: bool = False,
         shown: Mapping[str, tuple[list[dict[str, Any]], dict[str, Any]]] | None = None,
+        place: Place = "user",
     ) -> Prompt:
         """The conversation in every member's own template and tokens; with `locate` it can be scored.
 
         `shown` holds the messages, and further arguments of the template, for members that are to be shown others.
+        `place` is where the contexts of views go.
         """
         options: dict[str, Any] = {
             "add_generation_prompt": add_generation_prompt,
@@ -208,15 +225,18 @@ class Ensemble:
 
         def given(name: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
             own, extra = (shown or {}).get(name, (messages, {}))
-            return own, options | {"template_kwargs": {**(template_kwargs or {}), **extra}}
+            kwargs = {**(template_kwargs or {}), **self.models[name].view.template, **extra}
+            return own, options | {"template_kwargs": kwargs}
 
         def encoded(name: str, tokenizer: Tokenizer) -> list[int]:
             own, arguments = given(name)
-            return tokenizer.encode_chat(own, **arguments)
+            return tokenizer.encode_chat(self.models[name].view.chat(own, place)[0], **arguments)
 
         def located(name: str, tokenizer: Tokenizer) -> tuple[list[int], Located]:
             own, arguments = given(name)
-            return tokenizer.locate_chat(own, **arguments)
+            seen, at = self.models[name].view.chat(own, place)
+            ids, places = tokenizer.locate_chat(seen, **arguments)
+            return ids, places if self.models[name].view.is_plain else original_spans(places, at)
 
         begins_answer = add_generation_prompt and not continue_final_message
         leads = {name: model.tokenizer.chat_lead if begins_answer else b"" for name, model in self.models.items()}
@@ -228,9 +248,17 @@ class Ensemble:
         """A text to go on from, in every member's own tokens; with `locate` it can be scored."""
         leads = dict.fromkeys(self.models, b"")
         options: dict[str, Any] = {"add_special_tokens": add_special_tokens, "limit": self.longest_context}
+
+        def located(name: str, tokenizer: Tokenizer) -> tuple[list[int], Located]:
+            view = self.models[name].view
+            ids, places = tokenizer.locate(view.text(text), **options)
+            shown = [None if view.negative is not None else (0, len(text))]
+            return ids, places if view.is_plain else original_spans(places, shown)
+
         if not locate:
-            return Prompt(self._by_each(lambda _, tokenizer: tokenizer.encode(text, **options)), leads)
-        return _located(self._by_each(lambda _, tokenizer: tokenizer.locate(text, **options)), leads)
+            views = {name: model.view for name, model in self.models.items()}
+            return Prompt(self._by_each(lambda n, tokenizer: tokenizer.encode(views[n].text(text), **options)), leads)
+        return _located(self._by_each(located), leads)
 
     def _by_each(self, read: Callable[[str, Tokenizer], Read]) -> dict[str, Read]:
         """A prompt as every member's tokenizer reads it. A refusal by length names the member."""
@@ -239,11 +267,13 @@ class Ensemble:
             try:
                 prompts[name] = read(name, model.tokenizer)
             except InvalidRequestError as error:
-                if error.code != CONTEXT_LENGTH_EXCEEDED:
+                field = model.view.param
+                if error.code != CONTEXT_LENGTH_EXCEEDED and field is None:
                     raise
                 holds = f"member {name!r}, whose context holds {model.member.capacity.context}"
+                where = f"For {holds}" if error.code == CONTEXT_LENGTH_EXCEEDED else f"With {field}"
                 raise InvalidRequestError(
-                    f"For {holds}: {error.message}", param=error.param, code=error.code
+                    f"{where}: {error.message}", param=field or error.param, code=error.code
                 ) from error
         return prompts
 
@@ -258,7 +288,7 @@ class Ensemble:
             )
         require_ids(ids, self.tokenizer.vocabulary_size, param="prompt")
         prompt = self.encode_text(self.tokenizer.text_of(ids), locate=locate)
-        followers = [name for name in self.models if self.first.follows_ids(name)]
+        followers = [n for n, one in self.models.items() if self.first.follows_ids(n) and one.view.is_plain]
         prompt.ids.update({name: list(ids) for name in followers})
         if prompt.located is not None:
             places = Located.of_surfaces(self.tokenizer.written(ids))
@@ -267,9 +297,13 @@ class Ensemble:
 
     def taking_part(self, fusion: FusionParams) -> list[str]:
         """The members that run for these parameters: the pivot and all that weigh something, in order."""
+        names = list(fusion.members or self.models)
+        terms = terms_of(fusion, names)
+        if terms is not None:
+            return [name for name in names if name == self.pivot or name in terms.weights]
         return [
             name
-            for name in (fusion.members or self.models)
+            for name in names
             if name == self.pivot or fusion.weights is None or fusion.weights.get(name, 0.0) > 0
         ]
 
@@ -281,13 +315,15 @@ class Ensemble:
                 limit, and `param`, the request's field that the prompt came from.
         """
         room = {name: self.models[name].member.capacity.context - len(prompt.ids[name]) for name in members}
+        self._share_room(room, prompt, param)
         tightest = min(room, key=lambda name: room[name])
         if room[tightest] < 1:
+            field = self.models[tightest].view.param
             raise InvalidRequestError(
                 f"This model's maximum context length is {self.models[tightest].member.capacity.context} tokens "
                 f"(of member {tightest!r}, with at least one for the answer), but the prompt has "
-                f"{len(prompt.ids[tightest])}; shorten it.",
-                param=param,
+                f"{len(prompt.ids[tightest])}{f' with {field}' if field else ''}; shorten it.",
+                param=field or param,
                 code=CONTEXT_LENGTH_EXCEEDED,
             )
         for name in members:
@@ -297,6 +333,34 @@ class Ensemble:
                     param=param,
                 )
         return room[tightest]
+
+
+    def _share_room(self, room: dict[str, int], prompt: Prompt, param: str | None) -> None:
+        """Lower the room [tokens] of views of one engine to what they have of it together."""
+        views: dict[str, list[str]] = {}
+        for name in room:
+            views.setdefault(self.engine(name), []).append(name)
+        for engine, names in views.items():
+            if len(names) == 1:
+                continue
+            capacity = self.models[names[0]].member.capacity
+            if len(names) > capacity.sequences:
+                raise InvalidRequestError(
+                    f"{len(names)} views of {engine!r} take more places than the {capacity.sequences} it has; "
+                    "take fewer of them.",
+                    param=param,
+                )
+            # Each ends inside a block of its own.
+            taken = sum(len(prompt.ids[name]) + capacity.block - 1 for name in names)
+            each = (capacity.cache_tokens - taken) // len(names)
+            if each < 1:
+                raise InvalidRequestError(
+                    f"The prompts of the {len(names)} views of {engine!r} take {taken} tokens, with at least one for "
+                    f"each answer, but its cache holds {capacity.cache_tokens}; shorten them, or take fewer views.",
+                    param=param,
+                    code=CONTEXT_LENGTH_EXCEEDED,
+                )
+            room.update({name: min(room[name], each) for name in names})
 
 
 def _located(encoded: dict[str, tuple[list[int], Located]], leads: dict[str, bytes]) -> Prompt:

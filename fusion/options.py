@@ -7,18 +7,20 @@ outside derives its fields from these classes and checks them there.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from annotated_types import Ge, Gt, Interval
 
-Combine = Literal["mixture", "product"]
+Combine = Literal["mixture", "product", "arithmetic"]
 Measure = Literal["top1", "packllm-sim", "packllm-opt"]
 MEASURES: tuple[Measure, ...] = get_args(Measure)
 DISTRIBUTIONAL: frozenset[Measure] = frozenset({"packllm-opt"})
 """Those that need the members' distributions where all their tokens begin; the others need losses alone."""
 Method = Literal["given", Measure]
 Gate = Literal["confident", "draw"]
-Weight = Annotated[float, Ge(0)]
+Place = Literal["user", "system"]
+Scale = Annotated[float, Interval(ge=0, le=100)]
+Share = Annotated[float, Interval(ge=0, le=1)]
 Bias = Annotated[float, Interval(ge=-100, le=100)]
 
 
@@ -54,14 +56,90 @@ class Weighting:
 
 
 @dataclass(frozen=True, slots=True)
+class Mask:
+    """The tokens that may win in a sum of log-probabilities, by the pivot's own distribution: one of three.
+
+    Attributes:
+        plausibility: those with at least this share of the best one's probability (0: all).
+        nucleus: the fewest best ones that hold this probability (1: all).
+        top_k: this many best ones.
+    """
+
+    plausibility: Share | None = None
+    nucleus: Share | None = None
+    top_k: Annotated[int, Ge(1)] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Contrast:
+    """Contrastive decoding (2309.09117): (1 + beta) log p - beta log p of the amateur.
+
+    Attributes:
+        amateur: a member other than the pivot, weaker than the rest.
+        alpha: of its mask, the pivot's plausibility; `mask` stands above it.
+        beta: how much the amateur counts.
+    """
+
+    amateur: str
+    alpha: Share = 0.1
+    beta: Scale = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Proxy:
+    """Proxy tuning (2401.08565) and DExperts (2105.03023): log p + scale * (log p of tuned - log p of untuned).
+
+    Attributes:
+        tuned: a member other than the pivot; DExperts' expert.
+        untuned: another one; DExperts' anti-expert.
+        scale: 1 for proxy tuning, DExperts' alpha otherwise.
+    """
+
+    tuned: str
+    untuned: str
+    scale: Scale = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Guidance:
+    """Guidance by a second prompt: scale * log p + (1 - scale) * log p under the other prompt, for every member.
+
+    Attributes:
+        scale: 1 is no guidance, below 1 mixes the second prompt in.
+        negative: classifier-free guidance (2306.17806): the second prompt, as messages in the place of the
+            conversation, or as a text in the place of its system message (in a text completion, of the prompt).
+        without_context: context-aware decoding (2305.14739): the second prompt is the first without the context.
+    """
+
+    scale: Scale = 1.5
+    negative: str | tuple[dict[str, Any], ...] | None = None
+    without_context: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ContextView:
+    """A document that the members read with the prompt, as one of several views of it (REPLUG, 2301.12652).
+
+    Attributes:
+        context: its text.
+        weight: its share in the fusion; equal where none has one.
+    """
+
+    context: str
+    weight: Annotated[float, Ge(0)] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class FusionParams:
     """Options of fusion; an ensemble has defaults, a request may override them.
 
     Attributes:
         members: names of those that take part, pivot included; None for all.
-        weights: one per member by name, summing to 1; None for equal weights.
+        weights: one per member by name, summing to 1; None for equal weights. With `arithmetic` they are taken as
+            given, below zero and whatever their sum, which acts as a temperature.
         weighting: whether these are taken, or measured on the prompt.
-        combine: `mixture` (weighted mean of probabilities, EVA) or `product` (of log-probabilities, PackLLM).
+        combine: `mixture` (weighted mean of probabilities, EVA), `product` (of log-probabilities, PackLLM) or
+            `arithmetic` (a weighted sum of log-probabilities under `mask`).
         filter_top: EVA's faithful-token filter: leave a member out of a round when its best token is in none
             of the others' best `filter_top`; None switches the filter off.
         renormalize: scale what each member's map carries over to a sum of 1. The authors do not, so a member
@@ -75,10 +153,16 @@ class FusionParams:
             only where the pivot's best token is less probable than `threshold`. `draw`: one member is drawn by
             weight and runs alone (exact for a mixture at temperature 1 with `renormalize`).
         threshold: of the gate.
+        mask: the tokens that may win in a sum of log-probabilities. None for the method's own (a plausibility of
+            0.1), False for all, which leaves the best ones that members hand over.
+        contrast, proxy, guidance: sums of log-probabilities by name; at most one.
+        views: documents, each read with the prompt by every member as a view of its own; for requests alone.
+        context_place: where a view's context stands: before the text of the last `user` message, or at the end of
+            the `system` message.
     """
 
     members: tuple[str, ...] | None = None
-    weights: dict[str, Weight] | None = None
+    weights: dict[str, float] | None = None
     weighting: Weighting = field(default_factory=Weighting)
     combine: Combine = "mixture"
     filter_top: Annotated[int, Ge(1)] | None = None
@@ -88,6 +172,18 @@ class FusionParams:
     draft: str | None = None
     gate: Gate | None = None
     threshold: Annotated[float, Interval(ge=0, le=1)] = 0.9
+    mask: Mask | Literal[False] | None = None
+    contrast: Contrast | None = None
+    proxy: Proxy | None = None
+    guidance: Guidance | None = None
+    views: tuple[ContextView, ...] | None = None
+    context_place: Place = "user"
+
+    @property
+    def sums(self) -> bool:
+        """Return whether log-probabilities are added up with weights of any sign."""
+        named = (self.contrast, self.proxy, self.guidance)
+        return self.combine == "arithmetic" or any(one is not None for one in named)
 
 
 @dataclass(frozen=True, slots=True)

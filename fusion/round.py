@@ -82,6 +82,7 @@ def batch_key(sequence: Sequence) -> object:
         sequence.fusion.filter_top,
         sequence.fusion.renormalize,
         sequence.fusion.guard,
+        sequence.terms is not None,
     )
 
 
@@ -90,10 +91,13 @@ def run_round(batch: list[Sequence]) -> Round:
     began = perf_counter()
     first = batch[0]
     voters, fusion = first.voters, first.fusion
-    candidates = gather(batch, voters)
-    given = np.array([[sequence.weights[name] for name in voters] for sequence in batch])
     pivot = voters.index(first.view.pivot) if first.view.pivot in voters else 0
-    result = fuse(candidates.probabilities, given, pivot, fusion)
+    if first.terms is not None:
+        candidates, result = add_up(batch, voters)
+    else:
+        candidates = gather(batch, voters)
+        given = np.array([[sequence.weights[name] for name in voters] for sequence in batch])
+        result = fuse(candidates.probabilities, given, pivot, fusion)
     fused = result.distribution
     if fusion.guard:
         own = candidates.probabilities[:, pivot]
@@ -138,6 +142,25 @@ def gather(batch: list[Sequence], voters: tuple[str, ...]) -> Candidates:
     inside = batch[0].inside  # where they are in the pivot's vocabulary already
     maps = [None if name in inside else batch[0].map_of(name) for name in voters]
     return project(answers, maps, batch[0].view.vocabulary_size)
+
+
+def add_up(batch: list[Sequence], voters: tuple[str, ...]) -> tuple[Candidates, Fused]:
+    """The sums of log-probabilities of a batch, each over candidates of its own."""
+    sums = [sequence.sum for sequence in batch]
+    width = max(len(one.tokens) for one in sums if one is not None)
+    tokens = np.full((len(batch), width), -1, dtype=np.int64)
+    shares = np.zeros((len(batch), len(voters), width))
+    weights, fused = np.zeros((len(batch), len(voters))), np.zeros((len(batch), width))
+    for row, one in enumerate(sums):
+        assert one is not None, "a round begins when the members have been asked"
+        size = len(one.tokens)
+        tokens[row, :size], fused[row, :size] = one.tokens, one.distribution()
+        for column, name in enumerate(voters):
+            weights[row, column] = one.weights.get(name, 0.0)
+            if name in one.logs:
+                shares[row, column, :size] = np.exp(np.nan_to_num(one.logs[name], nan=-np.inf))
+    kept = np.ones(weights.shape, dtype=np.bool_)
+    return Candidates(tokens, shares), Fused(shares, weights, kept, fused)
 
 
 def listed(sequence: Sequence, name: str) -> tuple[Ids, LogProbs]:
@@ -210,9 +233,13 @@ def report(sequence: Sequence, candidates: Candidates, row: int, chosen: int, re
     """Each member's part in the round of one sequence, which is `row` of its batch."""
     voters, weights = sequence.voters, result.weights[row]
     where = np.flatnonzero(candidates.tokens[row] == chosen)
-    share = weights * (result.shares[row][:, where[0]] if len(where) else 0.0)
-    total = share.sum()
-    share = share / total if total > 0 else share
+    given = result.shares[row][:, where[0]] if len(where) else np.zeros(len(voters))
+    if sequence.terms is None:
+        share = weights * given
+        total = share.sum()
+        share = share / total if total > 0 else share
+    else:
+        share = weights * np.log(np.where(given > 0, given, 1.0))
 
     def by_member(values: Floats) -> dict[str, float]:
         return dict(zip(voters, values.tolist(), strict=True))
@@ -224,4 +251,5 @@ def report(sequence: Sequence, candidates: Candidates, row: int, chosen: int, re
         contribution=by_member(share),
         mass=by_member(candidates.probabilities[row].sum(axis=1)),
         rolled_back={name: sequence.seats[name].rolled_back for name in voters},
+        cut=None if sequence.sum is None else sequence.sum.cut,
     )

@@ -48,12 +48,13 @@ def _loss(model: PreTrainedModel, batch: Batch, sampler: torch.Generator) -> Ten
 def _optimizers(model: PreTrainedModel) -> list[Optimizer]:
     """Muon for the matrices between the layers, AdamW for embeddings, norms and biases."""
     embedding = model.get_input_embeddings().weight
-    matrices = [weight for weight in model.parameters() if weight.ndim == 2 and weight is not embedding]
-    rest = [weight for weight in model.parameters() if weight.ndim != 2 or weight is embedding]
-    return [
-        Muon(matrices, lr=MATRIX_RATE, weight_decay=0.01),
-        AdamW(rest, lr=VECTOR_RATE, betas=(0.9, 0.98), weight_decay=0.0),
-    ]
+    trained = [weight for weight in model.parameters() if weight.requires_grad]
+    matrices = [weight for weight in trained if weight.ndim == 2 and weight is not embedding]
+    rest = [weight for weight in trained if weight.ndim != 2 or weight is embedding]
+    found: list[Optimizer] = [Muon(matrices, lr=MATRIX_RATE, weight_decay=0.01)]
+    if rest:
+        found.append(AdamW(rest, lr=VECTOR_RATE, betas=(0.9, 0.98), weight_decay=0.0))
+    return found
 
 
 def _rate(progress: float) -> float:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 
 from fusion.core import Capacity, Member, Task
-from fusion.sequence.sequence import Sequence
+from fusion.sequence.sequence import Sequence, own_number
 
 log = logging.getLogger(__name__)
 
@@ -36,30 +36,40 @@ class Budget:
         return capacity.cache_tokens - self.blocks[name] * capacity.block
 
     def admits(self, sequence: Sequence, names: Iterable[str]) -> bool:
-        """Return whether each of these members has a place and the tokens that the sequence asks for."""
+        """Return whether each of these members has a place and the tokens that the sequence asks for.
+
+        Views of one model share its engine's places and tokens.
+        """
+        places: Counter[str] = Counter()
+        blocks: Counter[str] = Counter()
+        for name in names:
+            engine = sequence.ensemble.engine(name)
+            places[engine] += 1
+            blocks[engine] += self._blocks(engine, sequence.seats[name].reserved)
         return all(
-            self.sequences[name] > 0 and self.blocks[name] >= self._blocks(name, sequence.seats[name].reserved)
-            for name in names
+            self.sequences[engine] >= places[engine] and self.blocks[engine] >= blocks[engine] for engine in places
         )
 
     def take(self, sequence: Sequence, names: Iterable[str]) -> None:
         """Set aside what a sequence asks for in these members."""
         for name in names:
-            self.sequences[name] -= 1
-            self.blocks[name] -= self._blocks(name, sequence.seats[name].reserved)
+            engine = sequence.ensemble.engine(name)
+            self.sequences[engine] -= 1
+            self.blocks[engine] -= self._blocks(engine, sequence.seats[name].reserved)
 
     def give_back(self, sequence: Sequence, name: str) -> None:
         """A sequence is closed in one member."""
-        self.sequences[name] += 1
-        self.blocks[name] += self._blocks(name, sequence.seats[name].reserved)
+        engine = sequence.ensemble.engine(name)
+        self.sequences[engine] += 1
+        self.blocks[engine] += self._blocks(engine, sequence.seats[name].reserved)
 
     def grow(self, sequence: Sequence, name: str, tokens: int) -> bool:
         """Raise a reservation to `tokens`; False, and nothing changed, where the member has no room for it."""
-        seat = sequence.seats[name]
-        extra = self._blocks(name, tokens) - self._blocks(name, seat.reserved)
-        if extra > self.blocks[name]:
+        seat, engine = sequence.seats[name], sequence.ensemble.engine(name)
+        extra = self._blocks(engine, tokens) - self._blocks(engine, seat.reserved)
+        if extra > self.blocks[engine]:
             return False
-        self.blocks[name] -= extra
+        self.blocks[engine] -= extra
         seat.reserved = tokens
         return True
 
@@ -85,18 +95,20 @@ class Places:
         self.budget.take(sequence, names)
         self.open[sequence.number] = sequence
 
-    def take_again(self, sequence: Sequence, member: Member) -> bool:
+    def take_again(self, sequence: Sequence, name: str) -> bool:
         """Open a sequence in a member that has come back; False where that has no room for it."""
-        if sequence.seats[member.name].reserved > member.capacity.context:
+        member = self._members[sequence.ensemble.engine(name)]
+        if sequence.seats[name].reserved > member.capacity.context:
             return False
-        if not self.budget.admits(sequence, [member.name]):
+        if not self.budget.admits(sequence, [name]):
             return False
-        self.budget.take(sequence, [member.name])
+        self.budget.take(sequence, [name])
         return True
 
     def make_room(self, sequence: Sequence, name: str) -> bool:
         """See that a member holds all that the sequence has there now; False where it cannot."""
-        seat, context = sequence.seats[name], self._members[name].capacity.context
+        seat, member = sequence.seats[name], self._members[sequence.ensemble.engine(name)]
+        context = member.capacity.context
         needed = seat.cached
         if needed <= seat.reserved:
             return True
@@ -106,7 +118,7 @@ class Places:
     def leave(self, sequence: Sequence, name: str) -> None:
         """Close a sequence in one member."""
         self.budget.give_back(sequence, name)
-        self._members[name].close([sequence.number])
+        self._members[sequence.ensemble.engine(name)].close([sequence.number_of(name)])
 
     def close(self, sequence: Sequence) -> None:
         """Close a sequence everywhere, if it is open."""
@@ -114,18 +126,27 @@ class Places:
             for name in sequence.seats:
                 self.leave(sequence, name)
 
-    def hand(self, name: str, task: Task) -> None:
-        """Have work for a member, for the next `send`."""
-        self._outbox[name].append(task)
+    def holder(self, engine: str, number: int) -> tuple[Sequence, str] | None:
+        """The open sequence that has this number in an engine, and as which of its members."""
+        sequence = self.open.get(own_number(number))
+        name = sequence.member_at(engine, number) if sequence is not None else None
+        return None if sequence is None or name is None else (sequence, name)
 
-    def send(self, name: str) -> list[tuple[Sequence, Exception]]:
-        """Give a member all that is there for it of open sequences; returns those it did not take, and why."""
-        tasks = self._outbox.pop(name, ())
-        current = [task for task in tasks if (open := self.open.get(task.sequence)) and name in open.seats]
+    def hand(self, engine: str, task: Task) -> None:
+        """Have work for an engine, for the next `send`."""
+        self._outbox[engine].append(task)
+
+    def send(self, engine: str) -> list[tuple[Sequence, str, Exception]]:
+        """Give an engine all that is there for it of open sequences.
+
+        Returns what it did not take: the sequence, the member, and why.
+        """
+        tasks = self._outbox.pop(engine, ())
+        current = [(task, holder) for task in tasks if (holder := self.holder(engine, task.sequence))]
         try:
             if current:
-                self._members[name].submit(current)
+                self._members[engine].submit([task for task, _ in current])
         except Exception as error:
-            log.exception("member %s takes no work", name)
-            return [(self.open[task.sequence], error) for task in current]
+            log.exception("member %s takes no work", engine)
+            return [(*holder, error) for _, holder in current]
         return []

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from time import perf_counter
 
 from alignment.errors import RequestError, UnavailableError
-from fusion.core import Advance, AdvanceFailed, Answer, Generated, Member, NextTokens, RoundReport, Token
+from fusion.core import Advance, AdvanceFailed, Answer, Generated, Looked, Member, NextTokens, RoundReport, Token
 from fusion.loop.budget import Places
 from fusion.loop.line import Line
 from fusion.loop.outbox import Outbox
@@ -20,6 +20,7 @@ from fusion.round import Round, batch_key, run_round
 from fusion.sequence.drafting import accepts, pursue
 from fusion.sequence.seat import State
 from fusion.sequence.sequence import Sequence
+from fusion.sequence.summing import begin, take
 
 log = logging.getLogger(__name__)
 
@@ -38,14 +39,20 @@ class Decoding:
         self._costs = Costs()
         self._sent = 0.0  # when the first member was last given work
 
-    def answered(self, name: str, answers: list[Answer], arrived: float, step_seconds: float) -> None:
-        """Take in what a member says."""
-        self.heard[name] = arrived
-        prompts, tokens = [], []  # how long the answers took
+    def answered(self, engine: str, answers: list[Answer], arrived: float, step_seconds: float) -> None:
+        """Take in what the engine of one or several members says."""
+        self.heard[engine] = arrived
+        prompts: defaultdict[str, list[float]] = defaultdict(list)  # how long the answers took, by member
+        tokens: defaultdict[str, list[float]] = defaultdict(list)
         for answer in answers:
-            sequence = self._places.open.get(answer.sequence)
-            if sequence is None or name not in sequence.seats:
-                continue  # closed while the member was at it
+            holder = self._places.holder(engine, answer.sequence)
+            if holder is None:
+                continue  # closed while the engine was at it
+            sequence, name = holder
+            if isinstance(answer, Looked):
+                take(sequence, name, answer.logprobs)
+                self.settle(sequence)
+                continue
             if isinstance(answer, AdvanceFailed):
                 error = UnavailableError(f"Member {name!r} failed: {answer.reason}")
                 self.recovery.do_without(sequence, name, answer.reason, error)
@@ -53,7 +60,7 @@ class Decoding:
             if isinstance(answer, Generated):
                 if name not in sequence.account.prompts:
                     sequence.account.prompts[name] = arrived
-                    prompts.append(arrived - sequence.sent)
+                    prompts[name].append(arrived - sequence.sent)
                 self._generated(sequence, name, answer)
                 continue
             seat = sequence.seats[name]
@@ -62,14 +69,16 @@ class Decoding:
                 continue  # it takes part when the next token is handed out
             sequence.arrived.append((name, arrived))
             if name in sequence.account.prompts:
-                tokens.append(arrived - sequence.sent)
+                tokens[name].append(arrived - sequence.sent)
             else:
                 sequence.account.prompts[name] = arrived
-                prompts.append(arrived - sequence.sent)
+                prompts[name].append(arrived - sequence.sent)
             self.settle(sequence)
         if step_seconds and tokens and not prompts and all(_is_one(answer) for answer in answers):
-            self._costs.passed(name, step_seconds)
-        self._outbox.news(self._outbox.observer.answered, name, step_seconds, prompts, tokens)
+            self._costs.passed(engine, step_seconds)
+        for name in prompts.keys() | tokens.keys() | {engine}:
+            step = step_seconds if name == engine else 0.0
+            self._outbox.news(self._outbox.observer.answered, name, step, prompts[name], tokens[name])
 
     def settle(self, sequence: Sequence) -> None:
         """Have a round for a sequence if all that it asks have answered, unless its policy asks on."""
@@ -82,10 +91,24 @@ class Decoding:
         elif sequence.account.rounds and not sequence.cursor:
             more = sequence.policy.answered(sequence)
         if more is None:
-            self._ready[sequence.number] = sequence
+            self._begin_round(sequence)
         else:
             sequence.ask(more)
             self._going[sequence.number] = sequence
+
+    def _begin_round(self, sequence: Sequence) -> None:
+        """Have a round of a sequence whose members have answered; a sum has them look at its candidates first."""
+        if sequence.terms is not None and sequence.reading is None and sequence.sum is None:
+            try:
+                sequence.sum, looks = begin(sequence)
+            except Exception:
+                self._failed_inside(sequence)
+                return
+            for name, look in looks.items():
+                self._places.hand(sequence.ensemble.engine(name), look)
+            if looks:
+                return
+        self._ready[sequence.number] = sequence
 
     def _generated(self, sequence: Sequence, name: str, answer: Generated) -> None:
         """Take in what a member has decoded by itself."""
@@ -105,10 +128,14 @@ class Decoding:
         """Have a round of every sequence that is ready."""
         while self._ready:  # a sequence whose draft holds is ready again at once
             batches: defaultdict[object, list[Sequence]] = defaultdict(list)
-            for sequence in self._ready.values():
-                if sequence.number in self._places.open and self._read_prompt(sequence):
+            ready, self._ready = self._ready, {}
+            for sequence in ready.values():
+                if sequence.number not in self._places.open or not self._read_prompt(sequence):
+                    continue
+                if sequence.terms is not None and sequence.sum is None:
+                    self._begin_round(sequence)
+                else:
                     batches[batch_key(sequence)].append(sequence)
-            self._ready = {}
             for batch in batches.values():
                 for sequences, done in self._fuse(batch):
                     self._take_round(sequences, done)
@@ -157,9 +184,10 @@ class Decoding:
         """Add the chosen token to the sequence."""
         if report is not None:
             sequence.rounds.append(report)
+        sequence.sum = None
         if self._add(sequence, token):
             if accepts(sequence, token.chosen.id):
-                self._ready[sequence.number] = sequence
+                self._begin_round(sequence)
                 return
             sequence.company, sequence.costs = len(self._places.open), self._costs
             sequence.ask(sequence.policy.ask(sequence))
@@ -182,7 +210,7 @@ class Decoding:
         if tokens := sequence.seats[name].rolled_back:
             self._outbox.news(self._outbox.observer.rolled_back, sequence.ensemble.name, name, tokens)
         if self._places.make_room(sequence, name):
-            self._places.hand(name, advance)
+            self._places.hand(sequence.ensemble.engine(name), advance)
         else:
             self.recovery.leave(sequence, name, "the text outgrew its cache", "outgrown")
 
@@ -198,19 +226,15 @@ class Decoding:
                     self._pursue(sequence)
                 except Exception:
                     self._failed_inside(sequence)
-        for turn, name in enumerate(sorted(self._members, key=lambda name: -self.heard.get(name, 0.0))):
+        for turn, engine in enumerate(sorted(self._members, key=lambda name: -self.heard.get(name, 0.0))):
             for sequence in going:
-                if not sequence.asked.draft and sequence.asks(name) and sequence.number in self._places.open:
-                    try:
-                        if (advance := sequence.follow(name)) is not None:
-                            self._hand(sequence, name, advance)
-                    except Exception:
-                        self._failed_inside(sequence)
+                if not sequence.asked.draft and sequence.number in self._places.open:
+                    self._follow(sequence, engine)
             if turn == 0:
                 self._sent = perf_counter()
-            refused += [(name, *pair) for pair in self._places.send(name)]
-        for name, sequence, error in refused:
-            if sequence.number not in self._places.open:
+            refused += self._places.send(engine)
+        for sequence, name, error in refused:
+            if sequence.number not in self._places.open or name not in sequence.seats:
                 continue  # another member has refused it too
             reason = f"it takes no work: {error}"
             self.recovery.do_without(sequence, name, reason, UnavailableError(f"Member {name!r} failed: {reason}"))
@@ -218,6 +242,15 @@ class Decoding:
             if sequence.number in self._places.open:
                 self.settle(sequence)  # the last answers of those asked may still stand
         return bool(self._ready or self._going)
+
+    def _follow(self, sequence: Sequence, engine: str) -> None:
+        """Have an engine's work on what was written: that of all members that it runs, for one pass."""
+        try:
+            for name in sequence.on_engine(engine):
+                if sequence.asks(name) and (advance := sequence.follow(name)) is not None:
+                    self._hand(sequence, name, advance)
+        except Exception:
+            self._failed_inside(sequence)
 
     def _round_over(self, sequences: list[Sequence], done: Round) -> None:
         for sequence in sequences:

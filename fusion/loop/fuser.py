@@ -45,8 +45,12 @@ log = logging.getLogger(__name__)
 class Fuser:
     """Decodes sequences of any number of ensembles that share `members`."""
 
-    def __init__(self, members: Mapping[str, Member], *, max_waiting: int = 256) -> None:
+    def __init__(
+        self, members: Mapping[str, Member], *, max_waiting: int = 256, views: Mapping[str, str] | None = None
+    ) -> None:
+        """`views` are names of views of these members, each with its member's, that `load` tells of as well."""
         self.members = dict(members)
+        self._views = {name: engine for name, engine in (views or {}).items() if name not in members}
         self.line = Line(max_waiting)
         self._places = Places(self.members)
         self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
@@ -141,13 +145,17 @@ class Fuser:
             waiting_limit=self.line.limit,
             members={
                 name: member_load(
-                    member,
+                    self.members[engine],
                     running,
-                    there=self.alive() and name not in self.attendance.down,
-                    heard=self._decoding.heard.get(name, 0.0),
-                    reserved=self._places.budget.reserved(name),
+                    there=self.alive() and engine not in self.attendance.down,
+                    heard=self._decoding.heard.get(engine, 0.0),
+                    reserved=self._places.budget.reserved(engine),
+                    view=view,
                 )
-                for name, member in self.members.items()
+                for name, engine, view in [
+                    *((name, name, None) for name in self.members),
+                    *((name, engine, name) for name, engine in self._views.items()),
+                ]
             },
         )
 
@@ -203,17 +211,19 @@ class Fuser:
                 self.line.remove(sequence)
                 self._recovery.fail(sequence, error)
                 continue
-            present = sequence.seats.keys() - self.attendance.down.keys()
-            if not blocked.isdisjoint(present) or not self._places.budget.admits(sequence, present):
-                blocked.update(present)
+            down = self.attendance.down
+            present = [name for name in sequence.seats if sequence.ensemble.engine(name) not in down]
+            engines = {sequence.ensemble.engine(name) for name in present}
+            if not blocked.isdisjoint(engines) or not self._places.budget.admits(sequence, present):
+                blocked.update(engines)
                 continue
             self.line.remove(sequence)
             self._places.take(sequence, present)
-            for name in sequence.seats.keys() - present:
+            for name in sequence.seats.keys() - set(present):
                 self._recovery.begin_without(sequence, name)
             sequence.account.started = sequence.sent = perf_counter()
             for name, advance in sequence.open(self.prefixes).items():
-                self._places.hand(name, advance)
+                self._places.hand(sequence.ensemble.engine(name), advance)
 
     def _cancel(self, number: int) -> None:
         sequence = self._places.open.get(number)

@@ -80,7 +80,13 @@ class Observer:
 
 
 def member_load(
-    member: Member, running: Sequence[generation.Sequence], *, there: bool, heard: float, reserved: int
+    member: Member,
+    running: Sequence[generation.Sequence],
+    *,
+    there: bool,
+    heard: float,
+    reserved: int,
+    view: str | None = None,
 ) -> MemberLoad:
     """Return the load of a member from the sequences that run.
 
@@ -88,8 +94,15 @@ def member_load(
         there: whether it has an engine.
         heard: when it last answered anybody, on `time.perf_counter`'s clock.
         reserved: tokens set aside in its cache.
+        view: one of the views that share it, for the load of that alone.
     """
-    seats = [(sequence, seat) for sequence in running if (seat := sequence.seats.get(member.name))]
+    seats = [
+        (sequence, sequence.seats[name])
+        for sequence in running
+        for name in sequence.on_engine(member.name)
+        if view in (None, name)
+    ]
+    reserved = reserved if view is None else sum(seat.reserved for _, seat in seats)
     owed = [sequence.sent for sequence, seat in seats if seat.latest is None]
     answers = not owed or perf_counter() - max(heard, min(owed)) < SILENCE
     return MemberLoad(

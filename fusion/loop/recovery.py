@@ -37,9 +37,9 @@ class Attendance:
 
     def require(self, ensemble: Ensemble, members: Collection[str]) -> None:
         """UnavailableError when one of these members is down that the ensemble cannot do without, or all are."""
-        none_left = self.down.keys() >= set(members)
+        none_left = self.down.keys() >= {ensemble.engine(name) for name in members}
         for name in members:
-            down = self.down.get(name)
+            down = self.down.get(ensemble.engine(name))
             if down is not None and (none_left or not ensemble.can_do_without(name)):
                 raise unavailable(name, down)
 
@@ -84,8 +84,9 @@ class Recovery:
                 self._line.remove(sequence)
                 self.fail(sequence, error)
         for sequence in list(self._places.open.values()):
-            if name in sequence.seats:
-                self.do_without(sequence, name, down.reason, unavailable(name, down), may_return=True)
+            for member in sequence.on_engine(name):
+                if sequence.number in self._places.open:
+                    self.do_without(sequence, member, down.reason, unavailable(name, down), may_return=True)
 
     def do_without(
         self, sequence: Sequence, name: str, reason: str, error: Exception, *, may_return: bool = False
@@ -103,18 +104,20 @@ class Recovery:
         self._outbox.news(self._outbox.observer.came_back, member.name)
         self._places.budget.reset(member.name, member.capacity)
         for sequence in self._line.in_turn():
-            seat = sequence.seats.get(member.name)
-            if seat is not None and seat.reserved > member.capacity.context:
+            seats = [sequence.seats[name] for name in sequence.on_engine(member.name)]
+            if any(seat.reserved > member.capacity.context for seat in seats):
                 self._line.remove(sequence)
                 error = UnavailableError(f"Member {member.name!r} came back with less room; try again.")
                 self.fail(sequence, error)
         for sequence in self._places.open.values():
-            if sequence.misses(member.name):
-                advance = sequence.reopen(member.name)
-                if self._places.take_again(sequence, member):
+            for name in [one for one in sequence.lost if sequence.ensemble.engine(one) == member.name]:
+                if not sequence.misses(name):
+                    continue
+                advance = sequence.reopen(name)
+                if self._places.take_again(sequence, name):
                     self._places.hand(member.name, advance)
                 else:
-                    del sequence.seats[member.name]
+                    del sequence.seats[name]
 
     def leave(self, sequence: Sequence, name: str, reason: str, kind: Leaving) -> None:
         """Take a member out of a sequence."""
@@ -125,7 +128,8 @@ class Recovery:
 
     def begin_without(self, sequence: Sequence, name: str) -> None:
         """Start a sequence while a member is down."""
-        sequence.leave(name, self.attendance.down[name].reason, may_return=True)
+        down = self.attendance.down[sequence.ensemble.engine(name)]
+        sequence.leave(name, down.reason, may_return=True)
         self._outbox.news(self._outbox.observer.left, sequence.ensemble.name, name, "lost")
 
     def fail(self, sequence: Sequence, error: Exception) -> None:

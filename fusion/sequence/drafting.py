@@ -64,7 +64,8 @@ def pursue(sequence: Sequence) -> dict[str, Advance]:
             if reach:
                 ends = np.cumsum([len(piece) for piece in pieces[: reach + 1]]) - 1
                 append = [token for piece in pieces[: reach + 1] for token in piece]
-                advances[name] = Advance(sequence.number, advances[name].keep, append, "all", ends[:-1].tolist())
+                advance = Advance(sequence.number, advances[name].keep, append, "all", ends[:-1].tolist())
+                advances[name] = sequence.addressed(name, advance)
         advances = {name: advance for name, advance in advances.items() if name not in ahead}
     sequence.draft = draft[:reach] if not alone else ()
     sequence.asked = Ask(sequence.asked.members, draft[:reach])
@@ -103,8 +104,8 @@ def _lead_on(
         seat.back_to(seat.points[-1])
         return at
     seat.point(cached - seat.prompt - edit.keep)
-    seat.latest = None
-    advances[name] = Advance(sequence.number, seat.prompt + edit.keep, edit.append)
+    seat.latest, seat.standing = None, -1
+    advances[name] = sequence.addressed(name, Advance(sequence.number, seat.prompt + edit.keep, edit.append))
     return min(reach, at + 1)
 
 

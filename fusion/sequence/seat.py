@@ -76,6 +76,7 @@ class Seat:
         asked: its answers at or after that character's beginning, but the newest.
         path: natural log of the probability of its tokens since then.
         inside: inside a character, its distribution over the pivot's next token, ids and log-probabilities [1, n].
+        standing: the row of its engine's last answer that `latest` ends with, from the end.
     """
 
     prompt: int
@@ -91,6 +92,7 @@ class Seat:
     asked: list[Asked] = field(default_factory=list)
     path: float = 0.0
     inside: tuple[Ids, LogProbs] | None = None
+    standing: int = -1
 
     @property
     def cached(self) -> int:
@@ -211,9 +213,15 @@ class Seat:
             np.append(logprobs, self.latest.named[:, beyond], axis=1),
         )
 
+    def look_row(self, at: int) -> int:
+        """The row of the engine's last answer that is the distribution at boundary `at`, from the end."""
+        rows = 0 if self.latest is None else len(self.latest.ids)
+        return self.standing if rows <= 1 else min(at, rows - 1) - rows
+
     def end_draft(self, at: int, number: int) -> None:
         """Keep the draft up to boundary `at`, and what was answered there."""
         if self.points:
+            self.standing = self.look_row(at)
             self.latest = NextTokens(number, *self.row(at))
             self.back_to(self.points[at])
             self.points = []

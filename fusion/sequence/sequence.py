@@ -42,10 +42,15 @@ from fusion.prompt.reading import PromptReading
 from fusion.prompt.scoring import PrefixScores
 from fusion.sampling import BAN
 from fusion.sequence.seat import Seat, State
+from fusion.sequence.summing import Sum
 from fusion.sequence.text import TextStream
+from fusion.terms import terms_of
 from fusion.weights import member_weights
 
 log = logging.getLogger(__name__)
+
+PLACE_BITS = 32
+"""Bits of a number in an engine that are the sequence's own; those above are the place of a view there."""
 
 
 class Sequence:
@@ -71,7 +76,15 @@ class Sequence:
         self.flow = flow
         self.on_update = on_update
         self.members = ensemble.taking_part(fusion)
-        self.weights = dict(zip(self.members, member_weights(self.members, fusion.weights).tolist(), strict=True))
+        self.terms = terms_of(fusion, self.members)
+        self.weights = (
+            dict(zip(self.members, member_weights(self.members, fusion.weights).tolist(), strict=True))
+            if self.terms is None
+            else {name: self.terms.weights.get(name, 0.0) for name in self.members}
+        )
+        self._numbers = _numbers(number, {name: ensemble.engine(name) for name in self.members})
+        self._names = {(ensemble.engine(name), own): name for name, own in self._numbers.items()}
+        self.sum: Sum | None = None  # of the round to come, where log-probabilities are added up
         self.policy = policy_of(fusion)
         self.asked = ALL
         self.draft: tuple[int, ...] = ()  # the tokens that the members were given ahead of their choice
@@ -115,8 +128,23 @@ class Sequence:
             return Seat(len(ids), None, wanted)
         spelling = Spelling(self.ensemble.models[name].tokenizer, self.prompt.leads[name])
         # The same text may take a member more tokens than the pivot; a quarter more covers ordinary prose, and
-        # what exceeds it is asked for in `grow`.
+        # what exceeds it is asked for in `grow`. Views share the room that was found for them together.
+        if sum(self.ensemble.engine(other) == self.ensemble.engine(name) for other in self.members) > 1:
+            return Seat(len(ids), spelling, wanted)
         return Seat(len(ids), spelling, min(wanted + self.sampling.max_tokens // 4 + 8, capacity.context))
+
+    def number_of(self, name: str) -> int:
+        """The number that this sequence has in the engine of a member; views of one model have one each."""
+        return self._numbers[name]
+
+    def member_at(self, engine: str, number: int) -> str | None:
+        """The member that has this number in an engine; None where it has left."""
+        name = self._names.get((engine, number))
+        return name if name in self.seats else None
+
+    def on_engine(self, engine: str) -> list[str]:
+        """The members that one engine runs."""
+        return [name for name in self.seats if self.ensemble.engine(name) == engine]
 
     @property
     def stop_ids(self) -> frozenset[int]:
@@ -154,7 +182,9 @@ class Sequence:
 
     @property
     def ready(self) -> bool:
-        """True once every member of this round has answered."""
+        """True once every member of this round has answered, second looks included."""
+        if self.sum is not None and self.sum.awaited:
+            return False
         return all(seat.latest is not None for seat in self.seats.values() if seat.votes)
 
     def map_of(self, name: str) -> VocabMap | None:
@@ -171,7 +201,7 @@ class Sequence:
         if self.constraint is not None:
             return False
         one = len(self.ensemble.models) == 1 and not self.fusion.report and self.sampling.prompt_logprobs is None
-        return one and self.ensemble.models[self.view.pivot].member.capacity.generates
+        return one and self.terms is None and self.ensemble.models[self.view.pivot].member.capacity.generates
 
     def open(self, memory: PrefixScores) -> Mapping[str, Task]:
         """Return every member's first task: its prompt, scored where weights, pivot or an echo depend on it."""
@@ -181,22 +211,30 @@ class Sequence:
         if len(members) == 1:
             self._turn_to(self.ensemble.view(members[0]))
         if sampling.prompt_logprobs is None and not (len(members) > 1 and self.ensemble.scores(fusion)):
-            return {name: self.naming(name, Advance(self.number, 0, prompt.ids[name])) for name in members}
+            return {name: self.addressed(name, Advance(self.number, 0, prompt.ids[name])) for name in members}
         view = self.ensemble.view(self.view.pivot if self.view.pivot in members else members[0])
         self.reading = PromptReading(self.ensemble, prompt, fusion, sampling, members, view, memory)
         advances = self.reading.advances(self.number)
-        return {name: self.naming(name, advance) for name, advance in advances.items()}
+        return {name: self.addressed(name, advance) for name, advance in advances.items()}
 
-    def naming(self, name: str, advance: Advance) -> Advance:
-        """An advance that asks a member for what the request favours, and has it leave out what the request bans.
+    def addressed(self, name: str, advance: Advance) -> Advance:
+        """An advance as a member is given it.
 
-        A member with another vocabulary is asked for the tokens that its map brings to them.
+        It asks for what the request favours, and leaves out what the request bans; a member with another vocabulary
+        is asked for the tokens that its map brings to them. What a sum may look at again is kept.
         """
         also, allowed = self.extras(name)
-        return replace(advance, also=also, allowed=allowed) if also or allowed is not None else advance
+        return replace(
+            advance,
+            sequence=self._numbers[name],
+            also=also,
+            allowed=allowed,
+            adapter=self.ensemble.models[name].view.adapter,
+            kept=self.terms is not None,
+        )
 
     def extras(self, name: str) -> tuple[tuple[int, ...], NDArray[np.uint8] | None]:
-        """See `naming`: the ids that a member is asked for, and the bitmask of those it may list."""
+        """See `addressed`: the ids that a member is asked for, and the bitmask of those it may list."""
         if not self.sampling.logit_bias:
             return (), None
         if name not in self._extras:
@@ -217,7 +255,10 @@ class Sequence:
 
     def _generate(self, ids: list[int]) -> Generate:
         barred = self.view.stop_ids - self.wanted_stops if self.sampling.ignore_eos else ()
-        return Generate(self.number, ids, self.sampling, sorted(self.stop_ids), sorted(barred))
+        pivot = self.view.pivot
+        adapter = self.ensemble.models[pivot].view.adapter
+        stops = sorted(self.stop_ids)
+        return Generate(self._numbers[pivot], ids, self.sampling, stops, sorted(barred), adapter)
 
     def tokens_of(self, answer: Generated) -> Iterator[Token]:
         """The tokens that a member decoded by itself; each is to be written before the next is taken."""
@@ -327,8 +368,8 @@ class Sequence:
             self.returned[name] = self.length
         else:
             seat.rolled_back = cached - seat.prompt - edit.keep
-        seat.state, seat.latest = State.VOTING, None
-        return self.naming(name, Advance(self.number, seat.prompt + edit.keep, edit.append, score))
+        seat.state, seat.latest, seat.standing = State.VOTING, None, -1
+        return self.addressed(name, Advance(self.number, seat.prompt + edit.keep, edit.append, score))
 
     def complete_characters(self) -> None:
         """Find what the members that vote say inside a character; those that say nothing are mute."""
@@ -414,13 +455,15 @@ class Sequence:
     def leave(self, name: str, reason: str, *, may_return: bool = False) -> None:
         """Go on without a member; the rest share its weight."""
         del self.seats[name]
+        if self.sum is not None:
+            self.sum.lead_alone(self.view.pivot)
         self.departed[name] = reason
         if may_return:
             self.lost.add(name)
 
     def misses(self, name: str) -> bool:
         """Return whether a lost member would count if it came back: it has been given a weight."""
-        return name in self.lost and self.reading is None and self.weights[name] > 0
+        return name in self.lost and self.reading is None and self.weights[name] != 0
 
     def reopen(self, name: str) -> Advance:
         """Give a member that was lost its seat back: what it must read before it can take part again.
@@ -437,7 +480,7 @@ class Sequence:
         self.seats[name] = seat
         # In the order of all others: sequences are fused together when their voters are the same, in order.
         self.seats = {member: self.seats[member] for member in self.members if member in self.seats}
-        return self.naming(name, Advance(self.number, 0, self.prompt.ids[name] + read))
+        return self.addressed(name, Advance(self.number, 0, self.prompt.ids[name] + read))
 
     def update(
         self,
@@ -469,3 +512,18 @@ class Sequence:
             self.on_update(delta)
         except Exception:  # the caller is gone; its cancellation follows
             log.exception("the caller of sequence %d did not take an update", self.number)
+
+
+def own_number(number: int) -> int:
+    """The number of the sequence that has this number in an engine."""
+    return number & (1 << PLACE_BITS) - 1
+
+
+def _numbers(number: int, engines: Mapping[str, str]) -> dict[str, int]:
+    """A sequence's number in the engine of each member: its own, and others for further views of one model."""
+    places: Counter[str] = Counter()
+    numbers = {}
+    for name, engine in engines.items():
+        numbers[name] = number + (places[engine] << PLACE_BITS)
+        places[engine] += 1
+    return numbers

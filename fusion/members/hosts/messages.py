@@ -3,7 +3,7 @@
 member                          worker
 Load                      ->
                           <-    Loaded or Refused
-[Advance or Generate, ...] ->
+[Advance, Look, Generate] ->
                           <-    Answers
 Close                     ->
 Ping                      ->
@@ -18,7 +18,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from fusion.core import Advance, AdvanceFailed, Answer, Capacity, Generate, Generated, NextTokens
+from fusion.core import Advance, AdvanceFailed, Answer, Capacity, Generate, Generated, Look, Looked, NextTokens
 from fusion.options import SamplingParams
 
 
@@ -100,6 +100,8 @@ class Stop:
 WIRE: tuple[type, ...] = (
     Advance,
     NextTokens,
+    Look,
+    Looked,
     Generate,
     Generated,
     AdvanceFailed,

@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 
 from alignment.errors import ConfigError
-from fusion.core import Advance, AdvanceFailed, Answer, Capacity, Ids, LogProbs, Task
+from fusion.core import Advance, AdvanceFailed, Answer, Capacity, Ids, LogProbs, Look, Task
+from fusion.members.adapters import read_adapter
 from fusion.members.check import CheckFailedError
 from fusion.members.checkpoint import load_model, parse_device, parse_dtype, quiet
 from fusion.members.engine import DECODING_TOKENS
 from fusion.members.topk import best_allowed, best_tokens, normalisers
 from fusion.members.transformers.architecture import context_length, require_decoder, unsupported, why_not_packed
-from fusion.members.transformers.cache.arena import Arena, ArenaFullError
+from fusion.members.transformers.cache.arena import Arena, ArenaFullError, Move
 from fusion.members.transformers.cache.kv import KVCache
 from fusion.members.transformers.check import PlainPass
 from fusion.members.transformers.forward.base import Forward, Part
 from fusion.members.transformers.forward.choose import paths
 from fusion.members.transformers.forward.packed import PackedForward
 from fusion.members.transformers.linear import pack_linear_layers
-from fusion.members.transformers.pending import Work
+from fusion.members.transformers.lora import Adapters
+from fusion.members.transformers.pending import Rows, Work, shared_beginning
 from fusion.members.transformers.schedule import share
 from fusion.options import EngineOptions
 
@@ -51,6 +53,7 @@ class TransformersEngine:
         max_context: int | None = None,
         prefill_chunk: int = EngineOptions.prefill_chunk,
         candidates: int = EngineOptions.candidates,
+        adapters: Mapping[str, str] | None = None,
     ) -> None:
         """Take over a transformers model: choose a path, which may replace its attention and linear layers.
 
@@ -61,8 +64,9 @@ class TransformersEngine:
             max_context: tokens one sequence can hold; by default what the model was made for, or all of the cache.
             prefill_chunk: prompt tokens run in one step: the longest that decoding waits for others' prompts.
             candidates: k of the answers.
+            adapters: folders of LoRA adapters by name, which sequences may run with.
 
-        Raises ConfigError where no path computes what the model does.
+        Raises ConfigError where no path computes what the model does, and for an adapter that is not this model's.
         """
         require_decoder(model)
         context = min(context_length(model, max_context) or cache_tokens, cache_tokens)
@@ -79,12 +83,24 @@ class TransformersEngine:
         self._cached: dict[int, int] = {}
         self._work: dict[int, Work] = {}
         self._failed: dict[int, AdvanceFailed] = {}
+        self._looks: list[Look] = []
+        self._rows: dict[int, Rows] = {}  # what can be looked at again
+        self._adapter: dict[int, str] = {}  # by open sequence
         with quiet():
             plain = PlainPass(model, self.known_ids, context)
             self.vocabulary_size: int = plain.vocabulary_size
             self._candidates = min(candidates, self.vocabulary_size)
             self._forward = self._choose(plain)
         self.path = self._forward.path
+        if adapters:
+            self._adapt(adapters)
+
+    def _adapt(self, adapters: Mapping[str, str]) -> None:
+        if not self._forward.in_cache:
+            raise ConfigError(
+                f"{type(self._model).__name__} runs {self._forward.path}, where adapters are not built; leave them out."
+            )
+        self._forward.adapters = Adapters(self._model, {n: read_adapter(folder) for n, folder in adapters.items()})
 
     def _choose(self, plain: PlainPass) -> Forward:
         """The first path that passes. Raises ConfigError if none does."""
@@ -119,6 +135,7 @@ class TransformersEngine:
         max_context: int | None = None,
         prefill_chunk: int = EngineOptions.prefill_chunk,
         candidates: int = EngineOptions.candidates,
+        adapters: Mapping[str, str] | None = None,
     ) -> TransformersEngine:
         """An engine over a checkpoint: a folder, or a repository of the Hugging Face hub.
 
@@ -142,6 +159,7 @@ class TransformersEngine:
                 max_context=max_context,
                 prefill_chunk=prefill_chunk,
                 candidates=candidates,
+                adapters=adapters,
             )
         except torch.OutOfMemoryError as error:
             raise ConfigError(
@@ -153,6 +171,9 @@ class TransformersEngine:
     def add(self, work: list[Task]) -> None:
         """Queue work. An invalid or impossible advance is answered with `AdvanceFailed` by the next `step`."""
         for advance in work:
+            if isinstance(advance, Look):
+                self._looks.append(advance)
+                continue
             assert isinstance(advance, Advance), "this engine has no generation loop"
             reason = self._refusal(advance) or self._admit(advance)
             if reason is not None:
@@ -164,19 +185,26 @@ class TransformersEngine:
         for sequence in sequences:
             self._cached.pop(sequence, None)
             self._work.pop(sequence, None)
+            self._rows.pop(sequence, None)
+            self._adapter.pop(sequence, None)
+            self._follow_nobody(sequence)
             self._forward.forget(sequence)
             self._arena.release(sequence)
             self._failed.pop(sequence, None)
 
     def has_work(self) -> bool:
         """Return whether `step` has anything to do."""
-        return bool(self._work or self._failed)
+        return bool(self._work or self._failed or self._looks)
 
     @torch.inference_mode()
     def step(self) -> list[Answer]:
-        """Run the next forward pass for queued work and return the answers it finished."""
-        answers: list[Answer] = []
-        if self._work:
+        """Run the next forward pass for queued work and return the answers it finished.
+
+        Second looks are answered at once, without a pass: rounds wait for them.
+        """
+        looks, self._looks = self._looks, []
+        answers: list[Answer] = [self._look(look) for look in looks if look.sequence in self._cached]
+        if self._work and not answers:
             counts = share([self._most(sequence) for sequence in self._work], self._prefill_chunk)
             parts = [
                 self._part(sequence, count) for sequence, count in zip(self._work, counts, strict=True) if count
@@ -206,6 +234,10 @@ class TransformersEngine:
             return f"{length} tokens are more than the context of {self.capacity.context}."
         if not 0 <= min(advance.append) <= max(advance.append) < self.known_ids:
             return f"Token ids must be at least 0 and below {self.known_ids}."
+        if advance.adapter is not None and (
+            self._forward.adapters is None or advance.adapter not in self._forward.adapters.names
+        ):
+            return f"There is no adapter {advance.adapter}."
         if advance.also and not 0 <= min(advance.also) <= max(advance.also) < self.vocabulary_size:
             return f"Ids that are named must be at least 0 and below {self.vocabulary_size}."
         return None
@@ -223,13 +255,59 @@ class TransformersEngine:
         self._cache.apply(moves)
         self._forward.rollback(sequence, advance.keep)
         self._cached[sequence] = advance.keep
+        self._rows.pop(sequence, None)
+        self._follow_nobody(sequence)
+        if advance.keep == 0:
+            self._adapter.pop(sequence, None)
+            if advance.adapter is not None:
+                self._adapter[sequence] = advance.adapter
         # A sequence that opens again waits at the end of the line.
         self._work.pop(sequence, None)
-        self._work[sequence] = Work.of(advance)
+        self._work[sequence] = work = Work.of(advance)
+        if advance.keep == 0 and self._forward.in_cache:
+            mates = {
+                other: one.append
+                for other, one in self._work.items()
+                if other != sequence
+                and one.opens
+                and one.after is None
+                and self._adapter.get(other) == self._adapter.get(sequence)
+            }
+            work.after = shared_beginning(work, mates)
         return None
+
+    def _look(self, look: Look) -> Answer:
+        rows = self._rows.get(look.sequence)
+        reason = None
+        if rows is None or not -len(rows.totals) <= look.row < len(rows.totals):
+            reason = "There is no row to look at again."
+        elif not 0 <= min(look.ids, default=0) <= max(look.ids, default=0) < self.vocabulary_size:
+            reason = f"Ids that are named must be at least 0 and below {self.vocabulary_size}."
+        if rows is None or reason is not None:
+            self.close([look.sequence])
+            return AdvanceFailed(look.sequence, reason or "")
+        return rows.look(look)
+
+    def _follow_nobody(self, leader: int) -> None:
+        """Let those that wait for a beginning that this sequence reads for them read it themselves."""
+        for work in self._work.values():
+            if work.after is not None and work.after[0] == leader:
+                work.after = None
+
+    def _hand_on(self, leader: int) -> None:
+        """Copy a beginning that has been read to those that wait for it."""
+        for sequence, work in self._work.items():
+            if work.after is not None and work.after[0] == leader and work.after[1] <= self._cached[leader]:
+                length = work.after[1]
+                extents = self._arena.extents
+                self._cache.apply([Move(extents[leader].start, extents[sequence].start, length)])
+                self._cached[sequence] = work.done = length
+                work.after = None
 
     def _most(self, sequence: int) -> int:
         """The tokens of a sequence's work that the next pass could run."""
+        if self._work[sequence].after is not None:
+            return 0
         remaining = self._work[sequence].remaining
         return (
             remaining if self._forward.continues or not self._cached[sequence] else min(remaining, DECODING_TOKENS)
@@ -239,7 +317,8 @@ class TransformersEngine:
         """The next `count` tokens of a sequence's work."""
         work, extent = self._work[sequence], self._arena.extents[sequence]
         ids, scored = work.next(count)
-        return Part(sequence, ids, self._cached[sequence], scored, extent.start, extent.size)
+        adapter = self._adapter.get(sequence)
+        return Part(sequence, ids, self._cached[sequence], scored, extent.start, extent.size, adapter)
 
     def _collect(self, parts: list[Part], logits: torch.Tensor | None) -> None:
         """Note the forward pass in the state: lengths, and each part's rows of the answer."""
@@ -262,6 +341,8 @@ class TransformersEngine:
                 mine = slice(*np.searchsorted(listed, (first, end)))
                 work.ids.append(ids[mine])
                 work.logprobs.append(logprobs[mine])
+                if work.kept:
+                    work.keep(logits[first:end], totals[first:end])
                 if middle < end:
                     self._name(work, logits[middle:end], totals[middle:end])
                 if first < middle:
@@ -273,6 +354,8 @@ class TransformersEngine:
                     work.appended.append(given - totals[first:middle])
             work.done += len(part.ids)
             self._cached[sequence] += len(part.ids)
+            if work.opens:
+                self._hand_on(sequence)
 
     def _read(self, logits: torch.Tensor, listed: list[int]) -> tuple[LogProbs, Ids, LogProbs]:
         """The normalisers [R] of all rows of logits [R, V], and the best tokens [n, k] of those listed."""
@@ -307,5 +390,7 @@ class TransformersEngine:
             work = self._work.get(part.sequence)
             if work is not None and not work.remaining:
                 del self._work[part.sequence]
+                if (rows := work.kept_rows()) is not None:
+                    self._rows[part.sequence] = rows
                 answers.append(work.answer(part.sequence))
         return answers

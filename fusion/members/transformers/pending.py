@@ -3,37 +3,73 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from fusion.core import Advance, Ids, LogProbs, NextTokens, Score
+from fusion.core import Advance, Ids, LogProbs, Look, Looked, NextTokens, Score
+from fusion.members.engine import KEPT_ROWS
+
+
+SHORTEST_SHARED = 32
+"""Tokens of a beginning that is worth waiting for: a pass takes about as long for so many as for one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """The last rows of an answer, for a second look: logits [n, V] float32 and their normalisers [n]."""
+
+    logits: Tensor
+    totals: LogProbs
+
+    def look(self, look: Look) -> Looked:
+        """The log-probabilities of the ids that are asked for."""
+        ids = torch.as_tensor(list(look.ids), dtype=torch.long, device=self.logits.device)
+        found: LogProbs = self.logits[look.row].index_select(0, ids).cpu().numpy() - self.totals[look.row]
+        return Looked(look.sequence, found)
 
 
 @dataclass(slots=True)
 class Work:
     """An advance in progress: `done` of its tokens are cached; the rows of its answer are collected here.
 
-    `scored` are the indices of `append` after which `score` asks for something, without the final one.
+    `scored` are the indices of `append` after which `score` asks for something, without the final one. `opens`
+    says that nothing was cached before it; `after` names a sequence that reads the same beginning, and the tokens of
+    that, which are copied once they are there.
     """
 
     append: list[int]
     score: Score
     scored: Sequence[int]
+    opens: bool = False
     also: Sequence[int] = ()
     allowed: NDArray[np.uint8] | None = None
+    kept: bool = False
+    after: tuple[int, int] | None = None
     done: int = 0
     ids: list[Ids] = field(default_factory=list)
     logprobs: list[LogProbs] = field(default_factory=list)
     appended: list[LogProbs] = field(default_factory=list)
     named: LogProbs | None = None
+    rows: list[Tensor] = field(default_factory=list)
+    totals: list[LogProbs] = field(default_factory=list)
 
     @classmethod
     def of(cls, advance: Advance) -> Work:
         """All of an advance."""
-        return cls(list(advance.append), advance.score, advance.scored, advance.also, advance.allowed)
+        return cls(
+            list(advance.append),
+            advance.score,
+            advance.scored,
+            not advance.keep,
+            advance.also,
+            advance.allowed,
+            advance.kept,
+        )
 
     @property
     def remaining(self) -> int:
@@ -47,9 +83,38 @@ class Work:
         scored = [index - self.done for index in some] + [count - 1] * (count == self.remaining)
         return self.append[self.done : end], scored
 
+    def keep(self, logits: Tensor, totals: LogProbs) -> None:
+        """Keep rows [n, V] and their normalisers [n] of a pass for a second look, the last ones of all."""
+        # A copy: the rows of others are not to stay in memory for these.
+        self.rows.append(logits[-KEPT_ROWS:].clone())
+        self.totals.append(totals[-KEPT_ROWS:])
+
+    def kept_rows(self) -> Rows | None:
+        """The last rows, where they were to be kept."""
+        if not self.rows:
+            return None
+        return Rows(torch.cat(self.rows)[-KEPT_ROWS:], np.concatenate(self.totals)[-KEPT_ROWS:])
+
     def answer(self, sequence: int) -> NextTokens:
         """Return the collected answer, once no tokens remain."""
         appended = None
         if self.score != "last":
             appended = np.concatenate([*self.appended, np.empty(0, np.float32)])
         return NextTokens(sequence, np.concatenate(self.ids), np.concatenate(self.logprobs), appended, self.named)
+
+
+def shared_beginning(work: Work, mates: Mapping[int, list[int]]) -> tuple[int, int] | None:
+    """The sequence among `mates` (their tokens, by sequence) that begins most like this one, and how far it does.
+
+    None where that is less than `SHORTEST_SHARED`. At least one token is left, and all from the first scored one on.
+    """
+    most = min([len(work.append) - 1, *work.scored[:1]])
+    best, found = SHORTEST_SHARED - 1, None
+    for sequence, ids in mates.items():
+        length = min(most, len(ids))
+        if length > best and ids[:best] == work.append[:best]:
+            same = np.asarray(ids[:length]) == np.asarray(work.append[:length])
+            alike = length if same.all() else int(same.argmin())
+            if alike > best:
+                best, found = alike, (sequence, alike)
+    return found

@@ -39,7 +39,8 @@ class DecodingMetrics(Observer):
 
     def answered(self, member: str, step: float, prompts: Sequence[float], tokens: Sequence[float]) -> None:
         """Time the member's engine, and the member as seen from here."""
-        self._answers[member].add((step, prompts, tokens))
+        if member in self._answers:  # not a view that a request has added
+            self._answers[member].add((step, prompts, tokens))
 
     def fused(self, done: Round) -> None:
         """Account for a batch of rounds."""
@@ -49,15 +50,18 @@ class DecodingMetrics(Observer):
         """Account for weights that were measured on a prompt."""
         seats = self._models[model].seats
         for member, perplexity in report.perplexity.items():
-            seats[member].prompt_nats.observe(math.log(perplexity))
+            if member in seats:
+                seats[member].prompt_nats.observe(math.log(perplexity))
         for member in report.pruned:
-            seats[member].pruned.inc()
+            if member in seats:
+                seats[member].pruned.inc()
 
     def rolled_back(self, model: str, member: str, tokens: int) -> None:
         """Count what re-tokenisation costs."""
-        seat = self._models[model].seats[member]
-        seat.rollbacks.inc()
-        seat.rollback_tokens.inc(tokens)
+        seat = self._models[model].seats.get(member)
+        if seat is not None:
+            seat.rollbacks.inc()
+            seat.rollback_tokens.inc(tokens)
 
     def left(self, model: str, member: str, reason: Leaving) -> None:
         """Count a sequence that goes on without a member."""
@@ -108,9 +112,10 @@ class _Model:
     def _compare(self, told: list[Round]) -> None:
         last = list(chain(*(rounds.last for rounds in told)))
         self.straggler_wait.observe_all([seconds for _, seconds in last])
-        for name, times in Counter(name for name, _ in last).items():
+        for name, times in Counter(name for name, _ in last if name in self.seats).items():
             self.seats[name].straggler_rounds.inc(times)
-        for name, times in Counter(chain(*(rounds.absent for rounds in told))).items():
+        absent = Counter(name for rounds in told for name in rounds.absent if name in self.seats)
+        for name, times in absent.items():
             self.seats[name].drops["spelling"].inc(times)
             self.seats[name].weight.observe_all(np.zeros(times))
         alike: defaultdict[tuple[str, ...], list[Round]] = defaultdict(list)
@@ -131,6 +136,8 @@ class _Model:
         self.survivors.observe_all(kept.sum(axis=1))
         self.disagreements.inc(int((best != best[:, :1]).any(axis=1).sum()))
         for index, name in enumerate(voters):
+            if name not in self.seats:
+                continue
             seat = self.seats[name]
             seat.weight.observe_all(weights[:, index])
             seat.mass.observe_all(mass[:, index])

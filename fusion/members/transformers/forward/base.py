@@ -7,6 +7,8 @@ from typing import Protocol
 
 from torch import Tensor
 
+from fusion.members.transformers.lora import Adapters
+
 
 @dataclass(frozen=True, slots=True)
 class Part:
@@ -19,6 +21,7 @@ class Part:
         scored: the indices of `ids` whose logits are wanted, ascending.
         start: first position of its extent of the cache.
         size: length of that extent, in tokens.
+        adapter: the adapter that it runs with, by name.
     """
 
     sequence: int
@@ -27,6 +30,7 @@ class Part:
     scored: list[int]
     start: int
     size: int
+    adapter: str | None = None
 
     @property
     def length(self) -> int:
@@ -40,10 +44,14 @@ class Forward(Protocol):
     Attributes:
         path: its name in the log and in `tutti check`.
         continues: whether a pass can run many tokens after cached ones; otherwise only into an empty cache.
+        in_cache: whether all that is kept of a sequence lies in the cache of keys and values.
+        adapters: of the model, if it has any; to be told which of them the rows of a pass run with.
     """
 
     path: str
     continues: bool
+    in_cache: bool
+    adapters: Adapters | None
 
     def run(self, parts: list[Part]) -> tuple[list[int], Tensor | None]:
         """Run the parts, each after what is cached of its sequence.

@@ -10,6 +10,7 @@ from torch import Tensor
 from fusion.members.transformers.cache.kv import KVCache
 from fusion.members.transformers.forward.attention import IMPLEMENTATION, Packed, Row, runs
 from fusion.members.transformers.forward.base import Part
+from fusion.members.transformers.lora import Adapters
 
 
 class PackedForward:
@@ -20,6 +21,8 @@ class PackedForward:
 
     path = "packed"
     continues = True
+    in_cache = True
+    adapters: Adapters | None = None
 
     def __init__(self, model: Any, cache: KVCache) -> None:
         """Replace the model's attention for good."""
@@ -34,6 +37,8 @@ class PackedForward:
         positions: list[int] = []
         slots: list[int] = []
         scored: list[int] = []
+        if self.adapters is not None:
+            self.adapters.select([parts[i].adapter for i in order], [len(parts[i].ids) for i in order])
         for part in (parts[i] for i in order):
             ids += part.ids
             positions += range(part.first, part.length)

@@ -12,6 +12,7 @@ from torch import Tensor
 from fusion.members.transformers.cache.kv import KVCache
 from fusion.members.transformers.cache.rows import RowCache, Rows
 from fusion.members.transformers.forward.base import Part
+from fusion.members.transformers.lora import Adapters
 
 PADDING_LIMIT = 2
 """A batch may hold this many times the tokens that its rows do, in what it computes and in what it reads."""
@@ -24,6 +25,8 @@ class PaddedForward:
     """
 
     continues = True
+    in_cache = True
+    adapters: Adapters | None = None
 
     def __init__(self, model: Any, cache: KVCache, *, batched: bool) -> None:
         self.path = "padded" if batched else "one by one"
@@ -36,6 +39,8 @@ class PaddedForward:
         found: list[Tensor] = []
         for batch in batches(parts, lambda part: not self._batched):
             order += batch
+            if self.adapters is not None:
+                self.adapters.select([parts[i].adapter for i in batch])
             logits, _ = self._call([parts[i] for i in batch])
             found += logits
         found = [rows for rows in found if len(rows)]

@@ -54,6 +54,9 @@ class StatefulForward:
     part. The states that are kept bound the memory: CHECKPOINTS for each sequence.
     """
 
+    in_cache = False
+    adapters = None
+
     def __init__(self, step: Step, *, continues: bool) -> None:
         """`continues`: whether the model can go on from a state with several tokens at once.
 

@@ -19,6 +19,8 @@ class WholeForward:
 
     path = "without cache"
     continues = True
+    in_cache = False
+    adapters = None
 
     def __init__(self, model: Any) -> None:
         self._model = model

@@ -1,0 +1,102 @@
+"""Views for a request: an ensemble whose members read documents, or a second prompt, beside what they are asked."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from alignment.errors import InvalidRequestError
+from fusion.ensemble import Ensemble, Model, View
+from fusion.options import FusionParams
+from fusion.terms import NEGATIVE
+from fusion.views import ModelView
+
+
+def with_views(ensemble: Ensemble, fusion: FusionParams) -> tuple[Ensemble, FusionParams]:
+    """The ensemble with the views that these options ask for, and the options for it; both as given without any.
+
+    A member `ada` becomes `ada` and `ada/2` for two documents, and `ada/negative` for the second prompt of a
+    guidance. The views share its engine, tokenizer and maps.
+
+    Raises:
+        InvalidRequestError: there is no context to do without; names the field.
+    """
+    if not fusion.views and fusion.guidance is None:
+        return ensemble, fusion
+    members = fusion.members or tuple(ensemble.models)
+    views: dict[str, tuple[str, ModelView]] = {}  # by name, with the member that it is one of
+    weights = fusion.weights
+    if fusion.views:
+        shares = _shares(fusion)
+        weights = None if shares is None and weights is None else {}
+        for name in members:
+            for index, document in enumerate(fusion.views):
+                own = replace(
+                    ensemble.models[name].view,
+                    context=document.context,
+                    param=f"fusion.views[{index}].context",
+                    name=name if index == 0 else f"{name}/{index + 1}",
+                )
+                views[own.name] = name, own
+                if weights is not None:
+                    given = 1.0 if fusion.weights is None else fusion.weights.get(name, 0.0)
+                    weights[own.name] = given * (1.0 if shares is None else shares[index])
+    else:
+        views = {name: (name, ensemble.models[name].view) for name in members}
+    if fusion.guidance is not None:
+        for name in members:
+            own = ensemble.models[name].view
+            if not fusion.guidance.without_context:
+                second = replace(own, negative=fusion.guidance.negative, param="fusion.guidance.negative")
+            elif views[name][1].context is None:
+                raise InvalidRequestError(
+                    "fusion.guidance.without_context takes a context to do without; give one in fusion.views.",
+                    param="fusion.guidance.without_context",
+                )
+            else:
+                second = replace(own, context=None)
+            views[name + NEGATIVE] = name, replace(second, name=name + NEGATIVE)
+    models = {
+        name: replace(ensemble.models[member], view=view) if view is not ensemble.models[member].view else model
+        for name, (member, view) in views.items()
+        for model in [ensemble.models[member]]
+    }
+    built = {pivot: _around(view, models, views) for pivot, view in ensemble.views.items() if pivot in models}
+    joined = replace(ensemble, models=models, views=built)
+    total = sum(weights.values()) if weights and fusion.views else 0.0
+    if total:
+        weights = {name: weight / total for name, weight in (weights or {}).items()}
+    return joined, replace(fusion, members=None, weights=weights, views=None)
+
+
+def _around(view: View, models: dict[str, Model], views: dict[str, tuple[str, ModelView]]) -> View:
+    """The same pivot and maps; a view has those of its member."""
+    maps = {name: view.maps[member] for name, (member, _) in views.items() if member in view.maps}
+    apart = {name: view.apart[member] for name, (member, _) in views.items() if member in view.apart}
+    return replace(view, models=models, maps=maps, apart=apart, of=view)
+
+
+def _shares(fusion: FusionParams) -> list[float] | None:
+    """The documents' weights; None where none is given.
+
+    Raises InvalidRequestError where only some have one, all are 0, or they are measured as well.
+    """
+    given = [document.weight for document in fusion.views or ()]
+    if all(weight is None for weight in given):
+        return None
+    for index, weight in enumerate(given):
+        if weight is None:
+            raise InvalidRequestError(
+                f"fusion.views[{index}].weight is missing; give every view one, or none of them.",
+                param=f"fusion.views[{index}].weight",
+            )
+    if fusion.weighting.method != "given":
+        raise InvalidRequestError(
+            f"fusion.views hold weights, but fusion.weighting.method is {fusion.weighting.method}; leave one out.",
+            param="fusion.views[0].weight",
+        )
+    if not any(given):
+        raise InvalidRequestError(
+            "The weights of fusion.views are all 0; at least one must be positive.", param="fusion.views[0].weight"
+        )
+    largest = max(weight or 0.0 for weight in given)
+    return [(weight or 0.0) / largest for weight in given]

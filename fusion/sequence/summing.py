@@ -1,0 +1,210 @@
+"""Summing: the candidates of a round that adds up log-probabilities, and every member's answer for exactly those.
+
+The pivot's mask decides alone which tokens may win. The other members are asked for these tokens by name: one that
+is missing from a member's best ones has no log-probability there, and any stand-in for it would be a reward where the
+weight is below zero. `fusion.arithmetic.combine` is the same sum over whole rows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from alignment.vocab_map import VocabMap
+from fusion.core import Floats, Ids, LogProbs, Look
+from fusion.options import Mask
+from fusion.step import project
+
+if TYPE_CHECKING:
+    from fusion.sequence.sequence import Sequence
+
+Tokens = NDArray[np.int64]
+Flags = NDArray[np.bool_]
+UNSEEN = 1e-6  # probability beyond the listed tokens that is rounding
+
+
+@dataclass(slots=True)
+class Sum:
+    """The sum of one round, over C candidates.
+
+    Attributes:
+        tokens: [C] int64, the pivot's ids that may win, ascending.
+        weights: those in force, by member.
+        cut: see `fusion.core.RoundReport`.
+        logs: by member, [C] its log-probabilities, normalised; NaN where it cannot say a token, -inf where it
+            excludes one.
+        asked: by member, the ids that it is asked for.
+        awaited: the members that have not answered yet.
+    """
+
+    tokens: Tokens
+    weights: dict[str, float]
+    cut: float | None
+    logs: dict[str, Floats] = field(default_factory=dict)
+    asked: dict[str, Tokens] = field(default_factory=dict)
+    awaited: set[str] = field(default_factory=set)
+
+    def lead_alone(self, pivot: str) -> None:
+        """Go on without the other members: one of them has left."""
+        self.weights = {pivot: 1.0}
+        self.awaited &= {pivot}
+
+    def distribution(self) -> Floats:
+        """softmax of the weighted sum, [C]; a term that a member cannot say is left out for that token."""
+        possible = np.ones(len(self.tokens), np.bool_)
+        total = np.zeros(len(self.tokens))
+        for name, weight in self.weights.items():
+            logs = self.logs[name]
+            possible &= logs != -np.inf
+            total += weight * np.where(np.isfinite(logs), logs, 0.0)
+        if not possible.any():  # the members exclude all that the mask keeps
+            possible[:] = True
+        total = np.where(possible, total, -np.inf)
+        probabilities: Floats = np.exp(total - total.max())
+        return probabilities / probabilities.sum()
+
+
+def begin(sequence: Sequence) -> tuple[Sum, dict[str, Look]]:
+    """Find the candidates of the round to come, and what the members are to be asked about them.
+
+    A round that a term is missing from (its member has left, or the text ends inside a character that it spells in
+    another way) is the pivot's alone: without it the rest would be another sum.
+    """
+    terms, pivot, voters = sequence.terms, sequence.view.pivot, sequence.voters
+    assert terms is not None
+    speaks = {name: name in voters and sequence.seats[name].inside is None for name in terms.weights}
+    weights = dict(terms.weights) if all(speaks.values()) else {pivot: 1.0}
+    seen = {pivot: _seen(sequence, pivot)}
+    tokens, logs = seen[pivot]
+    allowed = _allowed(sequence, tokens)
+    mask = terms.mask
+    unseen = 1 - float(np.exp(logs).sum())
+    if mask is not None:
+        kept = kept_by(mask, np.exp(logs), allowed)
+        reached = bool((allowed & ~kept).any()) or (mask.top_k is not None and kept.sum() >= mask.top_k)
+        chosen = tokens[kept]
+        named = _favoured(sequence)
+        if len(named):
+            chosen = np.union1d(chosen, named)
+    else:
+        reached = False
+        rows = [tokens[allowed]]
+        for name, weight in weights.items():
+            if weight > 0 and name != pivot:
+                theirs, _ = seen[name] = _seen(sequence, name)
+                rows.append(theirs[_allowed(sequence, theirs)])
+        chosen = np.unique(np.concatenate(rows))
+    found = Sum(chosen, weights, None if reached or unseen <= UNSEEN else unseen)
+    looks = {}
+    for name in dict.fromkeys([pivot, *weights]):
+        if name in seen and bool(np.isin(chosen, seen[name][0]).all()) and sequence.map_of(name) is None:
+            found.logs[name] = seen[name][1][np.searchsorted(seen[name][0], chosen)]
+            continue
+        map, size = sequence.map_of(name), sequence.view.models[name].member.vocabulary_size
+        ids = chosen if map is None else map.sources_of(chosen)
+        ids = ids[ids < size]
+        found.asked[name] = ids
+        if len(ids):
+            found.awaited.add(name)
+            row = sequence.seats[name].look_row(sequence.cursor)
+            looks[name] = Look(sequence.number_of(name), ids.tolist(), row)
+        else:
+            found.logs[name] = np.full(len(chosen), np.nan)
+    return found, looks
+
+
+def take(sequence: Sequence, name: str, logprobs: LogProbs) -> None:
+    """Take in a member's answer to its second look."""
+    found = sequence.sum
+    assert found is not None
+    found.awaited.discard(name)
+    found.logs[name] = named_logs(
+        found.tokens, found.asked[name], logprobs, sequence.map_of(name), sequence.seats[name].listed(sequence.cursor, sequence.extras(name)[0])
+    )
+
+
+def named_logs(
+    tokens: Tokens,
+    ids: Tokens,
+    logprobs: LogProbs,
+    vocab_map: VocabMap | None,
+    listed: tuple[Ids, LogProbs],
+) -> Floats:
+    """A member's log-probabilities of the pivot's `tokens` [C], from those of its own `ids` [n].
+
+    Args:
+        vocab_map: its map, None where it shares the pivot's vocabulary.
+        listed: its best tokens [1, k] and their log-probabilities, from which with `ids` comes what its map carries
+            of it: mapped rows are normalised, so that what a map loses is no bias where terms are left out.
+
+    Returns:
+        [C] float64, NaN where it has no word for a token.
+    """
+    logs = np.full(len(tokens), np.nan)
+    if vocab_map is None:
+        logs[np.searchsorted(tokens, ids)] = logprobs
+        return logs
+    row = project([(ids[None].astype(np.int32), logprobs[None])], [vocab_map], vocab_map.target_size)
+    at = np.searchsorted(tokens, row.tokens[0])
+    hit = (at < len(tokens)) & (tokens[np.minimum(at, len(tokens) - 1)] == row.tokens[0])
+    with np.errstate(divide="ignore"):
+        logs[at[hit]] = np.log(row.probabilities[0, 0, hit])
+    known, where = np.unique(np.concatenate([ids, listed[0][0]]), return_index=True)
+    given = np.exp(np.concatenate([logprobs, listed[1][0]])[where].astype(np.float64))
+    mass = float((given * vocab_map.weights[known].sum(axis=1)).sum())
+    return logs - np.log(mass) if mass > 0 else logs
+
+
+def kept_by(mask: Mask, probabilities: Floats, allowed: Flags) -> Flags:
+    """The tokens that a mask keeps of those that are `allowed`, by the probabilities [C] of all that are listed.
+
+    What is not allowed is as if the member had never had it: the best token is the best of the rest.
+    """
+    own = np.where(allowed, probabilities, 0.0)
+    order = np.argsort(-own, kind="stable")
+    kept = np.zeros(len(own), np.bool_)
+    if mask.plausibility is not None:
+        kept = allowed & (own >= mask.plausibility * own.max(initial=0.0))
+    elif mask.top_k is not None:
+        kept[order[: mask.top_k]] = True
+    elif mask.nucleus is not None and mask.nucleus < 1:
+        falling = own[order] / (1 - probabilities[~allowed].sum())
+        before = np.cumsum(falling) - falling
+        kept[order[before <= mask.nucleus]] = True
+        kept[order[:1]] = True
+    else:
+        kept[:] = True
+    return kept & allowed
+
+
+def _seen(sequence: Sequence, name: str) -> tuple[Tokens, Floats]:
+    """The pivot's ids that a member's best tokens go to, ascending, and their log-probabilities, [C] both."""
+    ids, logprobs = sequence.seats[name].row(sequence.cursor)
+    map = sequence.map_of(name)
+    if map is None:
+        ids, logprobs = ids[0, logprobs[0] > -np.inf], logprobs[0, logprobs[0] > -np.inf]
+        order = np.argsort(ids, kind="stable")
+        return ids[order].astype(np.int64), logprobs[order].astype(np.float64)
+    row = project([(ids, logprobs)], [map], sequence.view.vocabulary_size)
+    possible = row.probabilities[0, 0] > 0
+    return row.tokens[0, possible], np.log(row.probabilities[0, 0, possible])
+
+
+def _allowed(sequence: Sequence, tokens: Tokens) -> Flags:
+    """The tokens that may come next, whatever the members say; all of them where none may."""
+    allowed = np.ones(len(tokens), np.bool_)
+    if sequence.constraint is not None:
+        allowed &= sequence.constraint.allowed(tokens.astype(np.int32))
+    if sequence.forbidden:
+        allowed &= ~np.isin(tokens, list(sequence.forbidden))
+    return allowed if allowed.any() else np.ones(len(tokens), np.bool_)
+
+
+def _favoured(sequence: Sequence) -> Tokens:
+    """Tokens that the request favours: they may win wherever the mask ends."""
+    wanted = [id for id, value in sequence.sampling.logit_bias.items() if value > 0]
+    ids = np.array(sorted(wanted), dtype=np.int64)
+    return ids[_allowed(sequence, ids)] if len(ids) else ids
