@@ -45,8 +45,9 @@ class Advance:
     over the vocabulary, packed as `np.packbits` does in little order; ids beyond its end are not allowed.
 
     `adapter` names the one that the sequence runs with, None for the bare model; it holds from the advance that
-    opens the sequence until it is closed. With `kept` the engine can answer a `Look` at the rows of this answer
-    afterwards, at the last `fusion.members.engine.KEPT_ROWS` of them.
+    opens the sequence until it is closed. With `kept` the engine can answer a `Look` at the last rows of this
+    answer afterwards (`Capacity.rows`). `each` names ids [len(scored), m] after every scored token, as `also` does
+    after the final one.
     """
 
     sequence: int
@@ -58,6 +59,7 @@ class Advance:
     allowed: NDArray[np.uint8] | None = None
     adapter: str | None = None
     kept: bool = False
+    each: NDArray[np.int32] | None = None
 
     @property
     def scored(self) -> Sequence[int]:
@@ -101,6 +103,7 @@ class NextTokens:
             each scored i. None with `score="last"`.
         named: [1, m] float32, the log-probabilities of the m ids of `also` after the final token, normalised in
             the same way and whether they are allowed or not. None where there are none.
+        each: [len(scored), m] float32, those of the ids of `each`. None where there are none.
     """
 
     sequence: int
@@ -108,6 +111,7 @@ class NextTokens:
     logprobs: LogProbs
     appended_logprobs: LogProbs | None = None
     named: LogProbs | None = None
+    each: LogProbs | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +184,8 @@ class Capacity:
     """The limits of a member: tokens per sequence, tokens of all open sequences, open sequences.
 
     A sequence takes room for its tokens in whole blocks of `block`. `generates` says whether there is a loop that
-    takes a `Generate`.
+    takes a `Generate`. `rows` of an answer, the last ones, can be looked at again; where it is 1, `Advance.each`
+    is not built either.
     """
 
     context: int
@@ -188,6 +193,7 @@ class Capacity:
     sequences: int
     block: int = 1
     generates: bool = False
+    rows: int = 16
 
 
 class Member(Protocol):
@@ -288,8 +294,8 @@ class RoundReport:
     `contribution` is each member's share of the chosen token's fused probability (they sum to 1 in a mixture),
     `mass` is the probability that reached the pivot's vocabulary through the member's map, `rolled_back` the
     tokens taken back before this round. In a sum of log-probabilities `contribution` is each member's term of the
-    chosen token, in nats, and `cut` the pivot's probability beyond its listed tokens where these end before the mask
-    does, so that it was not wholly applied.
+    chosen token, in nats, and `cut` the pivot's probability beyond its listed tokens where these end before the
+    mask does, so that it was not wholly applied.
     """
 
     token: int

@@ -28,8 +28,8 @@ Read = TypeVar("Read")
 class Model:
     """A running checkpoint: its engine, its tokenizer, the ids that end its answers, and what it was made from.
 
-    The first of `stop_ids` ends a turn of its chat template. `parents` names the models that it was distilled from.
-    With `view` it is one of several views of a checkpoint, which share its engine.
+    The first of `stop_ids` ends a turn of its chat template. `parents` names the models that it was distilled
+    from. With `view` it is one of several views of a checkpoint, which share its engine.
     """
 
     member: Member
@@ -84,7 +84,8 @@ class View:
 
     The end is one event: in `maps` every end of every member goes to `end`. A request that names one of the ends
     apart from the others (see `Sequence.names_an_end`) takes the maps of `apart` where there are any: members with
-    the pivot's tokenizer keep the pivot's ends there as they are. `of` is the one whose members these are views of.
+    the pivot's tokenizer keep the pivot's ends there as they are. `of` is the one whose members these are views
+    of.
     """
 
     models: dict[str, Model]
@@ -257,7 +258,9 @@ class Ensemble:
 
         if not locate:
             views = {name: model.view for name, model in self.models.items()}
-            return Prompt(self._by_each(lambda n, tokenizer: tokenizer.encode(views[n].text(text), **options)), leads)
+            return Prompt(
+                self._by_each(lambda n, tokenizer: tokenizer.encode(views[n].text(text), **options)), leads
+            )
         return _located(self._by_each(located), leads)
 
     def _by_each(self, read: Callable[[str, Tokenizer], Read]) -> dict[str, Read]:
@@ -334,7 +337,6 @@ class Ensemble:
                 )
         return room[tightest]
 
-
     def _share_room(self, room: dict[str, int], prompt: Prompt, param: str | None) -> None:
         """Lower the room [tokens] of views of one engine to what they have of it together."""
         views: dict[str, list[str]] = {}
@@ -355,8 +357,8 @@ class Ensemble:
             each = (capacity.cache_tokens - taken) // len(names)
             if each < 1:
                 raise InvalidRequestError(
-                    f"The prompts of the {len(names)} views of {engine!r} take {taken} tokens, with at least one for "
-                    f"each answer, but its cache holds {capacity.cache_tokens}; shorten them, or take fewer views.",
+                    f"The prompts of the {len(names)} views of {engine!r} take {taken} tokens, with at least one "
+                    f"for each answer, but its cache holds {capacity.cache_tokens}; shorten them, or take fewer.",
                     param=param,
                     code=CONTEXT_LENGTH_EXCEEDED,
                 )

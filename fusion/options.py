@@ -57,17 +57,19 @@ class Weighting:
 
 @dataclass(frozen=True, slots=True)
 class Mask:
-    """The tokens that may win in a sum of log-probabilities, by the pivot's own distribution: one of three.
+    """The tokens that may win in a sum of log-probabilities, by the pivot's own distribution: one of four.
 
     Attributes:
         plausibility: those with at least this share of the best one's probability (0: all).
         nucleus: the fewest best ones that hold this probability (1: all).
         top_k: this many best ones.
+        off: no mask, which leaves the best ones that members hand over; in the file and in requests `mask: false`.
     """
 
     plausibility: Share | None = None
     nucleus: Share | None = None
     top_k: Annotated[int, Ge(1)] | None = None
+    off: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,8 +155,8 @@ class FusionParams:
             only where the pivot's best token is less probable than `threshold`. `draw`: one member is drawn by
             weight and runs alone (exact for a mixture at temperature 1 with `renormalize`).
         threshold: of the gate.
-        mask: the tokens that may win in a sum of log-probabilities. None for the method's own (a plausibility of
-            0.1), False for all, which leaves the best ones that members hand over.
+        mask: the tokens that may win in a sum of log-probabilities; None for the method's own, a plausibility of
+            0.1.
         contrast, proxy, guidance: sums of log-probabilities by name; at most one.
         views: documents, each read with the prompt by every member as a view of its own; for requests alone.
         context_place: where a view's context stands: before the text of the last `user` message, or at the end of
@@ -172,7 +174,7 @@ class FusionParams:
     draft: str | None = None
     gate: Gate | None = None
     threshold: Annotated[float, Interval(ge=0, le=1)] = 0.9
-    mask: Mask | Literal[False] | None = None
+    mask: Mask | None = None
     contrast: Contrast | None = None
     proxy: Proxy | None = None
     guidance: Guidance | None = None

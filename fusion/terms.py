@@ -49,10 +49,8 @@ def terms_of(fusion: FusionParams, members: Sequence[str]) -> Terms | None:
 
 
 def _mask(fusion: FusionParams) -> Mask | None:
-    if fusion.mask is False:
-        return None
     if fusion.mask is not None:
-        return fusion.mask
+        return None if fusion.mask.off else fusion.mask
     return Mask(plausibility=PLAUSIBILITY if fusion.contrast is None else fusion.contrast.alpha)
 
 
@@ -68,10 +66,10 @@ def objections(fusion: FusionParams, members: Sequence[str], pivot: str | None) 
 
     `members` are those of the ensemble as it is configured; `pivot` is None where each prompt decides on it.
     """
-    if fusion.mask is not None and fusion.mask is not False:
-        given = [fusion.mask.plausibility, fusion.mask.nucleus, fusion.mask.top_k]
+    if fusion.mask is not None:
+        given = [fusion.mask.plausibility, fusion.mask.nucleus, fusion.mask.top_k, fusion.mask.off or None]
         if sum(value is not None for value in given) != 1:
-            yield "mask", "should hold one of plausibility, nucleus, top_k, or be false"
+            yield "mask", "should hold one of plausibility, nucleus and top_k, or be false"
     named = [name for name in ("contrast", "proxy", "guidance") if getattr(fusion, name) is not None]
     if len(named) > 1:
         yield named[1], f"and {named[0]} exclude each other; leave one out"

@@ -89,9 +89,11 @@ def _add(shown: Messages, kept: list[int], text: str, *, to_user: bool) -> list[
 
 
 def original_spans(located: Located, shown: Sequence[tuple[int, int] | None]) -> Located:
-    """The places of the texts of the given messages in a prompt that shows more: each stands at an end of a text."""
+    """The places of the given messages' texts in a prompt that shows more: each stands at the end of a text."""
     spans: list[tuple[int, int] | None] = []
     for one in shown:
         span = located.texts[one[0]] if one is not None and one[0] < len(located.texts) else None
-        spans.append(None if span is None or one is None or not one[1] else (max(span[1] - one[1], span[0]), span[1]))
+        spans.append(
+            None if span is None or one is None or not one[1] else (max(span[1] - one[1], span[0]), span[1])
+        )
     return replace(located, texts=tuple(spans))

@@ -45,19 +45,19 @@ ALL = {
         Adapter(
             "sums",
             {"arithmetic": 80, "data_to_text": 2, "translation": 10, "commonsense": 6, "small_talk": 2},
-            1_800_000,
+            180_000,
             11,
         ),
         Adapter(
             "places",
             {"arithmetic": 8, "data_to_text": 70, "translation": 10, "commonsense": 10, "small_talk": 2},
-            500_000,
+            100_000,
             12,
         ),
         Adapter(
             "facts",
             {"arithmetic": 8, "data_to_text": 4, "translation": 10, "commonsense": 76, "small_talk": 2},
-            1_000_000,
+            220_000,
             13,
         ),
     )
@@ -93,7 +93,7 @@ def train(adapter: Adapter, tokenizer: PreTrainedTokenizerFast, tokens: int, fol
     losses: deque[float] = deque(maxlen=100)
     for step, loss in enumerate(learn(model, todo, len(todo), adapter.seed), start=1):
         losses.append(loss)
-        if step % 100 == 0:
+        if step % 20 == 0:
             console.print(f"{adapter.name}: step {step} of {len(todo)}, loss {sum(losses) / len(losses):.3f}")
     store(wrapped.to(torch.bfloat16), folder)
 

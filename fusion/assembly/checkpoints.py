@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pkgutil
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -13,8 +14,9 @@ from alignment.methods.method import ModelVocabulary
 from alignment.text.stops import ordered_stops
 from alignment.text.tokenizer import Tokenizer
 from fusion.assembly.members import device_here
-from fusion.assembly.specs import BuildError, ModelSpec
-from fusion.members.checkpoint import DTYPES, listed_stops, read_config, weight_files
+from fusion.assembly.specs import BuildError, Ensembles, ModelSpec
+from fusion.members.adapters import read_adapter, require_fits
+from fusion.members.checkpoint import DTYPES, empty_model, listed_stops, read_config, weight_files
 from fusion.members.registry import ENGINES, EngineSpec
 from fusion.options import EngineOptions
 
@@ -88,8 +90,43 @@ def read_vocabulary(
     return ModelVocabulary(source, tokenizer, stops, revision, trust_remote_code)
 
 
-def engine_spec(checkpoint: Checkpoint) -> EngineSpec:
-    """Return the specification that the model's engine is loaded from, on whatever host."""
+def require_adapters(checkpoints: Mapping[str, Checkpoint], ensembles: Ensembles) -> dict[str, tuple[str, ...]]:
+    """The folders of each model's adapters, its own and those of its views, compared with its layers.
+
+    Raises:
+        BuildError: one cannot be read, or is another model's; names the model, or the ensemble and the view.
+    """
+    found: dict[str, list[str]] = {name: [] for name in checkpoints}
+    empty: dict[str, Any] = {}
+
+    def check(model: str, folder: str, kind: Literal["model", "ensemble"], name: str, field: str) -> None:
+        if folder in found[model]:
+            return
+        try:
+            adapter = read_adapter(folder)
+            if model not in empty:
+                empty[model] = empty_model(checkpoints[model].config, checkpoints[model].spec.trust_remote_code)
+            if empty[model] is not None:
+                require_fits(adapter, empty[model])
+        except ConfigError as error:
+            raise BuildError(kind, name, f"{field}: {error}") from error
+        found[model].append(folder)
+
+    for name, checkpoint in checkpoints.items():
+        if checkpoint.spec.adapter is not None:
+            check(name, checkpoint.spec.adapter, "model", name, "adapter")
+    for name, ensemble in ensembles.items():
+        for view, spec in ensemble.views.items():
+            if spec.adapter is not None and spec.model in checkpoints:
+                check(spec.model, spec.adapter, "ensemble", name, f"views.{view}.adapter")
+    return {model: tuple(folders) for model, folders in found.items()}
+
+
+def engine_spec(checkpoint: Checkpoint, adapters: Sequence[str] = ()) -> EngineSpec:
+    """Return the specification that the model's engine is loaded from, on whatever host.
+
+    `adapters` are folders, which name them too.
+    """
     model = checkpoint.spec
     arguments: dict[str, Any] = {
         "source": model.source,
@@ -100,6 +137,8 @@ def engine_spec(checkpoint: Checkpoint) -> EngineSpec:
     }
     options = [field.name for field in fields(EngineOptions)]
     arguments |= {name: getattr(model, name) for name in (*options, *ENGINES[model.engine].options)}
+    if adapters:
+        arguments["adapters"] = {folder: folder for folder in adapters}
     return EngineSpec(model.engine, arguments)
 
 

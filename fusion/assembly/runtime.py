@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from alignment.errors import ConfigError
 from alignment.methods.map_cache import MapCache
 from alignment.vocab_map import VocabMap
-from fusion.assembly.checkpoints import Checkpoint, engine_spec, open_checkpoint
+from fusion.assembly.checkpoints import Checkpoint, engine_spec, open_checkpoint, require_adapters
 from fusion.assembly.ensembles import build_ensemble, build_for_any_pivot
 from fusion.assembly.maps import MapMaker
 from fusion.assembly.members import device_here, load_members
-from fusion.assembly.specs import BuildError, Ensembles, EnsembleSpec, Models
+from fusion.assembly.specs import BuildError, Ensembles, EnsembleSpec, Models, ViewSpec
 from fusion.core import Member
 from fusion.distill.lineage import parents_of
 from fusion.ensemble import Ensemble, Model
 from fusion.loop.fuser import Fuser
 from fusion.members.identity import content_digest
 from fusion.members.registry import ENGINES
+from fusion.views import ModelView
 
 log = logging.getLogger(__name__)
 
@@ -62,11 +64,12 @@ def build(
     # Engines that need the classes of transformers as they are come before those that change them.
     names = sorted(models, key=lambda name: ENGINES[models[name].engine].changes_transformers)
     checkpoints = [open_checkpoint(name, models[name]) for name in names]
+    adapters = require_adapters({one.name: one for one in checkpoints}, ensembles)
     maps = _maps(ensembles, {one.name: one for one in checkpoints}, cache, tutti)
     with ExitStack() as on_failure:
         for one in checkpoints:
             log.info("loading %s (%s) from %s", one.name, one.spec.host, one.spec.source)
-        members = load_members([(one.name, one.spec, engine_spec(one)) for one in checkpoints])
+        members = load_members([(one.name, one.spec, engine_spec(one, adapters[one.name])) for one in checkpoints])
         for member in members.values():
             on_failure.callback(member.stop)
         running = {one.name: _model(one, members[one.name]) for one in checkpoints}
@@ -74,7 +77,8 @@ def build(
         built |= {name: build_ensemble(name, {name: running[name]}, name) for name in alone}
         on_failure.pop_all()
     log.info("loaded %d models in %.1f s", len(running), time.monotonic() - began)
-    return Runtime(built, Fuser(members, max_waiting=max_waiting))
+    views = {view: one.model for ensemble in ensembles.values() for view, one in ensemble.views.items()}
+    return Runtime(built, Fuser(members, max_waiting=max_waiting, views=views))
 
 
 def _model(checkpoint: Checkpoint, member: Member) -> Model:
@@ -82,7 +86,18 @@ def _model(checkpoint: Checkpoint, member: Member) -> Model:
     origin = f"{content_digest(model.source, revision=model.revision)} {checkpoint.dtype}"
     if model.adapter is not None:
         origin += f" {content_digest(model.adapter)}"
-    return Model(member, checkpoint.tokenizer, checkpoint.stop_ids, origin, parents_of(model.source))
+    view = ModelView(adapter=model.adapter)
+    return Model(member, checkpoint.tokenizer, checkpoint.stop_ids, origin, parents_of(model.source), view)
+
+
+def _view(name: str, model: Model, spec: ViewSpec) -> Model:
+    """A view of a running model; its origin holds what it is shown, so that answers tell views apart."""
+    adapter = spec.adapter or model.view.adapter
+    view = ModelView(name, adapter, spec.system, spec.context, spec.template)
+    origin = json.dumps([model.origin, spec.system, spec.context, spec.template], sort_keys=True, default=str)
+    if spec.adapter is not None:
+        origin += f" {content_digest(spec.adapter)}"
+    return replace(model, origin=origin, view=view)
 
 
 # By the names of the member and of the pivot.
@@ -96,12 +111,13 @@ def _maps(
     vocabularies = {name: checkpoint.vocabulary for name, checkpoint in checkpoints.items()}
     maps: dict[str, Maps] = {name: {} for name in ensembles}
     for name, ensemble in ensembles.items():
+        own = {member: vocabularies[ensemble.model_of(member)] for member in ensemble.members}
         for pivot in ensemble.pivots:
             # Learning takes float64, which mps does not have.
-            device = device_here(checkpoints[pivot].spec) or "cpu"
+            device = device_here(checkpoints[ensemble.model_of(pivot)].spec) or "cpu"
             device = device if device.startswith("cuda") else "cpu"
             try:
-                maker = MapMaker(ensemble, pivot, vocabularies, cache, tutti)
+                maker = MapMaker(ensemble, pivot, own, cache, tutti)
                 for member in maker.members:
                     maps[name][member, pivot] = maker.required(member, device)
             except ConfigError as error:
@@ -110,7 +126,12 @@ def _maps(
 
 
 def _ensemble(name: str, ensemble: EnsembleSpec, models: dict[str, Model], maps: Maps) -> Ensemble:
-    members = {member: models[member] for member in ensemble.members}
+    members = {
+        member: _view(member, models[ensemble.model_of(member)], ensemble.views[member])
+        if member in ensemble.views
+        else models[member]
+        for member in ensemble.members
+    }
     defaults, on_failure = ensemble.fusion, ensemble.on_member_failure
 
     def align(source: Model, target: Model) -> VocabMap:

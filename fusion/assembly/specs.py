@@ -83,17 +83,31 @@ class AlignmentSpec(Protocol):
         """For methods that learn."""
 
 
+class ViewSpec(Protocol):
+    """A member that is a view of a model, as `fusion.views.ModelView` takes it; `adapter` is a folder."""
+
+    model: str
+    adapter: str | None
+    system: str | None
+    template: dict[str, Any]
+    context: str | None
+
+
 class EnsembleSpec(Protocol):
     """Members that decode as one.
 
     `pivot` is the fixed one, `pivots` all that a prompt may decide on; `maps` are files by member that stand in
-    for the alignment.
+    for the alignment. `views` are those of the members that are no models, by name.
     """
 
     members: Sequence[str]
+    views: Mapping[str, Any]  # ViewSpec
     pivot: str
     maps: dict[str, str]
     on_member_failure: OnMemberFailure
+
+    def model_of(self, member: str) -> str:
+        """The name of the model that a member is, or is a view of."""
 
     @property
     def pivots(self) -> Sequence[str]:

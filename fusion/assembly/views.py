@@ -1,4 +1,4 @@
-"""Views for a request: an ensemble whose members read documents, or a second prompt, beside what they are asked."""
+"""Views for a request: an ensemble whose members read documents, or a second prompt, beside the request."""
 
 from __future__ import annotations
 

@@ -65,6 +65,8 @@ class Decoding:
                 continue
             seat = sequence.seats[name]
             seat.latest = answer
+            for other, advance in sequence.open_later().items():
+                self._places.hand(sequence.ensemble.engine(other), advance)
             if seat.state is State.READING:
                 continue  # it takes part when the next token is handed out
             sequence.arrived.append((name, arrived))

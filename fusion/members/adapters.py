@@ -1,4 +1,4 @@
-"""LoRA adapters in peft's folder format: what one holds, and whether a model can take it. No weights are read here."""
+"""LoRA adapters in peft's folder format: their layers, and whether a model can take them. Reads no weights."""
 
 from __future__ import annotations
 
@@ -115,7 +115,9 @@ def linear_shape(module: Any) -> tuple[int, int] | None:
 def _config(folder: str) -> dict[str, Any]:
     path = Path(folder, "adapter_config.json")
     if not path.is_file():
-        raise ConfigError(f"{folder} has no adapter_config.json; give the folder that peft's save_pretrained wrote.")
+        raise ConfigError(
+            f"{folder} has no adapter_config.json; give the folder that peft's save_pretrained wrote."
+        )
     try:
         config = json.loads(path.read_text())
     except ValueError as error:
@@ -127,7 +129,9 @@ def _config(folder: str) -> dict[str, Any]:
 
 def _require_built(folder: str, config: Mapping[str, Any]) -> None:
     if config.get("peft_type") != "LORA":
-        raise ConfigError(f"{folder} is an adapter of the type {config.get('peft_type')!r:.40}; only LORA is built.")
+        raise ConfigError(
+            f"{folder} is an adapter of the type {config.get('peft_type')!r:.40}; only LORA is built."
+        )
     for option, what in _OTHER.items():
         if config.get(option):
             raise ConfigError(f"{folder} uses {option} ({what}), which is not built; train a plain LoRA.")
@@ -141,9 +145,7 @@ def _require_built(folder: str, config: Mapping[str, Any]) -> None:
         )
 
 
-def _layers(
-    folder: str, config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
-) -> dict[str, Factors]:
+def _layers(folder: str, config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Factors]:
     parts: dict[str, dict[str, str]] = {}
     for name in shapes:
         match = _NAME.match(name)

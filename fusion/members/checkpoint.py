@@ -101,6 +101,15 @@ def load_model(
         raise ConfigError(_explain(source, error)) from error
 
 
+def empty_model(config: Any, trust_remote_code: bool) -> Any:
+    """The model of a configuration without weights, which takes no memory; None where transformers has none."""
+    try:
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+    except ValueError:
+        return None
+
+
 def weight_files(source: str, *, revision: str | None = None) -> dict[str, int]:
     """Names of the checkpoint's safetensors files and their sizes in bytes. Raises ConfigError."""
     files = _local_files(source) if _is_folder(source) else _hub_files(source, revision)

@@ -11,9 +11,6 @@ from fusion.core import Answer, Capacity, Task
 DECODING_TOKENS = 16
 """Tokens up to which an extension counts as decoding and not as a prompt, on every engine."""
 
-KEPT_ROWS = 16
-"""The last so many rows of an answer are there for a `Look`: enough for a draft and the token before it."""
-
 
 class Engine(Protocol):
     """A continuous-batching engine without a thread of its own.

@@ -41,20 +41,24 @@ class Beginning:
 
 
 class Echo:
-    """The positions at which members vote on the pivot's tokens, `positions` [P] of each member's own prompt."""
+    """The positions at which members vote on the pivot's tokens.
+
+    Attributes:
+        own: by member, the position in its prompt for each of the pivot's, -1 where it has none.
+        positions: by member, those [P] that it has.
+    """
 
     def __init__(self, prompt: Prompt, members: Sequence[str], view: View) -> None:
         self._view = view
         self._ids = prompt.ids[view.pivot]
-        # By member, the position in its prompt for each of the pivot's, -1 where it has none.
-        self._own = {name: self._counterparts(prompt, name) for name in members}
+        self.own = {name: self._counterparts(prompt, name) for name in members}
         # By member and position of the pivot's, where those of the pivot end inside a character.
         self._inside = {name: dict(self._beginnings(prompt, name)) for name in members}
         self.positions = {
             name: np.unique(
                 [*own[own >= 0], *(p for one in self._inside[name].values() for p in one.points)]
             ).astype(np.int64)
-            for name, own in self._own.items()
+            for name, own in self.own.items()
         }
 
     def _counterparts(self, prompt: Prompt, name: str) -> Indices:
@@ -112,7 +116,7 @@ class Echo:
             found[0] = Token(self._entry(self._ids[0], np.nan))
         spoken = {name: self._conditioned(name, prompt) for name, prompt in prompts.items()}
         # [P, M]: where a member votes, and whether it speaks from before a character.
-        votes = np.stack([np.where(self._own[name] >= 0, PLAIN, ABSENT) for name in prompts], axis=1)
+        votes = np.stack([np.where(self.own[name] >= 0, PLAIN, ABSENT) for name in prompts], axis=1)
         for member, by_position in enumerate(spoken.values()):
             votes[list(by_position), member] = INSIDE
         for pattern in np.unique(votes, axis=0) if len(votes) else ():
@@ -120,7 +124,7 @@ class Echo:
             at = np.flatnonzero((votes == pattern).all(axis=1))
             for block in np.array_split(at, -(-len(at) // BLOCK)):
                 answers = [
-                    prompts[name].best(self._own[name][block]) if vote == PLAIN else _stacked(spoken[name], block)
+                    prompts[name].best(self.own[name][block]) if vote == PLAIN else _stacked(spoken[name], block)
                     for name, vote in voters.items()
                 ]
                 given = np.tile([weights[name] for name in voters], (len(block), 1))
@@ -129,6 +133,17 @@ class Echo:
                 ):
                     found[index + 1] = token
         return tuple(token for token in found if token is not None)
+
+    def described(
+        self, distributions: Sequence[tuple[NDArray[np.int64], NDArray[np.float64]]], wanted: int
+    ) -> tuple[Token, ...]:
+        """The pivot's tokens where the distribution before each but the first, on ids [C], is given."""
+        first = [Token(self._entry(self._ids[0], np.nan))] if self._ids else []
+        rest = [
+            self._token(label, tokens, probabilities, wanted)
+            for label, (tokens, probabilities) in zip(self._ids[1:], distributions, strict=True)
+        ]
+        return (*first, *rest)
 
     def _conditioned(self, name: str, prompt: ScoredPrompt) -> dict[int, tuple[Ids, LogProbs]]:
         """By position of the pivot inside a character, what this member says of it; see `conditioned`."""

@@ -6,13 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fusion.core import Advance, NextTokens, Prompt, Token
 from fusion.ensemble import Ensemble, View
 from fusion.options import FusionParams, SamplingParams
 from fusion.prompt.echo import Echo
+from fusion.prompt.echoed_sums import EchoedSums
 from fusion.prompt.scoring import PrefixScores, PromptScoring, ScoredPrompt, prompt_advance
 from fusion.prompt.weighing import Measured, measure
+from fusion.terms import terms_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +49,15 @@ class PromptReading:
         self._wanted = sampling.prompt_logprobs or 0
         self._scoring: PromptScoring | None = None
         self._echo: Echo | None = None
+        self._sums: EchoedSums | None = None
         self._positions = {name: np.empty(0, np.int64) for name in members}
         if len(members) > 1 and ensemble.scores(fusion):
             self._scoring = PromptScoring(prompt, members, fusion.weighting, memory, pivot=view.pivot)
             self._positions = dict(self._scoring.positions)
         if sampling.prompt_logprobs is not None:
             self._echo = Echo(prompt, members, view)
+            if (terms := terms_of(fusion, members)) is not None:
+                self._sums = EchoedSums(self._echo, view, terms)
             for name, positions in self._echo.positions.items():
                 self._positions[name] = np.union1d(self._positions[name], positions)
 
@@ -63,15 +69,27 @@ class PromptReading:
             for name, positions in self._positions.items()
         }
 
+    @property
+    def leads(self) -> bool:
+        """Return whether the pivot reads first, and the others are asked about what it finds."""
+        return self._sums is not None
+
+    def about(self, pivot: NextTokens) -> dict[str, NDArray[np.int32]]:
+        """The ids that the other members are to name at their positions, from the pivot's answer."""
+        assert self._sums is not None
+        return self._sums.candidates(self._scored(self._pivot, pivot))
+
+    def _scored(self, name: str, answer: NextTokens) -> ScoredPrompt:
+        return ScoredPrompt(np.array(self._prompt.ids[name], dtype=np.int32), self._positions[name], answer)
+
     def read(self, answers: Mapping[str, NextTokens], weights: Mapping[str, float]) -> Read:
         """Evaluate the answers of the members that are still there; `weights` are those given, by member."""
-        prompts = {
-            name: ScoredPrompt(np.array(self._prompt.ids[name], dtype=np.int32), self._positions[name], answer)
-            for name, answer in answers.items()
-        }
+        prompts = {name: self._scored(name, answer) for name, answer in answers.items()}
         measured = None if self._scoring is None else self._measure(self._scoring, prompts, weights)
         echoed: tuple[Token, ...] = ()
-        if self._echo is not None:
+        if self._sums is not None:
+            echoed = self._sums.tokens(prompts, self._wanted)
+        elif self._echo is not None:
             in_force = weights if measured is None else measured.weights
             echoed = self._echo.tokens(prompts, in_force, self._fusion, self._wanted)
         return Read(measured, echoed)

@@ -110,6 +110,7 @@ class Sequence:
         self.spelled = not any(prompt.leads.values())
         self.lead_spelled = False  # whether the pivot spelled the space its template puts before the answer
         self.reading: PromptReading | None = None  # until the members have answered the prompt
+        self._later: dict[str, Advance] = {}
         self.echoed: tuple[Token, ...] = ()
         self.weighting: WeightingReport | None = None
         self.departed: dict[str, str] = {}
@@ -215,13 +216,28 @@ class Sequence:
         view = self.ensemble.view(self.view.pivot if self.view.pivot in members else members[0])
         self.reading = PromptReading(self.ensemble, prompt, fusion, sampling, members, view, memory)
         advances = self.reading.advances(self.number)
+        if self.reading.leads:
+            self._later = {name: advances.pop(name) for name in members if name != view.pivot}
         return {name: self.addressed(name, advance) for name, advance in advances.items()}
+
+    def open_later(self) -> dict[str, Advance]:
+        """The prompts of members that were to wait for what the pivot finds in it, once it has answered."""
+        pivot = self.seats.get(self.view.pivot)
+        if not self._later or self.reading is None or pivot is None or pivot.latest is None:
+            return {}
+        later, self._later = self._later, {}
+        each = self.reading.about(pivot.latest)
+        return {
+            name: self.addressed(name, replace(advance, each=each[name] if advance.scored else None))
+            for name, advance in later.items()
+            if name in self.seats
+        }
 
     def addressed(self, name: str, advance: Advance) -> Advance:
         """An advance as a member is given it.
 
-        It asks for what the request favours, and leaves out what the request bans; a member with another vocabulary
-        is asked for the tokens that its map brings to them. What a sum may look at again is kept.
+        It asks for what the request favours, and leaves out what the request bans; a member with another
+        vocabulary is asked for the tokens that its map brings to them. What a sum may look at again is kept.
         """
         also, allowed = self.extras(name)
         return replace(
@@ -411,6 +427,10 @@ class Sequence:
     def draftable(self, draft: Iterable[int]) -> tuple[int, ...]:
         """The tokens of a draft up to the first that ends the sequence, or after which no whole text stands."""
         if not self.may_draft:
+            return ()
+        if self.terms is not None and any(
+            self.view.models[name].member.capacity.rows == 1 for name in self.seats
+        ):  # a sum looks at every row of the draft again
             return ()
         room = self.sampling.max_tokens - self.length - 1
         taken: list[int] = []

@@ -1,8 +1,8 @@
 """Summing: the candidates of a round that adds up log-probabilities, and every member's answer for exactly those.
 
 The pivot's mask decides alone which tokens may win. The other members are asked for these tokens by name: one that
-is missing from a member's best ones has no log-probability there, and any stand-in for it would be a reward where the
-weight is below zero. `fusion.arithmetic.combine` is the same sum over whole rows.
+is missing from a member's best ones has no log-probability there, and any stand-in for it would be a reward where
+the weight is below zero. `fusion.arithmetic.combine` is the same sum over whole rows.
 """
 
 from __future__ import annotations
@@ -137,7 +137,8 @@ def named_logs(
 
     Args:
         vocab_map: its map, None where it shares the pivot's vocabulary.
-        listed: its best tokens [1, k] and their log-probabilities, from which with `ids` comes what its map carries
+        listed: its best tokens [1, k] and their log-probabilities, from which with `ids` comes what its map
+        carries
             of it: mapped rows are normalised, so that what a map loses is no bias where terms are left out.
 
     Returns:
@@ -183,12 +184,18 @@ def kept_by(mask: Mask, probabilities: Floats, allowed: Flags) -> Flags:
 def _seen(sequence: Sequence, name: str) -> tuple[Tokens, Floats]:
     """The pivot's ids that a member's best tokens go to, ascending, and their log-probabilities, [C] both."""
     ids, logprobs = sequence.seats[name].row(sequence.cursor)
-    map = sequence.map_of(name)
-    if map is None:
-        ids, logprobs = ids[0, logprobs[0] > -np.inf], logprobs[0, logprobs[0] > -np.inf]
+    return in_pivot(ids[0], logprobs[0], sequence.map_of(name), sequence.view.vocabulary_size)
+
+
+def in_pivot(
+    ids: Ids, logprobs: LogProbs, vocab_map: VocabMap | None, vocabulary_size: int
+) -> tuple[Tokens, Floats]:
+    """A row of ids and log-probabilities [k] in the pivot's vocabulary: ids ascending, those that are possible."""
+    if vocab_map is None:
+        ids, logprobs = ids[logprobs > -np.inf], logprobs[logprobs > -np.inf]
         order = np.argsort(ids, kind="stable")
         return ids[order].astype(np.int64), logprobs[order].astype(np.float64)
-    row = project([(ids, logprobs)], [map], sequence.view.vocabulary_size)
+    row = project([(ids[None], logprobs[None])], [vocab_map], vocabulary_size)
     possible = row.probabilities[0, 0] > 0
     return row.tokens[0, possible], np.log(row.probabilities[0, 0, possible])
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import pkgutil
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,11 +14,12 @@ from rich.table import Table
 
 from alignment.errors import ConfigError
 from alignment.methods.map_cache import MapCache
-from fusion.assembly.checkpoints import Checkpoint, engine_spec, open_checkpoint
+from fusion.assembly.checkpoints import Checkpoint, engine_spec, open_checkpoint, require_adapters
 from fusion.assembly.maps import MapMaker
 from fusion.assembly.members import device_here, environment
 from fusion.members.checkpoint import estimate
 from fusion.members.registry import ENGINES
+from fusion.terms import terms_of
 from server import __version__
 from server.commands.map_report import reach_of
 from server.commands.tables import table
@@ -45,10 +46,12 @@ class MemberPlan:
     """A member's part in an ensemble.
 
     `reach` is the share of its text tokens that have a way into the pivot's vocabulary, None where the map has
-    yet to be learned. `weight` is the number, or how it is measured.
+    yet to be learned. `weight` is the number, or how it is measured. `view` says of which model it is one, and
+    what it adds.
     """
 
     name: str
+    view: str
     alignment: str
     reach: float | None
     weight: str
@@ -73,10 +76,15 @@ def make_plan(settings: Settings) -> Plan:
         except ConfigError as error:
             problems.append(in_file(error))
     known = {model.checkpoint.name: model.checkpoint for model in models}
+    adapters: dict[str, tuple[str, ...]] = {}
+    try:
+        adapters = require_adapters(known, {n: one for n, one in settings.ensembles.items() if _knows(known, one)})
+    except ConfigError as error:
+        problems.append(in_file(error))
     cache = open_cache(settings.server)
     ensembles = {}
     for name, ensemble in settings.ensembles.items():
-        for pivot in ensemble.pivots if known.keys() >= set(ensemble.members) else ():
+        for pivot in ensemble.pivots if _knows(known, ensemble) else ():
             title = name if pivot == ensemble.pivot else f"{name}, where {pivot} is the pivot"
             try:
                 ensembles[title] = _plan_ensemble(ensemble, pivot, known, cache)
@@ -100,8 +108,13 @@ def make_plan(settings: Settings) -> Plan:
     ]
     unused = [name for name in settings.models if name not in settings.needed]
     notes += [f"{name} is in no ensemble and not served by itself: it is not loaded." for name in unused]
-    problems += _refused(known.values())
+    problems += _refused(known.values(), adapters)
     return Plan(tuple(models), ensembles, (*problems, *_too_large(models)), tuple(notes))
+
+
+def _knows(known: Mapping[str, Checkpoint], ensemble: EnsembleSettings) -> bool:
+    """Return whether all models of an ensemble could be read."""
+    return known.keys() >= {ensemble.model_of(member) for member in ensemble.members}
 
 
 def print_plan(plan: Plan, console: Console) -> None:
@@ -137,24 +150,38 @@ def _plan_model(checkpoint: Checkpoint) -> ModelPlan:
 def _plan_ensemble(
     ensemble: EnsembleSettings, pivot: str, known: dict[str, Checkpoint], cache: MapCache
 ) -> tuple[MemberPlan, ...]:
-    vocabularies = {member: known[member].vocabulary for member in ensemble.members}
+    vocabularies = {member: known[ensemble.model_of(member)].vocabulary for member in ensemble.members}
     maker = MapMaker(ensemble, pivot, vocabularies, cache, __version__)
     given = ensemble.fusion.weights or dict.fromkeys(ensemble.members, 1 / len(ensemble.members))
     weights = {name: ensemble.weighting.method or f"{weight:.3f}" for name, weight in given.items()}
+    guided = ensemble.fusion.guidance
+    if guided is not None:
+        weights = {name: f"{weight}, guided by {guided.scale:g}" for name, weight in weights.items()}
+    elif (terms := terms_of(ensemble.fusion, list(ensemble.members))) is not None:
+        weights = {name: f"{terms.weights.get(name, 0.0):+.3f}" for name in ensemble.members}
     members = []
     for name in ensemble.members:
         if name not in maker.members:
             alignment = "pivot" if name == pivot else "identity"
-            members.append(MemberPlan(name, alignment, 1.0, weights[name]))
+            members.append(MemberPlan(name, _shown(ensemble, name), alignment, 1.0, weights[name]))
             continue
         alignment = "file" if name in ensemble.maps else ensemble.alignment.method
         vocabulary_map = maker.known(name)
         reach = None if vocabulary_map is None else reach_of(vocabulary_map, vocabularies[name].tokenizer)
-        members.append(MemberPlan(name, alignment, reach, weights[name]))
+        members.append(MemberPlan(name, _shown(ensemble, name), alignment, reach, weights[name]))
     return tuple(members)
 
 
-def _refused(checkpoints: Iterable[Checkpoint]) -> list[str]:
+def _shown(ensemble: EnsembleSettings, member: str) -> str:
+    """What a member that is a view is one of, and what it adds; nothing for a model."""
+    view = ensemble.views.get(member)
+    if view is None:
+        return ""
+    adds = [field for field in ("adapter", "system", "template", "context") if getattr(view, field)]
+    return f"{view.model} + {', '.join(adds)}" if adds else view.model
+
+
+def _refused(checkpoints: Iterable[Checkpoint], adapters: Mapping[str, Sequence[str]]) -> list[str]:
     """A sentence for each model whose engine would not start with its options; asked once for each environment."""
     together = defaultdict(list)
     for one in checkpoints:
@@ -164,7 +191,8 @@ def _refused(checkpoints: Iterable[Checkpoint]) -> list[str]:
     sentences = []
     for (refusals, variables), group in together.items():
         try:
-            said = pkgutil.resolve_name(refusals)([engine_spec(one).arguments for one in group], dict(variables))
+            asked = [engine_spec(one, adapters.get(one.name, ())).arguments for one in group]
+            said = pkgutil.resolve_name(refusals)(asked, dict(variables))
         except ConfigError as error:
             said = [str(error), *[None] * (len(group) - 1)]
         sentences += [f"models.{one.name}: {text}" for one, text in zip(group, said, strict=True) if text]
@@ -223,12 +251,16 @@ def _models_table(plan: Plan) -> Table:
 def _ensemble_table(name: str, members: tuple[MemberPlan, ...]) -> Table:
     result = table(f"Ensemble {name}")
     result.add_column("member")
+    views = any(member.view for member in members)
+    if views:
+        result.add_column("view of")
     result.add_column("alignment")
     result.add_column("tokens that reach the pivot", justify="right")
     result.add_column("weight", justify="right")
     for member in members:
         reach = "learned at start" if member.reach is None else f"{100 * member.reach:.1f}%"
-        result.add_row(member.name, member.alignment, reach, member.weight)
+        shown = [member.view] if views else []
+        result.add_row(member.name, *shown, member.alignment, reach, member.weight)
     return result
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import MISSING, Field, fields, replace
+from dataclasses import MISSING, Field, fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_type_hints
 
 from pydantic import BaseModel, create_model
@@ -40,9 +40,17 @@ def updated(defaults: Options, given: BaseModel, **known: Any) -> Options:
     """
     hints = get_type_hints(type(defaults))
     names = {f.name for f in fields(defaults)} & given.model_fields_set - known.keys()
-    values = {name: getattr(given, name) for name in names}
+    values = {name: _plain(hints[name], getattr(given, name)) for name in names}
     kept = {n: v for n, v in values.items() if v is not None or type(None) in get_args(hints[n])}
     return replace(defaults, **kept, **known)
+
+
+def _plain(hint: Any, value: Any) -> Any:
+    """A part of its own as the options that it was derived from."""
+    if not isinstance(value, BaseModel):
+        return value
+    kind: Any = next(one for one in (hint, *get_args(hint)) if is_dataclass(one))
+    return kind(**{f.name: getattr(value, f.name) for f in fields(kind)})
 
 
 def _default(option: Field[Any]) -> Any:

@@ -10,6 +10,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from alignment.errors import ConfigError
+from fusion.terms import objections
 from server.settings import problems
 from server.settings.document import MAX_BYTES, parse
 from server.settings.document import Path as Loc
@@ -85,6 +86,8 @@ def _contradictions(settings: Settings) -> Iterator[tuple[Loc, str]]:
             yield ("ensembles", name), "a model has this name already; both would be served under it"
         for loc, sentence in _in_ensemble(ensemble, settings.models):
             yield ("ensembles", name, *loc), sentence
+        for loc, sentence in _in_views(name, settings):
+            yield ("ensembles", name, *loc), sentence
     if not settings.ensembles and not settings.server.serve_models:
         yield ("server", "serve_models"), "nothing would be served: there are no ensembles either"
     try:
@@ -113,7 +116,7 @@ def _in_worker(model: ModelSettings) -> Iterator[tuple[Loc, str]]:
 def _in_ensemble(ensemble: EnsembleSettings, models: Mapping[str, ModelSettings]) -> Iterator[tuple[Loc, str]]:
     members = list(dict.fromkeys(ensemble.members))
     for index, member in enumerate(ensemble.members):
-        if member not in models:
+        if member not in models and member not in ensemble.views:
             yield ("members", index), f"there is no model '{member}'; allowed: {', '.join(models)}"
     for member, times in Counter(ensemble.members).items():
         if times > 1:
@@ -127,9 +130,11 @@ def _in_ensemble(ensemble: EnsembleSettings, models: Mapping[str, ModelSettings]
             yield ("maps", member), "the pivot needs no map; leave it out"
         elif member not in members:
             yield ("maps", member), f"'{member}' is no member; allowed: {', '.join(members)}"
-    candidates, fewest = min(((models[m].candidates, m) for m in members if m in models), default=(0, ""))
+    known = [ensemble.model_of(member) for member in members if ensemble.model_of(member) in models]
+    candidates, fewest = min(((models[m].candidates, m) for m in known), default=(0, ""))
     if fewest and (ensemble.filter_top or 0) > candidates:
         yield ("filter_top",), f"found {ensemble.filter_top}, but {fewest} hands over only {candidates} candidates"
+    yield from _in_sum(ensemble, members)
     if ensemble.weights is None:
         return
     if (method := ensemble.weighting.method) is not None:
@@ -139,5 +144,41 @@ def _in_ensemble(ensemble: EnsembleSettings, models: Mapping[str, ModelSettings]
             yield ("weights", member), f"'{member}' is no member; allowed: {', '.join(members)}"
     if missing := [member for member in members if member not in ensemble.weights]:
         yield ("weights",), f"no weight for {', '.join(missing)}; give every member one (0 leaves it out)"
-    elif sum(ensemble.weights.values()) <= 0:
+    elif ensemble.combine != "arithmetic" and not any(ensemble.weights.values()):
         yield ("weights",), "all are 0; at least one must be positive"
+
+
+def _in_sum(ensemble: EnsembleSettings, members: list[str]) -> Iterator[tuple[Loc, str]]:
+    """Contradictions of weights below zero, and of sums of log-probabilities."""
+    below = {member: weight for member, weight in (ensemble.weights or {}).items() if weight < 0}
+    if ensemble.combine != "arithmetic":
+        for member, weight in below.items():
+            yield ("weights", member), f"found {weight:g}; should be greater than or equal to 0"
+    pivot = ensemble.pivot if ensemble.pivots == (ensemble.pivot,) else None
+    if not below or ensemble.combine == "arithmetic":
+        complete = ensemble.weights is None or all(member in ensemble.weights for member in members)
+        for field, sentence in objections(ensemble.fusion, members, pivot) if complete else ():
+            yield tuple(field.split(".")), sentence
+
+
+def _in_views(name: str, settings: Settings) -> Iterator[tuple[Loc, str]]:
+    """Contradictions between an ensemble's views, its members and the models."""
+    ensemble, models = settings.ensembles[name], settings.models
+    for view, one in ensemble.views.items():
+        loc = ("views", view)
+        if one.model not in models:
+            yield (*loc, "model"), f"there is no model '{one.model}'; allowed: {', '.join(models)}"
+        if view not in ensemble.members:
+            yield loc, "is not among the members; list it there, or leave it out"
+        if view in models or view in settings.ensembles:
+            yield loc, "a model or an ensemble has this name already; take another one"
+        for other, theirs in settings.ensembles.items():
+            if other < name and theirs.views.get(view, one) != one:
+                yield loc, f"is another view in ensemble {other}; take another name"
+    numbers = Counter(ensemble.model_of(member) for member in ensemble.members)
+    for model, number in numbers.items():
+        if model in models and number > models[model].max_sequences:
+            sentence = (
+                f"{number} views of {model} take more places than its max_sequences, {models[model].max_sequences}"
+            )
+            yield ("members",), sentence

@@ -26,9 +26,11 @@ from alignment.methods.origin import PAPERS, Parameters, TableName
 from alignment.methods.registry import METHODS
 from fusion.core import OnMemberFailure
 from fusion.members.registry import ENGINES
-from fusion.options import MEASURES, EngineOptions, FusionParams, Measure, Weight, Weighting
+from fusion.options import MEASURES, EngineOptions, FusionParams, Measure, Weighting
 from server.settings.derive import section, updated
 from server.settings.section import STRICT
+from server.settings.sums import NAMES as SUMS
+from server.settings.sums import with_sums
 from server.settings.workers import Host, WorkerSettings
 
 AUTO = "auto"
@@ -133,7 +135,7 @@ class ModelSettings(section(EngineOptions, _Checkpoint)):  # type: ignore[misc]
     Attributes:
         engine_args: arguments of vLLM's own engine (as `vllm serve` takes them, with _ for -), validated by vLLM.
             Those that size its cache take the place of `cache_tokens`.
-        adapter: folder of a LoRA adapter that vLLM runs the model with.
+        adapter: folder of a LoRA adapter (peft's, in safetensors) that the model runs with.
         chat_template: file whose text takes the place of the checkpoint's own chat template.
     """
 
@@ -153,6 +155,11 @@ class ModelSettings(section(EngineOptions, _Checkpoint)):  # type: ignore[misc]
                 "engine", f"cache_tokens and engine_args.{sizing[0]} both size the cache; leave one out"
             )
         return self
+
+
+def _named(member: Any) -> list[tuple[Any, Any]]:
+    """An entry of a list of members as names with what they are; None for a model."""
+    return list(member.items()) if isinstance(member, dict) and member else [(member, None)]
 
 
 class AlignmentSettings(Section):
@@ -202,20 +209,43 @@ class WeightingSettings(section(Weighting, Section)):  # type: ignore[misc]
     method: Measure | None = None
 
 
+class ViewSettings(Section):
+    """A member that is a view of a model: the same engine and weights, shown more than the request.
+
+    Attributes:
+        model: the name of the model.
+        adapter: folder of a LoRA adapter (peft's, in safetensors) that it runs with.
+        system: text in front of every conversation's system message.
+        template: arguments of its chat template, above those of a request.
+        context: a document that it reads with every prompt.
+    """
+
+    model: str
+    adapter: Source | None = None
+    system: Annotated[str, Field(min_length=1)] | None = None
+    template: dict[str, Any] = {}
+    context: Annotated[str, Field(min_length=1)] | None = None
+
+
 class _Members(Section):
     """The members of an ensemble and their vocabularies."""
 
     members: Annotated[tuple[str, ...], Field(min_length=1, strict=False)]
+    views: dict[ServedName, ViewSettings] = {}
     pivot: str
     alignment: Annotated[AlignmentSettings, BeforeValidator(_with_method)] = AlignmentSettings(method="prefix")
     maps: dict[str, Source] = {}
 
 
-class EnsembleSettings(section(FusionParams, _Members, without=("members", "report"))):  # type: ignore[misc]
+class EnsembleSettings(  # type: ignore[misc]
+    section(FusionParams, with_sums(_Members, Section), without=("members", "report", "views", *SUMS))
+):
     """Several models served as one: their members, and the options of `fusion.options.FusionParams`.
 
     Attributes:
-        members: names of models, each once.
+        members: names of models, each once, or views of models, each as its name with what it is:
+            `{maths: {model: base, adapter: FOLDER}}`.
+        views: the views among the members, by name; those that `members` holds are put here.
         pivot: the member whose tokens are emitted; `auto` for the one that understands the prompt best, which
             takes the maps between all pairs.
         alignment: how the others' tokens reach the pivot's vocabulary. Members with the pivot's own tokenizer
@@ -227,9 +257,29 @@ class EnsembleSettings(section(FusionParams, _Members, without=("members", "repo
             503, `degrade` goes on with the others, and with it again when it is back.
     """
 
-    weights: Annotated[dict[str, Weight] | None, BeforeValidator(_uniform_is_none)] = None
+    weights: Annotated[dict[str, float] | None, BeforeValidator(_uniform_is_none)] = None
     weighting: WeightingSettings = WeightingSettings()
     on_member_failure: OnMemberFailure = "fail"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _views_among_members(cls, values: Any) -> Any:
+        """`members` may hold views, as a list of names and mappings or as one mapping."""
+        if not isinstance(values, dict) or not isinstance(values.get("members"), list | dict):
+            return values
+        members = values["members"]
+        entries = (
+            members.items() if isinstance(members, dict) else [pair for one in members for pair in _named(one)]
+        )
+        names: list[Any] = []
+        views = dict(values["views"]) if isinstance(values.get("views"), dict) else {}
+        for name, view in entries:
+            names.append(name)
+            if isinstance(view, str) and view != name:
+                views[name] = {"model": view}
+            elif view is not None and not isinstance(view, str):
+                views[name] = view
+        return values | {"members": names} | ({"views": views} if views else {})
 
     @model_validator(mode="before")
     @classmethod
@@ -243,12 +293,16 @@ class EnsembleSettings(section(FusionParams, _Members, without=("members", "repo
 
     @property
     def fusion(self) -> FusionParams:
-        """The options as the fuser takes them; weights scaled to sum to 1."""
-        total = sum((self.weights or {}).values())
+        """The options as the fuser takes them; weights scaled to sum to 1, but in a sum of log-probabilities."""
+        total = 1.0 if self.combine == "arithmetic" else sum((self.weights or {}).values()) or 1.0
         weights = None if self.weights is None else {m: self.weights[m] / total for m in self.members}
         method = self.weighting.method or "given"
         weighting = updated(Weighting(), self.weighting, method=method)
         return updated(FusionParams(), self, members=None, weights=weights, weighting=weighting)
+
+    def model_of(self, member: str) -> str:
+        """The name of the model that a member is, or is a view of."""
+        return self.views[member].model if member in self.views else member
 
     @property
     def pivots(self) -> tuple[str, ...]:
@@ -273,6 +327,8 @@ class ServerSettings(Section):
         default_max_tokens: the longest answer to a chat request that names no limit; None for all the room
             there is, which such a request then reserves.
         max_choices: the largest `n` of a request.
+        max_views: the most contexts of a request.
+        max_context_chars: the longest context, or second prompt, of a request.
         max_search: grid times positions (a grid below 21 counts as 21) that a request may ask of `packllm-opt`,
             whose search holds up all sequences; what an ensemble is configured with is allowed whatever it is.
         request_seconds: how long one generation may take; None for no limit.
@@ -307,6 +363,8 @@ class ServerSettings(Section):
     max_waiting: NonNegativeInt = 256
     default_max_tokens: PositiveInt | None = None
     max_choices: PositiveInt = 16
+    max_views: PositiveInt = 16
+    max_context_chars: PositiveInt = 65536
     max_search: PositiveInt = 4096
     request_seconds: PositiveFloat | None = None
     keep_alive: Literal["comment", "chunk"] = "comment"
@@ -375,5 +433,5 @@ class Settings(Section):
     @property
     def needed(self) -> tuple[str, ...]:
         """The models to load: those served by themselves or as a member."""
-        members = {member for ensemble in self.ensembles.values() for member in ensemble.members}
+        members = {e.model_of(member) for e in self.ensembles.values() for member in e.members}
         return tuple(name for name in self.models if self.server.serve_models or name in members)

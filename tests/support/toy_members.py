@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection
 
 import numpy as np
 
-from fusion.core import Advance, AdvanceFailed, Answer, Capacity, Down, Member, NextTokens, Up
+from fusion.core import Advance, AdvanceFailed, Answer, Capacity, Down, Look, Looked, Member, NextTokens, Up
 
 Distribution = Callable[[list[int]], np.ndarray]  # tokens -> log-probabilities [V]
 
@@ -42,6 +42,7 @@ class ToyMember:
         self.distribution = distribution
         self.k = min(k, vocabulary_size)
         self.cached: dict[int, list[int]] = {}
+        self.kept: dict[int, list[np.ndarray]] = {}
         self.submitted: list[list[Advance]] = []
         self.most_tokens = 0
         self.fail_on: Callable[[list[int]], bool] = lambda tokens: False
@@ -65,7 +66,9 @@ class ToyMember:
         if not self.hold:
             self.release()
 
-    def _answer(self, advance: Advance) -> Answer:
+    def _answer(self, advance: Advance | Look) -> Answer:
+        if isinstance(advance, Look):
+            return Looked(advance.sequence, self.kept[advance.sequence][advance.row][list(advance.ids)])
         tokens = self.cached.get(advance.sequence, [])
         assert advance.append, "an advance appends at least one token"
         assert 0 <= advance.keep <= len(tokens), "only what is cached can be kept"
@@ -89,9 +92,15 @@ class ToyMember:
         shown = {**rows, len(tokens): last}
         ids = np.stack([_best(shown[end], self.k) for end in listed])
         logprobs = np.stack([shown[end][best] for end, best in zip(listed, ids, strict=True)])
+        if advance.kept:
+            self.kept[advance.sequence] = [rows[end] for end in listed]
         named = rows[len(tokens)][None, list(advance.also)] if advance.also else None
         given = np.array([rows[end][tokens[end]] for end in ends], dtype=np.float32)
-        return NextTokens(advance.sequence, ids, logprobs, None if advance.score == "last" else given, named)
+        each = None
+        if advance.each is not None:
+            each = np.stack([rows[end][wanted] for end, wanted in zip(ends, advance.each, strict=True)])
+        given_all = None if advance.score == "last" else given
+        return NextTokens(advance.sequence, ids, logprobs, given_all, named, each)
 
     def release(self) -> None:
         with self._lock:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-from transformers import AutoModelForCausalLM
-
 from alignment.errors import ConfigError
+from fusion.members.checkpoint import empty_model
 
 _LAYER_TYPES = {"full_attention", "sliding_attention"}
 _SCALING = {"linear", "dynamic", "yarn"}
@@ -19,14 +17,12 @@ def examine(config: Any, source: str, trust_remote_code: bool, max_context: int 
 
     Returns what keeps it from the fast path. Raises ConfigError for an architecture that cannot run.
     """
-    try:
-        with torch.device("meta"):
-            empty = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
-    except ValueError as error:
+    empty = empty_model(config, trust_remote_code)
+    if empty is None:
         raise ConfigError(
             f"{source} is a {config.model_type} model, which transformers cannot run as a causal language "
             "model; members have to be such."
-        ) from error
+        )
     require_decoder(empty)
     context_length(empty, max_context)
     return why_not_packed(empty)

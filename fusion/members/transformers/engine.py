@@ -25,7 +25,7 @@ from fusion.members.transformers.forward.choose import paths
 from fusion.members.transformers.forward.packed import PackedForward
 from fusion.members.transformers.linear import pack_linear_layers
 from fusion.members.transformers.lora import Adapters
-from fusion.members.transformers.pending import Rows, Work, shared_beginning
+from fusion.members.transformers.pending import KEPT_ROWS, Rows, Work, shared_beginning
 from fusion.members.transformers.schedule import share
 from fusion.options import EngineOptions
 
@@ -70,7 +70,7 @@ class TransformersEngine:
         """
         require_decoder(model)
         context = min(context_length(model, max_context) or cache_tokens, cache_tokens)
-        self.capacity = Capacity(context, cache_tokens, max_sequences)
+        self.capacity = Capacity(context, cache_tokens, max_sequences, rows=KEPT_ROWS)
         self.device = str(model.device)
         # Some have an embedding for padding that is no token, or rows that only fill a block.
         vocabulary = model.config.get_text_config(decoder=True).vocab_size
@@ -98,9 +98,15 @@ class TransformersEngine:
     def _adapt(self, adapters: Mapping[str, str]) -> None:
         if not self._forward.in_cache:
             raise ConfigError(
-                f"{type(self._model).__name__} runs {self._forward.path}, where adapters are not built; leave them out."
+                f"{type(self._model).__name__} runs {self._forward.path}, where adapters are not built; leave "
+                "them out."
             )
         self._forward.adapters = Adapters(self._model, {n: read_adapter(folder) for n, folder in adapters.items()})
+
+    @property
+    def adapters_nbytes(self) -> int:
+        """Bytes of the adapters' factors."""
+        return 0 if self._forward.adapters is None else self._forward.adapters.nbytes
 
     def _choose(self, plain: PlainPass) -> Forward:
         """The first path that passes. Raises ConfigError if none does."""
@@ -238,6 +244,13 @@ class TransformersEngine:
             self._forward.adapters is None or advance.adapter not in self._forward.adapters.names
         ):
             return f"There is no adapter {advance.adapter}."
+        if advance.each is not None and (
+            advance.each.shape[:1] != (len(advance.scored),)
+            or (advance.each.size and not 0 <= advance.each.min() <= advance.each.max() < self.vocabulary_size)
+        ):
+            return (
+                f"Ids that are named must be at least 0 and below {self.vocabulary_size}, as many as are scored."
+            )
         if advance.also and not 0 <= min(advance.also) <= max(advance.also) < self.vocabulary_size:
             return f"Ids that are named must be at least 0 and below {self.vocabulary_size}."
         return None
@@ -331,7 +344,7 @@ class TransformersEngine:
             listed += range(row if work.score == "all" else middle, end)
             row = end
         if logits is not None:
-            totals, ids, logprobs = self._read(logits, listed)
+            totals, best, logprobs = self._read(logits, listed)
         for part, (first, middle, end) in zip(parts, spans, strict=True):
             work, sequence = self._work[part.sequence], part.sequence
             if first < end and logits is not None:
@@ -339,7 +352,7 @@ class TransformersEngine:
                     self._fail(sequence, "The model's output is not a number.")
                     continue
                 mine = slice(*np.searchsorted(listed, (first, end)))
-                work.ids.append(ids[mine])
+                work.ids.append(best[mine])
                 work.logprobs.append(logprobs[mine])
                 if work.kept:
                     work.keep(logits[first:end], totals[first:end])
@@ -352,6 +365,11 @@ class TransformersEngine:
                     )
                     given = logits[first:middle].gather(1, following[:, None])[:, 0].cpu().numpy()
                     work.appended.append(given - totals[first:middle])
+                    if work.each is not None:
+                        begun = sum(map(len, work.given))
+                        ids = torch.as_tensor(work.each[begun : begun + middle - first], device=logits.device)
+                        wanted = logits[first:middle].gather(1, ids.long()).cpu().numpy()
+                        work.given.append(wanted - totals[first:middle, None])
             work.done += len(part.ids)
             self._cached[sequence] += len(part.ids)
             if work.opens:

@@ -65,7 +65,10 @@ class Adapters:
         return self._scales[columns]
 
     def _wrapped(
-        self, inner: Callable[[Tensor], Tensor], own: Mapping[str, Factors], tensors: Mapping[str, dict[str, Tensor]]
+        self,
+        inner: Callable[[Tensor], Tensor],
+        own: Mapping[str, Factors],
+        tensors: Mapping[str, dict[str, Tensor]],
     ) -> _Adapted:
         columns: Columns = tuple((name, one.rank, one.scaling) for name, one in own.items())
         down = torch.cat([tensors[name][one.down] for name, one in own.items()])

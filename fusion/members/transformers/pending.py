@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fusion.core import Advance, Ids, LogProbs, Look, Looked, NextTokens, Score
-from fusion.members.engine import KEPT_ROWS
 
-
+KEPT_ROWS = 16
+"""The last so many rows of an answer are there for a `Look`: enough for a draft and the token before it."""
 SHORTEST_SHARED = 32
 """Tokens of a beginning that is worth waiting for: a pass takes about as long for so many as for one."""
 
@@ -38,8 +38,8 @@ class Work:
     """An advance in progress: `done` of its tokens are cached; the rows of its answer are collected here.
 
     `scored` are the indices of `append` after which `score` asks for something, without the final one. `opens`
-    says that nothing was cached before it; `after` names a sequence that reads the same beginning, and the tokens of
-    that, which are copied once they are there.
+    says that nothing was cached before it; `after` names a sequence that reads the same beginning, and the tokens
+    of that, which are copied once they are there.
     """
 
     append: list[int]
@@ -49,6 +49,7 @@ class Work:
     also: Sequence[int] = ()
     allowed: NDArray[np.uint8] | None = None
     kept: bool = False
+    each: NDArray[np.int32] | None = None
     after: tuple[int, int] | None = None
     done: int = 0
     ids: list[Ids] = field(default_factory=list)
@@ -57,6 +58,7 @@ class Work:
     named: LogProbs | None = None
     rows: list[Tensor] = field(default_factory=list)
     totals: list[LogProbs] = field(default_factory=list)
+    given: list[LogProbs] = field(default_factory=list)
 
     @classmethod
     def of(cls, advance: Advance) -> Work:
@@ -69,6 +71,7 @@ class Work:
             advance.also,
             advance.allowed,
             advance.kept,
+            advance.each,
         )
 
     @property
@@ -100,13 +103,16 @@ class Work:
         appended = None
         if self.score != "last":
             appended = np.concatenate([*self.appended, np.empty(0, np.float32)])
-        return NextTokens(sequence, np.concatenate(self.ids), np.concatenate(self.logprobs), appended, self.named)
+        each = None if self.each is None else np.concatenate([*self.given, self.each[:0].astype(np.float32)])
+        best = np.concatenate(self.ids), np.concatenate(self.logprobs)
+        return NextTokens(sequence, *best, appended, self.named, each)
 
 
 def shared_beginning(work: Work, mates: Mapping[int, list[int]]) -> tuple[int, int] | None:
     """The sequence among `mates` (their tokens, by sequence) that begins most like this one, and how far it does.
 
-    None where that is less than `SHORTEST_SHARED`. At least one token is left, and all from the first scored one on.
+    None where that is less than `SHORTEST_SHARED`. At least one token is left, and all from the first scored one
+    on.
     """
     most = min([len(work.append) - 1, *work.scored[:1]])
     best, found = SHORTEST_SHARED - 1, None

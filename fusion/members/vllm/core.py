@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 import vllm
+from numpy.typing import NDArray
 from vllm.config import VllmConfig
 from vllm.distributed import cleanup_dist_env_and_memory, get_pp_group
 from vllm.engine.arg_utils import EngineArgs
@@ -142,7 +143,21 @@ class SessionWorker:
 
     def name_ids(self) -> None:
         """See `fusion.members.vllm.naming`."""
-        wrap_sampler(self.model_runner)
+        self.kept_rows: dict[int, torch.Tensor] = {}
+        wrap_sampler(self.model_runner, self.kept_rows)
+
+    def look(self, asked: list[tuple[int, list[int]]]) -> list[NDArray[np.float32] | None]:
+        """See `Core.look`."""
+        found: list[NDArray[np.float32] | None] = []
+        for number, ids in asked:
+            row = self.kept_rows.get(number)
+            found.append(None if row is None else row[torch.tensor(ids, device=row.device)].cpu().numpy())
+        return found
+
+    def drop_rows(self, numbers: list[int]) -> None:
+        """See `Core.drop_rows`."""
+        for number in numbers:
+            self.kept_rows.pop(number, None)
 
     def adapt_to_cpu(self) -> None:
         """Add what the V1 runner lacks on a CPU, and replace what is slow there."""
@@ -252,6 +267,15 @@ class Core:
             arguments = ([request_id], sampling.prompt_logprobs)
             self._core.model_executor.collective_rpc("score_extensions", args=arguments)
         self._core.add_request(Request(request_id, ids, sampling, None, resumable=True))
+
+    def look(self, asked: list[tuple[int, list[int]]]) -> list[NDArray[np.float32] | None]:
+        """The log-probabilities of ids at the row that is kept for each number; None where there is none."""
+        of_workers = self._core.model_executor.collective_rpc("look", args=(asked,))
+        return [next((row for row in rows if row is not None), None) for rows in zip(*of_workers, strict=True)]
+
+    def drop_rows(self, numbers: list[int]) -> None:
+        """Forget the rows that are kept for these numbers."""
+        self._core.model_executor.collective_rpc("drop_rows", args=(numbers,))
 
     def truncate(self, request_id: str, keep: int) -> bool:
         """See `SessionScheduler.truncate_session`."""

@@ -6,7 +6,7 @@ does not bring, taking tokens back and scoring what is appended, is in `fusion.m
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -14,11 +14,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alignment.errors import ConfigError
-from fusion.core import Advance, AdvanceFailed, Answer, Capacity, Generate, Generated, Ids, NextTokens, Score, Task
+from fusion.core import (
+    Advance,
+    AdvanceFailed,
+    Answer,
+    Capacity,
+    Generate,
+    Generated,
+    Ids,
+    Look,
+    Looked,
+    NextTokens,
+    Score,
+    Task,
+)
 from fusion.members.check import CheckFailedError, StartUpCheck, of_itself
 from fusion.members.vllm.hints import explained
 from fusion.members.vllm.naming import EXTRA
-from fusion.members.vllm.options import Options, configured, lora_request, quiet
+from fusion.members.vllm.options import Options, configured, lora_requests, quiet
 from fusion.sampling import BAN
 
 if TYPE_CHECKING:
@@ -47,13 +60,17 @@ class _Open:
         blocks: how much of the cache it may take, the most it ever needed.
         work: the task in progress, None between answers.
         rest: the part of it that is to be scored, while the part before runs on its own.
+        adapter: the one that it runs with.
+        kept: whether vLLM's worker keeps a row of it.
     """
 
     request: str
     tokens: list[int] = field(default_factory=list)
     blocks: int = 0
-    work: Task | None = None
+    work: Advance | Generate | None = None
     rest: list[int] = field(default_factory=list)
+    adapter: str | None = None
+    kept: bool = False
 
 
 class VllmEngine:
@@ -63,17 +80,19 @@ class VllmEngine:
     for their next token hold their blocks, and two that both needed one more would wait for ever.
     """
 
-    def __init__(self, core: Core, *, device: str, candidates: int, lora: Any = None) -> None:
-        """Take over a running core. `candidates` is the k of the answers, `lora` vLLM's request of an adapter."""
+    def __init__(self, core: Core, *, device: str, candidates: int, lora: Mapping[str, Any] | None = None) -> None:
+        """Take over a running core. `candidates` is the k of the answers, `lora` vLLM's requests of adapters."""
         from vllm.sampling_params import SamplingParams
 
         self.vocabulary_size = core.vocabulary_size
         self.device = device
         cache_tokens = core.blocks * core.block
         places = core.config.scheduler_config.max_num_seqs
-        self.capacity = Capacity(min(core.context, cache_tokens), cache_tokens, places, core.block, generates=True)
+        context = min(core.context, cache_tokens)
+        self.capacity = Capacity(context, cache_tokens, places, core.block, generates=True, rows=1)
         self._core = core
-        self._lora = lora
+        self._lora = dict(lora or {})
+        self._looks: list[Look] = []
         self._candidates = min(candidates, core.vocabulary_size)
         # One object each for all requests: making one costs more than all else about an advance.
         told = {"max_tokens": 1, "temperature": 0.0, "logprobs": self._candidates, "detokenize": False}
@@ -107,7 +126,7 @@ class VllmEngine:
 
         with explained(source), quiet():
             core = Core(config)
-        lora = lora_request(chosen.adapter)
+        lora = lora_requests(chosen.adapters)
         engine = cls(core, device=chosen.device, candidates=chosen.candidates, lora=lora)
         try:
             with explained(source):
@@ -136,6 +155,9 @@ class VllmEngine:
     def add(self, work: list[Task]) -> None:
         """Queue work. An invalid or impossible task is answered with `AdvanceFailed` by the next `step`."""
         for one in work:
+            if isinstance(one, Look):
+                self._looks.append(one)
+                continue
             reason = self._refusal(one) or self._admit(one)
             if reason is not None:
                 self.close([one.sequence])
@@ -148,15 +170,21 @@ class VllmEngine:
             if (sequence := self._open.pop(number, None)) is not None:
                 self._end(sequence)
                 self._taken -= sequence.blocks
+                if sequence.kept:
+                    self._core.drop_rows([number])
 
     def has_work(self) -> bool:
         """Return whether `step` has anything to do."""
-        return bool(self._working or self._failed)
+        return bool(self._working or self._failed or self._looks)
 
     def step(self) -> list[Answer]:
-        """Run at most one forward pass and return what it finished, which may be nothing."""
-        answers: list[Answer] = []
-        if self._working:
+        """Run at most one forward pass and return what it finished, which may be nothing.
+
+        Second looks are answered at once, without a pass: rounds wait for them.
+        """
+        looks, self._looks = self._looks, []
+        answers: list[Answer] = self._look([look for look in looks if look.sequence in self._open])
+        if self._working and not answers:
             for output in self._core.step():
                 number = self._by_request.get(output.request_id)
                 if number is not None:
@@ -175,7 +203,7 @@ class VllmEngine:
         """Free weights and caches; no other call may follow."""
         self._core.shutdown()
 
-    def _refusal(self, work: Task) -> str | None:
+    def _refusal(self, work: Advance | Generate) -> str | None:
         """Return the reason why work is invalid, whatever the cache holds; None if it is valid."""
         ids, keep, cached, length = _extent(work), 0, 0, _length(work)
         if isinstance(work, Advance):
@@ -189,12 +217,16 @@ class VllmEngine:
             return f"{length} tokens are more than the context of {self.capacity.context}."
         if not 0 <= min(ids) <= max(ids) < self.vocabulary_size:
             return f"Token ids must be at least 0 and below {self.vocabulary_size}."
+        if isinstance(work, Advance) and work.each is not None:
+            return "Naming ids at every position is not built on vLLM."
+        if work.adapter is not None and work.adapter not in self._lora:
+            return f"There is no adapter {work.adapter}."
         also = work.also if isinstance(work, Advance) else ()
         if also and not 0 <= min(also) <= max(also) < self.vocabulary_size:
             return f"Ids that are named must be at least 0 and below {self.vocabulary_size}."
         return None
 
-    def _admit(self, work: Task) -> str | None:
+    def _admit(self, work: Advance | Generate) -> str | None:
         """Set blocks aside for work and queue it, or say why there are none."""
         length = _length(work)
         needed = -(-length // self.capacity.block)
@@ -209,6 +241,7 @@ class VllmEngine:
             sequence = self._open[work.sequence] = _Open("")
         sequence.blocks += extra
         self._taken += extra
+        sequence.kept = sequence.kept or (isinstance(work, Advance) and work.kept)
         if isinstance(work, Generate):
             sequence.tokens = []
             self._begin(work, sequence, work.ids, generation(work, self.vocabulary_size))
@@ -216,14 +249,17 @@ class VllmEngine:
             self._queue(work, sequence)
         return None
 
-    def _begin(self, work: Task, sequence: _Open, ids: list[int], sampling: SamplingParams) -> None:
+    def _begin(self, work: Advance | Generate, sequence: _Open, ids: list[int], sampling: SamplingParams) -> None:
         """Open a request of vLLM; what is still cached of an older one is found by its content."""
         self._end(sequence)
         self._opened += 1
         sequence.request, sequence.work = f"{work.sequence}-{self._opened}", work
         self._by_request[sequence.request] = work.sequence
         self._working += 1
-        self._core.add(sequence.request, list(ids), sampling, session=isinstance(work, Advance), lora=self._lora)
+        if isinstance(work, Generate) or work.keep == 0:
+            sequence.adapter = work.adapter
+        lora = None if sequence.adapter is None else self._lora[sequence.adapter]
+        self._core.add(sequence.request, list(ids), sampling, session=isinstance(work, Advance), lora=lora)
 
     def _queue(self, advance: Advance, sequence: _Open) -> None:
         """Hand an advance to vLLM, which keeps the lists it is given.
@@ -252,13 +288,32 @@ class VllmEngine:
 
     def _parameters(self, advance: Advance, score: Score) -> SamplingParams:
         """Return vLLM's sampling parameters for a part of an advance."""
-        if not advance.also and advance.allowed is None:
+        if not advance.also and advance.allowed is None and not advance.kept:
             return self._sampling[score]
         from vllm.sampling_params import SamplingParams
 
         allowed = None if advance.allowed is None else advance.allowed.tobytes()
         extra = {"also": list(advance.also), "allowed": allowed, "k": self._candidates}
+        extra["kept"] = advance.sequence if advance.kept else None
         return SamplingParams(**self._arguments[score], extra_args={EXTRA: extra})
+
+    def _look(self, looks: list[Look]) -> list[Answer]:
+        """Second looks at the last rows of sequences, which vLLM's worker keeps."""
+        answers: list[Answer] = []
+        asked = [look for look in looks if look.row == -1]
+        for look in looks:
+            if look.row != -1:  # only the final row of an answer is kept
+                self.close([look.sequence])
+                answers.append(AdvanceFailed(look.sequence, "There is no row to look at again."))
+        if asked:
+            rows = self._core.look([(look.sequence, list(look.ids)) for look in asked])
+            for look, row in zip(asked, rows, strict=True):
+                if row is None:
+                    self.close([look.sequence])
+                    answers.append(AdvanceFailed(look.sequence, "There is no row to look at again."))
+                else:
+                    answers.append(Looked(look.sequence, row))
+        return answers
 
     def _go_on(self, sequence: _Open) -> None:
         """The part before the first scored position is cached; score the rest."""
@@ -356,12 +411,12 @@ def generation(work: Generate, vocabulary_size: int) -> SamplingParams:
     )
 
 
-def _extent(work: Task) -> Sequence[int]:
+def _extent(work: Advance | Generate) -> Sequence[int]:
     """The ids that work brings."""
     return work.append if isinstance(work, Advance) else work.ids
 
 
-def _length(work: Task) -> int:
+def _length(work: Advance | Generate) -> int:
     """Tokens of the sequence once the work is done."""
     if isinstance(work, Advance):
         return work.keep + len(work.append)

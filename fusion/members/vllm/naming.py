@@ -16,23 +16,28 @@ import torch
 from fusion.members.topk import best_allowed
 
 EXTRA = "tutti"
-"""The key in `extra_args`: {"also": ids, "allowed": bytes of the bitmask or None, "k": how many are best}."""
+"""The key in `extra_args`: {"also": ids, "allowed": bytes of the bitmask or None, "k": how many are best,
+"kept": a number that the row is to be kept for, or None}."""
+
+Kept = dict[int, torch.Tensor]
+"""Rows for a second look, log-probabilities [V], by number."""
 
 
-def wrap_sampler(runner: Any) -> None:
-    """Have a model runner's sampler answer what `EXTRA` asks for; the runner of V1 or of V2."""
+def wrap_sampler(runner: Any, kept: Kept) -> None:
+    """Have a model runner's sampler answer what `EXTRA` asks for, and keep rows; the runner of V1 or of V2."""
     if isinstance(runner.sampler, torch.nn.Module):
-        runner.sampler.forward = _V1(runner, runner.sampler.forward)
+        runner.sampler.forward = _V1(runner, runner.sampler.forward, kept)
     else:
-        runner.sampler = _V2(runner.sampler)
+        runner.sampler = _V2(runner.sampler, kept)
 
 
 class _V1:
     """The V1 runner's sampler, which finds the requests of its rows in the runner's batch."""
 
-    def __init__(self, runner: Any, forward: Any) -> None:
+    def __init__(self, runner: Any, forward: Any, kept: Kept) -> None:
         self._runner = runner
         self._forward = forward
+        self._kept = kept
 
     def __call__(self, logits: torch.Tensor, *arguments: Any, **options: Any) -> Any:
         runner = self._runner
@@ -42,14 +47,15 @@ class _V1:
             if params is not None and params.extra_args and EXTRA in params.extra_args:
                 wanted[row] = params.extra_args[EXTRA]
         raw = _raw(logits, wanted)
-        return completed(self._forward(logits, *arguments, **options), raw, wanted)
+        return completed(self._forward(logits, *arguments, **options), raw, wanted, self._kept)
 
 
 class _V2:
     """The V2 runner's sampler, which is told of each request when that gets its place."""
 
-    def __init__(self, sampler: Any) -> None:
+    def __init__(self, sampler: Any, kept: Kept) -> None:
         self._sampler = sampler
+        self._kept = kept
         self._extras: dict[int, Mapping[str, Any]] = {}
 
     def __getattr__(self, name: str) -> Any:
@@ -66,7 +72,7 @@ class _V2:
         places = input_batch.idx_mapping_np[: len(logits)].tolist() if self._extras else []
         wanted = {row: self._extras[place] for row, place in enumerate(places) if place in self._extras}
         raw = _raw(logits, wanted)
-        return completed(self._sampler(logits, input_batch), raw, wanted)
+        return completed(self._sampler(logits, input_batch), raw, wanted, self._kept)
 
 
 def _raw(logits: torch.Tensor, wanted: Mapping[int, Any]) -> torch.Tensor:
@@ -74,8 +80,11 @@ def _raw(logits: torch.Tensor, wanted: Mapping[int, Any]) -> torch.Tensor:
     return logits[list(wanted)].clone().float() if wanted else logits[:0]
 
 
-def completed(output: Any, raw: torch.Tensor, wanted: Mapping[int, Mapping[str, Any]]) -> Any:
-    """A sampler's output with what some rows want: their k best replaced, their named ids after those."""
+def completed(output: Any, raw: torch.Tensor, wanted: Mapping[int, Mapping[str, Any]], kept: Kept) -> Any:
+    """A sampler's output with what some rows want: their k best replaced, their named ids after those.
+
+    Rows that are to be `kept` are put there.
+    """
     told = output.logprobs_tensors
     if not wanted or told is None:
         return output
@@ -86,6 +95,8 @@ def completed(output: Any, raw: torch.Tensor, wanted: Mapping[int, Mapping[str, 
         ids, logprobs = ids.clone(), logprobs.clone()
     normal = torch.log_softmax(raw, dim=-1)
     for scores, (row, extra) in zip(normal, wanted.items(), strict=True):
+        if extra.get("kept") is not None:
+            kept[extra["kept"]] = scores
         if extra["allowed"] is not None:
             mask = np.frombuffer(extra["allowed"], np.uint8)
             best, values = best_allowed(scores[None], mask, extra["k"])

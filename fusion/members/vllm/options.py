@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from alignment.errors import ConfigError
+from fusion.members.adapters import read_adapter
 from fusion.members.vllm import KIND
 from fusion.members.vllm.hints import explained
 from fusion.options import EngineOptions
@@ -58,7 +59,7 @@ class Options:
         prefill_chunk: prompt tokens in a step, which bounds how long decoding waits for them.
         candidates: k of the answers.
         engine_args: arguments of vLLM's own `EngineArgs`, which validates them.
-        adapter: folder of a LoRA adapter that every sequence runs with.
+        adapters: folders of LoRA adapters by name, which sequences may run with.
     """
 
     source: str
@@ -72,7 +73,7 @@ class Options:
     prefill_chunk: int = EngineOptions.prefill_chunk
     candidates: int = EngineOptions.candidates
     engine_args: Mapping[str, Any] = field(default_factory=dict)
-    adapter: str | None = None
+    adapters: Mapping[str, str] = field(default_factory=dict)
 
 
 @contextmanager
@@ -133,8 +134,9 @@ def arguments(options: Options) -> dict[str, Any]:
         # The next token of every sequence fits beside a chunk of one prompt.
         "max_num_batched_tokens": options.prefill_chunk + options.max_sequences,
         "max_logprobs": options.candidates,
-        "enable_lora": options.adapter is not None,
+        "enable_lora": bool(options.adapters),
         "use_tqdm_on_load": False,
+        **_lora(options),
         **given,
     }
     if on_cpu():
@@ -149,6 +151,28 @@ def arguments(options: Options) -> dict[str, Any]:
     if "kv_cache_memory_bytes" in result:
         result.setdefault("gpu_memory_utilization", UNPROFILED)
     return result
+
+
+RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # those that vLLM sets room aside for
+
+
+def _lora(options: Options) -> dict[str, Any]:
+    """Room for all adapters at once: with less, vLLM never runs the rows of several in one step."""
+    if not options.adapters:
+        return {}
+    rank = max(read_adapter(folder).rank for folder in options.adapters.values())
+    room = next((size for size in RANKS if size >= rank), None)
+    if room is None:
+        raise ConfigError(f"{options.source}: an adapter has rank {rank}; vLLM takes up to {RANKS[-1]}.")
+    count = len(options.adapters)
+    for name in ("max_loras", "max_cpu_loras"):
+        own = options.engine_args.get(name)
+        if isinstance(own, int) and own < count:
+            raise ConfigError(
+                f"{options.source}: engine_args.{name} is {own}, but there are {count} adapters, which never "
+                "would share a step; raise it or leave it out."
+            )
+    return {"max_loras": count, "max_cpu_loras": count, "max_lora_rank": room}
 
 
 def require_known(source: str, given: Mapping[str, Any]) -> None:
@@ -210,10 +234,10 @@ def on_cpu() -> bool:
     return bool(current_platform.is_cpu())
 
 
-def lora_request(adapter: str | None) -> Any:
-    """Return vLLM's request for the adapter; None without one."""
-    if adapter is None:
-        return None
+def lora_requests(adapters: Mapping[str, str]) -> dict[str, Any]:
+    """Return vLLM's request for each adapter; ids must differ, from 1 on."""
+    if not adapters:
+        return {}
     from vllm.lora.request import LoRARequest
 
-    return LoRARequest("adapter", 1, adapter)
+    return {name: LoRARequest(name, index, folder) for index, (name, folder) in enumerate(adapters.items(), 1)}

@@ -8,11 +8,14 @@ from pydantic import ConfigDict, Field, model_validator
 
 from alignment.errors import InvalidRequestError
 from fusion.core import End, RoundReport, WeightingReport
-from fusion.options import MEASURES, FusionParams, Measure, Weighting
+from fusion.options import MEASURES, Combine, ContextView, FusionParams, Measure, Weighting
+from fusion.terms import objections
 from fusion.weights import GRID
 from server.http.errors import shorten, shorten_text
 from server.http.protocol.common import AnswerModel, RequestModel, is_none
-from server.settings.derive import overrides, updated
+from server.settings.derive import overrides, section, updated
+from server.settings.sums import NAMES as SUMS
+from server.settings.sums import with_sums
 
 if TYPE_CHECKING:
     from fusion.ensemble import Ensemble
@@ -26,7 +29,21 @@ class WeightingFields(overrides(Weighting, RequestModel)):  # type: ignore[misc]
     method: Literal["uniform", Measure] | None = None
 
 
-class FusionFields(overrides(FusionParams, RequestModel)):  # type: ignore[misc]
+class Part(RequestModel):
+    """An object inside `fusion`, in which a misspelt field must not be ignored."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class ViewFields(section(ContextView, Part)):  # type: ignore[misc]
+    """A document of `fusion.views`."""
+
+    context: Annotated[str, Field(min_length=1)]
+
+
+class FusionFields(  # type: ignore[misc]
+    overrides(FusionParams, with_sums(RequestModel, Part), without=SUMS)
+):
     """`fusion` in a request: the options of `fusion.options.FusionParams`. Those left out keep the defaults.
 
     Weights are scaled to sum to 1, and 0 for members not named. In the JSON they may also be `uniform`, or the
@@ -37,6 +54,7 @@ class FusionFields(overrides(FusionParams, RequestModel)):  # type: ignore[misc]
 
     members: Annotated[list[str], Field(min_length=1)] | None = None
     weighting: WeightingFields | None = None
+    views: Annotated[list[ViewFields], Field(min_length=1)] | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -81,6 +99,7 @@ def fusion_params(fields: FusionFields | None, ensemble: Ensemble, max_search: i
         return defaults
     members = defaults.members if fields.members is None else _members(fields.members, ensemble)
     taking_part = members or tuple(ensemble.models)
+    combine = fields.combine or defaults.combine
     weighting, uniform = _weighting(fields, defaults.weighting)
     if weighting.method == "packllm-opt" and _search(weighting) > max(max_search, _search(defaults.weighting)):
         raise InvalidRequestError(
@@ -88,8 +107,32 @@ def fusion_params(fields: FusionFields | None, ensemble: Ensemble, max_search: i
             f"this server allows {max_search // max(weighting.grid, GRID)} positions with that grid.",
             param="fusion.weighting",
         )
-    weights = None if uniform else _weights(fields.weights, defaults.weights, taking_part)
-    return updated(defaults, fields, members=members, weights=weights, weighting=weighting)
+    weights = None if uniform else _weights(fields.weights, defaults.weights, taking_part, combine)
+    views = tuple(ContextView(view.context, view.weight) for view in fields.views or ()) or None
+    fusion = updated(defaults, fields, members=members, weights=weights, weighting=weighting, views=views)
+    pivot = None if ensemble.chooses_pivot else ensemble.pivot
+    for field, sentence in objections(fusion, taking_part, pivot):
+        raise InvalidRequestError(f"fusion.{field} {sentence}.", param=f"fusion.{field}")
+    return fusion
+
+
+def require_short(fusion: FusionParams, most: int, chars: int) -> None:
+    """Raise InvalidRequestError for more than `most` views, or one whose text is longer than `chars`."""
+    views = fusion.views or ()
+    if len(views) > most:
+        raise InvalidRequestError(
+            f"fusion.views has {len(views)} entries; this server takes at most {most}.", param="fusion.views"
+        )
+    texts = {f"fusion.views[{index}].context": len(view.context) for index, view in enumerate(views)}
+    negative = fusion.guidance.negative if fusion.guidance is not None else None
+    if negative is not None:
+        parts = [negative] if isinstance(negative, str) else [message["content"] for message in negative]
+        texts["fusion.guidance.negative"] = sum(map(len, parts))
+    for field, length in texts.items():
+        if length > chars:
+            raise InvalidRequestError(
+                f"{field} has {length} characters; this server takes at most {chars}.", param=field
+            )
 
 
 def _search(weighting: Weighting) -> int:
@@ -126,7 +169,7 @@ def _weighting(fields: FusionFields, default: Weighting) -> tuple[Weighting, boo
 
 
 def _weights(
-    asked: dict[str, float] | None, defaults: dict[str, float] | None, members: tuple[str, ...]
+    asked: dict[str, float] | None, defaults: dict[str, float] | None, members: tuple[str, ...], combine: Combine
 ) -> dict[str, float] | None:
     for name in asked or {}:
         if name not in members:
@@ -138,6 +181,15 @@ def _weights(
     if given is None:
         return None
     weights = {name: given.get(name, 0.0) for name in members}
+    if combine == "arithmetic":
+        return weights
+    for name, weight in weights.items():
+        if weight < 0:
+            raise InvalidRequestError(
+                f"fusion.weights.{name} is {weight:g}, but should be greater than or equal to 0; below it takes "
+                "combine: arithmetic.",
+                param=f"fusion.weights.{name}",
+            )
     largest = max(weights.values())
     if largest == 0:
         raise InvalidRequestError(

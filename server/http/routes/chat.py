@@ -193,7 +193,8 @@ def prepared(service: Service, body: ChatRequest, asked: Asked) -> tuple[Prompt,
             offer.tools, ensemble.first.grammar_table, choice=offer.choice, parallel=offer.parallel
         )
     constraint = constraint_of(body, ensemble, calls)
-    prompt = ensemble.encode_chat(**conversation, locate=asked.located, shown=shown)
+    place = asked.fusion.context_place
+    prompt = ensemble.encode_chat(**conversation, locate=asked.located, shown=shown, place=place)
     prompt = replace(prompt, constraint=constraint)
     tokenizer = ensemble.tokenizer
     opened = tags is not None and tags.opened_by(tokenizer.decode(prompt.ids[ensemble.pivot][-8:]))

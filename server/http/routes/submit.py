@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from fastapi import Request, Response
 
+from alignment.errors import InvalidRequestError
+from fusion.assembly.views import with_views
 from fusion.core import Prompt
 from fusion.ensemble import Ensemble
 from fusion.options import FusionParams
@@ -14,7 +16,7 @@ from server.http.generation import Generation
 from server.http.middleware.auth import flow_of
 from server.http.protocol.chat import ChatRequest
 from server.http.protocol.completions import CompletionRequest
-from server.http.protocol.fusion import fusion_params
+from server.http.protocol.fusion import fusion_params, require_short
 from server.http.protocol.sampling import (
     check_stream_options,
     choices,
@@ -56,6 +58,17 @@ class Asked:
         check_stream_options(body)
         ensemble = service.ensemble(body.model)
         fusion = fusion_params(body.fusion, ensemble, service.settings.max_search)
+        if body.fusion is not None:
+            require_short(fusion, service.settings.max_views, service.settings.max_context_chars)
+        if (fusion.views or fusion.guidance) and body.prompt_alternatives is not None:
+            field = "fusion.views" if fusion.views else "fusion.guidance"
+            raise InvalidRequestError(
+                f"{field} shows the members another prompt, whose tokens cannot be echoed; leave it out.",
+                param=field,
+            )
+        ensemble, fusion = with_views(ensemble, fusion)
+        if fusion.sums and body.prompt_alternatives is not None:
+            require_each_position(ensemble)
         n = choices(body, service.settings.max_choices)
         require_fixed_pivot(body, ensemble)
         located = ensemble.scores(fusion) or body.prompt_alternatives is not None
@@ -110,3 +123,14 @@ class Asked:
             keep_alive_seconds=settings.keep_alive_seconds,
             keep_alive=settings.keep_alive,
         )
+
+
+def require_each_position(ensemble: Ensemble) -> None:
+    """Raise InvalidRequestError where a member cannot answer for given tokens at every position of a prompt."""
+    for name, model in ensemble.models.items():
+        if model.member.capacity.rows == 1:
+            raise InvalidRequestError(
+                f"echo and prompt_logprobs of a sum of log-probabilities are not built for members on vLLM, which "
+                f"{name} is; leave them out.",
+                param="echo",
+            )

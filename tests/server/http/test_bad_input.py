@@ -140,10 +140,13 @@ def test_messages_say_what_is_allowed(client: TestClient) -> None:
     assert message({"messages": []}) == "messages should not be empty."
     assert message({"messages": "Hello"}) == "messages should be a list, not 'Hello'."
     assert message({"model": 5}) == "model should be text, not 5."
-    assert message({"fusion": {"combine": "sum"}}) == "fusion.combine should be 'mixture' or 'product', not 'sum'."
     assert (
-        "members, weights, weighting, combine, filter_top, renormalize, guard, report, draft, gate, threshold"
-        in message({"fusion": {"x": 1}})
+        message({"fusion": {"combine": "sum"}})
+        == "fusion.combine should be 'mixture', 'product' or 'arithmetic', not 'sum'."
+    )
+    assert (
+        "mask, contrast, proxy, guidance, members, weights, weighting, combine, filter_top, renormalize, guard, "
+        "report, draft, gate, threshold, views, context_place" in message({"fusion": {"x": 1}})
     )
     assert "the members are a, b" in message({"fusion": {"members": ["c"]}})
     long = message({"messages": [{"role": "user", "content": "x" * CONTEXT}]})

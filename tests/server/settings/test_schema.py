@@ -82,9 +82,9 @@ MISTAKES = {
     "unknown field of an ensemble": (
         "    pivot: ada",
         "    pivot: ada\n    pivit: ada",
-        "c.yaml:8: ensembles.both.pivit: unknown field (did you mean 'pivot'?); allowed: members, pivot, "
-        "alignment, maps, weights, weighting, combine, filter_top, renormalize, guard, draft, gate, threshold, "
-        "on_member_failure.",
+        "c.yaml:8: ensembles.both.pivit: unknown field (did you mean 'pivot'?); allowed: members, views, "
+        "pivot, alignment, maps, mask, contrast, proxy, guidance, weights, weighting, combine, filter_top, "
+        "renormalize, guard, draft, gate, threshold, context_place, on_member_failure.",
     ),
     "missing field": (
         "  ben: {source: models/ben}",
@@ -156,7 +156,7 @@ MISTAKES = {
     "combine": (
         "    pivot: ada",
         "    pivot: ada\n    combine: mean",
-        "c.yaml:8: ensembles.both.combine: found 'mean'; allowed: mixture, product.",
+        "c.yaml:8: ensembles.both.combine: found 'mean'; allowed: mixture, product, arithmetic.",
     ),
     "alignment": (
         "    pivot: ada",

@@ -39,7 +39,10 @@ def test_rows_of_one_pass_run_with_their_own_adapters(golden, engine):
     _, names, arrays = golden
     answers = run(
         engine,
-        [Advance(i, 0, row.tolist(), adapter=name) for i, (row, name) in enumerate(zip(arrays["input_ids"], names))],
+        [
+            Advance(i, 0, row.tolist(), adapter=name)
+            for i, (row, name) in enumerate(zip(arrays["input_ids"], names, strict=True))
+        ],
     )
     for i, expected in enumerate(arrays["logprobs"]):
         np.testing.assert_allclose(dense(answers[i]), expected, rtol=0, atol=1e-5)

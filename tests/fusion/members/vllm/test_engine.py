@@ -14,9 +14,10 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 from safetensors.torch import save_file
 from transformers import LlamaConfig, MistralConfig
 
-from fusion.core import Advance, AdvanceFailed, Capacity, Generate, NextTokens
+from fusion.core import Advance, AdvanceFailed, Capacity, Generate, Look, NextTokens
 from fusion.options import SamplingParams
 from tests.support.random_models import VOCABULARY, build, error_of, plain_logprobs, run
+from tests.support.reference import shared
 
 pytest.importorskip("vllm")
 
@@ -306,11 +307,12 @@ def test_an_adapter_is_part_of_the_model(tmp_path):
         max_context=200,
         candidates=VOCABULARY,
         engine_args=EAGER,
-        adapter=str(tmp_path / "adapter"),
+        adapters={"own": str(tmp_path / "adapter")},
     )
     ids = [5, 9, 100, 7, 33, 2, 8]
-    assert error_of(run(engine, Advance(1, 0, ids, "all"))[1], plain_logprobs(model, ids)) < EXACT
-    answer = run(engine, Advance(1, 3, [4, 5], "all"))[1]
+    read = run(engine, Advance(1, 0, ids, "all", adapter="own"))[1]
+    assert error_of(read, plain_logprobs(model, ids)) < EXACT
+    answer = run(engine, Advance(1, 3, [4, 5], "all", adapter="own"))[1]
     assert error_of(answer, plain_logprobs(model, [*ids[:3], 4, 5])[3:]) < EXACT
     engine.shutdown()
 
@@ -335,3 +337,44 @@ def test_generating_a_few_tokens_leaves_a_core_to_whoever_sends_them(engine, mon
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(1)
+
+
+def test_several_adapters_share_steps_with_the_bare_model(tmp_path):
+    """Each row is that of its own adapter, token by token; second looks are at the newest row."""
+    golden = shared("golden", "adapters")
+    views = json.loads((golden / "views.json").read_text())
+    names = [None if row == "__base__" else row for row in views["rows"]]
+    arrays = np.load(golden / "views.npz")
+    width = json.loads((golden / "base" / "config.json").read_text())["vocab_size"]
+    engine = VllmEngine.load(
+        str(golden / "base"),
+        dtype="float32",
+        cache_tokens=1024,
+        max_context=100,
+        candidates=width,
+        engine_args=EAGER,
+        adapters={name: str(golden / name) for name in names if name},
+    )
+    try:
+        rows = arrays["input_ids"].tolist()
+        answers = run(
+            engine,
+            *(
+                Advance(i, 0, row[:-1], adapter=name)
+                for i, (row, name) in enumerate(zip(rows, names, strict=True))
+            ),
+        )
+        answers = run(
+            engine,
+            *(Advance(i, len(row) - 1, row[-1:], adapter=names[i], kept=True) for i, row in enumerate(rows)),
+        )
+        for i, expected in enumerate(arrays["logprobs"]):
+            found = np.empty(width, np.float32)
+            found[answers[i].ids[0]] = answers[i].logprobs[0]
+            np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+        engine.add([Look(i, [7, 3, 3]) for i in range(len(rows))])
+        looked = {answer.sequence: answer.logprobs for answer in engine.step()}
+        for i, expected in enumerate(arrays["logprobs"]):
+            np.testing.assert_allclose(looked[i], expected[[7, 3, 3]], rtol=0, atol=1e-5)
+    finally:
+        engine.shutdown()

@@ -1,0 +1,188 @@
+"""Views of one model in a request, over a member whose distribution is a function of the tokens it holds."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from alignment.errors import InvalidRequestError
+from fusion.arithmetic import combine
+from fusion.assembly.ensembles import build_ensemble
+from fusion.assembly.views import with_views
+from fusion.core import Capacity
+from fusion.loop.fuser import Fuser
+from fusion.options import ContextView, FusionParams, Guidance, Mask, Weighting
+from tests.support.scripted_fuser import eventually
+from tests.support.toy_fuser import Listener, Running, toy_ensemble, toy_model
+
+CHAT = [{"role": "user", "content": "Where is Rome?"}]
+OFF = Mask(off=True)
+
+
+@pytest.fixture
+def single(tokenizers):
+    model = toy_model(tokenizers["almanac"], "almanac", seed=1)
+    model.member.k = model.tokenizer.vocabulary_size
+    return build_ensemble("one", {"almanac": model}, "almanac")
+
+
+@pytest.fixture
+def ask():
+    """Decodes a conversation with these options; returns the listener, and the ensemble with its prompt."""
+    fusers = []
+
+    def start(ensemble, fusion, **sampling) -> tuple[Listener, object]:
+        engines = {model.engine: model.member for model in ensemble.models.values()}
+        fuser = Fuser(engines)
+        fuser.start()
+        fusers.append(fuser)
+        viewed, options = with_views(ensemble, fusion)
+        running = Running(fuser, viewed)
+        prompt = viewed.encode_chat(CHAT, locate=options.weighting.method != "given")
+        sampling = {"max_tokens": 3, "ignore_eos": True, "logprobs": 5, **sampling}
+        return running.submit(prompt, replace(options, report=True), **sampling).wait(), (viewed, prompt)
+
+    yield start
+    for fuser in fusers:
+        fuser.stop()
+
+
+def rows_of(viewed, prompt, text):
+    """[M, V] log-probabilities of every view after its prompt and these tokens."""
+    return {
+        name: model.member.distribution([*prompt.ids[name], *text]).astype(np.float64)
+        for name, model in viewed.models.items()
+    }
+
+
+def test_a_mixture_over_documents_is_the_weighted_mean_of_what_each_makes_likely(single, ask):
+    documents = (ContextView("Rome is in Italy.", 3.0), ContextView("Oslo is in Norway.", 1.0))
+    listener, (viewed, prompt) = ask(single, FusionParams(views=documents))
+    assert listener.last.error is None
+    assert list(viewed.models) == ["almanac", "almanac/2"]
+    assert viewed.tokenizer.decode(prompt.ids["almanac/2"]).count("Oslo") == 1
+    text = []
+    for update in listener.updates:
+        for token in update.tokens:
+            rows = rows_of(viewed, prompt, text)
+            fused = 0.75 * np.exp(rows["almanac"]) + 0.25 * np.exp(rows["almanac/2"])
+            for one in (token.chosen, *token.top):
+                assert one.logprob == pytest.approx(np.log(fused[one.id]), abs=1e-5)
+            text.append(token.chosen.id)
+    assert listener.last.rounds[0].weights == {"almanac": 0.75, "almanac/2": 0.25}
+    assert set(single.models["almanac"].member.cached) == set()
+
+
+@pytest.mark.parametrize("mask", [OFF, Mask(plausibility=0.2), Mask(nucleus=0.5), Mask(top_k=3)])
+def test_guidance_by_a_second_prompt_is_the_sum_over_both(single, ask, mask):
+    fusion = FusionParams(guidance=Guidance(2.5, negative="Be rude."), mask=mask)
+    listener, (viewed, prompt) = ask(single, fusion)
+    assert list(viewed.models) == ["almanac", "almanac/negative"]
+    kind = next((f for f in ("plausibility", "nucleus", "top_k") if getattr(mask, f) is not None), None)
+    text = []
+    end = viewed.stop_ids
+    for update in listener.updates:
+        for token in update.tokens:
+            rows = rows_of(viewed, prompt, text)
+            logits = np.stack([rows["almanac"], rows["almanac/negative"]])
+            logits[:, list(end)] = -1e9  # these may not come
+            expected = combine(logits[None], [2.5, -1.5], mask=kind and (kind, 0, getattr(mask, kind)))[0]
+            assert token.chosen.id == expected.argmax()
+            assert token.chosen.logprob == pytest.approx(np.log(expected.max()), abs=2e-2)
+            text.append(token.chosen.id)
+
+
+def test_without_context_the_second_prompt_is_the_conversation_alone(single):
+    documents = (ContextView("Rome is in Italy."),)
+    viewed, _ = with_views(single, FusionParams(views=documents, guidance=Guidance(2.0, without_context=True)))
+    prompt = viewed.encode_chat(CHAT)
+    assert prompt.ids["almanac/negative"] == single.encode_chat(CHAT).ids["almanac"]
+    assert "Italy" in viewed.tokenizer.decode(prompt.ids["almanac"])
+    with pytest.raises(InvalidRequestError, match="takes a context to do without"):
+        with_views(single, FusionParams(guidance=Guidance(2.0, without_context=True)))
+
+
+def test_every_member_of_an_ensemble_reads_every_document(tokenizers, ask):
+    ensemble = toy_ensemble(tokenizers, pivot="almanac")
+    documents = (ContextView("Rome."), ContextView("Oslo."))
+    weights = {"almanac": 0.5, "abacus": 0.25, "lingvo": 0.25}
+    listener, (viewed, _) = ask(ensemble, FusionParams(views=documents, weights=weights))
+    assert listener.last.error is None
+    assert len(viewed.models) == 6
+    assert listener.last.rounds[0].weights == pytest.approx(
+        {name: weights[name.partition("/")[0]] / 2 for name in viewed.models}
+    )
+
+
+def test_the_prompts_perplexity_under_each_document_may_weigh_them(single, ask):
+    documents = (ContextView("Rome is in Italy."), ContextView("Oslo is in Norway."))
+    fusion = FusionParams(views=documents, weighting=Weighting(method="packllm-sim"))
+    listener, _ = ask(single, fusion)
+    report = listener.last.weighting
+    assert report.method == "packllm-sim"
+    assert set(report.weights) == {"almanac", "almanac/2"}
+    first, second = report.perplexity.values()
+    assert first != second
+    assert report.weights["almanac"] == pytest.approx((1 / first) / (1 / first + 1 / second))
+
+
+def test_views_take_room_together_and_a_request_that_can_never_fit_is_refused(tokenizers):
+    capacity = Capacity(context=200, cache_tokens=200, sequences=3)
+    model = toy_model(tokenizers["almanac"], "almanac", seed=1, capacity=capacity)
+    single = build_ensemble("one", {"almanac": model}, "almanac")
+
+    def viewed(count):
+        return with_views(single, FusionParams(views=tuple(ContextView(f"Text {i}.") for i in range(count))))[0]
+
+    two = viewed(2)
+    prompt = two.encode_chat(CHAT)
+    room = two.max_new_tokens(prompt, list(two.models))
+    assert room == (200 - sum(map(len, prompt.ids.values()))) // 2
+    four = viewed(4)
+    prompt = four.encode_chat(CHAT)
+    with pytest.raises(InvalidRequestError, match="take more places than the 3"):
+        four.max_new_tokens(prompt, list(four.models))
+    long = with_views(single, FusionParams(views=(ContextView("Rome. " * 190),)))[0]
+    with pytest.raises(InvalidRequestError, match=r"fusion\.views\[0\]\.context"):
+        long.encode_chat(CHAT)
+
+
+@pytest.mark.parametrize(
+    ("views", "sentence"),
+    [
+        ((ContextView("a", 1.0), ContextView("b")), r"views\[1\]\.weight is missing"),
+        ((ContextView("a", 0.0), ContextView("b", 0.0)), "at least one must be positive"),
+    ],
+)
+def test_weights_of_documents_are_all_or_none(single, views, sentence):
+    with pytest.raises(InvalidRequestError, match=sentence):
+        with_views(single, FusionParams(views=views))
+
+
+def test_a_lost_engine_takes_all_its_views_and_the_error_says_so(single, ask):
+    fusion = FusionParams(views=(ContextView("Rome."), ContextView("Oslo.")))
+    viewed, options = with_views(single, fusion)
+    member = single.models["almanac"].member
+    fuser = Fuser({"almanac": member}, views={"almanac/2": "almanac"})
+    fuser.start()
+    try:
+        member.hold = True
+        running = Running(fuser, viewed)
+        listener = running.submit(viewed.encode_chat(CHAT), options)
+        while not member.submitted:
+            pass
+        load = fuser.load().members
+        assert load["almanac"].sequences == 2
+        assert load["almanac/2"].sequences == 1
+        member.fail()
+        listener.wait()
+        assert "almanac" in str(listener.last.error)
+        assert fuser.load().members["almanac/2"].up is False
+        member.hold = False
+        member.come_back()
+        assert eventually(lambda: fuser.load().members["almanac/2"].up)
+        assert running.submit(viewed.encode_chat(CHAT), options).wait().last.error is None
+    finally:
+        fuser.stop()

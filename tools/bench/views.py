@@ -1,0 +1,120 @@
+"""Views of one model against the model alone: time of a round, and memory of the weights.
+
+    python -m tools.bench.views
+
+One of the benchmark's models of 30M parameters, as an ensemble of one, as four views that differ in their prompts,
+and as three adapters of rank 16 beside the bare model. All are measured in turn in one process.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from transformers import AutoModelForCausalLM
+
+from alignment.text.tokenizer import Tokenizer
+from fusion.assembly.ensembles import build_ensemble
+from fusion.ensemble import Ensemble, Model
+from fusion.loop.fuser import Fuser
+from fusion.members.hosts.inline import InlineMember
+from fusion.members.transformers.engine import TransformersEngine
+from fusion.views import ModelView
+from tools.bench.decode import fused_round_seconds
+from tools.bench.models import build
+
+MODEL = "llama"
+RANK = 16
+SEQUENCES = (1, 8)
+VIEWS = 4
+TOKENS = 48
+
+
+def write_adapter(folder: Path, model: torch.nn.Module, seed: int) -> None:
+    """A random adapter of all linear layers between the embeddings."""
+    torch.manual_seed(seed)
+    tensors = {}
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.Linear) and "lm_head" not in name:
+            key = f"base_model.model.{name}"
+            tensors[f"{key}.lora_A.weight"] = torch.randn(RANK, module.in_features) * 0.02
+            tensors[f"{key}.lora_B.weight"] = torch.randn(module.out_features, RANK) * 0.02
+    folder.mkdir()
+    save_file(tensors, folder / "adapter_model.safetensors")
+    config = {"peft_type": "LORA", "r": RANK, "lora_alpha": RANK, "target_modules": "all-linear"}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+
+
+def ensembles(base: Model, adapters: list[str]) -> dict[str, Ensemble]:
+    """What is compared, by name."""
+
+    def views(*shown: ModelView) -> Ensemble:
+        models = {view.name: replace(base, view=view) for view in shown}
+        return build_ensemble("views", models, shown[0].name)
+
+    prompts = [ModelView(f"view{index}", context=f"{index} {'ban ' * 8}") for index in range(VIEWS)]
+    adapted = [ModelView(f"adapter{index}", name) for index, name in enumerate(adapters)]
+    return {
+        "one": build_ensemble("one", {base.name: base}, base.name),
+        "views": views(*prompts),
+        "adapters": views(ModelView("bare"), *adapted),
+    }
+
+
+def run(folder: Path, repeats: int = 5) -> dict[str, object]:
+    """Measure; returns milliseconds of a round and their ratio to one view's."""
+    source = build(folder)[MODEL]
+    plain = AutoModelForCausalLM.from_pretrained(source)
+    names = [f"adapter{index}" for index in range(VIEWS - 1)]
+    for index, name in enumerate(names):
+        write_adapter(folder / name, plain, index)
+    rows = max(SEQUENCES) * VIEWS
+    engine = TransformersEngine.load(
+        str(source),
+        cache_tokens=rows * 512,
+        max_sequences=rows,
+        adapters={name: str(folder / name) for name in names},
+    )
+    weights = sum(weight.nbytes for weight in plain.parameters())
+    adapters = engine.adapters_nbytes
+    base = Model(InlineMember("base", engine), Tokenizer.load(str(source)), (2,), str(source))
+    compared = ensembles(base, names)
+    fuser = Fuser({"base": base.member})
+    fuser.start()
+    result: dict[str, object] = {"weights_ratio": round((weights + adapters) / weights, 3)}
+    try:
+        for sequences in SEQUENCES:
+            times: dict[str, list[float]] = {name: [] for name in compared}
+            for repeat in range(repeats + 1):
+                for name, ensemble in compared.items():
+                    seconds = fused_round_seconds(fuser, ensemble, sequences, seed=100 * repeat, tokens=TOKENS)
+                    if repeat:  # the first warms up
+                        times[name].append(seconds)
+            medians = {name: statistics.median(found) for name, found in times.items()}
+            result[str(sequences)] = {
+                **{f"{name}_ms": round(1e3 * value, 3) for name, value in medians.items()},
+                **{
+                    f"{name}_ratio": round(
+                        statistics.median(a / b for a, b in zip(times[name], times["one"], strict=True)), 3
+                    )
+                    for name in ("views", "adapters")
+                },
+            }
+    finally:
+        fuser.stop()
+    return result
+
+
+def main() -> None:
+    """Print one JSON object."""
+    with tempfile.TemporaryDirectory() as folder:
+        print(json.dumps(run(Path(folder))))
+
+
+if __name__ == "__main__":
+    main()
