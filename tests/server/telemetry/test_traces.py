@@ -150,7 +150,9 @@ def test_a_collector_that_is_down_disturbs_nobody(fuser: ScriptedFuser, monkeypa
 def test_every_chat_api_is_traced_as_chat(
     path: str, body: dict[str, Any], collector: Collector, fuser: ScriptedFuser
 ) -> None:
-    with TestClient(create_app({"pair": ensemble()}, fuser, ServerSettings(otlp_endpoint=collector.url))) as client:
+    with TestClient(
+        create_app({"pair": ensemble()}, fuser, ServerSettings(otlp_endpoint=collector.url))
+    ) as client:
         assert client.post(path, json=body).is_success
     [span] = collector.spans
     assert (span.name, attributes(span)["http.route"]) == ("chat pair", path)

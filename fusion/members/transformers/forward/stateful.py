@@ -11,6 +11,7 @@ from torch import Tensor
 from fusion.members.engine import DECODING_TOKENS
 from fusion.members.transformers.forward.base import Part
 from fusion.members.transformers.forward.padded import batches
+from fusion.members.transformers.lora import Adapters
 
 CHECKPOINTS = 4
 """States kept per sequence: rolling back so many forward passes of it costs next to nothing."""
@@ -55,7 +56,7 @@ class StatefulForward:
     """
 
     in_cache = False
-    adapters = None
+    adapters: Adapters | None = None
 
     def __init__(self, step: Step, *, continues: bool) -> None:
         """`continues`: whether the model can go on from a state with several tokens at once.

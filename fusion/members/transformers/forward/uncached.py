@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fusion.members.transformers.forward.base import Part
+from fusion.members.transformers.lora import Adapters
 
 
 class WholeForward:
@@ -20,7 +21,7 @@ class WholeForward:
     path = "without cache"
     continues = True
     in_cache = False
-    adapters = None
+    adapters: Adapters | None = None
 
     def __init__(self, model: Any) -> None:
         self._model = model
