@@ -145,8 +145,9 @@ def test_views_take_room_together_and_a_request_that_can_never_fit_is_refused(to
     with pytest.raises(InvalidRequestError, match="take more places than the 3"):
         four.max_new_tokens(prompt, list(four.models))
     long = with_views(single, FusionParams(views=(ContextView("Rome. " * 190),)))[0]
+    prompt = long.encode_chat(CHAT)
     with pytest.raises(InvalidRequestError, match=r"fusion\.views\[0\]\.context"):
-        long.encode_chat(CHAT)
+        long.max_new_tokens(prompt, list(long.models))
 
 
 @pytest.mark.parametrize(
