@@ -50,7 +50,10 @@ class EchoedSums:
                 asked = [row[row < size] for row, at in zip(rows, own, strict=True) if at >= 0]
                 self._asked[name] = asked
                 width = max((len(row) for row in asked), default=0)
-                named[name] = np.array([_padded(row, width) for row in asked], np.int32).reshape(len(asked), width)
+                positions = self._echo.positions[name]  # more than these, inside characters
+                named[name] = np.zeros((len(positions), width), np.int32)
+                for place, ids_there in zip(np.searchsorted(positions, own[own >= 0]), asked, strict=True):
+                    named[name][place] = _padded(ids_there, width)
         return named
 
     def tokens(self, prompts: Mapping[str, ScoredPrompt], wanted: int) -> tuple[Token, ...]:
@@ -63,10 +66,12 @@ class EchoedSums:
             if prompt is None or each is None:
                 continue
             best = prompt.best(self._echo.own[name][at])
+            places = np.searchsorted(self._echo.positions[name], self._echo.own[name][at])
             for row, (index, ids) in enumerate(zip(at, asked, strict=True)):
                 one = self._sums[index]
                 listed = best[0][row : row + 1], best[1][row : row + 1]
-                one.logs[name] = named_logs(one.tokens, ids, each[row, : len(ids)], view.maps[name].rest, listed)
+                logprobs = each[places[row], : len(ids)]
+                one.logs[name] = named_logs(one.tokens, ids, logprobs, view.maps[name].rest, listed)
         complete = [
             one if all(name in one.logs for name in one.weights) else replace(one, weights={view.pivot: 1.0})
             for one in self._sums

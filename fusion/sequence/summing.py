@@ -123,7 +123,11 @@ def take(sequence: Sequence, name: str, logprobs: LogProbs) -> None:
     assert found is not None
     found.awaited.discard(name)
     found.logs[name] = named_logs(
-        found.tokens, found.asked[name], logprobs, sequence.map_of(name), sequence.seats[name].listed(sequence.cursor, sequence.extras(name)[0])
+        found.tokens,
+        found.asked[name],
+        logprobs,
+        sequence.map_of(name),
+        sequence.seats[name].listed(sequence.cursor, sequence.extras(name)[0]),
     )
 
 
