@@ -159,8 +159,8 @@ class FusionParams:
             0.1.
         contrast, proxy, guidance: sums of log-probabilities by name; at most one.
         views: documents, each read with the prompt by every member as a view of its own; for requests alone.
-        context_place: where a view's context stands: before the text of the last `user` message, or at the end of
-            the `system` message.
+        context_place: where a view's context stands: before the text of the last `user` message, or at the
+            front of the `system` message.
     """
 
     members: tuple[str, ...] | None = None

@@ -18,9 +18,9 @@ from fusion.policy.pace import Costs
 from fusion.policy.policy import ALL
 from fusion.round import Round, batch_key, run_round
 from fusion.sequence.drafting import accepts, pursue
+from fusion.sequence.looks import begin, take
 from fusion.sequence.seat import State
 from fusion.sequence.sequence import Sequence
-from fusion.sequence.summing import begin, take
 
 log = logging.getLogger(__name__)
 

@@ -8,22 +8,17 @@ the weight is below zero. `fusion.arithmetic.combine` is the same sum over whole
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from alignment.vocab_map import VocabMap
-from fusion.core import Floats, Ids, LogProbs, Look
+from fusion.core import Floats, Ids, LogProbs
 from fusion.options import Mask
 from fusion.step import project
 
-if TYPE_CHECKING:
-    from fusion.sequence.sequence import Sequence
-
 Tokens = NDArray[np.int64]
 Flags = NDArray[np.bool_]
-UNSEEN = 1e-6  # probability beyond the listed tokens that is rounding
 
 
 @dataclass(slots=True)
@@ -66,69 +61,6 @@ class Sum:
         probabilities: Floats = np.exp(total - total.max())
         probabilities /= probabilities.sum()
         return probabilities
-
-
-def begin(sequence: Sequence) -> tuple[Sum, dict[str, Look]]:
-    """Find the candidates of the round to come, and what the members are to be asked about them.
-
-    A round that a term is missing from (its member has left, or the text ends inside a character that it spells in
-    another way) is the pivot's alone: without it the rest would be another sum.
-    """
-    terms, pivot, voters = sequence.terms, sequence.view.pivot, sequence.voters
-    assert terms is not None
-    speaks = {name: name in voters and sequence.seats[name].inside is None for name in terms.weights}
-    weights = dict(terms.weights) if all(speaks.values()) else {pivot: 1.0}
-    seen = {pivot: _seen(sequence, pivot)}
-    tokens, logs = seen[pivot]
-    allowed = _allowed(sequence, tokens)
-    mask = terms.mask
-    unseen = 1 - float(np.exp(logs).sum())
-    if mask is not None:
-        kept = kept_by(mask, np.exp(logs), allowed)
-        reached = bool((allowed & ~kept).any()) or (mask.top_k is not None and kept.sum() >= mask.top_k)
-        chosen = tokens[kept]
-        named = _favoured(sequence)
-        if len(named):
-            chosen = np.union1d(chosen, named)
-    else:
-        reached = False
-        rows = [tokens[allowed]]
-        for name, weight in weights.items():
-            if weight > 0 and name != pivot:
-                theirs, _ = seen[name] = _seen(sequence, name)
-                rows.append(theirs[_allowed(sequence, theirs)])
-        chosen = np.unique(np.concatenate(rows))
-    found = Sum(chosen, weights, None if reached or unseen <= UNSEEN else unseen)
-    looks = {}
-    for name in dict.fromkeys([pivot, *weights]):
-        if name in seen and bool(np.isin(chosen, seen[name][0]).all()) and sequence.map_of(name) is None:
-            found.logs[name] = seen[name][1][np.searchsorted(seen[name][0], chosen)]
-            continue
-        map, size = sequence.map_of(name), sequence.view.models[name].member.vocabulary_size
-        ids = chosen if map is None else map.sources_of(chosen)
-        ids = ids[ids < size]
-        found.asked[name] = ids
-        if len(ids):
-            found.awaited.add(name)
-            row = sequence.seats[name].look_row(sequence.cursor)
-            looks[name] = Look(sequence.number_of(name), ids.tolist(), row)
-        else:
-            found.logs[name] = np.full(len(chosen), np.nan)
-    return found, looks
-
-
-def take(sequence: Sequence, name: str, logprobs: LogProbs) -> None:
-    """Take in a member's answer to its second look."""
-    found = sequence.sum
-    assert found is not None
-    found.awaited.discard(name)
-    found.logs[name] = named_logs(
-        found.tokens,
-        found.asked[name],
-        logprobs,
-        sequence.map_of(name),
-        sequence.seats[name].listed(sequence.cursor, sequence.extras(name)[0]),
-    )
 
 
 def named_logs(
@@ -186,12 +118,6 @@ def kept_by(mask: Mask, probabilities: Floats, allowed: Flags) -> Flags:
     return kept & allowed
 
 
-def _seen(sequence: Sequence, name: str) -> tuple[Tokens, Floats]:
-    """The pivot's ids that a member's best tokens go to, ascending, and their log-probabilities, [C] both."""
-    ids, logprobs = sequence.seats[name].row(sequence.cursor)
-    return in_pivot(ids[0], logprobs[0], sequence.map_of(name), sequence.view.vocabulary_size)
-
-
 def in_pivot(
     ids: Ids, logprobs: LogProbs, vocab_map: VocabMap | None, vocabulary_size: int
 ) -> tuple[Tokens, Floats]:
@@ -203,20 +129,3 @@ def in_pivot(
     row = project([(ids[None], logprobs[None])], [vocab_map], vocabulary_size)
     possible = row.probabilities[0, 0] > 0
     return row.tokens[0, possible], np.log(row.probabilities[0, 0, possible])
-
-
-def _allowed(sequence: Sequence, tokens: Tokens) -> Flags:
-    """The tokens that may come next, whatever the members say; all of them where none may."""
-    allowed = np.ones(len(tokens), np.bool_)
-    if sequence.constraint is not None:
-        allowed &= sequence.constraint.allowed(tokens.astype(np.int32))
-    if sequence.forbidden:
-        allowed &= ~np.isin(tokens, list(sequence.forbidden))
-    return allowed if allowed.any() else np.ones(len(tokens), np.bool_)
-
-
-def _favoured(sequence: Sequence) -> Tokens:
-    """Tokens that the request favours: they may win wherever the mask ends."""
-    wanted = [id for id, value in sequence.sampling.logit_bias.items() if value > 0]
-    ids = np.array(sorted(wanted), dtype=np.int64)
-    return ids[_allowed(sequence, ids)] if len(ids) else ids
