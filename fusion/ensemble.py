@@ -131,6 +131,10 @@ class View:
         """Return whether this member takes the pivot's ids as they are: it has the pivot's tokenizer."""
         return self.models[name].tokenizer.fingerprint == self.tokenizer.fingerprint
 
+    def mapped(self, voters: Sequence[str]) -> NDArray[np.bool_]:
+        """Return whose distributions a map brings into the pivot's vocabulary, [M]; nobody's without the pivot."""
+        return np.array([self.pivot in voters and not self.follows_ids(name) for name in voters], np.bool_)
+
 
 @dataclass(frozen=True)
 class Ensemble:

@@ -88,7 +88,7 @@ def conditioned(
     """A member's distribution over the pivot's next token inside a character: ids [1, n], natural logs [1, n].
 
     Each level's tokens count with the probability of the path to it. The bytes that a token adds to those of the
-    unfinished character go to the pivot's longest token that begins them. What the last level gives to tokens
+    unfinished character go to the first token of the pivot's spelling of them. What the last level gives to tokens
     that end too early is lost. None where no token says anything.
 
     Args:
@@ -118,7 +118,7 @@ def conditioned(
             lost = share * parts.short
         for id, probability in parts.beyond:
             total += share * probability
-            target = pivot.longest_beginning((surfaces[id] or b"")[len(level.rest) :])
+            target = pivot.first_token((surfaces[id] or b"")[len(level.rest) :])
             if target is not None:
                 targets.append(target)
                 masses.append(share * probability)

@@ -81,6 +81,7 @@ def batch_key(sequence: Sequence) -> object:
         sequence.fusion.combine,
         sequence.fusion.filter_top,
         sequence.fusion.renormalize,
+        sequence.fusion.unmapped,
         sequence.fusion.guard,
         sequence.terms is not None,
     )
@@ -97,7 +98,7 @@ def run_round(batch: list[Sequence]) -> Round:
     else:
         candidates = gather(batch, voters)
         given = np.array([[sequence.weights[name] for name in voters] for sequence in batch])
-        result = fuse(candidates.probabilities, given, pivot, fusion)
+        result = fuse(candidates.probabilities, given, pivot, first.view.mapped(voters), fusion)
     fused = result.distribution
     if fusion.guard:
         own = candidates.probabilities[:, pivot]

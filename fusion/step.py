@@ -18,6 +18,7 @@ from fusion.core import Floats, Ids, LogProbs
 from fusion.options import Combine, FusionParams
 
 Bools = NDArray[np.bool_]
+LEAST_LOST = 1e-4
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +110,19 @@ def renormalize(probabilities: Floats) -> Floats:
     mass = probabilities.sum(axis=2, keepdims=True)
     scaled: Floats = probabilities / np.where(mass > 0, mass, 1.0)
     return scaled
+
+
+def complete(probabilities: Floats, pivot: int, mapped: Bools) -> Floats:
+    """The members' projected rows [S, M, C], and for `mapped` members [M] what they lost.
+
+    It is lost to tokens without a row in the map and to those beyond the k best. What is lost says nothing about
+    the pivot's tokens, so it is distributed as the pivot, member `pivot` of the M, distributes its own. At least
+    `LEAST_LOST` is, also of rows that a map makes too large (EVA's scores): no token that the pivot lists is
+    impossible then, even where the pivot itself weighs nothing.
+    """
+    lost = np.maximum(1.0 - probabilities.sum(axis=2), LEAST_LOST) * mapped
+    completed: Floats = probabilities + lost[:, :, None] * probabilities[:, pivot, None]
+    return completed
 
 
 def keep_the_pivots_cut(fused: Floats, pivot: Floats, surfaces: Callable[[int, int], bytes]) -> Floats:
@@ -218,13 +232,24 @@ class Shares:
         return weights, COMBINATIONS[combine](self.probabilities, weights)
 
 
-def shares_of(probabilities: Floats, filter_top: int | None, *, scaled: bool = False) -> Shares:
-    """Filter projected distributions [S, M, C], and where they are to be `scaled` let each sum to 1."""
+def shares_of(probabilities: Floats, pivot: int, mapped: Bools, fusion: FusionParams) -> Shares:
+    """Filter projected distributions [S, M, C], and make up for what the maps lost as `fusion` says.
+
+    `pivot` and `mapped` as for `fuse`.
+    """
+    kept = _kept(probabilities, fusion.filter_top)
+    if fusion.renormalize:
+        return Shares(renormalize(probabilities), kept)
+    if fusion.unmapped == "pivot" and mapped.any():
+        return Shares(complete(probabilities, pivot, mapped), kept)
+    return Shares(probabilities, kept)
+
+
+def _kept(probabilities: Floats, filter_top: int | None) -> Bools:
     members = probabilities.shape[1]
-    kept = np.ones((len(probabilities), members), dtype=np.bool_)
-    if filter_top is not None and members > 1:
-        kept = faithful(probabilities, filter_top)
-    return Shares(renormalize(probabilities) if scaled else probabilities, kept)
+    if filter_top is None or members < 2:
+        return np.ones((len(probabilities), members), dtype=np.bool_)
+    return faithful(probabilities, filter_top)
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,13 +262,13 @@ class Fused:
     distribution: Floats
 
 
-def fuse(probabilities: Floats, given: Floats, pivot: int, fusion: FusionParams) -> Fused:
+def fuse(probabilities: Floats, given: Floats, pivot: int, mapped: Bools, fusion: FusionParams) -> Fused:
     """Filter and combine projected distributions [S, M, C] of members that weigh `given` [S, M].
 
-    `pivot` is its index among the members. Where nothing of what the weighty members want reaches the pivot's
-    vocabulary, the pivot decides.
+    `pivot` is its index among the members, and `mapped` [M] says whose vocabulary is another than the pivot's.
+    Where nothing of what the weighty members want reaches the pivot's vocabulary, the pivot decides.
     """
-    shares = shares_of(probabilities, fusion.filter_top, scaled=fusion.renormalize)
+    shares = shares_of(probabilities, pivot, mapped, fusion)
     weights, fused = shares.combined(among_voters(given), fusion.combine)
     silent = np.einsum("smc,sm->s", probabilities, weights) == 0
     fused = np.where(silent[:, None], probabilities[:, pivot], fused)
@@ -299,7 +324,7 @@ def fuse_logits(
         logprobs = best - best.max() - np.log(np.exp(best - best.max()).sum())
         answers.append((ids[None], logprobs[None].astype(np.float32)))
     candidates = project(answers, maps, size)
-    shares = shares_of(candidates.probabilities, filter_top)
+    shares = Shares(candidates.probabilities, _kept(candidates.probabilities, filter_top))
     given = np.full(len(answers), 1 / len(answers)) if weights is None else np.asarray(weights, dtype=np.float64)
     _, fused = shares.combined(given[None], combine)
     dense = np.zeros(size, dtype=np.float32)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from alignment.errors import ConfigError
-from alignment.methods import eva, exact, hybrid, mined, prefix
+from alignment.methods import eva, exact, hybrid, mined, prefix, spelled
 from alignment.methods.method import MapRequest, Method, ModelVocabulary
 from alignment.methods.origin import PAPERS, Origin, Parameters, Side
 from alignment.vocab_map import VocabMap
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import torch
 
 METHODS: dict[str, Method] = {
+    "spelled": spelled.METHOD,
     "exact": exact.METHOD,
     "prefix": prefix.METHOD,
     "eva": eva.METHOD,

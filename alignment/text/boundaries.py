@@ -76,6 +76,22 @@ class Located:
         last = np.append(places[1:] != places[:-1], True)[: len(places)]  # after all empty tokens at a place
         return places[last], tokens[last]
 
+    def inside(self, text: int, place: int) -> tuple[int, int] | None:
+        """The token that has a place of a text, in characters from the text's first, inside it.
+
+        Returns its index, and how many of the characters that it covers lie before the place. None where the place
+        is a boundary or outside the text, and where the token shares a character with the one before.
+        """
+        span = self.texts[text]
+        if span is None:
+            return None
+        at = span[0] + place
+        index = int(np.searchsorted(self.ends, at, side="right"))
+        if not 0 < index < len(self.ends) or self.starts[index] != self.ends[index - 1]:
+            return None
+        seen = at - int(self.starts[index])
+        return (index, seen) if seen > 0 else None
+
 
 def shared_boundaries(members: Mapping[str, Located], text: int) -> dict[str, Indices]:
     """For each member the tokens [B] before the boundaries in a text that all members have, in order.

@@ -33,6 +33,9 @@ _TOKENIZER_FILES = (
     "tekken.json",
     "spiece.model",
 )
+_REMEMBERED = 1 << 16  # first tokens of texts
+# UTF-8 uses all but these.
+_BYTES_OF_TEXT = sorted({*range(0xF5)} - {0xC0, 0xC1})
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
@@ -78,6 +81,7 @@ class Tokenizer:
         names = [text.encode() for text in self._spelling.values()]
         self._lengths = Lengths.of([*self.surfaces, *names], pipeline)
         self._added = frozenset(added)
+        self._first_tokens: dict[bytes, int | None] = {}
         self._plain = self._front(encode_special_tokens=True)
         # What adds tokens around a text also trims the spaces off the places of tokens: these do neither.
         self._placing = self._front(encode_special_tokens=True, post_process=False)
@@ -90,6 +94,12 @@ class Tokenizer:
         }
         unflagged = sorted(text for id, text in self._spelling.items() if id not in flagged)
         found = self.template.findings() if self.template else []
+        unspelled = [byte for byte in _BYTES_OF_TEXT if self.byte_ids[byte] is None]
+        if self.kind == "byte_level" and unspelled and self._unknown is None:
+            found.append(
+                f"{len(unspelled)} bytes of text have no token: the model reads a text without the characters "
+                "that take them."
+            )
         if unflagged:
             shown = ", ".join(unflagged[:5]) + (", ..." if len(unflagged) > 5 else "")
             found.append(f"{len(unflagged)} control tokens are not flagged special in the file: {shown}.")
@@ -389,6 +399,26 @@ class Tokenizer:
         """The id whose surface is the longest that `data` begins with; None where there is none."""
         ids = self.ids_by_surface
         return next((ids[data[:size]] for size in range(len(data), 0, -1) if data[:size] in ids), None)
+
+    def first_token(self, data: bytes) -> int | None:
+        """The first id of this tokenizer's own spelling of `data`, as a continuation of other text.
+
+        The longest beginning where that spelling does not begin with the bytes (some have no token), or `data` is
+        no text. None where there is neither.
+        """
+        if data not in self._first_tokens:
+            self._first_tokens[data] = self._first_token(data)
+            if len(self._first_tokens) > _REMEMBERED:
+                self._first_tokens.pop(next(iter(self._first_tokens)))
+        return self._first_tokens[data]
+
+    def _first_token(self, data: bytes) -> int | None:
+        try:
+            ids = self.continuation.encode(data.decode())
+        except UnicodeDecodeError:
+            ids = []
+        surface = self.surface_of(ids[:1])
+        return ids[0] if surface and data.startswith(surface) else self.longest_beginning(data)
 
     @cached_property
     def beginnings(self) -> Beginnings:

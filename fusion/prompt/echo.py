@@ -1,8 +1,8 @@
 """Echo: teacher-forced log-probabilities of a prompt's own tokens under the fusion.
 
-Each token of the pivot is predicted by the pivot and by the members that have a boundary before it as well. Inside
-a character, members that had one before the character say what their distribution from there makes of its bytes
-(see `fusion.inside`). The others abstain.
+Each token of the pivot is predicted by the pivot and by the members that have a boundary before it as well.
+Members that are inside a token of their own there, or had a boundary before a character that the pivot is inside
+of, say what their distribution from before it makes of the text since (see `fusion.inside`). The others abstain.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ BLOCK = 128  # positions fused at a time, which bounds the memory that takes
 
 @dataclass(frozen=True, slots=True)
 class Beginning:
-    """The beginning of a character that ends a text, as one member tokenises the whole of it.
+    """The beginning of a character, or of a member's token, that ends a text, as the member tokenises the whole.
 
     Attributes:
         data: its bytes.
-        points: by position in the member's prompt, from that before the character on, how many bytes it has
+        points: by position in the member's prompt, from that before the beginning on, how many bytes it has
             spelled there.
     """
 
@@ -52,8 +52,11 @@ class Echo:
         self._view = view
         self._ids = prompt.ids[view.pivot]
         self.own = {name: self._counterparts(prompt, name) for name in members}
-        # By member and position of the pivot's, where those of the pivot end inside a character.
-        self._inside = {name: dict(self._beginnings(prompt, name)) for name in members}
+        # By member and position of the pivot's, where those of the pivot end inside a character or a token.
+        self._inside = {
+            name: {**dict(self._within_tokens(prompt, name)), **dict(self._beginnings(prompt, name))}
+            for name in members
+        }
         self.positions = {
             name: np.unique(
                 [*own[own >= 0], *(p for one in self._inside[name].values() for p in one.points)]
@@ -104,6 +107,25 @@ class Echo:
                     points[position] = size
                 yield at, Beginning(data, points)
 
+    def _within_tokens(self, prompt: Prompt, name: str) -> Iterator[tuple[int, Beginning]]:
+        """The positions of the pivot between characters that are inside one of this member's tokens."""
+        if prompt.located is None or prompt.ids[name] == self._ids:
+            return
+        pivot, member = prompt.located[self._view.pivot], prompt.located[name]
+        surfaces = self._view.models[name].tokenizer.surfaces
+        for text in range(len(pivot.texts)):
+            for place, at in zip(*(part.tolist() for part in pivot.boundaries(text)), strict=True):
+                if at >= len(self._ids) - 1 or self.own[name][at] >= 0:
+                    continue
+                inside = member.inside(text, place)
+                if inside is None:
+                    continue
+                token, seen = inside
+                surface = surfaces[prompt.ids[name][token]] or b""
+                data = _beginning(surface, seen, int(member.ends[token] - member.starts[token]))
+                if data:
+                    yield at, Beginning(data, {token - 1: 0})
+
     def tokens(
         self, prompts: Mapping[str, ScoredPrompt], weights: Mapping[str, float], fusion: FusionParams, wanted: int
     ) -> tuple[Token, ...]:
@@ -146,7 +168,7 @@ class Echo:
         return (*first, *rest)
 
     def _conditioned(self, name: str, prompt: ScoredPrompt) -> dict[int, tuple[Ids, LogProbs]]:
-        """By position of the pivot inside a character, what this member says of it; see `conditioned`."""
+        """By position of the pivot inside a character or token, what this member says of it; see `conditioned`."""
         view, spoken = self._view, {}
         surfaces = view.models[name].tokenizer.surfaces
         for at, beginning in self._inside[name].items():
@@ -175,7 +197,9 @@ class Echo:
         view = self._view
         maps = [view.maps[name].rest if vote == PLAIN else None for name, vote in voters.items()]
         candidates = project(answers, maps, view.vocabulary_size)
-        fused = fuse(candidates.probabilities, given, list(voters).index(view.pivot), fusion).distribution
+        names = list(voters)
+        mapped = view.mapped(names)
+        fused = fuse(candidates.probabilities, given, names.index(view.pivot), mapped, fusion).distribution
         fused = fused / np.maximum(fused.sum(axis=1, keepdims=True), 1.0)
         return [
             self._token(self._ids[index + 1], row, probabilities, wanted)
@@ -201,3 +225,16 @@ def _stacked(spoken: Mapping[int, tuple[Ids, LogProbs]], at: Indices) -> tuple[I
     """What a member says at these positions of the pivot, [len(at), n] both."""
     ids, logprobs = zip(*of_one_width([spoken[position] for position in at.tolist()]), strict=True)
     return np.concatenate(ids), np.concatenate(logprobs)
+
+
+def _beginning(surface: bytes, seen: int, covered: int) -> bytes:
+    """The bytes of a token before the place that `seen` of its `covered` characters lie before; b"" for none.
+
+    A token covers fewer characters than it spells where its tokenizer put a space before the text.
+    """
+    try:
+        spelled = surface.decode()
+    except UnicodeDecodeError:
+        return b""
+    added = len(spelled) - covered
+    return spelled[: added + seen].encode() if added >= 0 else b""

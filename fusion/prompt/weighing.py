@@ -133,7 +133,8 @@ def fused_loss(
     labels = np.concatenate([text.first[view.pivot] for text in texts])[-fusion.weighting.positions :]
     hits = candidates.tokens == labels[:, None]
     at, listed = hits.argmax(axis=1), hits.any(axis=1)
-    shares = shares_of(candidates.probabilities, fusion.filter_top, scaled=fusion.renormalize)
+    pivot = members.index(view.pivot) if view.pivot in members else 0
+    shares = shares_of(candidates.probabilities, pivot, view.mapped(members), fusion)
     rows = np.arange(len(labels))
     each = shares.probabilities
     mass, label = each.sum(axis=2), np.where(listed[:, None], each[rows, :, at], 0.0)  # [P, M] both

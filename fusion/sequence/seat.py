@@ -156,7 +156,8 @@ class Seat:
                 tokens, base = spelling.ids[asked[-1].tokens :], asked[-1]
                 level = Level(base.ids, base.logprobs, spelling.pending[base.spelled :], base.path)
                 canonical = beginnings.are_canonical(spelling.ids[asked[0].tokens :], spelling.pending)
-                if canonical and is_worth_asking(level, tokens[0], surfaces):
+                # Bytes that turn out to begin no character leave nothing that a token could complete.
+                if level.rest and canonical and is_worth_asking(level, tokens[0], surfaces):
                     self.held, self.asked = b"", asked
                     self.path = base.path + likelihood(level, tokens[0])
                     return Edit(base.tokens, tokens)

@@ -233,7 +233,7 @@ class _Members(Section):
     members: Annotated[tuple[str, ...], Field(min_length=1, strict=False)]
     views: dict[ServedName, ViewSettings] = {}
     pivot: str
-    alignment: Annotated[AlignmentSettings, BeforeValidator(_with_method)] = AlignmentSettings(method="prefix")
+    alignment: Annotated[AlignmentSettings, BeforeValidator(_with_method)] = AlignmentSettings(method="spelled")
     maps: dict[str, Source] = {}
 
 

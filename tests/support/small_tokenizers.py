@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Collection
 from functools import cache
 
 from tokenizers import (
@@ -135,6 +137,20 @@ def unigram() -> Tutti:
         vocab_size=300, special_tokens=CONTROL, unk_token="<unk>", show_progress=False
     )
     return _trained(backend, trainer, None)
+
+
+def without_bytes(missing: Collection[int]) -> Tutti:
+    """The byte-level one without tokens that hold these bytes, as SmolLM2's vocabulary lacks some."""
+    whole = json.loads(byte_level().hf.backend_tokenizer.to_str())
+    gone = {byte_level().hf.convert_ids_to_tokens(byte_level().byte_ids[byte]) for byte in missing}
+    model = whole["model"]
+    model["merges"] = [m for m in model["merges"] if not gone & set("".join(m))]
+    kept = {token: id for token, id in model["vocab"].items() if token not in gone and not gone & set(token)}
+    model["vocab"] = {token: number for number, token in enumerate(kept)}
+    for token in whole["added_tokens"]:
+        token["id"] = model["vocab"][token["content"]]
+    hf = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(whole)), eos_token="</s>")
+    return Tutti(hf, "lacking")
 
 
 KINDS = {

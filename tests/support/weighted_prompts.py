@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from fusion.options import FusionParams, Weighting
+from fusion.step import LEAST_LOST
 
 QUESTION = "What is 12 + 7? Say this in Esperanto, please: the quiet farmer ran behind the big forest."
 
@@ -42,6 +43,11 @@ def dense(ensemble, prompt, name, length):
         elif surface in ids:
             projected[ids[surface]] += p[token]
     return projected
+
+
+def completed(row, pivot):
+    """A member's distribution in the pivot's vocabulary with what it lost, distributed as the pivot's is."""
+    return row + max(1 - row.sum(), LEAST_LOST) * pivot
 
 
 def report_of(running, prompt, fusion, **sampling):

@@ -38,7 +38,7 @@ def test_every_method_has_a_name_in_the_configuration():
         assert AlignmentSettings(method=name).method == name
         assert method_named(name) is method
     with pytest.raises(
-        ConfigError, match="no alignment method 'Eva': use one of exact, prefix, eva, mined, hybrid"
+        ConfigError, match="no alignment method 'Eva': use one of spelled, exact, prefix, eva, mined, hybrid"
     ):
         method_named("Eva")
 

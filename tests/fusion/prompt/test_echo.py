@@ -8,7 +8,7 @@ import pytest
 from fusion.assembly.ensembles import build_ensemble
 from fusion.options import FusionParams
 from tests.support.toy_fuser import toy_ensemble, toy_model
-from tests.support.weighted_prompts import QUESTION, dense, weighted
+from tests.support.weighted_prompts import QUESTION, completed, dense, weighted
 
 TEXT = QUESTION + " Caféterias, 你好 🎉 and 12345 words."
 
@@ -39,9 +39,36 @@ def plain_echo(ensemble, prompt, weights):
             name: row
             for name in ensemble.models.keys() - own
             if (row := inside(ensemble, prompt, name, at, places[name])) is not None
+            or (row := within(ensemble, prompt, name, place_of.get(at))) is not None
         }
+        pivot = rows[ensemble.pivot]
+        rows |= {name: completed(rows[name], pivot) for name in rows.keys() - {ensemble.pivot}}
         total = sum(weights[name] for name in rows)
         yield set(rows), sum(weights[name] / total * row for name, row in rows.items())
+
+
+def within(ensemble, prompt, name, place):
+    """What a member says where the pivot's token ends inside one of its own: its tokens from before that on."""
+    located, pivot, member = prompt.located[name], ensemble.tokenizer, ensemble.models[name]
+    covering = [
+        at
+        for at in range(1, len(prompt.ids[name]))
+        if place is not None and located.starts[at] < place < located.ends[at]
+    ]
+    if len(covering) != 1:
+        return None
+    [at] = covering
+    seen = TEXT[located.starts[at] : place].encode()
+    if located.starts[at] == 0 and member.tokenizer.adds_a_space:
+        seen = b" " + seen
+    p = np.exp(member.member.distribution(prompt.ids[name][:at]).astype(np.float64))
+    fused, total = np.zeros(pivot.vocabulary_size), 0.0
+    for token, text in enumerate(member.tokenizer.surfaces):
+        if text and (text.startswith(seen) or seen.startswith(text)):
+            total += p[token]
+            if rest := text.removeprefix(seen) if text.startswith(seen) else b"":
+                fused[pivot.first_token(rest)] += p[token]
+    return fused / total if fused.any() else None
 
 
 def inside(ensemble, prompt, name, at, places):
@@ -65,7 +92,7 @@ def inside(ensemble, prompt, name, at, places):
         for token, text in enumerate(member.tokenizer.surfaces):
             if text and text.startswith(data) and text != data:
                 total += share * p[token]
-                target = pivot.longest_beginning(text[len(data) :])
+                target = pivot.first_token(text[len(data) :])
                 if target is not None:
                     fused[target] += share * p[token]
             elif text and data.startswith(text) and not goes_on:
@@ -77,7 +104,7 @@ def inside(ensemble, prompt, name, at, places):
 
 
 @pytest.mark.parametrize("pivot", ["almanac", "abacus", "lingvo"])
-def test_each_token_of_the_prompt_is_scored_by_the_members_that_begin_there(tokenizers, run, pivot):
+def test_a_token_of_the_prompt_is_scored_by_members_that_begin_or_are_inside_one_there(tokenizers, run, pivot):
     ensemble = everything(toy_ensemble(tokenizers, pivot=pivot))
     running = run(ensemble)
     weights = {"almanac": 0.5, "abacus": 0.3, "lingvo": 0.2}
@@ -96,9 +123,8 @@ def test_each_token_of_the_prompt_is_scored_by_the_members_that_begin_there(toke
         assert token.chosen.logprob == pytest.approx(np.log(fused[label]), abs=2e-4)
         best = np.argsort(-fused, kind="stable")[:3]
         assert [entry.logprob for entry in token.top] == pytest.approx(np.log(fused[best]).tolist(), abs=2e-4)
-    sizes = set(map(len, voters))
-    assert 3 in sizes
-    assert len(sizes) > 1, "not everybody votes everywhere"
+    assert 3 in set(map(len, voters))
+    assert np.isfinite([token.chosen.logprob for token in echoed[1:]]).all()
 
 
 def test_a_token_beyond_the_best_is_known_all_the_same(tokenizers, run):

@@ -15,7 +15,7 @@ from fusion.options import FusionParams
 from fusion.prompt.weighing import prune
 from fusion.weights import packllm_sim
 from tests.support.toy_fuser import toy_ensemble, toy_model
-from tests.support.weighted_prompts import QUESTION, TALK, chat, dense, report_of, weighted
+from tests.support.weighted_prompts import QUESTION, TALK, chat, completed, dense, report_of, weighted
 
 
 def teach(model, ids, boost=6.0):
@@ -78,6 +78,8 @@ def test_opt_optimises_the_fusion_that_decoding_uses(tokenizers, run, combine):
     before = shared_boundaries(prompt.located, 0)
     labels = [prompt.ids["lingvo"][at + 1] for at in before["lingvo"][:-1]]
     rows = {n: [dense(ensemble, prompt, n, at + 1) for at in before[n][:-1]] for n in ensemble.models}
+    for name in rows.keys() - {"lingvo"}:
+        rows[name] = [completed(*pair) for pair in zip(rows[name], rows["lingvo"], strict=True)]
     nats, _ = plain_losses(ensemble, prompt)
 
     def loss(weights):

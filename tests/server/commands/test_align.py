@@ -16,7 +16,7 @@ from tests.support.model_folders import REPOSITORY, run, save_tokenizer
 DEMO = REPOSITORY / "deploy" / "demo" / "models"
 
 
-@pytest.mark.parametrize("method", ["exact", "prefix", "eva", "mined", "hybrid"])
+@pytest.mark.parametrize("method", ["spelled", "exact", "prefix", "eva", "mined", "hybrid"])
 def test_a_map_becomes_a_file(site, tmp_path, method):
     out = tmp_path / "map.safetensors"
     code, printed, err = run("align", site / "ben", site / "ada", "--method", method, "--out", out)
@@ -140,7 +140,7 @@ REFUSED = {
     "no model": (["SITE/eve", "SITE/ada", "--out", "OUT/m"], "SITE/eve does not exist"),
     "no method": (
         ["SITE/ben", "SITE/ada", "--out", "OUT/m", "--method", "best"],
-        "There is no alignment method 'best': use one of exact, prefix, eva, mined, hybrid.",
+        "There is no alignment method 'best': use one of spelled, exact, prefix, eva, mined, hybrid.",
     ),
     "no table": (
         ["SITE/ben", "SITE/ada", "--out", "OUT/m", "--embeddings", "middle"],

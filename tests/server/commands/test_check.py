@@ -25,7 +25,7 @@ def test_check_prints_the_plan(site):
         ["ben", "gpt_neox", "transformers", "cpu", "float32"],
     ]
     members = [line.split() for line in out[out.index("Ensemble both") :].splitlines() if "%" in line]
-    assert members == [["ada", "pivot", "100.0%", "0.750"], ["ben", "prefix", "100.0%", "0.250"]]
+    assert members == [["ada", "pivot", "100.0%", "0.750"], ["ben", "spelled", "100.0%", "0.250"]]
 
 
 def test_check_shows_what_runs_outside_the_server(site):

@@ -229,4 +229,4 @@ def test_the_plan_shows_every_possible_pivot(broken: Path):
     for pivot, other in (("ada", "ben"), ("ben", "ada")):
         rows = out[out.index(f"both, where {pivot} is the pivot") :].splitlines()
         assert next(row.split() for row in rows if row.startswith(pivot))[1:] == ["pivot", "100.0%", "packllm-opt"]
-        assert next(row.split() for row in rows if row.startswith(other))[1] == "prefix"
+        assert next(row.split() for row in rows if row.startswith(other))[1] == "spelled"

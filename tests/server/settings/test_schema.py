@@ -44,7 +44,7 @@ def test_relative_paths_start_where_the_file_is(tmp_path):
 def test_an_alignment_is_a_method_or_a_method_with_what_it_takes():
     text = PAIR + "    alignment: eva\n"
     assert parse(text).ensembles["both"].alignment.parameters == Parameters("output", 10, 0.1)
-    assert parse(PAIR).ensembles["both"].alignment.method == "prefix"
+    assert parse(PAIR).ensembles["both"].alignment.method == "spelled"
     environ = {"TUTTI_ENSEMBLES__BOTH__ALIGNMENT": "{method: hybrid, embeddings: input, top: 3, threshold: 0.2}"}
     alignment = parse(text, environ).ensembles["both"].alignment
     assert (alignment.method, alignment.parameters) == ("hybrid", Parameters("input", 3, 0.2))
@@ -84,7 +84,7 @@ MISTAKES = {
         "    pivot: ada\n    pivit: ada",
         "c.yaml:8: ensembles.both.pivit: unknown field (did you mean 'pivot'?); allowed: members, views, "
         "pivot, alignment, maps, mask, contrast, proxy, guidance, weights, weighting, combine, filter_top, "
-        "renormalize, guard, draft, gate, threshold, context_place, on_member_failure.",
+        "renormalize, unmapped, guard, draft, gate, threshold, context_place, on_member_failure.",
     ),
     "missing field": (
         "  ben: {source: models/ben}",
@@ -161,7 +161,8 @@ MISTAKES = {
     "alignment": (
         "    pivot: ada",
         "    pivot: ada\n    alignment: evan",
-        "c.yaml:8: ensembles.both.alignment: found 'evan'; allowed: exact, prefix, eva, mined, hybrid, or "
+        "c.yaml:8: ensembles.both.alignment: found 'evan'; allowed: spelled, exact, prefix, eva, mined, "
+        "hybrid, or "
         "{method: eva, top: 5} and such.",
     ),
     "alignment without method": (
@@ -172,7 +173,8 @@ MISTAKES = {
     "method": (
         "    pivot: ada",
         "    pivot: ada\n    alignment:\n      method: evan",
-        "c.yaml:9: ensembles.both.alignment.method: found 'evan'; allowed: exact, prefix, eva, mined, hybrid.",
+        "c.yaml:9: ensembles.both.alignment.method: found 'evan'; allowed: spelled, exact, prefix, eva, mined, "
+        "hybrid.",
     ),
     "unknown field of an alignment": (
         "    pivot: ada",

@@ -1,0 +1,41 @@
+"""The map by spelling: a token that the target lacks goes to the first token that the target spells it with."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import numpy as np
+
+from alignment.methods.exact import exact_map
+from alignment.methods.hybrid import hybrid_map
+from alignment.methods.method import MapRequest, Method
+from alignment.text.tokenizer import Tokenizer
+from alignment.vocab_map import VocabMap
+
+
+def spelled_map(
+    source: Tokenizer, target: Tokenizer, *, source_stops: Collection[int], target_stop: int
+) -> VocabMap:
+    """The exact map, and for each token it leaves out the first token of the target's spelling of its bytes.
+
+    The target model has learned from text in its own spelling, so of all tokens that begin the same bytes the
+    first one of that spelling is what it expects, and the longest one is often not. Where the spelling does not
+    begin with the token's bytes (the vocabulary lacks some of them, or they end inside a character), the row is
+    that of `alignment.methods.prefix.prefix_map`.
+    """
+    exact = exact_map(source, target, source_stops=source_stops, target_stop=target_stop)
+    target_ids = np.full((exact.source_size, 1), -1, np.int32)
+    for id in np.flatnonzero(exact.target_ids[:, 0] < 0).tolist():
+        first = target.first_token(source.surfaces[id] or b"")
+        target_ids[id] = -1 if first is None else first
+    return hybrid_map(exact, VocabMap(target_ids, (target_ids >= 0).astype(np.float32), exact.target_size))
+
+
+def _learn(request: MapRequest) -> VocabMap:
+    source, target = request.source, request.target
+    return spelled_map(
+        source.tokenizer, target.tokenizer, source_stops=source.stop_ids, target_stop=target.stop_ids[0]
+    )
+
+
+METHOD = Method("exact where the bytes coincide, the first token of the pivot's spelling for the rest", _learn)
