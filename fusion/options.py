@@ -148,8 +148,8 @@ class FusionParams:
         renormalize: scale what each member's map carries over to a sum of 1. The authors do not, so a member
             whose tokens map badly counts for less.
         unmapped: what becomes of the probability that a member loses on the way into the pivot's vocabulary:
-            `pivot` distributes it as the pivot does, so that no token is impossible; `drop` loses it, as the
-            papers' programs do. With `renormalize` nothing is left of it.
+            `drop` loses it, as the papers' programs do; `pivot` distributes it as the pivot does, so that no token
+            is impossible, which is what ensembles of a configuration do. With `renormalize` nothing is left of it.
         guard: keep the pivot's own best token where the fused best is the same text cut differently.
         report: collect a `RoundReport` per round.
         draft: who proposes tokens that the members then check together, which changes no answer: `ngram` (what
@@ -173,7 +173,7 @@ class FusionParams:
     combine: Combine = "mixture"
     filter_top: Annotated[int, Ge(1)] | None = None
     renormalize: bool = False
-    unmapped: Unmapped = "pivot"
+    unmapped: Unmapped = "drop"
     guard: bool = False
     report: bool = False
     draft: str | None = None

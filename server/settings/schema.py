@@ -26,7 +26,7 @@ from alignment.methods.origin import PAPERS, Parameters, TableName
 from alignment.methods.registry import METHODS
 from fusion.core import OnMemberFailure
 from fusion.members.registry import ENGINES
-from fusion.options import MEASURES, EngineOptions, FusionParams, Measure, Weighting
+from fusion.options import MEASURES, EngineOptions, FusionParams, Measure, Unmapped, Weighting
 from server.settings.derive import section, updated
 from server.settings.section import STRICT
 from server.settings.sums import NAMES as SUMS
@@ -256,12 +256,14 @@ class EnsembleSettings(_EnsembleOptions):  # type: ignore[misc,valid-type]
         maps: files that `tutti align` has written, by member, which are taken instead.
         weights: one per member, scaled to sum to 1; None (in the file: `uniform`) for equal weights. In the file
             also the method of `weighting`.
+        unmapped: as in the options, but `pivot` by default: better on real models, and never an impossible token.
         on_member_failure: what becomes of a request when a member other than the pivot fails: `fail` ends it with
             503, `degrade` goes on with the others, and with it again when it is back.
     """
 
     weights: Annotated[dict[str, float] | None, BeforeValidator(_uniform_is_none)] = None
     weighting: WeightingSettings = WeightingSettings()
+    unmapped: Unmapped = "pivot"
     on_member_failure: OnMemberFailure = "fail"
 
     @model_validator(mode="before")

@@ -9,9 +9,13 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from alignment.vocab_map import VocabMap
+from fusion.options import FusionParams
 from fusion.step import (
+    LEAST_LOST,
+    complete,
     effective_weights,
     faithful,
+    fuse,
     fuse_logits,
     keep_the_pivots_cut,
     mixture,
@@ -194,3 +198,20 @@ def test_members_must_meet_in_one_vocabulary():
         fuse_logits([np.zeros(4), np.zeros(5)], [None, None])
     with pytest.raises(ValueError, match="one map"):
         fuse_logits([np.zeros(4)], [None, None])
+
+
+@given(rng=st.integers(0, 2**32).map(np.random.default_rng), mass=st.floats(0, 1))
+def test_what_a_map_loses_is_the_pivots_to_distribute(rng, mass):
+    rows = rng.dirichlet(np.ones(5), (2, 3))
+    rows[:, 1] *= mass
+    made = complete(rows, 0, np.array([False, True, False]))
+    np.testing.assert_array_equal(made[:, [0, 2]], rows[:, [0, 2]])
+    np.testing.assert_allclose(made[:, 1], rows[:, 1] + max(1 - mass, LEAST_LOST) * rows[:, 0], atol=1e-12)
+
+
+def test_nothing_that_the_pivot_lists_is_impossible_whatever_it_weighs():
+    rows = np.array([[[0.5, 0.5, 0.0], [0.0, 1.0, 0.0]]])
+    fusion, mapped = FusionParams(unmapped="pivot"), np.array([False, True])
+    fused = fuse(rows, np.array([[0.0, 1.0]]), 0, mapped, fusion).distribution
+    assert fused[0, 0] > 0
+    assert fuse(rows, np.array([[0.0, 1.0]]), 0, mapped, FusionParams()).distribution[0, 0] == 0

@@ -12,7 +12,6 @@ from fusion.core import Capacity
 from fusion.options import FusionParams
 from fusion.step import among_voters
 from tests.support.toy_fuser import toy_ensemble, toy_model
-from tests.support.weighted_prompts import completed
 
 PROMPTS = ["Hello", "What is 2 + 2?", "é中🎉", "one two three"]
 
@@ -39,7 +38,7 @@ def naive_fused(ensemble, prompt, length, *, combine="mixture", weights=None):
     ids, text = [], b""
     lead_spelled = False
     while len(ids) < length and not (ids and ids[-1] == stop):
-        rows = {}
+        fused, total = np.zeros(tokenizer.vocabulary_size), 0.0
         for name, model in ensemble.models.items():
             lead = prompt.leads[name]
             if name == pivot:
@@ -51,26 +50,23 @@ def naive_fused(ensemble, prompt, length, *, combine="mixture", weights=None):
                 tokens = prompt.ids[name] + spelling.ids
             p = np.exp(model.member.distribution(tokens).astype(np.float64))
             best = np.argsort(-p, kind="stable")[: model.member.k]
-            row = rows[name] = np.zeros(tokenizer.vocabulary_size)
+            weight = 1 / len(ensemble.models) if weights is None else weights[name]
+            total += weight
             targets = first_of_surface(tokenizer, prompt.leads[pivot] if not text and not lead_spelled else b"")
             for token in best.tolist():
                 if token in model.stop_ids:
-                    row[stop] += p[token]
+                    fused[stop] += weight * p[token]
                     continue
                 surface = model.tokenizer.surfaces[token]
                 if surface is None:
                     continue
                 if name == pivot:
-                    row[token] += p[token]
+                    fused[token] += weight * p[token]
                     continue
                 if not text and lead:
                     surface = surface.removeprefix(lead)
                 if surface in targets:
-                    row[targets[surface]] += p[token]
-        fused = np.zeros(tokenizer.vocabulary_size)
-        for name, row in rows.items():
-            weight = 1 / len(ensemble.models) if weights is None else weights[name]
-            fused += weight * (row if name == pivot else completed(row, rows[pivot]))
+                    fused[targets[surface]] += weight * p[token]
         chosen = int(fused.argmax())
         ids.append(chosen)
         surface = tokenizer.surfaces[chosen] or b""

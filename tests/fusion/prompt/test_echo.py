@@ -109,7 +109,9 @@ def test_a_token_of_the_prompt_is_scored_by_members_that_begin_or_are_inside_one
     running = run(ensemble)
     weights = {"almanac": 0.5, "abacus": 0.3, "lingvo": 0.2}
     prompt = ensemble.encode_text(TEXT, locate=True)
-    listener = running.submit(prompt, FusionParams(weights=weights), max_tokens=2, prompt_logprobs=3).wait()
+    listener = running.submit(
+        prompt, FusionParams(weights=weights, unmapped="pivot"), max_tokens=2, prompt_logprobs=3
+    ).wait()
     echoed = listener.updates[0].prompt
     ids = prompt.ids[pivot]
     assert [token.chosen.id for token in echoed] == ids

@@ -73,7 +73,7 @@ def test_opt_optimises_the_fusion_that_decoding_uses(tokenizers, run, combine):
     for model in ensemble.models.values():  # every token is handed over, so the plain computation knows no less
         model.member.k = model.tokenizer.vocabulary_size
     running = run(ensemble)
-    fusion = replace(weighted("packllm-opt", coinciding=2), combine=combine)
+    fusion = replace(weighted("packllm-opt", coinciding=2), combine=combine, unmapped="pivot")
     report = report_of(running, prompt, fusion)
     before = shared_boundaries(prompt.located, 0)
     labels = [prompt.ids["lingvo"][at + 1] for at in before["lingvo"][:-1]]

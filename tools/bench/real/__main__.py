@@ -20,11 +20,11 @@ from tools.bench.real.texts import texts_of
 
 TASKS = Path(__file__).resolve().parents[4] / "shared" / "tasks"
 WAYS = {
-    "equal": FusionParams(),
-    "equal, as published": FusionParams(unmapped="drop"),
-    "equal, product": FusionParams(combine="product"),
-    "packllm-sim": FusionParams(weighting=Weighting("packllm-sim")),
-    "packllm-opt": FusionParams(weighting=Weighting("packllm-opt")),
+    "equal": FusionParams(unmapped="pivot"),
+    "equal, as published": FusionParams(),
+    "equal, product": FusionParams(unmapped="pivot", combine="product"),
+    "packllm-sim": FusionParams(unmapped="pivot", weighting=Weighting("packllm-sim")),
+    "packllm-opt": FusionParams(unmapped="pivot", weighting=Weighting("packllm-opt")),
 }
 
 
