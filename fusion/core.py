@@ -290,12 +290,21 @@ class Token:
 class RoundReport:
     """The part of each member in one round, by member name.
 
-    `weights` are those in force after the filter (0 for a member left out), `kept` says who passed it,
-    `contribution` is each member's share of the chosen token's fused probability (they sum to 1 in a mixture),
-    `mass` is the probability that reached the pivot's vocabulary through the member's map, `rolled_back` the
-    tokens taken back before this round. In a sum of log-probabilities `contribution` is each member's term of the
-    chosen token, in nats, and `cut` the pivot's probability beyond its listed tokens where these end before the
-    mask does, so that it was not wholly applied.
+    Members that were not asked, or could not spell the text, are missing.
+
+    Attributes:
+        token: the id that was chosen.
+        weights: those in force after the filter; 0 for a member left out.
+        kept: who passed the filter.
+        contribution: each member's share of the chosen token's fused probability; they sum to 1 in a mixture.
+            In a sum of log-probabilities its term of the chosen token, in nats.
+        mass: the probability that reached the pivot's vocabulary through the member's map.
+        rolled_back: the tokens taken back before this round.
+        cut: in a sum, the pivot's probability beyond its listed tokens where these end before the mask does, so
+            that it was not wholly applied.
+        text: what the token adds to the answer, in whole characters: one that several tokens spell stands with
+            the last of them. Empty for tokens without text.
+        drafted: whether the token had been drafted and the members checked it.
     """
 
     token: int
@@ -305,6 +314,8 @@ class RoundReport:
     mass: dict[str, float]
     rolled_back: dict[str, int]
     cut: float | None = None
+    text: str = ""
+    drafted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -368,12 +379,14 @@ class Delta:
         pivot: the member whose tokens these are.
         prompt: the tokens of the prompt, in the first delta, where they were asked for; nothing predicts the first
             of them, whose log-probability is NaN.
+        round: the report of the round, where it was asked for.
     """
 
     text: str
     tokens: tuple[Token, ...] = ()
     pivot: str | None = None
     prompt: tuple[Token, ...] = ()
+    round: RoundReport | None = None
 
 
 @dataclass(frozen=True, slots=True)

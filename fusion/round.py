@@ -253,4 +253,6 @@ def report(sequence: Sequence, candidates: Candidates, row: int, chosen: int, re
         mass=by_member(candidates.probabilities[row].sum(axis=1)),
         rolled_back={name: sequence.seats[name].rolled_back for name in voters},
         cut=None if sequence.sum is None else sequence.sum.cut,
+        text=sequence.characters.decode(sequence.surface(chosen)),
+        drafted=sequence.draft[sequence.cursor : sequence.cursor + 1] == (chosen,),
     )

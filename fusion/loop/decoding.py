@@ -187,7 +187,7 @@ class Decoding:
         if report is not None:
             sequence.rounds.append(report)
         sequence.sum = None
-        if self._add(sequence, token):
+        if self._add(sequence, token, report):
             if accepts(sequence, token.chosen.id):
                 self._begin_round(sequence)
                 return
@@ -195,12 +195,12 @@ class Decoding:
             sequence.ask(sequence.policy.ask(sequence))
             self._going[sequence.number] = sequence
 
-    def _add(self, sequence: Sequence, token: Token) -> bool:
+    def _add(self, sequence: Sequence, token: Token, report: RoundReport | None = None) -> bool:
         """Add a token to the sequence, and end it if that is the last; returns whether it goes on."""
         text, finish, reason = sequence.add(token)
         if finish is not None:
             self._places.close(sequence)
-        self._outbox.update(sequence.update, text, (token,), finish, reason)
+        self._outbox.update(sequence.update, text, (token,), finish, reason, report=report)
         return finish is None
 
     def _pursue(self, sequence: Sequence) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -117,6 +118,7 @@ class Sequence:
         self.returned: dict[str, int] = {}
         self.lost: set[str] = set()  # those of the departed whose member may come back
         self.rounds: list[RoundReport] = []
+        self.characters = codecs.getincrementaldecoder("utf-8")(errors="replace")  # of the rounds' texts
         self.account = Account(submitted=perf_counter())
         self.sent = 0.0  # when the members were given what they are at
         self.arrived: list[tuple[str, float]] = []  # who has answered since, and when
@@ -509,16 +511,18 @@ class Sequence:
         finish: FinishReason | None = None,
         stop_reason: str | int | None = None,
         error: Exception | None = None,
+        report: RoundReport | None = None,
     ) -> None:
-        """Hand the caller what a round adds; with the end goes the report."""
+        """Hand the caller what a round adds, with the round's report; with the end go those of all rounds."""
         pivot, prompt, self.echoed = self.view.pivot, self.echoed, ()
-        delta = Delta(text, tokens, pivot, prompt)
+        delta = Delta(text, tokens, pivot, prompt, report)
         if finish is not None or error is not None:
             delta = End(
                 text,
                 tokens,
                 pivot,
                 prompt,
+                report,
                 finish,
                 stop_reason,
                 error,

@@ -24,6 +24,7 @@ from server.http.routes.completions import completions_router
 from server.http.routes.messages import messages_router
 from server.http.routes.models import models_router
 from server.http.routes.operations import operations_router
+from server.http.routes.page import page_router
 from server.http.routes.responses import responses_router
 from server.http.routes.tokens import tokens_router
 from server.http.service import Service
@@ -117,6 +118,8 @@ def create_app(ensembles: dict[str, Ensemble], fuser: Fuser, settings: ServerSet
         operations_router,
     ):
         app.include_router(build(service))
+    if settings.page:
+        app.include_router(page_router())
     return app
 
 

@@ -180,7 +180,7 @@ class Generation:
                 if update.error is not None:
                     raise update.error
             if self.prompt_only:
-                update = replace(update, text="", tokens=())
+                update = replace(update, text="", tokens=(), round=None)
                 if isinstance(update, End):
                     update = replace(update, finish="length", stop_reason=None, rounds=())
             choice = self.choices[index]

@@ -6,6 +6,14 @@ from __future__ import annotations
 # without a record or a line in the log.
 OPEN_PATHS = frozenset({"/health", "/ready", "/metrics", "/version"})
 
+# The web page and its files in `server/http/page`: without a key, which is entered on the page.
+PAGE_PATHS = {
+    "/": "index.html",
+    "/page/style.css": "style.css",
+    "/page/script.js": "script.js",
+    "/page/icon.svg": "icon.svg",
+}
+
 API_PATHS = (
     "/v1/chat/completions",
     "/v1/completions",

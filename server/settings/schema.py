@@ -346,6 +346,7 @@ class ServerSettings(Section):
         chat_template_kwargs: arguments of every chat template that a request does not set.
         force_usage: end every stream with usage, whether or not the request asks for it.
         aliases: further names for what is served, each with the name that it stands for.
+        page: serve the web page at `/`.
         cors_origins: origins whose pages may ask this server from a browser; `*` for all. None by default.
         root_path: path that a proxy in front has taken off the URL.
         unix_socket: path of a socket to listen on in place of `host` and `port`.
@@ -380,6 +381,7 @@ class ServerSettings(Section):
     chat_template_kwargs: dict[str, Any] = {}
     force_usage: bool = False
     aliases: dict[ServedName, str] = {}
+    page: bool = True
     cors_origins: Annotated[tuple[str, ...], Field(strict=False)] = ()
     root_path: str = ""
     unix_socket: Folder | None = None

@@ -11,6 +11,7 @@ import pytest
 import uvicorn
 from starlette.testclient import TestClient
 
+from fusion.ensemble import Ensemble
 from server.http.app import create_app
 from server.settings import ServerSettings
 from tests.support.model_folders import save_site
@@ -36,8 +37,8 @@ def serve(fuser: ScriptedFuser) -> Iterator[Callable[..., Served]]:
     """Start servers on free ports."""
     running: list[tuple[uvicorn.Server, threading.Thread]] = []
 
-    def start(**options: Any) -> Served:
-        app = create_app({"pair": ensemble()}, fuser, ServerSettings(**options))
+    def start(ensembles: dict[str, Ensemble] | None = None, **options: Any) -> Served:
+        app = create_app(ensembles or {"pair": ensemble()}, fuser, ServerSettings(**options))
         config = uvicorn.Config(app, log_config=None, log_level="warning", timeout_graceful_shutdown=2)
         server = uvicorn.Server(config)
         listener = socket.create_server(("127.0.0.1", 0))

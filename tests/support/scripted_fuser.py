@@ -85,17 +85,23 @@ class ByteTokenizer:
         return "<end>" if ids == END else f"<{ids:02X}>"
 
 
-def ensemble(name: str = "pair", *, context: int = CONTEXT, defaults: FusionParams | None = None) -> Ensemble:
-    """Two members, `a` (the pivot) and `b`."""
+def ensemble(
+    name: str = "pair",
+    *,
+    members: tuple[str, ...] = ("a", "b"),
+    context: int = CONTEXT,
+    defaults: FusionParams | None = None,
+) -> Ensemble:
+    """Two members, `a` (the pivot) and `b`, or these."""
 
     def model(member: str) -> Model:
         capacity = Capacity(context=context, cache_tokens=10_000, sequences=64)
         fake = SimpleNamespace(name=member, capacity=capacity, vocabulary_size=257)
         return Model(member=fake, tokenizer=ByteTokenizer(), stop_ids=(END,), origin=member)  # type: ignore[arg-type]
 
-    models = {"a": model("a"), "b": model("b")}
-    view = View(models, "a", {})
-    return Ensemble(name, models, {"a": view}, defaults or FusionParams(), fingerprint=f"tutti-{name}")
+    models = {member: model(member) for member in members}
+    view = View(models, members[0], {})
+    return Ensemble(name, models, {members[0]: view}, defaults or FusionParams(), fingerprint=f"tutti-{name}")
 
 
 def token(data: bytes, logprob: float = -0.5, top: tuple[tuple[bytes, float], ...] = ()) -> Token:

@@ -11,7 +11,9 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from server.http.errors import UnauthorizedError, error_response
-from server.http.paths import OPEN_PATHS
+from server.http.paths import OPEN_PATHS, PAGE_PATHS
+
+KEYLESS = OPEN_PATHS | PAGE_PATHS.keys()
 
 
 class BearerAuth:
@@ -27,7 +29,7 @@ class BearerAuth:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer 401, or pass the request on."""
-        if scope["type"] != "http" or scope["path"] in OPEN_PATHS or scope["method"] == "OPTIONS":
+        if scope["type"] != "http" or scope["path"] in KEYLESS or scope["method"] == "OPTIONS":
             await self.app(scope, receive, send)
             return
         headers = Headers(scope=scope)

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from server.http.protocol.common import AnswerModel, Usage, is_none
-from server.http.protocol.fusion import FusionReport
+from server.http.protocol.fusion import FusionReport, RoundsReport
 
 
 class ChatTopLogprob(AnswerModel):
@@ -82,7 +82,7 @@ class ChatChunkChoice(AnswerModel):
     logprobs: ChatLogprobs | None = None
     finish_reason: Literal["stop", "length", "tool_calls"] | None = None
     stop_reason: str | int | None = Field(default=None, exclude_if=is_none)
-    fusion: FusionReport | None = Field(default=None, exclude_if=is_none)
+    fusion: FusionReport | RoundsReport | None = Field(default=None, exclude_if=is_none)
 
 
 class ChatChunk(AnswerModel):

@@ -9,7 +9,7 @@ from pydantic import Field
 from alignment.errors import InvalidRequestError, UnsupportedError
 from server.http.errors import shorten
 from server.http.protocol.common import AnswerModel, Usage, expected, is_none
-from server.http.protocol.fusion import FusionFields, FusionReport
+from server.http.protocol.fusion import FusionFields, FusionReport, RoundsReport
 from server.http.protocol.sampling import SamplingFields
 
 Ids = Annotated[list[int], Field(fail_fast=True)]
@@ -112,7 +112,7 @@ class CompletionChoice(AnswerModel):
     logprobs: CompletionLogprobs | None = None
     finish_reason: Literal["stop", "length"] | None = None
     stop_reason: str | int | None = None
-    fusion: FusionReport | None = Field(default=None, exclude_if=is_none)
+    fusion: FusionReport | RoundsReport | None = Field(default=None, exclude_if=is_none)
 
 
 class Completion(AnswerModel):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import ConfigDict, Field, model_validator
 
 from alignment.errors import InvalidRequestError
-from fusion.core import End, RoundReport, WeightingReport
+from fusion.core import Delta, End, RoundReport, WeightingReport
 from fusion.options import MEASURES, Combine, ContextView, FusionParams, Measure, Weighting
 from fusion.terms import objections
 from fusion.weights import GRID
@@ -215,6 +215,17 @@ class FusionReport(AnswerModel):
     departed: dict[str, str]
     returned: dict[str, int]
     weighting: WeightingReport | None = Field(default=None, exclude_if=is_none)
+
+
+class RoundsReport(AnswerModel):
+    """Report of the rounds that a chunk of a stream brings."""
+
+    rounds: list[RoundReport]
+
+
+def rounds_report(update: Delta) -> RoundsReport | None:
+    """The report of the round that an update comes from, where it was asked for."""
+    return None if update.round is None else RoundsReport(rounds=[update.round])
 
 
 def fusion_report(ensemble: Ensemble, fusion: FusionParams, pivot: str, end: End) -> FusionReport:

@@ -26,6 +26,7 @@ from server.http.protocol.chat_answer import (
     Delta,
 )
 from server.http.protocol.common import Usage
+from server.http.protocol.fusion import rounds_report
 from server.http.protocol.logprobs import chat_logprobs
 from server.http.protocol.structured import constraint_of, require_pivot
 from server.http.reading import Reading
@@ -64,12 +65,14 @@ class ChatShape(ServerSentEvents):
         logprobs = self._logprobs(choice, update.tokens) if update.tokens else None
         reading = self._readings[choice.index]
         deltas = reading.push(update.text, update.tokens, last=isinstance(update, core.End))
-        if logprobs and not deltas:
+        rounds = rounds_report(update)
+        if (logprobs or rounds) and not deltas:
             deltas = [{"content": ""}]
         for fields in deltas:
-            delta = Delta(**fields)
-            yield self._chunk(ChatChunkChoice(index=choice.index, delta=delta, logprobs=logprobs))
-            logprobs = None
+            yield self._chunk(
+                ChatChunkChoice(index=choice.index, delta=Delta(**fields), logprobs=logprobs, fusion=rounds)
+            )
+            logprobs = rounds = None
         if isinstance(update, core.End):
             yield self._chunk(
                 ChatChunkChoice(

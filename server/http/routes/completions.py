@@ -23,6 +23,7 @@ from server.http.protocol.completions import (
     check_prompt_alone,
     prompts,
 )
+from server.http.protocol.fusion import rounds_report
 from server.http.protocol.logprobs import CompletionText
 from server.http.protocol.structured import constraint_of
 from server.http.routes.submit import Asked
@@ -60,8 +61,11 @@ class CompletionShape(ServerSentEvents):
             if choice.index not in self._sent:
                 self._sent[choice.index] = self._text_of(choice)
             logprobs = self._sent[choice.index].logprobs(update.prompt, update.tokens)
-        if text or logprobs:
-            yield self._completion([CompletionChoice(index=choice.index, text=text, logprobs=logprobs)])
+        rounds = rounds_report(update)
+        if text or logprobs or rounds:
+            yield self._completion(
+                [CompletionChoice(index=choice.index, text=text, logprobs=logprobs, fusion=rounds)]
+            )
         if isinstance(update, End):
             yield self._completion(
                 [

@@ -392,6 +392,17 @@ def test_the_report_accounts_for_every_round(tokenizers, run):
         assert r.kept["one"]
         assert r.kept["same"]
     assert any(not r.kept["stranger"] for r in rounds)
+    assert [update.round for update in listener.updates] == list(rounds)
+
+
+@pytest.mark.parametrize("pivot", ["lingvo", "almanac"])
+def test_the_texts_of_the_rounds_are_the_answer(tokenizers, run, pivot):
+    """Random tokens also cut characters apart, and make bytes that are none."""
+    running = run(toy_ensemble(tokenizers, pivot=pivot, defaults=FusionParams(report=True)))
+    listener = running.submit(max_tokens=60, temperature=2.0, seed=4).wait()
+    said = "".join(r.text for r in listener.last.rounds)
+    assert said
+    assert listener.text.removesuffix("\ufffd") == said.removesuffix("\ufffd")
 
 
 def test_nobody_asked_for_a_report(tokenizers, run):

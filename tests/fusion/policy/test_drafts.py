@@ -90,9 +90,12 @@ def test_drafts_change_no_answer(tokenizers, run, monkeypatch, pivot, sampling, 
     plain = running.submit(**options).wait()
     policy = Scripted(guesses(plain.ids, tokenizers[pivot].vocabulary_size)[kind])
     monkeypatch.setattr("fusion.sequence.sequence.policy_of", lambda fusion: policy)
-    same(running.submit(**options).wait(), plain)
+    drafted = running.submit(**options).wait()
+    same(drafted, plain)
     accepted = sum(accepted for _, accepted in policy.went)
     assert accepted == 0 if kind == "wrong" else accepted > 0
+    assert not any(r.drafted for r in plain.last.rounds)
+    assert sum(r.drafted for r in drafted.last.rounds) >= accepted
 
 
 def says(text, model, prompt):

@@ -7,6 +7,7 @@ import json
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -134,6 +135,20 @@ def test_a_report_comes_with_the_end_of_each_choice(serve: Serve, fuser: Scripte
     assert all(choice["finish_reason"] == "length" for choice in with_report)
     assert [entry["token"] for entry in with_report[0]["fusion"]["rounds"]] == [1, 2]
     assert with_report[0]["fusion"]["departed"] == {"b": "it failed"}
+
+
+def test_each_round_is_reported_as_it_comes(serve: Serve, fuser: ScriptedFuser) -> None:
+    first, second = replace(report(1), text="a"), replace(report(2), drafted=True)
+    fuser.script = lambda submission: [
+        Delta("a", (token(b"a"),), round=first),
+        End("", (token(b"b"),), finish="length", rounds=(first, second), round=second),
+    ]
+    for path, body in (("/v1/chat/completions", CHAT), ("/v1/completions", TEXT)):
+        told = [e["choices"][0] for e in events(serve(), body | {"fusion": {"report": True}}, path)]
+        *rounds, whole = [choice["fusion"] for choice in told if "fusion" in choice]
+        assert [[r["token"] for r in one["rounds"]] for one in rounds] == [[1], [2]]
+        assert [(r["text"], r["drafted"]) for one in rounds for r in one["rounds"]] == [("a", False), ("", True)]
+        assert [r["token"] for r in whole["rounds"]] == [1, 2]
 
 
 def test_stop_reason_comes_with_the_end(serve: Serve, fuser: ScriptedFuser) -> None:

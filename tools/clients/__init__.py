@@ -1,0 +1,1 @@
+"""Clients: SDKs, gateways, agents and harnesses, run unchanged against a served ensemble."""

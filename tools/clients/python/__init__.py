@@ -1,0 +1,1 @@
+"""Clients for Python, one module each, run in an environment of their own."""
