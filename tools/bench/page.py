@@ -1,9 +1,9 @@
 """The web page in headless Chromium: `python -m tools.bench.page`. Needs Debian's chromium and chromium-driver.
 
-An answer of 2,000 tokens by an ensemble of three, with a report of every round, comes from the real HTTP server and
-a fuser that plays a script: at 200 tokens a second, and as fast as the server can send. Measured are the time
-from the answer's first byte to its first token on the page, the longest time between two frames of the page while
-the answer comes, and tasks of more than 50 ms ("long tasks"). The last line is a JSON object.
+An answer of 2,000 tokens by an ensemble of three, with a report of every round, comes from the real HTTP server
+and a fuser that plays a script: at 200 tokens a second, and as fast as the server can send. Measured are the
+time from the answer's first byte to its first token on the page, the longest time between two frames of the
+page while the answer comes, and tasks of more than 50 ms ("long tasks"). The last line is a JSON object.
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ new MutationObserver((_, observer) => {
 """
 RESULT = """
 const answer = performance.getEntriesByType("resource").findLast((entry) => entry.name.endsWith("completions"));
-return { ...measured, first: measured.first - answer.responseStart, tokens: document.querySelectorAll(".token").length };
+const tokens = document.querySelectorAll(".token").length;
+return { ...measured, first: measured.first - answer.responseStart, tokens };
 """
 
 

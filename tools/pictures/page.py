@@ -1,4 +1,7 @@
-"""Pictures of the web page on the demo ensemble: `python -m tools.pictures.page`. Needs Debian's chromium and its driver."""
+"""Pictures of the web page on the demo: `python -m tools.pictures.page`.
+
+They need Debian's chromium and chromium-driver.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +49,7 @@ def save(driver: Chrome, path: Path) -> None:
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder, serving(CONFIG, Path(folder, "server.log")) as server:
         for name, compare in (("page", False), ("page-members", True)):
-            with browser(dark=compare, width=1120, height=460) as driver:
+            with browser(dark=compare, width=1240, height=560) as driver:
                 ask(driver, f"{server.url}/", compare=compare)
                 save(driver, PICTURES / f"{name}.png")
 
