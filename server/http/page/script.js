@@ -236,7 +236,7 @@ function newCard(model, chosen) {
   if (model !== chosen) node.classList.add("member", colour(membersOf(chosen), model));
   node.setAttribute("aria-label", `Answer of ${model}`);
   const card = { model, members, node, state, text, foot, line: null, content: "", pending: [], rounds: [] };
-  Object.assign(card, { tokens: 0, usage: null, first: 0, seconds: 0, finish: null, ended: false, failed: null, totals: {} });
+  Object.assign(card, { tokens: 0, usage: null, first: 0, seconds: 0, finish: null, ended: false, failed: null, totals: new Map() });
   text.card = card;
   return card;
 }
@@ -282,7 +282,9 @@ function drawAll() {
 function add(card, { text, round, thought }) {
   card.tokens += 1;
   if (round !== null) {
-    for (const [name, share] of Object.entries(round.contribution)) card.totals[name] = (card.totals[name] ?? 0) + share;
+    for (const [name, share] of Object.entries(round.contribution)) {
+      card.totals.set(name, (card.totals.get(name) ?? 0) + share);
+    }
   }
   if (!text) return; // an end, or part of a character
   if (card.line === null) {
@@ -303,7 +305,7 @@ function add(card, { text, round, thought }) {
 
 function leading(round) {
   const [[leader, most], [, next]] = [...Object.entries(round.contribution), ["", 0], ["", 0]].sort((a, b) => b[1] - a[1]);
-  return [leader, most - next < 0.1 ? "slight" : most >= 0.8 ? "strong" : ""];
+  return [leader, most - next < 0.1 ? "slight" : most >= 0.8 ? "strong" : "", most];
 }
 
 function describe(card) {
@@ -332,13 +334,13 @@ function describe(card) {
 }
 
 function shares(card) {
-  const sum = Object.values(card.totals).reduce((total, share) => total + share, 0) || 1;
+  const sum = [...card.totals.values()].reduce((total, share) => total + share, 0) || 1;
   const bar = make("div", { className: "shares" });
   bar.setAttribute("aria-hidden", "true");
   const list = make("ul", { className: "legend" });
   list.setAttribute("aria-label", "Shares of the whole answer");
   for (const name of card.members) {
-    const share = (card.totals[name] ?? 0) / sum;
+    const share = (card.totals.get(name) ?? 0) / sum;
     const part = make("i", { className: colour(card.members, name) });
     part.style.flexGrow = share;
     bar.append(part);
@@ -366,6 +368,8 @@ function inspect(token) {
   if (shown) shown.classList.remove("shown");
   shown = token;
   token.classList.add("shown");
+  const [leader, , most] = leading(round);
+  token.setAttribute("aria-description", `${percent(most)} from ${leader}`);
   const visible = round.text.replaceAll(" ", "␣").replaceAll("\n", "↵").replaceAll("\t", "⇥");
   const about = `Token ${round.place} of ${card.tokens}, id ${round.token}; ${round.drafted ? "drafted" : "not drafted"}`;
   const head = make("tr", {});
@@ -384,8 +388,8 @@ function inspect(token) {
 }
 
 function rowsOf(card, round, name) {
-  const voted = name in round.weights;
-  const share = round.contribution[name] ?? 0;
+  const voted = Object.hasOwn(round.weights, name); // a member may be called "constructor"
+  const share = Object.hasOwn(round.contribution, name) ? round.contribution[name] : 0;
   const label = make("span", { title: name }, make("span", { className: `swatch ${colour(card.members, name)}` }));
   label.append(make("bdi", { textContent: name }));
   const row = make("tr", {}, make("th", { scope: "row" }, label));
@@ -398,7 +402,7 @@ function rowsOf(card, round, name) {
 }
 
 function roleOf(round, name) {
-  if (!(name in round.weights)) return "Not asked in this round";
+  if (!Object.hasOwn(round.weights, name)) return "Not asked in this round";
   const taken = round.rolled_back[name];
   const back = taken ? `, took back ${taken} ${taken === 1 ? "token" : "tokens"}` : "";
   return (round.kept[name] ? "Took part" : "Filtered out") + back;

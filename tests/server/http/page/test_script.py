@@ -79,7 +79,7 @@ def round_of(text: str, **changes: Any) -> Delta:
 
 
 def answering(*rounds: Delta) -> Callable[[Any], list[Delta]]:
-    return lambda submission: [*rounds, End("", (token(b""),), finish="stop", round=report(256))]
+    return lambda submission: [*rounds, End("", (token(b""),), finish="stop")]
 
 
 def test_tokens_are_shown_as_they_come_and_coloured_by_their_leader(
@@ -128,12 +128,12 @@ def test_pointing_at_a_token_shows_every_members_part(chrome: Chrome, serve: Ser
         ActionChains(chrome).move_to_element(element).perform()
         told.append((page.text("#inspector h2"), page.text("#inspector p"), page.inspected))
     plain, drafted, lonely = told
-    assert plain[0:2] == ("plain", "Token 1 of 4, id 65; not drafted")
+    assert plain[0:2] == ("plain", "Token 1 of 3, id 65; not drafted")
     assert plain[2] == [
         ["a", "75 %", "50 %", "100 %", "Took part"],
         ["b", "25 %", "50 %", "90 %", "Took part, took back 1 token"],
     ]
-    assert drafted[0:2] == ("↵", "Token 2 of 4, id 65; drafted")
+    assert drafted[0:2] == ("↵", "Token 2 of 3, id 65; drafted")
     assert drafted[2][1][4] == "Filtered out, took back 1 token"
     assert lonely[2][1] == ["b", "–", "–", "–", "Not asked in this round"]
 
@@ -221,9 +221,22 @@ def test_markup_is_text_wherever_it_comes_from(chrome: Chrome, serve: Serve, fus
     assert page.text(".asked") == HOSTILE
     assert page.one(".text").text == f"</span><script>{HOSTILE}</script>"
     assert page.text("#inspector tbody tr:first-child bdi") == HOSTILE
+    assert page.one(".token").get_attribute("aria-description") == f"75 % from {HOSTILE}"
     assert (chrome.title, page.all("img, script:not([src]), main b")) == ("Tutti", [])
     assert fits(page)
     assert page.harm == []
+
+
+@pytest.mark.parametrize("name", ["__proto__", "constructor"])
+def test_a_member_may_be_called_anything(chrome: Chrome, serve: Serve, fuser: ScriptedFuser, name: str) -> None:
+    names, one = (name, "b"), {"b": 1.0}
+    alone: dict[str, Any] = {"weights": one, "mass": one, "kept": {"b": True}, "rolled_back": {"b": 0}}
+    fuser.script = answering(round_of("x", contribution=one, **alone))
+    page = Page(chrome, serve({"pair": ensemble(members=names)}).url)
+    page.ask("Hello")
+    ActionChains(chrome).move_to_element(page.one(".token")).perform()
+    assert page.inspected[0] == [name, "–", "–", "–", "Not asked in this round"]
+    assert page.one(".foot").text.split("\n")[:2] == [name, "0 %"]
 
 
 def fits(page: Page) -> bool:
