@@ -281,7 +281,7 @@ function drawAll() {
 
 function add(card, { text, round, thought }) {
   card.tokens += 1;
-  if (round !== null) {
+  if (round !== null && hasShares(round)) {
     for (const [name, share] of Object.entries(round.contribution)) {
       card.totals.set(name, (card.totals.get(name) ?? 0) + share);
     }
@@ -303,9 +303,20 @@ function add(card, { text, round, thought }) {
   if (text.includes("\n")) card.line = null;
 }
 
+// A sum of log-probabilities has terms in nats in their place.
+function hasShares(round) {
+  const shares = Object.values(round.contribution);
+  const sum = shares.reduce((total, share) => total + share, 0);
+  return shares.every((share) => share >= 0) && (sum === 0 || Math.abs(sum - 1) < 0.01);
+}
+
+const amount = (round, value) => (hasShares(round) ? percent(value) : `${value.toFixed(2)} nats`);
+
 function leading(round) {
-  const [[leader, most], [, next]] = [...Object.entries(round.contribution), ["", 0], ["", 0]].sort((a, b) => b[1] - a[1]);
-  return [leader, most - next < 0.1 ? "slight" : most >= 0.8 ? "strong" : "", most];
+  const sorted = Object.entries(round.contribution).sort((a, b) => b[1] - a[1]);
+  const [leader, most] = sorted[0] ?? ["", 0];
+  const next = sorted[1]?.[1] ?? -Infinity;
+  return [leader, most - next < 0.1 ? "slight" : hasShares(round) && most >= 0.8 ? "strong" : "", most];
 }
 
 function describe(card) {
@@ -320,7 +331,7 @@ function describe(card) {
   card.state.textContent = parts.join(" · ") || (card.ended ? "no text" : "waiting");
   if (!card.ended || card.pending.length) return;
   card.foot.replaceChildren();
-  if (card.rounds.length) card.foot.append(...shares(card));
+  if (card.totals.size) card.foot.append(...shares(card));
   for (const [name, reason] of Object.entries(card.departed ?? {})) {
     card.foot.append(make("p", { className: "hint", textContent: `${name} left: ${reason}` }));
   }
@@ -369,7 +380,7 @@ function inspect(token) {
   shown = token;
   token.classList.add("shown");
   const [leader, , most] = leading(round);
-  token.setAttribute("aria-description", `${percent(most)} from ${leader}`);
+  token.setAttribute("aria-description", `${amount(round, most)} from ${leader}`);
   const visible = round.text.replaceAll(" ", "␣").replaceAll("\n", "↵").replaceAll("\t", "⇥");
   const about = `Token ${round.place} of ${card.tokens}, id ${round.token}; ${round.drafted ? "drafted" : "not drafted"}`;
   const head = make("tr", {});
@@ -393,10 +404,13 @@ function rowsOf(card, round, name) {
   const label = make("span", { title: name }, make("span", { className: `swatch ${colour(card.members, name)}` }));
   label.append(make("bdi", { textContent: name }));
   const row = make("tr", {}, make("th", { scope: "row" }, label));
-  const values = voted ? [share, round.weights[name], round.mass[name]].map(percent) : ["–", "–", "–"];
+  const weight = round.weights[name];
+  const values = voted
+    ? [amount(round, share), hasShares(round) ? percent(weight) : weight.toFixed(2), percent(round.mass[name])]
+    : ["–", "–", "–"];
   for (const value of values) row.append(make("td", { className: "number", textContent: value }));
   const fill = make("i", { className: colour(card.members, name) });
-  fill.style.width = `${100 * share}%`;
+  fill.style.width = hasShares(round) ? `${100 * share}%` : "0";
   const role = make("td", { colSpan: 4 }, make("div", { className: "bar" }, fill), roleOf(round, name));
   return [row, make("tr", { className: "role" }, role)];
 }

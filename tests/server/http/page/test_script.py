@@ -239,6 +239,18 @@ def test_a_member_may_be_called_anything(chrome: Chrome, serve: Serve, fuser: Sc
     assert page.one(".foot").text.split("\n")[:2] == [name, "0 %"]
 
 
+def test_a_sum_of_log_probabilities_has_terms_and_no_shares(
+    chrome: Chrome, serve: Serve, fuser: ScriptedFuser
+) -> None:
+    fuser.script = answering(round_of("x", contribution={"a": -0.5, "b": 0.25}, weights={"a": 1.0, "b": -0.5}))
+    page = Page(chrome, serve().url)
+    page.ask("Hello")
+    ActionChains(chrome).move_to_element(page.one(".token")).perform()
+    assert [row[:3] for row in page.inspected] == [["a", "-0.50 nats", "1.00"], ["b", "0.25 nats", "-0.50"]]
+    assert page.one(".token").get_attribute("class").split()[1:3] == ["m1", "shown"]
+    assert page.all(".shares") == []
+
+
 def fits(page: Page) -> bool:
     """Whether nothing has to be scrolled sideways."""
     widths = "[document.documentElement, ...document.querySelectorAll('#talk, #inspector, .answer, header')]"
