@@ -13,7 +13,7 @@ from rich.text import Text
 from typer.core import TyperGroup
 
 from alignment.errors import ConfigError, TuttiError
-from alignment.methods.registry import METHODS
+from alignment.methods.registry import METHODS, method_named
 from server import __version__
 from server.commands.tables import console
 
@@ -264,6 +264,84 @@ def evaluate(
         for model, reason in failures.items():
             progress.print(Text(f"{model} failed: {reason}"), soft_wrap=True)
         raise typer.Exit(1)
+
+
+@app.command()
+def calibrate(
+    config: Config,
+    tasks: Annotated[
+        list[Path] | None, typer.Option(help="File of questions, repeatable; evaluation.tasks by default.")
+    ] = None,
+    ensemble: Annotated[str | None, typer.Option(help="The ensemble; the first by default.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder of the answers and the report.")] = Path("calibration"),
+    seconds: Annotated[float, typer.Option(min=1, help="The longest it may take once models are loaded.")] = 480,
+    development: Annotated[
+        float, typer.Option(min=0.1, max=0.9, help="The share of the questions to choose on.")
+    ] = 0.5,
+    seed: Annotated[int, typer.Option(help="Of the division into shares.")] = 0,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only so many questions of each task.")] = None,
+    max_tokens: Annotated[int, typer.Option(min=1, help="The longest answer.")] = 256,
+    alignments: Annotated[
+        list[str] | None, typer.Option("--alignment", help="Method to try, repeatable; spelled and exact.")
+    ] = None,
+    likelihood: Annotated[
+        bool, typer.Option("--likelihood", help="Multiple choice by log-likelihood of the choices' texts.")
+    ] = False,
+    completions: Annotated[
+        bool, typer.Option("--completions", help="Ask in plain text instead of a chat.")
+    ] = False,
+    template: Annotated[
+        str | None,
+        typer.Option(metavar="TEXT", help="With --completions, the text around a question; {prompt} by default."),
+    ] = None,
+    stop: Annotated[
+        list[str] | None, typer.Option(metavar="TEXT", help="Text that ends an answer, repeatable.")
+    ] = None,
+    match: Annotated[str | None, typer.Option(help="As for `tutti eval`.")] = None,
+    metric: Annotated[
+        str | None, typer.Option(help="The score of an answer: match, chrf, bleu or f1; match by default.")
+    ] = None,
+) -> None:
+    """Measure on questions whether fusing pays, and with which pivot, alignment and weights.
+
+    Run it again with the same --out to go on where it was stopped.
+    """
+    from dataclasses import replace
+
+    from fusion.calibrate.asking import QUESTION, Form
+    from server.commands.calibrate import command
+    from server.commands.evaluate.questions import MATCHES, METRICS
+    from server.commands.evaluate.run import read_all
+    from server.settings import read_settings
+
+    settings = read_settings(config)
+    paths = tasks or [Path(task) for task in settings.evaluation.tasks]
+    if not paths:
+        raise ConfigError("Nothing to ask: give --tasks FILE.jsonl, or evaluation.tasks in the configuration.")
+    if template is not None and not (completions and QUESTION in template):
+        raise ConfigError(f"--template is for --completions, and needs {QUESTION} where the question goes.")
+    if match is not None and match not in MATCHES:
+        raise ConfigError(f"--match is one of {', '.join(MATCHES)}.")
+    if metric is not None and metric not in METRICS:
+        raise ConfigError(f"--metric is one of {', '.join(METRICS)}.")
+    questions = read_all(paths, limit, match or settings.evaluation.match)
+    if metric is not None:
+        questions = [replace(question, metric=metric) for question in questions]
+    for method in alignments or ():
+        method_named(method)
+    command.calibrate(
+        settings,
+        ensemble,
+        questions,
+        Form((template or QUESTION) if completions else None, tuple(stop or ()), max_tokens),
+        console(),
+        out=out,
+        seconds=seconds,
+        development=development,
+        seed=seed,
+        alignments=tuple(alignments or command.ALIGNMENTS),
+        likelihood=likelihood,
+    )
 
 
 distill = typer.Typer(help="Make one model of several, by training.", no_args_is_help=True)

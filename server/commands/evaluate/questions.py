@@ -13,6 +13,8 @@ from alignment.errors import ConfigError
 
 Match = Literal["exact", "normalized", "contains", "last_number", "choice"]
 MATCHES: tuple[Match, ...] = get_args(Match)
+Metric = Literal["match", "chrf", "bleu", "f1"]
+METRICS: tuple[Metric, ...] = get_args(Metric)
 
 # A minus sign counts only where it cannot be a subtraction or a range: 7-3 and 3-4 hold no negative number.
 NUMBER = re.compile(r"(?:(?<![\w).])[-−])?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?")
@@ -27,6 +29,8 @@ class Question:
     Attributes:
         choices: letters of a multiple-choice question.
         match: how an answer is compared with the references; None for what they ask for (`matching`).
+        texts: of the choices, in their order.
+        metric: what `tutti calibrate` counts as the score of an answer.
     """
 
     id: str
@@ -35,6 +39,8 @@ class Question:
     references: tuple[str, ...]
     choices: tuple[str, ...] = ()
     match: Match | None = None
+    texts: tuple[str, ...] = ()
+    metric: Metric = "match"
 
     @property
     def matching(self) -> Match:
@@ -102,8 +108,18 @@ def question_of(row: dict[str, Any], where: str, match: Match | None = None) -> 
     given = row.get("match")
     if given is not None and given not in MATCHES:
         raise ConfigError(f"{where}: 'match' should be one of {', '.join(MATCHES)}.")
+    metric = row.get("metric", "match")
+    if metric not in METRICS:
+        raise ConfigError(f"{where}: 'metric' should be one of {', '.join(METRICS)}.")
     question = Question(
-        row["id"], row["task"], row["prompt"], tuple(references), tuple(choices), match if given is None else given
+        row["id"],
+        row["task"],
+        row["prompt"],
+        tuple(references),
+        tuple(choices),
+        match if given is None else given,
+        tuple(map(str, choices.values())),
+        metric,
     )
     if problem := _unmatchable(question):
         raise ConfigError(f"{where}: {problem}.")

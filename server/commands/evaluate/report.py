@@ -11,8 +11,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from alignment.errors import ConfigError
+from fusion.calibrate.intervals import Estimate, bootstrap
 from server.commands.evaluate.asking import Answer
-from server.commands.evaluate.scoring import Estimate, bootstrap
 from server.commands.tables import table
 
 

@@ -1,26 +1,13 @@
-"""Scores of answers: exact match, chrF, and the bootstrap interval of a mean."""
+"""Scores of answers: exact match, chrF, BLEU, F1."""
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from decimal import Decimal
 
-import numpy as np
-
 from server.commands.evaluate.questions import NUMBER, Question, normalized
-
-_RESAMPLES = 2000
-
-
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """A mean with the ends of its 95% confidence interval."""
-
-    mean: float
-    low: float
-    high: float
 
 
 def is_right(question: Question, answer: str) -> bool:
@@ -70,16 +57,40 @@ def chosen_letter(answer: str, choices: Sequence[str]) -> str | None:
     return first.group(1) if first else alone[-1] if alone else None
 
 
-def bootstrap(values: Sequence[float], *, seed: int = 0) -> Estimate:
-    """The mean of at least one value, and the 2.5% and 97.5% quantiles of the means of 2,000 resamples."""
-    data = np.asarray(values, dtype=np.float64)
-    mean = float(data.mean())
-    if len(data) == 1:
-        return Estimate(mean, mean, mean)
-    from scipy import stats
+def said(question: Question, answer: str) -> str:
+    """An answer as it counts in a vote: its number or letter, or its normalized text."""
+    if question.matching == "last_number":
+        return str(last_number(answer))
+    if question.matching == "choice":
+        return str(chosen_letter(answer, question.choices))
+    return normalized(answer)
 
-    rng = np.random.default_rng(seed)
-    ends = stats.bootstrap(
-        (data,), np.mean, n_resamples=_RESAMPLES, method="percentile", rng=rng
-    ).confidence_interval
-    return Estimate(mean, float(ends.low), float(ends.high))
+
+def score(question: Question, answer: str) -> float:
+    """The score of an answer, 0 to 1, by the question's metric.
+
+    `match` is 1 for what is right and else 0; `chrf` and `bleu` are sacrebleu's of the sentence, `f1` is of the
+    words of the normalized texts, against the closest reference.
+    """
+    match question.metric:
+        case "chrf":
+            from sacrebleu import sentence_chrf
+
+            return float(sentence_chrf(answer, list(question.references)).score) / 100
+        case "bleu":
+            from sacrebleu import sentence_bleu
+
+            return float(sentence_bleu(answer, list(question.references)).score) / 100
+        case "f1":
+            return max(word_f1(answer, reference) for reference in question.references)
+        case "match":
+            return float(is_right(question, answer))
+
+
+def word_f1(answer: str, reference: str) -> float:
+    """The harmonic mean of precision and recall of an answer's words, both normalized."""
+    given, wanted = normalized(answer).split(), normalized(reference).split()
+    if not given or not wanted:
+        return float(given == wanted)
+    shared = sum((Counter(given) & Counter(wanted)).values())
+    return 2 * shared / (len(given) + len(wanted))

@@ -20,7 +20,7 @@ def test_rows_of_a_task_file(tmp_path):
     assert read_questions(write(tmp_path / "t.jsonl", *rows)) == [
         Question("1", "t", "line\u2028break", ("a",)),
         Question("2", "t", "p", ("a", "b")),
-        Question("3", "u", "p", ("B",), ("A", "B")),
+        Question("3", "u", "p", ("B",), ("A", "B"), texts=("x", "y")),
     ]
 
 
@@ -30,6 +30,7 @@ def test_rows_of_a_task_file(tmp_path):
         ("{", "not JSON"),
         ("[" * 100_000, "nested too deeply"),
         ("[]", "should be an object"),
+        ('{"id": "1", "task": "t", "prompt": "p", "reference": "x", "metric": "best"}', "'metric' should be"),
         ('{"id": "1", "task": "t", "reference": "x"}', "'id', 'task' and 'prompt'"),
         ('{"id": 1, "task": "t", "prompt": "p", "reference": "x"}', "'id', 'task' and 'prompt'"),
         ('{"id": "1", "task": "t", "prompt": "p"}', "needs a text as 'reference'"),

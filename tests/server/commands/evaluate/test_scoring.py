@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.commands.evaluate.scoring import bootstrap, chosen_letter, chrf, is_right, last_number
+from fusion.calibrate.intervals import bootstrap
+from server.commands.evaluate.scoring import chosen_letter, chrf, is_right, last_number, said, score
 from tests.support.questions import question
 
 
@@ -140,3 +141,14 @@ def test_what_is_exactly_right_is_right_in_every_looser_way(before, after):
     reference = f"{before}x{after}"
     for match in ("normalized", "contains"):
         assert is_right(replace(question(reference), match=match), f" {reference}\n")
+
+
+def test_metrics_of_texts_are_shares_of_one():
+
+    asked = replace(question("the cat sat", "a cat"), metric="f1")
+    assert score(asked, "the cat sat") == 1
+    assert 0 < score(asked, "the cat ran") < 1
+    assert score(replace(asked, metric="chrf"), "the cat sat") == pytest.approx(1)
+    assert score(replace(asked, metric="bleu"), "nothing alike") < 0.2
+    assert score(replace(asked, metric="match"), "the  cat sat") == 1
+    assert said(asked, "The CAT, sat.") == said(asked, "cat sat")

@@ -1,0 +1,148 @@
+"""Asking: questions to an ensemble of this process, many at a time, with what the answers cost."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+from alignment.errors import TuttiError
+from fusion.core import Delta, End, Prompt, Token
+from fusion.ensemble import Ensemble
+from fusion.loop.fuser import Fuser
+from fusion.options import FusionParams, SamplingParams
+
+AT_A_TIME = 16
+QUESTION = "{prompt}"
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An answer and its cost.
+
+    Attributes:
+        text: the answer; "" where there is none.
+        tokens: tokens emitted.
+        passes: member passes that these took.
+        seconds: its share of the time that all questions asked together took.
+        perplexity: of the prompt by member, where weights were measured on it.
+        error: the reason why there is no answer; None where there is one.
+    """
+
+    text: str
+    tokens: int
+    passes: float
+    seconds: float
+    perplexity: dict[str, float] = field(default_factory=dict)
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """Form of the questions: in a chat, or as plain text with `template` around `{prompt}`. Decoding is greedy."""
+
+    template: str | None = None
+    stop: tuple[str, ...] = ()
+    max_tokens: int = 256
+
+
+class _Listener:
+    """Collects one answer."""
+
+    def __init__(self, done: Callable[[], None]) -> None:
+        self._done = done
+        self._tokens = 0
+        self.texts: list[str] = []
+        self.prompt: tuple[Token, ...] = ()
+        self.end: End | None = None
+
+    def __call__(self, update: Delta) -> None:
+        self.texts.append(update.text)
+        self._tokens += len(update.tokens)
+        self.prompt = self.prompt or update.prompt
+        if isinstance(update, End):
+            self.end = update
+            self._done()
+
+    def reply(self, seconds: float) -> Reply:
+        """The answer as a whole."""
+        assert self.end is not None
+        if self.end.error is not None:
+            return Reply("", 0, 0.0, seconds, {}, str(self.end.error))
+        passes = float(sum(len(round.weights) for round in self.end.rounds)) or float(self._tokens)
+        perplexity = dict(self.end.weighting.perplexity) if self.end.weighting else {}
+        return Reply("".join(self.texts), self._tokens, passes, seconds, perplexity)
+
+
+def ask(fuser: Fuser, ensemble: Ensemble, fusion: FusionParams, prompts: Sequence[str], form: Form) -> list[Reply]:
+    """Answers to all prompts, in their order. A prompt that cannot be asked gets a reply with the reason."""
+    places = threading.Semaphore(AT_A_TIME)
+    listeners: list[_Listener | str] = []
+    sampling = SamplingParams(max_tokens=form.max_tokens, temperature=0.0, stop=form.stop)
+    began = time.perf_counter()
+    for prompt in prompts:
+        places.acquire()
+        listener = _Listener(places.release)
+        try:
+            encoded = _encoded(ensemble, prompt, fusion, form)
+            room = ensemble.max_new_tokens(encoded, ensemble.taking_part(fusion))
+            limited = replace(sampling, max_tokens=min(form.max_tokens, room))
+            fuser.submit(ensemble, encoded, limited, fusion, on_update=listener)
+            listeners.append(listener)
+        except TuttiError as error:
+            places.release()
+            listeners.append(str(error))
+    for _ in range(AT_A_TIME):
+        places.acquire()
+    share = (time.perf_counter() - began) / max(1, len(prompts))
+    return [Reply("", 0, 0.0, share, {}, one) if isinstance(one, str) else one.reply(share) for one in listeners]
+
+
+def choose(
+    fuser: Fuser, ensemble: Ensemble, fusion: FusionParams, prompt: str, choices: Sequence[str], form: Form
+) -> Reply:
+    """The likeliest of `choices` as what follows a prompt, per byte: multiple choice by log-likelihood.
+
+    The prompt is plain text, whatever the form says of chats, and a space goes between it and the choice.
+    """
+    asked = (form.template or QUESTION).replace(QUESTION, prompt)
+    began, listeners = time.perf_counter(), []
+    sampling = SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0)
+    finished = threading.Semaphore(0)
+    try:
+        for choice in choices:
+            listener = _Listener(finished.release)
+            encoded = ensemble.encode_text(f"{asked} {choice}", locate=True)
+            fuser.submit(ensemble, encoded, sampling, fusion, on_update=listener)
+            listeners.append(listener)
+    except TuttiError as error:
+        return Reply("", 0, 0.0, 0.0, {}, str(error))
+    finally:
+        for _ in listeners:
+            finished.acquire()
+    failed = [str(listener.end.error) for listener in listeners if listener.end and listener.end.error]
+    seconds = time.perf_counter() - began
+    if failed:
+        return Reply("", 0, 0.0, seconds, {}, failed[0])
+    scores = [_after(one.prompt, asked) / len(text.encode()) for one, text in zip(listeners, choices, strict=True)]
+    tokens = sum(len(listener.prompt) for listener in listeners)
+    best = choices[max(range(len(choices)), key=scores.__getitem__)]
+    return Reply(best, tokens, tokens * len(ensemble.taking_part(fusion)), seconds)
+
+
+def _after(tokens: Sequence[Token], asked: str) -> float:
+    """The log-probability of the tokens that do not lie wholly within the text that was asked."""
+    end, at, total = len(asked.encode()), 0, 0.0
+    for token in tokens:
+        at += len(token.chosen.surface)
+        if at > end and token.chosen.logprob == token.chosen.logprob:  # not NaN, as the first one's is
+            total += token.chosen.logprob
+    return total
+
+
+def _encoded(ensemble: Ensemble, prompt: str, fusion: FusionParams, form: Form) -> Prompt:
+    locate = ensemble.scores(fusion)
+    if form.template is None:
+        return ensemble.encode_chat([{"role": "user", "content": prompt}], locate=locate)
+    return ensemble.encode_text(form.template.replace(QUESTION, prompt), locate=locate)

@@ -1,0 +1,86 @@
+"""Candidates: the configurations of an ensemble that are worth trying."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations, product
+from typing import get_args
+
+from fusion.options import Combine, FusionParams, Measure, Weighting
+
+UNIFORM = "uniform"
+PROMPT_WEIGHTS: tuple[Measure, ...] = ("packllm-sim", "packllm-opt")
+COMBINATIONS: tuple[Combine, ...] = ("mixture", "product")
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One way to answer.
+
+    Attributes:
+        members: who takes part, in the file's order; one alone is the model by itself.
+        pivot: whose tokens are emitted.
+        alignment: the method of the maps; "" where there is one member.
+        combine: how distributions are combined.
+        weights: `uniform`, `as configured`, or a measure of the prompt.
+    """
+
+    members: tuple[str, ...]
+    pivot: str
+    alignment: str = ""
+    combine: Combine = "mixture"
+    weights: str = UNIFORM
+
+    @property
+    def alone(self) -> bool:
+        """Whether it is one model by itself."""
+        return len(self.members) == 1
+
+    @property
+    def name(self) -> str:
+        """In a few words; candidates are told apart by it."""
+        if self.alone:
+            return f"{self.pivot} alone"
+        return f"{'+'.join(self.members)}, pivot {self.pivot}, {self.alignment}, {self.combine}, {self.weights}"
+
+    def fusion(self, configured: FusionParams) -> FusionParams:
+        """Its options, where the file's are `configured`."""
+        if self.alone:
+            return FusionParams()
+        if self.weights == AS_CONFIGURED:
+            return replace(configured, members=self.members, report=True)
+        measures = {measure: measure for measure in get_args(Measure)}
+        method = measures.get(self.weights, "given")
+        weighting = replace(configured.weighting, method=method)
+        return replace(
+            configured,
+            members=self.members,
+            weights=None,
+            weighting=weighting if method != "given" else Weighting(),
+            combine=self.combine,
+            report=True,
+        )
+
+
+AS_CONFIGURED = "as configured"
+
+
+def worth_trying(
+    members: Sequence[str], alignments: Sequence[str], configured: Candidate | None = None
+) -> list[Candidate]:
+    """The file's own configuration first, then every pivot with every alignment, combination and weighting.
+
+    Weights that are measured on the prompt are tried with the first alignment, and so are subsets of the members
+    (each without one of them, down to two), with equal weights: not the full grid, whose rest the best of these
+    would have to be combined from.
+    """
+    everyone = tuple(members)
+    found = [] if configured is None else [configured]
+    for pivot, combine in product(everyone, COMBINATIONS):
+        found += [Candidate(everyone, pivot, alignment, combine) for alignment in alignments]
+        found += [Candidate(everyone, pivot, alignments[0], combine, weights) for weights in PROMPT_WEIGHTS]
+    if len(everyone) > 2:
+        for some in combinations(everyone, len(everyone) - 1):
+            found += [Candidate(some, pivot, alignments[0]) for pivot in some]
+    return list(dict.fromkeys(found))

@@ -1,0 +1,70 @@
+"""Answers that are kept, so that a calibration that was broken off goes on where it was."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from alignment.errors import ConfigError
+from fusion.calibrate.asking import Form, Reply
+from server.commands.evaluate.questions import Question
+
+FILE = "answers.jsonl"
+
+
+class Answers:
+    """Replies by candidate and question, in a file of JSON lines; a line that was cut off is left out."""
+
+    def __init__(self, folder: Path, about: str) -> None:
+        """Read what is there; ConfigError where it is about something else, or cannot be written."""
+        self._path = folder / FILE
+        self._known: dict[tuple[str, str], Reply] = {}
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            lines = self._path.read_text(encoding="utf-8").split("\n") if self._path.exists() else []
+            if not lines:
+                self._path.write_text(json.dumps({"about": about}) + "\n", encoding="utf-8")
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"The folder {folder} cannot be used ({error}): give another --out.") from None
+        for number, line in enumerate(lines):
+            try:
+                row = json.loads(line)
+                if number == 0:
+                    found = row["about"]
+                    if found != about:
+                        raise ConfigError(
+                            f"{self._path} holds answers to other questions, of other models or by other options: "
+                            "give another --out, or delete it to begin again."
+                        )
+                    continue
+                asked = (row.pop("candidate"), row.pop("question"))
+                self._known[asked] = Reply(**row)
+            except (ValueError, KeyError, TypeError):
+                if number == 0:
+                    raise ConfigError(f"{self._path} is no file of answers: give another --out.") from None
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def get(self, candidate: str, question: str) -> Reply | None:
+        """The reply that is kept, if any."""
+        return self._known.get((candidate, question))
+
+    def put(self, candidate: str, replies: dict[str, Reply]) -> None:
+        """Keep replies by question. ConfigError where the file cannot be written."""
+        rows = [{"candidate": candidate, "question": question, **asdict(r)} for question, r in replies.items()]
+        self._known.update({(candidate, question): reply for question, reply in replies.items()})
+        try:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.writelines(json.dumps(row) + "\n" for row in rows)
+        except OSError as error:
+            raise ConfigError(f"{self._path} cannot be written ({error.strerror}): give another --out.") from None
+
+
+def about(models: Sequence[str], questions: Sequence[Question], form: Form) -> str:
+    """A digest of everything that answers depend on besides the candidate."""
+    content = [list(models), [asdict(question) for question in questions], asdict(form)]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]

@@ -1,0 +1,106 @@
+"""The command: from the configuration and the questions to the report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from alignment.errors import ConfigError
+from fusion.calibrate.asking import Form
+from server.commands.calibrate import report
+from server.commands.calibrate.answers import Answers, about
+from server.commands.calibrate.run import Calibration, require_questions, variants
+from server.commands.calibrate.shares import shares
+from server.commands.evaluate.questions import Question
+from server.loading import build
+from server.settings import Settings
+
+ALIGNMENTS = ("spelled", "exact")
+
+
+def calibrate(
+    settings: Settings,
+    name: str | None,
+    questions: Sequence[Question],
+    form: Form,
+    console: Console,
+    *,
+    out: Path,
+    seconds: float,
+    development: float,
+    seed: int,
+    alignments: Sequence[str] = ALIGNMENTS,
+    likelihood: bool = False,
+) -> None:
+    """Measure, print tables and sentences, and write the report into `out`.
+
+    Raises:
+        ConfigError: there is no such ensemble or nothing to fuse in it, too few questions, or a folder that cannot
+            be used.
+    """
+    chosen = _ensemble(settings, name)
+    own = settings.ensembles[chosen]
+    require_questions(questions)
+    first, second = shares(questions, development, seed)
+    if not first or not second:
+        raise ConfigError(
+            "No task has two questions, so none can be divided into some to choose on and some to judge by: "
+            "give at least 40 of the kind that will be asked."
+        )
+    sources = [settings.models[member].source for member in own.members]
+    kept = Answers(out, about([chosen, *own.members, *sources], [*first, *second], form))
+    runtime = build(variants(settings, chosen, alignments))
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        calibration = Calibration(
+            runtime,
+            own,
+            (first, second),
+            form,
+            kept,
+            alignments=alignments,
+            seconds=seconds,
+            likelihood=likelihood,
+            progress=progress,
+        )
+        runtime.fuser.start()
+        try:
+            outcome = calibration.run()
+        finally:
+            runtime.fuser.stop()
+    spoken = report.sentences(outcome, len(second))
+    if outcome.members:
+        console.print(report.results_table(outcome))
+        console.print()
+    if outcome.standings:
+        console.print(report.standings_table(outcome))
+        console.print()
+    for sentence in spoken:
+        console.print(sentence, markup=False, highlight=False, soft_wrap=True)
+    candidate = outcome.candidate
+    pasted = None if candidate is None else report.yaml_of(chosen, candidate, own)
+    if pasted is not None:
+        console.print(f"\n{pasted}", markup=False, highlight=False, soft_wrap=True)
+    image = report.picture(outcome)
+    report.write_report(out, outcome, spoken, pasted, image)
+    picture = "" if image is not None else " (without a picture: matplotlib is not installed)"
+    console.print(f"wrote {out / report.PAGE}{picture}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _ensemble(settings: Settings, name: str | None) -> str:
+    if name is not None and name not in settings.ensembles:
+        raise ConfigError(f"There is no ensemble {name!r}; choose from {', '.join(settings.ensembles)}.")
+    several = [one for one, ensemble in settings.ensembles.items() if len(ensemble.members) > 1]
+    found = name or next(iter(several), None)
+    if found is not None and (
+        settings.ensembles[found].views or settings.ensembles[found].combine == "arithmetic"
+    ):
+        raise ConfigError(
+            f"{found} has views or sums of log-probabilities, which are not compared: give another one."
+        )
+    if found is None or len(settings.ensembles[found].members) < 2:
+        raise ConfigError("There is nothing to fuse: give the configuration an ensemble of two members or more.")
+    return found

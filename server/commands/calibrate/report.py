@@ -1,0 +1,194 @@
+"""The report of a calibration: tables for the terminal, HTML with a picture, and the YAML to paste."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from html import escape
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.markup import escape as plain
+from rich.table import Table
+
+from fusion.calibrate.candidates import AS_CONFIGURED, Candidate
+from fusion.calibrate.verdict import Result
+from server.commands.calibrate.run import Outcome, write
+from server.commands.tables import table
+from server.settings import EnsembleSettings
+
+PICTURE, PAGE, NUMBERS, CONFIGURATION = "curve.png", "report.html", "report.json", "ensemble.yaml"
+SHOWN = 8  # candidates of the search in a table
+
+_STYLE = (
+    "body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}"
+    "table{border-collapse:collapse;margin:1rem 0}td,th{padding:.3rem .8rem;border-bottom:1px solid #ccc;"
+    "text-align:left}pre{background:#f4f4f4;padding:1rem;overflow:auto}img{max-width:100%}"
+)
+
+
+def results_of(outcome: Outcome) -> list[Result]:
+    """Everything that answered the untouched questions."""
+    found = [*outcome.members, outcome.voting, outcome.chosen]
+    return [one for one in found if one is not None]
+
+
+def sentences(outcome: Outcome, untouched: int) -> list[str]:
+    """The verdict, what qualifies it, and warnings."""
+    found = []
+    if outcome.verdict is not None:
+        found.append(outcome.verdict.sentence)
+    elif outcome.standings:
+        first = outcome.standings[0]
+        found.append(
+            f"The time allowed was over before the untouched questions could be asked. Ahead so far, on "
+            f"{len(first.scores)} development questions: {first.candidate.name} ({100 * first.mean:.1f})."
+        )
+    elif outcome.members:
+        found.append("The time allowed was too short to compare any ensemble; the members alone are below.")
+    else:
+        found.append("The time allowed was too short for one comparison; the answers so far are kept.")
+    if outcome.members and not any(any(result.scores) for result in results_of(outcome)):
+        found.append("No answer scored above 0: the questions are beyond all members, or compared the wrong way.")
+    if outcome.members and untouched < 40:
+        found.append(f"{untouched} untouched questions are few: differences below some 10 points are noise.")
+    if outcome.members:
+        found.append(f"The members answer {100 * outcome.disagreement:.0f} % of the questions differently.")
+    return [*found, *outcome.warnings]
+
+
+def results_table(outcome: Outcome) -> Table:
+    """A row per way to answer, on the untouched questions."""
+    result = table("Untouched questions: points of 100 with 95% intervals")
+    result.add_column("")
+    tasks = list(dict.fromkeys(task for by_task in outcome.tasks.values() for task in by_task))
+    for name in ("points", "ms/token", "passes/question", *tasks):
+        result.add_column(plain(name), justify="right")
+    for row in _rows(outcome, tasks):
+        result.add_row(*map(plain, row))
+    return result
+
+
+def standings_table(outcome: Outcome) -> Table:
+    """The best candidates of the search."""
+    result = table("Search, on the development share")
+    result.add_column("candidate")
+    for name in ("questions", "points", "passes/token"):
+        result.add_column(name, justify="right")
+    for one in outcome.standings[:SHOWN]:
+        cells = (str(len(one.scores)), f"{100 * one.mean:.1f}", f"{one.passes:.2f}")
+        result.add_row(plain(one.candidate.name), *cells)
+    return result
+
+
+def yaml_of(name: str, candidate: Candidate, settings: EnsembleSettings) -> str:
+    """The ensemble as a configuration file has it."""
+    if candidate.weights == AS_CONFIGURED:
+        own = settings.model_dump(mode="json", exclude_unset=True, exclude_none=True)
+    else:
+        own = {
+            "members": list(candidate.members),
+            "pivot": candidate.pivot,
+            "alignment": candidate.alignment,
+            "combine": candidate.combine,
+            "weights": candidate.weights,
+        }
+    return str(yaml.safe_dump({"ensembles": {name: own}}, sort_keys=False, allow_unicode=True))
+
+
+def picture(outcome: Outcome) -> bytes | None:
+    """Cost over quality as PNG; None where matplotlib is not installed or nothing was measured."""
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        return None
+    results = results_of(outcome)
+    if not results:
+        return None
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.add_subplot()
+    for result in results:
+        points = result.points
+        error = [[points.mean - points.low], [points.high - points.mean]]
+        axes.errorbar(
+            [result.passes_per_question], [points.mean], yerr=error, fmt="o", capsize=3, label=result.name
+        )
+    axes.set(xlabel="member passes per question", ylabel="points of 100", title="Cost and quality")
+    axes.legend(fontsize=7)
+    buffer = BytesIO()
+    FigureCanvasAgg(figure).print_png(buffer)  # type: ignore[no-untyped-call]
+    return buffer.getvalue()
+
+
+def write_report(
+    folder: Path, outcome: Outcome, spoken: Sequence[str], pasted: str | None, image: bytes | None
+) -> None:
+    """Write the page, the picture, the numbers and the YAML into a folder that is there."""
+    tasks = list(dict.fromkeys(task for by_task in outcome.tasks.values() for task in by_task))
+    heading = ["", "points", "ms/token", "passes/question", *tasks]
+    parts = ["<!doctype html><meta charset=utf-8><title>Calibration</title>", f"<style>{_STYLE}</style>"]
+    parts.append("<h1>Calibration</h1>" + "".join(f"<p>{escape(sentence)}</p>" for sentence in spoken))
+    parts.append(_html_table(heading, _rows(outcome, tasks)))
+    if image is not None:
+        parts.append(
+            f'<img alt="cost and quality" src="data:image/png;base64,{base64.b64encode(image).decode()}">'
+        )
+        write(folder / PICTURE, image)
+    search = [
+        [one.candidate.name, str(len(one.scores)), f"{100 * one.mean:.1f}", f"{one.passes:.2f}"]
+        for one in outcome.standings
+    ]
+    parts.append("<h2>Search</h2>" + _html_table(["candidate", "questions", "points", "passes/token"], search))
+    if pasted is not None:
+        parts.append(f"<h2>Configuration</h2><pre>{escape(pasted)}</pre>")
+        write(folder / CONFIGURATION, pasted)
+    write(folder / PAGE, "\n".join(parts) + "\n")
+    write(folder / NUMBERS, json.dumps(_numbers(outcome, spoken), ensure_ascii=False, indent=1) + "\n")
+
+
+def _rows(outcome: Outcome, tasks: Sequence[str]) -> list[list[str]]:
+    rows = []
+    for result in results_of(outcome):
+        points = result.points
+        by_task = outcome.tasks.get(result.name, {})
+        cells = [f"{by_task[task]:.1f}" if task in by_task else "" for task in tasks]
+        interval = f"{points.mean:.1f} ({points.low:.1f} to {points.high:.1f})"
+        cost = (f"{result.milliseconds_per_token:.1f}", f"{result.passes_per_question:.1f}")
+        rows.append([result.name, interval, *cost, *cells])
+    return rows
+
+
+def _html_table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    head = "".join(f"<th>{escape(cell)}" for cell in heading)
+    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}" for cell in row) for row in rows)
+    return f"<table><tr>{head}{body}</table>"
+
+
+def _numbers(outcome: Outcome, spoken: Sequence[str]) -> dict[str, Any]:
+    return {
+        "pays": outcome.verdict.pays if outcome.verdict else None,
+        "sentences": list(spoken),
+        "gain": asdict(outcome.verdict.gain) if outcome.verdict else None,
+        "chosen": asdict(outcome.candidate) if outcome.candidate else None,
+        "disagreement": outcome.disagreement,
+        "untouched": [
+            {
+                "name": result.name,
+                "points": asdict(result.points),
+                "tokens": result.tokens,
+                "passes": result.passes,
+                "seconds": result.seconds,
+                "tasks": outcome.tasks.get(result.name, {}),
+            }
+            for result in results_of(outcome)
+        ],
+        "search": [
+            {"candidate": asdict(one.candidate), "questions": len(one.scores), "points": 100 * one.mean}
+            for one in outcome.standings
+        ],
+    }

@@ -1,0 +1,244 @@
+"""A calibration from end to end: members alone, the search, and the choice on untouched questions."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from rich.progress import Progress, TaskID
+
+from alignment.errors import ConfigError
+from fusion.assembly.runtime import Runtime
+from fusion.calibrate.asking import Form, Reply, ask, choose
+from fusion.calibrate.candidates import AS_CONFIGURED, Candidate, worth_trying
+from fusion.calibrate.halving import OutOfTime, Standing, rungs, search
+from fusion.calibrate.verdict import Result, Verdict, disagreement, verdict, vote, warnings
+from server.commands.calibrate.answers import Answers
+from server.commands.evaluate.questions import Question
+from server.commands.evaluate.scoring import said, score
+from server.settings import EnsembleSettings, Settings
+from server.settings.schema import AlignmentSettings
+
+CHUNK = 16
+VOTE = "vote of the members"
+
+
+@dataclass
+class Outcome:
+    """Everything that was learned, however far it went.
+
+    Attributes:
+        members, voting, chosen: on the untouched questions; empty or None where it did not come to that.
+        standings: the candidates on the development share, best first.
+        disagreement: the share of questions that members answer differently.
+        warnings: sentences.
+        verdict: None where nothing could be compared.
+        candidate: the chosen one.
+        tasks: mean scores, 0 to 100, by result's name and task.
+    """
+
+    members: list[Result] = field(default_factory=list)
+    voting: Result | None = None
+    chosen: Result | None = None
+    standings: list[Standing[Candidate]] = field(default_factory=list)
+    disagreement: float = 0.0
+    warnings: list[str] = field(default_factory=list)
+    verdict: Verdict | None = None
+    candidate: Candidate | None = None
+    tasks: dict[str, dict[str, float]] = field(default_factory=dict)
+
+
+def variants(settings: Settings, name: str, alignments: Sequence[str]) -> Settings:
+    """The settings with an ensemble for every pivot and alignment in place of their own; all models are served."""
+    given = settings.ensembles[name]
+    made: dict[str, EnsembleSettings] = {AS_CONFIGURED: given}
+    for pivot in given.members:
+        for method in alignments:
+            changed = {"pivot": pivot, "alignment": AlignmentSettings(method=method), "maps": {}, "weights": None}
+            made[ensemble_name(pivot, method)] = given.model_copy(update=changed)
+    models = {member: settings.models[member] for member in given.members}
+    server = settings.server.model_copy(update={"serve_models": True, "aliases": {}})
+    return settings.model_copy(update={"models": models, "ensembles": made, "server": server})
+
+
+def ensemble_name(pivot: str, method: str) -> str:
+    """The name that a variant is built under."""
+    return f"{pivot} {method}"
+
+
+class Calibration:
+    """One run of the command."""
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        settings: EnsembleSettings,
+        questions: tuple[list[Question], list[Question]],
+        form: Form,
+        answers: Answers,
+        *,
+        alignments: Sequence[str],
+        seconds: float,
+        likelihood: bool,
+        progress: Progress,
+    ) -> None:
+        self._runtime, self._settings, self._form, self._answers = runtime, settings, form, answers
+        self._development, self._untouched = questions
+        self._likelihood, self._progress = likelihood, progress
+        self._deadline = self._end = time.monotonic() + seconds
+        self._began = time.monotonic()
+        self._members = [Candidate((name,), name) for name in settings.members]
+        method = settings.alignment.method
+        own = Candidate(tuple(settings.members), settings.pivot, method, settings.combine, AS_CONFIGURED)
+        self._candidates = worth_trying(settings.members, alignments, own)
+        self._bar: TaskID = progress.add_task("members alone", total=self._planned())
+        self._perplexity: defaultdict[str, list[float]] = defaultdict(list)
+
+    def _planned(self) -> int:
+        everything = len(self._development) + len(self._untouched)
+        left, total, before = len(self._candidates), len(self._members) * everything + len(self._untouched), 0
+        for size in rungs(left, len(self._development)):
+            total += left * (size - before)
+            left, before = max(1, -(-left // 2)), size
+        return total
+
+    def run(self) -> Outcome:
+        """All of it; what time did not allow is missing from the outcome."""
+        outcome = Outcome()
+        try:
+            alone = {one: self._replies(one, self._development + self._untouched) for one in self._members}
+        except OutOfTime:
+            return outcome
+        first = len(self._development)
+        spent = time.monotonic() - self._began
+        # An ensemble takes about as long as its members together; half as much again for what that leaves out.
+        self._deadline = self._end - 1.5 * spent * len(self._untouched) / (first + len(self._untouched))
+        untouched = {one: replies[first:] for one, replies in alone.items()}
+        outcome.members = [self._result(one.name, replies) for one, replies in untouched.items()]
+        self._note_tasks(outcome, outcome.members)
+        by_rank = self._ranked_members({one: replies[:first] for one, replies in alone.items()})
+        outcome.voting = self._vote(list(untouched.values()), by_rank)
+        self._note_tasks(outcome, [outcome.voting])
+        texts = [[replies[i].text for replies in untouched.values()] for i in range(len(self._untouched))]
+        counted = [[said(q, text) for text in each] for q, each in zip(self._untouched, texts, strict=True)]
+        outcome.disagreement = disagreement(counted)
+        self._progress.update(self._bar, description="search")
+        outcome.standings = search(self._candidates, first, self._standing)
+        known = {name: float(np.exp(np.mean(np.log(values)))) for name, values in self._perplexity.items()}
+        outcome.warnings = warnings(outcome.members, known)
+        if not outcome.standings:
+            return outcome
+        outcome.candidate = outcome.standings[0].candidate
+        self._deadline = self._end
+        self._progress.update(self._bar, description="untouched questions")
+        try:
+            replies = self._replies(outcome.candidate, self._untouched)
+        except OutOfTime:
+            return outcome
+        outcome.chosen = self._result(outcome.candidate.name, replies)
+        self._note_tasks(outcome, [outcome.chosen])
+        outcome.verdict = verdict(outcome.members, outcome.voting, outcome.chosen)
+        self._progress.update(self._bar, completed=self._planned())
+        return outcome
+
+    def _standing(self, candidate: Candidate, size: int) -> Standing[Candidate]:
+        questions = self._development[:size]
+        replies = self._replies(candidate, questions)
+        for reply in replies:
+            for name, value in reply.perplexity.items():
+                if value > 0:
+                    self._perplexity[name].append(value)
+        scores = tuple(score(q, reply.text) for q, reply in zip(questions, replies, strict=True))
+        passes = sum(reply.passes for reply in replies) / max(1, sum(reply.tokens for reply in replies))
+        return Standing(candidate, scores, passes)
+
+    def _replies(self, candidate: Candidate, questions: Sequence[Question]) -> list[Reply]:
+        """Replies in the order of the questions, those that are kept included; OutOfTime once the time is over."""
+        missing = [q for q in questions if self._answers.get(candidate.name, key(q)) is None]
+        self._progress.advance(self._bar, 0)
+        for start in range(0, len(missing), CHUNK):
+            if time.monotonic() >= self._deadline:
+                raise OutOfTime
+            some = missing[start : start + CHUNK]
+            replies = self._ask(candidate, some)
+            self._answers.put(candidate.name, {key(q): r for q, r in zip(some, replies, strict=True)})
+            self._progress.advance(self._bar, len(some))
+        found = [self._answers.get(candidate.name, key(question)) for question in questions]
+        return [reply for reply in found if reply is not None]
+
+    def _ask(self, candidate: Candidate, questions: Sequence[Question]) -> list[Reply]:
+        name = candidate.pivot if candidate.alone else ensemble_name(candidate.pivot, candidate.alignment)
+        if candidate.weights == AS_CONFIGURED:
+            name = AS_CONFIGURED
+        ensemble = self._runtime.ensembles[name]
+        fusion = candidate.fusion(ensemble.defaults)
+        fuser = self._runtime.fuser
+        if not self._likelihood:
+            return ask(fuser, ensemble, fusion, [question.prompt for question in questions], self._form)
+        replies = []
+        for question in questions:
+            if not question.texts:
+                replies += ask(fuser, ensemble, fusion, [question.prompt], self._form)
+                continue
+            reply = choose(fuser, ensemble, fusion, question.prompt, question.texts, self._form)
+            letter = dict(zip(question.texts, question.choices, strict=True)).get(reply.text, "")
+            replies.append(Reply(letter, reply.tokens, reply.passes, reply.seconds, {}, reply.error))
+        return replies
+
+    def _ranked_members(self, replies: Mapping[Candidate, list[Reply]]) -> list[int]:
+        means = [
+            np.mean([score(q, r.text) for q, r in zip(self._development, own, strict=True)])
+            for own in replies.values()
+        ]
+        return [int(index) for index in np.argsort(-np.array(means), kind="stable")]
+
+    def _vote(self, replies: Sequence[Sequence[Reply]], by_rank: Sequence[int]) -> Result:
+        scores, tokens, seconds = [], 0, 0.0
+        for question, each in zip(self._untouched, zip(*replies, strict=True), strict=True):
+            winner = vote([said(question, reply.text) for reply in each], by_rank)
+            scores.append(score(question, each[winner].text))
+            tokens += sum(reply.tokens for reply in each)
+            seconds += sum(reply.seconds for reply in each)
+        return Result(VOTE, tuple(scores), tokens, float(tokens), seconds)
+
+    def _result(self, name: str, replies: Sequence[Reply]) -> Result:
+        scores = tuple(score(q, reply.text) for q, reply in zip(self._untouched, replies, strict=True))
+        tokens, passes = sum(reply.tokens for reply in replies), sum(reply.passes for reply in replies)
+        return Result(name, scores, tokens, passes, sum(reply.seconds for reply in replies))
+
+    def _note_tasks(self, outcome: Outcome, results: Sequence[Result]) -> None:
+        for result in results:
+            by_task = defaultdict(list)
+            for question, value in zip(self._untouched, result.scores, strict=True):
+                by_task[question.task].append(100 * value)
+            outcome.tasks[result.name] = {task: float(np.mean(values)) for task, values in by_task.items()}
+
+
+def key(question: Question) -> str:
+    """What a question is kept under."""
+    return f"{question.task}/{question.id}"
+
+
+def require_questions(questions: Sequence[Question]) -> None:
+    """ConfigError where there is nothing to divide, or two questions of a task have one id."""
+    if len(questions) < 2:
+        raise ConfigError(
+            "One question cannot be divided into some to choose on and some to judge by: give at least 40 of the "
+            "kind that will be asked."
+        )
+    keys = [key(question) for question in questions]
+    if len(set(keys)) < len(keys):
+        double = next(one for one in keys if keys.count(one) > 1)
+        raise ConfigError(f"Two questions are called {double}: give every question of a task an id of its own.")
+
+
+def write(path: Path, content: str | bytes) -> None:
+    """Write a file of the report; ConfigError where that fails."""
+    try:
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written ({error.strerror}): give another --out.") from None

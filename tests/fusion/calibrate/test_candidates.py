@@ -1,0 +1,33 @@
+"""Candidates: every pivot once with each alignment, and options that the fuser takes."""
+
+from __future__ import annotations
+
+from fusion.calibrate.candidates import AS_CONFIGURED, Candidate, worth_trying
+from fusion.options import FusionParams, Weighting
+
+
+def test_every_pivot_alignment_and_combination_is_tried_and_each_once():
+    own = Candidate(("a", "b", "c"), "a", "exact", "mixture", AS_CONFIGURED)
+    found = worth_trying(["a", "b", "c"], ["spelled", "exact"], own)
+    assert found[0] == own
+    assert len(set(found)) == len(found) == len({one.name for one in found})
+    assert {(one.pivot, one.alignment, one.combine) for one in found} == {
+        (pivot, alignment, combine)
+        for pivot in "abc"
+        for alignment in ("spelled", "exact")
+        for combine in ("mixture", "product")
+    }
+    assert {one.members for one in found} == {("a", "b", "c"), ("a", "b"), ("a", "c"), ("b", "c")}
+    assert all(one.pivot in one.members for one in found)
+
+
+def test_options_are_the_configured_ones_but_for_what_is_tried():
+    configured = FusionParams(weights={"a": 0.9, "b": 0.1}, filter_top=3, weighting=Weighting(positions=9))
+    both = ("a", "b")
+    uniform = Candidate(both, "a", "exact", "product").fusion(configured)
+    assert (uniform.weights, uniform.combine, uniform.filter_top) == (None, "product", 3)
+    opt = Candidate(both, "a", "exact", "mixture", "packllm-opt").fusion(configured)
+    assert (opt.weighting.method, opt.weighting.positions) == ("packllm-opt", 9)
+    own = Candidate(both, "a", "exact", "mixture", AS_CONFIGURED).fusion(configured)
+    assert own.weights == configured.weights
+    assert Candidate(("a",), "a").alone

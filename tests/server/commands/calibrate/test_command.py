@@ -1,0 +1,59 @@
+"""`tutti calibrate` from questions to the report, on models that know nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from server.settings import parse_settings
+from tests.support.model_folders import run
+
+
+def questions(folder: Path, count: int) -> Path:
+    path = folder / "questions.jsonl"
+    rows = [
+        {"id": str(i), "task": "abc"[i % 2], "prompt": f"the band {i}", "reference": "a", "metric": "chrf"}
+        for i in range(count)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_a_report_says_whether_it_pays_and_goes_on_where_it_stopped(site: Path, tmp_path: Path):
+    tasks, out = questions(tmp_path, 8), tmp_path / "out"
+    arguments = ("calibrate", site / "tutti.yaml", "--tasks", tasks, "--out", out, "--max-tokens", "3")
+    code, said, _ = run(*arguments)
+    assert code == 0, said
+    assert "Fusing" in said
+    found = json.loads((out / "report.json").read_text())
+    assert [one["name"] for one in found["untouched"]][:3] == ["ada alone", "ben alone", "vote of the members"]
+    assert found["search"][0]["questions"] == 4
+    assert "<table>" in (out / "report.html").read_text()
+    models = (site / "tutti.yaml").read_text().split("ensembles:")[0]
+    pasted = models + (out / "ensemble.yaml").read_text()
+    assert parse_settings(pasted, "pasted.yaml", site, {}).ensembles
+    answers = (out / "answers.jsonl").read_text()
+    assert run(*arguments)[0] == 0
+    assert (out / "answers.jsonl").read_text() == answers, "nothing is asked twice"
+    code, _, err = run(*arguments[:-1], "4")
+    assert code == 2
+    assert "holds answers to other questions" in " ".join(err.split())
+
+
+@pytest.mark.parametrize(
+    ("count", "options", "message"),
+    [
+        (1, (), "One question cannot be divided"),
+        (2, (), "No task has two questions"),
+        (8, ("--ensemble", "none"), "There is no ensemble 'none'"),
+        (8, ("--alignment", "best"), "There is no alignment method 'best'"),
+        (8, ("--metric", "best"), "--metric is one of match, chrf, bleu, f1."),
+    ],
+)
+def test_what_cannot_be_compared_is_refused_in_a_sentence(site: Path, tmp_path: Path, count, options, message):
+    tasks = questions(tmp_path, count)
+    code, _, err = run("calibrate", site / "tutti.yaml", "--tasks", tasks, "--out", tmp_path / "out", *options)
+    assert code == 2
+    assert message in " ".join(err.split())
