@@ -7,26 +7,36 @@ ask a question of a kind, as JSON. It learns no answers here, and never sees a h
 """
 
 import json
-import time
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from random import Random
 from typing import Annotated
 
-import torch
 import typer
-from rich.console import Console
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from deploy.demo.batches import Batch, batches, encode_chat
 from deploy.demo.chats import Chat, exchange
-from deploy.demo.learning import learn
-from deploy.demo.members import MODELS, PIVOT
+from deploy.demo.members import MAX_LENGTH, MODELS, PIVOT
 from deploy.demo.tasks import TASKS, Example, Split, stream
-from deploy.demo.train import BATCH_TOKENS, store
+from fusion.distill.bohdi.learn import plain_examples
+from fusion.distill.fusechat.examples import Examples
+from fusion.distill.fusechat.settings import Source, Train, digest_of
+from fusion.distill.fusechat.train import Texts, train
+from fusion.members.identity import content_digest
 
-TOKENS = 80_000
+CHATS = 3200
 SEED = 16
+TRAIN = Train(
+    learning_rate=2e-3,
+    beta2=0.98,
+    weight_decay=0.01,
+    epochs=1,
+    batch=16,
+    accumulate=1,
+    lm_weight=1.0,
+    check_every=50,
+    patience=None,
+)
 NAMING_SHARE = 0.1
 """Share of the chats in which a task or a kind is named; in the others a question is asked."""
 
@@ -76,30 +86,20 @@ def chats(rng: Random) -> Iterator[Chat]:
             yield exchange(NAME_KIND.format(task=task), _json(name=kind))
 
 
-def main(out: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where the model goes.")]) -> None:
-    """Train the asker; one that is there already is kept."""
-    console = Console()
-    if (out / "config.json").exists():
-        console.print(f"{out} is there already.")
-        return
-    started = time.monotonic()
-    source = MODELS / PIVOT.name
-    tokenizer = AutoTokenizer.from_pretrained(source)
-    model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
-    rng = Random(SEED)
-    encoded, tokens = [], 0
-    for chat in chats(rng):
-        encoded.append(encode_chat(tokenizer, chat, rng))
-        tokens += len(encoded[-1].ids)
-        if tokens >= TOKENS:
-            break
-    todo: list[Batch] = list(batches(encoded, BATCH_TOKENS, tokenizer.pad_token_id, rng))
-    for step, loss in enumerate(learn(model, todo, len(todo), SEED), start=1):
-        if step % 10 == 0 or step == len(todo):
-            console.print(f"asker: step {step} of {len(todo)}, loss {loss:.3f}")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    store(model, tokenizer, out)
-    console.print(f"The asker is in {out}, after {(time.monotonic() - started) / 60:.1f} minutes.")
+def main(
+    out: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where it is trained; it is in `model` there.")],
+) -> None:
+    """Train the asker, or go on with that; one that is there already is kept."""
+    base = Source(str(MODELS / PIVOT.name))
+    exchanges = [(chat[0]["content"], chat[1]["content"]) for chat in islice(chats(Random(SEED)), CHATS)]
+    texts = Texts(plain_examples(base, exchanges, MAX_LENGTH), Examples([]))
+    inputs = digest_of(TRAIN, exchanges, content_digest(base.source))
+
+    def progress(done: int, total: int) -> None:
+        if done % 50 == 0 or done == total:
+            print(f"asker: step {done} of {total}", flush=True)
+
+    train("asker", base, texts, TRAIN, out, inputs, progress)
 
 
 def _json(**fields: str) -> str:

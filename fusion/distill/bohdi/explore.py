@@ -111,7 +111,8 @@ def _draw(
             proposed[parent] = _proposals(parent, settings, voices, rng)
             event["proposed"] = dict(proposed[parent])
         there = {path[-1].casefold() for path in tree.children(parent)}
-        new = Counter({name: n for name, n in proposed[parent].items() if name.casefold() not in there})
+        enough = {name: n for name, n in proposed[parent].items() if n >= settings.explore.agree}
+        new = Counter({name: n for name, n in enough.items() if name.casefold() not in there})
         name = new.most_common(1)[0][0] if new else None
         events.append(event | {"name": name})
         return name

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path as File
 
 import numpy as np
@@ -58,14 +58,14 @@ def train_round(
     Raises:
         ConfigError: nothing in the lesson fits the model, a loss that is not a number, a full disk.
     """
-    examples = _examples(student, lesson, settings.max_length)
-    if not examples:
+    examples = plain_examples(student, ((one.question, one.answer) for one in lesson), settings.max_length)
+    if not len(examples):
         raise ConfigError(
             f"None of the {len(lesson)} samples of round {round} can be read by the target within "
             f"{settings.max_length} tokens; raise max_length, or lower explore.max_answer."
         )
     inputs = digest_of(student, settings.train, settings.max_length, [one.id for one in lesson])
-    texts = Texts(Examples(examples), Examples([]))
+    texts = Texts(examples, Examples([]))
     curve = train(f"round {round}", student, texts, settings.train, folder, inputs, progress)
     return folder / "model", int(curve[-1]["step"]) if curve else 0
 
@@ -80,12 +80,12 @@ def _with_samples(tree: KnowledgeTree, gathered: dict[Path, list[str]]) -> Knowl
     return part
 
 
-def _examples(student: Source, lesson: Sequence[Sample], longest: int) -> list[Example]:
-    """The samples as examples for plain fine-tuning; those that the model cannot read are left out."""
+def plain_examples(student: Source, exchanges: Iterable[tuple[str, str]], longest: int) -> Examples:
+    """Questions with their answers for plain fine-tuning; those that the model cannot read are left out."""
     tokenizer, stops = open_tokenizer(student)
     examples = []
-    for sample in lesson:
-        said = [{"role": "user", "content": sample.question}, {"role": "assistant", "content": sample.answer}]
+    for question, answer in exchanges:
+        said = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
         encoded = encode(tokenizer, stops, said, longest)
         if encoded is None:
             continue
@@ -94,4 +94,4 @@ def _examples(student: Source, lesson: Sequence[Sample], longest: int) -> list[E
         examples.append(
             Example(np.array(encoded.ids, np.int32), positions, targets, np.zeros_like(targets, np.float32))
         )
-    return examples
+    return Examples(examples)

@@ -100,14 +100,13 @@ class Run:
             return
         if round > 1 and settings.tree.window is not None and round not in state.introspected:
             self._note([{"event": "introspection", "round": round}])
-        excluded = read_excluded(settings.rules.exclude)
         wanted = settings.explore.questions
         why = None
         with open_voices(self._models(student), self._panel()) as voices:
             while (done := state.questions(round)) < wanted and why is None:
                 self.progress(f"round {round}: questions", done, wanted)
                 count = min(settings.explore.batch, wanted - done)
-                self._note(explore(round, count, state, settings, voices, excluded))
+                self._note(explore(round, count, state, settings, voices, self._excluded))
                 why = self._barren(round)
         self.progress(f"round {round}: questions", state.questions(round), wanted)
         self._note([{"event": "explored", "round": round, "why": why}])
@@ -188,14 +187,32 @@ class Run:
         return Panel(members, judge.pivot or members[0], judge.alignment)
 
     def _inputs(self) -> str:
-        """All that a journal depends on; rounds may be added, and the result goes elsewhere."""
+        """All that a journal depends on, wherever it lies; rounds may be added, and the result goes elsewhere."""
         settings = self.settings
-        plain = replace(settings, rounds=0, out=File(), work=File(), name="", dtype="")
-        models = {
-            name: content_digest(one.source, revision=one.revision)
-            for name, one in self._models(settings.base).items()
-        }
-        return digest_of(plain, models)
+        plain = replace(
+            settings,
+            base=self._content(settings.base),
+            sources={},
+            leaders={},
+            rules=replace(settings.rules, exclude=()),
+            rounds=0,
+            work=File(),
+            out=File(),
+            name="",
+            dtype="",
+        )
+        others = {**settings.sources, **settings.leaders}
+        return digest_of(
+            plain, {name: asdict(self._content(one)) for name, one in others.items()}, sorted(self._excluded)
+        )
+
+    def _content(self, source: Source) -> Source:
+        """A model by its files in the place of its folder."""
+        return replace(source, source=content_digest(source.source, revision=source.revision))
+
+    @cached_property
+    def _excluded(self) -> frozenset[str]:
+        return read_excluded(self.settings.rules.exclude)
 
 
 def _with_parents(paths: tuple[tuple[str, ...], ...]) -> list[tuple[str, ...]]:

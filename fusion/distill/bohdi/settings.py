@@ -43,6 +43,7 @@ class Explore:
         questions: to draw in a round, those included that come to nothing.
         batch: drawn together, before any of their outcomes counts; their sequences are generated together.
         proposals: samples of each leader for the name of a new domain.
+        agree: how often a name has to be proposed before it joins the tree.
         barren: batches in a row without a usable question that end a round's exploration.
         temperature: of names and questions.
         answer_temperature: of answers.
@@ -56,6 +57,7 @@ class Explore:
     questions: Annotated[int, Ge(0)] = 1000
     batch: Annotated[int, Interval(ge=1, le=4096)] = 64
     proposals: Annotated[int, Interval(ge=1, le=100)] = 5
+    agree: Count = 1
     barren: Count = 3
     temperature: Temperature = 1.0
     answer_temperature: Temperature = 0.0

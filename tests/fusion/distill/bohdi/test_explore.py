@@ -137,3 +137,10 @@ def test_fixed_draws_spread_evenly_level_by_level(settings):
     assert kinds(events)["grown"] == 0
     drawn = {path: number / 400 for path, number in state.drawn[1].items()}
     assert drawn == pytest.approx({("a", "x"): 0.5, ("b", "y"): 0.25, ("b", "z"): 0.25}, abs=0.08)
+
+
+def test_a_name_that_too_few_propose_does_not_join_the_tree(settings):
+    wanted = replace(settings, explore=replace(settings.explore, proposals=2, agree=3))
+    _, state = batch(wanted, ScriptedVoices())
+    assert not state.tree.nodes
+    assert state.dropped == {"no new domain": 8}
