@@ -24,7 +24,7 @@ from fusion.distill.fusechat.settings import Source, Train, digest_of
 from fusion.distill.fusechat.train import Texts, train
 from fusion.members.identity import content_digest
 
-CHATS = 3200
+CHATS = 9600
 SEED = 16
 TRAIN = Train(
     learning_rate=2e-3,
@@ -37,7 +37,7 @@ TRAIN = Train(
     check_every=50,
     patience=None,
 )
-NAMING_SHARE = 0.1
+NAMING_SHARE = 0.25
 """Share of the chats in which a task or a kind is named; in the others a question is asked."""
 
 NAME_TASK = "Name a kind of question."

@@ -18,7 +18,7 @@ from fusion.distill.fusechat.examples import Example, Examples
 from fusion.distill.fusechat.reading import open_tokenizer
 from fusion.distill.fusechat.represent import Progress
 from fusion.distill.fusechat.settings import Source, digest_of
-from fusion.distill.fusechat.train import Texts, train
+from fusion.distill.fusechat.train import Texts, steps_of, train
 from fusion.distill.loss import PADDING
 
 LESSON_STREAM = 1_000_000
@@ -66,8 +66,8 @@ def train_round(
         )
     inputs = digest_of(student, settings.train, settings.max_length, [one.id for one in lesson])
     texts = Texts(examples, Examples([]))
-    curve = train(f"round {round}", student, texts, settings.train, folder, inputs, progress)
-    return folder / "model", int(curve[-1]["step"]) if curve else 0
+    train(f"round {round}", student, texts, settings.train, folder, inputs, progress)
+    return folder / "model", steps_of(settings.train, len(examples))
 
 
 def _with_samples(tree: KnowledgeTree, gathered: dict[Path, list[str]]) -> KnowledgeTree:

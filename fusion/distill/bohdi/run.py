@@ -55,6 +55,10 @@ class Run:
         settings = self.settings
         journal = Journal(settings.work / NAME)
         inputs = self._inputs()
+        begun = {event["event"] for event in journal.events} - {"begin", "planted"}
+        if journal.events and not begun and journal.events[0]["inputs"] != inputs:
+            journal.path.unlink()  # such as after a file that named a model that is not there
+            journal = Journal(journal.path)
         if not journal.events:
             planted = [{"event": "planted", "path": list(path)} for path in _with_parents(settings.domains)]
             journal.add([{"event": "begin", "inputs": inputs, "tree": asdict(settings.tree)}, *planted])

@@ -85,6 +85,12 @@ def test_other_settings_are_another_run(settings, voices):
         Run(replace(settings, tree=Tree(levels=3))).run()
 
 
+def test_settings_may_change_before_anything_has_happened(settings, voices):
+    first = Run(replace(settings, tree=Tree(levels=3))).journal
+    assert [event["event"] for event in first.events] == ["begin"]
+    assert Run(settings).journal.events[0]["tree"]["levels"] == 2
+
+
 def test_without_introspection_no_node_is_tested(settings, voices):
     run = Run(replace(settings, tree=replace(settings.tree, window=None)))
     run.run()
