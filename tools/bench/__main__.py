@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from tools.bench import align, decode, fuse, hosting, metrics, models, ttft
+from tools.bench import align, decode, fuse, hosting, metrics, models, ttft, views
 from tools.bench.processor import processor
 
 
@@ -40,11 +40,27 @@ def main() -> None:
     hosted = hosting.run()
     for batch, row in hosted.items():
         print(hosting.describe_row(batch, row), flush=True)
+    print("rounds over views of one model ...", flush=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        viewing = views.run(Path(scratch))
+    for sequences in views.SEQUENCES:
+        row = viewing[str(sequences)]
+        print(
+            f"{sequences:>3} sequences: four views {row['views_ratio']} x, adapters {row['adapters_ratio']} x",
+            flush=True,
+        )
     print("learning a vocabulary map of 32k x 131k tokens ...", flush=True)
     aligning = align.run()
     print(f"{aligning['seconds']:.0f} s, {aligning['ratio']:.2f} x its matrix products")
     machine = {"processor": processor(), "threads": torch.get_num_threads(), "torch": torch.__version__}
-    figures = {"decode": decoding, "fuse": fusing, "metrics": measuring, "ttft": first, "hosting": hosted}
+    figures = {
+        "decode": decoding,
+        "fuse": fusing,
+        "metrics": measuring,
+        "ttft": first,
+        "hosting": hosted,
+        "views": viewing,
+    }
     print(json.dumps({"machine": machine, **figures, "align": aligning}))
 
 

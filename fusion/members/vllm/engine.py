@@ -93,6 +93,10 @@ class VllmEngine:
         self._core = core
         self._lora = dict(lora or {})
         self._looks: list[Look] = []
+        # With adapters, vLLM on a CPU fails where two prompts are scored in one step: here one at a time is.
+        self._one_scored = bool(self._lora) and device == "cpu"
+        self._scoring: int | None = None
+        self._held: list[Advance] = []
         self._candidates = min(candidates, core.vocabulary_size)
         # One object each for all requests: making one costs more than all else about an advance.
         told = {"max_tokens": 1, "temperature": 0.0, "logprobs": self._candidates, "detokenize": False}
@@ -158,6 +162,11 @@ class VllmEngine:
             if isinstance(one, Look):
                 self._looks.append(one)
                 continue
+            if self._one_scored and isinstance(one, Advance) and one.scored:
+                if self._scoring is not None:
+                    self._held.append(one)
+                    continue
+                self._scoring = one.sequence
             reason = self._refusal(one) or self._admit(one)
             if reason is not None:
                 self.close([one.sequence])
@@ -165,6 +174,10 @@ class VllmEngine:
 
     def close(self, sequences: Collection[int]) -> None:
         """Free the caches of these sequences and forget their queued work; unknown ids are ignored."""
+        closed = set(sequences)
+        self._held = [advance for advance in self._held if advance.sequence not in closed]
+        if self._scoring in closed:
+            self._scoring = None
         for number in sequences:
             self._failed.pop(number, None)
             if (sequence := self._open.pop(number, None)) is not None:
@@ -175,7 +188,7 @@ class VllmEngine:
 
     def has_work(self) -> bool:
         """Return whether `step` has anything to do."""
-        return bool(self._working or self._failed or self._looks)
+        return bool(self._working or self._failed or self._looks or self._held)
 
     def step(self) -> list[Answer]:
         """Run at most one forward pass and return what it finished, which may be nothing.
@@ -197,6 +210,10 @@ class VllmEngine:
                         answers.append(self._answer(number, sequence, output))
         answers += self._failed.values()
         self._failed = {}
+        if self._scoring in {answer.sequence for answer in answers}:
+            self._scoring = None
+        if self._scoring is None and self._held:
+            self.add([self._held.pop(0)])
         return answers
 
     def shutdown(self) -> None:

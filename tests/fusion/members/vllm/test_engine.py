@@ -372,6 +372,10 @@ def test_several_adapters_share_steps_with_the_bare_model(tmp_path):
             found = np.empty(width, np.float32)
             found[answers[i].ids[0]] = answers[i].logprobs[0]
             np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+        scored = run(engine, *(Advance(9 + i, 0, row, "all", adapter=names[i]) for i, row in enumerate(rows)))
+        for i, row in enumerate(rows):  # several that are scored, at once
+            assert len(scored[9 + i].ids) == len(row)
+            assert scored[9 + i].logprobs[-1, 0] == pytest.approx(arrays["logprobs"][i].max(), abs=1e-5)
         engine.add([Look(i, [7, 3, 3]) for i in range(len(rows))])
         looked = {answer.sequence: answer.logprobs for answer in engine.step()}
         for i, expected in enumerate(arrays["logprobs"]):
