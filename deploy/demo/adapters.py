@@ -45,7 +45,7 @@ ALL = {
         Adapter(
             "sums",
             {"arithmetic": 80, "data_to_text": 2, "translation": 10, "commonsense": 6, "small_talk": 2},
-            180_000,
+            90_000,
             11,
         ),
         Adapter(
@@ -57,7 +57,7 @@ ALL = {
         Adapter(
             "facts",
             {"arithmetic": 8, "data_to_text": 4, "translation": 10, "commonsense": 76, "small_talk": 2},
-            220_000,
+            154_000,
             13,
         ),
     )

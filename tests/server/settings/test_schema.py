@@ -367,3 +367,47 @@ def test_all_mistakes_of_a_file_are_listed():
         ["c.yaml:5", "ensembles.both"],
         ["c.yaml:7", "ensembles.both.combine"],
     ]
+
+
+VIEWS = """
+models:
+  ada: {source: models/ada}
+ensembles:
+  own:
+    members:
+      - ada
+      - calm: {model: ada, system: Be calm.}
+      - told: {model: ada, context: Rome is in Italy.}
+    pivot: ada
+    contrast: {amateur: calm}
+"""
+
+
+def test_members_may_be_views_in_a_list_or_a_mapping():
+    settings = parse(VIEWS)
+    own = settings.ensembles["own"]
+    assert own.members == ("ada", "calm", "told")
+    assert [own.model_of(name) for name in own.members] == ["ada"] * 3
+    assert own.views["told"].context == "Rome is in Italy."
+    assert own.fusion.contrast.amateur == "calm"
+    assert own.fusion.views is None
+    assert settings.needed == ("ada",)
+    mapping = (
+        VIEWS.replace("- ada\n", "ada:\n").replace("      - ", "        ").replace("      ada", "        ada")
+    )
+    assert parse(mapping).ensembles["own"].views == own.views
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        ("model: ada, system", "model: ben, system", "there is no model 'ben'"),
+        ("calm: {model", "ada: {model", "already"),
+        ("amateur: calm", "amateur: ada", "the pivot, which leads"),
+        ("amateur: calm", "amateur: calm, alpha: 2", "less than or equal to 1"),
+        ("Be calm.", '""', "should not be empty"),
+    ],
+)
+def test_mistakes_in_views_and_sums_are_named(before, after, message):
+    found = problems(VIEWS.replace(before, after))
+    assert any(message in line for line in found), found
