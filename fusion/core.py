@@ -6,7 +6,7 @@ continuous-batching engine that knows token ids, never text; `Advance` and `Next
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -104,6 +104,7 @@ class NextTokens:
         named: [1, m] float32, the log-probabilities of the m ids of `also` after the final token, normalised in
             the same way and whether they are allowed or not. None where there are none.
         each: [len(scored), m] float32, those of the ids of `each`. None where there are none.
+        reused: tokens of `append` that another sequence's cache held already, as a prefix cache finds them.
     """
 
     sequence: int
@@ -112,6 +113,7 @@ class NextTokens:
     appended_logprobs: LogProbs | None = None
     named: LogProbs | None = None
     each: LogProbs | None = None
+    reused: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +143,7 @@ class Generated:
             for k; else None.
         logprobs: [n, 1 + k] float32, theirs, before bias, penalties and temperature.
         finished: whether there is no more to come; the sequence keeps its place until it is closed.
+        reused: tokens of the prompt that another sequence's cache held already; in the first answer.
     """
 
     sequence: int
@@ -148,6 +151,7 @@ class Generated:
     ids: Ids | None
     logprobs: LogProbs | None
     finished: bool
+    reused: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,13 +235,19 @@ Deliver = Callable[[Member, Delivery], None]
 
 
 class SamplingConstraint(Protocol):
-    """What the next token may be, as it stands after the tokens taken so far. Ids are the pivot's."""
+    """What the next token may be, as it stands after the tokens taken so far. Ids are the pivot's, V of them."""
 
-    def mask(self) -> NDArray[np.bool_]:
-        """[V], True for each id that may come next."""
+    def bits(self) -> NDArray[np.uint8]:
+        """[V / 8], the ids that may come next, a bit each in little order."""
 
-    def allowed(self, ids: Ids) -> NDArray[np.bool_]:
+    def allowed(self, ids: NDArray[np.int64]) -> NDArray[np.bool_]:
         """True for each of `ids` (any shape, padded with -1) that may come next."""
+
+    def admits(self, token: int) -> bool:
+        """Return whether a token may come next."""
+
+    def forced(self) -> list[int]:
+        """Tokens that must come next whatever is sampled; often none."""
 
     def fallback(self) -> int:
         """An id that may come next, for a round none of whose candidates may."""
@@ -260,13 +270,14 @@ class Prompt:
     `ids` maps a member's name to its token ids (with its own template and special tokens). `leads` maps it to
     the bytes its template puts between prompt and answer as part of the answer's first token (the space after
     `[/INST]`), b"" for most. `located` maps it to where its tokens stand in the messages, for prompts that are to
-    be scored. `constraint` is what answers must satisfy; each takes a copy.
+    be scored. `constraints` are what answers must satisfy, by the pivot whose tokens they are in; each answer
+    takes a copy.
     """
 
     ids: dict[str, list[int]]
     leads: dict[str, bytes]
     located: dict[str, Located] | None = None
-    constraint: SamplingConstraint | None = None
+    constraints: Mapping[str, SamplingConstraint] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,7 +301,8 @@ class Token:
 class RoundReport:
     """The part of each member in one round, by member name.
 
-    Members that were not asked, or could not spell the text, are missing.
+    Members that were not asked, or could not spell the text, are missing: all of them for a token that a constraint
+    forced.
 
     Attributes:
         token: the id that was chosen.
@@ -353,6 +365,7 @@ class Account:
         submitted: when it joined the waiting line.
         started: when every member had room for it; None while it waits.
         prompts: by member, when it had answered the prompt.
+        reused: by member, the tokens of the prompt that it did not have to compute (`NextTokens.reused`).
         rounds: how many there were.
         waiting: seconds that rounds after the first waited for members.
         fusion: seconds in which distributions were fused, for it and the others of its batches.
@@ -362,6 +375,7 @@ class Account:
     submitted: float
     started: float | None = None
     prompts: dict[str, float] = field(default_factory=dict)
+    reused: dict[str, int] = field(default_factory=dict)
     rounds: int = 0
     waiting: float = 0.0
     fusion: float = 0.0

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from alignment.errors import CONTEXT_LENGTH_EXCEEDED, InvalidRequestError
-from alignment.text.boundaries import Located
+from alignment.text.boundaries import Indices, Located
 from alignment.text.ids import require_ids
 from alignment.text.tokenizer import Tokenizer
 from alignment.vocab_map import VocabMap
@@ -29,7 +29,8 @@ class Model:
     """A running checkpoint: its engine, its tokenizer, the ids that end its answers, and what it was made from.
 
     The first of `stop_ids` ends a turn of its chat template. `parents` names the models that it was distilled
-    from. With `view` it is one of several views of a checkpoint, which share its engine.
+    from. With `view` it is one of several views of a checkpoint, which share its engine. `sampling` holds what its
+    checkpoint recommends of the options of sampling.
     """
 
     member: Member
@@ -38,6 +39,7 @@ class Model:
     origin: str
     parents: tuple[str, ...] = ()
     view: ModelView = field(default_factory=ModelView)
+    sampling: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -84,14 +86,16 @@ class View:
 
     The end is one event: in `maps` every end of every member goes to `end`. A request that names one of the ends
     apart from the others (see `Sequence.names_an_end`) takes the maps of `apart` where there are any: members with
-    the pivot's tokenizer keep the pivot's ends there as they are. `of` is the one whose members these are views
-    of.
+    the pivot's tokenizer keep the pivot's ends there as they are. Under a constraint they take those of
+    `constrained`, which keep their special tokens, such as one that opens a tool call. `of` is the one whose
+    members these are views of.
     """
 
     models: dict[str, Model]
     pivot: str
     maps: dict[str, Maps]
     apart: dict[str, Maps] = field(default_factory=dict)
+    constrained: dict[str, Maps] = field(default_factory=dict)
     of: View | None = field(default=None, repr=False)
 
     @property
@@ -214,18 +218,20 @@ class Ensemble:
         continue_final_message: bool = False,
         template_kwargs: dict[str, Any] | None = None,
         locate: bool = False,
+        limited: bool = True,
         shown: Mapping[str, tuple[list[dict[str, Any]], dict[str, Any]]] | None = None,
         place: Place = "user",
     ) -> Prompt:
         """The conversation in every member's own template and tokens; with `locate` it can be scored.
 
+        One longer than any context is refused before it is read, unless it is not `limited`.
         `shown` holds the messages, and further arguments of the template, for members that are to be shown others.
         `place` is where the contexts of views go.
         """
         options: dict[str, Any] = {
             "add_generation_prompt": add_generation_prompt,
             "continue_final_message": continue_final_message,
-            "limit": self.longest_context,
+            "limit": self.longest_context if limited else None,
         }
 
         def given(name: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
@@ -301,6 +307,29 @@ class Ensemble:
             places = Located.of_surfaces(self.tokenizer.written(ids))
             prompt.located.update(dict.fromkeys(followers, places))
         return prompt
+
+    def shortened(self, prompt: Prompt, room: int, side: Literal["left", "right"] = "left") -> Prompt:
+        """A prompt of which every member keeps at most `room` (at least 1) of its own tokens.
+
+        Tokens are taken from the `left` or the `right`; the one that a tokenizer begins every text with stays.
+        """
+
+        def kept(name: str) -> Indices:
+            ids, bos = prompt.ids[name], self.models[name].tokenizer.hf.bos_token_id
+            first = 1 if ids and ids[0] == bos and room > 1 else 0
+            rest = np.arange(first, len(ids))
+            rest = rest[-(room - first) :] if side == "left" else rest[: room - first]
+            return np.concatenate([np.arange(first), rest])
+
+        places = {name: kept(name) for name, ids in prompt.ids.items() if len(ids) > room}
+        ids = {name: [own[i] for i in places[name]] if name in places else own for name, own in prompt.ids.items()}
+        located = prompt.located and {
+            name: replace(own, starts=own.starts[places[name]], ends=own.ends[places[name]])
+            if name in places
+            else own
+            for name, own in prompt.located.items()
+        }
+        return replace(prompt, ids=ids, located=located)
 
     def taking_part(self, fusion: FusionParams) -> list[str]:
         """The members that run for these parameters: the pivot and all that weigh something, in order."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from time import perf_counter
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fusion.core import Floats, Ids, LogProbs, RoundReport, Token, TokenLogProb
-from fusion.sampling import is_plain, sample, sample_plain
+from fusion.sampling import BAN, is_plain, sample, sample_plain
 from fusion.sequence.sequence import Sequence
 from fusion.step import Candidates, Fused, fuse, keep_the_pivots_cut, of_one_width, project
 
@@ -78,6 +78,7 @@ def batch_key(sequence: Sequence) -> object:
         sequence.lead_spelled,
         sequence.names_an_end,
         sequence.inside,
+        sequence.marked,
         sequence.fusion.combine,
         sequence.fusion.filter_top,
         sequence.fusion.renormalize,
@@ -96,13 +97,17 @@ def run_round(batch: list[Sequence]) -> Round:
     if first.terms is not None:
         candidates, result = add_up(batch, voters)
     else:
-        candidates = gather(batch, voters)
+        candidates = admitted(batch, gather(batch, voters))
         given = np.array([[sequence.weights[name] for name in voters] for sequence in batch])
         result = fuse(candidates.probabilities, given, pivot, first.view.mapped(voters), fusion)
     fused = result.distribution
     if fusion.guard:
         own = candidates.probabilities[:, pivot]
         fused = keep_the_pivots_cut(fused, own, lambda row, i: batch[row].surface(int(candidates.tokens[row, i])))
+    for row, sequence in enumerate(batch):
+        if sequence.constraint is not None:
+            fused[row] *= sequence.constraint.allowed(candidates.tokens[row])
+            fused[row] /= fused[row].sum() or 1.0  # of what is admitted
     combined = perf_counter()
     tokens, reports = [], []
     for row, chosen in enumerate(choose(batch, candidates.tokens, fused)):
@@ -162,6 +167,12 @@ def add_up(batch: list[Sequence], voters: tuple[str, ...]) -> tuple[Candidates, 
                 shares[row, column, :size] = np.exp(np.nan_to_num(one.logs[name], nan=-np.inf))
     kept = np.ones(weights.shape, dtype=np.bool_)
     return Candidates(tokens, shares), Fused(shares, weights, kept, fused)
+def admitted(batch: list[Sequence], candidates: Candidates) -> Candidates:
+    """The candidates, without probability where a sequence's constraint does not admit them."""
+    for row, sequence in enumerate(batch):
+        if sequence.constraint is not None:
+            candidates.probabilities[row] *= sequence.constraint.allowed(candidates.tokens[row])
+    return candidates
 
 
 def listed(sequence: Sequence, name: str) -> tuple[Ids, LogProbs]:
@@ -189,18 +200,21 @@ def choose(batch: list[Sequence], tokens: NDArray[np.int64], fused: Floats) -> l
             chosen[row] = token
     for row in set(range(len(batch))).difference(plain):
         sequence = batch[row]
-        probabilities, barred = fused[row], sequence.forbidden
+        sampling, barred = sequence.sampling, sequence.forbidden
         if (constraint := sequence.constraint) is not None:
-            probabilities = np.where(constraint.allowed(tokens[row].astype(np.int32)), probabilities, 0.0)
-            if not probabilities.any():
+            if not fused[row].any():
                 chosen[row] = constraint.fallback()
                 continue
-            mask = constraint.mask()
-            barred |= {token for token in sequence.sampling.logit_bias if not mask[token]}
+            if sampling.logit_bias:
+                barred |= {token for token in sampling.logit_bias if not constraint.admits(token)}
+                if all(
+                    sampling.logit_bias.get(token, 0.0) <= BAN for token in tokens[row][fused[row] > 0].tolist()
+                ):
+                    sampling = replace(sampling, logit_bias={})  # else the ban would break the grammar
         chosen[row] = sample(
             tokens[row],
-            probabilities,
-            sequence.sampling,
+            fused[row],
+            sampling,
             generated=sequence.generated,
             prompt=sequence.prompt_ids,
             forbidden=barred,

@@ -198,9 +198,10 @@ def product(probabilities: Floats, weights: Floats) -> Floats:
     """
     fused: Floats = np.einsum("smc,sm->sc", floored_logs(probabilities), weights)
     fused = np.where((probabilities > 0).any(axis=1), fused, -np.inf)
-    fused = np.exp(fused - fused.max(axis=1, keepdims=True))
-    fused /= fused.sum(axis=1, keepdims=True)
-    return fused
+    best = fused.max(axis=1, keepdims=True)
+    fused = np.exp(fused - np.where(np.isfinite(best), best, 0.0))
+    total = fused.sum(axis=1, keepdims=True)
+    return fused / np.where(total > 0, total, 1.0)
 
 
 def floored_logs(probabilities: Floats) -> Floats:

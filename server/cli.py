@@ -45,6 +45,7 @@ ApiKey = Annotated[
     str | None, typer.Option(envvar="TUTTI_API_KEY", help="Bearer key, where the server asks for one.")
 ]
 METHODS_HELP = "; ".join(f"{name}: {method.description}" for name, method in METHODS.items()) + "."
+Temperature = Annotated[float, typer.Option(min=0, max=2, help="0 takes the likeliest token.")]
 Port = Annotated[int | None, typer.Option(min=0, max=65535, help="Instead of server.port; 0 takes a free one.")]
 
 
@@ -84,7 +85,12 @@ def serve(
     server = settings.server.model_copy(update={name: value for name, value in given.items() if value is not None})
     settings = settings.model_copy(update={"server": server})
     names = ", ".join(settings.served)
-    run(settings, lambda url: typer.echo(f"Tutti {__version__} serves {names} at {url}/v1"))
+
+    def ready(url: str) -> None:
+        path = "" if url.startswith("unix:") else "/v1"
+        typer.echo(f"Tutti {__version__} serves {names} at {url}{path}")
+
+    run(settings, ready)
 
 
 @app.command()
@@ -151,21 +157,89 @@ def chat(
     url: Annotated[str, typer.Option(help="An OpenAI-compatible server.")] = "http://localhost:8000",
     model: Annotated[str | None, typer.Option(help="Whom to talk to; the first one served by default.")] = None,
     system: Annotated[str | None, typer.Option(help="A system message.")] = None,
-    temperature: Annotated[float, typer.Option(min=0, max=2, help="0 takes the likeliest token.")] = 0.0,
+    temperature: Temperature = 0.0,
+    quick: Annotated[
+        str | None, typer.Option("--quick", "-q", metavar="TEXT", help="Ask only this, print the answer, leave.")
+    ] = None,
     api_key: ApiKey = None,
 ) -> None:
     """Talk to a model in the terminal, one question per line."""
-    from server.commands.chat import ChatClient, ChatError, Conversation
+    from server.commands.chat import ChatClient, ChatError, Conversation, exchange
     from server.commands.chat import chat as talk
 
     try:
         with closing(ChatClient(url, api_key)) as client:
             conversation = Conversation(model or client.models()[0], system, temperature)
-            all_well = talk(client, conversation, Console(highlight=False))
+            terminal = Console(highlight=False)
+            if quick is not None:
+                exchange(quick, client, conversation, terminal)
+                return
+            all_well = talk(client, conversation, terminal)
     except ChatError as error:
         Console(stderr=True).print(Text(f"error: {error}"), soft_wrap=True)
         raise typer.Exit(1) from error
     raise typer.Exit(0 if all_well else 1)
+
+
+@app.command()
+def complete(
+    url: Annotated[str, typer.Option(help="An OpenAI-compatible server.")] = "http://localhost:8000",
+    model: Annotated[str | None, typer.Option(help="Whom to ask; the first one served by default.")] = None,
+    max_tokens: Annotated[int, typer.Option(min=1, help="The longest text.")] = 256,
+    temperature: Temperature = 0.0,
+    quick: Annotated[
+        str | None, typer.Option("--quick", "-q", metavar="TEXT", help="Go on from this text only, and leave.")
+    ] = None,
+    api_key: ApiKey = None,
+) -> None:
+    """Have a model go on from a text, one text per line."""
+    from server.commands.chat import ChatClient, ChatError, Completing, complete_all
+
+    try:
+        with closing(ChatClient(url, api_key)) as client:
+            how = Completing(model or client.models()[0], max_tokens, temperature)
+            all_well = complete_all(client, how, Console(highlight=False), quick)
+    except ChatError as error:
+        Console(stderr=True).print(Text(f"error: {error}"), soft_wrap=True)
+        raise typer.Exit(1) from error
+    raise typer.Exit(0 if all_well else 1)
+
+
+@app.command("run-batch")
+def run_batch(
+    config: Annotated[Path | None, typer.Argument(metavar="[CONFIG]", help="Load this to answer.")] = None,
+    input: Annotated[
+        Path, typer.Option("--input", "-i", metavar="FILE", help="Requests in OpenAI's batch format.")
+    ] = Path("-"),
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="Where answers go.")] = Path("-"),
+    url: Annotated[str | None, typer.Option(help="Ask a running server instead.")] = None,
+    concurrency: Annotated[int, typer.Option(min=1, help="Requests at a time.")] = 16,
+    api_key: ApiKey = None,
+) -> None:
+    """Answer a file of requests, a line each, into a file of answers."""
+    from server.commands import batch
+    from server.commands.evaluate.run import local, remote
+    from server.settings import read_settings
+
+    if (config is None) == (url is None):
+        raise ConfigError("Give either a configuration to load, or --url to ask a running server.")
+    if str(input) == "-" or str(output) == "-":
+        raise ConfigError("Give both files: --input REQUESTS.jsonl and --output ANSWERS.jsonl.")
+    lines = batch.read(input)
+    settings = read_settings(config) if config else None
+    try:
+        file = output.open("w", encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{output} cannot be written: {(error.strerror or str(error)).lower()}.") from error
+
+    async def ask() -> batch.Count:
+        async with local(settings) if settings else remote(str(url), api_key) as client:
+            return await batch.run(client, lines, file, concurrency=concurrency)
+
+    with file:
+        count = asyncio.run(ask())
+    typer.echo(f"{count.answered} of {len(lines)} requests were answered; see {output}", err=True)
+    raise typer.Exit(1 if count.failed else 0)
 
 
 @app.command()

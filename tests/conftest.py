@@ -5,6 +5,8 @@ import os
 import shutil
 import tempfile
 
+import hypothesis
+
 # What the tests learn stays out of the user's cache, in a folder that goes with them.
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="tutti-tests-")
 atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
@@ -12,3 +14,7 @@ atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
 # Models this small only lose time to handing work between threads, and other tests run beside these. Set before
 # torch is imported; servers and workers that tests start inherit it.
 os.environ["OMP_NUM_THREADS"] = "1"
+
+# A busy machine makes any example slow now and then, which says nothing about the code.
+hypothesis.settings.register_profile("tutti", deadline=None)
+hypothesis.settings.load_profile("tutti")

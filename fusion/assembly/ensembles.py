@@ -40,13 +40,13 @@ def build_ensemble(
 
     Models with the pivot's tokenizer need no map, unless their ends are several: all of them go to one. Where any
     model needs a map, special tokens of the pivot that are no end token are masked, since the other members could
-    not follow them.
+    not follow them; but not under a constraint, which says itself where one may come.
     """
     target = models[pivot]
     twins = {n: m for n, m in models.items() if m.tokenizer.fingerprint == target.tokenizer.fingerprint}
     masked = len(twins) < len(models)
     ends = frozenset(id for model in twins.values() for id in model.stop_ids)
-    maps, apart = {}, {}
+    maps, apart, constrained = {}, {}, {}
     for member_name, model in models.items():
         if member_name not in twins:
             _ = model.tokenizer.continuation  # worked out now, not while the first request waits
@@ -58,6 +58,10 @@ def build_ensemble(
         one = own_tokens(model, ends, target.stop_ids[0], masked=masked)
         several = own_tokens(model, ends - set(target.stop_ids), target.stop_ids[0], masked=masked, kept=ends)
         maps[member_name], apart[member_name] = Maps(one, one, one), Maps(several, several, several)
+        if masked:
+            special = model.tokenizer.special_ids
+            marked = own_tokens(model, ends, target.stop_ids[0], masked=True, kept=special)
+            constrained[member_name] = Maps(marked, marked, marked)
     defaults = defaults or FusionParams()
     identity = {
         "models": {n: [m.origin, m.tokenizer.fingerprint] for n, m in models.items()},
@@ -66,7 +70,7 @@ def build_ensemble(
         "defaults": asdict(defaults),
     }
     fingerprint = "tutti-" + hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
-    view = View(dict(models), pivot, maps, apart)
+    view = View(dict(models), pivot, maps, apart, constrained)
     return Ensemble(name, view.models, {pivot: view}, defaults, fingerprint, on_member_failure)
 
 

@@ -21,6 +21,7 @@ from fusion.core import Member
 from fusion.distill.lineage import parents_of
 from fusion.ensemble import Ensemble, Model
 from fusion.loop.fuser import Fuser
+from fusion.members.checkpoint import listed_sampling
 from fusion.members.identity import content_digest
 from fusion.members.registry import ENGINES
 from fusion.views import ModelView
@@ -87,7 +88,9 @@ def _model(checkpoint: Checkpoint, member: Member) -> Model:
     if model.adapter is not None:
         origin += f" {content_digest(model.adapter)}"
     view = ModelView(adapter=model.adapter)
-    return Model(member, checkpoint.tokenizer, checkpoint.stop_ids, origin, parents_of(model.source), view)
+    sampling = listed_sampling(model.source, model.revision)
+    parents = parents_of(model.source)
+    return Model(member, checkpoint.tokenizer, checkpoint.stop_ids, origin, parents, view, sampling)
 
 
 def _view(name: str, model: Model, spec: ViewSpec) -> Model:

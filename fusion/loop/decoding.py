@@ -16,7 +16,9 @@ from fusion.loop.recovery import Recovery
 from fusion.loop.timing import account_for
 from fusion.policy.pace import Costs
 from fusion.policy.policy import ALL
+from fusion.prompt.scoring import PrefixScores
 from fusion.round import Round, batch_key, run_round
+from fusion.sequence.constraint import fill
 from fusion.sequence.drafting import accepts, pursue
 from fusion.sequence.looks import begin, take
 from fusion.sequence.seat import State
@@ -39,6 +41,21 @@ class Decoding:
         self._costs = Costs()
         self._sent = 0.0  # when the first member was last given work
 
+    def open(self, sequence: Sequence, memory: PrefixScores) -> None:
+        """Hand every member its prompt, with what a constraint forces after it where that can be known."""
+        sequence.settle_alone()
+        if not sequence.scores and not self._write_forced(sequence, whole=True):
+            return
+        for name, task in sequence.open(memory).items():
+            if isinstance(task, Advance):
+                self._hand(sequence, name, task)
+            else:
+                self._places.hand(sequence.ensemble.engine(name), task)
+
+    def _write_forced(self, sequence: Sequence, *, whole: bool = False) -> bool:
+        """Add the tokens that a constraint forces, for which no member is asked; returns whether it goes on."""
+        return all(self._add(sequence, token) for token in sequence.forced(whole=whole))
+
     def answered(self, engine: str, answers: list[Answer], arrived: float, step_seconds: float) -> None:
         """Take in what the engine of one or several members says."""
         self.heard[engine] = arrived
@@ -60,6 +77,7 @@ class Decoding:
             if isinstance(answer, Generated):
                 if name not in sequence.account.prompts:
                     sequence.account.prompts[name] = arrived
+                    sequence.account.reused[name] = answer.reused
                     prompts[name].append(arrived - sequence.sent)
                 self._generated(sequence, name, answer)
                 continue
@@ -74,6 +92,7 @@ class Decoding:
                 tokens[name].append(arrived - sequence.sent)
             else:
                 sequence.account.prompts[name] = arrived
+                sequence.account.reused[name] = answer.reused
                 prompts[name].append(arrived - sequence.sent)
             self.settle(sequence)
         if step_seconds and tokens and not prompts and all(_is_one(answer) for answer in answers):
@@ -191,6 +210,8 @@ class Decoding:
             if accepts(sequence, token.chosen.id):
                 self._begin_round(sequence)
                 return
+            if not self._write_forced(sequence):
+                return
             sequence.company, sequence.costs = len(self._places.open), self._costs
             sequence.ask(sequence.policy.ask(sequence))
             self._going[sequence.number] = sequence
@@ -222,6 +243,10 @@ class Decoding:
         Returns whether sequences are ready already, or have more to be given.
         """
         going, self._going, refused = list(self._going.values()), {}, []
+        try:
+            fill(sequence.constraint for sequence in going if sequence.constraint is not None)
+        except Exception:  # whichever it was fails when it is asked by itself
+            log.debug("the masks of a batch failed", exc_info=True)
         for sequence in going:
             if sequence.asked.draft and sequence.number in self._places.open:
                 try:

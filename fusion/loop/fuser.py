@@ -117,7 +117,7 @@ class Fuser:
         """
         members = ensemble.taking_part(fusion)
         require_room(sampling.max_tokens, ensemble.max_new_tokens(prompt, members))
-        require_policy(fusion, sampling, members, constrained=prompt.constraint is not None)
+        require_policy(fusion, sampling, members, constrained=bool(prompt.constraints))
         self.attendance.require(ensemble, members)
         number = next(self._numbers)
         self.line.put(Sequence(number, ensemble, prompt, sampling, fusion, flow, on_update))
@@ -222,8 +222,7 @@ class Fuser:
             for name in sequence.seats.keys() - set(present):
                 self._recovery.begin_without(sequence, name)
             sequence.account.started = sequence.sent = perf_counter()
-            for name, advance in sequence.open(self.prefixes).items():
-                self._places.hand(sequence.ensemble.engine(name), advance)
+            self._decoding.open(sequence, self.prefixes)
 
     def _cancel(self, number: int) -> None:
         sequence = self._places.open.get(number)

@@ -144,6 +144,30 @@ def listed_stops(source: str, revision: str | None = None) -> tuple[tuple[int, .
     return _ids(generation.get("eos_token_id")), _ids(configuration.get("eos_token_id", inner.get("eos_token_id")))
 
 
+def listed_sampling(source: str, revision: str | None = None) -> dict[str, float]:
+    """The sampling options of generation_config.json, by the names of `SamplingParams`. Raises ConfigError.
+
+    A value outside the bounds of its option is left out.
+    """
+    generation = _read_json(source, "generation_config.json", revision, required=False)
+    found: dict[str, float] = {}
+    for name, (low, high) in _SAMPLING.items():
+        value = generation.get(name)
+        if isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high:
+            found[name] = int(value) if name == "top_k" else float(value)
+    return found
+
+
+# As in `fusion.options.SamplingParams`.
+_SAMPLING: dict[str, tuple[float, float]] = {
+    "temperature": (0, 2),
+    "top_p": (0, 1),
+    "top_k": (-1, 2**31 - 1),
+    "min_p": (0, 1),
+    "repetition_penalty": (0.01, 10),
+}
+
+
 def _ids(value: object) -> tuple[int, ...]:
     """A field that holds an id, several or none."""
     values = value if isinstance(value, list) else [value]

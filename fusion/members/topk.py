@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -12,17 +15,25 @@ from fusion.core import Ids, LogProbs
 _SPREAD = 4
 
 
-def best_tokens(logits: Tensor, k: int) -> tuple[Ids, LogProbs, LogProbs]:
+Bits = NDArray[np.uint8]
+
+
+def best_tokens(
+    logits: Tensor, k: int, allowed: Mapping[int, Bits] = MappingProxyType({})
+) -> tuple[Ids, LogProbs, LogProbs]:
     """The k highest of each row, best first; on a CPU the lower id first among equals.
 
-    logits: [n, V] float32. Returns ids [n, k] int32, their log-probabilities [n, k] float32 normalised over V,
-    and the normalisers [n] float32 (log of the sum of exponentials). A row with NaN or +inf has the
-    normaliser NaN, and its other results are undefined. Rows are ranked by logit, since normalising rounds and
-    would make neighbours equal.
+    logits: [n, V] float32. `allowed` limits rows, by index, to ids as in `best_allowed`. Returns ids [n, k] int32,
+    their log-probabilities [n, k] float32 normalised over V, and the normalisers [n] float32 (log of the sum of
+    exponentials). A row with NaN or +inf has the normaliser NaN, and its other results are undefined. Rows are
+    ranked by logit, since normalising rounds and would make neighbours equal.
     """
     if logits.device.type != "cpu":
-        scores, ids = torch.topk(logits, k)
         total = _normalisers(logits)
+        if allowed:
+            rows = torch.tensor(list(allowed), device=logits.device)
+            logits = logits.index_put((rows,), _masked(logits[rows], list(allowed.values())))
+        scores, ids = torch.topk(logits, k)
         return ids.int().cpu().numpy(), (scores - total[:, None]).cpu().numpy(), total.cpu().numpy()
     n = len(logits)
     best_ids, best_logprobs = np.zeros((n, k), np.int32), np.zeros((n, k), np.float32)
@@ -32,25 +43,47 @@ def best_tokens(logits: Tensor, k: int) -> tuple[Ids, LogProbs, LogProbs]:
         highest = score.max()
         if np.isfinite(highest):
             totals[row] = highest + np.log(np.exp(score - highest).sum())
-            chosen = best_of_row(score, k)
-            best_ids[row] = chosen
-            best_logprobs[row] = score[chosen] - totals[row]
+            if (bits := allowed.get(row)) is None:
+                chosen = best_of_row(score, k)
+                best_ids[row], best_logprobs[row] = chosen, score[chosen] - totals[row]
+            else:
+                best_ids[row], best_logprobs[row] = _best_allowed_of_row(score, bits, k)
+                best_logprobs[row] -= totals[row]
     return best_ids, best_logprobs, totals
 
 
-def best_allowed(logits: Tensor, allowed: NDArray[np.uint8], k: int) -> tuple[Ids, LogProbs]:
-    """The k highest of each row of logits [n, V] among the ids whose bit is set in `allowed` (little order).
+def best_allowed(logits: Tensor, allowed: Bits, k: int) -> tuple[Ids, LogProbs]:
+    """The k highest of a row of logits [V] among the ids whose bit is set in `allowed` (little order).
 
-    Returns ids [n, k] int32, best first, and their logits [n, k] float32, -inf from where no more are allowed on.
+    Returns ids [k] int32, best first, and their logits [k] float32, -inf from where no more are allowed on.
     """
-    mask = np.unpackbits(allowed, bitorder="little", count=logits.shape[1]).view(np.bool_)
-    masked = logits.masked_fill(torch.from_numpy(~mask).to(logits.device), -torch.inf)
     if logits.device.type != "cpu":
-        scores, ids = torch.topk(masked, k)
+        scores, ids = torch.topk(_masked(logits[None], [allowed])[0], k)
         return ids.int().cpu().numpy(), scores.cpu().numpy()
-    rows = masked.numpy()
-    best = np.stack([best_of_row(row, k) for row in rows])
-    return best, np.take_along_axis(rows, best, 1)
+    return _best_allowed_of_row(logits.numpy(), allowed, k)
+
+
+def _masked(logits: Tensor, allowed: Sequence[Bits]) -> Tensor:
+    """Rows of logits [n, V], each -inf at the ids whose bit is not set."""
+    width = logits.shape[1]
+    masks = np.stack([np.unpackbits(bits, bitorder="little", count=width) for bits in allowed])
+    return logits.masked_fill(torch.from_numpy(masks == 0).to(logits.device), -torch.inf)
+
+
+def _best_allowed_of_row(score: LogProbs, allowed: Bits, k: int) -> tuple[Ids, LogProbs]:
+    mask = np.unpackbits(allowed, bitorder="little", count=len(score)).view(np.bool_)
+    count = int(np.count_nonzero(mask))
+    if 2 * count > len(score):
+        masked = np.where(mask, score, -np.inf)
+        chosen = best_of_row(masked, k)
+        return chosen, masked[chosen]
+    ids = np.flatnonzero(mask)
+    best = best_of_row(score[ids], min(k, count)) if count else ids
+    chosen, found = np.zeros(k, np.int32), np.full(k, -np.inf, np.float32)
+    chosen[: len(best)], found[: len(best)] = ids[best], score[ids[best]]
+    if len(best) < k:  # others fill the row up, each once
+        chosen[len(best) :] = np.setdiff1d(np.arange(min(2 * k, len(score))), ids[best])[: k - len(best)]
+    return chosen, found
 
 
 def normalisers(logits: Tensor) -> LogProbs:

@@ -1,4 +1,4 @@
-"""Constraint: what may be sampled next in one sequence, as a mask over the pivot's ids.
+"""Constraint: what may be sampled next in one sequence, as a bitmask over the pivot's ids.
 
 Three kinds can be combined, and a token must satisfy all: a grammar, a list of admitted ids, and words that the
 text must not contain. Words are compared as bytes, so that no cut of a word into tokens gets past them.
@@ -7,7 +7,7 @@ text must not contain. Words are compared as bytes, so that no cut of a word int
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from functools import cached_property
 
 import llguidance
@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alignment.errors import InvalidRequestError
-from fusion.sequence.grammar import Grammar, GrammarTable
+from fusion.core import SamplingConstraint
+from fusion.sequence.grammar import Bits, Grammar, GrammarTable
 
 _executor = llguidance.LLExecutor()
 
@@ -66,63 +67,79 @@ class Constraint:
         grammar: Grammar | None = None,
         allowed_ids: Sequence[int] | None = None,
         bad_words: BadWords | None = None,
+        marks: Collection[int] = (),
     ) -> None:
+        """Begin at the beginning.
+
+        Args:
+            table: the pivot's vocabulary.
+            grammar: of the text.
+            allowed_ids: nothing else comes, but for ends under a grammar.
+            bad_words: texts that must not occur.
+            marks: special tokens that may come, where no grammar or list says which may.
+        """
         self._table = table
         self._matcher = table.compile(grammar) if grammar else None
         self._param = grammar.param if grammar else None
-        self._allowed: NDArray[np.bool_] | None = None
-        if allowed_ids is not None:
-            self._allowed = np.zeros(table.width, bool)
-            self._allowed[list(allowed_ids)] = True
+        self._allowed: Bits | None = None if allowed_ids is None else table.bits_of(allowed_ids)
+        self._marks = frozenset(marks)
+        self._free = table.text_bits | table.bits_of([*table.end_ids, *marks])
         self._bad = bad_words
         self._taken: list[int] = []
-        self._mask: NDArray[np.bool_] | None = None
+        self._bits: Bits | None = None
         self.ended = False
 
-    def mask(self) -> NDArray[np.bool_]:
-        """The ids that may come next, bool [V]; not to be changed.
+    def bits(self) -> Bits:
+        """The ids that may come next, uint8 [V / 8], a bit each in little order; not to be changed.
 
         End tokens are among them only where the grammar may end, or where nothing else is left.
 
         Raises:
             InvalidRequestError: the grammar needs more work in one token than the limits allow.
         """
-        if self._mask is None:
-            bits = np.zeros((1, (self._table.width + 31) // 32), np.int32)
+        if self._bits is None:
+            words = self._table.words(1)
             if self._matcher is not None and not self.ended:
-                llguidance.numpy.fill_next_token_bitmask(self._matcher, bits)
-            self._mask = self._finished(_unpacked(bits, self._table.width)[0])
-        return self._mask
+                llguidance.numpy.fill_next_token_bitmask(self._matcher, words)
+            self._bits = self._finished(words[0].view(np.uint8))
+        return self._bits
 
-    def allowed(self, ids: NDArray[np.int32]) -> NDArray[np.bool_]:
+    def mask(self) -> NDArray[np.bool_]:
+        """The same as bool [V]."""
+        unpacked = np.unpackbits(self.bits(), bitorder="little", count=self._table.width)
+        return unpacked.view(np.bool_)
+
+    def allowed(self, ids: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Return a bool for each of `ids` (any shape, padded with -1): True where it may come next."""
-        mask: NDArray[np.bool_] = self.mask()[np.maximum(ids, 0)] & (ids >= 0)
-        return mask
+        allowed: NDArray[np.bool_] = (self.bits()[ids >> 3] >> (ids & 7) & 1).astype(np.bool_) & (ids >= 0)
+        return allowed
 
-    def _finished(self, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """A grammar's bare mask, bool [V], with everything else that applies; changes and returns it."""
-        ends = list(self._table.end_ids)
+    def admits(self, token: int) -> bool:
+        """Return whether a token may come next."""
+        return 0 <= token < self._table.width and bool(self.bits()[token >> 3] >> (token & 7) & 1)
+
+    def _finished(self, bits: Bits) -> Bits:
+        """A grammar's bare bits with everything else that applies; changes and returns them."""
+        ends = self._table.end_bits
         if self.ended:
-            mask[:] = False
-            mask[ends] = True
-            return mask
+            bits[:] = ends
+            return bits
         if self._matcher is None:
-            mask[:] = self._table.text_ids if self._allowed is None else True
-            mask[ends] = True
+            bits[:] = self._free if self._allowed is None else 0xFF
         else:
             self._check()
-            self._table.spread(mask)
-            mask[ends] = self._matcher.is_accepting()
-        if self._allowed is not None:
-            admitted = self._allowed.copy()
-            if self._matcher is not None:
-                admitted[ends] = True  # else a grammar could never end
-            mask &= admitted
+            self._table.spread(bits)
+            bits &= ~ends
+            if self._matcher.is_accepting():
+                bits |= ends
+        if self._allowed is not None:  # with a grammar ends are admitted too, or it could never end
+            bits &= self._allowed if self._matcher is None else self._allowed | ends
         if self._bad is not None:
-            mask[self._bad.after(self._tail())] = False
-        if not mask.any():
-            mask[ends] = True
-        return mask
+            ids = self._bad.after(self._tail())
+            np.bitwise_and.at(bits, ids >> 3, ~(1 << (ids & 7)).astype(np.uint8))
+        if not bits.any():
+            bits |= ends
+        return bits
 
     def take(self, token: int) -> None:
         """Move on by one token.
@@ -132,7 +149,7 @@ class Constraint:
             InvalidRequestError: the grammar needs more work in one token than the limits allow.
         """
         if token in self._table.end_ids:
-            if self.ended or not (self.accepting or self.mask()[token]):
+            if self.ended or not (self.accepting or self.admits(token)):
                 raise ValueError(f"token {token} ends the answer where it must go on")
             self.ended = True
         else:
@@ -143,7 +160,7 @@ class Constraint:
                     self._check()
                 raise ValueError(f"token {token} is not admitted here")
         self._taken.append(token)
-        self._mask = None
+        self._bits = None
 
     def back(self, count: int) -> None:
         """Take the last `count` tokens back."""
@@ -153,7 +170,7 @@ class Constraint:
                 self.ended = False  # the matcher has not seen the end token
             elif self._matcher is not None and not self._matcher.rollback(1):
                 raise ValueError(f"token {token} cannot be taken back")
-        self._mask = None
+        self._bits = None
 
     def fits(self, ids: Sequence[int]) -> int:
         """Return the number of `ids`, from the first, that may come next in turn. The state stays as it is."""
@@ -161,7 +178,7 @@ class Constraint:
         try:
             for token in ids:
                 admitted = (
-                    not self.ended and self.accepting and (self._matcher is not None or bool(self.mask()[token]))
+                    not self.ended and self.accepting and (self._matcher is not None or self.admits(token))
                     if token in self._table.end_ids
                     else self._matcher is None or self._matcher.validate_tokens([self._table.original(token)]) == 1
                 )
@@ -178,6 +195,10 @@ class Constraint:
         if self._matcher is None or self.ended:
             return []
         tokens = self._matcher.compute_ff_tokens()
+        if not tokens:
+            return []
+        if self._allowed is None and self._bad is None:
+            return tokens[: self._matcher.validate_tokens(tokens)]
         return tokens[: self.fits(tokens)]
 
     def fallback(self) -> int:
@@ -187,11 +208,10 @@ class Constraint:
         """
         if forced := self.forced():
             return forced[0]
-        mask = self.mask()
         for end in self._table.end_ids:
-            if mask[end]:
+            if self.admits(end):
                 return end
-        return int(min(np.flatnonzero(mask), key=lambda id: len(self._table.surfaces[id])))
+        return int(min(np.flatnonzero(self.mask()), key=lambda id: len(self._table.surfaces[id])))
 
     def forced_bytes(self) -> bytes:
         """The text that must come next; at least as long as that of the `forced` tokens."""
@@ -222,10 +242,11 @@ class Constraint:
         table = self._table
         if not 0 <= token < table.width:
             return False
-        if self._allowed is not None and not self._allowed[token] and token not in table.end_ids:
+        listed = self._allowed is None or self._allowed[token >> 3] >> (token & 7) & 1
+        if not listed and token not in table.end_ids:
             return False
         if self._allowed is None and self._matcher is None and not table.text_ids[token]:
-            return token in table.end_ids
+            return token in table.end_ids or token in self._marks
         return self._bad is None or not self._bad.broken_by(self._tail(), table.surfaces[token])
 
     def _tail(self) -> bytes:
@@ -246,26 +267,17 @@ class Constraint:
             )
 
 
-def fill_masks(constraints: Sequence[Constraint]) -> NDArray[np.bool_]:
-    """The masks of sequences over one table, bool [n, V], computed in parallel and without Python's lock."""
-    table = constraints[0]._table
-    bits = np.zeros((len(constraints), (table.width + 31) // 32), np.int32)
-    todo = [
-        (constraint._matcher, row)
-        for row, constraint in enumerate(constraints)
-        if constraint._matcher is not None and constraint._mask is None and not constraint.ended
-    ]
-    if todo:
-        llguidance.numpy.fill_next_token_bitmask_par(_executor, todo, bits)
-    masks = _unpacked(bits, table.width)
-    for row, constraint in enumerate(constraints):
-        if constraint._mask is None:
-            constraint._mask = constraint._finished(masks[row])
-        else:
-            masks[row] = constraint._mask
-    return masks
-
-
-def _unpacked(bits: NDArray[np.int32], width: int) -> NDArray[np.bool_]:
-    unpacked = np.unpackbits(bits.view(np.uint8), axis=1, bitorder="little", count=width)
-    return unpacked.view(np.bool_)
+def fill(constraints: Iterable[SamplingConstraint]) -> None:
+    """Compute the bits of several sequences, in parallel and without Python's lock."""
+    ours = [each for each in constraints if isinstance(each, Constraint)]
+    todo = [each for each in ours if each._bits is None and each._matcher is not None and not each.ended]
+    tables = {id(each._table): each._table for each in todo}
+    for key, table in tables.items():
+        rows = [each for each in todo if id(each._table) == key]
+        if len(rows) < 2:
+            continue
+        words = table.words(len(rows))
+        pairs = [(each._matcher, row) for row, each in enumerate(rows) if each._matcher is not None]
+        llguidance.numpy.fill_next_token_bitmask_par(_executor, pairs, words)
+        for each, bits in zip(rows, words.view(np.uint8), strict=True):
+            each._bits = each._finished(bits)

@@ -30,6 +30,8 @@ LEAST_MULTIPLE = 0.0001  # the least multipleOf
 MOST_MULTIPLE = 10_000  # of multipleOf; compiling 999983 takes half a minute
 COMPILED = 32  # compiled grammars that are kept
 
+Bits = NDArray[np.uint8]
+
 _JSON = {"whitespace_flexible": False, "lenient": False, "coerce_one_of": False}
 _OVERRIDES: Any = _JSON  # a TypedDict that llguidance does not export
 _LIMITS: dict[str, Any] = {
@@ -63,6 +65,7 @@ class Tag:
         schema: of the JSON value that follows; None for a `grammar`.
         end: the text that closes it, likewise.
         grammar: the Lark rules for the middle, where it is no JSON; they begin with `start:`.
+        lenient: keywords of the schema that cannot be enforced are left out, instead of refused.
     """
 
     trigger: str
@@ -70,6 +73,7 @@ class Tag:
     schema: Mapping[str, Any] | None
     end: str
     grammar: str | None = None
+    lenient: bool = False
 
 
 def json_schema(schema: Any, *, param: str = "response_format") -> Grammar:
@@ -155,7 +159,7 @@ def structural(
                 side.append({"name": f"middle_{len(side)}", "lark_grammar": _short(tag.grammar, param)})
                 middle = f"@middle_{len(side) - 1}"
             else:
-                middle = json_rule(tag.schema or {}, param=param)
+                middle = json_rule(tag.schema or {}, param=param, lenient=tag.lenient)
             options.append(f"{table.terms(tag.begin)} {middle} {table.terms(tag.end)}")
         lines.append(f"body_{number}: " + "\n    | ".join(options))
         bodies.append(f"{heads[-1]} body_{number}")
@@ -165,7 +169,11 @@ def structural(
         repeat = f"({literal(separator)} tag)*" if separator else "tag*"
         lines.append(f"start: tag {repeat}" if parallel else "start: tag")
     elif "" in by_trigger:
-        lines.append("FREE: /([ \\n]*[^{ \\n](.|\\n)*)?/")
+        # Text that begins as a call does must be one.
+        begin = _common_beginning([tag.begin for tag in by_trigger[""]])
+        begin = begin[: begin.index('": "') + 4] if '": "' in begin else begin
+        lines.append(f"BARE: /[ \\n]*/ {literal(begin)} TEXT")
+        lines.append("FREE: TEXT & ~BARE")
         lines.append(f"start: FREE | tag ({literal(separator)} tag)*" if parallel else "start: FREE | tag")
     else:
         lines.append("start: tag* TEXT" if parallel else "start: TEXT | tag")
@@ -173,6 +181,32 @@ def structural(
     if side:
         return Grammar(json.dumps({"grammars": [{"name": "main", "lark_grammar": lark}, *side]}), param)
     return Grammar(llguidance.LLMatcher.grammar_from_lark(lark), param)
+
+
+def either(one: Grammar, other: Grammar) -> Grammar:
+    """Text of one grammar or of the other."""
+    lark = {"name": "main", "lark_grammar": "%llguidance {}\nstart: @one | @other"}
+    return Grammar(json.dumps({"grammars": [lark, *_named(one, "one"), *_named(other, "other")]}), one.param)
+
+
+def after_thoughts(grammar: Grammar, table: GrammarTable, tags: tuple[str, str], *, opened: bool) -> Grammar:
+    """Text of a grammar, before which a model may think; where `opened`, the prompt ends inside of thoughts."""
+    ids = [table.special(tag) for tag in tags]
+    begin, end = (literal(tag) if id is None else f"<[{id}]>" for tag, id in zip(tags, ids, strict=True))
+    lines = ["%llguidance {}", "SPACE: /[ \\n]*/", "TEXT: /(.|\\n)*/"]
+    if ids[1] is None:
+        lines += [f"thoughts[lazy]: TEXT {end}", "inside: thoughts SPACE"]
+    else:
+        lines.append(f"inside: TEXT {end} SPACE")
+    lines.append("start: inside @answer" if opened else f"start: @answer | {begin} inside @answer")
+    lark = {"name": "main", "lark_grammar": "\n".join(lines)}
+    return Grammar(json.dumps({"grammars": [lark, *_named(grammar, "answer")]}), grammar.param)
+
+
+def _named(grammar: Grammar, name: str) -> list[dict[str, Any]]:
+    """A grammar's parts, the first of them, where it begins, under this name."""
+    first, *others = json.loads(grammar.text)["grammars"]
+    return [first | {"name": name}, *others]
 
 
 class GrammarTable:
@@ -183,6 +217,7 @@ class GrammarTable:
         end_ids: ids that end an answer.
         surfaces: the bytes of each id, b"" for special tokens, padding and bytes that are in no UTF-8.
         text_ids: bool [V], ids that stand for text.
+        text_bits, end_bits: those that stand for text and those that end an answer, a bit each as in `bits_of`.
     """
 
     def __init__(self, tokenizer: Tokenizer, *, width: int, end_ids: Sequence[int]) -> None:
@@ -193,6 +228,8 @@ class GrammarTable:
         self.surfaces = [b"" if s.startswith(b"\xff") else s for s in found]
         self.surfaces += [b""] * (self.width - len(found))
         self.text_ids: NDArray[np.bool_] = np.array([bool(s) for s in self.surfaces])
+        self.text_bits = self.bits_of(np.flatnonzero(self.text_ids))
+        self.end_bits = self.bits_of(self.end_ids)
         self._special = {str(tokenizer.hf.convert_ids_to_tokens(id)): id for id in tokenizer.special_ids}
         # Of several ids with one surface llguidance admits one only: the one that the tokenizer writes.
         alone = {id for id in tokenizer.byte_ids if id is not None} if tokenizer.kind == "sentencepiece" else set()
@@ -228,10 +265,22 @@ class GrammarTable:
         """The id that llguidance knows for the surface of `id`."""
         return self._same.get(id, id)
 
-    def spread(self, mask: NDArray[np.bool_]) -> None:
-        """Admit, in bool [..., V], every id whose surface is admitted."""
+    def words(self, rows: int) -> NDArray[np.int32]:
+        """Room for the bits of so many sequences, as llguidance fills it: int32 [rows, V / 32], all 0."""
+        return np.zeros((rows, (self.width + 31) // 32), np.int32)
+
+    def bits_of(self, ids: Sequence[int] | NDArray[np.int64]) -> Bits:
+        """A set of ids, uint8 [V / 8] in whole words of four, a bit each in little order."""
+        bits: Bits = self.words(1)[0].view(np.uint8)
+        places = np.asarray(ids, np.int64)
+        np.bitwise_or.at(bits, places >> 3, (1 << (places & 7)).astype(np.uint8))
+        return bits
+
+    def spread(self, bits: Bits) -> None:
+        """Admit every id whose surface is admitted."""
         if len(self._twins):
-            mask[..., self._twins] = mask[..., self._originals]
+            admitted = bits[self._originals >> 3] >> (self._originals & 7) & 1
+            np.bitwise_or.at(bits, self._twins >> 3, (admitted << (self._twins & 7)).astype(np.uint8))
 
     def compile(self, grammar: Grammar) -> llguidance.LLMatcher:
         """A matcher at the beginning of `grammar`. Slow the first time (milliseconds to a second): use a thread.
@@ -276,13 +325,20 @@ class _Wrapped:
         return [self._table.original(id) for id in self._table._encode(text)]
 
 
-def json_rule(schema: Mapping[str, Any], *, param: str = "tools") -> str:
+def _common_beginning(texts: Sequence[str]) -> str:
+    first, last = min(texts), max(texts)
+    same = [a == b for a, b in zip(first, last, strict=False)]
+    return first[: same.index(False) if False in same else len(same)]
+
+
+def json_rule(schema: Mapping[str, Any], *, param: str = "tools", lenient: bool = False) -> str:
     """The JSON that `schema` admits, as a term of Lark rules.
 
     Raises:
         InvalidRequestError: a schema over the limits.
     """
-    return "%json " + json.dumps(json.loads(_checked_schema(dict(schema), param)) | {"x-guidance": _JSON})
+    options = _JSON | {"lenient": lenient}
+    return "%json " + json.dumps(json.loads(_checked_schema(dict(schema), param)) | {"x-guidance": options})
 
 
 def literal(text: str) -> str:

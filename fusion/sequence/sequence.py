@@ -27,6 +27,7 @@ from fusion.core import (
     Generated,
     Prompt,
     RoundReport,
+    SamplingConstraint,
     Score,
     Task,
     Token,
@@ -42,9 +43,10 @@ from fusion.policy.registry import policy_of
 from fusion.prompt.reading import PromptReading
 from fusion.prompt.scoring import PrefixScores
 from fusion.sampling import BAN
+from fusion.sequence.grammar import Bits
 from fusion.sequence.seat import Seat, State
 from fusion.sequence.summing import Sum
-from fusion.sequence.text import TextStream
+from fusion.sequence.text import TextStream, is_whole
 from fusion.terms import terms_of
 from fusion.weights import member_weights
 
@@ -102,7 +104,7 @@ class Sequence:
         )
         self.rng = np.random.default_rng(sampling.seed)
         self.named_stops = control_tokens(self.view.tokenizer, sampling.stop) if sampling.stop else {}
-        self.constraint = None if prompt.constraint is None else prompt.constraint.copy()
+        self.constraint = self._constraint()
         self.text = TextStream(sampling.stop, include_stop=sampling.include_stop)
         self.length = 0  # tokens generated
         self.tokens: list[int] = []  # those of them that members were given,
@@ -122,6 +124,11 @@ class Sequence:
         self.account = Account(submitted=perf_counter())
         self.sent = 0.0  # when the members were given what they are at
         self.arrived: list[tuple[str, float]] = []  # who has answered since, and when
+
+    def _constraint(self) -> SamplingConstraint | None:
+        """What the answer must satisfy, from its beginning, in the pivot's tokens."""
+        constraint = self.prompt.constraints.get(self.view.pivot)
+        return None if constraint is None else constraint.copy()
 
     def _seat(self, name: str) -> Seat:
         ids = self.prompt.ids[name]
@@ -179,6 +186,11 @@ class Sequence:
         return not ends.isdisjoint(sampling.logit_bias) or not ends.isdisjoint(wanted)
 
     @property
+    def marked(self) -> bool:
+        """Whether special tokens may come, where its constraint admits them."""
+        return self.constraint is not None and bool(self.view.constrained)
+
+    @property
     def voters(self) -> tuple[str, ...]:
         """The members whose distributions are fused in this round."""
         return tuple(name for name, seat in self.seats.items() if seat.votes)
@@ -193,7 +205,11 @@ class Sequence:
     def map_of(self, name: str) -> VocabMap | None:
         """The vocabulary map that holds for this member in this round."""
         view = self.view
-        maps = view.apart[name] if name in view.apart and self.names_an_end else view.maps[name]
+        maps = view.maps[name]
+        if name in view.apart and self.names_an_end:
+            maps = view.apart[name]
+        elif self.marked:
+            maps = view.constrained.get(name, maps)
         if self.spelled:
             return maps.rest
         return maps.unled if self.lead_spelled else maps.first
@@ -201,7 +217,7 @@ class Sequence:
     @property
     def alone(self) -> bool:
         """Whether there is nothing to fuse and its one member decodes by itself."""
-        if self.constraint is not None:
+        if self.prompt.constraints:
             return False
         one = len(self.ensemble.models) == 1 and not self.fusion.report and self.sampling.prompt_logprobs is None
         return one and self.terms is None and self.ensemble.models[self.view.pivot].member.capacity.generates
@@ -211,10 +227,8 @@ class Sequence:
         if self.alone:
             return {self.view.pivot: self._generate(self.prompt.ids[self.view.pivot])}
         prompt, fusion, sampling, members = self.prompt, self.fusion, self.sampling, list(self.seats)
-        if len(members) == 1:
-            self._turn_to(self.ensemble.view(members[0]))
-        if sampling.prompt_logprobs is None and not (len(members) > 1 and self.ensemble.scores(fusion)):
-            return {name: self.addressed(name, Advance(self.number, 0, prompt.ids[name])) for name in members}
+        if not self.scores:
+            return {name: self.addressed(name, self._opening(name)) for name in members}
         view = self.ensemble.view(self.view.pivot if self.view.pivot in members else members[0])
         self.reading = PromptReading(self.ensemble, prompt, fusion, sampling, members, view, memory)
         advances = self.reading.advances(self.number)
@@ -239,9 +253,14 @@ class Sequence:
         """An advance as a member is given it.
 
         It asks for what the request favours, and leaves out what the request bans; a member with another
-        vocabulary is asked for the tokens that its map brings to them. What a sum may look at again is kept.
+        vocabulary is asked for the tokens that its map brings to them. Those with the pivot's list only what the
+        constraint admits. What a sum may look at again is kept.
         """
         also, allowed = self.extras(name)
+        if self.constraint is not None and self.view.follows_ids(name):
+            admitted = self.constraint.bits()
+            left = admitted if allowed is None else _both(admitted, allowed)
+            allowed = left if left.any() else admitted
         return replace(
             advance,
             sequence=self._numbers[name],
@@ -250,6 +269,44 @@ class Sequence:
             adapter=self.ensemble.models[name].view.adapter,
             kept=self.terms is not None,
         )
+    @property
+    def scores(self) -> bool:
+        """Whether members score the prompt while they read it."""
+        several = len(self.seats) > 1 and self.ensemble.scores(self.fusion)
+        return self.sampling.prompt_logprobs is not None or several
+
+    def settle_alone(self) -> None:
+        """Take the one member that there is, if there is one only, for the pivot."""
+        if len(self.seats) == 1:
+            self._turn_to(self.ensemble.view(next(iter(self.seats))))
+
+    def _opening(self, name: str) -> Advance:
+        """A member's prompt, and what was forced after it already."""
+        seat, ids = self.seats[name], self.prompt.ids[name]
+        if not self.tokens:
+            return Advance(self.number, 0, ids)
+        seat.extend(self.tokens, bytes(self.written))
+        return Advance(self.number, 0, ids + (self.tokens if seat.spelling is None else seat.spelling.ids))
+
+    def forced(self, *, whole: bool = False) -> Iterator[Token]:
+        """The tokens that the constraint forces next; each is to be written before the next is taken.
+
+        With `whole` they end with a whole character.
+        """
+        if self.constraint is None:
+            return
+        tokens = self.constraint.forced()
+        if whole:
+            text, kept = b"", 0
+            for index, token in enumerate(tokens, 1):
+                text += self.view.surface(token)
+                kept = index if is_whole(text) else kept
+            tokens = tokens[:kept]
+        for token in tokens:
+            chosen = TokenLogProb(token, self.surface(token), 0.0)
+            if self.fusion.report:
+                self.rounds.append(RoundReport(token, {}, {}, {}, {}, {}))
+            yield Token(chosen, (chosen,) if self.sampling.logprobs else ())
 
     def extras(self, name: str) -> tuple[tuple[int, ...], NDArray[np.uint8] | None]:
         """See `addressed`: the ids that a member is asked for, and the bitmask of those it may list."""
@@ -313,6 +370,7 @@ class Sequence:
         if view is self.view:
             return
         self.view = view
+        self.constraint = self._constraint()
         self._extras = {}
         for seat in self.seats.values():  # what was named is named by other ids now
             seat.latest = seat.latest and replace(seat.latest, named=None)
@@ -551,3 +609,7 @@ def _numbers(number: int, engines: Mapping[str, str]) -> dict[str, int]:
         numbers[name] = number + (places[engine] << PLACE_BITS)
         places[engine] += 1
     return numbers
+def _both(one: Bits, other: Bits) -> Bits:
+    """The ids that are in both sets."""
+    size = min(len(one), len(other))
+    return one[:size] & other[:size]

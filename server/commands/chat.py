@@ -1,9 +1,9 @@
-"""A chat in the terminal with any OpenAI-compatible server: streaming, history, a few commands."""
+"""A chat in the terminal with any OpenAI-compatible server: streaming, history, commands; or texts continued."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,7 +37,7 @@ class Conversation:
 
 
 class ChatClient:
-    """The two calls of the OpenAI API that a chat needs."""
+    """The calls of the OpenAI API that a terminal needs."""
 
     def __init__(self, url: str, api_key: str | None = None) -> None:
         # A large ensemble may take minutes to its first token, and an idle stream is kept alive by comments.
@@ -68,18 +68,35 @@ class ChatClient:
     def answer(self, conversation: Conversation) -> Iterator[str]:
         """The pieces of the next answer as they arrive; closing the iterator stops the generation."""
         messages: Any = conversation.messages()
-        try:
-            with self._sdk.chat.completions.create(
+        return self._pieces(
+            lambda: self._sdk.chat.completions.create(
                 model=conversation.model, messages=messages, temperature=conversation.temperature, stream=True
-            ) as stream:
+            ),
+            lambda choice: choice.delta.content,
+            "chat completion",
+        )
+
+    def continuation(self, model: str, prompt: str, max_tokens: int, temperature: float) -> Iterator[str]:
+        """The pieces of the text that follows a prompt, likewise."""
+        return self._pieces(
+            lambda: self._sdk.completions.create(
+                model=model, prompt=prompt, max_tokens=max_tokens, temperature=temperature, stream=True
+            ),
+            lambda choice: choice.text,
+            "completion",
+        )
+
+    def _pieces(self, ask: Callable[[], Any], text_of: Callable[[Any], str | None], kind: str) -> Iterator[str]:
+        try:
+            with ask() as stream:
                 for chunk in stream:
-                    yield from (text for choice in chunk.choices if (text := choice.delta.content))
+                    yield from (text for choice in chunk.choices if (text := text_of(choice)))
         except openai.APIError as error:
             raise self._failure(error) from error
         except httpx2.HTTPError as error:
             raise ChatError(f"{self._sdk.base_url} broke off: {_reason(error)}") from error
         except (ValueError, LookupError, TypeError, AttributeError) as error:
-            raise ChatError("the server sent something that is not a chat completion chunk") from error
+            raise ChatError(f"the server sent something that is not a {kind} chunk") from error
 
     def _failure(self, error: openai.APIError) -> ChatError:
         """One line on a server that cannot be reached, refuses, or reports an error amid its answer."""
@@ -106,11 +123,40 @@ def chat(client: ChatClient, conversation: Conversation, console: Console) -> bo
                 if not _command(line, client, conversation, console):
                     return all_well
             elif line:
-                _exchange(line, client, conversation, console)
+                exchange(line, client, conversation, console)
         except ChatError as error:
             all_well = False
             console.print(Text(f"error: {error}", style="red"), soft_wrap=True)
     return all_well
+
+
+@dataclass(frozen=True, slots=True)
+class Completing:
+    """The model that goes on from a text, and how."""
+
+    model: str
+    max_tokens: int
+    temperature: float
+
+
+def complete_all(client: ChatClient, how: Completing, console: Console, only: str | None = None) -> bool:
+    """Go on from `only`, else from every line of the input. Returns whether there was an answer to each."""
+    if only is not None:
+        _complete(only, client, how, console)
+        return True
+    interactive, all_well = sys.stdin.isatty(), True
+    while (line := _read_line(interactive)) is not None:
+        try:
+            if line:
+                _complete(line, client, how, console)
+        except ChatError as error:
+            all_well = False
+            console.print(Text(f"error: {error}", style="red"), soft_wrap=True)
+    return all_well
+
+
+def _complete(text: str, client: ChatClient, how: Completing, console: Console) -> None:
+    show(client.continuation(how.model, text, how.max_tokens, how.temperature), [], console)
 
 
 def _read_line(interactive: bool) -> str | None:
@@ -149,11 +195,21 @@ def _command(line: str, client: ChatClient, conversation: Conversation, console:
     return True
 
 
-def _exchange(question: str, client: ChatClient, conversation: Conversation, console: Console) -> None:
+def exchange(question: str, client: ChatClient, conversation: Conversation, console: Console) -> None:
     """Ask, show the answer as it comes, and remember both; a question without any answer is forgotten."""
     conversation.turns.append({"role": "user", "content": question})
     pieces: list[str] = []
-    answer = client.answer(conversation)
+    try:
+        show(client.answer(conversation), pieces, console)
+    finally:
+        if pieces:
+            conversation.turns.append({"role": "assistant", "content": "".join(pieces)})
+        else:
+            conversation.turns.pop()
+
+
+def show(answer: Iterator[str], pieces: list[str], console: Console) -> None:
+    """Print the pieces of an answer as they come, and add them to `pieces`; Ctrl-C stops it."""
     try:
         for piece in answer:
             pieces.append(piece)
@@ -164,10 +220,7 @@ def _exchange(question: str, client: ChatClient, conversation: Conversation, con
     finally:
         answer.close()  # type: ignore[attr-defined]
         if pieces:
-            conversation.turns.append({"role": "assistant", "content": "".join(pieces)})
             console.print()
-        else:
-            conversation.turns.pop()
 
 
 def printable(text: str) -> str:

@@ -13,12 +13,12 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 
 from server import __version__
-from server.http.errors import ErrorResponse, install_handlers
+from server.http.errors import ErrorResponse
 from server.http.middleware.auth import BearerAuth
 from server.http.middleware.body_limit import BodyLimit
 from server.http.middleware.drain import Drain
 from server.http.middleware.request_id import RequestId
-from server.http.protocol.messages import error_body as messages_error
+from server.http.refusals import install_handlers
 from server.http.routes.chat import chat_router
 from server.http.routes.completions import completions_router
 from server.http.routes.messages import messages_router
@@ -106,7 +106,7 @@ def create_app(ensembles: dict[str, Ensemble], fuser: Fuser, settings: ServerSet
         root_path=settings.root_path,
         responses=RESPONSES,
     )
-    install_handlers(app, {"/v1/messages": messages_error})
+    install_handlers(app)
     app.state.lifecycle = service.lifecycle
     for build in (
         chat_router,

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
@@ -21,7 +19,6 @@ from alignment.errors import (
     UnavailableError,
     UnsupportedError,
 )
-from server.http.paths import unknown_path
 from server.settings.complaints import expectation
 
 log = logging.getLogger(__name__)
@@ -90,8 +87,6 @@ def as_request_error(error: Exception) -> RequestError:
             return error
         case RequestValidationError():
             return invalid_field(error.errors())
-        case HTTPException(status_code=404):
-            return NotFoundError("There is no such path.", code="path_not_found")
         case HTTPException(status_code=405):
             return MethodNotAllowedError("The path does not answer this method.")
         case _:
@@ -106,16 +101,6 @@ def error_body(error: RequestError) -> dict[str, Any]:
         message=error.message, type=answer.type, param=error.param, code=error.code or answer.code
     )
     return ErrorResponse(error=detail).model_dump()
-
-
-def error_response(error: RequestError, headers: Mapping[str, str] | None = None) -> JSONResponse:
-    """The HTTP answer to a request that cannot be served."""
-    headers = dict(headers or {})
-    if error.retry_after is not None:
-        headers["Retry-After"] = str(error.retry_after)
-    if isinstance(error, UnauthorizedError):
-        headers["WWW-Authenticate"] = "Bearer"
-    return JSONResponse(error_body(error), status_of(error), headers)
 
 
 def invalid_field(problems: Sequence[Any]) -> InvalidRequestError:
@@ -152,31 +137,3 @@ def shorten(value: object) -> str:
 def shorten_text(text: str, limit: int = 100) -> str:
     """The text, cut to `limit` characters."""
     return text if len(text) <= limit else text[: limit - 3] + "..."
-
-
-Body = Callable[[RequestError], dict[str, Any]]
-
-
-def install_handlers(app: FastAPI, bodies: Mapping[str, Body] | None = None) -> None:
-    """Answer errors raised while routing, validating or handling with an error object.
-
-    `bodies` makes that of other APIs, by the beginning of their paths.
-    """
-
-    async def handle(request: Request, error: Exception) -> JSONResponse:
-        headers = error.headers if isinstance(error, HTTPException) else None
-        if isinstance(error, HTTPException) and error.status_code == 404:
-            error = NotFoundError(unknown_path(request.scope["path"]), code="path_not_found")
-        refusal = as_request_error(error)
-        answer = error_response(refusal, headers)
-        for prefix, body in (bodies or {}).items():
-            if request.scope["path"].startswith(prefix):
-                return JSONResponse(body(refusal), answer.status_code, _kept(answer.headers))
-        return answer
-
-    for kind in (RequestError, RequestValidationError, HTTPException):
-        app.add_exception_handler(kind, handle)
-
-
-def _kept(headers: Mapping[str, str]) -> dict[str, str]:
-    return {name: value for name, value in headers.items() if name not in ("content-length", "content-type")}

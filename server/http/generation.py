@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from alignment.errors import UnavailableError
 from fusion.core import Delta, End, Prompt, Token
 from fusion.options import FusionParams, SamplingParams
-from server.http.protocol.common import Usage
+from server.http.protocol.common import PromptTokensDetails, Usage
 from server.http.protocol.fusion import FusionReport, fusion_report
 from server.telemetry.record import Record
 
@@ -136,7 +136,26 @@ class Generation:
     def usage(self) -> Usage:
         """Token counts so far."""
         prompt, completion = self.prompt_tokens, sum(len(choice.tokens) for choice in self.choices)
-        return Usage(prompt_tokens=prompt, completion_tokens=completion, total_tokens=prompt + completion)
+        return Usage(
+            prompt_tokens=prompt,
+            completion_tokens=completion,
+            total_tokens=prompt + completion,
+            prompt_tokens_details=PromptTokensDetails(cached_tokens=self._reused),
+        )
+
+    @property
+    def _reused(self) -> int:
+        """The tokens of the prompts, once each, that the pivot had not to compute, as far as that is known yet."""
+        each = max(len(self.choices) // max(len(self.prompts), 1), 1)
+        return sum(
+            choice.end.account.reused.get(self.view(choice).pivot, 0)
+            for choice in self.choices[::each]
+            if choice.end is not None and choice.end.account is not None
+        )
+
+    def prompt_of(self, choice: Choice) -> Prompt:
+        """The prompt that a choice answers."""
+        return self.prompts[choice.index * len(self.prompts) // len(self.choices)]
 
     def report(self, choice: Choice) -> FusionReport | None:
         """The report of every member in every round, where the request asked for it."""

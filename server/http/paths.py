@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from starlette.types import Scope
+
 # Load balancers and Prometheus ask these every few seconds: without a key, also while the server drains, and
 # without a record or a line in the log.
-OPEN_PATHS = frozenset({"/health", "/ready", "/metrics", "/version"})
+OPEN_PATHS = frozenset({"/health", "/load", "/metrics", "/ping", "/ready", "/version"})
 
 # The web page and its files in `server/http/page`: without a key, which is entered on the page.
 PAGE_PATHS = {
@@ -26,6 +28,12 @@ API_PATHS = (
     "/tokenizer_info",
     *sorted(OPEN_PATHS),
 )
+
+
+def path_of(scope: Scope) -> str:
+    """The path that was asked, below what a proxy in front has taken off (see `root_path`)."""
+    path, root = str(scope["path"]), scope.get("root_path", "")
+    return path.removeprefix(root) if root and path.startswith(f"{root}/") else path
 
 
 def unknown_path(path: str) -> str:

@@ -20,7 +20,7 @@ class Reading:
         parser: reads calls out of the content; None where no tool may be called.
         tags: of thoughts; None leaves them in the content.
         opened: whether the prompt ends inside of thoughts.
-        openers: special tokens, which stand for no text, whose spelling the parser looks for.
+        marks: control tokens, which stand for no text, whose spelling opens a call or marks thoughts.
     """
 
     def __init__(
@@ -29,19 +29,19 @@ class Reading:
         parser: ToolParser | None = None,
         tags: ReasoningTags | None = None,
         opened: bool = False,
-        openers: dict[int, str] | None = None,
+        marks: dict[int, str] | None = None,
     ) -> None:
         self._parser = parser
         self._splitter = ReasoningSplitter(tags, opened=opened) if tags else None
-        self._openers = openers or {}
+        self._marks = marks or {}
         self.content = ""
         self.reasoning = ""
         self.calls: list[ToolCall] = []
 
     def push(self, text: str, tokens: Sequence[Token], *, last: bool) -> list[Fields]:
         """The deltas that a round brings; `last` where nothing follows."""
-        spelled = "".join(self._openers.get(token.chosen.id, "") for token in tokens)
-        if spelled and tokens[-1].chosen.id in self._openers:
+        spelled = "".join(self._marks.get(token.chosen.id, "") for token in tokens)
+        if spelled and tokens[-1].chosen.id in self._marks:
             text += spelled
         else:
             text = spelled + text

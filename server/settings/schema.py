@@ -344,6 +344,8 @@ class ServerSettings(Section):
         tool_format: how the pivot writes tool calls; `auto` finds it in its chat template.
         reasoning_tags: the two tags that thoughts stand between; None leaves them in the text.
         chat_template_kwargs: arguments of every chat template that a request does not set.
+        sampling_defaults: for sampling options that a request leaves out: `openai` takes that API's, `checkpoint`
+            those that the pivot's generation_config.json lists, as vLLM does.
         force_usage: end every stream with usage, whether or not the request asks for it.
         aliases: further names for what is served, each with the name that it stands for.
         page: serve the web page at `/`.
@@ -379,6 +381,7 @@ class ServerSettings(Section):
     tool_format: Literal["auto", "hermes", "coder", "llama", "mistral", "args", "json"] = "auto"
     reasoning_tags: Annotated[tuple[str, str], Field(strict=False)] | None = ("<think>", "</think>")
     chat_template_kwargs: dict[str, Any] = {}
+    sampling_defaults: Literal["openai", "checkpoint"] = "openai"
     force_usage: bool = False
     aliases: dict[ServedName, str] = {}
     page: bool = True

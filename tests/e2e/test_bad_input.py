@@ -180,7 +180,7 @@ def test_what_is_not_here(http: httpx.Client, client: openai.OpenAI) -> None:
     ("param", "value"),
     [
         ("functions", [{"name": "f", "parameters": {}}]),
-        ("prompt_logprobs", 1),
+        ("logprob_token_ids", [1]),
         ("modalities", ["text", "audio"]),
     ],
 )

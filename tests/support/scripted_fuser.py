@@ -38,10 +38,12 @@ class ByteTokenizer:
         self.hf = SimpleNamespace(
             chat_template="{{ messages }}",
             bos_token=None,
+            bos_token_id=None,
             eos_token="<end>",
             unk_token=None,
             pad_token=None,
             convert_ids_to_tokens=self._names,
+            convert_tokens_to_ids=lambda text: END if text == "<end>" else None,
         )
 
     def encode(self, text: str, *, add_special_tokens: bool, limit: int | None = None) -> list[int]:
@@ -66,6 +68,10 @@ class ByteTokenizer:
             raise InvalidRequestError("The template refuses it.", param="messages")
         lines = [f"{m['role']}:{m['content']}" for m in messages]
         return list("\n".join([*lines, *sorted(template_kwargs), "answer:" * add_generation_prompt]).encode())
+
+    def locate_chat(self, messages: list[dict[str, Any]], **options: Any) -> tuple[list[int], Located]:
+        ids = self.encode_chat(messages, **options)
+        return ids, Located.of_surfaces([self.surface_of([token]) for token in ids])
 
     def decode(self, ids: list[int]) -> str:
         return "".join("<end>" if i == END else chr(i) for i in ids)

@@ -6,6 +6,8 @@ import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from alignment.text.tokenizer import Tokenizer
 from fusion.assembly.ensembles import build_ensemble
 from fusion.core import Capacity, Delta, End, Prompt
@@ -34,6 +36,19 @@ def toy_ensemble(
         for i, (name, tokenizer) in enumerate(tokenizers.items())
     }
     return build_ensemble("toys", models, pivot, defaults=defaults, on_member_failure=on_member_failure)
+
+
+def teach(model: Model, ids: list[int], boost: float = 6.0) -> None:
+    """Make a toy expect these tokens."""
+    plain = model.member.distribution
+
+    def distribution(tokens):
+        logits = plain(tokens).astype(np.float64)
+        if len(tokens) < len(ids) and tokens == ids[: len(tokens)]:
+            logits[ids[len(tokens)]] += boost
+        return (logits - np.log(np.exp(logits).sum())).astype(np.float32)
+
+    model.member.distribution = distribution
 
 
 @dataclass

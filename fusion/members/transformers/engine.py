@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from alignment.errors import ConfigError
 from fusion.core import Advance, AdvanceFailed, Answer, Capacity, Ids, LogProbs, Look, Task
@@ -15,7 +16,7 @@ from fusion.members.adapters import read_adapter
 from fusion.members.check import CheckFailedError
 from fusion.members.checkpoint import load_model, parse_device, parse_dtype, quiet
 from fusion.members.engine import DECODING_TOKENS
-from fusion.members.topk import best_allowed, best_tokens, normalisers
+from fusion.members.topk import best_tokens, normalisers
 from fusion.members.transformers.architecture import context_length, require_decoder, unsupported, why_not_packed
 from fusion.members.transformers.cache.arena import Arena, ArenaFullError, Move
 from fusion.members.transformers.cache.kv import KVCache
@@ -336,15 +337,18 @@ class TransformersEngine:
     def _collect(self, parts: list[Part], logits: torch.Tensor | None) -> None:
         """Note the forward pass in the state: lengths, and each part's rows of the answer."""
         listed: list[int] = []
+        allowed: dict[int, NDArray[np.uint8]] = {}
         spans, row = [], 0  # of each part: its first row, its final token's, the one after its last
         for part in parts:
             work, end = self._work[part.sequence], row + len(part.scored)
             middle = end - (len(part.ids) == work.remaining)
             spans.append((row, middle, end))
             listed += range(row if work.score == "all" else middle, end)
+            if work.allowed is not None and middle < end:
+                allowed[len(listed) - 1] = work.allowed
             row = end
         if logits is not None:
-            totals, best, logprobs = self._read(logits, listed)
+            totals, best, logprobs = self._read(logits, listed, allowed)
         for part, (first, middle, end) in zip(parts, spans, strict=True):
             work, sequence = self._work[part.sequence], part.sequence
             if first < end and logits is not None:
@@ -356,8 +360,9 @@ class TransformersEngine:
                 work.logprobs.append(logprobs[mine])
                 if work.kept:
                     work.keep(logits[first:end], totals[first:end])
-                if middle < end:
-                    self._name(work, logits[middle:end], totals[middle:end])
+                if middle < end and work.also:
+                    named = torch.as_tensor(list(work.also), device=logits.device)
+                    work.named = logits[middle:end, named].cpu().numpy() - totals[middle:end, None]
                 if first < middle:
                     scored = part.scored[: middle - first]
                     following = torch.tensor(
@@ -375,24 +380,19 @@ class TransformersEngine:
             if work.opens:
                 self._hand_on(sequence)
 
-    def _read(self, logits: torch.Tensor, listed: list[int]) -> tuple[LogProbs, Ids, LogProbs]:
-        """The normalisers [R] of all rows of logits [R, V], and the best tokens [n, k] of those listed."""
+    def _read(
+        self, logits: torch.Tensor, listed: list[int], allowed: Mapping[int, NDArray[np.uint8]]
+    ) -> tuple[LogProbs, Ids, LogProbs]:
+        """The normalisers [R] of all rows of logits [R, V], and the best tokens [n, k] of those listed.
+
+        `allowed` limits some of these, by their place in `listed`.
+        """
         if len(listed) == len(logits):
-            ids, logprobs, totals = best_tokens(logits, self._candidates)
+            ids, logprobs, totals = best_tokens(logits, self._candidates, allowed)
         else:
             totals = normalisers(logits)
-            ids, logprobs, _ = best_tokens(logits[listed], self._candidates)
+            ids, logprobs, _ = best_tokens(logits[listed], self._candidates, allowed)
         return totals, ids, logprobs
-
-    def _name(self, work: Work, logits: torch.Tensor, totals: LogProbs) -> None:
-        """Add what an advance names to its final row, with the logits [1, V] of that, and limit its k best."""
-        if work.also:
-            ids = torch.as_tensor(list(work.also), device=logits.device)
-            work.named = logits[:, ids].cpu().numpy() - totals[:, None]
-        if work.allowed is not None:
-            best, scores = best_allowed(logits, work.allowed, self._candidates)
-            work.ids[-1] = np.concatenate([work.ids[-1][:-1], best])
-            work.logprobs[-1] = np.concatenate([work.logprobs[-1][:-1], scores - totals[:, None]])
 
     def _fail(self, sequence: int, reason: str) -> None:
         """Close a sequence whose cache holds NaN, which must not stay for the next owner of its place."""

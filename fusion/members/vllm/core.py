@@ -289,6 +289,12 @@ class Core:
         """End requests in whatever state they are; unknown ids are ignored."""
         self._core.abort_requests(request_ids)
 
+    @staticmethod
+    def reused(output: EngineCoreOutput) -> int:
+        """Return the tokens of a request's first part that the prefix cache held; 0 in its later outputs."""
+        stats = getattr(output, "prefill_stats", None)  # 0.32 has the number alone
+        return int(stats.num_cached_tokens if stats is not None else getattr(output, "num_cached_tokens", 0) or 0)
+
     def failed(self) -> bool:
         """Return whether a worker process is gone, and with it its part of the model."""
         return bool(getattr(self._core.model_executor, "is_failed", False))

@@ -62,6 +62,7 @@ class _Open:
         rest: the part of it that is to be scored, while the part before runs on its own.
         adapter: the one that it runs with.
         kept: whether vLLM's worker keeps a row of it.
+        reused: tokens that the prefix cache held when its request was opened.
     """
 
     request: str
@@ -71,6 +72,7 @@ class _Open:
     rest: list[int] = field(default_factory=list)
     adapter: str | None = None
     kept: bool = False
+    reused: int = 0
 
 
 class VllmEngine:
@@ -202,6 +204,7 @@ class VllmEngine:
                 number = self._by_request.get(output.request_id)
                 if number is not None:
                     sequence = self._open[number]
+                    sequence.reused = max(sequence.reused, self._core.reused(output))
                     if sequence.rest:
                         self._go_on(sequence)
                     elif isinstance(sequence.work, Generate):
@@ -360,7 +363,7 @@ class VllmEngine:
             width = 1 + work.sampling.logprobs  # in company of others that want more, vLLM returns more
             ids = _narrow(output.new_logprobs.logprob_token_ids[:, :width])
             logprobs = output.new_logprobs.logprobs[:, :width]
-        return Generated(number, output.new_token_ids, ids, logprobs, finished)
+        return Generated(number, output.new_token_ids, ids, logprobs, finished, sequence.reused)
 
     def _answer(self, number: int, sequence: _Open, output: EngineCoreOutput) -> Answer:
         """vLLM's output as an answer. Its rows begin with the sampled (or given) token, then come the k best."""
@@ -394,7 +397,7 @@ class VllmEngine:
             self._core.forget(sequence.request)
             self.close([number])
             return AdvanceFailed(number, "The model's output is not a number.")
-        return NextTokens(number, _narrow(ids), logprobs, appended, named)
+        return NextTokens(number, _narrow(ids), logprobs, appended, named, reused=sequence.reused)
 
 
 def _narrow(ids: NDArray[np.integer[Any]]) -> Ids:

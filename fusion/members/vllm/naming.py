@@ -99,9 +99,9 @@ def completed(output: Any, raw: torch.Tensor, wanted: Mapping[int, Mapping[str, 
             kept[extra["kept"]] = scores
         if extra["allowed"] is not None:
             mask = np.frombuffer(extra["allowed"], np.uint8)
-            best, values = best_allowed(scores[None], mask, extra["k"])
-            ids[row, 1 : 1 + extra["k"]] = torch.from_numpy(best[0]).to(ids)
-            logprobs[row, 1 : 1 + extra["k"]] = torch.from_numpy(values[0]).to(logprobs)
+            best, values = best_allowed(scores, mask, extra["k"])
+            ids[row, 1 : 1 + extra["k"]] = torch.from_numpy(best).to(ids)
+            logprobs[row, 1 : 1 + extra["k"]] = torch.from_numpy(values).to(logprobs)
         if extra["also"]:
             also = torch.tensor(extra["also"], device=scores.device)
             columns = slice(1 + extra["k"], 1 + extra["k"] + len(also))

@@ -10,8 +10,9 @@ from fastapi import Request
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from server.http.errors import UnauthorizedError, error_response
-from server.http.paths import OPEN_PATHS, PAGE_PATHS
+from server.http.errors import UnauthorizedError
+from server.http.paths import OPEN_PATHS, PAGE_PATHS, path_of
+from server.http.refusals import refusal
 
 KEYLESS = OPEN_PATHS | PAGE_PATHS.keys()
 
@@ -29,7 +30,7 @@ class BearerAuth:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer 401, or pass the request on."""
-        if scope["type"] != "http" or scope["path"] in KEYLESS or scope["method"] == "OPTIONS":
+        if scope["type"] != "http" or path_of(scope) in KEYLESS or scope["method"] == "OPTIONS":
             await self.app(scope, receive, send)
             return
         headers = Headers(scope=scope)
@@ -39,8 +40,8 @@ class BearerAuth:
         digest = _digest(key.strip().encode("latin-1"))  # headers arrive decoded as latin-1
         known = [hmac.compare_digest(digest, ours) for ours in self.digests]
         if scheme.lower() != "bearer" or not any(known):
-            refusal = UnauthorizedError("The API key is missing or wrong; send it as 'Authorization: Bearer KEY'.")
-            await error_response(refusal)(scope, receive, send)
+            error = UnauthorizedError("The API key is missing or wrong; send it as 'Authorization: Bearer KEY'.")
+            await refusal(scope, error)(scope, receive, send)
             return
         scope.setdefault("state", {})["key_digest"] = digest.hex()
         await self.app(scope, receive, send)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server.http.errors import TooLargeError, error_response
+from server.http.errors import TooLargeError
+from server.http.refusals import refusal
 
 
 class BodyLimit:
@@ -32,9 +33,9 @@ class BodyLimit:
         elif int(headers.get("content-length", "0")) <= self.limit:
             await self.app(scope, receive, send)
             return
-        refusal = TooLargeError(f"The request body is larger than the {self.limit} bytes this server accepts.")
+        error = TooLargeError(f"The request body is larger than the {self.limit} bytes this server accepts.")
         # The rest of the body is not wanted, so the connection cannot be used again.
-        await error_response(refusal, {"Connection": "close"})(scope, receive, send)
+        await refusal(scope, error, {"Connection": "close"})(scope, receive, send)
 
     async def _read(self, receive: Receive) -> bytes | None:
         """The body, or None as soon as it is over the limit."""

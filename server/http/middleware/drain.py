@@ -8,8 +8,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from alignment.errors import UnavailableError
 from fusion.loop.line import STOPPING
-from server.http.errors import error_response
-from server.http.paths import OPEN_PATHS
+from server.http.paths import OPEN_PATHS, path_of
+from server.http.refusals import refusal
 
 RETRY_SECONDS = 1  # another replica can take the request at once
 
@@ -35,13 +35,13 @@ class Drain:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer 503, or pass the request on."""
-        if scope["type"] != "http" or scope["path"] in OPEN_PATHS:
+        if scope["type"] != "http" or path_of(scope) in OPEN_PATHS:
             await self.app(scope, receive, send)
             return
         if self.lifecycle.draining:
             scope["state"]["record"].draining = True
             headers = {"Retry-After": str(RETRY_SECONDS), "Connection": "close"}
-            await error_response(UnavailableError(STOPPING), headers)(scope, receive, send)
+            await refusal(scope, UnavailableError(STOPPING), headers)(scope, receive, send)
             return
         self.lifecycle.in_progress += 1
         try:

@@ -10,8 +10,9 @@ from time import perf_counter
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server.http.errors import as_request_error, error_response
-from server.http.paths import OPEN_PATHS
+from server.http.errors import as_request_error
+from server.http.paths import OPEN_PATHS, path_of
+from server.http.refusals import refusal
 from server.telemetry.logs import request_id
 from server.telemetry.record import OnTokens, Record
 
@@ -63,9 +64,9 @@ class RequestId:
             log.error("request %s to %r failed", record.id, scope["path"])
             if record.status is not None:
                 raise
-            await error_response(as_request_error(error))(scope, receive, send_with_id)
+            await refusal(scope, as_request_error(error))(scope, receive, send_with_id)
         finally:
-            if scope["path"] not in OPEN_PATHS:
+            if path_of(scope) not in OPEN_PATHS:
                 record.ended = perf_counter()
                 record.path = getattr(scope.get("route"), "path", None)
                 record.key = scope["state"].get("key_digest")

@@ -92,6 +92,7 @@ class ChatRequest(SamplingFields, RenderingFields):
     tools: list[Any] | None = None
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
+    return_prompt_text: bool | None = None
 
     @property
     def limit(self) -> tuple[str, int | None]:

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from server.http.protocol.common import AnswerModel, Usage, is_none
+from server.http.protocol.common import AnswerModel, PromptLogprobs, Usage, is_none
 from server.http.protocol.fusion import FusionReport, RoundsReport
 
 
@@ -49,6 +49,7 @@ class ChatChoice(AnswerModel):
     logprobs: ChatLogprobs | None
     finish_reason: Literal["stop", "length", "tool_calls"] | None
     stop_reason: str | int | None
+    token_ids: list[int] | None = Field(default=None, exclude_if=is_none)
     fusion: FusionReport | None = Field(default=None, exclude_if=is_none)
 
 
@@ -62,6 +63,9 @@ class ChatCompletion(AnswerModel):
     choices: list[ChatChoice]
     usage: Usage
     system_fingerprint: str
+    prompt_logprobs: PromptLogprobs | None = Field(default=None, exclude_if=is_none)
+    prompt_token_ids: list[int] | None = Field(default=None, exclude_if=is_none)
+    prompt_text: str | None = Field(default=None, exclude_if=is_none)
 
 
 class Delta(AnswerModel):
@@ -82,6 +86,7 @@ class ChatChunkChoice(AnswerModel):
     logprobs: ChatLogprobs | None = None
     finish_reason: Literal["stop", "length", "tool_calls"] | None = None
     stop_reason: str | int | None = Field(default=None, exclude_if=is_none)
+    token_ids: list[int] | None = Field(default=None, exclude_if=is_none)
     fusion: FusionReport | RoundsReport | None = Field(default=None, exclude_if=is_none)
 
 
@@ -95,3 +100,5 @@ class ChatChunk(AnswerModel):
     choices: list[ChatChunkChoice]
     usage: Usage | None = Field(default=None, exclude_if=is_none)
     system_fingerprint: str
+    prompt_token_ids: list[int] | None = Field(default=None, exclude_if=is_none)
+    prompt_text: str | None = Field(default=None, exclude_if=is_none)

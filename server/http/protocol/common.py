@@ -58,9 +58,28 @@ def is_none(value: object) -> bool:
 Strings = Annotated[str | list[str], expected("a string or a list of strings")]
 
 
+class PromptLogprob(AnswerModel):
+    """A token that may stand at a place of the prompt. `rank` 1 is the likeliest there, None one not listed."""
+
+    logprob: float
+    rank: int | None
+    decoded_token: str
+
+
+# For each token of the prompt, by id: it and the likeliest in its place. Nothing predicts the first: null.
+PromptLogprobs = list[dict[int, PromptLogprob] | None]
+
+
+class PromptTokensDetails(AnswerModel):
+    """`cached_tokens` of the prompt were in the pivot's prefix cache."""
+
+    cached_tokens: int = 0
+
+
 class Usage(AnswerModel):
     """Token counts, in the pivot's tokens."""
 
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
+    prompt_tokens_details: PromptTokensDetails = PromptTokensDetails()

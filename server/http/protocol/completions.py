@@ -8,7 +8,7 @@ from pydantic import Field
 
 from alignment.errors import InvalidRequestError, UnsupportedError
 from server.http.errors import shorten
-from server.http.protocol.common import AnswerModel, Usage, expected, is_none
+from server.http.protocol.common import AnswerModel, PromptLogprobs, Usage, expected, is_none
 from server.http.protocol.fusion import FusionFields, FusionReport, RoundsReport
 from server.http.protocol.sampling import SamplingFields
 
@@ -41,8 +41,9 @@ class CompletionRequest(SamplingFields):
 
     @property
     def prompt_alternatives(self) -> int | None:
-        """With `echo`, as many as for the answer."""
-        return self.logprobs if self.echo else None
+        """With `echo`, at least as many as for the answer."""
+        asked = [self.logprobs if self.echo else None, self.prompt_logprobs]
+        return max((number for number in asked if number is not None), default=None)
 
 
 def prompts(body: CompletionRequest, limit: int) -> list[str] | list[list[int]]:
@@ -112,6 +113,9 @@ class CompletionChoice(AnswerModel):
     logprobs: CompletionLogprobs | None = None
     finish_reason: Literal["stop", "length"] | None = None
     stop_reason: str | int | None = None
+    token_ids: list[int] | None = Field(default=None, exclude_if=is_none)
+    prompt_token_ids: list[int] | None = Field(default=None, exclude_if=is_none)
+    prompt_logprobs: PromptLogprobs | None = Field(default=None, exclude_if=is_none)
     fusion: FusionReport | RoundsReport | None = Field(default=None, exclude_if=is_none)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from fusion.core import Token, TokenLogProb
 from server.http.protocol.chat_answer import ChatLogprob, ChatLogprobs, ChatTopLogprob
+from server.http.protocol.common import PromptLogprob, PromptLogprobs
 from server.http.protocol.completions import CompletionLogprobs
 
 if TYPE_CHECKING:
@@ -31,6 +32,24 @@ def chat_logprobs(tokens: Sequence[Token], tokenizer: Tokenizer) -> ChatLogprobs
         for token in tokens
     ]
     return ChatLogprobs(content=content)
+
+
+def prompt_logprobs(tokens: Sequence[Token], alternatives: int, tokenizer: Tokenizer) -> PromptLogprobs:
+    """A prompt's own tokens and the `alternatives` likeliest in the place of each, in vLLM's shape."""
+
+    def entry(one: TokenLogProb, rank: int | None) -> PromptLogprob:
+        text = one.surface.decode(errors="backslashreplace") or _special(one, tokenizer)
+        return PromptLogprob(logprob=_floored(one), rank=rank, decoded_token=text)
+
+    out: PromptLogprobs = []
+    for token in tokens:
+        if not _predicted(token):
+            out.append(None)
+            continue
+        ranked = {one.id: entry(one, rank) for rank, one in enumerate(token.top[:alternatives], 1)}
+        listed = next((rank for rank, one in enumerate(token.top, 1) if one.id == token.chosen.id), None)
+        out.append({token.chosen.id: entry(token.chosen, listed)} | ranked)
+    return out
 
 
 class CompletionText:

@@ -86,8 +86,9 @@ def as_chat(request: CountTokensRequest) -> dict[str, Any]:
     messages: list[dict[str, Any]] = []
     if request.system:
         messages.append({"role": "system", "content": _text(request.system, "system")})
+    called: set[str] = set()
     for index, message in enumerate(request.messages):
-        messages += _turn(message, f"messages[{index}].content")
+        messages += _turn(message, f"messages[{index}].content", called)
     chat: dict[str, Any] = {
         "model": request.model,
         "messages": messages,
@@ -110,8 +111,11 @@ def as_chat(request: CountTokensRequest) -> dict[str, Any]:
     return {name: value for name, value in chat.items() if value is not None}
 
 
-def _turn(message: TurnMessage, where: str) -> list[dict[str, Any]]:
-    """A message as chat messages: results of tools come before what the user says beside them."""
+def _turn(message: TurnMessage, where: str, called: set[str]) -> list[dict[str, Any]]:
+    """A message as chat messages: results of tools come before what the user says beside them.
+
+    `called` are the ids of the calls so far; those of this message are added.
+    """
     if isinstance(message.content, str):
         return [{"role": message.role, "content": message.content}]
     results: list[dict[str, Any]] = []
@@ -128,13 +132,19 @@ def _turn(message: TurnMessage, where: str) -> list[dict[str, Any]]:
             case "redacted_thinking":
                 pass
             case "tool_use" if message.role == "assistant":
-                arguments = json.dumps(block.get("input") or {}, ensure_ascii=False)
+                if not isinstance(given := block.get("input") or {}, dict):
+                    raise InvalidRequestError(f"{at}.input should be a JSON object.", param=f"{at}.input")
+                arguments = json.dumps(given, ensure_ascii=False)
+                called.add(_string(block, "id", at))
                 function = {"name": _string(block, "name", at), "arguments": arguments}
                 calls.append({"id": _string(block, "id", at), "type": "function", "function": function})
             case "tool_result" if message.role == "user":
                 content = _text(block.get("content") or "", f"{at}.content")
                 content = f"Error: {content}" if block.get("is_error") else content
-                id = _string(block, "tool_use_id", at)
+                if (id := _string(block, "tool_use_id", at)) not in called:
+                    raise InvalidRequestError(
+                        f"{at}.tool_use_id refers to no tool_use before it.", param=f"{at}.tool_use_id"
+                    )
                 results.append({"role": "tool", "tool_call_id": id, "content": content})
             case kind:
                 raise InvalidRequestError(

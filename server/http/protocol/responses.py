@@ -5,6 +5,7 @@ Nothing is stored. Tools other than functions are left out, and those of a names
 
 from __future__ import annotations
 
+import json
 import secrets
 import time
 from collections.abc import Mapping
@@ -115,6 +116,7 @@ def _messages(given: str | list[dict[str, Any]]) -> list[dict[str, Any]]:
     if not given:
         raise InvalidRequestError("input holds no items.", param="input")
     out: list[dict[str, Any]] = []
+    called: set[str] = set()
     reasoning = ""
     for index, item in enumerate(given):
         where = f"input[{index}]"
@@ -131,7 +133,8 @@ def _messages(given: str | list[dict[str, Any]]) -> list[dict[str, Any]]:
                     message["reasoning"], reasoning = reasoning, ""
                 out.append(message)
             case "function_call":
-                function = {"name": item.get("name"), "arguments": item.get("arguments") or "{}"}
+                function = {"name": item.get("name"), "arguments": _arguments(item, where)}
+                called.add(str(item.get("call_id") or item.get("id")))
                 call = {"id": item.get("call_id") or item.get("id"), "type": "function", "function": function}
                 if not out or out[-1]["role"] != "assistant":
                     out.append({"role": "assistant", "content": ""})
@@ -140,6 +143,10 @@ def _messages(given: str | list[dict[str, Any]]) -> list[dict[str, Any]]:
                 out[-1].setdefault("tool_calls", []).append(call)
             case "function_call_output":
                 content = _text(item.get("output"), f"{where}.output")
+                if item.get("call_id") not in called:
+                    raise InvalidRequestError(
+                        f"{where}.call_id refers to no function_call before it.", param=f"{where}.call_id"
+                    )
                 out.append({"role": "tool", "tool_call_id": item.get("call_id"), "content": content})
             case "reasoning":
                 reasoning = _text(item.get("content") or [], f"{where}.content")
@@ -151,6 +158,23 @@ def _messages(given: str | list[dict[str, Any]]) -> list[dict[str, Any]]:
                     code="not_implemented",
                 )
     return out
+
+
+def _arguments(item: Mapping[str, Any], where: str) -> str:
+    """The arguments of a call, which are JSON text of an object."""
+    for name in ("name", "call_id"):
+        if not isinstance(item.get(name), str) or not item[name]:
+            raise InvalidRequestError(f"{where}.{name} is missing.", param=f"{where}.{name}")
+    arguments = item.get("arguments") or "{}"
+    try:
+        read = json.loads(arguments) if isinstance(arguments, str) else None
+    except (ValueError, RecursionError):
+        read = None
+    if not isinstance(read, dict):
+        raise InvalidRequestError(
+            f"{where}.arguments should be the JSON text of an object.", param=f"{where}.arguments"
+        )
+    return str(arguments)
 
 
 def _text(content: Any, where: str) -> str:

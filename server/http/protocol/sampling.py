@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -28,6 +30,7 @@ class StreamOptions(RequestModel):
     """`stream_options`."""
 
     include_usage: bool | None = None
+    continuous_usage_stats: bool | None = None
 
 
 MOST_BIASED = 1024  # tokens in a logit_bias, which costs time in every round
@@ -56,6 +59,10 @@ class SamplingFields(overrides(SamplingParams, RequestModel, without=NOT_THE_SAM
     guided_grammar: str | None = None
     allowed_token_ids: list[int] | None = None
     bad_words: list[str] | None = None
+    prompt_logprobs: Annotated[int, Field(ge=0)] | None = None
+    return_token_ids: bool | None = None
+    truncate_prompt_tokens: Annotated[int, Field(ge=-1)] | None = None
+    truncation_side: Literal["left", "right"] | None = None
     stop: Strings | None = None
     stop_token_ids: list[int] | None = None
     include_stop_str_in_output: bool | None = None
@@ -76,16 +83,27 @@ class SamplingFields(overrides(SamplingParams, RequestModel, without=NOT_THE_SAM
     @property
     def prompt_alternatives(self) -> int | None:
         """The number of alternatives to report per token of the prompt; None for no report."""
-        return None
+        return self.prompt_logprobs
 
     @property
     def include_usage(self) -> bool:
         """Return whether a stream ends with a chunk of usage."""
         return bool(self.stream_options and self.stream_options.include_usage)
 
+    @property
+    def continuous_usage(self) -> bool:
+        """Return whether every chunk of a stream carries the usage so far."""
+        return self.include_usage and bool(self.stream_options and self.stream_options.continuous_usage_stats)
+
 
 def sampling_params(
-    fields: SamplingFields, *, vocabulary_size: int, room: int, default_max_tokens: int | None, clamp: bool = True
+    fields: SamplingFields,
+    *,
+    vocabulary_size: int,
+    room: int,
+    default_max_tokens: int | None,
+    clamp: bool = True,
+    defaults: Mapping[str, float] = MappingProxyType({}),
 ) -> SamplingParams:
     """The sampling parameters that the fields ask for.
 
@@ -95,6 +113,7 @@ def sampling_params(
         room: how many tokens fit after the prompt.
         default_max_tokens: of this server, for requests without a limit; None for all the room there is.
         clamp: shorten a limit beyond the room instead of refusing it.
+        defaults: options, by name, that hold where the request leaves them out.
 
     Raises:
         InvalidRequestError: a field exceeds what this ensemble or this server allows.
@@ -116,8 +135,13 @@ def sampling_params(
         raise InvalidRequestError(
             f"{asked_by} should be at most {MOST_LOGPROBS}, not {shorten(logprobs)}.", param=asked_by
         )
+    if fields.prompt_logprobs is not None and fields.prompt_logprobs > MOST_LOGPROBS:
+        raise InvalidRequestError(
+            f"prompt_logprobs should be at most {MOST_LOGPROBS}, not {shorten(fields.prompt_logprobs)}.",
+            param="prompt_logprobs",
+        )
     params = updated(
-        SamplingParams(max_tokens),
+        SamplingParams(max_tokens, **defaults),  # type: ignore[arg-type]
         fields,
         max_tokens=max_tokens,
         logit_bias=_logit_bias(fields.logit_bias or {}, vocabulary_size),
@@ -157,6 +181,12 @@ def require_fixed_pivot(fields: SamplingFields, ensemble: Ensemble) -> None:
                 f"{name} names token ids, but {ensemble.name} has no fixed pivot for these; leave it out.",
                 param=name,
             )
+    if fields.prompt_logprobs is not None or fields.truncate_prompt_tokens is not None:
+        name = "prompt_logprobs" if fields.prompt_logprobs is not None else "truncate_prompt_tokens"
+        raise InvalidRequestError(
+            f"{name} needs a fixed pivot, but in {ensemble.name} each prompt decides on it; leave it out.",
+            param=name,
+        )
     if fields.prompt_alternatives is not None:
         raise InvalidRequestError(
             f"echo with logprobs needs a fixed pivot, but in {ensemble.name} each prompt decides on it; "
@@ -166,9 +196,35 @@ def require_fixed_pivot(fields: SamplingFields, ensemble: Ensemble) -> None:
 
 
 def check_stream_options(fields: SamplingFields) -> None:
-    """`stream_options` means nothing without a stream, and OpenAI refuses it."""
+    """Refuse what means nothing with or without a stream: `stream_options`, and `prompt_logprobs` as in vLLM."""
     if fields.stream_options is not None and not fields.stream:
         raise InvalidRequestError("stream_options is allowed only with stream: true.", param="stream_options")
+    if fields.prompt_logprobs is not None and fields.stream:
+        raise InvalidRequestError(
+            "prompt_logprobs is allowed only without a stream; leave out one of the two.", param="prompt_logprobs"
+        )
+
+
+def prompt_room(fields: SamplingFields, context: int) -> int | None:
+    """The most tokens of a prompt that `truncate_prompt_tokens` leaves; None where it is left out.
+
+    -1 stands for all that `context` holds beside the answer.
+
+    Raises:
+        InvalidRequestError: it is 0, or `truncation_side` says which side without it.
+    """
+    wanted = fields.truncate_prompt_tokens
+    if wanted is None:
+        if fields.truncation_side is not None:
+            raise InvalidRequestError(
+                "truncation_side is allowed only with truncate_prompt_tokens.", param="truncation_side"
+            )
+        return None
+    if wanted == 0:
+        raise InvalidRequestError(
+            "truncate_prompt_tokens should be at least 1, or -1 for all that fits.", param="truncate_prompt_tokens"
+        )
+    return wanted if wanted > 0 else max(1, context - max(1, fields.limit[1] or 1))
 
 
 def _logit_bias(bias: dict[str, float], vocabulary_size: int) -> dict[int, float]:

@@ -3,14 +3,31 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from alignment.errors import InvalidRequestError, UnsupportedError
+from alignment.errors import InvalidRequestError
 from alignment.text.ids import require_ids
+from alignment.text.stops import control_tokens
 from fusion.sequence.constraint import BadWords, Constraint
-from fusion.sequence.grammar import Grammar, choice, json_object, json_schema, regex, rules
+from fusion.sequence.grammar import (
+    Grammar,
+    GrammarTable,
+    Tag,
+    after_thoughts,
+    choice,
+    either,
+    json_object,
+    json_schema,
+    regex,
+    rules,
+    structural,
+)
 from server.http.errors import shorten
 from server.http.protocol.sampling import SamplingFields
+from server.http.tools.formats import Format
+from server.http.tools.offer import GrammarFor, Offer
 
 if TYPE_CHECKING:
     from fusion.ensemble import Ensemble
@@ -19,25 +36,69 @@ MOST_WORDS = 128
 GUIDED = {"json": json_schema, "regex": regex, "choice": choice, "grammar": rules}
 
 
-def constraint_of(fields: SamplingFields, ensemble: Ensemble, calls: Grammar | None = None) -> Constraint | None:
-    """What the answers must satisfy; `calls` is the grammar of tool calls. Compiles grammars: use a thread.
+@dataclass(frozen=True, slots=True)
+class Around:
+    """The form of a chat's answer around what the request asks for.
+
+    Attributes:
+        offer: tools that may be called, or must be; a schema then binds answers that call none.
+        format: how they are called.
+        thoughts: the tags that the answer may think between before it; None where it does not think.
+        opened: whether the prompt ends inside of thoughts.
+        marks: texts that may be special tokens of the pivot, and may come all the same.
+    """
+
+    offer: Offer
+    format: Format | None
+    thoughts: tuple[str, str] | None = None
+    opened: bool = False
+    marks: tuple[str, ...] = ()
+
+    def around(self, grammar: GrammarFor | None) -> GrammarFor | None:
+        """The grammar of the whole answer."""
+        calls = alone = None
+        if self.format is not None:
+            calls = self.offer.grammar(self.format, demanded=False)
+            alone = self.offer.grammar(self.format, demanded=True)
+        if calls is None or self.offer.demanded or grammar is None:
+            inner = grammar if calls is None else calls
+        else:
+            inner = _either(alone, grammar)
+        thoughts, opened = self.thoughts, self.opened
+        if inner is None or thoughts is None:
+            return inner
+        return lambda table: after_thoughts(inner(table), table, thoughts, opened=opened)
+
+
+def _either(one: GrammarFor | None, other: GrammarFor) -> GrammarFor:
+    return other if one is None else lambda table: either(one(table), other(table))
+
+
+def constraints_of(
+    fields: SamplingFields, ensemble: Ensemble, around: Around | None = None
+) -> dict[str, Constraint]:
+    """What the answers must satisfy, for each pivot that there may be; empty for nothing. Compiles grammars: slow.
 
     Raises:
         InvalidRequestError: a grammar that cannot be enforced, or fields that contradict each other.
-        UnsupportedError: a kind of structure that is not built.
     """
-    asked = [*_grammars(fields), *([calls] if calls else [])]
+    asked = list(_asked(fields))
     if len(asked) > 1:
         raise InvalidRequestError(
-            f"{asked[0].param} and {asked[1].param} both say what the answer looks like; leave one out.",
-            param=asked[1].param,
+            f"{asked[0][0]} and {asked[1][0]} both say what the answer looks like; leave one out.",
+            param=asked[1][0],
         )
-    grammar = asked[0] if asked else None
     words = fields.bad_words or []
-    if grammar is None and fields.allowed_token_ids is None and not words:
-        return None
-    param = grammar.param if grammar else "allowed_token_ids" if fields.allowed_token_ids else "bad_words"
-    require_pivot(ensemble, param)
+    grammar = asked[0][1] if asked else None
+    if around is not None:
+        grammar = around.around(grammar)
+    param = asked[0][0] if asked else "tool_choice"
+    marks = {
+        pivot: control_tokens(view.tokenizer, around.marks if around is not None and len(view.models) > 1 else ())
+        for pivot, view in ensemble.views.items()
+    }
+    if grammar is None and fields.allowed_token_ids is None and not words and not any(marks.values()):
+        return {}
     if grammar is not None and fields.ignore_eos:
         raise InvalidRequestError(f"ignore_eos and {param} exclude each other; leave one out.", param="ignore_eos")
     if fields.allowed_token_ids is not None:
@@ -48,28 +109,31 @@ def constraint_of(fields: SamplingFields, ensemble: Ensemble, calls: Grammar | N
         raise InvalidRequestError(
             f"bad_words should hold at most {MOST_WORDS} texts, none of them empty.", param="bad_words"
         )
-    table = ensemble.first.grammar_table
-    return Constraint(
-        table,
-        grammar=grammar,
-        allowed_ids=fields.allowed_token_ids,
-        bad_words=BadWords(words, table) if words else None,
-    )
 
-
-def require_pivot(ensemble: Ensemble, param: str = "tool_choice") -> None:
-    """Grammars are compiled for the pivot's tokens. Raises InvalidRequestError where each prompt decides on it."""
-    if ensemble.chooses_pivot:
-        raise InvalidRequestError(
-            f"{param} needs a fixed pivot, but in {ensemble.name} each prompt decides on it; leave it out.",
-            param=param,
+    def constraint(pivot: str, grammar: GrammarFor | None) -> Constraint:
+        table = ensemble.views[pivot].grammar_table
+        return Constraint(
+            table,
+            grammar=grammar(table) if grammar else None,
+            allowed_ids=fields.allowed_token_ids,
+            bad_words=BadWords(words, table) if words else None,
+            marks=marks[pivot],
         )
 
+    try:
+        return {pivot: constraint(pivot, grammar) for pivot in ensemble.views}
+    except InvalidRequestError:
+        if asked or around is None or (relaxed := around.offer.relaxed) is None:
+            raise
+    # Tools that nobody asked to be strict are served although their schemas cannot be enforced.
+    grammar = replace(around, offer=relaxed).around(None)
+    return {pivot: constraint(pivot, grammar) for pivot in ensemble.views}
 
-def _grammars(fields: SamplingFields) -> list[Grammar]:
-    found = []
-    if format := fields.response_format:
-        found.append(_response_format(format))
+
+def _asked(fields: SamplingFields) -> Iterator[tuple[str, GrammarFor]]:
+    """The fields that ask for a grammar, and the grammars."""
+    if (format := fields.response_format) and (found := _response_format(format)) is not None:
+        yield "response_format", found
     guided = {f"guided_{kind}": (kind, getattr(fields, f"guided_{kind}")) for kind in GUIDED}
     inner = fields.structured_outputs or {}
     guided |= {f"structured_outputs.{kind}": (kind, value) for kind, value in inner.items()}
@@ -77,20 +141,20 @@ def _grammars(fields: SamplingFields) -> list[Grammar]:
         if value is None or value is False:
             continue
         if kind == "json_object":
-            found.append(json_object(param=param))
+            yield param, _fixed(json_object(param=param))
         elif kind in GUIDED:
-            found.append(_guided(kind, value, param))
+            yield param, _fixed(_guided(kind, value, param))
         elif kind == "structural_tag":
-            raise UnsupportedError(f"{param} is not supported yet; leave it out.", param=param)
-    return [grammar for grammar in found if grammar is not None]
+            yield param, _tags(_json(value, param), param)
+
+
+def _fixed(grammar: Grammar) -> GrammarFor:
+    return lambda table: grammar
 
 
 def _guided(kind: str, value: Any, param: str) -> Grammar:
-    if kind == "json" and isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except (ValueError, RecursionError) as error:
-            raise InvalidRequestError(f"{param} is not valid JSON.", param=param) from error
+    if kind == "json":
+        value = _json(value, param)
     wanted = {"json": dict, "choice": list}.get(kind, str)
     if not isinstance(value, wanted):
         names = {"json": "a JSON schema", "choice": "a list of texts"}
@@ -98,12 +162,22 @@ def _guided(kind: str, value: Any, param: str) -> Grammar:
     return GUIDED[kind](value, param=param)
 
 
-def _response_format(format: dict[str, Any]) -> Grammar | None:
+def _json(value: Any, param: str) -> Any:
+    """The value of a field that may be given as JSON text."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError) as error:
+        raise InvalidRequestError(f"{param} is not valid JSON.", param=param) from error
+
+
+def _response_format(format: dict[str, Any]) -> GrammarFor | None:
     match format.get("type"):
         case "text":
             return None
         case "json_object":
-            return json_object(param="response_format")
+            return _fixed(json_object(param="response_format"))
         case "json_schema":
             inner = format.get("json_schema")
             schema = inner.get("schema", {}) if isinstance(inner, dict) else None
@@ -112,13 +186,54 @@ def _response_format(format: dict[str, Any]) -> Grammar | None:
                     "response_format.json_schema.schema should be a JSON schema.",
                     param="response_format.json_schema.schema",
                 )
-            return json_schema(schema, param="response_format")
+            return _fixed(json_schema(schema, param="response_format"))
         case "structural_tag":
-            raise UnsupportedError(
-                "response_format of the type structural_tag is not supported yet.", param="response_format"
-            )
+            return _tags(format, "response_format")
         case kind:
             raise InvalidRequestError(
-                f"response_format.type should be text, json_object or json_schema, not {shorten(kind)}.",
+                "response_format.type should be text, json_object, json_schema or structural_tag, not "
+                f"{shorten(kind)}.",
                 param="response_format.type",
             )
+
+
+def _tags(value: Any, param: str) -> GrammarFor:
+    """Free text in which a trigger opens a tag: `structures` and `triggers`, or a `format` of triggered tags.
+
+    Each structure has a `begin`, the `schema` of what follows, and an `end`.
+    """
+    inner = value.get("format") if isinstance(value, dict) else None
+    required = parallel = None
+    if isinstance(inner, dict):
+        if inner.get("type") != "triggered_tags":
+            raise InvalidRequestError(
+                f"{param}.format.type should be triggered_tags, not {shorten(inner.get('type'))}.",
+                param=f"{param}.format.type",
+                code="not_implemented",
+            )
+        required, parallel = inner.get("at_least_one"), not inner.get("stop_after_first")
+        structures, triggers = inner.get("tags"), inner.get("triggers")
+    else:
+        structures = value.get("structures") if isinstance(value, dict) else None
+        triggers = value.get("triggers") if isinstance(value, dict) else None
+    for name, given in (("structures", structures), ("triggers", triggers)):
+        if not isinstance(given, list) or not given:
+            raise InvalidRequestError(f"{param}.{name} should be a list that is not empty.", param=param)
+    tags = [_tag(each, triggers, f"{param}.structures[{index}]") for index, each in enumerate(structures or ())]
+
+    def grammar(table: GrammarTable) -> Grammar:
+        return structural(tags, table, required=bool(required), parallel=parallel is not False, param=param)
+
+    return grammar
+
+
+def _tag(structure: Any, triggers: Any, where: str) -> Tag:
+    fields = structure if isinstance(structure, dict) else {}
+    begin, end, content = fields.get("begin"), fields.get("end"), fields.get("content")
+    schema = fields.get("schema", content.get("json_schema") if isinstance(content, dict) else None)
+    if not isinstance(begin, str) or not isinstance(end, str) or not isinstance(schema, dict):
+        raise InvalidRequestError(f"{where} should hold begin, schema and end.", param=where)
+    trigger = next((t for t in triggers if isinstance(t, str) and t and begin.startswith(t)), None)
+    if trigger is None:
+        raise InvalidRequestError(f"{where}.begin begins with none of the triggers.", param=where)
+    return Tag(trigger, begin.removeprefix(trigger), schema, end)

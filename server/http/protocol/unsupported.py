@@ -17,18 +17,22 @@ NOTHING: tuple[object, ...] = (None, False, "", [], {})
 UNBUILT: dict[str, tuple[object, ...]] = {
     **dict.fromkeys(
         (
+            "add_special_tokens",
             "audio",
             "chat_template",
             "documents",
+            "echo",
             "functions",
             "logits_processors",
+            "logprob_token_ids",
             "prompt_embeds",
-            "prompt_logprobs",
-            "return_token_ids",
+            "repetition_detection",
+            "return_prompt_text",
             "return_tokens_as_token_ids",
             "suffix",
-            "truncate_prompt_tokens",
+            "thinking_token_budget",
             "use_beam_search",
+            "watermarking",
         ),
         NOTHING,
     ),
@@ -36,6 +40,13 @@ UNBUILT: dict[str, tuple[object, ...]] = {
     "modalities": (None, ["text"]),
     "skip_special_tokens": (None, True),
     "web_search_options": (None,),
+}
+
+# Where leaving it out is not all there is to say.
+REASONS = {
+    "add_special_tokens": "the chat template writes the special tokens of a chat",
+    "echo": "the prompt of a chat is its template's; return_prompt_text returns it",
+    "watermarking": "the distribution of an ensemble removes the mark of any one member",
 }
 
 MAX_LOGGED = 1000
@@ -50,7 +61,8 @@ def check_unknown(body: RequestModel) -> None:
     """
     for name, value in (body.model_extra or {}).items():
         if name in UNBUILT and not _asks_nothing(value, UNBUILT[name]):
-            raise UnsupportedError(f"{name} is not supported yet; leave it out.", param=name)
+            why = f": {REASONS[name]}" if name in REASONS else " yet"
+            raise UnsupportedError(f"{name} is not supported{why}; leave it out.", param=name)
     for name in _unknown(body, ""):
         # Bounded, so that made-up names fill neither the log nor the memory.
         if name not in _logged and len(_logged) < MAX_LOGGED:

@@ -11,8 +11,10 @@ from typing import Literal
 from fastapi import APIRouter, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
+from alignment.text.stops import control_tokens
 from fusion import core
 from fusion.core import FinishReason, Prompt, Token
+from fusion.ensemble import View
 from server.http.generation import Choice, Generation
 from server.http.protocol.body import StrictJsonRoute
 from server.http.protocol.chat import ChatRequest, rendering
@@ -27,8 +29,9 @@ from server.http.protocol.chat_answer import (
 )
 from server.http.protocol.common import Usage
 from server.http.protocol.fusion import rounds_report
-from server.http.protocol.logprobs import chat_logprobs
-from server.http.protocol.structured import constraint_of, require_pivot
+from server.http.protocol.logprobs import chat_logprobs, prompt_logprobs
+from server.http.protocol.sampling import prompt_room
+from server.http.protocol.structured import Around, constraints_of
 from server.http.reading import Reading
 from server.http.reasoning import ReasoningTags
 from server.http.routes.submit import Asked
@@ -42,12 +45,13 @@ class ChatShape(ServerSentEvents):
     """Answers as chat completions."""
 
     def __init__(
-        self, generation: Generation, model: str, *, logprobs: bool, reading: Callable[[], Reading] = Reading
+        self, generation: Generation, model: str, body: ChatRequest, *, reading: Callable[[View], Reading]
     ) -> None:
         self.generation = generation
-        self._readings = [reading() for _ in generation.choices]
+        self.body = body
+        self._reading = reading
+        self._readings: dict[int, Reading] = {}  # by choice
         self.model = model
-        self.logprobs = logprobs
         self.id = f"chatcmpl-{uuid.uuid4().hex}"
         self.created = int(time.time())
 
@@ -58,21 +62,26 @@ class ChatShape(ServerSentEvents):
     def opening(self, choices: list[Choice]) -> Iterator[ChatChunk]:
         """The role of each choice."""
         for choice in choices:
-            yield self._chunk(ChatChunkChoice(index=choice.index, delta=Delta(role="assistant", content="")))
+            chunk = self._chunk(ChatChunkChoice(index=choice.index, delta=Delta(role="assistant", content="")))
+            if choice is choices[0]:
+                chunk.prompt_token_ids, chunk.prompt_text = self._prompt_ids(choice), self._prompt_text(choice)
+            yield chunk
 
     def chunks(self, choice: Choice, update: core.Delta) -> Iterator[ChatChunk]:
         """The new content, then how it ended. A round whose text is still held back may have nothing to say."""
         logprobs = self._logprobs(choice, update.tokens) if update.tokens else None
-        reading = self._readings[choice.index]
+        reading = self._reading_of(choice)
         deltas = reading.push(update.text, update.tokens, last=isinstance(update, core.End))
-        rounds = rounds_report(update)
-        if (logprobs or rounds) and not deltas:
+        ids, rounds = self._ids(update.tokens) or None, rounds_report(update)
+        if (logprobs or ids or rounds) and not deltas:
             deltas = [{"content": ""}]
         for fields in deltas:
             yield self._chunk(
-                ChatChunkChoice(index=choice.index, delta=Delta(**fields), logprobs=logprobs, fusion=rounds)
+                ChatChunkChoice(
+                    index=choice.index, delta=Delta(**fields), logprobs=logprobs, token_ids=ids, fusion=rounds
+                )
             )
-            logprobs = rounds = None
+            logprobs = ids = rounds = None
         if isinstance(update, core.End):
             yield self._chunk(
                 ChatChunkChoice(
@@ -90,6 +99,8 @@ class ChatShape(ServerSentEvents):
 
     def whole(self, choices: list[Choice], usage: Usage) -> ChatCompletion:
         """The answer in one piece."""
+        wanted = self.body.prompt_logprobs
+        tokenizer = self.generation.view(choices[0]).tokenizer
         return ChatCompletion(
             id=self.id,
             created=self.created,
@@ -97,10 +108,32 @@ class ChatShape(ServerSentEvents):
             choices=[self._choice(choice) for choice in choices],
             usage=usage,
             system_fingerprint=self.generation.ensemble.fingerprint,
+            prompt_logprobs=(None if wanted is None else prompt_logprobs(choices[0].prompt, wanted, tokenizer)),
+            prompt_token_ids=self._prompt_ids(choices[0]),
+            prompt_text=self._prompt_text(choices[0]),
         )
 
+    def _reading_of(self, choice: Choice) -> Reading:
+        if choice.index not in self._readings:
+            self._readings[choice.index] = self._reading(self.generation.view(choice))
+        return self._readings[choice.index]
+
+    def _ids(self, tokens: Sequence[Token]) -> list[int] | None:
+        return [token.chosen.id for token in tokens] if self.body.return_token_ids else None
+
+    def _prompt_ids(self, choice: Choice) -> list[int] | None:
+        if not self.body.return_token_ids:
+            return None
+        return self.generation.prompt_of(choice).ids[self.generation.view(choice).pivot]
+
+    def _prompt_text(self, choice: Choice) -> str | None:
+        if not self.body.return_prompt_text:
+            return None
+        view = self.generation.view(choice)
+        return view.tokenizer.decode(self.generation.prompt_of(choice).ids[view.pivot])
+
     def _choice(self, choice: Choice) -> ChatChoice:
-        reading, at = self._readings[choice.index], 0
+        reading, at = self._reading_of(choice), 0
         for number, (text, count) in enumerate(zip(choice.texts, choice.counts, strict=True), 1):
             reading.push(text, choice.tokens[at : at + count], last=number == len(choice.texts))
             at += count
@@ -117,6 +150,7 @@ class ChatShape(ServerSentEvents):
             logprobs=self._logprobs(choice, choice.tokens),
             finish_reason=_finish(choice.end.finish if choice.end else None, reading),
             stop_reason=choice.end.stop_reason if choice.end else None,
+            token_ids=self._ids(choice.tokens),
             fusion=self.generation.report(choice),
         )
 
@@ -126,12 +160,12 @@ class ChatShape(ServerSentEvents):
             created=self.created,
             model=self.model,
             choices=list(choices),
-            usage=usage,
+            usage=self.generation.usage if self.body.continuous_usage else usage,
             system_fingerprint=self.generation.ensemble.fingerprint,
         )
 
     def _logprobs(self, choice: Choice, tokens: Sequence[Token]) -> ChatLogprobs | None:
-        return chat_logprobs(tokens, self.generation.view(choice).tokenizer) if self.logprobs else None
+        return chat_logprobs(tokens, self.generation.view(choice).tokenizer) if self.body.logprobs else None
 
 
 def _finish(finish: FinishReason | None, reading: Reading) -> Literal["stop", "length", "tool_calls"] | None:
@@ -163,19 +197,16 @@ async def answer_chat(
     """
     asked = Asked.of(service, body)
     prompt, reading = await run_in_threadpool(lambda: prepared(service, body, asked))
-    _, logprobs = body.alternatives
     return await asked.answer(
         request,
         [prompt],
-        lambda generation: shape(
-            ChatShape(generation, asked.model, logprobs=logprobs is not None, reading=reading)
-        ),
+        lambda generation: shape(ChatShape(generation, asked.model, body, reading=reading)),
         param="messages",
     )
 
 
-def prepared(service: Service, body: ChatRequest, asked: Asked) -> tuple[Prompt, Callable[[], Reading]]:
-    """The prompt, and what reads each of the answers.
+def prepared(service: Service, body: ChatRequest, asked: Asked) -> tuple[Prompt, Callable[[View], Reading]]:
+    """The prompt, and what reads each of the answers, which are in the pivot's tokens.
 
     Raises:
         InvalidRequestError: the conversation or its tools are wrong, or a template refuses them.
@@ -189,26 +220,26 @@ def prepared(service: Service, body: ChatRequest, asked: Asked) -> tuple[Prompt,
         supports = {name: service.tool_support(model.tokenizer) for name, model in ensemble.models.items()}
         format = format_for(supports[ensemble.pivot], settings.tool_format)
         shown = conversations(ensemble, conversation["messages"], offer.tools, supports, format)
-    calls = None
-    if format is not None and offer.tools and offer.choice != "auto":
-        require_pivot(ensemble)
-        calls = format.grammar(
-            offer.tools, ensemble.first.grammar_table, choice=offer.choice, parallel=offer.parallel
-        )
-    constraint = constraint_of(body, ensemble, calls)
-    place = asked.fusion.context_place
-    prompt = ensemble.encode_chat(**conversation, locate=asked.located, shown=shown, place=place)
-    prompt = replace(prompt, constraint=constraint)
+    room, place = prompt_room(body, ensemble.context), asked.fusion.context_place
+    prompt = ensemble.encode_chat(
+        **conversation, locate=asked.located, limited=room is None, shown=shown, place=place
+    )
+    if room is not None:
+        prompt = ensemble.shortened(prompt, room, body.truncation_side or "left")
     tokenizer = ensemble.tokenizer
     opened = tags is not None and tags.opened_by(tokenizer.decode(prompt.ids[ensemble.pivot][-8:]))
+    thinks = tags is not None and (opened or tags.open in str(tokenizer.hf.chat_template))
+    thoughts = settings.reasoning_tags if thinks else None
+    around = Around(offer, format, thoughts, opened, marks=thoughts or ())
+    prompt = replace(prompt, constraints=constraints_of(body, ensemble, around))
+    marks = [*([format.opener] if format and offer.tools else []), *(settings.reasoning_tags or ())]
 
-    def reading() -> Reading:
-        if format is None or not offer.tools:
-            return Reading(tags=tags, opened=opened)
-        opener = tokenizer.hf.convert_tokens_to_ids(format.opener) if format.opener else None
-        special = opener in getattr(tokenizer, "special_ids", ())
-        parser = ToolParser(format, offer.tools)
-        openers = {opener: format.opener} if special and isinstance(opener, int) else None
-        return Reading(parser=parser, tags=tags, opened=opened, openers=openers)
+    def reading(view: View) -> Reading:
+        return Reading(
+            parser=ToolParser(format, offer.tools) if format is not None and offer.tools else None,
+            tags=tags,
+            opened=opened,
+            marks=control_tokens(view.tokenizer, filter(None, marks)),
+        )
 
     return prompt, reading

@@ -11,21 +11,23 @@ from fastapi import APIRouter, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
 from alignment.errors import InvalidRequestError
-from fusion.core import Delta, End, Prompt
+from fusion.core import Delta, End, Prompt, Token
 from server.http.generation import Choice, Generation
 from server.http.protocol.body import StrictJsonRoute
-from server.http.protocol.common import Usage
+from server.http.protocol.common import PromptLogprobs, Usage
 from server.http.protocol.completions import (
     Completion,
     CompletionChoice,
+    CompletionLogprobs,
     CompletionRequest,
     check_best_of,
     check_prompt_alone,
     prompts,
 )
 from server.http.protocol.fusion import rounds_report
-from server.http.protocol.logprobs import CompletionText
-from server.http.protocol.structured import constraint_of
+from server.http.protocol.logprobs import CompletionText, prompt_logprobs
+from server.http.protocol.sampling import prompt_room
+from server.http.protocol.structured import constraints_of
 from server.http.routes.submit import Asked
 from server.http.service import Service
 from server.http.streaming import ServerSentEvents
@@ -34,10 +36,13 @@ from server.http.streaming import ServerSentEvents
 class CompletionShape(ServerSentEvents):
     """Answers as text completions. `echo` holds the text that each choice begins with, if it begins with one."""
 
-    def __init__(self, generation: Generation, model: str, *, logprobs: bool, echo: Sequence[str] = ()) -> None:
+    def __init__(
+        self, generation: Generation, model: str, body: CompletionRequest, *, echo: Sequence[str] = ()
+    ) -> None:
         self.generation = generation
         self.model = model
-        self.logprobs = logprobs
+        self.body = body
+        self.logprobs = body.logprobs is not None
         self.echo = echo
         self.id = f"cmpl-{uuid.uuid4().hex}"
         self.created = int(time.time())
@@ -60,11 +65,21 @@ class CompletionShape(ServerSentEvents):
         if self.logprobs and (update.prompt or update.tokens):
             if choice.index not in self._sent:
                 self._sent[choice.index] = self._text_of(choice)
-            logprobs = self._sent[choice.index].logprobs(update.prompt, update.tokens)
-        rounds = rounds_report(update)
-        if text or logprobs or rounds:
+            logprobs = self._sent[choice.index].logprobs(self._echoed(update.prompt), update.tokens)
+        ids, rounds = self._ids(update.tokens) or None, rounds_report(update)
+        if text or logprobs or ids or rounds:
+            first = len(choice.texts) == 1
             yield self._completion(
-                [CompletionChoice(index=choice.index, text=text, logprobs=logprobs, fusion=rounds)]
+                [
+                    CompletionChoice(
+                        index=choice.index,
+                        text=text,
+                        logprobs=logprobs,
+                        token_ids=ids,
+                        prompt_token_ids=self._prompt_ids(choice) if first else None,
+                        fusion=rounds,
+                    )
+                ]
             )
         if isinstance(update, End):
             yield self._completion(
@@ -89,9 +104,12 @@ class CompletionShape(ServerSentEvents):
             CompletionChoice(
                 index=choice.index,
                 text=(self.echo[choice.index] if self.echo else "") + choice.text,
-                logprobs=self._text_of(choice).logprobs(choice.prompt, choice.tokens) if self.logprobs else None,
+                logprobs=self._logprobs(choice),
                 finish_reason=choice.end.finish if choice.end else None,
                 stop_reason=choice.end.stop_reason if choice.end else None,
+                token_ids=self._ids(choice.tokens),
+                prompt_token_ids=self._prompt_ids(choice),
+                prompt_logprobs=self._prompt_logprobs(choice),
                 fusion=self.generation.report(choice),
             )
             for choice in choices
@@ -104,16 +122,41 @@ class CompletionShape(ServerSentEvents):
             created=self.created,
             model=self.model,
             choices=choices,
-            usage=usage,
+            usage=self.generation.usage if self.body.continuous_usage else usage,
             system_fingerprint=self.generation.ensemble.fingerprint,
         )
+
+    def _logprobs(self, choice: Choice) -> CompletionLogprobs | None:
+        if not self.logprobs:
+            return None
+        return self._text_of(choice).logprobs(self._echoed(choice.prompt), choice.tokens)
+
+    def _echoed(self, prompt: Sequence[Token]) -> list[Token]:
+        """The tokens of a prompt as `echo` reports them, which may be scored for `prompt_logprobs` alone."""
+        if not self.echo:
+            return []
+        return [replace(token, top=token.top[: self.body.logprobs]) for token in prompt]
+
+    def _prompt_logprobs(self, choice: Choice) -> PromptLogprobs | None:
+        wanted = self.body.prompt_logprobs
+        if wanted is None:
+            return None
+        return prompt_logprobs(choice.prompt, wanted, self.generation.view(choice).tokenizer)
+
+    def _ids(self, tokens: Sequence[Token]) -> list[int] | None:
+        return [token.chosen.id for token in tokens] if self.body.return_token_ids else None
+
+    def _prompt_ids(self, choice: Choice) -> list[int] | None:
+        if not self.body.return_token_ids:
+            return None
+        return self.generation.prompt_of(choice).ids[self.generation.view(choice).pivot]
 
     def _text_of(self, choice: Choice) -> CompletionText:
         generation = self.generation
         view = generation.view(choice)
         if not self.echo:
             return CompletionText(view.tokenizer)
-        prompt = generation.prompts[choice.index * len(generation.prompts) // len(generation.choices)]
+        prompt = generation.prompt_of(choice)
         places = prompt.located[view.pivot] if prompt.located is not None else None
         return CompletionText(view.tokenizer, self.echo[choice.index], places)
 
@@ -147,7 +190,22 @@ def completions_router(service: Service) -> APIRouter:
                 )
             return ensemble.encode_ids(prompt, locate=asked.located)
 
-        texts = prompts(body, most)
+        room = prompt_room(body, ensemble.context)
+
+        def cut(prompt: str | list[int]) -> str | list[int]:
+            """A prompt with no more of the pivot's tokens than `room`."""
+            if room is None:
+                return prompt
+            special = body.add_special_tokens is not False
+            encode = ensemble.tokenizer.encode
+            ids = encode(prompt, add_special_tokens=special) if isinstance(prompt, str) else prompt
+            if len(ids) <= room:
+                return prompt
+            pivot, side = ensemble.pivot, body.truncation_side or "left"
+            return ensemble.shortened(Prompt({pivot: ids}, {}), room, side).ids[pivot]
+
+        texts: Sequence[str | list[int]] = prompts(body, most)
+        texts = await run_in_threadpool(lambda: [cut(text) for text in texts])
         if len(texts) * n > most:
             raise InvalidRequestError(
                 f"{len(texts)} prompts with n {n} are {len(texts) * n} sequences; this server takes at most "
@@ -155,14 +213,12 @@ def completions_router(service: Service) -> APIRouter:
                 param="prompt",
             )
         echo = [text for prompt in texts for text in [written(prompt)] * n] if body.echo else []
-        constraint = await run_in_threadpool(lambda: constraint_of(body, ensemble))
+        constraints = await run_in_threadpool(lambda: constraints_of(body, ensemble))
         encoded = await run_in_threadpool(lambda: [encode(text) for text in texts])
         return await asked.answer(
             request,
-            [replace(prompt, constraint=constraint) for prompt in encoded],
-            lambda generation: CompletionShape(
-                generation, asked.model, logprobs=body.logprobs is not None, echo=echo
-            ),
+            [replace(prompt, constraints=constraints) for prompt in encoded],
+            lambda generation: CompletionShape(generation, asked.model, body, echo=echo),
             param="prompt",
         )
 

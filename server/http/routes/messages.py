@@ -12,8 +12,16 @@ from server.http.protocol.common import Usage
 from server.http.protocol.messages import CountTokensRequest, MessagesRequest, MessageStream, as_chat, as_message
 from server.http.routes.chat import answer_chat, prepared
 from server.http.routes.submit import Asked
-from server.http.routes.translated import TranslatedShape, chat_request
+from server.http.routes.translated import TranslatedShape, chat_request, in_words_of
 from server.http.service import Service
+
+NAMES = (
+    (r"tools\[(\d+)\]\.function\.parameters", r"tools[\1].input_schema"),
+    (r"tools\[(\d+)\]\.function", r"tools[\1]"),
+    (r"response_format(\.json_schema\.schema)?", "output_config.format.schema"),
+    ("reasoning_effort", "output_config.effort"),
+    (r"stop\b", "stop_sequences"),
+)
 
 
 class MessageTranslator(MessageStream):
@@ -35,22 +43,24 @@ def messages_router(service: Service) -> APIRouter:
     @router.post("/v1/messages")
     async def create_message(request: Request, body: MessagesRequest) -> Response:
         """Answer a conversation."""
-        chat = chat_request(as_chat(body))
-        return await answer_chat(
-            service,
-            request,
-            chat,
-            lambda shape: TranslatedShape(
-                shape, MessageTranslator(shape.model, input_tokens=shape.generation.prompt_tokens)
-            ),
-        )
+        with in_words_of(NAMES):
+            chat = chat_request(as_chat(body))
+            return await answer_chat(
+                service,
+                request,
+                chat,
+                lambda shape: TranslatedShape(
+                    shape, MessageTranslator(shape.model, input_tokens=shape.generation.prompt_tokens)
+                ),
+            )
 
     @router.post("/v1/messages/count_tokens")
     async def count_tokens(body: CountTokensRequest) -> dict[str, int]:
         """The number of the pivot's tokens that a conversation comes to."""
-        chat = chat_request(as_chat(body))
-        asked = Asked.of(service, chat)
-        prompt, _ = await run_in_threadpool(lambda: prepared(service, chat, asked))
+        with in_words_of(NAMES):
+            chat = chat_request(as_chat(body))
+            asked = Asked.of(service, chat)
+            prompt, _ = await run_in_threadpool(lambda: prepared(service, chat, asked))
         return {"input_tokens": len(prompt.ids[asked.ensemble.pivot])}
 
     return router

@@ -9,8 +9,17 @@ from fastapi import APIRouter, Request, Response
 from alignment.errors import UnavailableError
 from fusion.loop.line import STOPPING
 from server import __version__
+from server.http.protocol.common import AnswerModel
 from server.http.service import Service
 from server.telemetry.metrics.exposition import exposition, refresh
+
+
+class ServerLoad(AnswerModel):
+    """Sequences of the server. `server_load`, the sum, is the field that vLLM has."""
+
+    server_load: int
+    running: int
+    waiting: int
 
 
 def _missed(service: Service, away: Collection[str]) -> list[str]:
@@ -64,6 +73,20 @@ def operations_router(service: Service) -> APIRouter:
         refresh(service.catalogue, service.ensembles, service.fuser.load())
         content, content_type = exposition(service.catalogue, request.headers.get("accept", ""))
         return Response(content, headers={"Content-Type": content_type})
+
+    @router.head("/ping", include_in_schema=False)
+    @router.post("/ping", include_in_schema=False)
+    @router.get("/ping")
+    async def ping() -> dict[str, str]:
+        """The same as /health, under the name that SageMaker asks for."""
+        return await health()
+
+    @router.get("/load")
+    def load() -> ServerLoad:
+        """The sequences that are being answered and those that wait, for load balancers."""
+        found = service.fuser.load()
+        running, waiting = sum(found.running.values()), sum(found.waiting.values())
+        return ServerLoad(server_load=running + waiting, running=running, waiting=waiting)
 
     @router.get("/version")
     async def version() -> dict[str, str]:

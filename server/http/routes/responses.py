@@ -10,8 +10,16 @@ from server.http.protocol.body import StrictJsonRoute
 from server.http.protocol.common import Usage
 from server.http.protocol.responses import ResponsesRequest, ResponseStream, as_chat, as_response
 from server.http.routes.chat import answer_chat
-from server.http.routes.translated import TranslatedShape, chat_request
+from server.http.routes.translated import TranslatedShape, chat_request, in_words_of
 from server.http.service import Service
+
+NAMES = (
+    (r"tools\[(\d+)\]\.function", r"tools[\1]"),
+    (r"response_format(\.json_schema\.schema)?", "text.format.schema"),
+    ("reasoning_effort", "reasoning.effort"),
+    (r"max_(completion_)?tokens", "max_output_tokens"),
+    ("messages$", "input"),
+)
 
 
 class ResponseTranslator(ResponseStream):
@@ -37,12 +45,13 @@ def responses_router(service: Service) -> APIRouter:
     @router.post("/v1/responses")
     async def create_response(request: Request, body: ResponsesRequest) -> Response:
         """Answer a conversation; nothing is stored."""
-        chat = chat_request(as_chat(body))
-        return await answer_chat(
-            service,
-            request,
-            chat,
-            lambda shape: TranslatedShape(shape, ResponseTranslator(body, shape.model)),
-        )
+        with in_words_of(NAMES):
+            chat = chat_request(as_chat(body))
+            return await answer_chat(
+                service,
+                request,
+                chat,
+                lambda shape: TranslatedShape(shape, ResponseTranslator(body, shape.model)),
+            )
 
     return router

@@ -94,6 +94,7 @@ class Asked:
         """
         settings, body, ensemble = self.service.settings, self.body, self.ensemble
         members = ensemble.taking_part(self.fusion)
+        from_checkpoint = settings.sampling_defaults == "checkpoint"
         submissions = []
         for prompt in prompts:
             sampling = sampling_params(
@@ -102,6 +103,7 @@ class Asked:
                 room=ensemble.max_new_tokens(prompt, members, param=param),
                 default_max_tokens=settings.default_max_tokens,
                 clamp=settings.long_max_tokens == "clamp",
+                defaults=ensemble.models[ensemble.pivot].sampling if from_checkpoint else {},
             )
             submissions += [(prompt, seeded(sampling, i)) for i in range(self.choices)]
         generation = Generation(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 from pydantic import BaseModel, RootModel, ValidationError
 
-from alignment.errors import InvalidRequestError, RequestError
+from alignment.errors import InvalidRequestError, RequestError, UnsupportedError
 from fusion.core import Delta
 from server.http.errors import invalid_field
 from server.http.generation import Choice
@@ -84,6 +86,24 @@ class TranslatedShape:
         return Object(self.translator.whole(self.chat.whole(choices, usage).model_dump()))
 
 
+Names = Sequence[tuple[str, str]]
+"""Patterns that names of a chat's fields begin with, and what these are called elsewhere; the first one holds."""
+
+
+@contextmanager
+def in_words_of(names: Names) -> Iterator[None]:
+    """Let errors that are about a field of a chat name the field of the API that was asked."""
+    try:
+        yield
+    except RequestError as error:
+        for pattern, name in names:
+            if error.param is not None and (found := re.match(pattern, error.param)):
+                param = found.expand(name) + error.param[found.end() :]
+                error.message, error.param = error.message.replace(error.param, param), param
+                break
+        raise
+
+
 def chat_request(fields: dict[str, Any]) -> ChatRequest:
     """The chat request of these fields.
 
@@ -95,6 +115,11 @@ def chat_request(fields: dict[str, Any]) -> ChatRequest:
     except ValidationError as error:
         problems = [problem | {"loc": ("body", *problem["loc"])} for problem in error.errors()]
         raise invalid_field(problems) from error
+    for name in ("logprobs", "prompt_logprobs", "return_prompt_text", "return_token_ids"):
+        if getattr(body, name):
+            raise UnsupportedError(
+                f"{name} has no place in the answers of this API; use /v1/chat/completions for it.", param=name
+            )
     if (body.n or 1) > 1:
         raise InvalidRequestError("n should be 1: this API has one answer.", param="n")
     return body

@@ -19,11 +19,15 @@ _LETTERS = string.ascii_letters + string.digits
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """A function that a request declares; `parameters` is a JSON schema."""
+    """A function that a request declares; `parameters` is a JSON schema.
+
+    Arguments follow the schema as far as that can be enforced; where `strict`, one that cannot is refused.
+    """
 
     name: str
     description: str = ""
     parameters: dict[str, Any] = field(default_factory=dict)
+    strict: bool = False
 
     @property
     def schema(self) -> dict[str, Any]:
@@ -118,5 +122,5 @@ def declared(tools: Iterable[Any] | None) -> list[Tool]:
             )
         if description is not None and not isinstance(description, str):
             raise InvalidRequestError(f"{where}.function.description should be a text.", param=where)
-        found[name] = Tool(name, description or "", dict(parameters or {}))
+        found[name] = Tool(name, description or "", dict(parameters or {}), function.get("strict") is True)
     return list(found.values())

@@ -107,18 +107,23 @@ class Format:
                     for tool in tools
                 ]
             case "mistral":
-                calls = [f"{literal(self._begin(tool))} {json_rule(tool.schema)} {literal('}')}" for tool in tools]
+                calls = [f"{literal(self._begin(tool))} {_arguments(tool)} {literal('}')}" for tool in tools]
                 more = ' (", " call)*' if parallel else ""
                 rules = f'start: "[" call{more} "]"\ncall: ' + "\n    | ".join(calls)
                 return [Tag(self.opener, "", None, "", rules)]
             case "args":
-                return [Tag(self.opener, f"{tool.name}[ARGS]", tool.schema, "") for tool in tools]
-            case "hermes":
                 return [
-                    Tag(self.opener, f"\n{self._begin(tool)}", tool.schema, "}\n</tool_call>") for tool in tools
+                    Tag(self.opener, f"{tool.name}[ARGS]", tool.schema, "", lenient=not tool.strict)
+                    for tool in tools
+                ]
+            case "hermes":
+                end = "}\n</tool_call>"
+                return [
+                    Tag(self.opener, f"\n{self._begin(tool)}", tool.schema, end, lenient=not tool.strict)
+                    for tool in tools
                 ]
             case _:
-                return [Tag("", self._begin(tool), tool.schema, "}") for tool in tools]
+                return [Tag("", self._begin(tool), tool.schema, "}", lenient=not tool.strict) for tool in tools]
 
     def _begin(self, tool: Tool) -> str:
         return f'{{"name": {json.dumps(tool.name)}, "{self.key}": '
@@ -157,6 +162,10 @@ def named_tool(choice: str | Mapping[str, Any], tools: Sequence[Tool]) -> Tool |
     if found is None:
         raise InvalidRequestError("tool_choice names a function that is not among tools.", param="tool_choice")
     return found
+
+
+def _arguments(tool: Tool) -> str:
+    return json_rule(tool.schema, lenient=not tool.strict)
 
 
 def _fields(tool: Tool) -> str:

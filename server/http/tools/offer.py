@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from alignment.text.tokenizer import Tokenizer
+from fusion.sequence.grammar import Grammar, GrammarTable
 from server.http.tools.calls import Tool, declared
 from server.http.tools.formats import FORMATS, Format, named_tool
 from server.http.tools.history import shown
@@ -14,6 +16,9 @@ from server.http.tools.template import ToolSupport, probe
 if TYPE_CHECKING:
     from fusion.ensemble import Ensemble
     from server.http.protocol.chat import ChatRequest
+
+GrammarFor = Callable[[GrammarTable], Grammar]
+"""A grammar for the vocabulary of a pivot, in which other tokens may be special than in another's."""
 
 Shown = dict[str, tuple[list[dict[str, Any]], dict[str, Any]]]
 
@@ -36,6 +41,32 @@ class Offer:
         tools, choice = declared(body.tools), body.tool_choice or "auto"
         named_tool(choice, tools)
         return cls([] if choice == "none" else tools, choice, body.parallel_tool_calls is not False)
+
+    @property
+    def demanded(self) -> bool:
+        """Whether the answer must be a call."""
+        return bool(self.tools) and self.choice != "auto"
+
+    @property
+    def relaxed(self) -> Offer | None:
+        """The offer without schemas, for those that cannot be enforced; None where they must be."""
+        if self.demanded or any(tool.strict for tool in self.tools):
+            return None
+        tools = [replace(tool, parameters={"type": "object"}) for tool in self.tools]
+        return Offer(tools, self.choice, self.parallel)
+
+    def grammar(self, format: Format, *, demanded: bool) -> GrammarFor | None:
+        """The grammar of the calls, alone where `demanded`, else inside of text; None without tools."""
+        if not self.tools:
+            return None
+        choice = "required" if demanded and self.choice == "auto" else self.choice
+
+        def made(table: GrammarTable) -> Grammar:
+            found = format.grammar(self.tools, table, choice=choice, parallel=self.parallel)
+            assert found is not None, "there are tools"
+            return found
+
+        return made
 
 
 def support_of(tokenizer: Tokenizer) -> ToolSupport:

@@ -10,7 +10,14 @@ from transformers import T5Config, T5ForConditionalGeneration
 
 from alignment.errors import ConfigError
 from fusion.core import Advance
-from fusion.members.checkpoint import estimate, listed_stops, parse_device, parse_dtype, weight_files
+from fusion.members.checkpoint import (
+    estimate,
+    listed_sampling,
+    listed_stops,
+    parse_device,
+    parse_dtype,
+    weight_files,
+)
 from fusion.members.transformers.engine import TransformersEngine
 from tests.support import architectures as zoo
 from tests.support.random_models import build, error_of, plain_logprobs, run
@@ -157,3 +164,10 @@ def test_the_estimate_knows_what_an_architecture_caches(name, tmp_path):
     zoo.build(name).save_pretrained(tmp_path)
     engine = TransformersEngine.load(str(tmp_path), cache_tokens=64)
     assert estimate(str(tmp_path), "float32", 64)[1] == engine._cache.nbytes
+
+
+def test_recommended_sampling_is_read_within_its_bounds(tmp_path):
+    assert listed_sampling(str(tmp_path)) == {}
+    listed = {"temperature": 0.6, "top_k": 20, "top_p": 7, "min_p": "0.1", "do_sample": True, "eos_token_id": 2}
+    (tmp_path / "generation_config.json").write_text(json.dumps(listed))
+    assert listed_sampling(str(tmp_path)) == {"temperature": 0.6, "top_k": 20}

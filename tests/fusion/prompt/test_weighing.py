@@ -14,21 +14,8 @@ from fusion.assembly.ensembles import build_ensemble, build_for_any_pivot
 from fusion.options import FusionParams
 from fusion.prompt.weighing import prune
 from fusion.weights import packllm_sim
-from tests.support.toy_fuser import toy_ensemble, toy_model
+from tests.support.toy_fuser import teach, toy_ensemble, toy_model
 from tests.support.weighted_prompts import QUESTION, TALK, chat, completed, dense, report_of, weighted
-
-
-def teach(model, ids, boost=6.0):
-    """Make a toy expect these tokens."""
-    plain = model.member.distribution
-
-    def distribution(tokens):
-        logits = plain(tokens).astype(np.float64)
-        if len(tokens) < len(ids) and tokens == ids[: len(tokens)]:
-            logits[ids[len(tokens)]] += boost
-        return (logits - np.log(np.exp(logits).sum())).astype(np.float32)
-
-    model.member.distribution = distribution
 
 
 def plain_losses(ensemble, prompt, texts=None):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from alignment.errors import InvalidRequestError
-from fusion.sequence.constraint import BadWords, Constraint, fill_masks
+from fusion.sequence.constraint import BadWords, Constraint, fill
 from fusion.sequence.grammar import (
     GrammarTable,
     Tag,
@@ -286,7 +286,10 @@ def test_masks_of_a_batch_are_those_of_each(table):
     grammars = [regex("[0-9]+"), json_object(), None, choice(["x"])]
     some = [Constraint(table, grammar=grammar) for grammar in grammars]
     same = [Constraint(table, grammar=grammar) for grammar in grammars]
-    np.testing.assert_array_equal(fill_masks(some), np.stack([each.mask() for each in same]))
+    fill(some)
+    for each, alone in zip(some, same, strict=True):
+        np.testing.assert_array_equal(each.bits(), alone.bits())
+        np.testing.assert_array_equal(each.mask(), alone.mask())
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,7 @@ def actor() -> Iterator[Actor]:
             self.reply(actor.models if self.path == "/v1/models" else b"{}")
 
         def do_POST(self) -> None:
-            assert self.path == "/v1/chat/completions"
+            assert self.path in ("/v1/chat/completions", "/v1/completions")
             actor.requests.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
             parts = actor.answers.pop(0) if actor.answers else [chunk("Hello"), chunk(" there."), DONE]
             self.reply(*parts)
@@ -264,3 +264,27 @@ def test_printable_text_loses_control_characters_only(text):
     kept = printable(text)
     assert "\x1b" not in kept
     assert [c for c in text if c.isprintable()] == [c for c in kept if c.isprintable()]
+
+
+def test_a_quick_question_is_answered_and_that_is_all(actor):
+    assert talk(actor, "never read", options=("--quick", "Hi")) == (0, "Hello there.\n")
+    assert [request["messages"][-1]["content"] for request in actor.requests] == ["Hi"]
+    actor.status = 500
+    assert talk(actor, options=("-q", "Hi", "--model", "ada"))[0] == 1
+
+
+def text_chunk(text: str) -> bytes:
+    return b"data: " + json.dumps({"choices": [{"index": 0, "text": text}]}).encode() + b"\n\n"
+
+
+def test_texts_are_continued_line_by_line_or_one_alone(actor):
+    actor.answers = [[text_chunk(" upon"), text_chunk(" a time"), DONE] for _ in range(3)]
+    arguments = ["complete", "--url", actor.url, "--max-tokens", "9"]
+    result = CliRunner().invoke(app, arguments, input="Once\n\nTwice\n")
+    assert (result.exit_code, result.output) == (0, " upon a time\n upon a time\n")
+    assert [request["prompt"] for request in actor.requests] == ["Once", "Twice"]
+    assert actor.requests[0]["max_tokens"] == 9
+    result = CliRunner().invoke(app, [*arguments, "--quick", "Thrice"], input="never read\n")
+    assert (result.exit_code, result.output) == (0, " upon a time\n")
+    actor.status = 500
+    assert CliRunner().invoke(app, [*arguments, "--model", "ada"], input="Once\n").exit_code == 1

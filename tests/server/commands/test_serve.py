@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -57,3 +59,36 @@ def test_a_server_from_start_to_end(process, site, number):
     assert any('"finish_reason":"length"' in line for line in rest)
     assert process.wait(timeout=20) == 0
     assert process.stdout.read() == ""
+
+
+def test_a_socket_with_a_certificate_a_path_and_a_template_from_a_file(broken: Path, tmp_path: Path) -> None:
+    """One server with all of them: HTTPS on a Unix socket, below a proxy's path, its template from a file."""
+    if shutil.which("openssl") is None:
+        pytest.skip("needs the openssl command to make a certificate")
+    made = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=tutti"]
+    made += ["-addext", "subjectAltName=DNS:tutti", "-keyout", "key.pem", "-out", "cert.pem"]
+    subprocess.run(made, cwd=broken, check=True, capture_output=True)
+    (broken / "mine.jinja").write_text("{% for m in messages %}<{{ m.content }}>{% endfor %}")
+    config = (broken / "tutti.yaml").read_text()
+    config = config.replace("cache_tokens: 2048}", "cache_tokens: 2048, chat_template: mine.jinja}", 1)
+    listening = f"unix_socket: {tmp_path / 's'}, tls_certificate: cert.pem, tls_key: key.pem, root_path: /llm"
+    config = config.replace("server: {port: 0}", f"server: {{{listening}}}")
+    (broken / "tutti.yaml").write_text(config)
+    command = [sys.executable, "-c", "from server.cli import main; main()", "serve", "tutti.yaml"]
+    environ = os.environ | {"PYTHONPATH": str(REPOSITORY), "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(command, cwd=broken, env=environ, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline().split()[-1] == f"unix:{tmp_path / 's'}"
+            trusted = ssl.create_default_context(cafile=str(broken / "cert.pem"))
+            transport = httpx.HTTPTransport(uds=str(tmp_path / "s"), verify=trusted)
+            with httpx.Client(transport=transport, base_url="https://tutti") as client:
+                assert client.get("/health").json() == {"status": "ok"}
+                body = {"model": "ada", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1}
+                answer = client.post("/v1/chat/completions", json=body | {"return_prompt_text": True})
+                assert answer.json()["prompt_text"] == "<Hi>"
+                assert client.get("/openapi.json").json()["servers"] == [{"url": "/llm"}]
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(timeout=20) == 0
+        finally:
+            process.kill()

@@ -34,6 +34,7 @@ def test_chat_answer_has_the_shape_clients_read(client: TestClient) -> None:
         "prompt_tokens": PROMPT_TOKENS,
         "completion_tokens": 3,
         "total_tokens": PROMPT_TOKENS + 3,
+        "prompt_tokens_details": {"cached_tokens": 0},
     }
 
 

@@ -205,7 +205,7 @@ def test_more_sequences_than_can_ever_wait_are_refused_for_good(client: TestClie
     ("path", "fields", "param"),
     [
         (CHAT_PATH, {"functions": [{"name": "f"}]}, "functions"),
-        (CHAT_PATH, {"prompt_logprobs": 0}, "prompt_logprobs"),
+        (CHAT_PATH, {"logprob_token_ids": [0]}, "logprob_token_ids"),
         (CHAT_PATH, {"modalities": ["text", "audio"]}, "modalities"),
         (TEXT_PATH, {"suffix": "end"}, "suffix"),
         (TEXT_PATH, {"best_of": 2}, "best_of"),

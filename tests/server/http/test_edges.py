@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import httpx
 import pytest
@@ -13,7 +14,7 @@ from server.http.app import create_app
 from server.settings import ServerSettings
 from tests.support.scripted_fuser import ScriptedFuser, ensemble
 from tests.support.served import Served
-from tests.support.small_requests import CHAT_PATH, error_of
+from tests.support.small_requests import CHAT, CHAT_PATH, error_of
 
 Serve = Callable[..., Served]
 
@@ -87,3 +88,57 @@ def test_bodies_at_the_limit_are_read(fuser: ScriptedFuser) -> None:
         for content in (body + b" ", iter([body, b" "])):
             answer = client.post("/tokenize", content=content, headers={"content-type": "application/json"})
             error_of(answer, 413)
+
+
+def test_what_stands_before_the_routes_answers_messages_in_their_own_shape(fuser: ScriptedFuser) -> None:
+    settings = ServerSettings(api_keys=("secret",), max_body_bytes=100)
+    with TestClient(create_app({"pair": ensemble()}, fuser, settings)) as client:
+        path, key = "/v1/messages", {"x-api-key": "secret"}
+        answers = [
+            (client.post(path, json={}), 401, "authentication_error"),
+            (client.post(path, content=b"x" * 200, headers=key), 413, "request_too_large"),
+            (client.post(path, content=b"{", headers=key), 400, "invalid_request_error"),
+            (client.get(path, headers=key), 405, "invalid_request_error"),
+            (client.post(f"{path}/nothing", json={}, headers=key), 404, "not_found_error"),
+        ]
+        client.app.state.lifecycle.draining = True  # type: ignore[attr-defined]
+        answers.append((client.post(path, json={}, headers=key), 503, "overloaded_error"))
+    for answer, status, kind in answers:
+        assert answer.status_code == status
+        body = answer.json()
+        assert (body["type"], body["error"]["type"]) == ("error", kind)
+        assert body["request_id"] == answer.headers["x-request-id"]
+
+
+def test_behind_a_proxy_paths_are_those_below_its_own(fuser: ScriptedFuser) -> None:
+    settings = ServerSettings(api_keys=("secret",), root_path="/llm")
+    app = create_app({"pair": ensemble()}, fuser, settings)
+    with TestClient(app, base_url="http://testserver/llm") as client:
+        assert client.get("/llm/health").status_code == 200  # no key, as uvicorn passes it on
+        assert error_of(client.post("/llm/v1/models"), 401)
+        error = error_of(client.get("/llm/models", headers={"authorization": "Bearer secret"}), 404)
+        assert error["message"].endswith("the right one is /v1/models.")
+
+
+def test_without_origins_a_preflight_is_told_the_methods_alone(client: TestClient) -> None:
+    asked = {"origin": "http://page", "access-control-request-method": "POST"}
+    answer = client.options(CHAT_PATH, headers=asked)
+    assert (answer.status_code, answer.headers["allow"]) == (204, "POST")
+    assert not any(name.startswith("access-control") for name in answer.headers)
+    assert client.options("/nowhere").status_code == 404
+
+
+def test_sampling_defaults_are_the_checkpoints_where_the_operator_says_so(fuser: ScriptedFuser) -> None:
+    ours = ensemble()
+    ours.models["a"] = replace(ours.models["a"], sampling={"temperature": 0.6, "top_k": 20})
+    for setting, expected in (("openai", (1.0, 0)), ("checkpoint", (0.6, 20))):
+        with TestClient(create_app({"pair": ours}, fuser, ServerSettings(sampling_defaults=setting))) as client:
+            assert client.post(CHAT_PATH, json=CHAT).status_code == 200
+            assert (fuser.last.sampling.temperature, fuser.last.sampling.top_k) == expected
+            client.post(CHAT_PATH, json=CHAT | {"temperature": 0})
+            assert fuser.last.sampling.temperature == 0
+
+
+def test_every_stream_ends_with_usage_where_the_operator_says_so(fuser: ScriptedFuser) -> None:
+    with TestClient(create_app({"pair": ensemble()}, fuser, ServerSettings(force_usage=True))) as client:
+        assert '"usage":{' in client.post(CHAT_PATH, json=CHAT | {"stream": True}).text

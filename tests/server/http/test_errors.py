@@ -15,7 +15,10 @@ from alignment.errors import (
     UnsupportedError,
     one_line,
 )
-from server.http.errors import ANSWERS, UnauthorizedError, error_response, status_of
+from server.http.errors import ANSWERS, UnauthorizedError, status_of
+from server.http.refusals import refusal
+
+SCOPE = {"type": "http", "path": "/v1/chat/completions"}
 
 
 def _descendants(kind: type[RequestError]) -> Iterator[type[RequestError]]:
@@ -41,16 +44,26 @@ def test_every_request_error_has_its_row():
     ],
 )
 def test_an_error_is_answered_as_the_table_says(error, status, type, code):
-    response = error_response(error)
+    response = refusal(SCOPE, error)
     detail = json.loads(response.body)["error"]
     assert (response.status_code, detail["type"], detail["code"]) == (status, type, code)
     assert (detail["message"], detail["param"]) == ("No.", error.param)
 
 
 def test_retry_after_is_sent_where_it_is_known():
-    assert error_response(OverloadedError("No.", retry_after=7)).headers["retry-after"] == "7"
-    assert error_response(UnavailableError("No.", retry_after=4)).headers["retry-after"] == "4"
-    assert "retry-after" not in error_response(UnavailableError("No.")).headers
+    assert refusal(SCOPE, OverloadedError("No.", retry_after=7)).headers["retry-after"] == "7"
+    assert refusal(SCOPE, UnavailableError("No.", retry_after=4)).headers["retry-after"] == "4"
+    assert "retry-after" not in refusal(SCOPE, UnavailableError("No.")).headers
+
+
+def test_below_messages_errors_are_anthropics_also_behind_a_proxy():
+    scope = {"type": "http", "path": "/llm/v1/messages/count_tokens", "root_path": "/llm"}
+    body = json.loads(refusal(scope, OverloadedError("No.")).body)
+    assert body == {
+        "type": "error",
+        "error": {"type": "rate_limit_error", "message": "No."},
+        "request_id": None,
+    }
 
 
 def test_what_no_user_was_meant_to_see_is_a_500():

@@ -28,6 +28,6 @@ def test_an_id_beyond_the_vocabulary_is_refused():
 def test_ids_beyond_the_end_of_a_mask_are_not_allowed():
     torch = pytest.importorskip("torch")
     logits = torch.arange(40.0)[None]
-    ids, scores = best_allowed(logits, np.packbits(np.ones(16, np.uint8), bitorder="little"), 3)
-    assert ids.tolist() == [[15, 14, 13]]
-    assert scores.tolist() == [[15.0, 14.0, 13.0]]
+    ids, scores = best_allowed(logits[0], np.packbits(np.ones(16, np.uint8), bitorder="little"), 3)
+    assert ids.tolist() == [15, 14, 13]
+    assert scores.tolist() == [15.0, 14.0, 13.0]

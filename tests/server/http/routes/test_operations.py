@@ -76,3 +76,10 @@ def test_health_is_503_once_the_decoding_loop_has_ended(client: TestClient, fuse
     answer = client.get("/health")
     assert answer.status_code == 503
     assert "restart" in answer.json()["error"]["message"]
+
+
+def test_ping_answers_as_health_and_load_counts_sequences(client: TestClient, fuser: ScriptedFuser) -> None:
+    assert client.get("/ping").json() == client.post("/ping").json() == {"status": "ok"}
+    assert client.get("/load").json() == {"server_load": 0, "running": 0, "waiting": 0}
+    fuser.stopped = True
+    assert client.get("/ping").status_code == 503

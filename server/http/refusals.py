@@ -1,0 +1,48 @@
+"""Refusals: errors as answers in the shape of the API whose path was asked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from starlette.exceptions import HTTPException
+from starlette.types import Scope
+
+from alignment.errors import NotFoundError, RequestError
+from server.http.errors import UnauthorizedError, as_request_error, error_body, status_of
+from server.http.paths import path_of, unknown_path
+from server.http.protocol import messages
+
+
+def refusal(scope: Scope, error: RequestError, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    """The answer to a request that cannot be served: Anthropic's below /v1/messages, else OpenAI's."""
+    headers = dict(headers or {})
+    if error.retry_after is not None:
+        headers["Retry-After"] = str(error.retry_after)
+    if isinstance(error, UnauthorizedError):
+        headers["WWW-Authenticate"] = "Bearer"
+    if path_of(scope).startswith("/v1/messages"):
+        record = scope.get("state", {}).get("record")
+        body = messages.error_body(error, record.id if record is not None else None)
+    else:
+        body = error_body(error)
+    return JSONResponse(body, status_of(error), headers)
+
+
+def install_handlers(app: FastAPI) -> None:
+    """Answer errors raised while routing, validating or handling with an error object."""
+
+    async def handle(request: Request, error: Exception) -> Response:
+        headers = error.headers if isinstance(error, HTTPException) else None
+        status = error.status_code if isinstance(error, HTTPException) else None
+        if status == 405 and request.method == "OPTIONS":
+            # What the path answers, and no more: pages of other origins are allowed by `cors_origins` alone.
+            return Response(status_code=204, headers=headers)
+        if status == 404:
+            error = NotFoundError(unknown_path(path_of(request.scope)), code="path_not_found")
+        return refusal(request.scope, as_request_error(error), headers)
+
+    for kind in (RequestError, RequestValidationError, HTTPException):
+        app.add_exception_handler(kind, handle)

@@ -1,0 +1,169 @@
+"""Decoding under a constraint: masked before candidates are picked, forced text without asking, ends in time."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import jsonschema
+import numpy as np
+import pytest
+
+from fusion.assembly.ensembles import build_for_any_pivot
+from fusion.options import FusionParams
+from fusion.sequence.constraint import BadWords, Constraint
+from fusion.sequence.grammar import choice, json_schema, regex
+from tests.support.toy_fuser import Running, teach, toy_ensemble, toy_model
+
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "preferred_colour": {"enum": ["green", "yellow"]},
+        "requires_attention": {"type": "boolean"},
+        "größe": {"type": "integer", "minimum": 0, "maximum": 99},
+    },
+    "required": ["preferred_colour", "requires_attention", "größe"],
+    "additionalProperties": False,
+}
+
+
+def constrained(running: Running, grammar=None, *, words=(), text="Hello", **options):
+    """A prompt whose answers are limited."""
+    ensemble = running.ensemble
+    prompt = ensemble.encode_chat([{"role": "user", "content": text}], locate=ensemble.chooses_pivot)
+    constraints = {
+        pivot: Constraint(
+            view.grammar_table,
+            grammar=grammar,
+            bad_words=BadWords(words, view.grammar_table) if words else None,
+            **options,
+        )
+        for pivot, view in ensemble.views.items()
+    }
+    return replace(prompt, constraints=constraints)
+
+
+@pytest.mark.parametrize("pivot", ["almanac", "abacus", "lingvo"])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("combine", ["mixture", "product"])
+def test_an_answer_satisfies_its_schema_with_far_fewer_passes_than_tokens(
+    tokenizers, run, pivot, temperature, combine
+):
+    running = run(toy_ensemble(tokenizers, pivot=pivot, defaults=FusionParams(combine=combine, filter_top=20)))
+    prompt = constrained(running, json_schema(SCHEMA))
+    for seed in range(4):
+        listener = running.submit(prompt, temperature=temperature, seed=seed, max_tokens=200).wait()
+        assert listener.last.error is None
+        assert listener.last.finish == "stop"
+        jsonschema.validate(json.loads(listener.text), SCHEMA)
+        assert len(listener.ids) >= 1.5 * listener.last.account.rounds
+
+
+def test_forced_text_goes_to_every_member_in_one_advance(tokenizers, run):
+    running = run(toy_ensemble(tokenizers, pivot="lingvo"))
+    running.submit(constrained(running, regex("The answer is: [0-9]")), max_tokens=40).wait()
+    for member in running.members():
+        (opening, *later) = [advance for batch in member.submitted for advance in batch]
+        text = running.ensemble.models[member.name].tokenizer.surface_of(opening.append)
+        assert text.decode(errors="replace").rstrip().endswith("The answer is:")
+        assert len(later) <= 1
+
+
+def test_an_answer_that_is_forced_from_end_to_end_takes_no_pass(tokenizers, run):
+    running = run(toy_ensemble(tokenizers, pivot="almanac"))
+    listener = running.submit(constrained(running, choice(["exactly this"]))).wait()
+    assert (listener.text, listener.last.finish) in (("exactly this", "stop"), ("exactly this", "length"))
+    assert not any(member.submitted for member in running.members()) or listener.last.account.rounds <= 1
+    short = running.submit(constrained(running, choice(["exactly this"])), max_tokens=1).wait()
+    assert (len(short.ids), short.last.finish) == (1, "length")
+    stopped = running.submit(constrained(running, choice(["exactly this"])), stop=("tly",)).wait()
+    assert (stopped.text, stopped.last.stop_reason) == ("exac", "tly")
+
+
+def test_the_pivot_picks_its_candidates_among_what_is_admitted(tokenizers, run):
+    ensemble = toy_ensemble({"lingvo": tokenizers["lingvo"], "almanac": tokenizers["almanac"]}, pivot="lingvo")
+    running = run(ensemble)
+    for member in running.members():
+        member.k = 5  # digits are hardly ever among so few
+    weights = {"lingvo": 1.0, "almanac": 0.0}
+    listener = running.submit(
+        constrained(running, regex("[0-9]{6}")), FusionParams(weights=weights), logprobs=3, max_tokens=20
+    ).wait()
+    table, pivot = ensemble.first.grammar_table, ensemble.models["lingvo"].member
+    mirror = Constraint(table, grammar=regex("[0-9]{6}"))
+    held = list(running.ensemble.encode_chat([{"role": "user", "content": "Hello"}]).ids["lingvo"])
+    for token in (token for update in listener.updates for token in update.tokens):
+        masked = np.where(mirror.mask()[: pivot.vocabulary_size], pivot.distribution(held), -np.inf)
+        assert token.chosen.id == int(masked.argmax())
+        best = np.sort(masked)[::-1][:5]
+        expected = best[0] - np.log(np.exp(best.astype(np.float64)).sum())  # of what is admitted
+        assert token.chosen.logprob == pytest.approx(expected, abs=1e-4)
+        mirror.take(token.chosen.id)
+        held.append(token.chosen.id)
+    assert listener.text.isdigit()
+
+
+def test_a_bias_does_not_break_a_grammar(tokenizers, run):
+    running = run(toy_ensemble(tokenizers, pivot="lingvo"))
+    table = running.ensemble.first.grammar_table
+    yes = {id: -100.0 for id in range(table.width) if table.surfaces[id] and b"yes".startswith(table.surfaces[id])}
+    listener = running.submit(constrained(running, choice(["yes", "yessir"])), logit_bias=yes).wait()
+    assert listener.text in ("yes", "yessir")
+    favoured = dict.fromkeys(table._encode("cat"), 100.0)
+    assert running.submit(constrained(running, regex("[0-9]{3}")), logit_bias=favoured).wait().text.isdigit()
+
+
+def test_bad_words_and_admitted_ids_hold_without_a_grammar(tokenizers, run):
+    running = run(toy_ensemble(tokenizers, pivot="almanac"))
+    listener = running.submit(constrained(running, words=["e", "t"]), max_tokens=40).wait()
+    assert not set("et") & set(listener.text)
+    table = running.ensemble.first.grammar_table
+    ids = [table._encode("a")[0], table._encode("b")[0]]
+    only = running.submit(constrained(running, allowed_ids=ids), max_tokens=20).wait()
+    assert set(only.ids) <= set(ids)
+
+
+def test_penalties_and_several_answers_go_on_under_a_grammar(tokenizers, run):
+    running = run(toy_ensemble(tokenizers, pivot="lingvo"))
+    prompt = constrained(running, regex("[a-z]{30}"))
+    texts = {running.submit(prompt, seed=s, temperature=1.0, presence_penalty=2.0, max_tokens=60).wait().text
+             for s in range(3)}  # fmt: skip
+    assert len(texts) == 3
+    assert all(text.isalpha() and len(text) == 30 for text in texts)
+
+
+def test_a_draft_changes_no_answer_under_a_grammar(tokenizers, run):
+    running = run(toy_ensemble(tokenizers, pivot="lingvo"))
+    prompt = constrained(running, json_schema(SCHEMA))
+    plain = running.submit(prompt, max_tokens=200).wait()
+    for draft in ("ngram", "auto", "almanac"):
+        assert running.submit(prompt, FusionParams(draft=draft), max_tokens=200).wait().ids == plain.ids
+
+
+def test_a_forced_token_is_reported_without_shares(tokenizers, run):
+    running = run(toy_ensemble(tokenizers, pivot="lingvo"))
+    prompt = constrained(running, json_schema(SCHEMA))
+    listener = running.submit(prompt, FusionParams(report=True), max_tokens=200, logprobs=2).wait()
+    assert [report.token for report in listener.last.rounds] == listener.ids
+    tokens = [token for update in listener.updates for token in update.tokens]
+    for token, report in zip(tokens, listener.last.rounds, strict=True):
+        if not report.weights:
+            assert token.chosen.logprob == 0.0
+            assert token.top == (token.chosen,)
+        else:
+            assert sum(report.contribution.values()) == pytest.approx(1.0)
+    assert 0 < sum(not report.weights for report in listener.last.rounds) < len(tokens)
+
+
+def test_each_prompt_may_choose_the_pivot_whose_tokens_are_masked(tokenizers, run):
+    models = {name: toy_model(tokenizer, name, seed=i) for i, (name, tokenizer) in enumerate(tokenizers.items())}
+    running = run(build_for_any_pivot("toys", models))
+    questions = ["One two three four five.", "La kvieta kamparano kuris.", "What comes next after January?"]
+    for name, question in zip(models, questions, strict=True):
+        teach(models[name], constrained(running, json_schema(SCHEMA), text=question).ids[name])
+    listeners = [
+        running.submit(constrained(running, json_schema(SCHEMA), text=text), max_tokens=200) for text in questions
+    ]
+    for listener in listeners:
+        jsonschema.validate(json.loads(listener.wait().text), SCHEMA)
+    assert [listener.last.pivot for listener in listeners] == [*models]
