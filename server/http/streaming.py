@@ -20,6 +20,10 @@ from server.http.protocol.common import Usage
 
 KEEP_ALIVE = ": keep-alive\n"  # an empty line would be an event without data, which ends some clients' streams
 DONE = "data: [DONE]\n\n"
+STREAMS: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}
+}
+"""The answers of a route that can stream, as OpenAPI documents them."""
 
 
 class ServerSentEvents:

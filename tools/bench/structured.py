@@ -31,6 +31,7 @@ from fusion.sequence.grammar import json_schema
 from tools.bench.decode import load
 from tools.bench.models import SMALL, SPECIALS, invented_words, prompt, random_models
 
+NAMES = ("llama", "neox")  # the pivot first
 PIVOT_TOKENS = 130_000
 TOKENS = 48
 RECORDS: dict[str, Any] = {
@@ -65,12 +66,12 @@ FORCED: dict[str, Any] = {
 }
 
 
-def build(folder: Path, pivot_tokens: int = PIVOT_TOKENS) -> dict[str, Path]:
-    """A Llama with the large vocabulary and a GPT-NeoX with a small one, as Hugging Face folders."""
+def build(folder: Path) -> None:
+    """Write a Llama with the large vocabulary and a GPT-NeoX with a small one, as Hugging Face folders."""
     words = invented_words(150_000)
     lines = [" ".join(words[n : n + 12]) for n in range(0, len(words), 12)]
-    checkpoints, built = {}, {}
-    for name, size in (("llama", pivot_tokens), ("neox", 12_000)):
+    built = {}
+    for name, size in zip(NAMES, (PIVOT_TOKENS, 12_000), strict=True):
         tokenizer = Tokenizer(models.BPE())
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         tokenizer.decoder = decoders.ByteLevel()
@@ -88,8 +89,6 @@ def build(folder: Path, pivot_tokens: int = PIVOT_TOKENS) -> dict[str, Path]:
                 tokenizer_object=built[name], bos_token="<s>", eos_token="</s>", unk_token="<unk>"
             )
             fast.save_pretrained(folder / name)
-            checkpoints[name] = folder / name
-    return checkpoints
 
 
 def timed(
@@ -160,9 +159,16 @@ def main() -> None:
     """Build the models and measure."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument(
+        "--models", type=Path, help="folder in which the models are kept"
+    )
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        result = run(build(Path(folder)), options.repeats)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = options.models or Path(scratch)
+        kept = {name: folder / name for name in NAMES}
+        if not all((path / "config.json").exists() for path in kept.values()):
+            build(folder)
+        result = run(kept, options.repeats)
     print(json.dumps({"processor_threads": os.cpu_count(), **result}))
 
 

@@ -36,7 +36,7 @@ from server.http.reading import Reading
 from server.http.reasoning import ReasoningTags
 from server.http.routes.submit import Asked
 from server.http.service import Service
-from server.http.streaming import ServerSentEvents, Shape
+from server.http.streaming import STREAMS, ServerSentEvents, Shape
 from server.http.tools.offer import Offer, conversations, format_for
 from server.http.tools.parser import ToolParser
 
@@ -176,7 +176,7 @@ def chat_router(service: Service) -> APIRouter:
     """The route, bound to what it serves."""
     router = APIRouter(route_class=StrictJsonRoute, tags=["chat"])
 
-    @router.post("/v1/chat/completions", response_model=ChatCompletion)
+    @router.post("/v1/chat/completions", response_model=ChatCompletion, responses=STREAMS)
     async def create_chat_completion(request: Request, body: ChatRequest) -> Response:
         """Answer a conversation."""
         return await answer_chat(service, request, body)

@@ -30,7 +30,7 @@ from server.http.protocol.sampling import prompt_room
 from server.http.protocol.structured import constraints_of
 from server.http.routes.submit import Asked
 from server.http.service import Service
-from server.http.streaming import ServerSentEvents
+from server.http.streaming import STREAMS, ServerSentEvents
 
 
 class CompletionShape(ServerSentEvents):
@@ -166,7 +166,7 @@ def completions_router(service: Service) -> APIRouter:
     router = APIRouter(route_class=StrictJsonRoute, tags=["completions"])
     most = service.max_prompts
 
-    @router.post("/v1/completions", response_model=Completion)
+    @router.post("/v1/completions", response_model=Completion, responses=STREAMS)
     async def create_completion(request: Request, body: CompletionRequest) -> Response:
         """Go on from a text, or from several."""
         check_best_of(body)

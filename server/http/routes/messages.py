@@ -14,6 +14,7 @@ from server.http.routes.chat import answer_chat, prepared
 from server.http.routes.submit import Asked
 from server.http.routes.translated import TranslatedShape, chat_request, in_words_of
 from server.http.service import Service
+from server.http.streaming import STREAMS
 
 NAMES = (
     (r"tools\[(\d+)\]\.function\.parameters", r"tools[\1].input_schema"),
@@ -40,7 +41,7 @@ def messages_router(service: Service) -> APIRouter:
     """The routes, bound to what they serve."""
     router = APIRouter(route_class=StrictJsonRoute, tags=["messages"])
 
-    @router.post("/v1/messages")
+    @router.post("/v1/messages", responses=STREAMS)
     async def create_message(request: Request, body: MessagesRequest) -> Response:
         """Answer a conversation."""
         with in_words_of(NAMES):

@@ -12,6 +12,7 @@ from server.http.protocol.responses import ResponsesRequest, ResponseStream, as_
 from server.http.routes.chat import answer_chat
 from server.http.routes.translated import TranslatedShape, chat_request, in_words_of
 from server.http.service import Service
+from server.http.streaming import STREAMS
 
 NAMES = (
     (r"tools\[(\d+)\]\.function", r"tools[\1]"),
@@ -42,7 +43,7 @@ def responses_router(service: Service) -> APIRouter:
     """The route, bound to what it serves."""
     router = APIRouter(route_class=StrictJsonRoute, tags=["responses"])
 
-    @router.post("/v1/responses")
+    @router.post("/v1/responses", responses=STREAMS)
     async def create_response(request: Request, body: ResponsesRequest) -> Response:
         """Answer a conversation; nothing is stored."""
         with in_words_of(NAMES):

@@ -12,7 +12,7 @@ import pytest
 from fusion.assembly.ensembles import build_for_any_pivot
 from fusion.options import FusionParams
 from fusion.sequence.constraint import BadWords, Constraint
-from fusion.sequence.grammar import choice, json_schema, regex
+from fusion.sequence.grammar import Tag, after_thoughts, choice, json_schema, regex, structural
 from tests.support.toy_fuser import Running, teach, toy_ensemble, toy_model
 
 SCHEMA = {
@@ -167,3 +167,37 @@ def test_each_prompt_may_choose_the_pivot_whose_tokens_are_masked(tokenizers, ru
     for listener in listeners:
         jsonschema.validate(json.loads(listener.wait().text), SCHEMA)
     assert [listener.last.pivot for listener in listeners] == [*models]
+
+
+def test_a_special_token_comes_where_the_grammar_names_it_and_nowhere_else(tokenizers, run):
+    running = run(toy_ensemble(tokenizers, pivot="lingvo"))
+    table = running.ensemble.first.grammar_table
+    opener = table.special("<|im_start|>")
+    tag = Tag("<|im_start|>", "", {"enum": ["a", "b"]}, "")
+    called = running.submit(constrained(running, structural([tag], table, required=True, parallel=False))).wait()
+    assert called.ids[0] == opener
+    assert called.text in ('"a"', '"b"')
+    free = running.submit(constrained(running, structural([tag], table)), logit_bias={opener: 100.0}).wait()
+    assert opener in free.ids
+    assert free.text.startswith('"')
+    plain = running.submit(constrained(running, words=["zzz"]), logit_bias={opener: 100.0}, max_tokens=8).wait()
+    assert opener not in plain.ids
+
+
+@pytest.mark.parametrize("opened", [True, False])
+def test_thoughts_may_come_before_an_answer_that_a_grammar_binds(tokenizers, run, opened):
+    running = run(toy_ensemble(tokenizers, pivot="almanac"))
+    table = running.ensemble.first.grammar_table
+    grammar = after_thoughts(choice(["yes", "no"]), table, ("<think>", "</think>"), opened=opened)
+    begin = "" if opened else "<think>"
+    for text in (f"{begin}so so</think>\n\nyes", f"{begin}</think>no"):
+        ids = table._encode(text)
+        constraint = Constraint(table, grammar=grammar)
+        assert constraint.fits(ids) == len(ids)
+        for token in ids:
+            constraint.take(token)
+        assert constraint.accepting
+    wrong = table._encode(f"{begin}so</think>maybe")
+    assert Constraint(table, grammar=grammar).fits(wrong) < len(wrong)
+    assert (Constraint(table, grammar=grammar).fits(table._encode("yes")) > 0) is True
+    assert running.submit(constrained(running, grammar), max_tokens=30).wait().last.error is None

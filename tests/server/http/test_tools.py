@@ -128,3 +128,95 @@ def test_thoughts_are_split_out_under_both_names(client: TestClient, fuser: Scri
 def test_no_effort_switches_thinking_off(client: TestClient, fuser: ScriptedFuser) -> None:
     chat(client, reasoning_effort="none")
     assert "enable_thinking" in shown(fuser)
+
+
+def fits(fuser: ScriptedFuser, text: str) -> bool:
+    """Whether the last request lets the pivot write this and end."""
+    ids = [*text.encode(), 256]
+    return fuser.last.prompt.constraints["a"].copy().fits(ids) == len(ids)  # type: ignore[attr-defined]
+
+
+def test_a_call_that_is_begun_must_be_one_of_the_tools(client: TestClient, fuser: ScriptedFuser) -> None:
+    chat(client, tools=[TOOL])
+    assert fits(fuser, "No call.")
+    assert fits(fuser, '{"a": "JSON that is no call"}')
+    assert fits(fuser, '{"name": "weather", "arguments": {"city":"Bern"}}')
+    assert not fits(fuser, '{"name": "thunder", "arguments": {"city":"Bern"}}')
+    assert not fits(fuser, '{"name": "weather", "arguments": {"city":3}}')
+
+
+def test_beside_a_schema_a_call_stays_possible(client: TestClient, fuser: ScriptedFuser) -> None:
+    format = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"enum": [1, 2]}}}
+    chat(client, tools=[TOOL], response_format=format)
+    assert fits(fuser, "2")
+    assert not fits(fuser, "Two.")
+    assert fits(fuser, '{"name": "weather", "arguments": {"city":"Bern"}}')
+    chat(client, tools=[TOOL], response_format=format, tool_choice="required")
+    assert not fits(fuser, "2")
+
+
+def test_schemas_that_cannot_be_enforced_are_served_unless_they_are_strict(
+    client: TestClient, fuser: ScriptedFuser
+) -> None:
+    odd = {"type": "object", "properties": {"a": {"type": "array", "uniqueItems": True}, "p": {"type": "integer"}}}
+    tool = {"name": "weather", "parameters": odd}
+    chat(client, tools=[{"type": "function", "function": tool}])
+    assert fits(fuser, '{"name": "weather", "arguments": {"a":[1,1],"p":2}}')
+    assert not fits(fuser, '{"name": "weather", "arguments": {"p":"x"}}')
+    hopeless = {"name": "weather", "parameters": {"type": "object", "properties": {"a": {"$ref": "http://x/y"}}}}
+    chat(client, tools=[{"type": "function", "function": hopeless}])
+    assert fits(fuser, '{"name": "weather", "arguments": {"a":5}}')
+    for fields in (tool | {"strict": True}, hopeless | {"strict": True}):
+        body = CHAT | {"tools": [{"type": "function", "function": fields}]}
+        assert error_of(client.post(CHAT_PATH, json=body), 400)["param"] == "tools"
+
+
+def test_128_tools_are_offered(client: TestClient, fuser: ScriptedFuser) -> None:
+    names = [f"tool_{number}" for number in range(128)]
+    tools = [{"type": "function", "function": TOOL["function"] | {"name": name}} for name in names]  # type: ignore[operator]
+    with TestClient(create_app({"pair": ensemble(context=100_000)}, fuser, ServerSettings())) as roomy:
+        chat(roomy, tools=tools)
+        assert fits(fuser, '{"name": "tool_127", "arguments": {"city":"Bern"}}')
+        more = [*tools, {"type": "function", "function": {"name": "one_more"}}]
+        assert error_of(roomy.post(CHAT_PATH, json=CHAT | {"tools": more}), 400)["param"] == "tools"
+
+
+RESULT_OF_NOTHING = {"type": "tool_result", "tool_use_id": "x"}
+USE_OF_A_LIST = {"type": "tool_use", "id": "x", "name": "f", "input": [1]}
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "named"),
+    [
+        ("/v1/messages", {"tools": [{"name": "a b", "input_schema": {}}]}, "tools[0].name"),
+        ("/v1/messages", {"tools": [{"name": "f", "input_schema": []}]}, "tools[0].input_schema"),
+        ("/v1/messages", {"output_config": {"format": {"type": "json_schema", "schema": {"not": {}}}}},
+         "output_config.format.schema"),
+        ("/v1/messages", {"messages": [{"role": "user", "content": [RESULT_OF_NOTHING]}]},
+         "messages[0].content[0].tool_use_id"),
+        ("/v1/messages", {"messages": [{"role": "assistant", "content": [USE_OF_A_LIST]}]},
+         "messages[0].content[0].input"),
+        ("/v1/responses", {"tools": [{"type": "function", "name": "a b"}]}, "tools[0].name"),
+        ("/v1/responses", {"text": {"format": {"type": "json_schema", "name": "x", "schema": {"not": {}}}}},
+         "text.format.schema"),
+        ("/v1/responses", {"input": [{"type": "function_call_output", "call_id": "x", "output": "a"}]},
+         "input[0].call_id"),
+        ("/v1/responses", {"input": [{"type": "function_call", "call_id": "x", "name": "f", "arguments": "{"}]},
+         "input[0].arguments"),
+        (CHAT_PATH, {"messages": [{"role": "assistant", "tool_calls": [CALL]},
+                                  {"role": "tool", "tool_call_id": "call_2", "content": "a"}]},
+         "messages[1].tool_call_id"),
+        (CHAT_PATH, {"response_format": {"type": "json_schema", "json_schema": {"schema": {"not": {}}}}},
+         "response_format"),
+    ],
+)  # fmt: skip
+def test_each_api_names_its_own_field(client: TestClient, path: str, fields: dict[str, Any], named: str) -> None:
+    body: dict[str, Any] = {"model": "pair", "max_tokens": 5, "messages": [{"role": "user", "content": "hi"}]}
+    if path == "/v1/responses":
+        body = {"model": "pair", "input": "hi"}
+    answer = client.post(path, json=body | fields)
+    assert answer.status_code == 400
+    error = answer.json()["error"]
+    assert named in error["message"]
+    if path != "/v1/messages":
+        assert error["param"] == named
