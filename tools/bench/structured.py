@@ -159,9 +159,7 @@ def main() -> None:
     """Build the models and measure."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument(
-        "--models", type=Path, help="folder in which the models are kept"
-    )
+    parser.add_argument("--models", type=Path, help="folder in which the models are kept")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         folder = options.models or Path(scratch)
