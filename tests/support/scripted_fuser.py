@@ -31,7 +31,7 @@ class ByteTokenizer:
     surfaces = (*(bytes([i]) for i in range(256)), None)
     byte_ids = tuple(range(256))
     special_ids = frozenset({END})
-    continuation = SimpleNamespace(encode=list)
+    continuation = SimpleNamespace(encode=lambda text: list(text.encode()))
 
     def __init__(self, fingerprint: str = "bytes") -> None:
         self.fingerprint = fingerprint

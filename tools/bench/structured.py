@@ -8,6 +8,7 @@ tokens an answer has for each pass of a member.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import statistics
@@ -29,7 +30,7 @@ from fusion.options import SamplingParams
 from fusion.sequence.constraint import Constraint
 from fusion.sequence.grammar import json_schema
 from tools.bench.decode import load
-from tools.bench.models import SMALL, SPECIALS, invented_words, prompt, random_models
+from tools.bench.models import SMALL, SPECIALS, prompt, random_models
 
 NAMES = ("llama", "neox")  # the pivot first
 PIVOT_TOKENS = 130_000
@@ -67,20 +68,25 @@ FORCED: dict[str, Any] = {
 
 
 def build(folder: Path) -> None:
-    """Write a Llama with the large vocabulary and a GPT-NeoX with a small one, as Hugging Face folders."""
-    words = invented_words(150_000)
-    lines = [" ".join(words[n : n + 12]) for n in range(0, len(words), 12)]
-    built = {}
-    for name, size in zip(NAMES, (PIVOT_TOKENS, 12_000), strict=True):
-        tokenizer = Tokenizer(models.BPE())
-        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-        tokenizer.decoder = decoders.ByteLevel()
-        alphabet = pre_tokenizers.ByteLevel.alphabet()
-        trainer = trainers.BpeTrainer(
-            vocab_size=size, min_frequency=1, special_tokens=SPECIALS, initial_alphabet=alphabet
-        )
-        tokenizer.train_from_iterator(lines, trainer)
-        built[name] = tokenizer
+    """Write a Llama with the large vocabulary and a GPT-NeoX with a small one, as Hugging Face folders.
+
+    Most of the large vocabulary are words of two syllables without a merge that leads to them, which text is never
+    cut into, but which may be drawn and are masked like any other.
+    """
+    lines = [prompt(200, seed) for seed in range(100)]
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=4000, special_tokens=SPECIALS, initial_alphabet=alphabet)
+    tokenizer.train_from_iterator(lines, trainer)
+    large = json.loads(tokenizer.to_str())
+    syllables = [a + v + e for a in "bcdfghjklmnprstvwz" for v in "aeiou" for e in ("", "n", "r", "s")]
+    vocabulary = large["model"]["vocab"]
+    for one, other in itertools.product(syllables, syllables):
+        if len(vocabulary) < PIVOT_TOKENS:
+            vocabulary.setdefault(f"Ġ{one}{other}", len(vocabulary))
+    built = {NAMES[0]: Tokenizer.from_str(json.dumps(large)), NAMES[1]: tokenizer}
     sizes = {name: one.get_vocab_size() for name, one in built.items()} | {"qwen2": 100}
     for name, model in random_models(sizes, SMALL).items():
         if name in built:

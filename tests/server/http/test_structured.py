@@ -17,6 +17,7 @@ from server.http.app import create_app
 from server.loading import build
 from server.settings import read_settings
 from tests.support.small_requests import error_of
+from tools.schemas import drawn, outcome
 
 DEMO = Path(__file__).parents[3] / "deploy" / "demo" / "models"
 USER = [{"role": "user", "content": "Hello"}]
@@ -79,6 +80,28 @@ def test_every_finished_answer_satisfies_its_schema(duo: TestClient, schema: dic
     choice = ask(duo, response_format=format, seed=seed)
     if choice["finish_reason"] == "stop":
         jsonschema.validate(json.loads(choice["message"]["content"]), schema)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_drawn_schemas_are_followed_or_refused(duo: TestClient, seed: int) -> None:
+    assert outcome(duo, "duo", drawn(seed), seed, max_tokens=120) in ("valid", "cut", "refused")
+
+
+def test_a_structural_tag_is_completed_once_it_is_begun(duo: TestClient) -> None:
+    structure = {"begin": "<city>", "schema": {"enum": ["Bern", "Rom"]}, "end": "</city>"}
+    legacy = {"type": "structural_tag", "structures": [structure], "triggers": ["<city"]}
+    assert ask(duo, response_format=legacy, max_tokens=8)["finish_reason"] in ("stop", "length")
+    tag = {
+        "begin": "<city>",
+        "content": {"type": "json_schema", "json_schema": {"enum": ["Bern"]}},
+        "end": "</city>",
+    }
+    format = {"type": "triggered_tags", "triggers": ["<city"], "tags": [tag], "at_least_one": True,
+              "stop_after_first": True}  # fmt: skip
+    choice = ask(duo, response_format={"type": "structural_tag", "format": format})
+    assert choice["message"]["content"] == '<city>"Bern"</city>'
+    for wrong in ({"type": "structural_tag"}, legacy | {"triggers": ["<town"]}, legacy | {"structures": [{}]}):
+        error_of(duo.post(PATH, json={"model": "duo", "messages": USER, "response_format": wrong}), 400)
 
 
 def test_one_of_the_choices_is_the_answer(duo: TestClient) -> None:
