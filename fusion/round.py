@@ -167,6 +167,8 @@ def add_up(batch: list[Sequence], voters: tuple[str, ...]) -> tuple[Candidates, 
                 shares[row, column, :size] = np.exp(np.nan_to_num(one.logs[name], nan=-np.inf))
     kept = np.ones(weights.shape, dtype=np.bool_)
     return Candidates(tokens, shares), Fused(shares, weights, kept, fused)
+
+
 def admitted(batch: list[Sequence], candidates: Candidates) -> Candidates:
     """The candidates, without probability where a sequence's constraint does not admit them."""
     for row, sequence in enumerate(batch):

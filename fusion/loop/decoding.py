@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections import defaultdict
 from collections.abc import Mapping
 from time import perf_counter
@@ -43,14 +44,17 @@ class Decoding:
 
     def open(self, sequence: Sequence, memory: PrefixScores) -> None:
         """Hand every member its prompt, with what a constraint forces after it where that can be known."""
-        sequence.settle_alone()
-        if not sequence.scores and not self._write_forced(sequence, whole=True):
-            return
-        for name, task in sequence.open(memory).items():
-            if isinstance(task, Advance):
-                self._hand(sequence, name, task)
-            else:
-                self._places.hand(sequence.ensemble.engine(name), task)
+        try:
+            sequence.settle_alone()
+            if not sequence.scores and not self._write_forced(sequence, whole=True):
+                return
+            for name, task in sequence.open(memory).items():
+                if isinstance(task, Advance):
+                    self._hand(sequence, name, task)
+                else:
+                    self._places.hand(sequence.ensemble.engine(name), task)
+        except Exception:
+            self._failed_inside(sequence)
 
     def _write_forced(self, sequence: Sequence, *, whole: bool = False) -> bool:
         """Add the tokens that a constraint forces, for which no member is asked; returns whether it goes on."""
@@ -197,9 +201,12 @@ class Decoding:
             return [pair for sequence in batch for pair in self._fuse([sequence])]
 
     def _failed_inside(self, sequence: Sequence) -> None:
-        log.exception("a round of sequence %d failed", sequence.number)
+        error = sys.exception()
+        if not isinstance(error, RequestError):  # such as a grammar that has grown too complex
+            log.exception("a round of sequence %d failed", sequence.number)
+            error = RequestError("A round failed inside the server; see its log.")
         if sequence.number in self._places.open:
-            self.recovery.fail(sequence, RequestError("A round failed inside the server; see its log."))
+            self.recovery.fail(sequence, error)
 
     def _emit(self, sequence: Sequence, token: Token, report: RoundReport | None) -> None:
         """Add the chosen token to the sequence."""

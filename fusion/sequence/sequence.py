@@ -269,6 +269,7 @@ class Sequence:
             adapter=self.ensemble.models[name].view.adapter,
             kept=self.terms is not None,
         )
+
     @property
     def scores(self) -> bool:
         """Whether members score the prompt while they read it."""
@@ -609,6 +610,8 @@ def _numbers(number: int, engines: Mapping[str, str]) -> dict[str, int]:
         numbers[name] = number + (places[engine] << PLACE_BITS)
         places[engine] += 1
     return numbers
+
+
 def _both(one: Bits, other: Bits) -> Bits:
     """The ids that are in both sets."""
     size = min(len(one), len(other))

@@ -9,6 +9,7 @@ import jsonschema
 import numpy as np
 import pytest
 
+from alignment.errors import InvalidRequestError
 from fusion.assembly.ensembles import build_for_any_pivot
 from fusion.options import FusionParams
 from fusion.sequence.constraint import BadWords, Constraint
@@ -201,3 +202,37 @@ def test_thoughts_may_come_before_an_answer_that_a_grammar_binds(tokenizers, run
     assert Constraint(table, grammar=grammar).fits(wrong) < len(wrong)
     assert (Constraint(table, grammar=grammar).fits(table._encode("yes")) > 0) is True
     assert running.submit(constrained(running, grammar), max_tokens=30).wait().last.error is None
+
+
+class Growing:
+    """A constraint that becomes too complex once so many tokens are taken."""
+
+    def __init__(self, inner, left):
+        self.inner, self.left = inner, left
+
+    def __getattr__(self, name):
+        return getattr(self.inner, name)
+
+    def copy(self):
+        return Growing(self.inner.copy(), self.left)
+
+    def take(self, token):
+        self.left -= 1
+        self.inner.take(token)
+
+    def bits(self):
+        if self.left <= 0:
+            raise InvalidRequestError("guided_regex: the grammar became too complex.", param="guided_regex")
+        return self.inner.bits()
+
+
+@pytest.mark.parametrize("left", [0, 3])
+def test_a_grammar_that_becomes_too_complex_ends_its_sequence_alone(tokenizers, run, left):
+    running = run(toy_ensemble(tokenizers, pivot="lingvo"))
+    prompt = constrained(running, regex("[a-z]{30}"))
+    growing = {pivot: Growing(constraint, left) for pivot, constraint in prompt.constraints.items()}
+    failed = running.submit(replace(prompt, constraints=growing), max_tokens=40)
+    other = running.submit(prompt, max_tokens=60)
+    assert failed.wait().last.error.param == "guided_regex"
+    assert len(other.wait().text) == 30
+    assert running.fuser.open_sequences() == 0
