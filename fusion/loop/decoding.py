@@ -58,7 +58,13 @@ class Decoding:
 
     def _write_forced(self, sequence: Sequence, *, whole: bool = False) -> bool:
         """Add the tokens that a constraint forces, for which no member is asked; returns whether it goes on."""
-        return all(self._add(sequence, token) for token in sequence.forced(whole=whole))
+        for token in sequence.forced(whole=whole):
+            report = sequence.forced_report(token)
+            if report is not None:
+                sequence.rounds.append(report)
+            if not self._add(sequence, token, report):
+                return False
+        return True
 
     def answered(self, engine: str, answers: list[Answer], arrived: float, step_seconds: float) -> None:
         """Take in what the engine of one or several members says."""

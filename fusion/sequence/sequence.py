@@ -305,9 +305,14 @@ class Sequence:
             tokens = tokens[:kept]
         for token in tokens:
             chosen = TokenLogProb(token, self.surface(token), 0.0)
-            if self.fusion.report:
-                self.rounds.append(RoundReport(token, {}, {}, {}, {}, {}))
             yield Token(chosen, (chosen,) if self.sampling.logprobs else ())
+
+    def forced_report(self, token: Token) -> RoundReport | None:
+        """The report of a token that was forced, where reports were asked for: no member has a part in it."""
+        if not self.fusion.report:
+            return None
+        text = self.characters.decode(token.chosen.surface)
+        return RoundReport(token.chosen.id, {}, {}, {}, {}, {}, text=text)
 
     def extras(self, name: str) -> tuple[tuple[int, ...], NDArray[np.uint8] | None]:
         """See `addressed`: the ids that a member is asked for, and the bitmask of those it may list."""
