@@ -85,8 +85,8 @@ class Voices:
             ensemble = self.runtime.ensembles[request.model]
             prompt = ensemble.encode_chat([{"role": "user", "content": request.prompt}])
             if request.schema is not None:
-                constraint = self._constraint(ensemble, request.schema)
-                prompt = Prompt(prompt.ids, prompt.leads, prompt.located, constraint)
+                constraints = {ensemble.pivot: self._constraint(ensemble, request.schema)}
+                prompt = replace(prompt, constraints=constraints)
             room = ensemble.max_new_tokens(prompt, ensemble.taking_part(ensemble.defaults))
             return ensemble, prompt, _within(request.sampling, room)
 
