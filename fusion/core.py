@@ -301,8 +301,8 @@ class Token:
 class RoundReport:
     """The part of each member in one round, by member name.
 
-    Members that were not asked, or could not spell the text, are missing: all of them for a token that a constraint
-    forced.
+    Members that were not asked, or could not spell the text, are missing: all of them for a token that a
+    constraint forced.
 
     Attributes:
         token: the id that was chosen.

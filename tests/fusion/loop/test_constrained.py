@@ -146,6 +146,8 @@ def test_a_forced_token_is_reported_without_shares(tokenizers, run):
     prompt = constrained(running, json_schema(SCHEMA))
     listener = running.submit(prompt, FusionParams(report=True), max_tokens=200, logprobs=2).wait()
     assert [report.token for report in listener.last.rounds] == listener.ids
+    assert "".join(report.text for report in listener.last.rounds) == listener.text
+    assert [update.round for update in listener.updates if update.tokens] == list(listener.last.rounds)
     tokens = [token for update in listener.updates for token in update.tokens]
     for token, report in zip(tokens, listener.last.rounds, strict=True):
         if not report.weights:
