@@ -23,8 +23,11 @@ document.addEventListener("securitypolicyviolation", (event) => window.violation
 
 
 @contextmanager
-def browser(*, dark: bool = False, width: int = 1280, height: int = 800) -> Iterator[Chrome]:
-    """A window of this size. Everything it keeps is thrown away with it."""
+def browser(*, dark: bool = False, width: int = 1280, height: int = 800, trace: bool = False) -> Iterator[Chrome]:
+    """A window of this size. Everything it keeps is thrown away with it.
+
+    With `trace` its log named `performance` holds what Chromium's threads do.
+    """
     options = ChromeOptions()
     options.binary_location = CHROMIUM or ""
     for argument in (
@@ -34,7 +37,12 @@ def browser(*, dark: bool = False, width: int = 1280, height: int = 800) -> Iter
         f"--window-size={width},{height}",
     ):
         options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    logs = {"browser": "ALL"}
+    if trace:
+        logs["performance"] = "ALL"
+        wanted = {"traceCategories": "toplevel", "enableNetwork": False, "enablePage": False}
+        options.add_experimental_option("perfLoggingPrefs", wanted)
+    options.set_capability("goog:loggingPrefs", logs)
     driver = Chrome(options=options, service=ChromeService(DRIVER))
     try:
         theme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
