@@ -317,6 +317,7 @@ class RoundReport:
         text: what the token adds to the answer, in whole characters: one that several tokens spell stands with
             the last of them. Empty for tokens without text.
         drafted: whether the token had been drafted and the members checked it.
+        ran: the members whose distributions were fused.
     """
 
     token: int
@@ -327,6 +328,7 @@ class RoundReport:
     rolled_back: dict[str, int]
     cut: float | None = None
     text: str = ""
+    ran: tuple[str, ...] = ()
     drafted: bool = False
 
 

@@ -156,9 +156,11 @@ class FusionParams:
             followed the same tokens before), a member's name, or `auto` (the member that the ensemble followed
             most often in the sequence).
         gate: not all members run for every token, which does change answers. `confident`: the others are asked
-            only where the pivot's best token is less probable than `threshold`. `draw`: one member is drawn by
+            only where the pivot's best token is less probable than `threshold`, or not by `margin` more probable
+            than its second. `draw`: one member is drawn by
             weight and runs alone (exact for a mixture at temperature 1 with `renormalize`).
-        threshold: of the gate.
+        threshold: of the gate, a probability.
+        margin: of the gate, a difference of probabilities; 0 leaves it to the threshold.
         mask: the tokens that may win in a sum of log-probabilities; None for the method's own, a plausibility of
             0.1.
         contrast, proxy, guidance: sums of log-probabilities by name; at most one.
@@ -179,6 +181,7 @@ class FusionParams:
     draft: str | None = None
     gate: Gate | None = None
     threshold: Annotated[float, Interval(ge=0, le=1)] = 0.9
+    margin: Annotated[float, Interval(ge=0, le=1)] = 0.0
     mask: Mask | None = None
     contrast: Contrast | None = None
     proxy: Proxy | None = None

@@ -37,6 +37,8 @@ class Round:
             round before (what comes before the first is the prompt).
         last: of each sequence that several members answered, who came last and how many seconds after the one
             before.
+        policies: for each sequence the policy that decided who was asked, `always` where that was everyone for one
+            token.
         absent: the members that sat out because they cannot spell the text yet, once per sequence.
         synchronisation: seconds from the end to the first member having its next work; the others follow at once.
     """
@@ -54,6 +56,7 @@ class Round:
     reports: list[RoundReport | None] = field(default_factory=list)
     waiting: list[float] = field(default_factory=list)
     last: list[tuple[str, float]] = field(default_factory=list)
+    policies: list[str] = field(default_factory=list)
     absent: list[str] = field(default_factory=list)
     synchronisation: float = 0.0
 
@@ -270,5 +273,6 @@ def report(sequence: Sequence, candidates: Candidates, row: int, chosen: int, re
         rolled_back={name: sequence.seats[name].rolled_back for name in voters},
         cut=None if sequence.sum is None else sequence.sum.cut,
         text=sequence.characters.decode(sequence.surface(chosen)),
-        drafted=sequence.draft[sequence.cursor : sequence.cursor + 1] == (chosen,),
+        ran=voters,
+        drafted=sequence.drafted(chosen),
     )

@@ -11,6 +11,7 @@ from deploy.grafana.panels import (
     OPERATIONS,
     RATIO,
     SECONDS,
+    TOKENS_PER_SECOND,
     Limits,
     Panel,
     Query,
@@ -33,7 +34,12 @@ def dashboard() -> Dashboard:
         "Tutti: Ensemble",
         "Where a round goes, who is late, and who is listened to.",
         _numbers(),
-        {"Time": _time(), "Who is listened to": _voices(), "Vocabularies and losses": _losses()},
+        {
+            "Time": _time(),
+            "Who is listened to": _voices(),
+            "Drafts and gates": _policies(),
+            "Vocabularies and losses": _losses(),
+        },
         choice("member", "Member", f"tutti_ensemble_info{{{MODEL}}}"),
     )
 
@@ -175,6 +181,49 @@ def _voices() -> list[Panel]:
                 Query(quantile(0.5, "divergence_nats", MODEL, "model"), "{{model}} p50"),
                 Query(quantile(0.95, "divergence_nats", MODEL, "model"), "{{model}} p95"),
             ],
+        ),
+    ]
+
+
+def _policies() -> list[Panel]:
+    drafted = rate("draft_tokens_total", MODEL, "model")
+    passes = rate("member_answer_seconds_count", f'{MEMBER}, phase="decode"', "member")
+    return [
+        lines(
+            "Rounds by policy",
+            "Share of rounds; always is everyone for one token, which drafts come back to where they do not pay.",
+            RATIO,
+            [
+                Query(
+                    per(rate("policy_rounds_total", MODEL, "model, policy"), ROUNDS_BY_MODEL, on="model"),
+                    "{{model}} {{policy}}",
+                )
+            ],
+            top=1,
+        ),
+        lines(
+            "Drafts that hold",
+            "Share of drafted tokens that were what was drawn.",
+            RATIO,
+            [Query(per(rate("draft_accepted_tokens_total", MODEL, "model"), drafted), "{{model}}")],
+            top=1,
+        ),
+        lines(
+            "Drafted tokens",
+            "Tokens that members scored ahead of their choice, those that were right, and those lost before that "
+            "because a member spells the text otherwise.",
+            TOKENS_PER_SECOND,
+            [
+                Query(drafted, "{{model}} drafted"),
+                Query(rate("draft_accepted_tokens_total", MODEL, "model"), "{{model}} accepted"),
+                Query(rate("draft_boundary_lost_tokens_total", MODEL, "model"), "{{model}} lost at boundaries"),
+            ],
+        ),
+        lines(
+            "Passes of a member per token",
+            "Its answers over the tokens of all ensembles chosen: 1 without drafts and gates.",
+            COUNT,
+            [Query(per(passes, f"scalar({ROUNDS})"), "{{member}}")],
         ),
     ]
 

@@ -218,8 +218,12 @@ class Decoding:
         """Add the chosen token to the sequence."""
         if report is not None:
             sequence.rounds.append(report)
+        drafted, accepted = len(sequence.draft), sequence.cursor + sequence.drafted(token.chosen.id)
         sequence.sum = None
-        if self._add(sequence, token, report):
+        goes_on = self._add(sequence, token, report)
+        if drafted and not (goes_on and accepted > sequence.cursor):
+            self._outbox.news(self._outbox.observer.drafted, sequence.ensemble.name, drafted, accepted, 0)
+        if goes_on:
             if accepts(sequence, token.chosen.id):
                 self._begin_round(sequence)
                 return
@@ -239,7 +243,11 @@ class Decoding:
 
     def _pursue(self, sequence: Sequence) -> None:
         """Have the members' work on a draft."""
-        for name, advance in pursue(sequence).items():
+        proposed = len(sequence.asked.draft)
+        advances = pursue(sequence)
+        if lost := proposed - len(sequence.asked.draft):
+            self._outbox.news(self._outbox.observer.drafted, sequence.ensemble.name, 0, 0, lost)
+        for name, advance in advances.items():
             self._hand(sequence, name, advance)
 
     def _hand(self, sequence: Sequence, name: str, advance: Advance) -> None:

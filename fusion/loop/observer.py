@@ -63,6 +63,12 @@ class Observer:
     def fused(self, done: Round) -> None:
         """A batch of sequences got a token each."""
 
+    def drafted(self, model: str, drafted: int, accepted: int, lost: int) -> None:
+        """A draft is over: of so many tokens that members scored, these were what was drawn.
+
+        `lost` were proposed, but not scored: a member's spelling changes there, or it cannot follow.
+        """
+
     def weighed(self, model: str, report: WeightingReport) -> None:
         """A sequence's weights were measured on its prompt; the members that were pruned are closed."""
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from fusion.policy.registry import policy_name
 from fusion.round import Round
 from fusion.sequence.seat import State
 from fusion.sequence.sequence import Sequence
 
 
 def account_for(batch: list[Sequence], done: Round) -> None:
-    """Add a round of these sequences to their accounts, and to the round how they waited for it."""
+    """Add a round of these sequences to their accounts, and to the round who was asked and how they waited."""
     for sequence in batch:
         account, arrived = sequence.account, sequence.arrived
         if account.rounds and not sequence.cursor:
@@ -20,5 +21,7 @@ def account_for(batch: list[Sequence], done: Round) -> None:
         if len(arrived) > 1:
             done.last.append((arrived[-1][0], arrived[-1][1] - arrived[-2][1]))
         sequence.arrived = []
+        apart = sequence.draft or sequence.asked.members is not None
+        done.policies.append(policy_name(sequence.fusion) if apart else "always")
         if len(sequence.seats) > len(done.voters):
             done.absent += [name for name, seat in sequence.seats.items() if seat.state is State.MUTE]

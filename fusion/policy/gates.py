@@ -9,13 +9,15 @@ from fusion.step import project
 
 
 class Confident:
-    """The pivot is asked first, and the others only where its best token is less probable than a threshold.
+    """The pivot is asked first, and the others only where its best token is not probable enough.
 
-    As SAFE (2510.15346) and GaC have it, but without a look at the others' tokens.
+    That is under a threshold (as in GaC), or ahead of the second by less than a margin (as in SAFE, 2510.15346,
+    but without a look at the others' tokens).
     """
 
-    def __init__(self, threshold: float) -> None:
+    def __init__(self, threshold: float, margin: float = 0.0) -> None:
         self._threshold = threshold
+        self._margin = margin
 
     def ask(self, sequence: Asking) -> Ask:
         """The pivot alone."""
@@ -31,7 +33,8 @@ class Confident:
             return ALL
         newest = latest.ids[-1:], latest.logprobs[-1:]
         candidates = project([newest], [sequence.map_of(pivot)], sequence.view.vocabulary_size)
-        return None if float(candidates.probabilities.max()) >= self._threshold else ALL
+        second, best = np.sort(np.append(candidates.probabilities[0, 0], 0.0))[-2:]
+        return None if best >= self._threshold and best - second >= self._margin else ALL
 
     def checked(self, drafted: int, accepted: int) -> None:
         """There are no drafts."""

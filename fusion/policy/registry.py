@@ -17,7 +17,7 @@ POLICIES: dict[str, Callable[[FusionParams], Policy]] = {
     "always": lambda fusion: Always(),
     "ngram": lambda fusion: Ngram(),
     "member": lambda fusion: Lead(None if fusion.draft == "auto" else fusion.draft),
-    "confident": lambda fusion: Confident(fusion.threshold),
+    "confident": lambda fusion: Confident(fusion.threshold, fusion.margin),
     "draw": lambda fusion: Draw(),
 }
 

@@ -111,7 +111,7 @@ def _lead_on(
 
 def accepts(sequence: Sequence, token: int) -> bool:
     """Return whether a chosen token is the draft's: the next can be chosen at once; else end the draft."""
-    if sequence.cursor < len(sequence.draft) and sequence.draft[sequence.cursor] == token:
+    if sequence.drafted(token):
         sequence.cursor += 1
         for seat in sequence.seats.values():
             if seat.points:

@@ -467,6 +467,10 @@ class Sequence:
         """The members that speak inside a character, from before it, in this round."""
         return tuple(name for name, seat in self.seats.items() if seat.votes and seat.inside is not None)
 
+    def drafted(self, token: int) -> bool:
+        """Return whether a token that was chosen is the draft's."""
+        return self.cursor < len(self.draft) and self.draft[self.cursor] == token
+
     def choice(self, best: Mapping[str, int], chosen: int) -> None:
         """Note whose best token was chosen."""
         self._choices = FADING * self._choices + 1

@@ -220,6 +220,20 @@ class Catalogue:
             "rollbacks", "Times a member took tokens back after re-tokenising the text.", *both
         )
         self.rollback_tokens = counter("rollback_tokens", "Tokens that members took back.", *both)
+        self.draft_tokens = counter("draft_tokens", "Drafted tokens that the members scored.", *model)
+        self.draft_accepted = counter("draft_accepted_tokens", "Drafted tokens that were what was drawn.", *model)
+        self.draft_lost = counter(
+            "draft_boundary_lost_tokens",
+            "Proposed tokens that were not scored, because a member spells the text before them otherwise.",
+            *model,
+        )
+        self.policy_rounds = counter(
+            "policy_rounds",
+            "Rounds by the policy that decided who was asked; `always` is everyone for one token, which drafts "
+            "come back to where they do not pay, and gates where the pivot is not sure.",
+            "model",
+            "policy",
+        )
         self.pruned_members = counter(
             "pruned_members",
             "Sequences that closed a member after the prompt because its weight was too small.",

@@ -12,6 +12,7 @@ import numpy as np
 
 from fusion.core import WeightingReport
 from fusion.loop.observer import Leaving, Observer, best_tokens, divergence
+from fusion.policy.registry import POLICIES
 from fusion.round import Round
 from server.telemetry.metrics.catalogue import DEGRADED_REASONS, DROP_REASONS, PHASES, STAGES, Catalogue
 
@@ -45,6 +46,13 @@ class DecodingMetrics(Observer):
     def fused(self, done: Round) -> None:
         """Account for a batch of rounds."""
         self._rounds[done.model].add(done, done.probabilities.size)
+
+    def drafted(self, model: str, drafted: int, accepted: int, lost: int) -> None:
+        """Count a draft."""
+        of = self._models[model]
+        of.drafted.inc(drafted)
+        of.accepted.inc(accepted)
+        of.lost.inc(lost)
 
     def weighed(self, model: str, report: WeightingReport) -> None:
         """Account for weights that were measured on a prompt."""
@@ -99,6 +107,10 @@ class _Model:
         self.degraded = {reason: catalogue.degraded_requests.labels(name, reason) for reason in DEGRADED_REASONS}
         self.seats = {member: _Seat(catalogue, name, member) for member in members} if len(members) > 1 else {}
         self.compared = 0  # batches so far
+        self.drafted = catalogue.draft_tokens.labels(name)
+        self.accepted = catalogue.draft_accepted.labels(name)
+        self.lost = catalogue.draft_lost.labels(name)
+        self.policies = {policy: catalogue.policy_rounds.labels(name, policy) for policy in POLICIES}
 
     def count(self, told: list[Round]) -> None:
         self.rounds.inc(sum(len(rounds.weights) for rounds in told))
@@ -106,6 +118,8 @@ class _Model:
         later = [len(rounds.waiting) for rounds in told]  # rounds that are not their sequence's first
         for stage in STAGES[1:]:
             self.stages[stage].observe_all(np.repeat([getattr(rounds, stage) for rounds in told], later))
+        for policy, times in Counter(chain(*(rounds.policies for rounds in told))).items():
+            self.policies[policy].inc(times)
         if self.seats:
             self._compare(told)
 

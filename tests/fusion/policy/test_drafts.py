@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 from alignment.errors import InvalidRequestError
 from fusion.assembly.ensembles import build_ensemble
+from fusion.loop.observer import Observer
 from fusion.options import FusionParams, SamplingParams
 from fusion.policy.pace import Pace
 from fusion.policy.policy import ALL, Ask
@@ -160,6 +162,46 @@ def test_drafts_over_real_tokenizers(run, monkeypatch, pivot):
         assert (sum(accepted for _, accepted in policy.went) > 0) == (kind != "wrong")
 
 
+def test_reports_and_the_observer_say_who_ran_and_what_was_drafted(tokenizers, run):
+    class Watch(Observer):
+        def __init__(self):
+            self.drafts, self.policies = Counter(), Counter()
+
+        def drafted(self, model, drafted, accepted, lost):
+            self.drafts.update(drafted=drafted, accepted=accepted, lost=lost)
+
+        def fused(self, done):
+            self.policies.update(done.policies)
+
+    running = run(toy_ensemble(tokenizers, pivot="lingvo", defaults=REPORT))
+    running.fuser.observer = watch = Watch()
+    prompt = running.ensemble.encode_text("Hello")
+    for model in running.ensemble.models.values():
+        says("A rose is a rose is a rose, and naive noses know a rose is a rose.", model, prompt)
+    rounds = running.submit(prompt, replace(REPORT, draft="almanac"), max_tokens=30).wait().last.rounds
+    running.fuser.stop()
+    assert {r.ran for r in rounds} == {tuple(running.ensemble.models)}
+    assert sum(r.drafted for r in rounds) == watch.drafts["accepted"] > 5
+    assert watch.drafts["drafted"] >= watch.drafts["accepted"]
+    assert watch.policies["member"] > watch.drafts["accepted"]  # and those that a draft ended with
+    assert sum(watch.policies.values()) == 30
+    assert watch.policies["always"] > 0
+
+
+def test_a_draft_is_over_where_the_answer_is(tokenizers, run, monkeypatch):
+    running = run(toy_ensemble(tokenizers, pivot="lingvo"))
+    plain = running.submit(max_tokens=40).wait()
+    seen = []
+    running.fuser.observer.drafted = lambda *counts: seen.append(counts)
+    policy = Scripted(guesses(plain.ids, 2560)["right"])
+    monkeypatch.setattr("fusion.sequence.sequence.policy_of", lambda fusion: policy)
+    stop = plain.text[len(plain.text) // 2 :][:3]
+    running.submit(max_tokens=40, stop=(stop,)).wait()
+    running.fuser.stop()
+    assert sum(drafted for _, drafted, _, _ in seen) > 0
+    assert all(accepted <= drafted for _, drafted, accepted, _ in seen)
+
+
 def test_a_member_that_fails_in_the_middle_of_a_draft_is_done_without(tokenizers, run):
     """The draft goes on, or is given up, and nothing of the answer is lost."""
     for lost in ("almanac", "abacus"):
@@ -217,6 +259,8 @@ def test_gates_save_passes(tokenizers, run):
     everyone = passes(FusionParams())
     assert passes(FusionParams(gate="confident", threshold=0.0)) == 30 + 2
     assert passes(FusionParams(gate="confident", threshold=1.0)) == everyone
+    assert passes(FusionParams(gate="confident", threshold=0.0, margin=1.0)) == everyone
+    assert 30 + 2 < passes(FusionParams(gate="confident", threshold=0.0, margin=0.1)) < everyone
     assert passes(FusionParams(gate="draw", renormalize=True)) < everyone / 2
 
 
