@@ -196,6 +196,22 @@ class FusionParams:
         return self.combine == "arithmetic" or any(one is not None for one in named)
 
 
+DRAFTERS = ("ngram", "auto")
+"""What `draft` may be besides a member's name."""
+
+
+def needed_to_draw(fusion: FusionParams) -> list[str]:
+    """What `gate: draw` takes that these options lack: only a plain mixture is its members' draws by weight."""
+    wrong = [
+        ("combine: mixture", fusion.combine != "mixture"),
+        ("renormalize: true", not fusion.renormalize),
+        ("no filter_top", fusion.filter_top is not None),
+        ("no guard", fusion.guard),
+        ("no contrast, proxy or guidance", any((fusion.contrast, fusion.proxy, fusion.guidance))),
+    ]
+    return [what for what, missing in wrong if missing]
+
+
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
     """Options of sampling: drawing a token from the fused distribution, and ending a sequence.

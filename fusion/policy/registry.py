@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 
 from alignment.errors import InvalidRequestError
-from fusion.options import FusionParams, SamplingParams
+from fusion.options import DRAFTERS, FusionParams, SamplingParams, needed_to_draw
 from fusion.policy.always import Always
 from fusion.policy.gates import Confident, Draw
 from fusion.policy.lead import Lead
@@ -47,22 +47,19 @@ def require_policy(
         raise InvalidRequestError(
             "fusion.draft and fusion.gate exclude each other; leave one out.", param="fusion.gate"
         )
-    if fusion.draft not in (None, "ngram", "auto", *members):
+    if fusion.draft not in (None, *DRAFTERS, *members):
         raise InvalidRequestError(
-            f"fusion.draft is {fusion.draft!r:.60}; give ngram, auto, or a member: {', '.join(members)}.",
+            f"fusion.draft is {fusion.draft!r:.60}; give {', '.join(DRAFTERS)}, or a member: "
+            f"{', '.join(members)}.",
             param="fusion.draft",
         )
     if fusion.gate == "draw":
         wrong = [
-            ("combine: mixture", fusion.combine != "mixture"),
-            ("renormalize: true", not fusion.renormalize),
-            ("no filter_top", fusion.filter_top is not None),
-            ("no guard", fusion.guard),
             ("temperature 1 and no other change to the distribution", not _untouched(sampling)),
             ("no logprobs", sampling.logprobs is not None),
             ("no constraint on the answer", constrained),
         ]
-        needed = [what for what, missing in wrong if missing]
+        needed = needed_to_draw(fusion) + [what for what, missing in wrong if missing]
         if needed:
             raise InvalidRequestError(
                 f"fusion.gate draw runs one member a token, which takes {', '.join(needed)}.", param="fusion.gate"

@@ -10,6 +10,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from alignment.errors import ConfigError
+from fusion.options import DRAFTERS, needed_to_draw
 from fusion.terms import objections
 from server.settings import problems
 from server.settings.document import MAX_BYTES, parse
@@ -135,6 +136,7 @@ def _in_ensemble(ensemble: EnsembleSettings, models: Mapping[str, ModelSettings]
     if fewest and (ensemble.filter_top or 0) > candidates:
         yield ("filter_top",), f"found {ensemble.filter_top}, but {fewest} hands over only {candidates} candidates"
     yield from _in_sum(ensemble, members)
+    yield from _policy(ensemble, members)
     if ensemble.weights is None:
         return
     if (method := ensemble.weighting.method) is not None:
@@ -182,3 +184,13 @@ def _in_views(name: str, settings: Settings) -> Iterator[tuple[Loc, str]]:
                 f"{number} views of {model} take more places than its max_sequences, {models[model].max_sequences}"
             )
             yield ("members",), sentence
+
+
+def _policy(ensemble: EnsembleSettings, members: list[str]) -> Iterator[tuple[Loc, str]]:
+    """Drafts and gates that every request would be refused for."""
+    if ensemble.draft not in (None, *DRAFTERS, *members):
+        yield ("draft",), f"'{ensemble.draft}' is no member; allowed: {', '.join([*DRAFTERS, *members])}"
+    if ensemble.draft is not None and ensemble.gate is not None:
+        yield ("gate",), "draft and gate exclude each other; leave one out"
+    elif ensemble.gate == "draw" and (needed := needed_to_draw(ensemble)):
+        yield ("gate",), f"draw runs one member a token, which takes {', '.join(needed)}"

@@ -9,6 +9,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -74,10 +75,10 @@ class Answer:
             self.act(len(self.ids))
 
 
-def ask(runtime: Runtime, name: str, text: str, answer: Answer, **sampling) -> Answer:
+def ask(runtime: Runtime, name: str, text: str, answer: Answer, draft: str | None = None, **sampling) -> Answer:
     ensemble = runtime.ensembles[name]
     sampling = {"max_tokens": 48, "temperature": 0.0, **sampling}
-    fusion = ensemble.defaults
+    fusion = replace(ensemble.defaults, draft=draft)
     runtime.fuser.submit(
         ensemble, ensemble.encode_chat(user(text)), SamplingParams(**sampling), fusion, on_update=answer
     )
@@ -110,6 +111,23 @@ def test_the_tokens_are_those_of_the_same_members_in_the_server(runtime: Runtime
     expected = greedy(inline, prompts)
     inline.fuser.stop()
     assert greedy(runtime, prompts) == expected
+
+
+@pytest.mark.parametrize("draft", ["auto", "ngram", "abacus"])
+def test_drafts_change_no_token(runtime: Runtime, draft: str) -> None:
+    for prompt in questions(3):
+        plain, drafted = ask(runtime, ENSEMBLE, prompt, Answer()), Answer()
+        wait(plain)
+        wait(ask(runtime, ENSEMBLE, prompt, drafted, draft))
+        assert drafted.ids == plain.ids
+
+
+def test_a_worker_killed_in_the_middle_of_a_draft_is_done_without(runtime: Runtime) -> None:
+    answer = Answer(lambda tokens: kill("almanac") if tokens == 10 else None)
+    update = wait(ask(runtime, "forgiving", questions(1)[0], answer, "lingvo", ignore_eos=True, max_tokens=60))
+    assert (update.finish, len(answer.ids)) == ("length", 60)
+    assert set(update.departed) == {"almanac"}
+    until(lambda: not runtime.fuser.attendance.down)
 
 
 def test_a_member_that_is_killed_ends_its_sequences_within_a_second(runtime: Runtime) -> None:

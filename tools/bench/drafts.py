@@ -6,7 +6,8 @@
 
 The models of the last two have random parameters and are made to say their answers (`tools.bench.saying`). All
 ways run in one process, in turns. Prints one JSON line: the share of answers that are the same with and without
-drafts, the ratio of the median times per token, and that of the processor's time, which other programs disturb less.
+drafts, the ratio of the median times per token, and that of the processor's time, which other programs disturb
+less.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import statistics
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,8 +36,8 @@ from tools.bench import models, saying
 from tools.bench.processor import processor
 
 DEMO = Path(__file__).resolve().parents[2] / "deploy" / "demo.yaml"
-TOKENS = 96
-TEXTS = 12
+TOKENS = 64
+TEXTS = 8
 SMALL_DRAFTER = {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 4, "num_attention_heads": 4}
 WRONG = 0.1
 
@@ -148,13 +149,18 @@ def main() -> None:
     options = parser.parse_args()
     result: dict[str, Any] = {"processor": processor()}
     with tempfile.TemporaryDirectory() as scratch:
-        if "demo" in options.parts:
-            result["demo"] = demo(options.questions)
-        if "copying" in options.parts:
-            result["copying"] = scripted(models.build(Path(scratch) / "copying"), ("ngram",), {})
-        if "small" in options.parts:
-            folders = models.build(Path(scratch) / "small", {**models.SMALL, "neox": SMALL_DRAFTER})
-            result["small"] = scripted(folders, ("neox", "auto"), {"neox": WRONG})
+        parts: dict[str, Callable[[], dict[str, Any]]] = {
+            "demo": lambda: demo(options.questions),
+            "copying": lambda: scripted(models.build(Path(scratch) / "copying"), ("ngram",), {}),
+            "small": lambda: scripted(
+                models.build(Path(scratch) / "small", {**models.SMALL, "neox": SMALL_DRAFTER}),
+                ("neox", "auto"),
+                {"neox": WRONG},
+            ),
+        }
+        for part in options.parts:
+            result[part] = parts[part]()
+            print(part, result[part], flush=True)
     print(json.dumps(result))
 
 

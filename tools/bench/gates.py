@@ -1,7 +1,7 @@
 """Accuracy of a gated ensemble and the passes it saves: `python -m tools.bench.gates [--questions 400]`.
 
-The demo's questions, greedy, with `gate: confident` at several thresholds and margins. Prints a line for each, and one
-JSON object at the end. Passes are the members' answers while decoding, all members together.
+The demo's questions, greedy, with `gate: confident` at several thresholds and margins. Prints a line for each,
+and one JSON object at the end. Passes are the members' answers while decoding, all members together.
 """
 
 from __future__ import annotations

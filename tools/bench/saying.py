@@ -1,7 +1,7 @@
-"""Saying: engines of random parameters that are made to give answers known in advance, at the cost of real passes.
+"""Saying: engines of random parameters that give answers known in advance, at the cost of real passes.
 
-Random models neither copy their prompts nor agree with each other. Here every forward pass is run as it is, and then
-the logit of the token that the answer goes on with is raised.
+Random models neither copy their prompts nor agree with each other. Here every forward pass is run as it is, and
+then the logit of the token that the answer goes on with is raised.
 """
 
 from __future__ import annotations

@@ -84,7 +84,7 @@ MISTAKES = {
         "    pivot: ada\n    pivit: ada",
         "c.yaml:8: ensembles.both.pivit: unknown field (did you mean 'pivot'?); allowed: members, views, "
         "pivot, alignment, maps, mask, contrast, proxy, guidance, weights, weighting, combine, filter_top, "
-        "renormalize, unmapped, guard, draft, gate, threshold, context_place, on_member_failure.",
+        "renormalize, unmapped, guard, draft, gate, threshold, margin, context_place, on_member_failure.",
     ),
     "missing field": (
         "  ben: {source: models/ben}",
@@ -251,6 +251,27 @@ MISTAKES = {
         "    pivot: ada",
         "    pivot: ada\n    filter_top: 321",
         "c.yaml:8: ensembles.both.filter_top: found 321, but ada hands over only 320 candidates.",
+    ),
+    "drafter that is no member": (
+        "    pivot: ada",
+        "    pivot: ada\n    draft: eve",
+        "c.yaml:8: ensembles.both.draft: 'eve' is no member; allowed: ngram, auto, ada, ben.",
+    ),
+    "draft and gate": (
+        "    pivot: ada",
+        "    pivot: ada\n    draft: ada\n    gate: confident",
+        "c.yaml:9: ensembles.both.gate: draft and gate exclude each other; leave one out.",
+    ),
+    "gate that would not be exact": (
+        "    pivot: ada",
+        "    pivot: ada\n    gate: draw\n    combine: product",
+        "c.yaml:8: ensembles.both.gate: draw runs one member a token, which takes combine: mixture, "
+        "renormalize: true.",
+    ),
+    "gate that there is not": (
+        "    pivot: ada",
+        "    pivot: ada\n    gate: sure",
+        "c.yaml:8: ensembles.both.gate: found 'sure'; allowed: confident, draw.",
     ),
     "no members": (
         "    members: [ada, ben]",
