@@ -30,8 +30,6 @@ from fusion.core import Delta, End, Prompt
 from fusion.ensemble import Ensemble
 from fusion.loop.fuser import Fuser
 from fusion.options import FusionParams, SamplingParams
-from server.loading import build
-from server.settings import read_settings
 from tools.bench import models, saying
 from tools.bench.processor import processor
 
@@ -102,6 +100,9 @@ def compare(
 
 def demo(questions: int) -> dict[str, Any]:
     """On the demo's questions."""
+    from server.loading import build  # what follows runs without a server's packages
+    from server.settings import read_settings
+
     runtime = build(read_settings(DEMO, {}))
     runtime.fuser.start()
     ensemble = next(e for e in runtime.ensembles.values() if len(e.models) > 1)

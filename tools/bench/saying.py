@@ -74,12 +74,19 @@ class Saying:
 
 
 def load(
-    folders: dict[str, Path], sequences: int, wrong: dict[str, float]
+    folders: dict[str, Path],
+    sequences: int,
+    wrong: dict[str, float],
+    *,
+    device: str = "cpu",
+    dtype: str = "float32",
 ) -> tuple[dict[str, Model], list[Saying]]:
     """Members over checkpoints, and what makes them say their answers; `wrong` is by member, 0 by default."""
     models, saying = {}, {}
     for name, folder in folders.items():
-        engine = TransformersEngine.load(str(folder), cache_tokens=sequences * 1024, max_sequences=sequences)
+        engine = TransformersEngine.load(
+            str(folder), dtype=dtype, device=device, cache_tokens=sequences * 1024, max_sequences=sequences
+        )
         tokenizer = Tokenizer.load(str(folder))
         models[name] = Model(InlineMember(name, engine), tokenizer, (END,), str(folder))
         saying[name] = Saying(engine, tokenizer, wrong.get(name, 0.0))
