@@ -350,7 +350,7 @@ def test_several_adapters_share_steps_with_the_bare_model(tmp_path):
         str(golden / "base"),
         dtype="float32",
         cache_tokens=1024,
-        max_context=100,
+        max_context=60,
         candidates=width,
         engine_args=EAGER,
         adapters={name: str(golden / name) for name in names if name},
