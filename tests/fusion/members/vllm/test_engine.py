@@ -14,10 +14,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 from safetensors.torch import save_file
 from transformers import LlamaConfig, MistralConfig
 
-from fusion.core import Advance, AdvanceFailed, Capacity, Generate, Look, NextTokens
+from fusion.core import Advance, AdvanceFailed, Capacity, Generate, NextTokens
 from fusion.options import SamplingParams
 from tests.support.random_models import VOCABULARY, build, error_of, plain_logprobs, run
-from tests.support.reference import shared
 
 pytest.importorskip("vllm")
 
@@ -337,48 +336,3 @@ def test_generating_a_few_tokens_leaves_a_core_to_whoever_sends_them(engine, mon
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(1)
-
-
-def test_several_adapters_share_steps_with_the_bare_model(tmp_path):
-    """Each row is that of its own adapter, token by token; second looks are at the newest row."""
-    golden = shared("golden", "adapters")
-    views = json.loads((golden / "views.json").read_text())
-    names = [None if row == "__base__" else row for row in views["rows"]]
-    arrays = np.load(golden / "views.npz")
-    width = json.loads((golden / "base" / "config.json").read_text())["vocab_size"]
-    engine = VllmEngine.load(
-        str(golden / "base"),
-        dtype="float32",
-        cache_tokens=1024,
-        max_context=60,
-        candidates=width,
-        engine_args=EAGER,
-        adapters={name: str(golden / name) for name in names if name},
-    )
-    try:
-        rows = arrays["input_ids"].tolist()
-        answers = run(
-            engine,
-            *(
-                Advance(i, 0, row[:-1], adapter=name)
-                for i, (row, name) in enumerate(zip(rows, names, strict=True))
-            ),
-        )
-        answers = run(
-            engine,
-            *(Advance(i, len(row) - 1, row[-1:], adapter=names[i], kept=True) for i, row in enumerate(rows)),
-        )
-        for i, expected in enumerate(arrays["logprobs"]):
-            found = np.empty(width, np.float32)
-            found[answers[i].ids[0]] = answers[i].logprobs[0]
-            np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
-        scored = run(engine, *(Advance(9 + i, 0, row, "all", adapter=names[i]) for i, row in enumerate(rows)))
-        for i, row in enumerate(rows):  # several that are scored, at once
-            assert len(scored[9 + i].ids) == len(row)
-            assert scored[9 + i].logprobs[-1, 0] == pytest.approx(arrays["logprobs"][i].max(), abs=1e-5)
-        engine.add([Look(i, [7, 3, 3]) for i in range(len(rows))])
-        looked = {answer.sequence: answer.logprobs for answer in engine.step()}
-        for i, expected in enumerate(arrays["logprobs"]):
-            np.testing.assert_allclose(looked[i], expected[[7, 3, 3]], rtol=0, atol=1e-5)
-    finally:
-        engine.shutdown()
