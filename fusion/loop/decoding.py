@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import sys
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from time import perf_counter
 
 from alignment.errors import RequestError, UnavailableError
@@ -17,6 +19,7 @@ from fusion.loop.recovery import Recovery
 from fusion.loop.timing import account_for
 from fusion.policy.pace import Costs
 from fusion.policy.policy import ALL
+from fusion.prompt.reading import Read
 from fusion.prompt.scoring import PrefixScores
 from fusion.round import Round, batch_key, run_round
 from fusion.sequence.constraint import fill
@@ -29,14 +32,26 @@ log = logging.getLogger(__name__)
 
 
 class Decoding:
-    """Moves open sequences from round to round. Used by the fuser's thread only, but for `heard`."""
+    """Moves open sequences from round to round. Used by the fuser's thread only, but for `heard`.
 
-    def __init__(self, members: Mapping[str, Member], line: Line, places: Places, outbox: Outbox) -> None:
+    `call` has that thread call a function, from any other.
+    """
+
+    def __init__(
+        self,
+        members: Mapping[str, Member],
+        line: Line,
+        places: Places,
+        outbox: Outbox,
+        call: Callable[[Callable[[], None]], None],
+    ) -> None:
         self.heard: dict[str, float] = {}  # when each member last answered anybody
         self.recovery = Recovery(line, places, outbox, self.settle)
         self._members = members
         self._places = places
         self._outbox = outbox
+        self._call = call
+        self._readers = ThreadPoolExecutor(1, thread_name_prefix="reader")  # of long prompts
         self._ready: dict[int, Sequence] = {}
         self._going: dict[int, Sequence] = {}  # those whose members are to be given work
         self._costs = Costs()
@@ -183,9 +198,39 @@ class Decoding:
                 self._failed_inside(sequence)
 
     def _read_prompt(self, sequence: Sequence) -> bool:
-        """Before its first round a sequence may find its weights in the prompt, and go on without some members."""
+        """Before its first round a sequence may find its weights in the prompt; False while that takes time."""
         try:
-            closed = sequence.read_prompt()
+            is_long = sequence.reading is not None and sequence.reading.is_long
+            evaluate = sequence.begin_reading()
+            if evaluate is None:
+                return True
+            if is_long:
+                done = self._readers.submit(evaluate)
+                done.add_done_callback(lambda done: self._call(partial(self._has_read, sequence, done)))
+                return False
+            read = evaluate()
+        except Exception:
+            self._failed_inside(sequence)
+            return False
+        return self._take_reading(sequence, read)
+
+    def _has_read(self, sequence: Sequence, done: Future[Read]) -> None:
+        """A prompt was evaluated on another thread."""
+        if sequence.number not in self._places.open or done.cancelled():
+            return
+        if error := done.exception():
+            log.error("the prompt of sequence %d could not be evaluated", sequence.number, exc_info=error)
+            self._failed_inside(sequence)
+        elif self._take_reading(sequence, done.result()):
+            self.settle(sequence)
+
+    def _take_reading(self, sequence: Sequence, read: Read) -> bool:
+        """Take what a prompt was scored for, and go on without some members; False where it cannot go on."""
+        try:
+            closed = sequence.end_reading(read)
+        except UnavailableError as error:
+            self.recovery.fail(sequence, error)
+            return False
         except Exception:
             self._failed_inside(sequence)
             return False
@@ -195,6 +240,10 @@ class Decoding:
             self._places.leave(sequence, name)
             del sequence.seats[name]
         return True
+
+    def stop(self) -> None:
+        """Evaluate no more prompts."""
+        self._readers.shutdown(wait=False, cancel_futures=True)
 
     def _fuse(self, batch: list[Sequence]) -> list[tuple[list[Sequence], Round]]:
         """A round of a batch; a defect that one sequence meets costs that sequence alone."""

@@ -58,7 +58,7 @@ class Fuser:
         self._thread = threading.Thread(target=self._run, name="fuser", daemon=True)
         self.prefixes = PrefixScores()  # of the prompts read so far
         self._outbox = Outbox()
-        self._decoding = Decoding(self.members, self.line, self._places, self._outbox)
+        self._decoding = Decoding(self.members, self.line, self._places, self._outbox, self._inbox.put)
         self._recovery = self._decoding.recovery
 
     # -- for callers, from any thread
@@ -88,6 +88,7 @@ class Fuser:
         if self._thread.is_alive():
             self._inbox.put(None)
             self._thread.join()
+        self._decoding.stop()
         with ThreadPoolExecutor(max(1, len(self.members))) as pool:  # a worker takes a moment to end
             list(pool.map(lambda member: member.stop(), self.members.values()))
 

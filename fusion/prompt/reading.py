@@ -61,11 +61,15 @@ class PromptReading:
             for name, positions in self._echo.positions.items():
                 self._positions[name] = np.union1d(self._positions[name], positions)
 
+    @property
+    def is_long(self) -> bool:
+        """Whether evaluating the answers can take so long that other sequences must not wait for it."""
+        return self._echo is not None or (self._scoring is not None and self._scoring.lists)
+
     def advances(self, sequence: int) -> dict[str, Advance]:
         """The prompt for every member, scored where it is to be."""
-        lists = self._echo is not None or (self._scoring is not None and self._scoring.lists)
         return {
-            name: prompt_advance(sequence, self._prompt.ids[name], positions, lists=lists)
+            name: prompt_advance(sequence, self._prompt.ids[name], positions, lists=self.is_long)
             for name, positions in self._positions.items()
         }
 

@@ -11,6 +11,7 @@ same conversation (`PrefixScores`).
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -62,26 +63,29 @@ def prompt_advance(sequence: int, ids: list[int], positions: Indices, *, lists: 
 
 
 class PrefixScores:
-    """Scores of texts by all that stands before and in them; the longest unused go first."""
+    """Scores of texts by all that stands before and in them; the longest unused go first. For any thread."""
 
     def __init__(self, limit: int = KEPT_BYTES) -> None:
         self._limit = limit
         self._kept: OrderedDict[bytes, TextScores] = OrderedDict()
         self._size = 0
+        self._lock = threading.Lock()
 
     def get(self, key: bytes) -> TextScores | None:
         """Return what was kept, None if it no longer is."""
-        if key in self._kept:
-            self._kept.move_to_end(key)
-        return self._kept.get(key)
+        with self._lock:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+            return self._kept.get(key)
 
     def put(self, key: bytes, scores: TextScores) -> None:
         """Keep scores, within the limit of bytes."""
-        if key not in self._kept:
-            self._kept[key] = scores
-            self._size += scores.size
-        while self._size > self._limit:
-            self._size -= self._kept.popitem(last=False)[1].size
+        with self._lock:
+            if key not in self._kept:
+                self._kept[key] = scores
+                self._size += scores.size
+            while self._size > self._limit:
+                self._size -= self._kept.popitem(last=False)[1].size
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,12 +7,14 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from math import nan
 from time import perf_counter
 
 import numpy as np
 from numpy.typing import NDArray
 
+from alignment.errors import UnavailableError
 from alignment.spelling import Spelling
 from alignment.text.characters import beginning_at_the_end
 from alignment.text.stops import control_tokens
@@ -40,7 +42,7 @@ from fusion.options import FusionParams, SamplingParams
 from fusion.policy.pace import EXPECTED, FADING, SEEN, Costs
 from fusion.policy.policy import ALL, Ask
 from fusion.policy.registry import policy_of
-from fusion.prompt.reading import PromptReading
+from fusion.prompt.reading import PromptReading, Read
 from fusion.prompt.scoring import PrefixScores
 from fusion.sampling import BAN
 from fusion.sequence.grammar import Bits
@@ -114,6 +116,7 @@ class Sequence:
         self.lead_spelled = False  # whether the pivot spelled the space its template puts before the answer
         self.reading: PromptReading | None = None  # until the members have answered the prompt
         self._later: dict[str, Advance] = {}
+        self.is_reading = False  # whether their answers are being evaluated
         self.echoed: tuple[Token, ...] = ()
         self.weighting: WeightingReport | None = None
         self.departed: dict[str, str] = {}
@@ -198,7 +201,7 @@ class Sequence:
     @property
     def ready(self) -> bool:
         """True once every member of this round has answered, second looks included."""
-        if self.sum is not None and self.sum.awaited:
+        if self.is_reading or (self.sum is not None and self.sum.awaited):
             return False
         return all(seat.latest is not None for seat in self.seats.values() if seat.votes)
 
@@ -351,24 +354,38 @@ class Sequence:
             chosen, *top = (TokenLogProb(i, self.surface(i), p) for i, p in zip(ids, logprobs, strict=True))
             yield Token(chosen, tuple(top))
 
-    def read_prompt(self) -> tuple[str, ...]:
-        """Take from the members' answers to the prompt what it was scored for; returns who need not go on."""
+    def begin_reading(self) -> Callable[[], Read] | None:
+        """What finds out, on any thread, what the prompt was scored for; None where it was not.
+
+        The members have answered the prompt. Until `end_reading` the sequence is not ready again.
+        """
         if self.reading is None:
-            return ()
-        reading, self.reading = self.reading, None
+            return None
+        reading, self.reading, self.is_reading = self.reading, None, True
         answers = {name: seat.latest for name, seat in self.seats.items() if seat.latest and seat.votes}
-        read = reading.read(answers, self.weights)
-        self.echoed = read.echoed
         for name, answer in answers.items():  # what was scored is not needed any more
             self.seats[name].latest = replace(
                 answer, ids=answer.ids[-1:], logprobs=answer.logprobs[-1:], appended_logprobs=None
             )
+        return partial(reading.read, answers, dict(self.weights))
+
+    def end_reading(self, read: Read) -> tuple[str, ...]:
+        """Take what the prompt was scored for; returns who need not go on.
+
+        UnavailableError where the member has left meanwhile whose tokens were to be emitted.
+        """
+        self.is_reading = False
+        self.echoed = read.echoed
         if read.measured is None:
             return ()
         self.weights = {name: read.measured.weights.get(name, 0.0) for name in self.members}
         self.weighting = read.measured.report
+        if read.measured.pivot not in self.seats:
+            raise UnavailableError(
+                f"Member {read.measured.pivot!r} was lost while the prompt was read; try again."
+            )
         self._turn_to(self.ensemble.view(read.measured.pivot))
-        return read.measured.report.pruned
+        return tuple(name for name in read.measured.report.pruned if name in self.seats)
 
     def _turn_to(self, view: View) -> None:
         """Take the pivot of `view`, before anything is generated."""
@@ -553,7 +570,8 @@ class Sequence:
 
     def misses(self, name: str) -> bool:
         """Return whether a lost member would count if it came back: it has been given a weight."""
-        return name in self.lost and self.reading is None and self.weights[name] != 0
+        has_weights = self.reading is None and not self.is_reading
+        return name in self.lost and has_weights and self.weights[name] != 0
 
     def reopen(self, name: str) -> Advance:
         """Give a member that was lost its seat back: what it must read before it can take part again.

@@ -334,8 +334,8 @@ class ServerSettings(Section):
         max_choices: the largest `n` of a request.
         max_views: the most contexts of a request.
         max_context_chars: the longest context, or second prompt, of a request.
-        max_search: grid times positions (a grid below 21 counts as 21) that a request may ask of `packllm-opt`,
-            whose search holds up all sequences; what an ensemble is configured with is allowed whatever it is.
+        max_search: grid times positions times members less one (a grid below 21 counts as 21) that a request may
+            ask of `packllm-opt`; what an ensemble is configured with is allowed whatever it is.
         request_seconds: how long one generation may take; None for no limit.
         keep_alive: what a silent stream gets: a `comment` line, which clients skip, or an empty `chunk`.
         keep_alive_seconds: how long a stream may be silent before it gets one; 0 switches them off.

@@ -102,10 +102,13 @@ def fusion_params(fields: FusionFields | None, ensemble: Ensemble, max_search: i
     taking_part = members or tuple(ensemble.models)
     combine = fields.combine or defaults.combine
     weighting, uniform = _weighting(fields, defaults.weighting)
-    if weighting.method == "packllm-opt" and _search(weighting) > max(max_search, _search(defaults.weighting)):
+    lines = max(1, len(taking_part) - 1)  # one line search for each member after the first
+    asked, usual = _search(weighting) * lines, _search(defaults.weighting) * max(1, len(ensemble.models) - 1)
+    if weighting.method == "packllm-opt" and asked > max(max_search, usual):
         raise InvalidRequestError(
-            f"fusion.weighting asks for a search of {weighting.grid} values at {weighting.positions} positions; "
-            f"this server allows {max_search // max(weighting.grid, GRID)} positions with that grid.",
+            f"fusion.weighting asks for a search of {weighting.grid} values at {weighting.positions} positions with "
+            f"{len(taking_part)} members; this server allows {max_search // (lines * max(weighting.grid, GRID))} "
+            "positions with that grid.",
             param="fusion.weighting",
         )
     weights = None if uniform else _weights(fields.weights, defaults.weights, taking_part, combine)

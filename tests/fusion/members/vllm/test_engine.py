@@ -336,3 +336,14 @@ def test_generating_a_few_tokens_leaves_a_core_to_whoever_sends_them(engine, mon
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(1)
+
+
+@pytest.mark.parametrize("score", ["last", "appended", "all"])
+def test_no_step_waits_for_a_compiler(engine, monkeypatch, score):
+    """vLLM counts ranks in a kernel that it compiles at first use, which takes seconds, and a compiler."""
+
+    def compiled(*_):
+        raise AssertionError("a kernel would be compiled inside the step")
+
+    monkeypatch.setattr("vllm.v1.sample.sampler.batched_count_greater_than", compiled)
+    assert isinstance(run(engine, Advance(1, 0, [5, 6, 7, 8], score))[1], NextTokens)

@@ -74,6 +74,15 @@ def test_a_search_that_would_hold_up_everybody_is_refused(grid: int, positions: 
     assert caught.value.param == "fusion.weighting"
 
 
+def test_a_search_with_more_members_is_more_work() -> None:
+    asked = FusionFields.model_validate({"weights": "packllm-opt", "weighting": {"positions": 40}})
+    pair = ensemble()
+    three = replace(pair, models=pair.models | {"c": pair.models["b"]})
+    assert fusion_params(asked, pair, 1000).weighting.positions == 40
+    with pytest.raises(InvalidRequestError, match="with 3 members; this server allows 23 positions"):
+        fusion_params(asked, three, 1000)
+
+
 def test_what_an_ensemble_is_configured_with_is_allowed() -> None:
     weighting = Weighting(method="packllm-opt", grid=1001, positions=4096)
     configured = ensemble(defaults=FusionParams(weighting=weighting))
