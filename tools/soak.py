@@ -6,8 +6,9 @@ Three parts, each of which fails with a sentence and exit status 1:
   three choices, stop strings and log-probabilities. Every answer that is waited for is whole and equal to what the
   same request gets when nothing else runs (temperature 0). Afterwards no sequence is open and the server's memory
   has stopped growing.
-* kill: the same ensemble with every member in a process of its own, one of which is killed every ten seconds.
-  Every request ends with an answer or a 503 within `PATIENCE` seconds.
+* kill: as many clients, and every member in a process of its own, one of which is killed every ten seconds. Every
+  request ends within `PATIENCE` seconds with an answer, with a 503, or, as a stream that had begun, with an error
+  event. Afterwards the members come back.
 * orphans: no process is left after the server had SIGTERM, nor after it had SIGKILL.
 
 The last line is one JSON object with the figures.
@@ -57,6 +58,10 @@ MEMORY = {
 
 class SoakFailedError(Exception):
     """A property did not hold; the message says which."""
+
+
+class EndedByErrorError(Exception):
+    """A stream that had begun ended with an error event; the message is the event's."""
 
 
 def require(holds: bool, sentence: str) -> None:
@@ -140,7 +145,8 @@ async def streamed(
                 continue
             event = json.loads(line[6:])
             if "error" in event:
-                raise ConnectionError(event["error"]["message"])
+                require(event["error"]["type"] == "server_error", f"a stream ended with {event['error']}")
+                raise EndedByErrorError(event["error"]["message"])
             for choice in event["choices"]:
                 texts[choice["index"]] += choice["delta"].get("content") or ""
                 finishes[choice["index"]] = choice["finish_reason"] or finishes[choice["index"]]
@@ -195,7 +201,8 @@ async def load_while_killing(served: Served, bodies: list[dict[str, Any]], secon
     longest, kills = 0.0, 0
     deadline, turn, draw = time.monotonic() + seconds, itertools.count(), random.Random(11)
 
-    async with httpx.AsyncClient(base_url=served.url, timeout=2 * PATIENCE) as http:
+    limits = httpx.Limits(max_connections=CONCURRENCY, max_keepalive_connections=CONCURRENCY)
+    async with httpx.AsyncClient(base_url=served.url, timeout=2 * PATIENCE, limits=limits) as http:
 
         async def client() -> None:
             nonlocal longest
@@ -210,8 +217,8 @@ async def load_while_killing(served: Served, bodies: list[dict[str, Any]], secon
                         outcomes["answered" if answer.status_code == 200 else str(answer.status_code)] += 1
                 except httpx.HTTPStatusError as error:
                     outcomes[str(error.response.status_code)] += 1
-                except ConnectionError:  # in-band, after the first token
-                    outcomes["ended with an error event"] += 1
+                except EndedByErrorError:
+                    outcomes["streams ended by an error event"] += 1
                 longest = max(longest, time.monotonic() - began)
                 if not outcomes["answered"] or time.monotonic() - began < 0.05:
                     await asyncio.sleep(0.2)  # a refused client comes back, but not at once
@@ -227,7 +234,7 @@ async def load_while_killing(served: Served, bodies: list[dict[str, Any]], secon
                     draw.choice(workers).kill()
                     kills += 1
 
-        await asyncio.gather(killer(), *(client() for _ in range(CONCURRENCY // 4)))
+        await asyncio.gather(killer(), *(client() for _ in range(CONCURRENCY)))
     return {"kills": kills, "longest_seconds": round(longest, 1), **outcomes}
 
 
@@ -269,9 +276,19 @@ def in_processes(config: Path, folder: Path) -> Path:
     return path
 
 
+def ready_again(served: Served) -> float:
+    """Seconds until all members are back."""
+    began = time.monotonic()
+    while httpx.get(f"{served.url}/ready", timeout=10).status_code != 200:
+        require(time.monotonic() - began < 2 * PATIENCE, "members that were killed did not come back")
+        time.sleep(0.5)
+    return round(time.monotonic() - began, 1)
+
+
 def kill(config: Path, model: str, prompts: list[str], seconds: float, log: Path) -> dict[str, Any]:
     with serving(config, log) as served:
         figures = asyncio.run(load_while_killing(served, requests_of(model, prompts, seed=5), seconds))
+        figures["seconds_until_ready_again"] = ready_again(served)
     wrong = [status for status in figures if status.isdigit() and status != "503"]
     require(not wrong, f"requests got {', '.join(wrong)} instead of an answer or 503")
     require(figures["longest_seconds"] <= PATIENCE, f"a request took {figures['longest_seconds']} s")

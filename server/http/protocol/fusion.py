@@ -105,10 +105,10 @@ def fusion_params(fields: FusionFields | None, ensemble: Ensemble, max_search: i
     lines = max(1, len(taking_part) - 1)  # one line search for each member after the first
     asked, usual = _search(weighting) * lines, _search(defaults.weighting) * max(1, len(ensemble.models) - 1)
     if weighting.method == "packllm-opt" and asked > max(max_search, usual):
+        allowed = max_search // (lines * max(weighting.grid, GRID))
         raise InvalidRequestError(
-            f"fusion.weighting asks for a search of {weighting.grid} values at {weighting.positions} positions with "
-            f"{len(taking_part)} members; this server allows {max_search // (lines * max(weighting.grid, GRID))} "
-            "positions with that grid.",
+            f"fusion.weighting asks for a search of {weighting.grid} values at {weighting.positions} positions "
+            f"with {len(taking_part)} members; this server allows {allowed} positions with that grid.",
             param="fusion.weighting",
         )
     weights = None if uniform else _weights(fields.weights, defaults.weights, taking_part, combine)
