@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -163,9 +165,10 @@ def test_an_echo_uses_the_weights_that_the_prompt_was_given(tokenizers, run):
     ensemble = everything(toy_ensemble(tokenizers, pivot="lingvo"))
     running = run(ensemble)
     prompt = ensemble.encode_text(QUESTION, locate=True)
-    listener = running.submit(prompt, weighted("packllm-opt"), max_tokens=2, prompt_logprobs=0).wait()
+    fusion = replace(weighted("packllm-opt"), unmapped="pivot")
+    listener = running.submit(prompt, fusion, max_tokens=2, prompt_logprobs=0).wait()
     weights = listener.last.weighting.weights
-    apart = running.submit(prompt, weighted("packllm-opt"), max_tokens=2).wait()
+    apart = running.submit(prompt, fusion, max_tokens=2).wait()
     assert weights == pytest.approx(apart.last.weighting.weights)
     echoed = listener.updates[0].prompt[1:]
     for token, (names, fused) in zip(echoed, plain_echo(ensemble, prompt, weights), strict=True):
