@@ -218,10 +218,12 @@ class Decoding:
         """A prompt was evaluated on another thread."""
         if sequence.number not in self._places.open or done.cancelled():
             return
-        if error := done.exception():
-            log.error("the prompt of sequence %d could not be evaluated", sequence.number, exc_info=error)
+        try:
+            read = done.result()
+        except Exception:
             self._failed_inside(sequence)
-        elif self._take_reading(sequence, done.result()):
+            return
+        if self._take_reading(sequence, read):
             self.settle(sequence)
 
     def _take_reading(self, sequence: Sequence, read: Read) -> bool:
