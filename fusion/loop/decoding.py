@@ -292,14 +292,15 @@ class Decoding:
         self._outbox.update(sequence.update, text, (token,), finish, reason, report=report)
         return finish is None
 
-    def _pursue(self, sequence: Sequence) -> None:
-        """Have the members' work on a draft."""
+    def _pursue(self, sequence: Sequence) -> bool:
+        """Have the members' work on a draft; returns whether any of them was given some."""
         proposed = len(sequence.asked.draft)
         advances = pursue(sequence)
         if lost := proposed - len(sequence.asked.draft):
             self._outbox.news(self._outbox.observer.drafted, sequence.ensemble.name, 0, 0, lost)
         for name, advance in advances.items():
             self._hand(sequence, name, advance)
+        return bool(advances)
 
     def _hand(self, sequence: Sequence, name: str, advance: Advance) -> None:
         if tokens := sequence.seats[name].rolled_back:
@@ -319,15 +320,18 @@ class Decoding:
             fill(sequence.constraint for sequence in going if sequence.constraint is not None)
         except Exception:  # whichever it was fails when it is asked by itself
             log.debug("the masks of a batch failed", exc_info=True)
+        pursued: set[int] = set()  # a draft that no member can follow still gives them the text so far
         for sequence in going:
             if sequence.asked.draft and sequence.number in self._places.open:
                 try:
-                    self._pursue(sequence)
+                    if self._pursue(sequence):
+                        pursued.add(sequence.number)
                 except Exception:
                     self._failed_inside(sequence)
         for turn, engine in enumerate(sorted(self._members, key=lambda name: -self.heard.get(name, 0.0))):
             for sequence in going:
-                if not sequence.asked.draft and sequence.number in self._places.open:
+                waits = not sequence.asked.draft and sequence.number not in pursued
+                if waits and sequence.number in self._places.open:
                     self._follow(sequence, engine)
             if turn == 0:
                 self._sent = perf_counter()

@@ -100,6 +100,17 @@ def test_drafts_change_no_answer(tokenizers, run, monkeypatch, pivot, sampling, 
     assert sum(r.drafted for r in drafted.last.rounds) >= accepted
 
 
+def test_a_draft_that_cannot_be_followed_changes_no_report(tokenizers, run, monkeypatch):
+    running = run(toy_ensemble(tokenizers, pivot="almanac", defaults=replace(REPORT, unmapped="pivot")))
+    plain = running.submit(max_tokens=40).wait()
+    policy = Scripted(guesses(plain.ids, tokenizers["almanac"].vocabulary_size)["right"])
+    monkeypatch.setattr("fusion.sequence.sequence.policy_of", lambda fusion: policy)
+    drafted = running.submit(max_tokens=40).wait()
+    begun = [r for r in drafted.last.rounds if not r.drafted and any(r.rolled_back.values())]
+    assert begun, "the case: tokens are taken back where a draft begins that goes no further"
+    same(drafted, plain)
+
+
 def says(text, model, prompt):
     """Lets a toy member say a text in its own tokens, with some doubt."""
     tokenizer, start = model.tokenizer, len(prompt.ids[model.name])
