@@ -14,7 +14,8 @@ from alignment.errors import TuttiError
 from alignment.methods.map_cache import MapCache
 from alignment.methods.origin import PAPERS
 from fusion.assembly.runtime import Runtime, build
-from fusion.core import Delta, End, Prompt
+from fusion.assembly.specs import EnsembleSpec
+from fusion.core import Delta, End, OnMemberFailure, Prompt
 from fusion.distill.fusechat.settings import Source
 from fusion.ensemble import Ensemble
 from fusion.options import EngineOptions, FusionParams, SamplingParams
@@ -210,13 +211,26 @@ def _model(source: Source) -> Any:
     )
 
 
-def _ensemble(panel: Panel) -> Any:
-    return SimpleNamespace(
-        members=panel.members,
-        pivot=panel.pivot,
-        pivots=(panel.pivot,),
-        maps={},
-        on_member_failure="fail",
-        alignment=SimpleNamespace(method=panel.alignment, parameters=PAPERS),
-        fusion=FusionParams(),
-    )
+@dataclass
+class _Judges:
+    """The ensemble of a panel, as `fusion.assembly` takes it."""
+
+    members: Sequence[str]
+    pivot: str
+    alignment: Any
+    on_member_failure: OnMemberFailure = "fail"
+    fusion: FusionParams = field(default_factory=FusionParams)
+    views: Mapping[str, Any] = field(default_factory=dict)
+    maps: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def pivots(self) -> tuple[str, ...]:
+        return (self.pivot,)
+
+    def model_of(self, member: str) -> str:
+        return member
+
+
+def _ensemble(panel: Panel) -> EnsembleSpec:
+    alignment = SimpleNamespace(method=panel.alignment, parameters=PAPERS)
+    return _Judges(panel.members, panel.pivot, alignment)
