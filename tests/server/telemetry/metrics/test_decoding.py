@@ -72,6 +72,16 @@ def test_weights_from_the_prompt(measured: Measured) -> None:
         assert scrape.value("member_prompt_nats_sum", member=name) == pytest.approx(nats)
 
 
+def test_drafts_are_counted(measured: Measured) -> None:
+    observer, name = measured.running.fuser.observer, measured.ensemble.name
+    observer.drafted(name, 5, 3, 0)
+    observer.drafted(name, 0, 0, 2)
+    scrape = measured.scrape()
+    assert scrape.value("draft_tokens_total", model=name) == 5
+    assert scrape.value("draft_accepted_tokens_total", model=name) == 3
+    assert scrape.value("draft_boundary_lost_tokens_total", model=name) == 2
+
+
 def rounds(probabilities: list[list[list[float]]], **changes) -> Round:
     array = np.array(probabilities)
     size, members, _ = array.shape
