@@ -182,10 +182,11 @@ def test_messages_say_what_is_allowed(client: TestClient) -> None:
         message({"fusion": {"combine": "sum"}})
         == "fusion.combine should be 'mixture', 'product' or 'arithmetic', not 'sum'."
     )
-    assert (
-        "mask, contrast, proxy, guidance, members, weights, weighting, combine, filter_top, renormalize, "
-        "unmapped, guard, report, draft, gate, threshold, margin, views, context_place" in message({"fusion": {"x": 1}})
+    known = (
+        "mask, contrast, proxy, guidance, members, weights, weighting, combine, filter_top, renormalize, unmapped, "
+        "guard, report, draft, gate, threshold, margin, views, context_place"
     )
+    assert known in message({"fusion": {"x": 1}})
     assert "the members are a, b" in message({"fusion": {"members": ["c"]}})
     long = message({"messages": [{"role": "user", "content": "x" * CONTEXT}]})
     assert "member 'a'" in long
