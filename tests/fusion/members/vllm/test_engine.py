@@ -217,7 +217,7 @@ def reason(engine, *advances):
 
 
 def test_what_cannot_be_done_fails_alone_and_says_why(engine):
-    assert engine.capacity == Capacity(199, 640, 6, 32, generates=True)
+    assert engine.capacity == Capacity(199, 640, 6, 32, generates=True, rows=1)
     run(engine, Advance(1, 0, [1, 2, 3]))
     assert reason(engine, Advance(1, 4, [5])) == "Cannot keep 4 tokens: 3 are cached."
     assert reason(engine, Advance(1, 3, [5])) == "Cannot keep 3 tokens: 0 are cached."
