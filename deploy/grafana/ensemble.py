@@ -205,7 +205,12 @@ def _policies() -> list[Panel]:
             "Drafts that hold",
             "Share of drafted tokens that were what was drawn.",
             RATIO,
-            [Query(per(rate("draft_accepted_tokens_total", MODEL, "model"), drafted), "{{model}}")],
+            [
+                Query(
+                    per(rate("draft_accepted_tokens_total", MODEL, "model"), f"clamp_min({drafted}, 1e-9)"),
+                    "{{model}}",
+                )
+            ],
             top=1,
         ),
         lines(

@@ -27,6 +27,10 @@ QUIET = {
     "throughput: Members down A": "every member answers",
     "throughput: Sequences that lost a member A": "no member fails or outgrows its cache",
     "ensemble: Members started again A": "no member goes down",
+    "ensemble: Drafts that hold A": "no request drafts",
+    "ensemble: Drafted tokens A": "no request drafts",
+    "ensemble: Drafted tokens B": "no request drafts",
+    "ensemble: Drafted tokens C": "no request drafts",
     "rule: tutti:http_failed:ratio_rate5m": "no request fails on the server's side",
     "rule: tutti:line_filled:ratio": "the members have room for every request",
 }
