@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from alignment.methods.eva import METHOD as EVA
 from alignment.methods.exact import METHOD as EXACT
 from alignment.methods.method import MapRequest, Method
+from alignment.text.tokenizer import Tokenizer
 from alignment.vocab_map import VocabMap
 
 
@@ -30,6 +33,21 @@ def hybrid_map(first: VocabMap, second: VocabMap) -> VocabMap:
         np.where(kept, first.weights, second.weights),
         first.target_size,
     )
+
+
+def completed(exact: VocabMap, source: Tokenizer, first: Callable[[bytes], int | None]) -> VocabMap:
+    """The exact map, with a row of one entry for each token that it leaves out.
+
+    Args:
+        exact: [Vs] ids of `source` into the target's.
+        source: the tokenizer that is mapped.
+        first: the target's token for the bytes of a token; None leaves its row empty.
+    """
+    target_ids = np.full((exact.source_size, 1), -1, np.int32)
+    for id in np.flatnonzero(exact.target_ids[:, 0] < 0).tolist():
+        token = first(source.surfaces[id] or b"")
+        target_ids[id] = -1 if token is None else token
+    return hybrid_map(exact, VocabMap(target_ids, (target_ids >= 0).astype(np.float32), exact.target_size))
 
 
 def _widened(map: VocabMap, width: int) -> VocabMap:

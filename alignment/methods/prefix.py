@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-import numpy as np
-
 from alignment.methods.exact import exact_map
-from alignment.methods.hybrid import hybrid_map
+from alignment.methods.hybrid import completed
 from alignment.methods.method import MapRequest, Method
 from alignment.text.tokenizer import Tokenizer
 from alignment.vocab_map import VocabMap
@@ -23,11 +21,7 @@ def prefix_map(
     is. A beginning may end inside a character. Rows stay empty where the target has no token for the first byte.
     """
     exact = exact_map(source, target, source_stops=source_stops, target_stop=target_stop)
-    target_ids = np.full((exact.source_size, 1), -1, np.int32)
-    for id in np.flatnonzero(exact.target_ids[:, 0] < 0).tolist():
-        beginning = target.longest_beginning((source.surfaces[id] or b"")[:-1])
-        target_ids[id] = -1 if beginning is None else beginning
-    return hybrid_map(exact, VocabMap(target_ids, (target_ids >= 0).astype(np.float32), exact.target_size))
+    return completed(exact, source, lambda surface: target.longest_beginning(surface[:-1]))
 
 
 def _learn(request: MapRequest) -> VocabMap:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-import numpy as np
-
 from alignment.methods.exact import exact_map
-from alignment.methods.hybrid import hybrid_map
+from alignment.methods.hybrid import completed
 from alignment.methods.method import MapRequest, Method
 from alignment.text.tokenizer import Tokenizer
 from alignment.vocab_map import VocabMap
@@ -24,11 +22,7 @@ def spelled_map(
     that of `alignment.methods.prefix.prefix_map`.
     """
     exact = exact_map(source, target, source_stops=source_stops, target_stop=target_stop)
-    target_ids = np.full((exact.source_size, 1), -1, np.int32)
-    for id in np.flatnonzero(exact.target_ids[:, 0] < 0).tolist():
-        first = target.first_token(source.surfaces[id] or b"")
-        target_ids[id] = -1 if first is None else first
-    return hybrid_map(exact, VocabMap(target_ids, (target_ids >= 0).astype(np.float32), exact.target_size))
+    return completed(exact, source, target.first_token)
 
 
 def _learn(request: MapRequest) -> VocabMap:

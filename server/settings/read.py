@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from alignment.errors import ConfigError
 from fusion.options import DRAFTERS, needed_to_draw
 from fusion.terms import objections
 from server.settings import problems
-from server.settings.document import MAX_BYTES, parse
+from server.settings.document import MAX_BYTES, Document, parse
 from server.settings.document import Path as Loc
 from server.settings.environment import override
 from server.settings.schema import AUTO, EnsembleSettings, ModelSettings, ServerSettings, Settings
+
+Shape = TypeVar("Shape", bound=BaseModel)
 
 
 def read_settings(path: Path, environ: Mapping[str, str] = os.environ) -> Settings:
@@ -32,14 +35,34 @@ def parse_settings(text: str, name: str, folder: Path, environ: Mapping[str, str
     """As `read_settings`, from text; relative paths start in `folder`, errors call the text `name`."""
     document = parse(text, name)
     override(document, environ, Settings)
+    return validated(document, Settings, folder, _contradictions)
+
+
+def validated(
+    document: Document,
+    shape: type[Shape],
+    folder: Path,
+    contradictions: Callable[[Shape], Iterable[tuple[Loc, str]]],
+) -> Shape:
+    """A document as its shape; relative paths start in `folder`.
+
+    Args:
+        document: of the file.
+        shape: the whole file's.
+        folder: of the file.
+        contradictions: those between fields that are valid one by one, each with its place.
+
+    Raises:
+        ConfigError: one line per problem, each with its place, the field, what was found and what is allowed.
+    """
     try:
-        settings = Settings.model_validate(document.data, context={"folder": folder})
+        file = shape.model_validate(document.data, context={"folder": folder})
     except ValidationError as invalid:
-        found = [problems.describe(error, document, Settings) for error in invalid.errors()]
+        found = [problems.describe(error, document, shape) for error in invalid.errors()]
         raise ConfigError("\n".join(found)) from None
-    if found := [problems.line(document, loc, sentence) for loc, sentence in _contradictions(settings)]:
+    if found := [problems.line(document, loc, sentence) for loc, sentence in contradictions(file)]:
         raise ConfigError("\n".join(found))
-    return settings
+    return file
 
 
 def accepted_keys(server: ServerSettings) -> list[str]:

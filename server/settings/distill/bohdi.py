@@ -10,19 +10,17 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, StringConstraints, ValidationError
+from pydantic import Field, StringConstraints
 
-from alignment.errors import ConfigError
 from alignment.methods.registry import METHODS
 from fusion.distill.bohdi import settings as bohdi
 from fusion.distill.bohdi.wording import FIELDS, LONGEST_NAME, misfit
 from fusion.distill.fusechat.settings import BASE, Source, Train
-from server.settings import problems
 from server.settings.derive import section
 from server.settings.distill.parts import EvaluateSection, Model
 from server.settings.document import Path as Loc
 from server.settings.document import parse
-from server.settings.read import read_text
+from server.settings.read import read_text, validated
 from server.settings.schema import Folder, Section, ServedName
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=LONGEST_NAME, strip_whitespace=True)]
@@ -90,14 +88,7 @@ def read_bohdi(path: Path) -> tuple[bohdi.Bohdi, EvaluateSection | None]:
     Raises:
         ConfigError: one line per problem, each with its place, the field, what was found and what is allowed.
     """
-    document = parse(read_text(path), str(path))
-    try:
-        file = BohdiFile.model_validate(document.data, context={"folder": path.parent})
-    except ValidationError as invalid:
-        found = [problems.describe(error, document, BohdiFile) for error in invalid.errors()]
-        raise ConfigError("\n".join(found)) from None
-    if found := [problems.line(document, loc, sentence) for loc, sentence in _contradictions(file)]:
-        raise ConfigError("\n".join(found))
+    file = validated(parse(read_text(path), str(path)), BohdiFile, path.parent, _contradictions)
     folder = path.parent.absolute()
     return _run(file, folder), file.evaluate.below(folder) if file.evaluate else None
 

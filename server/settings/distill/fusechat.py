@@ -9,21 +9,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import (
-    Field,
-    ValidationError,
-)
+from pydantic import Field
 
-from alignment.errors import ConfigError
 from alignment.methods.registry import METHODS
 from fusion.distill.folders import Method as MergeMethod
 from fusion.distill.fusechat import settings as fusechat
-from server.settings import problems
 from server.settings.derive import section
 from server.settings.distill.parts import EvaluateSection, Model
 from server.settings.document import Path as Loc
 from server.settings.document import parse
-from server.settings.read import read_text
+from server.settings.read import read_text, validated
 from server.settings.schema import Folder, Section, ServedName
 
 
@@ -84,14 +79,7 @@ def read_fusechat(path: Path) -> tuple[fusechat.FuseChat, EvaluateSection | None
     Raises:
         ConfigError: one line per problem, each with its place, the field, what was found and what is allowed.
     """
-    document = parse(read_text(path), str(path))
-    try:
-        file = FuseChatFile.model_validate(document.data, context={"folder": path.parent})
-    except ValidationError as invalid:
-        found = [problems.describe(error, document, FuseChatFile) for error in invalid.errors()]
-        raise ConfigError("\n".join(found)) from None
-    if found := [problems.line(document, loc, sentence) for loc, sentence in _contradictions(file)]:
-        raise ConfigError("\n".join(found))
+    file = validated(parse(read_text(path), str(path)), FuseChatFile, path.parent, _contradictions)
     folder = path.parent.absolute()
     return _distillation(file, folder), file.evaluate.below(folder) if file.evaluate else None
 
