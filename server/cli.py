@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,6 +19,7 @@ from server import __version__
 from server.commands.tables import console
 
 if TYPE_CHECKING:
+    from server.commands.chat import ChatClient
     from server.commands.evaluate.asking import Answer
 
 
@@ -152,6 +154,19 @@ def align(
     command.align(*models, method, parameters, out, device, hold_out, console())
 
 
+@contextmanager
+def _client_of(url: str, api_key: str | None) -> Iterator[ChatClient]:
+    """A client of a server; its errors end the command as they look within a conversation."""
+    from server.commands.chat import ChatClient, ChatError
+
+    try:
+        with closing(ChatClient(url, api_key)) as client:
+            yield client
+    except ChatError as error:
+        Console(stderr=True).print(Text(f"error: {error}"), soft_wrap=True)
+        raise typer.Exit(1) from error
+
+
 @app.command()
 def chat(
     url: Annotated[str, typer.Option(help="An OpenAI-compatible server.")] = "http://localhost:8000",
@@ -164,20 +179,16 @@ def chat(
     api_key: ApiKey = None,
 ) -> None:
     """Talk to a model in the terminal, one question per line."""
-    from server.commands.chat import ChatClient, ChatError, Conversation, exchange
+    from server.commands.chat import Conversation, exchange
     from server.commands.chat import chat as talk
 
-    try:
-        with closing(ChatClient(url, api_key)) as client:
-            conversation = Conversation(model or client.models()[0], system, temperature)
-            terminal = Console(highlight=False)
-            if quick is not None:
-                exchange(quick, client, conversation, terminal)
-                return
-            all_well = talk(client, conversation, terminal)
-    except ChatError as error:
-        Console(stderr=True).print(Text(f"error: {error}"), soft_wrap=True)
-        raise typer.Exit(1) from error
+    with _client_of(url, api_key) as client:
+        conversation = Conversation(model or client.models()[0], system, temperature)
+        terminal = Console(highlight=False)
+        if quick is not None:
+            exchange(quick, client, conversation, terminal)
+            return
+        all_well = talk(client, conversation, terminal)
     raise typer.Exit(0 if all_well else 1)
 
 
@@ -193,15 +204,11 @@ def complete(
     api_key: ApiKey = None,
 ) -> None:
     """Have a model go on from a text, one text per line."""
-    from server.commands.chat import ChatClient, ChatError, Completing, complete_all
+    from server.commands.chat import Completing, complete_all
 
-    try:
-        with closing(ChatClient(url, api_key)) as client:
-            how = Completing(model or client.models()[0], max_tokens, temperature)
-            all_well = complete_all(client, how, Console(highlight=False), quick)
-    except ChatError as error:
-        Console(stderr=True).print(Text(f"error: {error}"), soft_wrap=True)
-        raise typer.Exit(1) from error
+    with _client_of(url, api_key) as client:
+        how = Completing(model or client.models()[0], max_tokens, temperature)
+        all_well = complete_all(client, how, Console(highlight=False), quick)
     raise typer.Exit(0 if all_well else 1)
 
 
