@@ -6,7 +6,7 @@ import contextlib
 import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +15,7 @@ import pytest
 
 from alignment.errors import UnavailableError
 from fusion.core import Delta, End
-from tests.support.scripted_fuser import ScriptedFuser, eventually, report, says, token
+from tests.support.scripted_fuser import ScriptedFuser, Step, Submission, eventually, report, says, token
 from tests.support.served import Served
 
 Serve = Callable[..., Served]
@@ -251,7 +251,16 @@ def test_finished_sequences_are_not_cancelled(serve: Serve, fuser: ScriptedFuser
 
 
 def test_a_slow_request_does_not_hold_others_up(serve: Serve, fuser: ScriptedFuser) -> None:
-    fuser.script = lambda s: [1.0, *says("slow")] if s.sampling.seed == 1 else says("quick")
+    quick_is_answered = threading.Event()
+
+    def script(submission: Submission) -> Iterator[Step]:
+        if submission.sampling.seed == 1:
+            quick_is_answered.wait(timeout=10)
+            yield from says("slow")
+        else:
+            yield from says("quick")
+
+    fuser.script = script
     served = serve()
     answers: list[str] = []
 
@@ -263,5 +272,6 @@ def test_a_slow_request_does_not_hold_others_up(serve: Serve, fuser: ScriptedFus
     slow.start()
     assert eventually(lambda: len(fuser.submissions) == 1)
     ask(2)
+    quick_is_answered.set()
     slow.join()
     assert answers == ["quick", "slow"]
