@@ -79,7 +79,7 @@ def batch_key(sequence: Sequence) -> object:
         sequence.voters,
         sequence.spelled,
         sequence.lead_spelled,
-        sequence.names_an_end,
+        sequence.ends.told_apart,
         sequence.inside,
         sequence.marked,
         sequence.fusion.combine,
@@ -138,7 +138,7 @@ def run_round(batch: list[Sequence]) -> Round:
 def note_followed(sequence: Sequence, candidates: Candidates, row: int, chosen: int) -> None:
     """Note whose best token was chosen."""
     best = candidates.tokens[row, candidates.probabilities[row].argmax(axis=1)]
-    sequence.choice(dict(zip(sequence.voters, best.tolist(), strict=True)), chosen)
+    sequence.followed.chose(chosen, dict(zip(sequence.voters, best.tolist(), strict=True)))
 
 
 def gather(batch: list[Sequence], voters: tuple[str, ...]) -> Candidates:
@@ -186,7 +186,7 @@ def listed(sequence: Sequence, name: str) -> tuple[Ids, LogProbs]:
     Inside a character, ids of the pivot.
     """
     seat = sequence.seats[name]
-    return seat.inside if seat.inside is not None else seat.listed(sequence.cursor, sequence.extras(name)[0])
+    return seat.inside if seat.inside is not None else seat.listed(sequence.cursor, sequence.bias.of(name)[0])
 
 
 def choose(batch: list[Sequence], tokens: NDArray[np.int64], fused: Floats) -> list[int]:
@@ -199,13 +199,13 @@ def choose(batch: list[Sequence], tokens: NDArray[np.int64], fused: Floats) -> l
         sequences = [batch[row] for row in plain]
         temperatures = np.array([sequence.sampling.temperature for sequence in sequences])
         draws = np.array([sequence.rng.random() for sequence in sequences])
-        forbidden = [sequence.forbidden for sequence in sequences]
+        forbidden = [sequence.ends.forbidden(sequence.length) for sequence in sequences]
         drawn = sample_plain(tokens[plain], fused[plain], temperatures, forbidden, draws)
         for row, token in zip(plain, drawn, strict=True):
             chosen[row] = token
     for row in set(range(len(batch))).difference(plain):
         sequence = batch[row]
-        sampling, barred = sequence.sampling, sequence.forbidden
+        sampling, barred = sequence.sampling, sequence.ends.forbidden(sequence.length)
         if (constraint := sequence.constraint) is not None:
             if not fused[row].any():
                 chosen[row] = constraint.fallback()

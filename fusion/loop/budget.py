@@ -7,7 +7,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 
 from fusion.core import Capacity, Member, Task
-from fusion.sequence.sequence import Sequence, own_number
+from fusion.sequence.numbers import own_number
+from fusion.sequence.sequence import Sequence
 
 log = logging.getLogger(__name__)
 
@@ -118,7 +119,7 @@ class Places:
     def leave(self, sequence: Sequence, name: str) -> None:
         """Close a sequence in one member."""
         self.budget.give_back(sequence, name)
-        self._members[sequence.ensemble.engine(name)].close([sequence.number_of(name)])
+        self._members[sequence.ensemble.engine(name)].close([sequence.numbers.of(name)])
 
     def close(self, sequence: Sequence) -> None:
         """Close a sequence everywhere, if it is open."""
@@ -129,8 +130,10 @@ class Places:
     def holder(self, engine: str, number: int) -> tuple[Sequence, str] | None:
         """The open sequence that has this number in an engine, and as which of its members."""
         sequence = self.open.get(own_number(number))
-        name = sequence.member_at(engine, number) if sequence is not None else None
-        return None if sequence is None or name is None else (sequence, name)
+        if sequence is None:
+            return None
+        name = sequence.numbers.name(engine, number)
+        return (sequence, name) if name in sequence.seats else None
 
     def hand(self, engine: str, task: Task) -> None:
         """Have work for an engine, for the next `send`."""

@@ -25,6 +25,15 @@ from fusion.round import Round, batch_key, run_round
 from fusion.sequence.constraint import fill
 from fusion.sequence.drafting import accepts, pursue
 from fusion.sequence.looks import begin, take
+from fusion.sequence.opening import (
+    begin_reading,
+    end_reading,
+    first_tasks,
+    generated,
+    later_tasks,
+    scores,
+    settle_alone,
+)
 from fusion.sequence.seat import State
 from fusion.sequence.sequence import Sequence
 
@@ -60,10 +69,10 @@ class Decoding:
     def open(self, sequence: Sequence, memory: PrefixScores) -> None:
         """Hand every member its prompt, with what a constraint forces after it where that can be known."""
         try:
-            sequence.settle_alone()
-            if not sequence.scores and not self._write_forced(sequence, whole=True):
+            settle_alone(sequence)
+            if not scores(sequence) and not self._write_forced(sequence, whole=True):
                 return
-            for name, task in sequence.open(memory).items():
+            for name, task in first_tasks(sequence, memory).items():
                 if isinstance(task, Advance):
                     self._hand(sequence, name, task)
                 else:
@@ -108,7 +117,7 @@ class Decoding:
                 continue
             seat = sequence.seats[name]
             seat.latest = answer
-            for other, advance in sequence.open_later().items():
+            for other, advance in later_tasks(sequence).items():
                 self._places.hand(sequence.ensemble.engine(other), advance)
             if seat.state is State.READING:
                 continue  # it takes part when the next token is handed out
@@ -160,7 +169,7 @@ class Decoding:
         """Take in what a member has decoded by itself."""
         sequence.seats[name].followed += len(answer.tokens)
         try:
-            for token in sequence.tokens_of(answer):
+            for token in generated(sequence, answer):
                 goes_on = self._add(sequence, token)
                 if not goes_on:
                     return
@@ -201,7 +210,7 @@ class Decoding:
         """Before its first round a sequence may find its weights in the prompt; False while that takes time."""
         try:
             is_long = sequence.reading is not None and sequence.reading.is_long
-            evaluate = sequence.begin_reading()
+            evaluate = begin_reading(sequence)
             if evaluate is None:
                 return True
             if is_long:
@@ -229,7 +238,7 @@ class Decoding:
     def _take_reading(self, sequence: Sequence, read: Read) -> bool:
         """Take what a prompt was scored for, and go on without some members; False where it cannot go on."""
         try:
-            closed = sequence.end_reading(read)
+            closed = end_reading(sequence, read)
         except UnavailableError as error:
             self.recovery.fail(sequence, error)
             return False

@@ -7,12 +7,13 @@ import math
 from collections.abc import Callable, Collection
 
 from alignment.errors import UnavailableError
-from fusion.core import Down, Member
+from fusion.core import Advance, Down, Member
 from fusion.ensemble import Ensemble
 from fusion.loop.budget import Places
 from fusion.loop.line import Line
 from fusion.loop.observer import Leaving
 from fusion.loop.outbox import Outbox
+from fusion.sequence.seat import State
 from fusion.sequence.sequence import Sequence
 
 log = logging.getLogger(__name__)
@@ -92,7 +93,7 @@ class Recovery:
         self, sequence: Sequence, name: str, reason: str, error: Exception, *, may_return: bool = False
     ) -> None:
         """A member cannot go on with a sequence: it goes on with the others, or ends with `error`."""
-        if not sequence.can_do_without(name):
+        if not _can_do_without(sequence, name):
             self.fail(sequence, error)
             return
         self.leave(sequence, name, reason, "lost" if may_return else "failed")
@@ -111,9 +112,9 @@ class Recovery:
                 self.fail(sequence, error)
         for sequence in self._places.open.values():
             for name in [one for one in sequence.lost if sequence.ensemble.engine(one) == member.name]:
-                if not sequence.misses(name):
+                if not _misses(sequence, name):
                     continue
-                advance = sequence.reopen(name)
+                advance = _reopened(sequence, name)
                 if self._places.take_again(sequence, name):
                     self._places.hand(member.name, advance)
                 else:
@@ -136,3 +137,33 @@ class Recovery:
         """End a sequence with an error."""
         self._places.close(sequence)
         self._outbox.update(sequence.update, sequence.text.flush(), error=error)
+
+
+def _can_do_without(sequence: Sequence, name: str) -> bool:
+    """Return whether it goes on when this member fails."""
+    others = len(sequence.seats) > 1 and sequence.ensemble.can_do_without(name)
+    return others and not (sequence.decided and name == sequence.view.pivot)
+
+
+def _misses(sequence: Sequence, name: str) -> bool:
+    """Return whether a lost member would count if it came back: it has been given a weight."""
+    has_weights = sequence.reading is None and not sequence.is_reading
+    return name in sequence.lost and has_weights and sequence.weights[name] != 0
+
+
+def _reopened(sequence: Sequence, name: str) -> Advance:
+    """Give a member that was lost its seat back: what it must read before it can take part again.
+
+    It reads while the others go on, so the text will have grown when it is done. Then `Sequence.follow` gives it
+    the rest together with the next token.
+    """
+    seat = sequence.new_seat(name)
+    seat.extend(sequence.tokens, bytes(sequence.written))
+    read = sequence.tokens if seat.spelling is None else seat.spelling.ids
+    seat.state = State.READING
+    seat.reserved = max(seat.reserved, seat.cached)
+    sequence.lost.remove(name)
+    # In the order of all others: sequences are fused together when their voters are the same, in order.
+    seats = {**sequence.seats, name: seat}
+    sequence.seats = {member: seats[member] for member in sequence.members if member in seats}
+    return sequence.addressed(name, Advance(sequence.number, 0, sequence.prompt.ids[name] + read))

@@ -65,7 +65,7 @@ class Lead:
         """The member to lead, by how often it was followed and by what a pass of it takes."""
 
         def seconds(name: str) -> float:
-            return self._pace.seconds_led(*_shares(sequence, name, plain), sequence.followed(name))
+            return self._pace.seconds_led(*_shares(sequence, name, plain), sequence.followed.share(name))
 
         return min(sequence.voters, key=seconds, default="")
 
@@ -88,7 +88,7 @@ class Lead:
             sequence.sampling,
             generated=sequence.generated,
             prompt=sequence.prompt_ids,
-            forbidden=sequence.forbidden,
+            forbidden=sequence.ends.forbidden(sequence.length),
             rng=self._rng or sequence.rng,  # at temperature 0 nothing is drawn
         )
 

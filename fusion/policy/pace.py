@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 LONGEST = 16
@@ -36,6 +37,24 @@ class Costs:
     def waited(self, ensemble: str, seconds: float) -> None:
         """Take in how long the members took for a round of one token."""
         self.rounds[ensemble] = FADING * self.rounds.get(ensemble, seconds) + (1 - FADING) * seconds
+
+
+class Followed:
+    """How often the ensemble chose a member's best token lately, in one sequence."""
+
+    def __init__(self) -> None:
+        self._hits: dict[str, float] = {}
+        self._choices = 0.0
+
+    def chose(self, chosen: int, best: Mapping[str, int]) -> None:
+        """Take in a choice, with the best token of each member."""
+        self._choices = FADING * self._choices + 1
+        for name, token in best.items():
+            self._hits[name] = FADING * self._hits.get(name, 0.0) + (token == chosen)
+
+    def share(self, name: str) -> float:
+        """A member's share of the choices; its acceptance where it drafts."""
+        return (self._hits.get(name, 0.0) + SEEN * EXPECTED) / (self._choices + SEEN)
 
 
 class Pace:

@@ -17,7 +17,8 @@ from alignment.vocab_map import VocabMap
 from fusion.core import Prompt
 from fusion.ensemble import Ensemble, View
 from fusion.options import SamplingParams
-from fusion.policy.pace import Costs
+from fusion.policy.pace import Costs, Followed
+from fusion.sequence.ends import Ends
 from fusion.sequence.seat import Seat
 
 
@@ -54,23 +55,18 @@ class Asking(Protocol):
     prompt_ids: frozenset[int]
     company: int
     costs: Costs
+    followed: Followed
     ensemble: Ensemble
     asked: Ask
+    ends: Ends
 
     @property
     def voters(self) -> tuple[str, ...]:
         """The members that vote in this round."""
 
     @property
-    def forbidden(self) -> frozenset[int]:
-        """Ids of the pivot that must not be drawn now."""
-
-    @property
     def may_draft(self) -> bool:
         """Whether any token can be drafted now."""
-
-    def followed(self, name: str) -> float:
-        """How often a member's best token was the one that was drawn, lately: its share of the rounds."""
 
     def map_of(self, name: str) -> VocabMap | None:
         """The member's map in this round."""

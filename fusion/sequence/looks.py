@@ -54,7 +54,7 @@ def begin(sequence: Sequence) -> tuple[Sum, dict[str, Look]]:
         if len(ids):
             found.awaited.add(name)
             row = sequence.seats[name].look_row(sequence.cursor)
-            looks[name] = Look(sequence.number_of(name), ids.tolist(), row)
+            looks[name] = Look(sequence.numbers.of(name), ids.tolist(), row)
         else:
             found.logs[name] = np.full(len(chosen), np.nan)
     return found, looks
@@ -70,7 +70,7 @@ def take(sequence: Sequence, name: str, logprobs: LogProbs) -> None:
         found.asked[name],
         logprobs,
         sequence.map_of(name),
-        sequence.seats[name].listed(sequence.cursor, sequence.extras(name)[0]),
+        sequence.seats[name].listed(sequence.cursor, sequence.bias.of(name)[0]),
     )
 
 
@@ -85,8 +85,8 @@ def _allowed(sequence: Sequence, tokens: Tokens) -> Flags:
     allowed = np.ones(len(tokens), np.bool_)
     if sequence.constraint is not None:
         allowed &= sequence.constraint.allowed(tokens.astype(np.int32))
-    if sequence.forbidden:
-        allowed &= ~np.isin(tokens, list(sequence.forbidden))
+    if forbidden := sequence.ends.forbidden(sequence.length):
+        allowed &= ~np.isin(tokens, list(forbidden))
     return allowed if allowed.any() else np.ones(len(tokens), np.bool_)
 
 

@@ -1,0 +1,51 @@
+"""Bias: what a request's `logit_bias` means for its members, who are asked about what it favours or bans."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fusion.ensemble import View
+from fusion.options import FusionParams, SamplingParams
+from fusion.sampling import BAN
+
+Bits = NDArray[np.uint8]
+
+
+class Bias:
+    """The ids that members name because they are favoured, and may not list because they are banned."""
+
+    def __init__(self, view: View, sampling: SamplingParams, fusion: FusionParams, *, apart: bool) -> None:
+        """`apart` says whether the pivot's ends are told apart (see `Ends`)."""
+        self._view, self._apart = view, apart
+        bias = sampling.logit_bias
+        favours = fusion.combine == "mixture"
+        self._favoured = [id for id, value in bias.items() if value > 0] if favours else []
+        self._banned = [id for id, value in bias.items() if value <= BAN]
+        self._known: dict[str, tuple[tuple[int, ...], Bits | None]] = {}
+        self._is_empty = not bias
+
+    def of(self, name: str) -> tuple[tuple[int, ...], Bits | None]:
+        """The ids that a member is asked for, and the bitmask of those that it may list; None for all."""
+        if self._is_empty:
+            return (), None
+        if name not in self._known:
+            size, view = self._view.models[name].member.vocabulary_size, self._view
+            maps = view.apart.get(name, view.maps[name]) if self._apart else view.maps[name]
+            out = maps.sources(self._banned, size)
+            allowed = None
+            if len(out):
+                mask = np.ones(size, np.bool_)
+                mask[out] = False
+                allowed = np.packbits(mask, bitorder="little")
+            self._known[name] = tuple(maps.sources(self._favoured, size).tolist()), allowed
+        return self._known[name]
+
+
+def both(one: Bits, other: Bits | None) -> Bits:
+    """The ids that are in both sets; those of the first alone where that leaves none, or there is no other."""
+    if other is None:
+        return one
+    size = min(len(one), len(other))
+    left = one[:size] & other[:size]
+    return left if left.any() else one

@@ -1,0 +1,146 @@
+"""Opening: the first tasks of a sequence's members, and what their answers to its prompt decide.
+
+Where weights, the pivot or an echo depend on the prompt, it is scored while it is read: `begin_reading` gives out
+what evaluates the answers, on any thread, and `end_reading` takes the result in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from functools import partial
+from math import nan
+
+from alignment.errors import UnavailableError
+from alignment.spelling import Spelling
+from fusion.core import Advance, Generate, Generated, Task, Token, TokenLogProb
+from fusion.ensemble import View
+from fusion.prompt.reading import PromptReading, Read
+from fusion.prompt.scoring import PrefixScores
+from fusion.sequence.sequence import Sequence
+
+
+def settle_alone(sequence: Sequence) -> None:
+    """Take the one member that there is, if there is one only, for the pivot."""
+    if len(sequence.seats) == 1:
+        turn_to(sequence, sequence.ensemble.view(next(iter(sequence.seats))))
+
+
+def scores(sequence: Sequence) -> bool:
+    """Return whether members score the prompt while they read it."""
+    several = len(sequence.seats) > 1 and sequence.ensemble.scores(sequence.fusion)
+    return sequence.sampling.prompt_logprobs is not None or several
+
+
+def first_tasks(sequence: Sequence, memory: PrefixScores) -> Mapping[str, Task]:
+    """Every member's first task: its prompt, scored where weights, pivot or an echo depend on it."""
+    prompt, pivot, members = sequence.prompt, sequence.view.pivot, list(sequence.seats)
+    if _is_alone(sequence):
+        return {pivot: _generate(sequence)}
+    if not scores(sequence):
+        return {name: sequence.addressed(name, _prompt(sequence, name)) for name in members}
+    view = sequence.ensemble.view(pivot if pivot in members else members[0])
+    reading = PromptReading(sequence.ensemble, prompt, sequence.fusion, sequence.sampling, members, view, memory)
+    advances = reading.advances(sequence.number)
+    if reading.leads:
+        sequence.later = {name: advances.pop(name) for name in members if name != view.pivot}
+    sequence.reading = reading
+    return {name: sequence.addressed(name, advance) for name, advance in advances.items()}
+
+
+def later_tasks(sequence: Sequence) -> dict[str, Advance]:
+    """The prompts of members that were to wait for what the pivot finds in it, once it has answered."""
+    pivot = sequence.seats.get(sequence.view.pivot)
+    if not sequence.later or sequence.reading is None or pivot is None or pivot.latest is None:
+        return {}
+    later, sequence.later = sequence.later, {}
+    each = sequence.reading.about(pivot.latest)
+    return {
+        name: sequence.addressed(name, replace(advance, each=each[name] if advance.scored else None))
+        for name, advance in later.items()
+        if name in sequence.seats
+    }
+
+
+def _is_alone(sequence: Sequence) -> bool:
+    """Return whether there is nothing to fuse and its one member decodes by itself."""
+    models, wanted = sequence.ensemble.models, sequence.fusion.report or sequence.prompt.constraints
+    if len(models) > 1 or wanted or sequence.sampling.prompt_logprobs is not None or sequence.terms is not None:
+        return False
+    return models[sequence.view.pivot].member.capacity.generates
+
+
+def _generate(sequence: Sequence) -> Generate:
+    """The task of a member that decodes by itself."""
+    pivot, ends = sequence.view.pivot, sequence.ends
+    adapter = sequence.ensemble.models[pivot].view.adapter
+    barred = sequence.view.stop_ids - ends.wanted if sequence.sampling.ignore_eos else ()
+    ids, number = sequence.prompt.ids[pivot], sequence.numbers.of(pivot)
+    return Generate(number, ids, sequence.sampling, sorted(ends.ids), sorted(barred), adapter)
+
+
+def generated(sequence: Sequence, answer: Generated) -> Iterator[Token]:
+    """The tokens that a member decoded by itself; each is to be written before the next is taken."""
+    for row, token in enumerate(answer.tokens):
+        if answer.ids is None or answer.logprobs is None:
+            yield Token(TokenLogProb(token, sequence.surface(token), nan))  # not asked for
+            continue
+        ids, logprobs = answer.ids[row].tolist(), answer.logprobs[row].tolist()
+        chosen, *top = (TokenLogProb(i, sequence.surface(i), p) for i, p in zip(ids, logprobs, strict=True))
+        yield Token(chosen, tuple(top))
+
+
+def _prompt(sequence: Sequence, name: str) -> Advance:
+    """A member's prompt, and what was forced after it already."""
+    seat, ids = sequence.seats[name], sequence.prompt.ids[name]
+    if not sequence.tokens:
+        return Advance(sequence.number, 0, ids)
+    seat.extend(sequence.tokens, bytes(sequence.written))
+    return Advance(sequence.number, 0, ids + (sequence.tokens if seat.spelling is None else seat.spelling.ids))
+
+
+def begin_reading(sequence: Sequence) -> Callable[[], Read] | None:
+    """What finds out, on any thread, what the prompt was scored for; None where it was not.
+
+    The members have answered the prompt. Until `end_reading` the sequence is not ready again.
+    """
+    if sequence.reading is None:
+        return None
+    reading, sequence.reading, sequence.is_reading = sequence.reading, None, True
+    answers = {name: seat.latest for name, seat in sequence.seats.items() if seat.latest and seat.votes}
+    for name, answer in answers.items():  # what was scored is not needed any more
+        sequence.seats[name].latest = replace(
+            answer, ids=answer.ids[-1:], logprobs=answer.logprobs[-1:], appended_logprobs=None
+        )
+    return partial(reading.read, answers, dict(sequence.weights))
+
+
+def end_reading(sequence: Sequence, read: Read) -> tuple[str, ...]:
+    """Take what the prompt was scored for; returns who need not go on.
+
+    Raises:
+        UnavailableError: the member has left meanwhile whose tokens were to be emitted.
+    """
+    sequence.is_reading = False
+    sequence.echoed = read.echoed
+    if read.measured is None:
+        return ()
+    pivot, report = read.measured.pivot, read.measured.report
+    sequence.weights = {name: read.measured.weights.get(name, 0.0) for name in sequence.members}
+    sequence.weighting = report
+    if pivot not in sequence.seats:
+        raise UnavailableError(f"Member {pivot!r} was lost while the prompt was read; try again.")
+    turn_to(sequence, sequence.ensemble.view(pivot))
+    return tuple(name for name in report.pruned if name in sequence.seats)
+
+
+def turn_to(sequence: Sequence, view: View) -> None:
+    """Take the pivot of `view`, before anything is generated."""
+    sequence.decided = True
+    if view is sequence.view:
+        return
+    sequence.take_pivot(view)
+    for name, seat in sequence.seats.items():  # what was named is named by other ids now
+        seat.latest = seat.latest and replace(seat.latest, named=None)
+        tokenizer = view.models[name].tokenizer
+        seat.spelling = None if view.follows_ids(name) else Spelling(tokenizer, sequence.prompt.leads[name])
