@@ -17,7 +17,7 @@ from alignment.text.tokenizer import Tokenizer
 from alignment.vocab_map import VocabMap
 from fusion.core import Member, OnMemberFailure, Prompt
 from fusion.options import FusionParams, Place
-from fusion.sequence.grammar import GrammarTable
+from fusion.sequence.grammar_table import GrammarTable
 from fusion.terms import terms_of
 from fusion.views import ModelView, original_spans
 

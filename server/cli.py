@@ -14,13 +14,15 @@ from rich.text import Text
 from typer.core import TyperGroup
 
 from alignment.errors import ConfigError, TuttiError
-from alignment.methods.registry import METHODS, method_named
+from alignment.methods.registry import METHODS
 from server import __version__
+from server.commands.distill.cli import distill
+from server.commands.evaluate.cli import calibrate, evaluate
+from server.commands.options import ApiKey, Config, MaxTokens
 from server.commands.tables import console
 
 if TYPE_CHECKING:
     from server.commands.chat import ChatClient
-    from server.commands.evaluate.asking import Answer
 
 
 class _Commands(TyperGroup):
@@ -42,10 +44,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="The configuration, a YAML file.")]
-ApiKey = Annotated[
-    str | None, typer.Option(envvar="TUTTI_API_KEY", help="Bearer key, where the server asks for one.")
-]
 METHODS_HELP = "; ".join(f"{name}: {method.description}" for name, method in METHODS.items()) + "."
 Temperature = Annotated[float, typer.Option(min=0, max=2, help="0 takes the likeliest token.")]
 Port = Annotated[int | None, typer.Option(min=0, max=65535, help="Instead of server.port; 0 takes a free one.")]
@@ -196,7 +194,7 @@ def chat(
 def complete(
     url: Annotated[str, typer.Option(help="An OpenAI-compatible server.")] = "http://localhost:8000",
     model: Annotated[str | None, typer.Option(help="Whom to ask; the first one served by default.")] = None,
-    max_tokens: Annotated[int, typer.Option(min=1, help="The longest text.")] = 256,
+    max_tokens: MaxTokens = 256,
     temperature: Temperature = 0.0,
     quick: Annotated[
         str | None, typer.Option("--quick", "-q", metavar="TEXT", help="Go on from this text only, and leave.")
@@ -270,202 +268,6 @@ def weights(
     Console().print(prompt_weights.weights_table(name, asyncio.run(ask())))
 
 
-@app.command("eval")
-def evaluate(
-    config: Annotated[Path | None, typer.Argument(metavar="[CONFIG]", help="Load and evaluate this.")] = None,
-    url: Annotated[str | None, typer.Option(help="Evaluate a running server instead.")] = None,
-    tasks: Annotated[
-        list[Path] | None, typer.Option(help="File of questions, repeatable; evaluation.tasks by default.")
-    ] = None,
-    models: Annotated[
-        list[str] | None, typer.Option(help="Served name to evaluate, repeatable; all by default.")
-    ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only so many questions of each task.")] = None,
-    concurrency: Annotated[int, typer.Option(min=1, help="Requests at a time.")] = 16,
-    max_tokens: Annotated[int, typer.Option(min=1, help="The longest answer.")] = 256,
-    completions: Annotated[
-        bool, typer.Option("--completions", help="Ask in plain text instead of a chat.")
-    ] = False,
-    template: Annotated[
-        str | None,
-        typer.Option(metavar="TEXT", help="With --completions, the text around a question; {prompt} by default."),
-    ] = None,
-    stop: Annotated[
-        list[str] | None, typer.Option(metavar="TEXT", help="Text that ends an answer, repeatable.")
-    ] = None,
-    match: Annotated[
-        str | None,
-        typer.Option(
-            help="How answers are compared where a question does not say: exact, normalized, contains, "
-            "last_number, choice; evaluation.match by default."
-        ),
-    ] = None,
-    json: Annotated[Path | None, typer.Option(help="Write all answers and scores to this file.")] = None,
-    api_key: ApiKey = None,
-) -> None:
-    """Measure how often each served name answers right, over the same path as a client takes."""
-    from server.commands.evaluate import report, run
-    from server.commands.evaluate.asking import QUESTION, Asking
-    from server.commands.evaluate.questions import MATCHES
-    from server.settings import read_settings
-
-    if (config is None) == (url is None):
-        raise ConfigError("Give either a configuration to load, or --url to evaluate a running server.")
-    settings = read_settings(config) if config else None
-    paths = tasks or [Path(task) for task in (settings.evaluation.tasks if settings else ())]
-    if not paths:
-        raise ConfigError("Nothing to ask: give --tasks FILE.jsonl, or evaluation.tasks in the configuration.")
-    if template is not None and not (completions and QUESTION in template):
-        raise ConfigError(f"--template is for --completions, and needs {QUESTION} where the question goes.")
-    asking = Asking((template or QUESTION) if completions else None, tuple(stop or ()), max_tokens)
-    if match is not None and match not in MATCHES:
-        raise ConfigError(f"--match is one of {', '.join(MATCHES)}.")
-    questions = run.read_all(paths, limit, match or (settings.evaluation.match if settings else None))
-    progress = Console(stderr=True)
-
-    async def ask() -> list[Answer]:
-        async with run.local(settings) if settings else run.remote(str(url), api_key) as client:
-            return await run.evaluate(
-                client,
-                questions,
-                progress,
-                asking=asking,
-                models=models or (),
-                concurrency=concurrency,
-            )
-
-    answers = asyncio.run(ask())
-    summaries = report.summarise(answers)
-    console().print(report.scores_table(summaries))
-    for hint in report.hints(summaries, answers):
-        progress.print(Text(hint), soft_wrap=True)
-    if json:
-        report.write_json(json, answers, summaries)
-    if failures := report.first_failures(answers):
-        for model, reason in failures.items():
-            progress.print(Text(f"{model} failed: {reason}"), soft_wrap=True)
-        raise typer.Exit(1)
-
-
-@app.command()
-def calibrate(
-    config: Config,
-    tasks: Annotated[
-        list[Path] | None, typer.Option(help="File of questions, repeatable; evaluation.tasks by default.")
-    ] = None,
-    ensemble: Annotated[str | None, typer.Option(help="The ensemble; the first by default.")] = None,
-    out: Annotated[Path, typer.Option(help="Folder of the answers and the report.")] = Path("calibration"),
-    seconds: Annotated[float, typer.Option(min=1, help="The longest it may take once models are loaded.")] = 480,
-    development: Annotated[
-        float, typer.Option(min=0.1, max=0.9, help="The share of the questions to choose on.")
-    ] = 0.5,
-    seed: Annotated[int, typer.Option(help="Of the division into shares.")] = 0,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only so many questions of each task.")] = None,
-    max_tokens: Annotated[int, typer.Option(min=1, help="The longest answer.")] = 256,
-    alignments: Annotated[
-        list[str] | None, typer.Option("--alignment", help="Method to try, repeatable; spelled and exact.")
-    ] = None,
-    likelihood: Annotated[
-        bool, typer.Option("--likelihood", help="Multiple choice by log-likelihood of the choices' texts.")
-    ] = False,
-    completions: Annotated[
-        bool, typer.Option("--completions", help="Ask in plain text instead of a chat.")
-    ] = False,
-    template: Annotated[
-        str | None,
-        typer.Option(metavar="TEXT", help="With --completions, the text around a question; {prompt} by default."),
-    ] = None,
-    stop: Annotated[
-        list[str] | None, typer.Option(metavar="TEXT", help="Text that ends an answer, repeatable.")
-    ] = None,
-    match: Annotated[str | None, typer.Option(help="As for `tutti eval`.")] = None,
-    metric: Annotated[
-        str | None, typer.Option(help="The score of an answer: match, chrf, bleu or f1; match by default.")
-    ] = None,
-) -> None:
-    """Measure on questions whether fusing pays, and with which pivot, alignment and weights.
-
-    Run it again with the same --out to go on where it was stopped.
-    """
-    from dataclasses import replace
-
-    from fusion.calibrate.asking import QUESTION, Form
-    from server.commands.calibrate import command
-    from server.commands.evaluate.questions import MATCHES, METRICS
-    from server.commands.evaluate.run import read_all
-    from server.settings import read_settings
-
-    settings = read_settings(config)
-    paths = tasks or [Path(task) for task in settings.evaluation.tasks]
-    if not paths:
-        raise ConfigError("Nothing to ask: give --tasks FILE.jsonl, or evaluation.tasks in the configuration.")
-    if template is not None and not (completions and QUESTION in template):
-        raise ConfigError(f"--template is for --completions, and needs {QUESTION} where the question goes.")
-    if match is not None and match not in MATCHES:
-        raise ConfigError(f"--match is one of {', '.join(MATCHES)}.")
-    if metric is not None and metric not in METRICS:
-        raise ConfigError(f"--metric is one of {', '.join(METRICS)}.")
-    questions = read_all(paths, limit, match or settings.evaluation.match)
-    if metric is not None:
-        questions = [replace(question, metric=metric) for question in questions]
-    for method in alignments or ():
-        method_named(method)
-    command.calibrate(
-        settings,
-        ensemble,
-        questions,
-        Form((template or QUESTION) if completions else None, tuple(stop or ()), max_tokens),
-        console(),
-        out=out,
-        seconds=seconds,
-        development=development,
-        seed=seed,
-        alignments=tuple(alignments or command.ALIGNMENTS),
-        likelihood=likelihood,
-    )
-
-
-distill = typer.Typer(help="Make one model of several, by training.", no_args_is_help=True)
+app.command("eval")(evaluate)
+app.command()(calibrate)
 app.add_typer(distill, name="distill")
-
-
-@distill.callback()
-def _distill() -> None:
-    """Methods have commands of their own."""
-
-
-@distill.command()
-def fusechat(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="Models, data and settings, a YAML file.")],
-    stage: Annotated[
-        str | None, typer.Option(help="Only this one: represent, align, train, merge or evaluate.")
-    ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print tokens, steps, memory and disk, and run nothing.")
-    ] = False,
-) -> None:
-    """Distil several chat models into one (FuseChat); run it again to go on where it was stopped."""
-    from server.commands.distill.fusechat import distill as run
-    from server.commands.distill.fusechat import stage_named
-
-    run(file, stage_named(stage) if stage else None, dry_run, console(), Console(stderr=True))
-
-
-@distill.command()
-def bohdi(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="Models and settings, a YAML file.")],
-) -> None:
-    """Teach a model with questions that others write, most where it is weak (Bohdi); run it again to go on."""
-    from server.commands.distill.bohdi import distill as run
-
-    run(file, console(), Console(stderr=True))
-
-
-@distill.command()
-def show(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="The work folder of a run of bohdi.")],
-) -> None:
-    """Print the tree of domains of a Bohdi run, and draw it and the shares of the domains."""
-    from server.commands.distill.show import show as print_run
-
-    print_run(run, console(), Console(stderr=True))

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from alignment.errors import InvalidRequestError
 from fusion.core import SamplingConstraint
-from fusion.sequence.grammar import Bits, Grammar, GrammarTable
+from fusion.sequence.grammar import Grammar
+from fusion.sequence.grammar_table import Bits, GrammarTable
 
 _executor = llguidance.LLExecutor()
 

@@ -21,7 +21,7 @@ from fusion.members.checkpoint import parse_device
 from server import __version__
 from server.commands.map_report import examples_table, row_table, shown, summary_table, token_id
 from server.settings.complaints import expectation
-from server.settings.schema import AlignmentSettings
+from server.settings.ensembles import AlignmentSettings
 
 
 def align(

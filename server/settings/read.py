@@ -16,8 +16,10 @@ from fusion.terms import objections
 from server.settings import problems
 from server.settings.document import MAX_BYTES, Document, parse
 from server.settings.document import Path as Loc
+from server.settings.ensembles import AUTO, EnsembleSettings
 from server.settings.environment import override
-from server.settings.schema import AUTO, EnsembleSettings, ModelSettings, ServerSettings, Settings
+from server.settings.schema import ModelSettings, Settings
+from server.settings.server import ServerSettings
 
 Shape = TypeVar("Shape", bound=BaseModel)
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat
 
-from server.settings.section import STRICT
+from server.settings.fields import Section
 
 Host = Literal["inline", "process", "ray"]
 
 
-class RaySettings(BaseModel):
+class RaySettings(Section):
     """The actor of a model with `host: ray`.
 
     Attributes:
@@ -22,16 +22,14 @@ class RaySettings(BaseModel):
         placement_seconds: how long to wait for a node that has all of that.
     """
 
-    model_config = STRICT
-
     address: Annotated[str, Field(min_length=1)] = "auto"
     num_cpus: NonNegativeFloat = 1.0
     num_gpus: NonNegativeFloat = 0.0
-    resources: dict[str, NonNegativeFloat] = {}
+    resources: dict[str, NonNegativeFloat] = Field(default_factory=dict)
     placement_seconds: PositiveFloat = 120.0
 
 
-class WorkerSettings(BaseModel):
+class WorkerSettings(Section):
     """The worker of a model that is not hosted inline.
 
     Attributes:
@@ -44,10 +42,8 @@ class WorkerSettings(BaseModel):
         ray: for `host: ray`.
     """
 
-    model_config = STRICT
-
     gpus: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1, strict=False)] | None = None
-    environment: dict[str, str] = {}
+    environment: dict[str, str] = Field(default_factory=dict)
     silence_seconds: PositiveFloat = 10.0
     step_seconds: PositiveFloat = 300.0
     restart_seconds: PositiveFloat = 1.0

@@ -21,7 +21,7 @@ from server.commands.calibrate.answers import Answers
 from server.commands.evaluate.questions import Question
 from server.commands.evaluate.scoring import said, score
 from server.settings import EnsembleSettings, Settings
-from server.settings.schema import AlignmentSettings
+from server.settings.ensembles import AlignmentSettings
 
 CHUNK = 16
 VOTE = "vote of the members"

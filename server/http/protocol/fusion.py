@@ -93,7 +93,7 @@ def fusion_params(fields: FusionFields | None, ensemble: Ensemble, max_search: i
 
     Raises:
         InvalidRequestError: a name is no member, the pivot is left out, all weights are 0, or a search of
-            more than `max_search` is asked for (`server.settings.schema.ServerSettings`).
+            more than `max_search` is asked for (`server.settings.ServerSettings`).
     """
     defaults = ensemble.defaults
     if fields is None:

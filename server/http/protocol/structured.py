@@ -11,19 +11,9 @@ from alignment.errors import InvalidRequestError
 from alignment.text.ids import require_ids
 from alignment.text.stops import control_tokens
 from fusion.sequence.constraint import BadWords, Constraint
-from fusion.sequence.grammar import (
-    Grammar,
-    GrammarTable,
-    Tag,
-    after_thoughts,
-    choice,
-    either,
-    json_object,
-    json_schema,
-    regex,
-    rules,
-    structural,
-)
+from fusion.sequence.grammar import Grammar, choice, json_object, json_schema, regex, rules
+from fusion.sequence.grammar_table import GrammarTable
+from fusion.sequence.structural import Tag, after_thoughts, either, structural
 from server.http.errors import shorten
 from server.http.protocol.sampling import SamplingFields
 from server.http.tools.formats import Format

@@ -8,7 +8,8 @@ from fastapi import APIRouter, Request, Response
 
 from server.http.protocol.body import StrictJsonRoute
 from server.http.protocol.common import Usage
-from server.http.protocol.responses import ResponsesRequest, ResponseStream, as_chat, as_response
+from server.http.protocol.responses import ResponsesRequest, as_chat
+from server.http.protocol.responses_answer import ResponseStream, as_response
 from server.http.routes.chat import answer_chat
 from server.http.routes.translated import TranslatedShape, chat_request, in_words_of
 from server.http.service import Service

@@ -18,7 +18,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from alignment.errors import InvalidRequestError
-from fusion.sequence.grammar import Grammar, GrammarTable, Tag, json_rule, literal, structural
+from fusion.sequence.grammar import Grammar, json_rule, literal
+from fusion.sequence.grammar_table import GrammarTable
+from fusion.sequence.structural import Tag, structural
 from server.http.tools.calls import Tool, new_id, short_id
 
 Name = Literal["hermes", "coder", "llama", "mistral", "args", "json"]

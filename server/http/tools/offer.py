@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from alignment.text.tokenizer import Tokenizer
-from fusion.sequence.grammar import Grammar, GrammarTable
+from fusion.sequence.grammar import Grammar
+from fusion.sequence.grammar_table import GrammarTable
 from server.http.tools.calls import Tool, declared
 from server.http.tools.formats import FORMATS, Format, named_tool
 from server.http.tools.history import shown

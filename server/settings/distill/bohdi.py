@@ -20,8 +20,8 @@ from server.settings.derive import section
 from server.settings.distill.parts import EvaluateSection, Model
 from server.settings.document import Path as Loc
 from server.settings.document import parse
+from server.settings.fields import Folder, Section, ServedName
 from server.settings.read import read_text, validated
-from server.settings.schema import Folder, Section, ServedName
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=LONGEST_NAME, strip_whitespace=True)]
 

@@ -18,8 +18,8 @@ from server.settings.derive import section
 from server.settings.distill.parts import EvaluateSection, Model
 from server.settings.document import Path as Loc
 from server.settings.document import parse
+from server.settings.fields import Folder, Section, ServedName
 from server.settings.read import read_text, validated
-from server.settings.schema import Folder, Section, ServedName
 
 
 class DataSection(section(fusechat.Data, Section, without=["files"])):  # type: ignore[misc]

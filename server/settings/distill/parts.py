@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field, PositiveInt, StringConstraints
 
 from alignment.methods.registry import METHODS
 from fusion.members.registry import ENGINES
-from server.settings.schema import Section, Source
+from server.settings.fields import Section, Source
 
 
 def _bare_source(model: Any) -> Any:

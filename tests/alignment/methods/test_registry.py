@@ -14,7 +14,7 @@ from alignment.methods.method import ModelVocabulary
 from alignment.methods.origin import Parameters
 from alignment.methods.registry import METHODS, Alignment, method_named
 from alignment.text.tokenizer import Tokenizer
-from server.settings.schema import AlignmentSettings
+from server.settings.ensembles import AlignmentSettings
 from tests.support import small_tokenizers as tiny
 
 

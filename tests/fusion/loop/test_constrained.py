@@ -13,7 +13,8 @@ from alignment.errors import InvalidRequestError
 from fusion.assembly.ensembles import build_for_any_pivot
 from fusion.options import FusionParams
 from fusion.sequence.constraint import BadWords, Constraint
-from fusion.sequence.grammar import Tag, after_thoughts, choice, json_schema, regex, structural
+from fusion.sequence.grammar import choice, json_schema, regex
+from fusion.sequence.structural import Tag, after_thoughts, structural
 from tests.support.toy_fuser import Running, teach, toy_ensemble, toy_model
 
 SCHEMA = {

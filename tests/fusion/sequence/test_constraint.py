@@ -9,16 +9,9 @@ import pytest
 
 from alignment.errors import InvalidRequestError
 from fusion.sequence.constraint import BadWords, Constraint, fill
-from fusion.sequence.grammar import (
-    GrammarTable,
-    Tag,
-    choice,
-    json_object,
-    json_schema,
-    regex,
-    rules,
-    structural,
-)
+from fusion.sequence.grammar import choice, json_object, json_schema, regex, rules
+from fusion.sequence.grammar_table import GrammarTable
+from fusion.sequence.structural import Tag, structural
 
 PADDING = 7
 

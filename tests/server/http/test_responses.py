@@ -7,7 +7,8 @@ from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import TypeAdapter
 
 from alignment.errors import InvalidRequestError, OverloadedError
-from server.http.protocol.responses import ResponsesRequest, ResponseStream, as_chat, as_response
+from server.http.protocol.responses import ResponsesRequest, as_chat
+from server.http.protocol.responses_answer import ResponseStream, as_response
 
 EVENT = TypeAdapter(ResponseStreamEvent)
 USAGE = {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7}

@@ -9,7 +9,8 @@ import openai
 import pytest
 
 from server.http.protocol.messages import MessageStream
-from server.http.protocol.responses import ResponsesRequest, ResponseStream
+from server.http.protocol.responses import ResponsesRequest
+from server.http.protocol.responses_answer import ResponseStream
 from server.http.tools.calls import Tool, ToolCall
 from server.http.tools.formats import FORMATS
 from server.http.tools.parser import ToolParser

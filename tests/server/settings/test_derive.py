@@ -12,7 +12,7 @@ from fusion.options import FusionParams, SamplingParams, Weighting
 from server.http.protocol.completions import CompletionRequest
 from server.http.protocol.fusion import FusionFields, WeightingFields
 from server.settings.derive import overrides, section, updated
-from server.settings.schema import EnsembleSettings, WeightingSettings
+from server.settings.ensembles import EnsembleSettings, WeightingSettings
 
 
 def names(options: type) -> set[str]:

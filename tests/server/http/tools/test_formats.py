@@ -7,7 +7,7 @@ import pytest
 from alignment.errors import InvalidRequestError
 from alignment.text.tokenizer import Tokenizer
 from fusion.sequence.constraint import Constraint
-from fusion.sequence.grammar import GrammarTable
+from fusion.sequence.grammar_table import GrammarTable
 from server.http.tools.calls import Tool, declared
 from server.http.tools.formats import FORMATS, named_tool
 from tests.support.toy_fuser import DEMO
