@@ -16,7 +16,7 @@ from alignment.text.tokenizer import Tokenizer
 from fusion.assembly.members import device_here
 from fusion.assembly.specs import BuildError, Ensembles, ModelSpec
 from fusion.members.adapters import read_adapter, require_fits
-from fusion.members.checkpoint import DTYPES, empty_model, listed_stops, read_config, weight_files
+from fusion.members.checkpoint import DTYPES, empty_model, listed_stops, read_config, resolved, weight_files
 from fusion.members.registry import ENGINES, EngineSpec
 from fusion.options import EngineOptions
 
@@ -25,12 +25,15 @@ from fusion.options import EngineOptions
 class Checkpoint:
     """Everything of a model except its weights.
 
+    `source` and `revision` say what is loaded: those of `spec`, or the folder that a GGUF file is opened as.
     `dtype` is the resolved dtype, `config` the configuration as transformers reads it, `not_packed` the reason why
     the architecture cannot take the fast path, None where none is known.
     """
 
     name: str
     spec: ModelSpec
+    source: str
+    revision: str | None
     dtype: str
     config: Any
     not_packed: str | None
@@ -53,18 +56,19 @@ def open_checkpoint(name: str, model: ModelSpec) -> Checkpoint:
     Raises:
         ConfigError: the device, a file, the architecture or the tokenizer cannot be used; names the model.
     """
-    source, revision, trust = model.source, model.revision, model.trust_remote_code
+    trust = model.trust_remote_code
     try:
         device_here(model)
+        source, revision = resolved(model.source, model.revision)
         config = read_config(source, revision=revision, trust_remote_code=trust)
-        not_packed = _examined(model, config)
+        not_packed = _examined(model, config, source)
         if model.engine_args.get("load_format", "auto") in ("auto", "safetensors"):
             weight_files(source, revision=revision)
         vocabulary = read_vocabulary(
             source, revision=revision, trust_remote_code=trust, chat_template=model.chat_template
         )
         _check_vocabulary(source, config, vocabulary.tokenizer)
-        return Checkpoint(name, model, _dtype(model, config), config, not_packed, vocabulary)
+        return Checkpoint(name, model, source, revision, _dtype(model, config), config, not_packed, vocabulary)
     except ConfigError as error:
         raise BuildError("model", name, error) from error
 
@@ -129,10 +133,10 @@ def engine_spec(checkpoint: Checkpoint, adapters: Sequence[str] = ()) -> EngineS
     """
     model = checkpoint.spec
     arguments: dict[str, Any] = {
-        "source": model.source,
+        "source": checkpoint.source,
         "dtype": checkpoint.dtype,
         "device": model.device,
-        "revision": model.revision,
+        "revision": checkpoint.revision,
         "trust_remote_code": model.trust_remote_code,
     }
     options = [field.name for field in fields(EngineOptions)]
@@ -142,13 +146,13 @@ def engine_spec(checkpoint: Checkpoint, adapters: Sequence[str] = ()) -> EngineS
     return EngineSpec(model.engine, arguments)
 
 
-def _examined(model: ModelSpec, config: Any) -> str | None:
+def _examined(model: ModelSpec, config: Any, source: str) -> str | None:
     """Return why an architecture cannot take its engine's fast path. Raises ConfigError for one it cannot run."""
     kind = ENGINES[model.engine]
     if kind.examine is None:
         return None
     examine = pkgutil.resolve_name(kind.examine)
-    found: str | None = examine(config, model.source, model.trust_remote_code, model.max_context)
+    found: str | None = examine(config, source, model.trust_remote_code, model.max_context)
     return found
 
 

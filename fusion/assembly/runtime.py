@@ -84,12 +84,12 @@ def build(
 
 def _model(checkpoint: Checkpoint, member: Member) -> Model:
     model = checkpoint.spec
-    origin = f"{content_digest(model.source, revision=model.revision)} {checkpoint.dtype}"
+    origin = f"{content_digest(checkpoint.source, revision=checkpoint.revision)} {checkpoint.dtype}"
     if model.adapter is not None:
         origin += f" {content_digest(model.adapter)}"
     view = ModelView(adapter=model.adapter)
-    sampling = listed_sampling(model.source, model.revision)
-    parents = parents_of(model.source)
+    sampling = listed_sampling(checkpoint.source, checkpoint.revision)
+    parents = parents_of(checkpoint.source)
     return Model(member, checkpoint.tokenizer, checkpoint.stop_ids, origin, parents, view, sampling)
 
 

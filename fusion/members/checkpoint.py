@@ -25,6 +25,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from alignment.errors import ConfigError, one_line
+from fusion.members import gguf
 
 UNWRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOSPC}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -57,6 +58,32 @@ def parse_dtype(dtype: str) -> torch.dtype:
     return DTYPES[dtype]
 
 
+def resolved(source: str, revision: str | None = None) -> tuple[str, str | None]:
+    """A checkpoint and its revision, or, where it is a GGUF file, the folder that this is opened as.
+
+    `source` names the file itself, on this machine or in a repository (`owner/name/FILE.gguf`), or the folder or
+    repository whose only checkpoint it is. Raises ConfigError.
+    """
+    path = Path(source)
+    if source.endswith(".gguf"):
+        if path.is_file():
+            return str(gguf.opened(path)), None
+        owner, name, *within = source.split("/")
+        if source.startswith((".", "/", "~")) or not within:
+            raise ConfigError(f"The GGUF file {source} does not exist.")
+        return str(gguf.opened(_from_hub(f"{owner}/{name}", "/".join(within), revision))), None
+    if path.exists() or source.count("/") != 1 or source.startswith((".", "/", "~")):
+        files = _local_files(source) if path.is_dir() and not (path / "config.json").exists() else {}
+    else:
+        files = {} if _on_hub(source, "config.json", revision) else _hub_files(source, revision)
+    found = sorted(name for name in files if name.endswith(".gguf"))
+    if not found or "config.json" in files:
+        return source, revision
+    if len(found) > 1:
+        raise ConfigError(f"{source} holds several GGUF files: name one of them, as {source}/{found[0]}.")
+    return resolved(f"{source}/{found[0]}", revision)
+
+
 def read_config(source: str, *, revision: str | None = None, trust_remote_code: bool = False) -> Any:
     """The checkpoint's configuration (a transformers PretrainedConfig). Raises ConfigError."""
     _read_json(source, "config.json", revision, required=True)
@@ -74,8 +101,12 @@ def load_model(
 
     Only safetensors are read: a pickle can run code. Raises ConfigError.
     """
-    read_config(source, revision=revision, trust_remote_code=trust_remote_code)
+    config = read_config(source, revision=revision, trust_remote_code=trust_remote_code)
     weight_files(source, revision=revision)
+    packed = Path(source, gguf.WEIGHTS)
+    weights: dict[str, Any] = {"use_safetensors": True}
+    if packed.exists():
+        weights = {"gguf_file": str(packed), "config": config}
     try:
         with quiet():
             model, report = AutoModelForCausalLM.from_pretrained(
@@ -83,15 +114,17 @@ def load_model(
                 revision=revision,
                 trust_remote_code=trust_remote_code,
                 dtype=dtype,
-                use_safetensors=True,
                 attn_implementation="eager",
                 output_loading_info=True,
+                **weights,
             )
             if report["missing_keys"]:  # transformers would go on with random numbers
                 missing = sorted(report["missing_keys"])
                 raise ConfigError(
                     f"{source} lacks {len(missing)} of the model's weights, among them {missing[0]}."
                 )
+            if packed.exists():
+                gguf.require_whole(model, Path(source))
             return model.eval().to(device)
     except ConfigError:
         raise
@@ -111,8 +144,10 @@ def empty_model(config: Any, trust_remote_code: bool) -> Any:
 
 
 def weight_files(source: str, *, revision: str | None = None) -> dict[str, int]:
-    """Names of the checkpoint's safetensors files and their sizes in bytes. Raises ConfigError."""
+    """Names of the checkpoint's safetensors files, or of its GGUF file, and sizes in bytes. Raises ConfigError."""
     files = _local_files(source) if _is_folder(source) else _hub_files(source, revision)
+    if gguf.WEIGHTS in files:
+        return {gguf.WEIGHTS: files[gguf.WEIGHTS]}
     weights = {name: size for name, size in files.items() if name.endswith(".safetensors") and "/" not in name}
     if not weights:
         pickles = sorted(name for name in files if name.endswith((".bin", ".pt", ".pth", ".ckpt")))
@@ -179,13 +214,15 @@ def estimate(
 ) -> tuple[int, int]:
     """Bytes of the weights in `dtype` and of a cache of `cache_tokens`, without loading anything.
 
-    The weights are counted as the files are, rescaled from the dtype that the configuration states.
+    The weights are counted as the files are, rescaled from the dtype that the configuration states; those of a
+    GGUF file by their number, since they are dequantised.
     """
     config = read_config(source, revision=revision, trust_remote_code=trust_remote_code)
     width = parse_dtype(dtype).itemsize
     stored = config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32
-    weights = sum(weight_files(source, revision=revision).values()) * width // stored.itemsize
-    return weights, _values_per_token(config) * cache_tokens * width
+    files = weight_files(source, revision=revision)
+    count = gguf.elements(Path(source)) if gguf.WEIGHTS in files else sum(files.values()) // stored.itemsize
+    return count * width, _values_per_token(config) * cache_tokens * width
 
 
 def _values_per_token(config: Any) -> int:
@@ -231,6 +268,27 @@ def _hub_files(source: str, revision: str | None) -> dict[str, int]:
     except (HfHubHTTPError, OSError) as error:
         raise ConfigError(_explain(source, error)) from error
     return {file.rfilename: file.size or 0 for file in info.siblings or []}
+
+
+def _on_hub(source: str, name: str, revision: str | None) -> bool:
+    """Return whether a repository has a file; True where that cannot be found out."""
+    try:
+        hf_hub_download(source, name, revision=revision)
+    except LocalEntryNotFoundError:
+        return True
+    except EntryNotFoundError:
+        return False
+    except (HfHubHTTPError, OSError, ValueError):
+        return True
+    return True
+
+
+def _from_hub(source: str, name: str, revision: str | None) -> Path:
+    """A file of a repository. Raises ConfigError."""
+    try:
+        return Path(hf_hub_download(source, name, revision=revision))
+    except (EntryNotFoundError, LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
+        raise ConfigError(_explain(source, error)) from error
 
 
 def _read_json(source: str, name: str, revision: str | None, *, required: bool) -> dict[str, Any]:

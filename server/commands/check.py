@@ -138,10 +138,10 @@ def print_plan(plan: Plan, console: Console) -> None:
 def _plan_model(checkpoint: Checkpoint) -> ModelPlan:
     model = checkpoint.spec
     weights, cache = estimate(
-        model.source,
+        checkpoint.source,
         checkpoint.dtype,
         model.cache_tokens,
-        model.revision,
+        checkpoint.revision,
         trust_remote_code=model.trust_remote_code,
     )
     return ModelPlan(checkpoint, weights, cache)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Any
 
 from alignment.errors import ConfigError
@@ -9,6 +10,17 @@ from fusion.members.checkpoint import empty_model
 
 _LAYER_TYPES = {"full_attention", "sliding_attention"}
 _SCALING = {"linear", "dynamic", "yarn"}
+# Packages that transformers needs for weights that are stored quantised, and what installs them.
+_EXTRA = "'tutti-server[quantized]'"
+_PACKAGES = {
+    "fp8": (("accelerate",), _EXTRA),
+    "mxfp4": (("accelerate",), _EXTRA),
+    "compressed-tensors": (("compressed_tensors", "accelerate"), _EXTRA),
+    "bitsandbytes": (("bitsandbytes", "accelerate"), "bitsandbytes accelerate"),
+    "gptq": (("optimum", "gptqmodel"), "optimum gptqmodel"),
+    "awq": (("gptqmodel", "accelerate"), "gptqmodel accelerate"),
+    "torchao": (("torchao",), "torchao"),
+}
 _LIMITS = ("max_position_embeddings", "max_seq_len", "context_length")  # one meaning, as architectures call it
 
 
@@ -17,6 +29,7 @@ def examine(config: Any, source: str, trust_remote_code: bool, max_context: int 
 
     Returns what keeps it from the fast path. Raises ConfigError for an architecture that cannot run.
     """
+    _require_packages(config, source)
     empty = empty_model(config, trust_remote_code)
     if empty is None:
         raise ConfigError(
@@ -26,6 +39,19 @@ def examine(config: Any, source: str, trust_remote_code: bool, max_context: int 
     require_decoder(empty)
     context_length(empty, max_context)
     return why_not_packed(empty)
+
+
+def _require_packages(config: Any, source: str) -> None:
+    """Raise ConfigError, with how to get it, where a package is missing for weights that are quantised."""
+    stated = getattr(config, "quantization_config", None)
+    method = stated.get("quant_method") if isinstance(stated, dict) else getattr(stated, "quant_method", None)
+    packages, install = _PACKAGES.get(str(method), ((), ""))
+    missing = [name for name in packages if find_spec(name) is None]
+    if missing:
+        raise ConfigError(
+            f"{source} is quantised with {method}, for which the transformers engine needs "
+            f"{' and '.join(missing)}: pip install {install}, or use the vllm engine."
+        )
 
 
 def require_decoder(model: Any) -> None:

@@ -9,10 +9,12 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alignment.errors import ConfigError
 from fusion.members.adapters import read_adapter
+from fusion.members.gguf import WEIGHTS
 from fusion.members.vllm import KIND
 from fusion.members.vllm.hints import explained
 from fusion.options import EngineOptions
@@ -103,6 +105,8 @@ def configured(options: Options) -> VllmConfig:
     """
     source = options.source
     require_installed(source)
+    if Path(source, WEIGHTS).exists():
+        raise ConfigError(f"{Path(source, WEIGHTS).resolve()} is a GGUF file; use the transformers engine.")
     with quiet():
         from fusion.members.vllm.core import engine_config, require_tested
     require_tested()

@@ -6,7 +6,7 @@ import pytest
 from transformers import LlamaConfig
 
 from alignment.errors import ConfigError
-from fusion.members.transformers.architecture import context_length
+from fusion.members.transformers.architecture import context_length, examine
 
 
 def model(**config):
@@ -42,3 +42,11 @@ def test_layers_that_are_not_scaled_bound_the_context():
     config = SimpleNamespace(max_position_embeddings=1024, rope_parameters=kinds)
     config.get_text_config = lambda decoder: config
     assert context_length(SimpleNamespace(config=config), None) == 1024
+
+
+def test_a_package_that_quantised_weights_need_is_named():
+    config = LlamaConfig(quantization_config={"quant_method": "gptq", "bits": 4})
+    with pytest.raises(
+        ConfigError, match=r"gptq, for which .* optimum and gptqmodel: pip install optimum gptqmodel"
+    ):
+        examine(config, "some/model", False, None)
