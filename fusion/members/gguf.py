@@ -2,7 +2,7 @@
 
 transformers reads both out of the file, and its weights, but passes over some of what the file says: rotary
 scaling, most names of pre-tokenizers, whether a text begins with a space. So every key is compared with what came
-out, and is mended or refused. The folder lies in the user's cache; in it a link to the file stands for the weights,
+out, and is mended or refused. The folder lies in the user's cache; in it a link to the file stands for weights,
 which are dequantised when they are loaded.
 """
 
