@@ -20,6 +20,9 @@ from server.http.middleware.drain import Lifecycle
 from server.settings import ServerSettings, Settings
 from server.telemetry.logs import set_up_log
 
+KEEP_ALIVE_SECONDS = 75
+"""Seconds that an idle connection stays open: longer than the 60 of the usual load balancers and client pools, so that
+none of them sends a request on a connection that is being closed."""
 CLOSING_SECONDS = 1  # for the last errors to reach clients that were cut off
 
 
@@ -46,6 +49,7 @@ def serve(settings: Settings, on_ready: Callable[[str], None]) -> None:
             app,
             log_config=None,
             server_header=False,
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
             root_path=options.root_path,
             ssl_certfile=options.tls_certificate,
             ssl_keyfile=options.tls_key,
