@@ -24,10 +24,10 @@ from fusion.distill.fusechat.settings import Source, Train, digest_of
 from fusion.distill.fusechat.train import Texts, train
 from fusion.members.identity import content_digest
 
-CHATS = 9600
+CHATS = 4000
 SEED = 16
 TRAIN = Train(
-    learning_rate=2e-3,
+    learning_rate=7e-4,
     beta2=0.98,
     weight_decay=0.01,
     epochs=1,

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from random import Random
 
-from deploy.demo.tasks import TASKS, Split, stream
+from deploy.demo.tasks import TASKS, Example, Split, stream
 
 PATH = Path(__file__).parent / "test.jsonl"
 ROWS_PER_TASK = 100
@@ -19,18 +19,16 @@ def rows() -> list[dict[str, str]]:
         for example in stream(task, Split.TEST, Random(f"{SEED} {name}")):
             if example.prompt in prompts:
                 continue
-            result.append(
-                {
-                    "id": f"{name}-test-{len(prompts):03d}",
-                    "task": name,
-                    "prompt": example.prompt,
-                    "reference": example.reference,
-                }
-            )
+            result.append(row(name, f"test-{len(prompts):03d}", example))
             prompts.add(example.prompt)
             if len(prompts) == ROWS_PER_TASK:
                 break
     return result
+
+
+def row(task: str, name: str, example: Example) -> dict[str, str]:
+    """A question as `tutti eval` reads it."""
+    return {"id": f"{task}-{name}", "task": task, "prompt": example.prompt, "reference": example.reference}
 
 
 def text() -> str:

@@ -1,7 +1,8 @@
 """FuseChat against plain fine-tuning: `python -m tools.bench.fusechat FILE`, a file of `tutti distill fusechat`.
 
-For every seed the targets and the merged model, and as many steps of plain fine-tuning on the same texts, all of
-them asked the file's questions; means and standard deviations over the seeds as one JSON object on the last line.
+For every seed the targets and the merged model, and plain fine-tuning on the same texts: `plain` takes as many
+steps as one target, `plain_total` as many as all targets together. All are asked the file's questions; means and
+standard deviations over the seeds as one JSON object on the last line, with the mean of each task.
 What is finished is kept in the file's `work` folder, so the command can be stopped and run again.
 """
 
@@ -19,7 +20,7 @@ from fusion.distill.fusechat.run import Run
 from fusion.distill.fusechat.settings import FuseChat, digest_of
 from fusion.distill.fusechat.train import train
 from server.commands.evaluate.asking import Answer, Asking
-from server.commands.evaluate.report import scores_table, summarise
+from server.commands.evaluate.report import Summary, scores_table, summarise
 from server.commands.evaluate.run import evaluate, local, read_all
 from server.settings import Settings
 from server.settings.distill.fusechat import read_fusechat
@@ -41,7 +42,8 @@ def main() -> None:
     models: dict[str, Path] = {}
     for seed in range(arguments.seeds):
         if arguments.only != "fused":
-            models[f"plain-{seed}"] = plain(first, seed)
+            models[f"plain-{seed}"] = plain(first, seed, "plain", 1)
+            models[f"plain_total-{seed}"] = plain(first, seed, "plain_total", len(settings.targets))
         if arguments.only != "plain":
             models |= fused(settings, seed)
     if arguments.only is None:
@@ -50,12 +52,14 @@ def main() -> None:
         print(json.dumps(scores(models, questions), indent=None))
 
 
-def plain(run: Run, seed: int) -> Path:
-    """As many steps on the same texts, without any other model."""
-    settings = replace(run.settings.train, seed=seed, lm_weight=1.0)
-    folder = run.settings.work / "plain" / f"seed-{seed}"
+def plain(run: Run, seed: int, kind: str, times: int) -> Path:
+    """Fine-tuning on the same texts without any other model, for `times` the length of a target's training."""
+    settings = run.settings.train
+    steps = None if settings.steps is None else times * settings.steps
+    settings = replace(settings, seed=seed, lm_weight=1.0, steps=steps, epochs=times * settings.epochs)
+    folder = run.settings.work / kind / f"seed-{seed}"
     inputs = digest_of(settings, run.settings.data, run.reading["base"])
-    name = f"plain {seed}"
+    name = f"{kind} {seed}"
     train(name, run.settings.base, run.texts(None), settings, folder, inputs, lambda a, b: report(name, a, b))
     return folder / "model"
 
@@ -86,17 +90,26 @@ def scores(models: dict[str, Path], questions: list) -> dict[str, object]:
 
     summaries = summarise(asyncio.run(ask()))
     console.print(scores_table(summaries))
-    by_kind: dict[str, list[float]] = {}
+    kinds: dict[str, list[Summary]] = {}
     for summary in summaries:
-        kind = summary.model if summary.model == "start" else summary.model.rpartition("-")[0]
-        by_kind.setdefault(kind, []).append(100 * summary.total.exact.mean)
+        kinds.setdefault(
+            summary.model if summary.model == "start" else summary.model.rpartition("-")[0], []
+        ).append(summary)
+    return {kind: figures(found) for kind, found in kinds.items()}
+
+
+def figures(summaries: list[Summary]) -> dict[str, object]:
+    """Exact match of one kind of model over all questions, seed by seed, and the mean of each task."""
+    all_tasks = [100 * summary.total.exact.mean for summary in summaries]
+    tasks = {
+        name: round(statistics.mean(100 * summary.tasks[name].exact.mean for summary in summaries), 1)
+        for name in summaries[0].tasks
+    }
     return {
-        kind: {
-            "mean": round(statistics.mean(values), 2),
-            "sd": round(statistics.stdev(values), 2) if len(values) > 1 else None,
-            "each": [round(value, 2) for value in values],
-        }
-        for kind, values in by_kind.items()
+        "mean": round(statistics.mean(all_tasks), 2),
+        "sd": round(statistics.stdev(all_tasks), 2) if len(all_tasks) > 1 else None,
+        "each": [round(value, 2) for value in all_tasks],
+        "tasks": tasks,
     }
 
 

@@ -28,8 +28,8 @@ LESSON_STREAM = 1_000_000
 def choose_lesson(round: int, state: State, settings: Bohdi) -> list[str]:
     """The ids of the samples that a round's training takes, in the order of drawing.
 
-    A leaf is drawn along the tree as in exploration, one of its samples evenly; none comes again before all of the
-    leaf have come. Leaves without samples are drawn again.
+    A leaf is drawn along the tree as in exploration, for the share `learn.even` with equal chances; one of its samples
+    evenly, and none comes again before all of the leaf have come. Leaves without samples are left out.
     """
     gathered: dict[Path, list[str]] = defaultdict(list)
     for sample in state.samples.values():
@@ -38,11 +38,12 @@ def choose_lesson(round: int, state: State, settings: Bohdi) -> list[str]:
         return []
     rng = np.random.default_rng([settings.explore.seed, round, LESSON_STREAM])
     count = settings.learn.samples or sum(sample.round == round for sample in state.samples.values())
+    even = 1.0 if settings.explore.draws == "fixed" else settings.learn.even
     tree = _with_samples(state.tree, gathered)
     left: dict[Path, list[str]] = {}
     chosen = []
     for _ in range(count):
-        path = tree.draw(rng) if settings.explore.draws == "bandit" else evenly(tree, rng)
+        path = evenly(tree, rng) if rng.random() < even else tree.draw(rng)
         assert path is not None
         if not left.get(path):
             left[path] = [gathered[path][at] for at in rng.permutation(len(gathered[path]))]

@@ -116,9 +116,16 @@ class Prompts:
 
 @dataclass(frozen=True, slots=True)
 class Learn:
-    """What a round's training takes: `samples` drawn along the tree, None for as many as the round gathered."""
+    """What a round's training takes of all that was gathered so far.
+
+    Attributes:
+        samples: how many; None for as many as the round gathered.
+        even: share of them for which all domains are as likely, level by level. The others are drawn by the bandit,
+            which leaves what the target can do, so that it may forget it.
+    """
 
     samples: Count | None = None
+    even: Annotated[float, Interval(ge=0, le=1)] = 0.0
 
 
 @dataclass(frozen=True, slots=True)

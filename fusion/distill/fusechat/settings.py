@@ -114,7 +114,7 @@ class Train:
         loss, lm_weight: see `fusion_loss`; `lm_weight` 1 is plain fine-tuning.
         log_every, check_every: steps between entries of the curve, and between held-out losses and checkpoints.
         patience: stop after this many held-out losses without a new lowest; None trains to the end.
-        seed: of order and dropout.
+        seed: of order and dropout; every target derives one of its own from it.
         bfloat16: autocast; weights and optimizer stay in float32.
         lora_rank: train adapters of this rank (peft), merged into the weights at the end; None trains all weights.
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import math
 import shutil
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from fusion.distill.fusechat.curve import CURVE, curve_of, write_curve
 from fusion.distill.fusechat.examples import Examples, LengthGrouped
 from fusion.distill.fusechat.settings import Train
 from fusion.distill.fusechat.shards import read_json, write_json
-from fusion.distill.loss import fusion_loss
+from fusion.distill.loss import IGNORED, fusion_loss
 
 COMPLETE = "complete.json"
 """The last file of a checkpoint: the digests of all others. A checkpoint without it, or with others, is none."""
@@ -36,6 +37,8 @@ class FusionTrainer(Trainer):  # type: ignore[misc]
         self._settings = settings
         # The loss below is divided by the positions of all batches of a step, and not once more by their number.
         self.model_accepts_loss_kwargs = True
+        whole = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+        self._cuts = "logits_to_keep" in inspect.signature(whole.forward).parameters
 
     def _get_train_sampler(self, train_dataset: Examples | None = None) -> LengthGrouped:
         examples = train_dataset or self.train_dataset
@@ -46,12 +49,15 @@ class FusionTrainer(Trainer):  # type: ignore[misc]
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """See Trainer; `num_items_in_batch` are the learned positions of all batches of the step."""
-        outputs = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
+        labels = inputs["labels"]
+        first = _first_learned(labels) if self._cuts else 0
+        kept = {"logits_to_keep": labels.shape[1] - first} if self._cuts else {}
+        outputs = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], **kept)
         total, _, _ = fusion_loss(
             outputs.logits,
-            inputs["labels"],
-            inputs["probabilities"],
-            inputs["target_ids"],
+            labels[:, first:],
+            inputs["probabilities"][:, first:],
+            inputs["target_ids"][:, first:],
             loss=self._settings.loss,
             lm_weight=self._settings.lm_weight,
             positions=None if num_items_in_batch is None else int(num_items_in_batch),
@@ -71,6 +77,12 @@ class FusionTrainer(Trainer):  # type: ignore[misc]
         if not torch.isfinite(loss):
             raise _not_a_number("loss", self.state.global_step + 1)
         return loss
+
+
+def _first_learned(labels: torch.Tensor) -> int:
+    """The position from which a batch has something to learn; logits before it cost time and memory for nothing."""
+    columns = (labels != IGNORED).any(0).nonzero()
+    return max(0, int(columns[0]) - 1) if len(columns) else 0
 
 
 class Guard(TrainerCallback):  # type: ignore[misc]

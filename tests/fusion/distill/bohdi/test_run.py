@@ -146,5 +146,7 @@ def test_lessons_follow_the_tree_and_take_all_samples_of_a_leaf_before_one_again
     assert len(of_a) > 150  # a source wins there
     for start in range(0, len(of_a) - 4, 4):
         assert set(of_a[start : start + 4]) == set("0123")
+    even = replace(settings, learn=Learn(samples=200, even=1.0))
+    assert 80 < sum(id in "0123" for id in choose_lesson(1, State.of(settings.tree, events), even)) < 120
     assert len(choose_lesson(1, State.of(settings.tree, events), settings)) == 8
     assert choose_lesson(1, State.of(settings.tree, []), settings) == []
