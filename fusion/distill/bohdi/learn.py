@@ -28,8 +28,8 @@ LESSON_STREAM = 1_000_000
 def choose_lesson(round: int, state: State, settings: Bohdi) -> list[str]:
     """The ids of the samples that a round's training takes, in the order of drawing.
 
-    A leaf is drawn along the tree as in exploration, for the share `learn.even` with equal chances; one of its samples
-    evenly, and none comes again before all of the leaf have come. Leaves without samples are left out.
+    A leaf is drawn along the tree as in exploration, for the share `learn.even` with equal chances; one of its
+    samples evenly, and none comes again before all of the leaf have come. Leaves without samples are left out.
     """
     gathered: dict[Path, list[str]] = defaultdict(list)
     for sample in state.samples.values():

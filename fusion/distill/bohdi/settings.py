@@ -120,8 +120,8 @@ class Learn:
 
     Attributes:
         samples: how many; None for as many as the round gathered.
-        even: share of them for which all domains are as likely, level by level. The others are drawn by the bandit,
-            which leaves what the target can do, so that it may forget it.
+        even: share of them for which all domains are as likely, level by level. The bandit draws the others; it
+            leaves what the target can do, which may then be forgotten.
     """
 
     samples: Count | None = None

@@ -80,7 +80,7 @@ class FusionTrainer(Trainer):  # type: ignore[misc]
 
 
 def _first_learned(labels: torch.Tensor) -> int:
-    """The position from which a batch has something to learn; logits before it cost time and memory for nothing."""
+    """The position from which a batch has something to learn; logits before it would be computed in vain."""
     columns = (labels != IGNORED).any(0).nonzero()
     return max(0, int(columns[0]) - 1) if len(columns) else 0
 
