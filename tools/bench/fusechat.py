@@ -17,7 +17,7 @@ from pathlib import Path
 from rich.console import Console
 
 from fusion.distill.fusechat.run import Run
-from fusion.distill.fusechat.settings import FuseChat, digest_of
+from fusion.distill.fusechat.settings import FuseChat, Train, digest_of
 from fusion.distill.fusechat.train import train
 from server.commands.evaluate.asking import Answer, Asking
 from server.commands.evaluate.report import Summary, scores_table, summarise
@@ -32,6 +32,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("file", type=Path)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--steps", type=int, help="of a target, instead of the file's")
     parser.add_argument("--only", choices=["plain", "fused"], help="train these alone, and ask nothing")
     arguments = parser.parse_args()
     settings, asked = read_fusechat(arguments.file)
@@ -39,6 +40,9 @@ def main() -> None:
     first = Run(settings, report)
     first.represent()
     first.align()
+    if arguments.steps is not None:
+        settings = beside(settings, f"steps-{arguments.steps}", replace(settings.train, steps=arguments.steps))
+        first = Run(settings, report)
     models: dict[str, Path] = {}
     for seed in range(arguments.seeds):
         if arguments.only != "fused":
@@ -67,16 +71,21 @@ def plain(run: Run, seed: int, kind: str, times: int) -> Path:
 def fused(settings: FuseChat, seed: int) -> dict[str, Path]:
     """Targets and merged models of a seed; the first is the file's own."""
     if seed != settings.train.seed:
-        work = settings.work / f"seed-{seed}"
-        for stage in ("represent", "align"):
-            shutil.copytree(settings.work / stage, work / stage, dirs_exist_ok=True)
-        settings = replace(settings, work=work, out=work / "out", train=replace(settings.train, seed=seed))
+        settings = beside(settings, f"seed-{seed}", replace(settings.train, seed=seed))
     run = Run(settings, report)
     run.train()
     run.merge()
     methods = (settings.merge.method, *settings.merge.compare)
     found = {f"{method}-{seed}": run.merged_folder(method) for method in methods}
     return found | {f"target-{name}-{seed}": run.model_folder(name) for name in settings.targets}
+
+
+def beside(settings: FuseChat, name: str, training: Train) -> FuseChat:
+    """The same with another training, in a folder of its own below `work`, from the same readings."""
+    work = settings.work / name
+    for stage in ("represent", "align"):
+        shutil.copytree(settings.work / stage, work / stage, dirs_exist_ok=True)
+    return replace(settings, work=work, out=work / "out", train=training)
 
 
 def scores(models: dict[str, Path], questions: list) -> dict[str, object]:

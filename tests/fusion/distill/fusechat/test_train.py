@@ -209,6 +209,25 @@ def test_a_finished_target_is_not_trained_again(done: Run, monkeypatch: pytest.M
     assert files_of(done.settings.work / "train") == before
 
 
+def test_every_target_reads_the_texts_in_an_order_of_its_own(done: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds: list[int] = []
+    monkeypatch.setattr(
+        "fusion.distill.fusechat.run.train", lambda name, base, texts, settings, *rest: seeds.append(settings.seed)
+    )
+    done.train()
+    done.train()
+    assert len(set(seeds)) == len(done.settings.targets)
+    assert seeds[: len(set(seeds))] * 2 == seeds
+
+
+def test_logits_from_the_first_learned_position_on_give_the_same_weights(
+    trained: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    some = trained(replace(TRAIN, steps=3), name="some")
+    monkeypatch.setattr("fusion.distill.fusechat.trainer._first_learned", lambda labels: 0)
+    assert farthest(some, trained(replace(TRAIN, steps=3), name="all")) < 1e-5
+
+
 def test_steps_follow_from_epochs_as_the_trainer_counts_them() -> None:
     settings = Train(epochs=1.5, batch=4, accumulate=2)
     assert training.steps_of(settings, 41) == 9
