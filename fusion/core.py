@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from alignment.text.boundaries import Located
 from fusion.options import Measure, SamplingParams
+
+if TYPE_CHECKING:
+    from fusion.prompt.scoring import TextScores
 
 Ids = NDArray[np.int32]
 LogProbs = NDArray[np.float32]
@@ -271,13 +274,14 @@ class Prompt:
     the bytes its template puts between prompt and answer as part of the answer's first token (the space after
     `[/INST]`), b"" for most. `located` maps it to where its tokens stand in the messages, for prompts that are to
     be scored. `constraints` are what answers must satisfy, by the pivot whose tokens they are in; each answer
-    takes a copy.
+    takes a copy. `texts` are the contents of the messages, or the text itself, that all members are shown.
     """
 
     ids: dict[str, list[int]]
     leads: dict[str, bytes]
     located: dict[str, Located] | None = None
     constraints: Mapping[str, SamplingConstraint] = field(default_factory=dict)
+    texts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -346,6 +350,9 @@ class WeightingReport:
         kept: tokens of the pivot whose scores were known from an earlier request.
         coinciding: positions among those that counted at which all members' tokens begin.
         notes: sentences about what could not be done.
+        features: of learned weights, what spoke for the member that leads, by word or measure, in nats over the
+            mean of the members.
+        similarity: of learned weights, the cosine of the prompt to the nearest question that they were fitted on.
     """
 
     method: Literal["uniform", "fixed", Measure]
@@ -357,6 +364,15 @@ class WeightingReport:
     kept: int
     coinciding: int
     notes: tuple[str, ...]
+    features: dict[str, float] = field(default_factory=dict)
+    similarity: float | None = None
+
+    @property
+    def leader(self) -> str | None:
+        """The member that weighs the most; None where several do."""
+        best = max(self.weights.values(), default=0.0)
+        leading = [name for name, weight in self.weights.items() if weight == best]
+        return leading[0] if len(leading) == 1 else None
 
 
 @dataclass(slots=True)
@@ -417,7 +433,8 @@ class End(Delta):
         departed: which members left, and why.
         returned: after how many tokens those of them took part again that came back.
         account: where its time went.
-        weighting: how its weights came about, where they were measured.
+        weighting: how its weights came about, where the prompt decided on them.
+        scores: the members' scores of the prompt's texts, where there are any and a report was asked for.
     """
 
     finish: FinishReason | None = None
@@ -428,3 +445,4 @@ class End(Delta):
     returned: dict[str, int] = field(default_factory=dict)
     account: Account | None = None
     weighting: WeightingReport | None = None
+    scores: tuple[TextScores, ...] = ()

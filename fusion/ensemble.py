@@ -16,6 +16,7 @@ from alignment.text.ids import require_ids
 from alignment.text.tokenizer import Tokenizer
 from alignment.vocab_map import VocabMap
 from fusion.core import Member, OnMemberFailure, Prompt
+from fusion.learned.weights import LearnedWeights
 from fusion.options import FusionParams, Place
 from fusion.sequence.grammar_table import GrammarTable
 from fusion.terms import terms_of
@@ -145,6 +146,7 @@ class Ensemble:
     """Members that decode as one, served under one name. Built by `fusion.assembly.ensembles`.
 
     `views` holds one view where the pivot is fixed, and one around each member where the prompt decides on it.
+    `learned` is there where its configuration names a file of learned weights.
     """
 
     name: str
@@ -153,6 +155,7 @@ class Ensemble:
     defaults: FusionParams
     fingerprint: str = field(repr=False)
     on_member_failure: OnMemberFailure = "fail"
+    learned: LearnedWeights | None = field(default=None, repr=False)
 
     @cached_property
     def first(self) -> View:
@@ -180,6 +183,8 @@ class Ensemble:
 
     def scores(self, fusion: FusionParams) -> bool:
         """Return whether these parameters need scored prompts: to weigh the members, or to choose the pivot."""
+        if fusion.weighting.method == "learned" and self.learned is not None:
+            return self.learned.needs_losses
         return fusion.weighting.method != "given" or self.chooses_pivot
 
     @property
@@ -251,9 +256,10 @@ class Ensemble:
 
         begins_answer = add_generation_prompt and not continue_final_message
         leads = {name: model.tokenizer.chat_lead if begins_answer else b"" for name, model in self.models.items()}
+        texts = tuple(one for message in messages if isinstance(one := message.get("content"), str))
         if not locate:
-            return Prompt(self._by_each(encoded), leads)
-        return _located(self._by_each(located), leads)
+            return Prompt(self._by_each(encoded), leads, texts=texts)
+        return _located(self._by_each(located), leads, texts)
 
     def encode_text(self, text: str, *, add_special_tokens: bool = True, locate: bool = False) -> Prompt:
         """A text to go on from, in every member's own tokens; with `locate` it can be scored."""
@@ -268,10 +274,9 @@ class Ensemble:
 
         if not locate:
             views = {name: model.view for name, model in self.models.items()}
-            return Prompt(
-                self._by_each(lambda n, tokenizer: tokenizer.encode(views[n].text(text), **options)), leads
-            )
-        return _located(self._by_each(located), leads)
+            ids = self._by_each(lambda n, tokenizer: tokenizer.encode(views[n].text(text), **options))
+            return Prompt(ids, leads, texts=(text,))
+        return _located(self._by_each(located), leads, (text,))
 
     def _by_each(self, read: Callable[[str, Tokenizer], Read]) -> dict[str, Read]:
         """A prompt as every member's tokenizer reads it. A refusal by length names the member."""
@@ -398,6 +403,8 @@ class Ensemble:
             room.update({name: min(room[name], each) for name in names})
 
 
-def _located(encoded: dict[str, tuple[list[int], Located]], leads: dict[str, bytes]) -> Prompt:
+def _located(
+    encoded: dict[str, tuple[list[int], Located]], leads: dict[str, bytes], texts: tuple[str, ...]
+) -> Prompt:
     ids = {name: ids for name, (ids, _) in encoded.items()}
-    return Prompt(ids, leads, {name: places for name, (_, places) in encoded.items()})
+    return Prompt(ids, leads, {name: places for name, (_, places) in encoded.items()}, texts=texts)

@@ -13,7 +13,7 @@ from annotated_types import Ge, Gt, Interval
 
 Combine = Literal["mixture", "product", "arithmetic"]
 Unmapped = Literal["pivot", "drop"]
-Measure = Literal["top1", "packllm-sim", "packllm-opt"]
+Measure = Literal["top1", "packllm-sim", "packllm-opt", "learned"]
 MEASURES: tuple[Measure, ...] = get_args(Measure)
 DISTRIBUTIONAL: frozenset[Measure] = frozenset({"packllm-opt"})
 """Those that need the members' distributions where all their tokens begin; the others need losses alone."""
@@ -22,19 +22,20 @@ Gate = Literal["confident", "draw"]
 Place = Literal["user", "system"]
 Scale = Annotated[float, Interval(ge=0, le=100)]
 Share = Annotated[float, Interval(ge=0, le=1)]
+Offset = Annotated[float, Interval(ge=-100, le=100)]
 Bias = Annotated[float, Interval(ge=-100, le=100)]
 
 
 @dataclass(frozen=True, slots=True)
 class Weighting:
-    """The source of the members' weights: given, or measured on the prompt (PackLLM).
+    """The source of the members' weights: given, measured on the prompt (PackLLM), or learned from questions.
 
     The defaults are the paper's, except for `positions` and `coinciding`, which it does not limit.
 
     Attributes:
         method: `given` takes `FusionParams.weights`. `top1`: the member of the lowest perplexity alone.
             `packllm-sim`: softmax(-log PPL / temperature). `packllm-opt`: the weights with which the fusion itself
-            predicts the prompt best.
+            predicts the prompt best. `learned`: what a model fitted on questions says of the prompt.
         temperature: of packllm-sim.
         grid: values of packllm-opt's line search, 0 and 1 included.
         prune: members that weigh this or less are closed once the prompt is read.
@@ -43,6 +44,9 @@ class Weighting:
         spread: where those lie in what there is to score: `evenly`, or the `last` ones.
         history: `all` messages count, or only the `last` one.
         coinciding: positions that packllm-opt needs where all members' tokens begin; with fewer it is packllm-sim.
+        offsets: by member, its usual loss on prompts in nats per token of the pivot, which is subtracted from its
+            loss on this one, so that a tokenizer or a habit of long prompts is no merit; members not named have 0.
+        file: of `learned`, as `tutti calibrate --learn-weights` writes it; of the configuration alone.
     """
 
     method: Method = "given"
@@ -54,6 +58,8 @@ class Weighting:
     spread: Literal["evenly", "last"] = "evenly"
     history: Literal["all", "last"] = "all"
     coinciding: Annotated[int, Ge(1)] = 8
+    offsets: dict[str, Offset] | None = None
+    file: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +157,8 @@ class FusionParams:
             `drop` loses it, as the papers' programs do; `pivot` distributes it as the pivot does, so that no token
             is impossible, which is what ensembles of a configuration do. With `renormalize` nothing is left of it.
         guard: keep the pivot's own best token where the fused best is the same text cut differently.
+        confidence: in each round a member's weight is multiplied by exp(-confidence * entropy of its distribution
+            in nats), so that those count more that are sure; 0 leaves the weights as they are.
         report: collect a `RoundReport` per round.
         draft: who proposes tokens that the members then check together, which changes no answer: `ngram` (what
             followed the same tokens before), a member's name, or `auto` (the member that the ensemble followed
@@ -177,6 +185,7 @@ class FusionParams:
     renormalize: bool = False
     unmapped: Unmapped = "drop"
     guard: bool = False
+    confidence: Annotated[float, Interval(ge=0, le=100)] = 0.0
     report: bool = False
     draft: str | None = None
     gate: Gate | None = None
@@ -207,6 +216,7 @@ def needed_to_draw(fusion: FusionParams) -> list[str]:
         ("renormalize: true", not fusion.renormalize),
         ("no filter_top", fusion.filter_top is not None),
         ("no guard", fusion.guard),
+        ("no confidence", fusion.confidence != 0),
         ("no contrast, proxy or guidance", any((fusion.contrast, fusion.proxy, fusion.guidance))),
     ]
     return [what for what, missing in wrong if missing]

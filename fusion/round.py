@@ -87,6 +87,7 @@ def batch_key(sequence: Sequence) -> object:
         sequence.fusion.renormalize,
         sequence.fusion.unmapped,
         sequence.fusion.guard,
+        sequence.fusion.confidence,
         sequence.terms is not None,
     )
 

@@ -270,7 +270,10 @@ def fuse(probabilities: Floats, given: Floats, pivot: int, mapped: Bools, fusion
     Where nothing of what the weighty members want reaches the pivot's vocabulary, the pivot decides.
     """
     shares = shares_of(probabilities, pivot, mapped, fusion)
-    weights, fused = shares.combined(among_voters(given), fusion.combine)
+    given = among_voters(given)
+    if fusion.confidence:
+        given = confident(given, shares.probabilities, fusion.confidence)
+    weights, fused = shares.combined(given, fusion.combine)
     silent = np.einsum("smc,sm->s", probabilities, weights) == 0
     fused = np.where(silent[:, None], probabilities[:, pivot], fused)
     return Fused(shares.probabilities, weights, shares.kept, fused)
@@ -283,6 +286,21 @@ def among_voters(given: Floats) -> Floats:
     """
     total = given.sum(axis=1, keepdims=True)
     scaled: Floats = np.where(total > 0, given / np.where(total > 0, total, 1.0), 1 / given.shape[1])
+    return scaled
+
+
+def confident(given: Floats, probabilities: Floats, confidence: float) -> Floats:
+    """Weights [S, M] times exp(-confidence * entropy), with the sum they had.
+
+    The entropy is that of a member's row of `probabilities` [S, M, C] scaled to sum to 1, in nats. A row that is
+    empty says nothing and counts as the least sure.
+    """
+    rows = renormalize(probabilities)
+    entropy = -np.einsum("smc,smc->sm", rows, np.log(np.where(rows > 0, rows, 1.0)))
+    entropy[~(rows > 0).any(axis=2)] = np.log(max(rows.shape[2], 2))
+    relative = entropy - np.where(given > 0, entropy, np.inf).min(axis=1, keepdims=True)  # of the surest: 0
+    scaled: Floats = given * np.exp(-confidence * np.maximum(relative, 0.0))
+    scaled *= given.sum(axis=1, keepdims=True) / scaled.sum(axis=1, keepdims=True)
     return scaled
 
 

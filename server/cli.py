@@ -263,7 +263,7 @@ def weights(
 
     async def ask() -> prompt_weights.Reports:
         async with local(settings) as client:
-            return await prompt_weights.measure(client, name, prompt)
+            return await prompt_weights.measure(client, name, prompt, prompt_weights.methods_of(settings, name))
 
     Console().print(prompt_weights.weights_table(name, asyncio.run(ask())))
 

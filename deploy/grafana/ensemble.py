@@ -235,6 +235,7 @@ def _policies() -> list[Panel]:
 
 def _losses() -> list[Panel]:
     taken_back = rate("rollback_tokens_total", BOTH, "model, member")
+    led = rate("led_requests_total", MODEL, "model")
     return [
         lines(
             "Mass that reaches the pivot",
@@ -265,6 +266,12 @@ def _losses() -> list[Panel]:
             "Sequences per second that went on without a member whose weight for their prompt was too small.",
             OPERATIONS,
             each(rate, "pruned_members_total", BOTH, "model, member"),
+        ),
+        lines(
+            "Requests that a member leads",
+            "Share of the sequences whose weights their prompts decided on in which a member weighed the most.",
+            RATIO,
+            [Query(per(rate("led_requests_total", BOTH, "model, member"), led, on="model"), VOICE)],
         ),
         lines(
             "Members started again",

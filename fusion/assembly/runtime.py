@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from alignment.errors import ConfigError
 from alignment.methods.map_cache import MapCache
 from alignment.vocab_map import VocabMap
 from fusion.assembly.checkpoints import Checkpoint, engine_spec, open_checkpoint, require_adapters
 from fusion.assembly.ensembles import build_ensemble, build_for_any_pivot
+from fusion.assembly.learned import fingerprints, read_learned
 from fusion.assembly.maps import MapMaker
 from fusion.assembly.members import device_here, load_members
 from fusion.assembly.specs import BuildError, Ensembles, EnsembleSpec, Models, ViewSpec
 from fusion.core import Member
 from fusion.distill.lineage import parents_of
 from fusion.ensemble import Ensemble, Model
+from fusion.learned.weights import LearnedWeights, equal_weights
 from fusion.loop.fuser import Fuser
 from fusion.members.checkpoint import listed_sampling
 from fusion.members.identity import content_digest
@@ -66,7 +70,9 @@ def build(
     names = sorted(models, key=lambda name: ENGINES[models[name].engine].changes_transformers)
     checkpoints = [open_checkpoint(name, models[name]) for name in names]
     adapters = require_adapters({one.name: one for one in checkpoints}, ensembles)
-    maps = _maps(ensembles, {one.name: one for one in checkpoints}, cache, tutti)
+    known = {one.name: one for one in checkpoints}
+    maps = _maps(ensembles, known, cache, tutti)
+    learned = {name: _learned(name, ensemble, known) for name, ensemble in ensembles.items()}
     with ExitStack() as on_failure:
         for one in checkpoints:
             log.info("loading %s (%s) from %s", one.name, one.spec.host, one.spec.source)
@@ -75,6 +81,7 @@ def build(
             on_failure.callback(member.stop)
         running = {one.name: _model(one, members[one.name]) for one in checkpoints}
         built = {name: _ensemble(name, one, running, maps[name]) for name, one in ensembles.items()}
+        built = {name: _with_learned(ensemble, learned[name]) for name, ensemble in built.items()}
         built |= {name: build_ensemble(name, {name: running[name]}, name) for name in alone}
         on_failure.pop_all()
     log.info("loaded %d models in %.1f s", len(running), time.monotonic() - began)
@@ -145,3 +152,24 @@ def _ensemble(name: str, ensemble: EnsembleSpec, models: dict[str, Model], maps:
     return build_ensemble(
         name, members, ensemble.pivot, defaults=defaults, align=align, on_member_failure=on_failure
     )
+
+
+def _learned(name: str, ensemble: EnsembleSpec, checkpoints: dict[str, Checkpoint]) -> LearnedWeights | None:
+    """The learned weights that an ensemble names; equal ones, with a warning, where they cannot be used."""
+    file = ensemble.fusion.weighting.file
+    if file is None:
+        return None
+    members = fingerprints(ensemble, checkpoints)
+    try:
+        return read_learned(file, members)
+    except ConfigError as error:
+        log.warning("ensemble %s weighs its members equally: %s", name, error)
+        return equal_weights(members, f"{Path(file).name} cannot be used with these members: equal weights.")
+
+
+def _with_learned(ensemble: Ensemble, learned: LearnedWeights | None) -> Ensemble:
+    if learned is None:
+        return ensemble
+    content = f"{ensemble.fingerprint} {learned.digest}"
+    fingerprint = "tutti-" + hashlib.sha256(content.encode()).hexdigest()[:16]
+    return replace(ensemble, learned=learned, fingerprint=fingerprint)

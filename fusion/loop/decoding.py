@@ -70,6 +70,8 @@ class Decoding:
         """Hand every member its prompt, with what a constraint forces after it where that can be known."""
         try:
             settle_alone(sequence)
+            if sequence.weighting is not None:  # the text of the prompt was enough
+                self._outbox.news(self._outbox.observer.weighed, sequence.ensemble.name, sequence.weighting)
             if not scores(sequence) and not self._write_forced(sequence, whole=True):
                 return
             for name, task in first_tasks(sequence, memory).items():
@@ -245,7 +247,7 @@ class Decoding:
         except Exception:
             self._failed_inside(sequence)
             return False
-        if sequence.weighting is not None and not sequence.account.rounds:
+        if read.measured is not None and sequence.weighting is not None and not sequence.account.rounds:
             self._outbox.news(self._outbox.observer.weighed, sequence.ensemble.name, sequence.weighting)
         for name in closed:
             self._places.leave(sequence, name)

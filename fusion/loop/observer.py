@@ -70,7 +70,7 @@ class Observer:
         """
 
     def weighed(self, model: str, report: WeightingReport) -> None:
-        """A sequence's weights were measured on its prompt; the members that were pruned are closed."""
+        """A sequence's weights were decided by its prompt; the members that were pruned are closed."""
 
     def rolled_back(self, model: str, member: str, tokens: int) -> None:
         """A member takes tokens back, because the text is cut differently."""

@@ -48,6 +48,10 @@ class Attendance:
         """Return the error that a waiting sequence must end with, if it must."""
         try:
             self.require(sequence.ensemble, sequence.seats)
+            pivot = sequence.view.pivot
+            down = self.down.get(sequence.ensemble.engine(pivot))
+            if sequence.decided and down is not None:  # the prompt has decided on a member that is not there
+                raise unavailable(pivot, down)
         except UnavailableError as error:
             return error
         return None

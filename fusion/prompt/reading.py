@@ -13,17 +13,18 @@ from fusion.ensemble import Ensemble, View
 from fusion.options import FusionParams, SamplingParams
 from fusion.prompt.echo import Echo
 from fusion.prompt.echoed_sums import EchoedSums
-from fusion.prompt.scoring import PrefixScores, PromptScoring, ScoredPrompt, prompt_advance
+from fusion.prompt.scoring import PrefixScores, PromptScoring, ScoredPrompt, TextScores, prompt_advance
 from fusion.prompt.weighing import Measured, measure
 from fusion.terms import terms_of
 
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """The result of reading a prompt: measured weights and the prompt's own tokens, where wanted."""
+    """The result of reading a prompt: measured weights, the scores behind them, and the prompt's own tokens."""
 
     measured: Measured | None
     echoed: tuple[Token, ...]
+    scores: tuple[TextScores, ...]
 
 
 class PromptReading:
@@ -89,21 +90,25 @@ class PromptReading:
     def read(self, answers: Mapping[str, NextTokens], weights: Mapping[str, float]) -> Read:
         """Evaluate the answers of the members that are still there; `weights` are those given, by member."""
         prompts = {name: self._scored(name, answer) for name, answer in answers.items()}
-        measured = None if self._scoring is None else self._measure(self._scoring, prompts, weights)
+        scores = () if self._scoring is None else tuple(self._scoring.collect(prompts))
+        measured = None if self._scoring is None else self._measure(self._scoring, scores, prompts, weights)
         echoed: tuple[Token, ...] = ()
         if self._sums is not None:
             echoed = self._sums.tokens(prompts, self._wanted)
         elif self._echo is not None:
             in_force = weights if measured is None else measured.weights
             echoed = self._echo.tokens(prompts, in_force, self._fusion, self._wanted)
-        return Read(measured, echoed)
+        return Read(measured, echoed, scores)
 
     def _measure(
-        self, scoring: PromptScoring, prompts: Mapping[str, ScoredPrompt], weights: Mapping[str, float]
+        self,
+        scoring: PromptScoring,
+        texts: Sequence[TextScores],
+        prompts: Mapping[str, ScoredPrompt],
+        weights: Mapping[str, float],
     ) -> Measured:
-        texts = scoring.collect(prompts)
         pivot = self._pivot if self._pivot in prompts else next(iter(prompts))  # where it was lost meanwhile
-        measured = measure(texts, self._ensemble, list(prompts), self._fusion, weights, pivot)
+        measured = measure(texts, self._ensemble, list(prompts), self._fusion, weights, pivot, self._prompt)
         scored = {name: len(scoring.positions[name]) for name in prompts}
         kept = sum(int(text.tokens[measured.pivot].sum()) for text in scoring.kept)
         return replace(measured, report=replace(measured.report, scored=scored, kept=kept))

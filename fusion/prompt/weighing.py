@@ -1,4 +1,4 @@
-"""Weighing: weights from the members' scores of the prompt (PackLLM), and the members to close."""
+"""Weighing: weights from the prompt's text or the members' scores of it, and the members to close."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from typing import Literal
 
 import numpy as np
 
-from fusion.core import Floats, Ids, LogProbs, WeightingReport
+from fusion.core import Floats, Ids, LogProbs, Prompt, WeightingReport
 from fusion.ensemble import Ensemble, View
+from fusion.learned.features import losses_of
+from fusion.learned.weights import Decision
 from fusion.options import DISTRIBUTIONAL, FusionParams, Measure
 from fusion.prompt.scoring import TextScores
 from fusion.step import effective_weights, floored_logs, project, shares_of
@@ -25,7 +27,8 @@ FEWEST = 2
 class Evidence:
     """What a measure makes weights of: losses [M] in nats per token, and the scores that they come from.
 
-    `view` is the ensemble around the pivot that the prompt decided on.
+    Losses are over the members' offsets. `view` is the ensemble around the pivot that the prompt decided on.
+    `prompt` is what was read.
     """
 
     losses: Floats
@@ -33,6 +36,8 @@ class Evidence:
     view: View
     members: Sequence[str]
     fusion: FusionParams
+    ensemble: Ensemble
+    prompt: Prompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +56,7 @@ def measure(
     fusion: FusionParams,
     given: Mapping[str, float],
     pivot: str,
+    prompt: Prompt,
 ) -> Measured:
     """Weigh the members by their scores of the prompt's texts. What cannot be measured ends in equal weights.
 
@@ -63,8 +69,10 @@ def measure(
     nats = np.array([sum(float(text.nats[name].sum()) for text in texts) for name in members])
     tokens = np.array([sum(int(text.tokens[name].sum()) for text in texts) for name in members])
     flawed = [name for name, one in zip(members, nats, strict=True) if not np.isfinite(one)]
+    offsets = np.array([(weighting.offsets or {}).get(name, 0.0) for name in members])
     if ensemble.chooses_pivot and not flawed and tokens.any():
-        pivot = members[int(nats.argmin())]
+        usual = offsets * int(tokens[members.index(pivot)])
+        pivot = members[int((nats - usual).argmin())]
     counted = int(tokens[members.index(pivot)])
     losses: Floats | None = None
     instead = "equal weights" if weighting.method != "given" else f"{pivot} is the pivot"
@@ -83,14 +91,17 @@ def measure(
         )
         method = "packllm-sim"
     used: Literal["uniform", "fixed", Measure] = "uniform"
-    weights = np.full(len(members), 1 / len(members))
+    decision = Decision(np.full(len(members), 1 / len(members)))
     if method == "given":
         if fusion.weights is not None:
-            used, weights = "fixed", np.array([given[name] for name in members])
+            used, decision = "fixed", Decision(np.array([given[name] for name in members]))
     elif losses is not None:
         used = method
-        weights = WEIGHERS[method](Evidence(losses, texts, ensemble.view(pivot), members, fusion))
-    pruned: tuple[str, ...] = ()
+        over = losses - offsets
+        decision = WEIGHERS[method](Evidence(over, texts, ensemble.view(pivot), members, fusion, ensemble, prompt))
+    if method == "learned" and ensemble.chooses_pivot:
+        pivot = heaviest(decision.weights, members)
+    weights, pruned = decision.weights, tuple[str, ...]()
     if method != "given" and losses is not None:
         weights, pruned = prune(weights, members, pivot, weighting.prune)
     by_member = dict(zip(members, weights.tolist(), strict=True))
@@ -103,9 +114,53 @@ def measure(
         scored={},
         kept=0,
         coinciding=coinciding,
-        notes=tuple(notes),
+        notes=(*notes, decision.note) if decision.note else tuple(notes),
+        features=decision.features,
+        similarity=decision.similarity,
     )
     return Measured(pivot, by_member, report)
+
+
+def decide(ensemble: Ensemble, prompt: Prompt, members: Sequence[str], fusion: FusionParams) -> Measured | None:
+    """The learned weights, where the text of the prompt is all they take, so that no member has to read it first.
+
+    None for every other method.
+    """
+    learned = ensemble.learned
+    if fusion.weighting.method != "learned" or learned is None or learned.needs_losses:
+        return None
+    if fusion.sums or len(members) < 2:
+        return None
+    decision = learned.weigh(text_of(prompt, fusion), members)
+    pivot = heaviest(decision.weights, members) if ensemble.chooses_pivot else ensemble.pivot
+    weights, pruned = prune(decision.weights, members, pivot, fusion.weighting.prune)
+    by_member = dict(zip(members, weights.tolist(), strict=True))
+    notes = () if decision.note is None else (decision.note,)
+    report = WeightingReport(
+        method="learned" if decision.note is None else "uniform",
+        perplexity={},
+        weights=by_member,
+        pruned=pruned,
+        tokens=0,
+        scored={},
+        kept=0,
+        coinciding=0,
+        notes=notes,
+        features=decision.features,
+        similarity=decision.similarity,
+    )
+    return Measured(pivot, by_member, report)
+
+
+def text_of(prompt: Prompt, fusion: FusionParams) -> str:
+    """The text that learned weights look at: all messages, or the last."""
+    texts = prompt.texts if fusion.weighting.history == "all" else prompt.texts[-1:]
+    return "\n".join(texts)
+
+
+def heaviest(weights: Floats, members: Sequence[str]) -> str:
+    """The member that weighs the most, the first of equal ones."""
+    return members[int(weights.argmax())]
 
 
 def prune(weights: Floats, members: Sequence[str], pivot: str, threshold: float) -> tuple[Floats, tuple[str, ...]]:
@@ -137,7 +192,9 @@ def fused_loss(
     shares = shares_of(candidates.probabilities, pivot, view.mapped(members), fusion)
     rows = np.arange(len(labels))
     each = shares.probabilities
-    mass, label = each.sum(axis=2), np.where(listed[:, None], each[rows, :, at], 0.0)  # [P, M] both
+    # [P, M] both. A label counts relative to how well its member usually predicts.
+    usual = np.array([(fusion.weighting.offsets or {}).get(name, 0.0) for name in members])
+    mass, label = each.sum(axis=2), np.where(listed[:, None], each[rows, :, at], 0.0) * np.exp(usual)
 
     def mixture_of_label(weights: Floats) -> Floats:  # it is linear: no need of the other candidates
         total: Floats = np.maximum((mass * weights).sum(axis=1), 1.0)
@@ -151,7 +208,8 @@ def fused_loss(
         assert logs is not None
         fused = np.where(absent, -np.inf, np.matmul(logs, weights[:, :, None])[:, :, 0])
         scaled = np.exp(fused - fused.max(axis=1, keepdims=True))
-        return np.where(listed, scaled[rows, at] / scaled.sum(axis=1), 0.0)
+        of_label: Floats = np.where(listed, scaled[rows, at] / scaled.sum(axis=1), 0.0) * np.exp(weights @ usual)
+        return of_label
 
     of_label = mixture_of_label if fusion.combine == "mixture" else product_of_label
 
@@ -168,27 +226,37 @@ def _answers(texts: Sequence[TextScores], name: str, limit: int) -> tuple[Ids, L
     return np.concatenate(ids)[-limit:], np.concatenate(logprobs)[-limit:]
 
 
-def _best_alone(evidence: Evidence) -> Floats:
+def _best_alone(evidence: Evidence) -> Decision:
     """All weight on the member of the lowest loss."""
     alone = np.zeros(len(evidence.losses))
     alone[evidence.losses.argmin()] = 1.0
-    return alone
+    return Decision(alone)
 
 
-def _similar(evidence: Evidence) -> Floats:
+def _similar(evidence: Evidence) -> Decision:
     """PackLLM-sim."""
-    return packllm_sim(evidence.losses, evidence.fusion.weighting.temperature)
+    return Decision(packllm_sim(evidence.losses, evidence.fusion.weighting.temperature))
 
 
-def _optimal(evidence: Evidence) -> Floats:
+def _optimal(evidence: Evidence) -> Decision:
     """PackLLM-opt, on the fusion that decoding uses."""
     loss = fused_loss(evidence.texts, evidence.view, evidence.members, evidence.fusion)
-    return greedy_weights(evidence.losses, loss, grid=evidence.fusion.weighting.grid)
+    return Decision(greedy_weights(evidence.losses, loss, grid=evidence.fusion.weighting.grid))
+
+
+def _learned(evidence: Evidence) -> Decision:
+    """What a model fitted on questions says of the prompt's text and of the members' losses on it."""
+    learned = evidence.ensemble.learned
+    if learned is None:
+        return Decision(np.full(len(evidence.members), 1 / len(evidence.members)))
+    losses = losses_of(evidence.texts, evidence.members)
+    return learned.weigh(text_of(evidence.prompt, evidence.fusion), evidence.members, losses)
 
 
 # One function each; a new measure is one more, with its name in `fusion.options.Measure`.
-WEIGHERS: dict[Measure, Callable[[Evidence], Floats]] = {
+WEIGHERS: dict[Measure, Callable[[Evidence], Decision]] = {
     "top1": _best_alone,
     "packllm-sim": _similar,
     "packllm-opt": _optimal,
+    "learned": _learned,
 }

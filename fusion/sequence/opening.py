@@ -128,6 +128,7 @@ def end_reading(sequence: Sequence, read: Read) -> tuple[str, ...]:
     pivot, report = read.measured.pivot, read.measured.report
     sequence.weights = {name: read.measured.weights.get(name, 0.0) for name in sequence.members}
     sequence.weighting = report
+    sequence.scored = read.scores if sequence.fusion.report else ()
     if pivot not in sequence.seats:
         raise UnavailableError(f"Member {pivot!r} was lost while the prompt was read; try again.")
     turn_to(sequence, sequence.ensemble.view(pivot))

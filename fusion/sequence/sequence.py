@@ -34,6 +34,8 @@ from fusion.policy.pace import Costs, Followed
 from fusion.policy.policy import ALL, Ask
 from fusion.policy.registry import policy_of
 from fusion.prompt.reading import PromptReading
+from fusion.prompt.scoring import TextScores
+from fusion.prompt.weighing import decide
 from fusion.sequence.bias import Bias, both
 from fusion.sequence.ends import Ends
 from fusion.sequence.numbers import Numbers
@@ -74,8 +76,14 @@ class Sequence:
             if self.terms is None
             else {name: self.terms.weights.get(name, 0.0) for name in self.members}
         )
+        self.weighting: WeightingReport | None = None
+        closed: tuple[str, ...] = ()
+        view = ensemble.first
+        if (known := decide(ensemble, prompt, self.members, fusion)) is not None:  # its text says it all
+            view, self.decided = ensemble.view(known.pivot), True
+            self.weights, self.weighting, closed = known.weights, known.report, known.report.pruned
         self.numbers = Numbers(number, {name: ensemble.engine(name) for name in self.members})
-        self.take_pivot(ensemble.first)
+        self.take_pivot(view)
         self.sum: Sum | None = None  # of the round to come, where log-probabilities are added up
         self.policy = policy_of(fusion)
         self.asked = ALL
@@ -84,7 +92,7 @@ class Sequence:
         self.company = 1  # sequences that are decoded at the same time
         self.costs = Costs()
         self.followed = Followed()
-        self.seats = {name: self.new_seat(name) for name in self.members}
+        self.seats = {name: self.new_seat(name) for name in self.members if name not in closed}
         self.generated: Counter[int] = Counter()
         self.rng = np.random.default_rng(sampling.seed)
         self.text = TextStream(sampling.stop, include_stop=sampling.include_stop)
@@ -98,7 +106,7 @@ class Sequence:
         self.later: dict[str, Advance] = {}
         self.is_reading = False  # whether their answers are being evaluated
         self.echoed: tuple[Token, ...] = ()
-        self.weighting: WeightingReport | None = None
+        self.scored: tuple[TextScores, ...] = ()
         self.departed: dict[str, str] = {}
         self.returned: dict[str, int] = {}
         self.lost: set[str] = set()  # those of the departed whose member may come back
@@ -385,6 +393,7 @@ class Sequence:
                 returned=dict(self.returned),
                 account=self.account,
                 weighting=self.weighting,
+                scores=self.scored,
             )
         try:
             self.on_update(delta)

@@ -15,8 +15,10 @@ from rich.table import Table
 from alignment.errors import ConfigError
 from alignment.methods.map_cache import MapCache
 from fusion.assembly.checkpoints import Checkpoint, engine_spec, open_checkpoint, require_adapters
+from fusion.assembly.learned import description, fingerprints, read_learned
 from fusion.assembly.maps import MapMaker
 from fusion.assembly.members import device_here, environment
+from fusion.learned.weights import UNIFORM
 from fusion.members.checkpoint import estimate
 from fusion.members.registry import ENGINES
 from fusion.terms import terms_of
@@ -59,10 +61,14 @@ class MemberPlan:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A checked configuration. `problems` keep it from being served, `notes` do not."""
+    """A checked configuration. `problems` keep it from being served, `notes` do not.
+
+    `learned` has a sentence for each ensemble with learned weights.
+    """
 
     models: tuple[ModelPlan, ...]
     ensembles: dict[str, tuple[MemberPlan, ...]]
+    learned: tuple[str, ...]
     problems: tuple[str, ...]
     notes: tuple[str, ...]
 
@@ -90,6 +96,18 @@ def make_plan(settings: Settings) -> Plan:
                 ensembles[title] = _plan_ensemble(ensemble, pivot, known, cache)
             except ConfigError as error:
                 problems.append(f"ensembles.{name}: {error}")
+    learned = []
+    for name, ensemble in settings.ensembles.items():
+        file = ensemble.weighting.file
+        if file is None or not _knows(known, ensemble):
+            continue
+        try:
+            found = read_learned(file, fingerprints(ensemble, known))
+            learned.append(f"{name}: {description(found)}.")
+            if found.about.combine != ensemble.combine and found.about.kind != UNIFORM:
+                learned.append(f"{name}: combine is {ensemble.combine} here, another than they were fitted for.")
+        except ConfigError as error:
+            problems.append(f"ensembles.{name}.weighting.file: {error}")
     notes = [
         f"{name} has no chat template: it answers /v1/completions only, and so does every ensemble it is in."
         for name, checkpoint in known.items()
@@ -109,7 +127,7 @@ def make_plan(settings: Settings) -> Plan:
     unused = [name for name in settings.models if name not in settings.needed]
     notes += [f"{name} is in no ensemble and not served by itself: it is not loaded." for name in unused]
     problems += _refused(known.values(), adapters)
-    return Plan(tuple(models), ensembles, (*problems, *_too_large(models)), tuple(notes))
+    return Plan(tuple(models), ensembles, tuple(learned), (*problems, *_too_large(models)), tuple(notes))
 
 
 def _knows(known: Mapping[str, Checkpoint], ensemble: EnsembleSettings) -> bool:
@@ -131,6 +149,8 @@ def print_plan(plan: Plan, console: Console) -> None:
     for name, members in plan.ensembles.items():
         console.print(_ensemble_table(name, members))
         console.print()
+    for sentence in plan.learned:
+        console.print(f"Ensemble {sentence}", markup=False, highlight=False, soft_wrap=True)
     for note in plan.notes:
         console.print(f"Note: {note}", style="yellow", markup=False, highlight=False)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import openai
@@ -29,14 +30,20 @@ def ensemble_named(settings: Settings, name: str | None) -> str:
     return name or next(iter(settings.ensembles))
 
 
-async def measure(client: openai.AsyncOpenAI, ensemble: str, prompt: str) -> Reports:
+def methods_of(settings: Settings, name: str) -> list[str]:
+    """The methods that an ensemble can weigh by: learned weights take a file."""
+    learned = settings.ensembles[name].weighting.file is not None
+    return [method for method in MEASURES if method != "learned" or learned]
+
+
+async def measure(client: openai.AsyncOpenAI, ensemble: str, prompt: str, methods: Sequence[str]) -> Reports:
     """Ask the server for one token by each method, with the report of its weights.
 
     Raises:
         RequestError: the server refuses the prompt.
     """
     reports: Reports = {}
-    for method in MEASURES:
+    for method in methods:
         try:
             answer = await client.chat.completions.create(
                 model=ensemble,

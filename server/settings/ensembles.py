@@ -81,6 +81,7 @@ class WeightingSettings(section(Weighting, Section)):  # type: ignore[misc]
     """
 
     method: Measure | None = None
+    file: Source | None = None
 
 
 class ViewSettings(Section):

@@ -162,6 +162,12 @@ def _in_ensemble(ensemble: EnsembleSettings, models: Mapping[str, ModelSettings]
         yield ("filter_top",), f"found {ensemble.filter_top}, but {fewest} hands over only {candidates} candidates"
     yield from _in_sum(ensemble, members)
     yield from _policy(ensemble, members)
+    weighting = ensemble.weighting
+    if weighting.method == "learned" and weighting.file is None:
+        yield ("weighting",), "learned takes a file, which `tutti calibrate --learn-weights` writes; give one"
+    for member in weighting.offsets or {}:
+        if member not in members:
+            yield ("weighting", "offsets", member), f"'{member}' is no member; allowed: {', '.join(members)}"
     if ensemble.weights is None:
         return
     if (method := ensemble.weighting.method) is not None:

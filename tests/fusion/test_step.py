@@ -13,6 +13,7 @@ from fusion.options import FusionParams
 from fusion.step import (
     LEAST_LOST,
     complete,
+    confident,
     effective_weights,
     faithful,
     fuse,
@@ -215,3 +216,32 @@ def test_nothing_that_the_pivot_lists_is_impossible_whatever_it_weighs():
     fused = fuse(rows, np.array([[0.0, 1.0]]), 0, mapped, fusion).distribution
     assert fused[0, 0] > 0
     assert fuse(rows, np.array([[0.0, 1.0]]), 0, mapped, FusionParams()).distribution[0, 0] == 0
+
+
+def test_who_is_sure_counts_more_by_confidence():
+    sure, unsure = [0.97, 0.01, 0.01, 0.01], [0.25, 0.25, 0.25, 0.25]
+    rows = np.array([[sure, unsure], [unsure, unsure]])
+    given = np.array([[0.3, 0.7], [0.3, 0.7]])
+    weights = confident(given, rows, 1.0)
+    entropies = -(rows * np.log(rows)).sum(axis=2)
+    expected = given * np.exp(-entropies)
+    assert weights == pytest.approx(expected / expected.sum(axis=1, keepdims=True))
+    assert weights[1] == pytest.approx(given[1])
+    assert confident(given, rows, 100.0)[0] == pytest.approx([1, 0], abs=1e-6)
+
+
+def test_an_empty_row_is_the_least_sure_and_no_weight_comes_of_none():
+    rows = np.array([[[0.5, 0.5], [0.0, 0.0], [1.0, 0.0]]])
+    weights = confident(np.array([[0.5, 0.5, 0.0]]), rows, 2.0)
+    assert weights[0, 2] == 0
+    assert weights[0, 0] >= weights[0, 1]
+    assert weights.sum() == pytest.approx(1)
+
+
+def test_confidence_reaches_the_fusion():
+    rows = np.array([[[0.9, 0.1], [0.4, 0.6]]])
+    given, nobody = np.full((1, 2), 0.5), np.zeros(2, np.bool_)
+    plain = fuse(rows, given, 0, nobody, FusionParams())
+    confidently = fuse(rows, given, 0, nobody, FusionParams(confidence=2.0))
+    assert confidently.weights[0, 0] > plain.weights[0, 0]
+    assert confidently.distribution[0, 0] > plain.distribution[0, 0]

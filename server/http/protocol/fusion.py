@@ -21,8 +21,11 @@ if TYPE_CHECKING:
     from fusion.ensemble import Ensemble
 
 
-class WeightingFields(overrides(Weighting, RequestModel)):  # type: ignore[misc]
-    """The options of `fusion.options.Weighting`; those left out are as in the ensemble's configuration."""
+class WeightingFields(overrides(Weighting, RequestModel, without=("file",))):  # type: ignore[misc]
+    """The options of `fusion.options.Weighting`; those left out are as in the ensemble's configuration.
+
+    The file of learned weights is the configuration's alone.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
@@ -102,6 +105,18 @@ def fusion_params(fields: FusionFields | None, ensemble: Ensemble, max_search: i
     taking_part = members or tuple(ensemble.models)
     combine = fields.combine or defaults.combine
     weighting, uniform = _weighting(fields, defaults.weighting)
+    if weighting.method == "learned" and ensemble.learned is None:
+        raise InvalidRequestError(
+            f"{ensemble.name} has no learned weights (weighting.file in its configuration); give another method.",
+            param="fusion.weights",
+        )
+    for name in weighting.offsets or {}:
+        if name not in ensemble.models:
+            raise InvalidRequestError(
+                f"fusion.weighting.offsets names {shorten(name)}, but the members are "
+                f"{', '.join(ensemble.models)}.",
+                param="fusion.weighting.offsets",
+            )
     lines = max(1, len(taking_part) - 1)  # one line search for each member after the first
     asked, usual = _search(weighting) * lines, _search(defaults.weighting) * max(1, len(ensemble.models) - 1)
     if weighting.method == "packllm-opt" and asked > max(max_search, usual):

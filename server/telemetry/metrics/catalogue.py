@@ -239,6 +239,11 @@ class Catalogue:
             "Sequences that closed a member after the prompt because its weight was too small.",
             *both,
         )
+        self.leads = counter(
+            "led_requests",
+            "Sequences in which this member alone weighed the most, where the prompt decided on the weights.",
+            *both,
+        )
         self.degraded_requests = counter(
             "degraded_requests",
             "Sequences that went on without a member: it went down (lost), could not go on with this sequence "

@@ -63,6 +63,8 @@ class DecodingMetrics(Observer):
         for member in report.pruned:
             if member in seats:
                 seats[member].pruned.inc()
+        if report.leader in seats:
+            seats[report.leader].leads.inc()
 
     def rolled_back(self, model: str, member: str, tokens: int) -> None:
         """Count what re-tokenisation costs."""
@@ -171,4 +173,5 @@ class _Seat:
         self.rollbacks = catalogue.rollbacks.labels(model, member)
         self.rollback_tokens = catalogue.rollback_tokens.labels(model, member)
         self.pruned = catalogue.pruned_members.labels(model, member)
+        self.leads = catalogue.leads.labels(model, member)
         self.prompt_nats = catalogue.member_prompt_nats.labels(model, member)

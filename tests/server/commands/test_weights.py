@@ -64,7 +64,8 @@ def test_the_pivot_may_be_left_to_the_prompt():
         (
             "pivot: ada",
             "pivot: ada\n    weighting: {method: packlm}",
-            "c.yaml:8: ensembles.both.weighting.method: found 'packlm'; allowed: top1, packllm-sim, packllm-opt.",
+            "c.yaml:8: ensembles.both.weighting.method: found 'packlm'; allowed: top1, packllm-sim, packllm-opt, "
+            "learned.",
         ),
         (
             "pivot: ada",
@@ -113,6 +114,8 @@ def test_the_report_tells_how_the_weights_came_about(client: TestClient, fuser: 
         "kept": 3,
         "coinciding": 6,
         "notes": ["why"],
+        "features": {},
+        "similarity": None,
     }
 
 

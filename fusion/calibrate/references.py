@@ -1,0 +1,198 @@
+"""References: right answers as the members predict them, scored once, so that weights can be tried on them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from alignment.errors import TuttiError
+from alignment.text.boundaries import Indices, shared_boundaries
+from fusion.calibrate.asking import AT_A_TIME, QUESTION, Form
+from fusion.core import Delta, End, Floats, Prompt
+from fusion.ensemble import Ensemble, View
+from fusion.learned.features import PromptLosses, losses_of
+from fusion.loop.fuser import Fuser
+from fusion.options import FusionParams, SamplingParams, Weighting
+from fusion.prompt.scoring import PrefixScores, TextScores, choose
+from fusion.step import Candidates, project
+
+POSITIONS = 512  # tokens of the pivot that are scored at most, prompt and reference together
+MEASURED = 24  # of these, tokens of the prompt that count as its perplexity: as many as when serving
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A prompt with a right answer."""
+
+    prompt: str
+    reference: str
+    task: str
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """A question whose reference all members predicted.
+
+    Attributes:
+        question: the question.
+        text: the prompt as it was asked.
+        losses: of the members on the prompt; None where it has too little text.
+        usual: [M], these losses per token of the pivot.
+        units: [U, M] float64, the probability of the text between two boundaries that all members share.
+        candidates: the members' distributions [P, M, C] in the pivot's vocabulary where such a text begins.
+        labels: [P], the pivot's tokens that did come.
+    """
+
+    question: Question
+    text: str
+    losses: PromptLosses | None
+    usual: Floats
+    units: Floats
+    candidates: Candidates
+    labels: Indices
+
+
+class _Listener:
+    def __init__(self, done: Callable[[], None]) -> None:
+        self._done = done
+        self.end: End | None = None
+
+    def __call__(self, update: Delta) -> None:
+        if isinstance(update, End):
+            self.end = update
+            self._done()
+
+
+def score_references(
+    fuser: Fuser,
+    ensemble: Ensemble,
+    questions: Sequence[Question],
+    form: Form,
+    progress: Callable[[], None] = lambda: None,
+) -> tuple[list[Scored], list[str]]:
+    """The questions whose references could be scored, and for each of the others a sentence.
+
+    `progress` is called after each, on any thread.
+    """
+    places = threading.Semaphore(AT_A_TIME)
+
+    def done() -> None:
+        progress()
+        places.release()
+
+    members = list(ensemble.models)
+    weighting = Weighting("packllm-opt", positions=POSITIONS, spread="last", grid=2)
+    fusion = FusionParams(weighting=weighting, unmapped=ensemble.defaults.unmapped, report=True)
+    sampling = SamplingParams(max_tokens=1, temperature=0.0)
+    memory, fuser.prefixes = fuser.prefixes, PrefixScores(0)
+    sent: list[tuple[Question, Prompt, _Listener]] = []
+    failed = []
+    for question in questions:
+        places.acquire()
+        listener = _Listener(done)
+        try:
+            prompt = _encoded(ensemble, question, form)
+            fuser.submit(ensemble, prompt, sampling, fusion, on_update=listener)
+            sent.append((question, prompt, listener))
+        except TuttiError as error:
+            done()
+            failed.append(str(error))
+    for _ in range(AT_A_TIME):
+        places.acquire()
+    fuser.prefixes = memory
+    scored = []
+    for question, prompt, listener in sent:
+        assert listener.end is not None
+        if listener.end.error is not None:
+            failed.append(str(listener.end.error))
+            continue
+        one = _read(question, prompt, listener.end.scores, ensemble.first, members, form)
+        if one is None:
+            failed.append("No member, or not every one, can score the reference.")
+        else:
+            scored.append(one)
+    return scored, failed
+
+
+def asked(question: Question, form: Form) -> str:
+    """The prompt as the members are shown it, templates of chats aside."""
+    return question.prompt if form.template is None else form.template.replace(QUESTION, question.prompt)
+
+
+def _encoded(ensemble: Ensemble, question: Question, form: Form) -> Prompt:
+    text = asked(question, form)
+    if form.template is not None:
+        return ensemble.encode_text(f"{text.rstrip()} {question.reference.strip()}", locate=True)
+    messages = [{"role": "user", "content": text}, {"role": "assistant", "content": question.reference.strip()}]
+    return ensemble.encode_chat(messages, add_generation_prompt=False, continue_final_message=True, locate=True)
+
+
+def _read(
+    question: Question,
+    prompt: Prompt,
+    texts: Sequence[TextScores],
+    view: View,
+    members: Sequence[str],
+    form: Form,
+) -> Scored | None:
+    """What was scored, divided into prompt and reference; None where a member finds the reference impossible."""
+    assert prompt.located is not None
+    places = _places(prompt, members)
+    if len(places) != len(texts) or not texts:
+        return None
+    text = asked(question, form)
+    if form.template is None:
+        if len(texts) < 2:
+            return None
+        before, after = texts[:-1], texts[-1]
+    else:
+        lead = len(text) - len(text.lstrip())
+        whole, begins = texts[-1], len(text.rstrip()) - lead
+        scored = places[-1][:-1][len(places[-1]) - 1 - len(whole.first[view.pivot]) :]
+        at = int(np.searchsorted(scored, begins))
+        before, after = [_part(whole, slice(0, at))], _part(whole, slice(at, None))
+    nats = np.stack([after.nats[name] for name in members], axis=1)
+    if not len(nats) or not np.isfinite(nats).all():
+        return None
+    measured = [one for one in (_thinned(one, view.pivot) for one in before) if len(one.nats[view.pivot])]
+    losses = losses_of(measured, members)
+    usual = np.zeros(len(members))
+    if losses is not None:
+        tokens = [sum(int(one.tokens[name].sum()) for one in measured) for name in (members[0], view.pivot)]
+        usual = losses.whole * tokens[0] / max(1, tokens[1])
+    candidates = project(
+        [after.best[name] for name in members], [view.maps[name].rest for name in members], view.vocabulary_size
+    )
+    labels = after.first[view.pivot].astype(np.int64)
+    return Scored(question, text, losses, usual, np.exp(-nats), candidates, labels)
+
+
+def _places(prompt: Prompt, members: Sequence[str]) -> list[Indices]:
+    """By text that has a unit, the places of the shared boundaries in characters, [B]."""
+    assert prompt.located is not None
+    located = {name: prompt.located[name] for name in members}
+    found = []
+    for text in range(len(located[members[0]].texts)):
+        tokens = shared_boundaries(located, text)[members[0]]
+        if len(tokens) < 2:
+            continue
+        places, before = located[members[0]].boundaries(text)
+        found.append(places[np.isin(before, tokens)])
+    return found
+
+
+def _part(text: TextScores, units: slice | Indices) -> TextScores:
+    return TextScores(
+        {name: nats[units] for name, nats in text.nats.items()},
+        {name: tokens[units] for name, tokens in text.tokens.items()},
+        {name: first[units] for name, first in text.first.items()},
+        {name: (ids[units], logprobs[units]) for name, (ids, logprobs) in text.best.items()},
+    )
+
+
+def _thinned(text: TextScores, pivot: str) -> TextScores:
+    """As much of a prompt as is scored when serving."""
+    return _part(text, choose(text.tokens[pivot], MEASURED, "evenly"))

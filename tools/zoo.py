@@ -1,0 +1,178 @@
+"""Three members of equal size, each an expert at one task: a zoo to measure weights on.
+
+`python -m tools.zoo --models FOLDER --tasks FOLDER --out FOLDER` fine-tunes each base model mostly on one task of
+questions with references (files of JSON lines, as `tutti eval` reads them), on the answers alone, and writes the
+members, `zoo.yaml`, and the questions that no member has seen: `development.jsonl` and `untouched.jsonl`.
+
+The questions are plain text completions: ask with `--completions`. The order of examples, and so the result on one
+machine, depends on `--seed` alone. A zoo of the defaults takes about 25 minutes on two cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+Example = tuple[str, str]  # prompt and answer
+Encoded = tuple[list[int], int]  # ids of an example, and how many are the prompt's
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task with the file to learn from, the file to ask from, and the metric of its answers."""
+
+    name: str
+    train: str
+    asked: str
+    metric: str
+
+
+TASKS = (
+    Task("describe", "e2e_train.jsonl", "e2e_dev.jsonl", "chrf"),
+    Task("german", "multi30k_en_de_train.jsonl", "multi30k_en_de_val.jsonl", "chrf"),
+    Task("french", "multi30k_en_fr_train.jsonl", "multi30k_en_fr_val.jsonl", "chrf"),
+)
+BASES = ("smollm2", "smollm2-llama-2", "smollm2-gpt2")
+OWN = 0.7  # of a member's examples are of its own task, the rest of the others'
+LONGEST = 300  # characters of an example: training is slow on a processor
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", type=Path, required=True, help=f"base models: {', '.join(BASES)}")
+    parser.add_argument("--tasks", type=Path, required=True, help="files of the tasks")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--examples", type=int, default=400, help="of a member")
+    parser.add_argument("--layers", type=int, default=15, help="that are trained, from the last one down")
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--rate", type=float, default=5e-4, help="learning rate at its highest")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    given.out.mkdir(parents=True, exist_ok=True)
+    write_questions(given.tasks, given.out, given.seed)
+    for number, (base, task) in enumerate(zip(BASES, TASKS, strict=True)):
+        folder = given.out / task.name
+        if (folder / "model.safetensors").exists():
+            continue
+        examples = mixed(given.tasks, task, given.examples, given.seed + number)
+        fine_tune(given.models / base, folder, examples, given)
+    members = {task.name: {"source": task.name, "dtype": "float32"} for task in TASKS}
+    ensemble = {"members": [*members], "pivot": TASKS[0].name, "alignment": "spelled"}
+    (given.out / "zoo.yaml").write_text(yaml.safe_dump({"models": members, "ensembles": {"zoo": ensemble}}))
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def write_questions(tasks: Path, out: Path, seed: int) -> None:
+    """Half of each task's questions to choose on, the other half to judge by."""
+    shares: dict[str, list[dict[str, Any]]] = {"development": [], "untouched": []}
+    for task in TASKS:
+        rows = read(tasks / task.asked)
+        random.Random(seed).shuffle(rows)
+        for number, row in enumerate(rows):
+            kept = {key: row[key] for key in ("id", "prompt", "reference", "references") if key in row}
+            share = "development" if number < len(rows) // 2 else "untouched"
+            shares[share].append(kept | {"task": task.name, "metric": task.metric})
+    for share, questions in shares.items():
+        text = "".join(json.dumps(question, ensure_ascii=False) + "\n" for question in questions)
+        (out / f"{share}.jsonl").write_text(text, encoding="utf-8")
+
+
+def mixed(tasks: Path, own: Task, count: int, seed: int) -> list[Example]:
+    """Examples for a member, its own task's the most, in random order."""
+    rng = random.Random(seed)
+    found: list[Example] = []
+    for task in TASKS:
+        share = OWN if task is own else (1 - OWN) / (len(TASKS) - 1)
+        every = [(row["prompt"], " " + row["reference"]) for row in read(tasks / task.train)]
+        short = [example for example in every if len("".join(example)) <= LONGEST]
+        found += rng.sample(short, round(share * count))
+    rng.shuffle(found)
+    return found
+
+
+def fine_tune(base: Path, out: Path, examples: Sequence[Example], given: argparse.Namespace) -> None:
+    """One pass over the examples with AdamW, the rate rising and falling; the loss is of the answers alone."""
+    torch.manual_seed(given.seed)
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    encoded = [encode(tokenizer, *example) for example in examples]
+    batches = in_batches(encoded, given.batch, given.seed)
+    model.requires_grad_(False)
+    for part in (*model.model.layers[-given.layers :], model.model.norm):
+        part.requires_grad_(True)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=given.rate, weight_decay=0.01)
+    warm = max(1, len(batches) // 10)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min((step + 1) / warm, (len(batches) - step) / (len(batches) - warm + 1))
+    )
+    model.train()
+    began = time.monotonic()
+    for number, some in enumerate(batches, start=1):
+        loss = answer_loss(model, some)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        schedule.step()
+        if number % 10 == 0 or number == len(batches):
+            spent = time.monotonic() - began
+            print(
+                f"{out.name}: {number} of {len(batches)} batches, loss {loss.item():.3f}, {spent:.0f} s",
+                flush=True,
+            )
+    model.save_pretrained(out)
+    for file in base.iterdir():
+        if file.name.startswith("tokenizer"):
+            shutil.copy(file, out / file.name)
+
+
+def encode(tokenizer: Any, prompt: str, answer: str) -> Encoded:
+    """Ids of an example with its end, and how many are the prompt's."""
+    asked = tokenizer(prompt).input_ids
+    ids = asked + tokenizer(answer, add_special_tokens=False).input_ids + [tokenizer.eos_token_id]
+    return ids, len(asked)
+
+
+def in_batches(encoded: Sequence[Encoded], size: int, seed: int) -> list[list[Encoded]]:
+    """Batches of examples of about equal length, in random order."""
+    rng = random.Random(seed)
+    window = 8 * size
+    found = []
+    for start in range(0, len(encoded), window):
+        near = sorted(encoded[start : start + window], key=lambda one: len(one[0]))
+        found += [near[at : at + size] for at in range(0, len(near), size)]
+    rng.shuffle(found)
+    return found
+
+
+def answer_loss(model: Any, examples: Sequence[Encoded]) -> torch.Tensor:
+    """Mean cross-entropy of the answers' tokens; the output layer runs at their positions alone."""
+    width = max(len(ids) for ids, _ in examples)
+    padded = torch.tensor([ids + [0] * (width - len(ids)) for ids, _ in examples])
+    there = torch.tensor([[1] * len(ids) + [0] * (width - len(ids)) for ids, _ in examples])
+    rows = torch.tensor([i for i, (ids, asked) in enumerate(examples) for _ in range(asked, len(ids))])
+    at = torch.tensor([t for ids, asked in examples for t in range(asked, len(ids))])
+    hidden = model.model(input_ids=padded, attention_mask=there).last_hidden_state
+    logits = model.lm_head(hidden[rows, at - 1])
+    return torch.nn.functional.cross_entropy(logits, padded[rows, at])
+
+
+if __name__ == "__main__":
+    main()
