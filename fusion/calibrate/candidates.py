@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations, product
 from typing import get_args
@@ -11,6 +11,8 @@ from fusion.options import Combine, FusionParams, Measure, Weighting
 
 UNIFORM = "uniform"
 PROMPT_WEIGHTS: tuple[Measure, ...] = ("packllm-sim", "packllm-opt")
+PRUNED = (0.05, 0.3)
+AUTO = "auto"
 COMBINATIONS: tuple[Combine, ...] = ("mixture", "product")
 
 
@@ -23,7 +25,9 @@ class Candidate:
         pivot: whose tokens are emitted.
         alignment: the method of the maps; "" where there is one member.
         combine: how distributions are combined.
-        weights: `uniform`, `as configured`, or a measure of the prompt.
+        weights: `uniform`, `as configured`, or a method of weighting.
+        prune: of the method.
+        offsets: of the method, by member.
     """
 
     members: tuple[str, ...]
@@ -31,6 +35,8 @@ class Candidate:
     alignment: str = ""
     combine: Combine = "mixture"
     weights: str = UNIFORM
+    prune: float = 0.0
+    offsets: tuple[tuple[str, float], ...] = ()
 
     @property
     def alone(self) -> bool:
@@ -42,7 +48,9 @@ class Candidate:
         """In a few words; candidates are told apart by it."""
         if self.alone:
             return f"{self.pivot} alone"
-        return f"{'+'.join(self.members)}, pivot {self.pivot}, {self.alignment}, {self.combine}, {self.weights}"
+        weights = f"centred {self.weights}" if self.offsets else self.weights
+        weights += f", prune {self.prune:g}" if self.prune else ""
+        return f"{'+'.join(self.members)}, pivot {self.pivot}, {self.alignment}, {self.combine}, {weights}"
 
     def fusion(self, configured: FusionParams) -> FusionParams:
         """Its options, where the file's are `configured`."""
@@ -52,7 +60,8 @@ class Candidate:
             return replace(configured, members=self.members, report=True)
         measures = {measure: measure for measure in get_args(Measure)}
         method = measures.get(self.weights, "given")
-        weighting = replace(configured.weighting, method=method)
+        offsets = dict(self.offsets) or None
+        weighting = replace(configured.weighting, method=method, prune=self.prune, offsets=offsets)
         return replace(
             configured,
             members=self.members,
@@ -84,3 +93,24 @@ def worth_trying(
         for some in combinations(everyone, len(everyone) - 1):
             found += [Candidate(some, pivot, alignments[0]) for pivot in some]
     return list(dict.fromkeys(found))
+
+
+def with_learned(
+    members: Sequence[str], alignment: str, combine: Combine, configured: Candidate
+) -> list[Candidate]:
+    """What learned weights are compared with while they are chosen: the file's configuration, and equal weights.
+
+    Learned weights close members of little weight, at two thresholds; the pivot is the heaviest member.
+    """
+    everyone = tuple(members)
+    found = [configured]
+    found += [Candidate(everyone, pivot, alignment) for pivot in everyone]
+    found += [Candidate(everyone, AUTO, alignment, combine, "learned", prune) for prune in PRUNED]
+    return list(dict.fromkeys(found))
+
+
+def by_prompt(uniform: Candidate, offsets: Mapping[str, float]) -> list[Candidate]:
+    """PackLLM's weights around the pivot of `uniform`, plain and with the members' usual losses taken off."""
+    usual = tuple(offsets.items())
+    found = [replace(uniform, weights=weights) for weights in PROMPT_WEIGHTS]
+    return found + [replace(uniform, weights=weights, offsets=usual) for weights in PROMPT_WEIGHTS if usual]

@@ -24,6 +24,8 @@ from alignment.errors import ConfigError
 from fusion.core import Floats
 from fusion.learned.features import PromptLosses, number_names, numbers, words
 from fusion.learned.vocabulary import Prototypes, Vocabulary, similarities
+from fusion.options import Combine
+from fusion.step import COMBINATIONS
 
 UNIFORM, ALONE, CONSTANT, TEXT, LOSSES = "equal", "one member", "constant", "text", "text and losses"
 KINDS = (UNIFORM, ALONE, CONSTANT, TEXT, LOSSES)  # from the simplest on
@@ -60,7 +62,7 @@ class About:
 
     members: dict[str, Fingerprint]
     kind: str
-    combine: str
+    combine: Combine
     temperature: float
     similar: float
     unseen: float
@@ -296,3 +298,5 @@ def _require_fit(about: About, arrays: Mapping[str, NDArray[Any]]) -> None:
     scales = (about.temperature, about.similar, about.unseen)
     if not about.temperature > 0 or not np.isfinite(scales).all() or (arrays["usual"][1] <= 0).any():
         raise ValueError("a scale is not positive")
+    if about.kind not in KINDS or about.combine not in COMBINATIONS:
+        raise ValueError("the kind or the combination is not known")

@@ -9,14 +9,18 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from alignment.errors import ConfigError
+from fusion.assembly.checkpoints import open_checkpoint
+from fusion.assembly.learned import fingerprints
 from fusion.calibrate.asking import Form
-from server.commands.calibrate import report
+from fusion.learned.weights import Fingerprint
+from server.commands.calibrate import learned, report
 from server.commands.calibrate.answers import Answers, about
+from server.commands.calibrate.learning import FILE, Learned, Learner
 from server.commands.calibrate.run import Calibration, require_questions, variants
 from server.commands.calibrate.shares import shares
 from server.commands.evaluate.questions import Question
 from server.loading import build
-from server.settings import Settings
+from server.settings import EnsembleSettings, Settings
 
 ALIGNMENTS = ("spelled", "exact")
 
@@ -34,6 +38,7 @@ def calibrate(
     seed: int,
     alignments: Sequence[str] = ALIGNMENTS,
     likelihood: bool = False,
+    learn: bool = False,
 ) -> None:
     """Measure, print tables and sentences, and write the report into `out`.
 
@@ -52,7 +57,8 @@ def calibrate(
         )
     sources = [settings.models[member].source for member in own.members]
     kept = Answers(out, about([chosen, *own.members, *sources], [*first, *second], form))
-    runtime = build(variants(settings, chosen, alignments))
+    learner = Learner(known_members(own, settings)) if learn else None
+    runtime = build(variants(settings, chosen, alignments, learn=learn))
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress:
         calibration = Calibration(
@@ -65,6 +71,7 @@ def calibrate(
             seconds=seconds,
             likelihood=likelihood,
             progress=progress,
+            learner=learner,
         )
         runtime.fuser.start()
         try:
@@ -72,6 +79,10 @@ def calibrate(
         finally:
             runtime.fuser.stop()
     spoken = report.sentences(outcome, len(second))
+    if outcome.learned is not None:
+        save(outcome.learned, out / FILE)
+        console.print(learned.weights_table(outcome.learned))
+        console.print()
     if outcome.members:
         console.print(report.results_table(outcome))
         console.print()
@@ -81,13 +92,27 @@ def calibrate(
     for sentence in spoken:
         console.print(sentence, markup=False, highlight=False, soft_wrap=True)
     candidate = outcome.candidate
-    pasted = None if candidate is None else report.yaml_of(chosen, candidate, own)
+    pasted = None if candidate is None else report.yaml_of(chosen, candidate, own, out / FILE)
     if pasted is not None:
         console.print(f"\n{pasted}", markup=False, highlight=False, soft_wrap=True)
     image = report.picture(outcome)
     report.write_report(out, outcome, spoken, pasted, image)
     picture = "" if image is not None else " (without a picture: matplotlib is not installed)"
     console.print(f"wrote {out / report.PAGE}{picture}", markup=False, highlight=False, soft_wrap=True)
+
+
+def known_members(own: EnsembleSettings, settings: Settings) -> dict[str, Fingerprint]:
+    """The members of an ensemble as learned weights know them."""
+    models = {own.model_of(member) for member in own.members}
+    return fingerprints(own, {name: open_checkpoint(name, settings.models[name]) for name in models})
+
+
+def save(found: Learned, path: Path) -> None:
+    """Write learned weights; ConfigError where that fails."""
+    try:
+        found.fit.weights.save(path)
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written ({error.strerror}): give another --out.") from None
 
 
 def _ensemble(settings: Settings, name: str | None) -> str:

@@ -17,6 +17,7 @@ from rich.table import Table
 
 from fusion.calibrate.candidates import AS_CONFIGURED, Candidate
 from fusion.calibrate.verdict import Result
+from server.commands.calibrate import learned
 from server.commands.calibrate.run import Outcome, write
 from server.commands.tables import table
 from server.settings import EnsembleSettings
@@ -33,7 +34,7 @@ _STYLE = (
 
 def results_of(outcome: Outcome) -> list[Result]:
     """Everything that answered the untouched questions."""
-    found = [*outcome.members, outcome.voting, outcome.chosen]
+    found = [*outcome.members, outcome.voting, outcome.chosen, *outcome.compared, outcome.oracle]
     return [one for one in found if one is not None]
 
 
@@ -56,6 +57,8 @@ def sentences(outcome: Outcome, untouched: int) -> list[str]:
         found.append("No answer scored above 0: the questions are beyond all members, or compared the wrong way.")
     if outcome.members and untouched < 40:
         found.append(f"{untouched} untouched questions are few: differences below some 10 points are noise.")
+    if outcome.learned is not None:
+        found += outcome.learned.sentences(untouched)
     if outcome.members:
         found.append(f"The members answer {100 * outcome.disagreement:.0f} % of the questions differently.")
     return [*found, *outcome.warnings]
@@ -85,8 +88,8 @@ def standings_table(outcome: Outcome) -> Table:
     return result
 
 
-def yaml_of(name: str, candidate: Candidate, settings: EnsembleSettings) -> str:
-    """The ensemble as a configuration file has it."""
+def yaml_of(name: str, candidate: Candidate, settings: EnsembleSettings, learned: Path) -> str:
+    """The ensemble as a configuration file has it; `learned` is the file of learned weights."""
     if candidate.weights == AS_CONFIGURED:
         own = settings.model_dump(mode="json", exclude_unset=True, exclude_none=True)
     else:
@@ -97,6 +100,12 @@ def yaml_of(name: str, candidate: Candidate, settings: EnsembleSettings) -> str:
             "combine": candidate.combine,
             "weights": candidate.weights,
         }
+        weighting: dict[str, Any] = {"prune": candidate.prune} if candidate.prune else {}
+        if candidate.weights == "learned":
+            weighting["file"] = str(learned.absolute())
+        if candidate.offsets:
+            weighting["offsets"] = dict(candidate.offsets)
+        own |= {"weighting": weighting} if weighting else {}
     return str(yaml.safe_dump({"ensembles": {name: own}}, sort_keys=False, allow_unicode=True))
 
 
@@ -135,10 +144,15 @@ def write_report(
     parts.append("<h1>Calibration</h1>" + "".join(f"<p>{escape(sentence)}</p>" for sentence in spoken))
     parts.append(_html_table(heading, _rows(outcome, tasks)))
     if image is not None:
-        parts.append(
-            f'<img alt="cost and quality" src="data:image/png;base64,{base64.b64encode(image).decode()}">'
-        )
+        parts.append(_image("cost and quality", image))
         write(folder / PICTURE, image)
+    if outcome.learned is not None:
+        parts.append("<h2>Learned weights by task</h2>")
+        parts.append(_html_table(learned.heading(outcome.learned), learned.rows(outcome.learned)))
+        bars = learned.picture(outcome.learned)
+        if bars is not None:
+            parts.append(_image("learned weights", bars))
+            write(folder / learned.PICTURE, bars)
     search = [
         [one.candidate.name, str(len(one.scores)), f"{100 * one.mean:.1f}", f"{one.passes:.2f}"]
         for one in outcome.standings
@@ -169,6 +183,10 @@ def _html_table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return f"<table><tr>{head}{body}</table>"
 
 
+def _image(alternative: str, png: bytes) -> str:
+    return f'<img alt="{alternative}" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
+
+
 def _numbers(outcome: Outcome, spoken: Sequence[str]) -> dict[str, Any]:
     return {
         "pays": outcome.verdict.pays if outcome.verdict else None,
@@ -176,6 +194,7 @@ def _numbers(outcome: Outcome, spoken: Sequence[str]) -> dict[str, Any]:
         "gain": asdict(outcome.verdict.gain) if outcome.verdict else None,
         "chosen": asdict(outcome.candidate) if outcome.candidate else None,
         "disagreement": outcome.disagreement,
+        "learned": outcome.learned.numbers() if outcome.learned else None,
         "untouched": [
             {
                 "name": result.name,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +14,20 @@ from rich.progress import Progress, TaskID
 from alignment.errors import ConfigError
 from fusion.assembly.runtime import Runtime
 from fusion.calibrate.asking import Form, Reply, ask, choose
-from fusion.calibrate.candidates import AS_CONFIGURED, Candidate, worth_trying
+from fusion.calibrate.candidates import (
+    AS_CONFIGURED,
+    AUTO,
+    UNIFORM,
+    Candidate,
+    by_prompt,
+    with_learned,
+    worth_trying,
+)
 from fusion.calibrate.halving import OutOfTime, Standing, rungs, search
 from fusion.calibrate.verdict import Result, Verdict, disagreement, verdict, vote, warnings
+from fusion.learned.weights import LearnedWeights
 from server.commands.calibrate.answers import Answers
+from server.commands.calibrate.learning import Learned, Learner
 from server.commands.evaluate.questions import Question
 from server.commands.evaluate.scoring import said, score
 from server.settings import EnsembleSettings, Settings
@@ -25,6 +35,7 @@ from server.settings.ensembles import AlignmentSettings
 
 CHUNK = 16
 VOTE = "vote of the members"
+ORACLE = "oracle that knows the task"
 
 
 @dataclass
@@ -39,6 +50,9 @@ class Outcome:
         verdict: None where nothing could be compared.
         candidate: the chosen one.
         tasks: mean scores, 0 to 100, by result's name and task.
+        learned: the weights that were learned, where that was asked for.
+        compared: other ways of weighting on the untouched questions.
+        oracle: for each task what was best on its development questions.
     """
 
     members: list[Result] = field(default_factory=list)
@@ -50,13 +64,19 @@ class Outcome:
     verdict: Verdict | None = None
     candidate: Candidate | None = None
     tasks: dict[str, dict[str, float]] = field(default_factory=dict)
+    learned: Learned | None = None
+    compared: list[Result] = field(default_factory=list)
+    oracle: Result | None = None
 
 
-def variants(settings: Settings, name: str, alignments: Sequence[str]) -> Settings:
-    """The settings with an ensemble for every pivot and alignment in place of their own; all models are served."""
+def variants(settings: Settings, name: str, alignments: Sequence[str], *, learn: bool = False) -> Settings:
+    """The settings with an ensemble for every pivot and alignment in place of their own; all models are served.
+
+    To `learn` weights takes one whose pivot the prompt decides on as well.
+    """
     given = settings.ensembles[name]
     made: dict[str, EnsembleSettings] = {AS_CONFIGURED: given}
-    for pivot in given.members:
+    for pivot in (*given.members, AUTO) if learn else given.members:
         for method in alignments:
             changed = {"pivot": pivot, "alignment": AlignmentSettings(method=method), "maps": {}, "weights": None}
             made[ensemble_name(pivot, method)] = given.model_copy(update=changed)
@@ -85,6 +105,7 @@ class Calibration:
         seconds: float,
         likelihood: bool,
         progress: Progress,
+        learner: Learner | None = None,
     ) -> None:
         self._runtime, self._settings, self._form, self._answers = runtime, settings, form, answers
         self._development, self._untouched = questions
@@ -94,7 +115,11 @@ class Calibration:
         self._members = [Candidate((name,), name) for name in settings.members]
         method = settings.alignment.method
         own = Candidate(tuple(settings.members), settings.pivot, method, settings.combine, AS_CONFIGURED)
+        self._own, self._alignment, self._learner = own, alignments[0], learner
+        self._learned: LearnedWeights | None = None
         self._candidates = worth_trying(settings.members, alignments, own)
+        if learner is not None:
+            self._candidates = with_learned(settings.members, alignments[0], "mixture", own)
         self._bar: TaskID = progress.add_task("members alone", total=self._planned())
         self._perplexity: defaultdict[str, list[float]] = defaultdict(list)
 
@@ -109,6 +134,9 @@ class Calibration:
     def run(self) -> Outcome:
         """All of it; what time did not allow is missing from the outcome."""
         outcome = Outcome()
+        if self._learner is not None:
+            self._learn(self._learner, outcome)
+        self._began = time.monotonic()
         try:
             alone = {one: self._replies(one, self._development + self._untouched) for one in self._members}
         except OutOfTime:
@@ -141,9 +169,73 @@ class Calibration:
             return outcome
         outcome.chosen = self._result(outcome.candidate.name, replies)
         self._note_tasks(outcome, [outcome.chosen])
+        if outcome.learned is not None:
+            self._compare(outcome, {one.pivot: replies[:first] for one, replies in alone.items()})
         outcome.verdict = verdict(outcome.members, outcome.voting, outcome.chosen)
         self._progress.update(self._bar, completed=self._planned())
         return outcome
+
+    def _learn(self, learner: Learner, outcome: Outcome) -> None:
+        """Fit weights to the development share, and let them take part in the search."""
+        self._progress.update(self._bar, description="references")
+        ensemble = self._runtime.ensembles[ensemble_name(AUTO, self._alignment)]
+        outcome.learned = learner.learn(
+            self._runtime.fuser, ensemble, self._development, self._form, lambda: time.monotonic() < self._deadline
+        )
+        self._learned = outcome.learned.fit.weights
+        unlike = [q for q in self._untouched if learner.is_unlike(self._learned, q, self._form)]
+        outcome.learned.unlike = len(unlike)
+        about = self._learned.about
+        self._candidates = with_learned(self._settings.members, self._alignment, about.combine, self._own)
+        self._progress.update(self._bar, description="members alone")
+
+    def _compare(self, outcome: Outcome, alone: Mapping[str, Sequence[Reply]]) -> None:
+        """Ask the untouched questions by the other ways of weighting, as far as time goes.
+
+        `alone` are the members' replies on the development share, which the oracle chooses by.
+        """
+        assert outcome.learned is not None
+        assert outcome.candidate is not None
+        standings = {standing.candidate: standing for standing in outcome.standings}
+        equal = [one for one in standings if one.weights == UNIFORM]
+        learned = [one for one in standings if one.weights == "learned"]
+        if not equal or not learned:
+            return
+        others = [learned[0], equal[0], *by_prompt(equal[0], outcome.learned.fit.weights.about.usual)]
+        try:
+            for candidate in others:
+                if candidate != outcome.candidate:
+                    self._progress.update(self._bar, description=candidate.weights)
+                    result = self._result(candidate.name, self._replies(candidate, self._untouched))
+                    outcome.compared.append(result)
+                    self._note_tasks(outcome, [result])
+        except OutOfTime:
+            pass
+        known = {result.name: result for result in (*outcome.members, *outcome.compared, outcome.chosen) if result}
+        by_development = {f"{name} alone": self._scores(replies) for name, replies in alone.items()}
+        by_development |= {one.name: standings[one].scores for one in (learned[0], equal[0]) if one.name in known}
+        outcome.oracle = self._oracle(by_development, known)
+        self._note_tasks(outcome, [outcome.oracle])
+
+    def _oracle(self, development: Mapping[str, Sequence[float]], known: Mapping[str, Result]) -> Result:
+        """For each task what answered its development questions best, on the untouched ones."""
+        tasks: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+        for name, scores in development.items():
+            for question, value in zip(self._development, scores, strict=False):
+                tasks[question.task][name].append(value)
+        best = {
+            task: max(by_name, key=lambda name: float(np.mean(by_name[name]))) for task, by_name in tasks.items()
+        }
+        usual = max(known, key=lambda name: float(np.mean(known[name].scores)))
+        taken = [known[best.get(question.task, usual)] for question in self._untouched]
+        scores = tuple(result.scores[index] for index, result in enumerate(taken))
+        share = 1 / max(1, len(self._untouched))
+        tokens = round(sum(result.tokens * share for result in taken))
+        passes, seconds = (sum(getattr(one, what) * share for one in taken) for what in ("passes", "seconds"))
+        return Result(ORACLE, scores, tokens, passes, seconds)
+
+    def _scores(self, replies: Sequence[Reply]) -> tuple[float, ...]:
+        return tuple(score(q, reply.text) for q, reply in zip(self._development, replies, strict=True))
 
     def _standing(self, candidate: Candidate, size: int) -> Standing[Candidate]:
         questions = self._development[:size]
@@ -158,16 +250,19 @@ class Calibration:
 
     def _replies(self, candidate: Candidate, questions: Sequence[Question]) -> list[Reply]:
         """Replies in the order of the questions, those that are kept included; OutOfTime once the time is over."""
-        missing = [q for q in questions if self._answers.get(candidate.name, key(q)) is None]
+        name = candidate.name
+        if candidate.weights == "learned" and self._learned is not None:
+            name = f"{name} {self._learned.digest}"
+        missing = [q for q in questions if self._answers.get(name, key(q)) is None]
         self._progress.advance(self._bar, 0)
         for start in range(0, len(missing), CHUNK):
             if time.monotonic() >= self._deadline:
                 raise OutOfTime
             some = missing[start : start + CHUNK]
             replies = self._ask(candidate, some)
-            self._answers.put(candidate.name, {key(q): r for q, r in zip(some, replies, strict=True)})
+            self._answers.put(name, {key(q): r for q, r in zip(some, replies, strict=True)})
             self._progress.advance(self._bar, len(some))
-        found = [self._answers.get(candidate.name, key(question)) for question in questions]
+        found = [self._answers.get(name, key(question)) for question in questions]
         return [reply for reply in found if reply is not None]
 
     def _ask(self, candidate: Candidate, questions: Sequence[Question]) -> list[Reply]:
@@ -175,6 +270,8 @@ class Calibration:
         if candidate.weights == AS_CONFIGURED:
             name = AS_CONFIGURED
         ensemble = self._runtime.ensembles[name]
+        if candidate.weights == "learned":
+            ensemble = replace(ensemble, learned=self._learned)
         fusion = candidate.fusion(ensemble.defaults)
         fuser = self._runtime.fuser
         if not self._likelihood:

@@ -142,6 +142,9 @@ def calibrate(
     metric: Annotated[
         str | None, typer.Option(help="The score of an answer: match, chrf, bleu or f1; match by default.")
     ] = None,
+    learn_weights: Annotated[
+        bool, typer.Option("--learn-weights", help="Fit weights to the answers, and compare these.")
+    ] = False,
 ) -> None:
     """Measure on questions whether fusing pays, and with which pivot, alignment and weights.
 
@@ -175,4 +178,5 @@ def calibrate(
         seed=seed,
         alignments=tuple(alignments or command.ALIGNMENTS),
         likelihood=likelihood,
+        learn=learn_weights,
     )

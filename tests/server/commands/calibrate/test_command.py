@@ -57,3 +57,41 @@ def test_what_cannot_be_compared_is_refused_in_a_sentence(site: Path, tmp_path: 
     code, _, err = run("calibrate", site / "tutti.yaml", "--tasks", tasks, "--out", tmp_path / "out", *options)
     assert code == 2
     assert message in " ".join(err.split())
+
+
+def learn(site: Path, folder: Path, count: int, *options: str) -> tuple[str, dict]:
+    tasks, out = questions(folder, count), folder / "out"
+    arguments = ("calibrate", site / "tutti.yaml", "--tasks", tasks, "--out", out, "--max-tokens", "3")
+    code, said, err = run(*arguments, "--learn-weights", *options)
+    assert code == 0, said + err
+    return " ".join(said.split()), json.loads((out / "report.json").read_text())
+
+
+def test_learned_weights_are_written_compared_and_served(site: Path, tmp_path: Path):
+    said, found = learn(site, tmp_path, 32)
+    out = tmp_path / "out"
+    assert found["learned"]["kind"] in ("equal", "one member", "constant", "text", "text and losses")
+    assert "Learned weights:" in said
+    assert sum(found["learned"]["weights"]["a"].values()) == pytest.approx(1)
+    names = [one["name"] for one in found["untouched"]]
+    assert {"oracle that knows the task"} < set(names)
+    assert any("learned, prune" in name for name in names)
+    assert any("centred packllm-sim" in name for name in names)
+    assert all(set(one["tasks"]) == {"a", "b"} for one in found["untouched"])
+    text = (site / "tutti.yaml").read_text()
+    learned = f"weights: learned, weighting: {{file: {out / 'learned.safetensors'}}}"
+    served = site / "learned.yaml"
+    served.write_text(text.replace("weights: {ada: 3, ben: 1}", learned))
+    code, said, _ = run("check", served)
+    assert code == 0
+    assert "expect ada (checkpoint" in " ".join(said.split())
+    served.write_text(text.replace("[ada, ben]", "[ben, ada]").replace("weights: {ada: 3, ben: 1}", learned))
+    code, said, err = run("check", served)
+    assert code != 0
+    assert "was fitted to another ensemble" in " ".join((said + err).split())
+
+
+def test_from_few_questions_weights_stay_equal_and_the_report_says_so(site: Path, tmp_path: Path):
+    said, found = learn(site, tmp_path, 3)
+    assert found["learned"]["kind"] == "equal"
+    assert "too few to learn weights from" in said
