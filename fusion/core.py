@@ -8,16 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from alignment.text.boundaries import Located
+from alignment.text.boundaries import Indices, Located
 from fusion.options import Measure, SamplingParams
-
-if TYPE_CHECKING:
-    from fusion.prompt.scoring import TextScores
 
 Ids = NDArray[np.int32]
 LogProbs = NDArray[np.float32]
@@ -334,6 +331,36 @@ class RoundReport:
     text: str = ""
     ran: tuple[str, ...] = ()
     drafted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TextScores:
+    """The members' scores of the U units of one text; all by member.
+
+    Attributes:
+        nats: [U], its loss on a unit, the negative log-probability of the unit's text.
+        tokens: [U], how many of its tokens that are.
+        first: [U] int32, the first of these.
+        best: its best tokens where a unit begins and the one that did come (ids and log-probabilities, [U, k + 1]
+            each), if these were asked for.
+    """
+
+    nats: dict[str, Floats]
+    tokens: dict[str, Indices]
+    first: dict[str, Ids]
+    best: dict[str, tuple[Ids, LogProbs]]
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        flat = (self.nats, self.tokens, self.first)
+        arrays = [array for by_member in flat for array in by_member.values()]
+        return sum(array.nbytes for array in [*arrays, *(array for pair in self.best.values() for array in pair)])
+
+    @property
+    def finite(self) -> bool:
+        """Return whether every loss is a number."""
+        return all(bool(np.isfinite(nats).all()) for nats in self.nats.values())
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,12 +11,12 @@ import numpy as np
 from alignment.errors import TuttiError
 from alignment.text.boundaries import Indices, shared_boundaries
 from fusion.calibrate.asking import AT_A_TIME, QUESTION, Form
-from fusion.core import Delta, End, Floats, Prompt
+from fusion.core import Delta, End, Floats, Prompt, TextScores
 from fusion.ensemble import Ensemble, View
 from fusion.learned.features import PromptLosses, losses_of
 from fusion.loop.fuser import Fuser
 from fusion.options import FusionParams, SamplingParams, Weighting
-from fusion.prompt.scoring import PrefixScores, TextScores, choose
+from fusion.prompt.scoring import PrefixScores, choose
 from fusion.step import Candidates, project
 
 POSITIONS = 512  # tokens of the pivot that are scored at most, prompt and reference together

@@ -11,8 +11,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from fusion.core import Floats
-from fusion.prompt.scoring import TextScores
+from fusion.core import Floats, TextScores
 
 BUCKETS = 2**16
 # Of a long prompt the instructions stand at the beginning or at the end.

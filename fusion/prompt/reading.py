@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from fusion.core import Advance, NextTokens, Prompt, Token
+from fusion.core import Advance, NextTokens, Prompt, TextScores, Token
 from fusion.ensemble import Ensemble, View
 from fusion.options import FusionParams, SamplingParams
 from fusion.prompt.echo import Echo
 from fusion.prompt.echoed_sums import EchoedSums
-from fusion.prompt.scoring import PrefixScores, PromptScoring, ScoredPrompt, TextScores, prompt_advance
+from fusion.prompt.scoring import PrefixScores, PromptScoring, ScoredPrompt, prompt_advance
 from fusion.prompt.weighing import Measured, measure
 from fusion.terms import terms_of
 

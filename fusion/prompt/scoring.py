@@ -20,40 +20,10 @@ from typing import Literal
 import numpy as np
 
 from alignment.text.boundaries import Indices, shared_boundaries
-from fusion.core import Advance, Floats, Ids, LogProbs, NextTokens, Prompt, Score
+from fusion.core import Advance, Ids, LogProbs, NextTokens, Prompt, Score, TextScores
 from fusion.options import DISTRIBUTIONAL, Weighting
 
 KEPT_BYTES = 64 * 2**20
-
-
-@dataclass(frozen=True, slots=True)
-class TextScores:
-    """The members' scores of the U units of one text; all by member.
-
-    Attributes:
-        nats: [U], its loss on a unit, the negative log-probability of the unit's text.
-        tokens: [U], how many of its tokens that are.
-        first: [U] int32, the first of these.
-        best: its best tokens where a unit begins and the one that did come (ids and log-probabilities, [U, k + 1]
-            each), if these were asked for.
-    """
-
-    nats: dict[str, Floats]
-    tokens: dict[str, Indices]
-    first: dict[str, Ids]
-    best: dict[str, tuple[Ids, LogProbs]]
-
-    @property
-    def size(self) -> int:
-        """Bytes."""
-        flat = (self.nats, self.tokens, self.first)
-        arrays = [array for by_member in flat for array in by_member.values()]
-        return sum(array.nbytes for array in [*arrays, *(array for pair in self.best.values() for array in pair)])
-
-    @property
-    def finite(self) -> bool:
-        """Return whether every loss is a number."""
-        return all(bool(np.isfinite(nats).all()) for nats in self.nats.values())
 
 
 def prompt_advance(sequence: int, ids: list[int], positions: Indices, *, lists: bool) -> Advance:

@@ -23,6 +23,7 @@ from fusion.core import (
     Prompt,
     RoundReport,
     Score,
+    TextScores,
     Token,
     TokenLogProb,
     WeightingReport,
@@ -34,7 +35,6 @@ from fusion.policy.pace import Costs, Followed
 from fusion.policy.policy import ALL, Ask
 from fusion.policy.registry import policy_of
 from fusion.prompt.reading import PromptReading
-from fusion.prompt.scoring import TextScores
 from fusion.prompt.weighing import decide
 from fusion.sequence.bias import Bias, both
 from fusion.sequence.ends import Ends

@@ -66,8 +66,10 @@ def test_weights_from_the_prompt(measured: Measured) -> None:
     scrape = measured.scrape()
     pruned = [name for report in told for name in report.pruned]
     assert pruned
+    leaders = [max(report.weights, key=report.weights.__getitem__) for report in told]
     for name in measured.ensemble.models:
         assert scrape.value("pruned_members_total", member=name) == pruned.count(name)
+        assert scrape.value("led_requests_total", member=name) == leaders.count(name)
         nats = sum(np.log(report.perplexity[name]) for report in told)
         assert scrape.value("member_prompt_nats_sum", member=name) == pytest.approx(nats)
 

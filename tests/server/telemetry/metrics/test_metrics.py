@@ -250,6 +250,7 @@ ZERO_HERE = {
     "tutti_degraded_requests": "no member goes down, and none has too small a cache",
     "tutti_pruned_members": "weights are fixed",
     "tutti_member_prompt_nats": "weights are fixed",
+    "tutti_led_requests": "weights are fixed",
     "tutti_draft_tokens": "nothing is drafted",
     "tutti_draft_accepted_tokens": "nothing is drafted",
     "tutti_draft_boundary_lost_tokens": "nothing is drafted",
