@@ -19,6 +19,7 @@ MOST_BYTES = 64 * 1024  # of a schema or grammar
 MOST_DEPTH = 64  # of a schema; llguidance's JSON reader stops at 128
 MOST_NODES = 10_000  # objects, lists and values in a schema
 MOST_CHOICES = 1_000
+MOST_ITEMS = 10_000  # of one list, at least or at most; llguidance takes memory for each
 MOST_PROPERTIES = 500  # of one object; compiling takes quadratic time in them
 LEAST_MULTIPLE = 0.0001  # the least multipleOf
 MOST_MULTIPLE = 10_000  # of multipleOf; compiling 999983 takes half a minute
@@ -72,9 +73,17 @@ def rules(text: str, *, param: str = "structured_outputs") -> Grammar:
     """A grammar in Lark's notation or in GBNF (distinguished by `::=`).
 
     Raises:
-        InvalidRequestError: GBNF that cannot be read.
+        InvalidRequestError: GBNF that cannot be read, or a schema in it over the limits.
     """
     short(text, param)
+    if text.lstrip().startswith("{"):  # llguidance's own form, in which schemas would get past the limits
+        raise InvalidRequestError(f"{param} should be in Lark's notation or in GBNF, not JSON.", param=param)
+    for found in re.finditer(r"%json\s*", text):
+        try:
+            schema, _ = json.JSONDecoder().raw_decode(text, found.end())
+        except (ValueError, RecursionError) as error:
+            raise InvalidRequestError(f"{param}: %json should be followed by a schema.", param=param) from error
+        _checked_schema(schema, param)
     try:
         return Grammar(llguidance.grammar_from("gbnf" if "::=" in text else "lark", text), param)
     except (ValueError, RecursionError) as error:
@@ -143,6 +152,11 @@ def _checked_schema(schema: Any, param: str) -> str:
 def _check_cost(schema: dict[str, Any], param: str) -> None:
     """Refuse what llguidance's own limits let through, though it takes seconds."""
     properties, multiple = schema.get("properties"), schema.get("multipleOf")
+    for name in ("minItems", "maxItems"):
+        if isinstance(schema.get(name), int | float) and schema[name] > MOST_ITEMS:
+            raise InvalidRequestError(
+                f"{param}: {name} should be at most {MOST_ITEMS} to be enforced.", param=param
+            )
     if isinstance(properties, dict) and len(properties) > MOST_PROPERTIES:
         raise InvalidRequestError(
             f"{param}: the schema has {len(properties)} properties in one object; at most {MOST_PROPERTIES} "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -36,17 +36,30 @@ def expected(http: httpx.Client) -> dict[str, list[dict[str, Any]]]:
     return {name: answers(http, name, 32) for name in (ENSEMBLE, *MODELS)}
 
 
-def answers(http: httpx.Client, model: str, at_a_time: int) -> list[dict[str, Any]]:
-    """The choices of greedy answers to all prompts."""
+def answers(
+    http: httpx.Client, model: str, at_a_time: int, prompts: Sequence[str] = PROMPTS, **fields: Any
+) -> list[dict[str, Any]]:
+    """The choices of greedy answers to prompts."""
 
     def ask(text: str) -> dict[str, Any]:
         body = {"model": model, "messages": user(text), "temperature": 0, "max_tokens": LENGTH, "logprobs": True}
-        answer = http.post("/v1/chat/completions", json=body)
+        answer = http.post("/v1/chat/completions", json=body | fields)
         assert answer.status_code == 200, answer.text
         return dict(answer.json()["choices"][0])
 
     with ThreadPoolExecutor(at_a_time) as pool:
-        return list(pool.map(ask, PROMPTS))
+        return list(pool.map(ask, prompts))
+
+
+def require_the_same(told: list[dict[str, Any]], expected: list[dict[str, Any]]) -> None:
+    """Answers have the same text and ends, and tokens with the same log-probabilities."""
+    for one, other in zip(told, expected, strict=True):
+        assert one["message"] == other["message"]
+        assert one["finish_reason"] == other["finish_reason"]
+        tokens, others = one["logprobs"]["content"], other["logprobs"]["content"]
+        assert [token["token"] for token in tokens] == [token["token"] for token in others]
+        distance = [abs(token["logprob"] - same["logprob"]) for token, same in zip(tokens, others, strict=True)]
+        assert max(distance) < 1e-3
 
 
 @pytest.mark.parametrize("at_a_time", [1, 32])
@@ -56,13 +69,35 @@ def test_the_same_tokens(
 ) -> None:
     with vllm.http() as http:
         told = answers(http, model, at_a_time)
-    for one, other in zip(told, expected[model], strict=True):
-        assert one["message"] == other["message"]
-        assert one["finish_reason"] == other["finish_reason"]
-        tokens, others = one["logprobs"]["content"], other["logprobs"]["content"]
-        assert [token["token"] for token in tokens] == [token["token"] for token in others]
-        distance = [abs(token["logprob"] - same["logprob"]) for token, same in zip(tokens, others, strict=True)]
-        assert max(distance) < 1e-3
+    require_the_same(told, expected[model])
+
+
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "total": {"type": "integer", "minimum": 0, "maximum": 99},
+        "unit": {"enum": ["apples", "pears"]},
+    },
+    "required": ["total", "unit"],
+    "additionalProperties": False,
+}
+MASKED: dict[str, dict[str, Any]] = {
+    "schema": {"response_format": {"type": "json_schema", "json_schema": {"name": "sum", "schema": SCHEMA}}},
+    # Digits that no answer of the demo has, so they are not among the candidates that a member picks by itself.
+    "regex": {"guided_regex": "[०-९]{3}"},
+}
+
+
+@pytest.mark.parametrize("mask", MASKED)
+@pytest.mark.parametrize("model", [ENSEMBLE, "abacus"])
+def test_the_same_tokens_under_a_mask(vllm: Server, http: httpx.Client, model: str, mask: str) -> None:
+    """The pivot applies it before it picks its candidates, or the other engine would answer otherwise."""
+    expected = answers(http, model, 8, PROMPTS[:8], **MASKED[mask])
+    assert {choice["finish_reason"] for choice in expected} == {"stop"}
+    with vllm.http() as served:
+        require_the_same(answers(served, model, 8, PROMPTS[:8], **MASKED[mask]), expected)
+    drawn = [token["logprob"] for choice in expected for token in choice["logprobs"]["content"]]
+    assert any(-9000 < logprob < 0 for logprob in drawn), "something was chosen among what is admitted"
 
 
 @pytest.mark.parametrize("model", [ENSEMBLE, "abacus"])

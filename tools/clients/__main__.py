@@ -30,7 +30,7 @@ THEIRS = (
     "openai_agents",
 )
 NODE = ("openai", "anthropic", "ai")
-SECONDS = 900
+SECONDS = 3600
 
 
 def commands(python: str) -> Iterator[tuple[str, list[str]]]:

@@ -300,6 +300,8 @@ def test_masks_of_a_batch_are_those_of_each(table):
         ({"enum": ["v" * 70_000]}, "bytes"),
         ({"type": "string", "x-guidance": {"lenient": True}, "not": {}}, "not"),
         ({"enum": list(range(20_000))}, "parts"),
+        ({"type": "array", "minItems": 10**9}, "minItems should be at most"),
+        ({"anyOf": [{"type": "null"}, {"type": "array", "maxItems": 1e9}]}, "maxItems should be at most"),
         (False, "JSON object"),
         ([1], "JSON object"),
     ],
@@ -323,3 +325,22 @@ def test_deep_schemas_and_broken_grammars_are_refused(tables):
     for wrong in (lambda: rules("root ::= ("), lambda: choice([]), lambda: regex("")):
         with pytest.raises(InvalidRequestError):
             wrong()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('start: "a" %json {"type": "array", "minItems": 1000000000}', "minItems"),
+        ('start: %json {"type": "array", "min\\u0049tems": 1000000000}', "minItems"),
+        ('{"grammars": [{"json_schema": {"type": "array", "minItems": 1000000000}}]}', "not JSON"),
+        ("start: %json schema", "%json"),
+    ],
+)
+def test_a_schema_inside_a_grammar_is_held_to_the_same_limits(text, said):
+    with pytest.raises(InvalidRequestError, match=said):
+        rules(text)
+
+
+def test_a_grammar_may_hold_a_schema(table):
+    constraint = Constraint(table, grammar=rules('start: "n=" %json {"type": "integer", "minimum": 0}'))
+    assert constraint.forced_bytes() == b"n="

@@ -17,7 +17,7 @@ def evaluated(kind: str, path: str, task: str, *options: str, **arguments: str) 
         command = [sys.executable, "-m", "lm_eval", "run", "--model", kind, "--tasks", task, "--limit", "4"]
         command += ["--model_args", ",".join(f"{name}={value}" for name, value in given.items())]
         command += ["--include_path", "deploy/demo/lm_eval", "--output_path", folder, *options]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=900)
         assert done.returncode == 0, done.stderr[-500:]
         (results,) = Path(folder).rglob("results_*.json")
         return json.loads(results.read_text())["results"][task]

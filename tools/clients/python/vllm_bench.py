@@ -20,7 +20,7 @@ def measured(backend: str, path: str, *options: str) -> None:
         command += ["--model", MODEL, "--tokenizer", "deploy/demo/models/lingvo", "--num-prompts", "8"]
         command += ["--dataset-name", "random", "--random-input-len", "32", "--random-output-len", "16"]
         command += ["--save-result", "--result-filename", f"{folder}/result.json", "--disable-tqdm", *options]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=900)
         assert done.returncode == 0, done.stderr[-500:]
         result = json.loads(Path(folder, "result.json").read_text())
     assert result["completed"] == 8, result["completed"]
