@@ -45,19 +45,19 @@ ALL = {
         Adapter(
             "sums",
             {"arithmetic": 80, "data_to_text": 2, "translation": 10, "commonsense": 6, "small_talk": 2},
-            90_000,
+            360_000,
             11,
         ),
         Adapter(
             "places",
             {"arithmetic": 8, "data_to_text": 70, "translation": 10, "commonsense": 10, "small_talk": 2},
-            100_000,
+            400_000,
             12,
         ),
         Adapter(
             "facts",
             {"arithmetic": 8, "data_to_text": 4, "translation": 10, "commonsense": 76, "small_talk": 2},
-            154_000,
+            616_000,
             13,
         ),
     )
@@ -101,7 +101,9 @@ def train(adapter: Adapter, tokenizer: PreTrainedTokenizerFast, tokens: int, fol
 def store(wrapped: torch.nn.Module, folder: Path) -> None:
     """Write peft's folder in the place of an old one; its card names a path of this machine and is left out."""
     fresh = folder.with_name(f".{folder.name}.new")
-    wrapped.peft_config["default"].base_model_name_or_path = BASE.name  # type: ignore[union-attr, index]
+    config = wrapped.peft_config["default"]  # type: ignore[union-attr, index]
+    config.base_model_name_or_path = BASE.name
+    config.target_modules = sorted(config.target_modules)  # a set, whose order changes from run to run
     wrapped.save_pretrained(fresh, safe_serialization=True)  # type: ignore[operator]
     (fresh / "README.md").unlink(missing_ok=True)
     (fresh / "adapter_model.safetensors").chmod(0o644)

@@ -21,8 +21,8 @@ from server.settings import ServerSettings, Settings
 from server.telemetry.logs import set_up_log
 
 KEEP_ALIVE_SECONDS = 75
-"""Seconds that an idle connection stays open: longer than the 60 of the usual load balancers and client pools, so that
-none of them sends a request on a connection that is being closed."""
+"""Seconds that an idle connection stays open: longer than the 60 of the usual load balancers and client pools, so
+that none of them sends a request on a connection that is being closed."""
 CLOSING_SECONDS = 1  # for the last errors to reach clients that were cut off
 
 

@@ -7,7 +7,6 @@ One JSON object on the last line.
 """
 
 import argparse
-import asyncio
 import json
 import resource
 import subprocess
@@ -18,7 +17,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from rich.console import Console
 from transformers import AutoModelForCausalLM, LlamaConfig, Trainer, TrainingArguments
 
 from deploy.demo.members import MODELS
@@ -29,10 +27,7 @@ from fusion.distill.fusechat.examples import Example, Examples, collate
 from fusion.distill.fusechat.reading import open_engine, open_tokenizer, read_all
 from fusion.distill.fusechat.settings import Source, Train
 from fusion.distill.fusechat.trainer import FusionTrainer
-from server.commands.evaluate.asking import Asking
-from server.commands.evaluate.run import evaluate, local
-from server.commands.evaluate.run import read_all as read_all_questions
-from server.settings import read_settings
+from tools.bench.asked import milliseconds_a_token
 
 TEXTS = 256
 VOCABULARY, LENGTH, BATCH, BEST = 32_000, 256, 4, 16
@@ -63,23 +58,8 @@ def speed() -> dict[str, float]:
 
 
 def cost() -> dict[str, float]:
-    """Processor milliseconds a token of both, asked the same questions one after the other, and their ratio."""
-    settings = read_settings(MODELS.parents[1] / "demo-distilled.yaml")
-    questions = read_all_questions([Path(task) for task in settings.evaluation.tasks], 10)
-    tokenizer, _ = open_tokenizer(Source(str(MODELS / "lingvo")))
-    spent = {}
-
-    async def ask() -> None:
-        async with local(settings) as client:
-            for name in ("tutti-demo", "tutti-distilled"):
-                began = time.process_time()
-                answers = await evaluate(
-                    client, questions, Console(quiet=True), asking=Asking(), models=[name], concurrency=16
-                )
-                tokens = sum(len(tokenizer.encode(one.text, add_special_tokens=False)) + 1 for one in answers)
-                spent[name] = 1000 * (time.process_time() - began) / tokens
-
-    asyncio.run(ask())
+    """Processor milliseconds a token of both, and their ratio."""
+    spent = milliseconds_a_token("demo-distilled.yaml", ("tutti-demo", "tutti-distilled"))
     return spent | {"ratio": spent["tutti-distilled"] / spent["tutti-demo"]}
 
 
