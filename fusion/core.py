@@ -42,7 +42,8 @@ class Advance:
 
     After the final token, `also` names ids whose log-probabilities are wanted whether they are among the k best
     or not (see `NextTokens.named`), and `allowed` limits the k best to the ids whose bit is set in it: a bitmask
-    over the vocabulary, packed as `np.packbits` does in little order; ids beyond its end are not allowed.
+    over the vocabulary, packed as `np.packbits` does in little order; ids beyond its end are not allowed. With two
+    dimensions it has a bitmask for each row of the answer.
 
     `adapter` names the one that the sequence runs with, None for the bare model; it holds from the advance that
     opens the sequence until it is closed. With `kept` the engine can answer a `Look` at the last rows of this

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from time import perf_counter
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fusion.core import Floats, Ids, LogProbs, RoundReport, Token, TokenLogProb
-from fusion.sampling import BAN, is_plain, sample, sample_plain
+from fusion.sampling import draw, is_plain, sample_plain
 from fusion.sequence.sequence import Sequence
 from fusion.step import Candidates, Fused, fuse, keep_the_pivots_cut, of_one_width, project
 
@@ -206,24 +206,14 @@ def choose(batch: list[Sequence], tokens: NDArray[np.int64], fused: Floats) -> l
             chosen[row] = token
     for row in set(range(len(batch))).difference(plain):
         sequence = batch[row]
-        sampling, barred = sequence.sampling, sequence.ends.forbidden(sequence.length)
-        if (constraint := sequence.constraint) is not None:
-            if not fused[row].any():
-                chosen[row] = constraint.fallback()
-                continue
-            if sampling.logit_bias:
-                barred |= {token for token in sampling.logit_bias if not constraint.admits(token)}
-                if all(
-                    sampling.logit_bias.get(token, 0.0) <= BAN for token in tokens[row][fused[row] > 0].tolist()
-                ):
-                    sampling = replace(sampling, logit_bias={})  # else the ban would break the grammar
-        chosen[row] = sample(
+        chosen[row] = draw(
             tokens[row],
             fused[row],
-            sampling,
+            sequence.sampling,
+            sequence.constraint,
             generated=sequence.generated,
             prompt=sequence.prompt_ids,
-            forbidden=barred,
+            forbidden=sequence.ends.forbidden(sequence.length),
             rng=sequence.rng,
         )
     return chosen

@@ -8,11 +8,12 @@ top_p. Members deliver log-probabilities, not logits, so `repetition_penalty` mu
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fusion.core import Floats
+from fusion.core import Floats, SamplingConstraint
 from fusion.options import SamplingParams
 
 BAN = -100.0
@@ -113,6 +114,32 @@ def sample(
     weights = np.cumsum(truncate(logprobs / params.temperature, params))
     # searchsorted on the right skips candidates of zero width
     return int(tokens[min(np.searchsorted(weights, rng.random() * weights[-1], side="right"), len(tokens) - 1)])
+
+
+def draw(
+    tokens: Tokens,
+    probabilities: Floats,
+    params: SamplingParams,
+    constraint: SamplingConstraint | None,
+    *,
+    generated: Mapping[int, int],
+    prompt: Collection[int],
+    forbidden: frozenset[int],
+    rng: np.random.Generator,
+) -> int:
+    """Draw a pivot token that a constraint admits. The rest is as in `sample`.
+
+    Args:
+        probabilities: [C], 0 for what the constraint does not admit.
+    """
+    if constraint is not None:
+        if not probabilities.any():
+            return constraint.fallback()
+        if bias := params.logit_bias:
+            forbidden |= {token for token in bias if not constraint.admits(token)}
+            if all(bias.get(token, 0.0) <= BAN for token in tokens[probabilities > 0].tolist()):
+                params = replace(params, logit_bias={})  # else the ban would break the grammar
+    return sample(tokens, probabilities, params, generated=generated, prompt=prompt, forbidden=forbidden, rng=rng)
 
 
 def is_plain(params: SamplingParams) -> bool:

@@ -282,14 +282,12 @@ class Decoding:
             sequence.rounds.append(report)
         drafted, accepted = len(sequence.draft), sequence.cursor + sequence.drafted(token.chosen.id)
         sequence.sum = None
-        goes_on = self._add(sequence, token, report)
+        goes_on = self._add(sequence, token, report) and self._write_forced(sequence)
         if drafted and not (goes_on and accepted > sequence.cursor):
             self._outbox.news(self._outbox.observer.drafted, sequence.ensemble.name, drafted, accepted, 0)
         if goes_on:
             if accepts(sequence, token.chosen.id):
                 self._begin_round(sequence)
-                return
-            if not self._write_forced(sequence):
                 return
             sequence.company, sequence.costs = len(self._places.open), self._costs
             sequence.ask(sequence.policy.ask(sequence))

@@ -7,8 +7,9 @@ from copy import deepcopy
 import numpy as np
 
 from fusion.policy.pace import LONGEST, MOST_LED, Pace
-from fusion.policy.policy import ALL, Ask, Asking
-from fusion.sampling import sample
+from fusion.policy.policy import ALL, Ask, Asking, Step
+from fusion.sampling import draw
+from fusion.sequence.steps import draftable, may_draft
 from fusion.step import project
 
 
@@ -31,10 +32,10 @@ class Lead:
     def ask(self, sequence: Asking) -> Ask:
         """The leader alone; everyone where a draft does not pay."""
         self._least, self._chance, self._confidences = 1.0, 1.0, []
-        if sequence.company > MOST_LED or len(sequence.seats) < 2 or not sequence.may_draft:
+        if sequence.company > MOST_LED or len(sequence.seats) < 2 or not may_draft(sequence):
             return ALL
         plain = sequence.costs.rounds.get(sequence.ensemble.name)
-        if plain is None or sequence.sampling.max_tokens - sequence.length < 2:
+        if plain is None:
             return ALL
         leader = self._name or self._best(sequence, plain)
         if leader not in sequence.seats:
@@ -51,8 +52,8 @@ class Lead:
         if self._least >= 1 or sequence.asked.members is None:
             return None
         draft = sequence.asked.draft
-        if len(draft) < LONGEST and (token := self._propose(sequence)) is not None:
-            longer = sequence.draftable((*draft, token))
+        if len(draft) < LONGEST and (token := self._propose(sequence, draft)) is not None:
+            longer = draftable(sequence, (token,), draft)
             if len(longer) > len(draft):
                 return Ask((self._leader,), longer)
         return Ask(None, draft)
@@ -69,26 +70,32 @@ class Lead:
 
         return min(sequence.voters, key=seconds, default="")
 
-    def _propose(self, sequence: Asking) -> int | None:
+    def _propose(self, sequence: Asking, draft: tuple[Step, ...]) -> int | None:
         """What the leader would draw next if it were alone; None where that is not likely to be accepted."""
         seat = sequence.seats[self._leader]
         if seat.latest is None:
             return None
         newest = seat.latest.ids[-1:], seat.latest.logprobs[-1:]
         candidates = project([newest], [sequence.map_of(self._leader)], sequence.view.vocabulary_size)
-        confidence = float(candidates.probabilities.max())
+        probabilities = candidates.probabilities[0, 0]
+        constraint = draft[-1].constraint if draft else sequence.constraint
+        if constraint is not None:
+            probabilities = probabilities * constraint.allowed(candidates.tokens[0])
+            probabilities /= probabilities.sum() or 1.0
+        confidence = float(probabilities.max())
         chance = self._chance * self._pace.chance(confidence)
         if confidence == 0 or chance < self._least:
             return None
         self._chance = chance
         self._confidences.append(confidence)
-        return sample(
+        return draw(
             candidates.tokens[0],
-            candidates.probabilities[0, 0],
+            probabilities,
             sequence.sampling,
+            constraint,
             generated=sequence.generated,
             prompt=sequence.prompt_ids,
-            forbidden=sequence.ends.forbidden(sequence.length),
+            forbidden=sequence.ends.forbidden(sequence.length + sum(len(step.tokens) for step in draft)),
             rng=self._rng or sequence.rng,  # at temperature 0 nothing is drawn
         )
 

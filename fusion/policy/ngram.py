@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fusion.policy.pace import Pace
 from fusion.policy.policy import ALL, Ask, Asking
+from fusion.sequence.steps import draftable
 
 LONGEST_MATCH = 4
 SHORTEST_MATCH = 2
@@ -25,7 +26,7 @@ class Ngram:
             at = self._after.get(tuple(self._tokens[-size:]))
             if at is not None:
                 length = self._pace.length(sequence.company)
-                return Ask(None, sequence.draftable(self._tokens[at : at + length])) if length else ALL
+                return Ask(None, draftable(sequence, self._tokens[at : at + length])) if length else ALL
         return ALL
 
     def answered(self, sequence: Asking) -> Ask | None:

@@ -7,19 +7,35 @@ was written meanwhile in one advance when they are asked again.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
 from alignment.vocab_map import VocabMap
-from fusion.core import Prompt
+from fusion.core import Prompt, SamplingConstraint
 from fusion.ensemble import Ensemble, View
 from fusion.options import SamplingParams
 from fusion.policy.pace import Costs, Followed
 from fusion.sequence.ends import Ends
 from fusion.sequence.seat import Seat
+from fusion.terms import Terms
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A part of a draft.
+
+    Attributes:
+        tokens: of the pivot: one that may be drawn, and those that a constraint forces after it.
+        surface: the text that they add.
+        constraint: as it stands after them; None without one.
+    """
+
+    tokens: tuple[int, ...]
+    surface: bytes
+    constraint: SamplingConstraint | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,12 +44,12 @@ class Ask:
 
     Attributes:
         members: the names of those that are asked; None for all that take part.
-        draft: tokens of the pivot that may come next. Members are asked for the distribution before, between and
-            after them. One that leads alone may be asked again and again, for one token more.
+        draft: what may come next. Members are asked for the distribution before, between and after its steps. One
+            that leads alone may be asked again and again, for one step more.
     """
 
     members: Collection[str] | None = None
-    draft: tuple[int, ...] = ()
+    draft: tuple[Step, ...] = ()
 
 
 ALL = Ask()
@@ -49,6 +65,9 @@ class Asking(Protocol):
     weights: dict[str, float]
     rng: np.random.Generator
     tokens: list[int]
+    written: bytearray
+    constraint: SamplingConstraint | None
+    terms: Terms | None
     length: int
     spelled: bool
     generated: Counter[int]
@@ -64,15 +83,11 @@ class Asking(Protocol):
     def voters(self) -> tuple[str, ...]:
         """The members that vote in this round."""
 
-    @property
-    def may_draft(self) -> bool:
-        """Whether any token can be drafted now."""
-
     def map_of(self, name: str) -> VocabMap | None:
         """The member's map in this round."""
 
-    def draftable(self, draft: Iterable[int]) -> tuple[int, ...]:
-        """The tokens of a draft that may be drafted."""
+    def surface(self, token: int) -> bytes:
+        """The text that a token of the pivot adds now."""
 
 
 class Policy(Protocol):

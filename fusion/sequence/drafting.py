@@ -1,4 +1,4 @@
-"""Drafting: tokens of a sequence given to its members ahead of their choice, and taken back where they differ.
+"""Drafting: steps of a sequence given to its members ahead of their choice, and taken back where they differ.
 
 A draft starts with `pursue`, after the policy has asked for it, and goes on or ends with `accepts` at every token.
 """
@@ -8,8 +8,8 @@ from __future__ import annotations
 import numpy as np
 
 from fusion.core import Advance
-from fusion.policy.policy import ALL, Ask
-from fusion.sequence.seat import Seat, State
+from fusion.policy.policy import ALL, Ask, Step
+from fusion.sequence.seat import State
 from fusion.sequence.sequence import Sequence
 
 
@@ -17,36 +17,33 @@ def pursue(sequence: Sequence) -> dict[str, Advance]:
     """Return what the members that are asked are given to score a draft; it ends where one cannot follow.
 
     A member's distribution counts at a boundary only where its spelling of the text up to there is a prefix of
-    its spelling of the whole draft. One that drafts alone is given token after token, and may take some back.
+    its spelling of the whole draft. One that drafts alone is given step after step, and may take some back.
     """
     if any(seat.state is State.READING and seat.latest for seat in sequence.seats.values()):
         for seat in sequence.seats.values():  # one that came back has read its part, and joins in a plain round
-            seat.end_draft(0, sequence.number)
+            seat.end_draft(0)
         sequence.asked = ALL
         return {}
-    draft, surfaces = sequence.asked.draft, [sequence.surface(token) for token in sequence.asked.draft]
-    reach, alone = len(draft), sequence.asked.members is not None
+    draft, alone = sequence.asked.draft, sequence.asked.members is not None
+    reach = len(draft)
     advances: dict[str, Advance] = {}
     parts: dict[str, list[list[int]]] = {}
     for name, seat in sequence.seats.items():
         if not sequence.asks(name) or seat.state is State.READING:
             continue
-        told = seat.heard == len(sequence.written) and seat.followed == len(sequence.tokens)
-        if seat.points or (seat.votes and seat.latest is not None and told):
-            reach = _lead_on(sequence, seat, draft, surfaces, reach, advances, name)
+        if seat.points or (seat.votes and sequence.stands(seat)):
+            reach = _lead_on(sequence, name, draft, reach, advances)
             continue
         advance = sequence.follow(name)
         if advance is None:
             reach = 0
             continue
-        advances[name] = advance
+        advances[name], parts[name] = advance, [list(advance.append)]
         seat.point(seat.rolled_back)
-        parts[name] = [list(advance.append)]
-        for token, surface in zip(draft[:reach], surfaces, strict=False):
+        for step in draft[:reach]:
             before = seat.cached - seat.prompt
-            edit = seat.extend([token], surface)
-            fits = edit.keep == before and bool(edit.append)
-            if not fits or seat.cached > seat.reserved:
+            edit = seat.extend(step.tokens, step.surface)
+            if edit.keep != before or not edit.append or seat.cached > seat.reserved:
                 seat.back_to(seat.points[-1])
                 break
             seat.point()
@@ -60,16 +57,26 @@ def pursue(sequence: Sequence) -> dict[str, Advance]:
             name for name, seat in sequence.seats.items() if name not in parts and len(seat.points) - 1 > reach
         }
         _cut(sequence, reach)
-        for name, pieces in parts.items():
-            if reach:
-                ends = np.cumsum([len(piece) for piece in pieces[: reach + 1]]) - 1
-                append = [token for piece in pieces[: reach + 1] for token in piece]
-                advance = Advance(sequence.number, advances[name].keep, append, "all", ends[:-1].tolist())
-                advances[name] = sequence.addressed(name, advance)
+        if reach:
+            advances |= {
+                name: _scored(sequence, name, advances[name], pieces[: reach + 1], draft)
+                for name, pieces in parts.items()
+            }
         advances = {name: advance for name, advance in advances.items() if name not in ahead}
     sequence.draft = draft[:reach] if not alone else ()
     sequence.asked = Ask(sequence.asked.members, draft[:reach])
     return advances
+
+
+def _scored(
+    sequence: Sequence, name: str, advance: Advance, pieces: list[list[int]], draft: tuple[Step, ...]
+) -> Advance:
+    """A member's tokens up to a draft and of its steps, with the boundaries between them to be scored."""
+    ends = np.cumsum([len(piece) for piece in pieces]) - 1
+    append = [token for piece in pieces for token in piece]
+    scored = Advance(sequence.number, advance.keep, append, "all", ends[:-1].tolist())
+    constraints = [sequence.constraint, *(step.constraint for step in draft[: len(ends) - 1])]
+    return sequence.addressed(name, scored, constraints)
 
 
 def _cut(sequence: Sequence, reach: int) -> None:
@@ -83,15 +90,10 @@ def _cut(sequence: Sequence, reach: int) -> None:
 
 
 def _lead_on(
-    sequence: Sequence,
-    seat: Seat,
-    draft: tuple[int, ...],
-    surfaces: list[bytes],
-    reach: int,
-    advances: dict[str, Advance],
-    name: str,
+    sequence: Sequence, name: str, draft: tuple[Step, ...], reach: int, advances: dict[str, Advance]
 ) -> int:
-    """Give a member that drafts its last token; returns how far the draft goes."""
+    """Give a member that drafts its last step; returns how far the draft goes."""
+    seat = sequence.seats[name]
     if not seat.points:
         seat.point(seat.rolled_back)
     seat.points[-1].answer = seat.latest
@@ -99,19 +101,25 @@ def _lead_on(
     if at >= reach:
         return reach
     cached = seat.cached
-    edit = seat.extend([draft[at]], surfaces[at])
+    edit = seat.extend(draft[at].tokens, draft[at].surface)
     if not edit.append or seat.cached > seat.reserved:
         seat.back_to(seat.points[-1])
         return at
     seat.point(cached - seat.prompt - edit.keep)
     seat.latest, seat.standing = None, -1
-    advances[name] = sequence.addressed(name, Advance(sequence.number, seat.prompt + edit.keep, edit.append))
+    advance = Advance(sequence.number, seat.prompt + edit.keep, edit.append)
+    advances[name] = sequence.addressed(name, advance, [draft[at].constraint])
     return min(reach, at + 1)
 
 
 def accepts(sequence: Sequence, token: int) -> bool:
-    """Return whether a chosen token is the draft's: the next can be chosen at once; else end the draft."""
+    """Return whether a chosen token is the draft's: the next can be chosen at once; else end the draft.
+
+    What was forced after the token has been written.
+    """
     if sequence.drafted(token):
+        if sequence.constraint is not None:  # it stands there, and knows already what it admits
+            sequence.constraint = sequence.draft[sequence.cursor].constraint
         sequence.cursor += 1
         for seat in sequence.seats.values():
             if seat.points:
@@ -120,6 +128,6 @@ def accepts(sequence: Sequence, token: int) -> bool:
     if sequence.draft:
         sequence.policy.checked(len(sequence.draft), sequence.cursor)
     for seat in sequence.seats.values():
-        seat.end_draft(sequence.cursor, sequence.number)
+        seat.end_draft(sequence.cursor)
     sequence.draft, sequence.cursor = (), 0
     return False

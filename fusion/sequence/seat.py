@@ -193,25 +193,34 @@ class Seat:
         if self.spelling is not None and point.mark is not None:
             self.spelling.restore(point.mark)
 
-    def row(self, at: int) -> tuple[Ids, LogProbs]:
-        """The distribution at boundary `at` of the draft: ids and log-probabilities, [1, k] both."""
+    def answer(self, at: int) -> NextTokens:
+        """The answer at boundary `at` of the draft: one row, [1, k]."""
         answer, row = self.latest, at
         if self.points and self.points[at].answer is not None:
             answer, row = self.points[at].answer, -1
         assert answer is not None, "a round is of seats that have answered"
-        row = min(row, len(answer.ids) - 1) % len(answer.ids)
-        return answer.ids[row : row + 1], answer.logprobs[row : row + 1]
+        last = len(answer.ids) - 1
+        if not last:
+            return answer
+        row = min(row, last) % (last + 1)
+        named = answer.named if row == last or answer.each is None else answer.each[row : row + 1]
+        return NextTokens(answer.sequence, answer.ids[row : row + 1], answer.logprobs[row : row + 1], named=named)
+
+    def row(self, at: int) -> tuple[Ids, LogProbs]:
+        """The distribution at boundary `at` of the draft: ids and log-probabilities, [1, k] both."""
+        answer = self.answer(at)
+        return answer.ids, answer.logprobs
 
     def listed(self, at: int, also: Sequence[int]) -> tuple[Ids, LogProbs]:
         """As `row`, with the ids `also` that were named beyond the best: ids and log-probabilities [1, n]."""
-        ids, logprobs = self.row(at)
-        if self.latest is None or self.latest.named is None:
-            return ids, logprobs
-        named = np.asarray(also, dtype=ids.dtype)
-        beyond = ~np.isin(named, ids)
+        answer = self.answer(at)
+        if answer.named is None:
+            return answer.ids, answer.logprobs
+        named = np.asarray(also, dtype=answer.ids.dtype)
+        beyond = ~np.isin(named, answer.ids)
         return (
-            np.append(ids, named[None, beyond], axis=1),
-            np.append(logprobs, self.latest.named[:, beyond], axis=1),
+            np.append(answer.ids, named[None, beyond], axis=1),
+            np.append(answer.logprobs, answer.named[:, beyond], axis=1),
         )
 
     def look_row(self, at: int) -> int:
@@ -219,10 +228,10 @@ class Seat:
         rows = 0 if self.latest is None else len(self.latest.ids)
         return self.standing if rows <= 1 else min(at, rows - 1) - rows
 
-    def end_draft(self, at: int, number: int) -> None:
+    def end_draft(self, at: int) -> None:
         """Keep the draft up to boundary `at`, and what was answered there."""
         if self.points:
             self.standing = self.look_row(at)
-            self.latest = NextTokens(number, *self.row(at))
+            self.latest = self.answer(at)
             self.back_to(self.points[at])
             self.points = []

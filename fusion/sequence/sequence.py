@@ -5,14 +5,14 @@ from __future__ import annotations
 import codecs
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
+from collections.abc import Sequence as Several
 from dataclasses import replace
 from time import perf_counter
 
 import numpy as np
 
 from alignment.spelling import Spelling
-from alignment.text.characters import beginning_at_the_end
 from alignment.vocab_map import VocabMap
 from fusion.core import (
     Account,
@@ -22,6 +22,7 @@ from fusion.core import (
     FinishReason,
     Prompt,
     RoundReport,
+    SamplingConstraint,
     Score,
     TextScores,
     Token,
@@ -32,7 +33,7 @@ from fusion.ensemble import Ensemble, View
 from fusion.inside import conditioned
 from fusion.options import FusionParams, SamplingParams
 from fusion.policy.pace import Costs, Followed
-from fusion.policy.policy import ALL, Ask
+from fusion.policy.policy import ALL, Ask, Step
 from fusion.policy.registry import policy_of
 from fusion.prompt.reading import PromptReading
 from fusion.prompt.weighing import decide
@@ -87,7 +88,7 @@ class Sequence:
         self.sum: Sum | None = None  # of the round to come, where log-probabilities are added up
         self.policy = policy_of(fusion)
         self.asked = ALL
-        self.draft: tuple[int, ...] = ()  # the tokens that the members were given ahead of their choice
+        self.draft: tuple[Step, ...] = ()  # what the members were given ahead of their choice
         self.cursor = 0  # how many of them were chosen
         self.company = 1  # sequences that are decoded at the same time
         self.costs = Costs()
@@ -173,16 +174,28 @@ class Sequence:
             return maps.rest
         return maps.unled if self.lead_spelled else maps.first
 
-    def addressed(self, name: str, advance: Advance) -> Advance:
+    def addressed(
+        self, name: str, advance: Advance, constraints: Several[SamplingConstraint | None] | None = None
+    ) -> Advance:
         """An advance as a member is given it.
 
         It asks for what the request favours, and leaves out what the request bans; a member with another
         vocabulary is asked for the tokens that its map brings to them. Those with the pivot's list only what the
         constraint admits. What a sum may look at again is kept.
+
+        Args:
+            constraints: as they stand at each row of the answer; by default at one, as it stands now.
         """
         also, allowed = self.bias.of(name)
-        if self.constraint is not None and self.view.follows_ids(name):
-            allowed = both(self.constraint.bits(), allowed)
+        states = (self.constraint,) if constraints is None else constraints
+        if states[0] is not None and self.view.follows_ids(name):
+            masks = [both(state.bits(), allowed) for state in states if state is not None]
+            allowed = masks[0] if len(masks) == 1 else np.stack(masks)
+        elif allowed is not None and len(states) > 1:
+            allowed = np.stack([allowed] * len(states))
+        each = advance.each
+        if also and len(states) > 1:
+            each = np.tile(np.array(also, np.int32), (len(states) - 1, 1))
         return replace(
             advance,
             sequence=self.numbers.of(name),
@@ -190,6 +203,7 @@ class Sequence:
             allowed=allowed,
             adapter=self.ensemble.models[name].view.adapter,
             kept=self.terms is not None,
+            each=each,
         )
 
     def forced(self, *, whole: bool = False) -> Iterator[Token]:
@@ -249,6 +263,11 @@ class Sequence:
         """Return whether this member is asked in the round to come."""
         return name in self.seats and (self.asked.members is None or name in self.asked.members)
 
+    def stands(self, seat: Seat) -> bool:
+        """Return whether a member's latest answer is to the text as it is."""
+        given = seat.heard == len(self.written) and seat.followed == len(self.tokens)
+        return given and seat.latest is not None and seat.state is not State.READING
+
     def follow(self, name: str) -> Advance | None:
         """The text that a member has not been given yet.
 
@@ -256,6 +275,9 @@ class Sequence:
         its last answer stands: inside a character that is not spelled in tokens of its own.
         """
         seat = self.seats[name]
+        if self.stands(seat):
+            seat.state = State.VOTING
+            return None
         seat.rolled_back = 0
         reads, cached = seat.state is State.READING, seat.cached
         if reads and seat.latest is None:
@@ -299,41 +321,7 @@ class Sequence:
 
     def drafted(self, token: int) -> bool:
         """Return whether a token that was chosen is the draft's."""
-        return self.cursor < len(self.draft) and self.draft[self.cursor] == token
-
-    @property
-    def may_draft(self) -> bool:
-        """Whether any token can be drafted now."""
-        # Members answer for favoured ids after the final token alone, and a constraint is asked token by token.
-        # Inside a character members that spell it otherwise speak from before it.
-        free = not self.sampling.logit_bias and self.constraint is None
-        return free and self.spelled and not (self._spells and beginning_at_the_end(bytes(self.written[-3:])))
-
-    @property
-    def _spells(self) -> bool:
-        """Whether a member spells the text in tokens of its own."""
-        return any(seat.spelling is not None for seat in self.seats.values())
-
-    def draftable(self, draft: Iterable[int]) -> tuple[int, ...]:
-        """The tokens of a draft up to the first that ends the sequence, or after which no whole text stands."""
-        if not self.may_draft:
-            return ()
-        if self.terms is not None and any(
-            self.view.models[name].member.capacity.rows == 1 for name in self.seats
-        ):  # a sum looks at every row of the draft again
-            return ()
-        room = self.sampling.max_tokens - self.length - 1
-        taken: list[int] = []
-        spells, end = self._spells, bytes(self.written[-3:])
-        for token in draft:
-            surface = self.surface(token)
-            if len(taken) >= room or token in self.ends.ids or not surface:
-                break
-            end = (end + surface)[-3:]
-            if spells and beginning_at_the_end(end):
-                break
-            taken.append(token)
-        return tuple(taken)
+        return self.cursor < len(self.draft) and self.draft[self.cursor].tokens[0] == token
 
     def add(self, token: Token) -> tuple[str, FinishReason | None, str | int | None]:
         """Take a token in: the new text that is certain, why the sequence ends with it, and what stopped it."""

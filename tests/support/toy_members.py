@@ -85,11 +85,12 @@ class ToyMember:
         ends = [advance.keep + index + 1 for index in advance.scored]
         rows = {end: self.distribution(tokens[:end]) for end in (*ends, len(tokens))}
         listed = [*(ends if advance.score == "all" else ()), len(tokens)]
-        admitted = np.ones(self.vocabulary_size, np.bool_)
+        shown = dict(rows)
         if advance.allowed is not None:
-            admitted = np.unpackbits(advance.allowed, bitorder="little", count=self.vocabulary_size).view(np.bool_)
-        last = np.where(admitted, rows[len(tokens)], -np.inf).astype(np.float32)
-        shown = {**rows, len(tokens): last}
+            masks = np.atleast_2d(advance.allowed)
+            for end, mask in zip(listed[-len(masks) :], masks, strict=True):
+                admitted = np.unpackbits(mask, bitorder="little", count=self.vocabulary_size).view(np.bool_)
+                shown[end] = np.where(admitted, rows[end], -np.inf).astype(np.float32)
         ids = np.stack([_best(shown[end], self.k) for end in listed])
         logprobs = np.stack([shown[end][best] for end, best in zip(listed, ids, strict=True)])
         if advance.kept:

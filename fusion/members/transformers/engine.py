@@ -16,6 +16,7 @@ from fusion.members.adapters import read_adapter
 from fusion.members.check import CheckFailedError
 from fusion.members.checkpoint import load_model, parse_device, parse_dtype, quiet
 from fusion.members.engine import DECODING_TOKENS
+from fusion.members.refusal import refusal
 from fusion.members.topk import best_tokens, normalisers
 from fusion.members.transformers.architecture import context_length, require_decoder, unsupported, why_not_packed
 from fusion.members.transformers.cache.arena import Arena, ArenaFullError, Move
@@ -230,31 +231,17 @@ class TransformersEngine:
         del self._model, self._cache, self._forward
 
     def _refusal(self, advance: Advance) -> str | None:
-        """Return the reason why an advance is invalid, whatever the cache holds; None if it is valid."""
-        cached = self._cached.get(advance.sequence, 0)
-        length = advance.keep + len(advance.append)
-        if not advance.append:
-            return "An advance must append at least one token."
-        if not 0 <= advance.keep <= cached:
-            return f"Cannot keep {advance.keep} tokens: {cached} are cached."
-        if length > self.capacity.context:
-            return f"{length} tokens are more than the context of {self.capacity.context}."
-        if not 0 <= min(advance.append) <= max(advance.append) < self.known_ids:
-            return f"Token ids must be at least 0 and below {self.known_ids}."
-        if advance.adapter is not None and (
-            self._forward.adapters is None or advance.adapter not in self._forward.adapters.names
-        ):
+        """Return the reason why an advance is invalid, whatever the cache has room for; None if it is valid."""
+        adapters = self._forward.adapters
+        if advance.adapter is not None and (adapters is None or advance.adapter not in adapters.names):
             return f"There is no adapter {advance.adapter}."
-        if advance.each is not None and (
-            advance.each.shape[:1] != (len(advance.scored),)
-            or (advance.each.size and not 0 <= advance.each.min() <= advance.each.max() < self.vocabulary_size)
-        ):
-            return (
-                f"Ids that are named must be at least 0 and below {self.vocabulary_size}, as many as are scored."
-            )
-        if advance.also and not 0 <= min(advance.also) <= max(advance.also) < self.vocabulary_size:
-            return f"Ids that are named must be at least 0 and below {self.vocabulary_size}."
-        return None
+        return refusal(
+            advance,
+            cached=self._cached.get(advance.sequence, 0),
+            context=self.capacity.context,
+            known_ids=self.known_ids,
+            vocabulary_size=self.vocabulary_size,
+        )
 
     def _admit(self, advance: Advance) -> str | None:
         """Reserve cache for an advance and queue it, or say why there is none."""
@@ -343,9 +330,13 @@ class TransformersEngine:
             work, end = self._work[part.sequence], row + len(part.scored)
             middle = end - (len(part.ids) == work.remaining)
             spans.append((row, middle, end))
-            listed += range(row if work.score == "all" else middle, end)
-            if work.allowed is not None and middle < end:
-                allowed[len(listed) - 1] = work.allowed
+            mine = range(row if work.score == "all" else middle, end)
+            if work.allowed is not None and work.allowed.ndim > 1:
+                begun = sum(map(len, work.ids))
+                allowed |= {len(listed) + i: work.allowed[begun + i] for i in range(len(mine))}
+            elif work.allowed is not None and middle < end:
+                allowed[len(listed) + len(mine) - 1] = work.allowed
+            listed += mine
             row = end
         if logits is not None:
             totals, best, logprobs = self._read(logits, listed, allowed)
@@ -355,9 +346,9 @@ class TransformersEngine:
                 if np.isnan(totals[first:end]).any():
                     self._fail(sequence, "The model's output is not a number.")
                     continue
-                mine = slice(*np.searchsorted(listed, (first, end)))
-                work.ids.append(best[mine])
-                work.logprobs.append(logprobs[mine])
+                places = slice(*np.searchsorted(listed, (first, end)))
+                work.ids.append(best[places])
+                work.logprobs.append(logprobs[places])
                 if work.kept:
                     work.keep(logits[first:end], totals[first:end])
                 if middle < end and work.also:

@@ -39,6 +39,7 @@ from vllm.v1.request import Request, RequestStatus
 from alignment.errors import ConfigError
 from fusion.members.engine import DECODING_TOKENS
 from fusion.members.topk import best_of_row
+from fusion.members.vllm.drafted import wrap_scoring
 from fusion.members.vllm.naming import wrap_sampler
 from fusion.members.vllm.processes import starting, told_why
 
@@ -141,9 +142,10 @@ class SessionWorker:
             self.model_runner.requests[request_id].in_progress_prompt_logprobs_cpu = None
 
     def name_ids(self) -> None:
-        """See `fusion.members.vllm.naming`."""
+        """See `fusion.members.vllm.naming` and `drafted`."""
         self.kept_rows: dict[int, torch.Tensor] = {}
         wrap_sampler(self.model_runner, self.kept_rows)
+        wrap_scoring(self.model_runner)
 
     def look(self, asked: list[tuple[int, list[int]]]) -> list[NDArray[np.float32] | None]:
         """See `Core.look`."""

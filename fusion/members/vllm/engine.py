@@ -6,7 +6,7 @@ does not bring, taking tokens back and scoring what is appended, is in `fusion.m
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,7 @@ from fusion.core import (
     Task,
 )
 from fusion.members.check import CheckFailedError, StartUpCheck, of_itself
+from fusion.members.refusal import refusal
 from fusion.members.vllm.hints import explained
 from fusion.members.vllm.naming import EXTRA
 from fusion.members.vllm.options import Options, configured, lora_requests, quiet
@@ -224,27 +225,22 @@ class VllmEngine:
         self._core.shutdown()
 
     def _refusal(self, work: Advance | Generate) -> str | None:
-        """Return the reason why work is invalid, whatever the cache holds; None if it is valid."""
-        ids, keep, cached, length = _extent(work), 0, 0, _length(work)
-        if isinstance(work, Advance):
-            sequence = self._open.get(work.sequence)
-            keep, cached = work.keep, len(sequence.tokens) if sequence is not None else 0
-        if not ids:
-            return "An advance must append at least one token."
-        if not 0 <= keep <= cached:
-            return f"Cannot keep {keep} tokens: {cached} are cached."
-        if length > self.capacity.context:
-            return f"{length} tokens are more than the context of {self.capacity.context}."
-        if not 0 <= min(ids) <= max(ids) < self.vocabulary_size:
-            return f"Token ids must be at least 0 and below {self.vocabulary_size}."
-        if isinstance(work, Advance) and work.each is not None:
-            return "Naming ids at every position is not built on vLLM."
+        """Return the reason why work is invalid, whatever the cache has room for; None if it is valid."""
         if work.adapter is not None and work.adapter not in self._lora:
             return f"There is no adapter {work.adapter}."
-        also = work.also if isinstance(work, Advance) else ()
-        if also and not 0 <= min(also) <= max(also) < self.vocabulary_size:
-            return f"Ids that are named must be at least 0 and below {self.vocabulary_size}."
-        return None
+        if isinstance(work, Generate):  # its tokens are all appended to nothing, and so is what comes of them
+            length = _length(work)
+            if length > self.capacity.context:
+                return f"{length} tokens are more than the context of {self.capacity.context}."
+            work = Advance(work.sequence, 0, work.ids)
+        sequence = self._open.get(work.sequence)
+        return refusal(
+            work,
+            cached=len(sequence.tokens) if sequence is not None else 0,
+            context=self.capacity.context,
+            known_ids=self.vocabulary_size,
+            vocabulary_size=self.vocabulary_size,
+        )
 
     def _admit(self, work: Advance | Generate) -> str | None:
         """Set blocks aside for work and queue it, or say why there are none."""
@@ -308,13 +304,21 @@ class VllmEngine:
 
     def _parameters(self, advance: Advance, score: Score) -> SamplingParams:
         """Return vLLM's sampling parameters for a part of an advance."""
-        if not advance.also and advance.allowed is None and not advance.kept:
+        if not advance.also and advance.allowed is None and advance.each is None and not advance.kept:
             return self._sampling[score]
         from vllm.sampling_params import SamplingParams
 
-        allowed = None if advance.allowed is None else advance.allowed.tobytes()
+        allowed = None if advance.allowed is None else np.atleast_2d(advance.allowed)[-1].tobytes()
         extra = {"also": list(advance.also), "allowed": allowed, "k": self._candidates}
         extra["kept"] = advance.sequence if advance.kept else None
+        if score != "last" and _has_rows(advance):
+            masks = advance.allowed if advance.allowed is not None and advance.allowed.ndim > 1 else None
+            extra["rows"] = {
+                "at": [advance.keep + index for index in advance.scored],
+                "allowed": None if masks is None else masks[:-1].tobytes(),
+                "each": None if advance.each is None else advance.each.tolist(),
+                "k": self._candidates if score == "all" else 0,
+            }
         return SamplingParams(**self._arguments[score], extra_args={EXTRA: extra})
 
     def _look(self, looks: list[Look]) -> list[Answer]:
@@ -374,7 +378,7 @@ class VllmEngine:
         self._working -= 1
         ids = output.new_logprobs.logprob_token_ids[:1, 1 : self._candidates + 1]
         logprobs = output.new_logprobs.logprobs[:1, 1 : self._candidates + 1]
-        appended = named = None
+        appended = named = each = None
         if advance.also:
             named = output.new_logprobs.logprobs[
                 :1, 1 + self._candidates : 1 + self._candidates + len(advance.also)
@@ -384,11 +388,14 @@ class VllmEngine:
         if advance.scored:
             # V1 returns a row for every token of the prompt, V2 one for every token that it computed; both end
             # with the one after the last token but one.
+            # Rows of our own are those that were asked for.
             rows = output.new_prompt_logprobs_tensors
             last = len(rows.logprobs) - (len(advance.append) - 1)
-            wanted = np.asarray(advance.scored) + last
+            wanted = np.arange(len(advance.scored)) if _has_rows(advance) else np.asarray(advance.scored) + last
             told = rows.logprobs.numpy()[wanted]
             appended = told[:, 0]
+            if advance.each is not None:
+                each = told[:, told.shape[1] - advance.each.shape[1] :]
             if advance.score == "all":
                 told_ids = rows.logprob_token_ids.numpy()[wanted]
                 ids = np.concatenate([told_ids[:, 1 : self._candidates + 1], ids])
@@ -397,7 +404,7 @@ class VllmEngine:
             self._core.forget(sequence.request)
             self.close([number])
             return AdvanceFailed(number, "The model's output is not a number.")
-        return NextTokens(number, _narrow(ids), logprobs, appended, named, reused=sequence.reused)
+        return NextTokens(number, _narrow(ids), logprobs, appended, named, each, sequence.reused)
 
 
 def _narrow(ids: NDArray[np.integer[Any]]) -> Ids:
@@ -431,9 +438,10 @@ def generation(work: Generate, vocabulary_size: int) -> SamplingParams:
     )
 
 
-def _extent(work: Advance | Generate) -> Sequence[int]:
-    """The ids that work brings."""
-    return work.append if isinstance(work, Advance) else work.ids
+def _has_rows(advance: Advance) -> bool:
+    """Return whether its scored rows have bitmasks or named ids of their own."""
+    limited = advance.allowed is not None and advance.allowed.ndim > 1
+    return bool(advance.scored) and (limited or advance.each is not None)
 
 
 def _length(work: Advance | Generate) -> int:

@@ -17,7 +17,7 @@ from fusion.members.topk import best_allowed
 
 EXTRA = "tutti"
 """The key in `extra_args`: {"also": ids, "allowed": bytes of the bitmask or None, "k": how many are best,
-"kept": a number that the row is to be kept for, or None}."""
+"kept": a number that the row is to be kept for, or None, "rows": see `fusion.members.vllm.drafted`, or None}."""
 
 Kept = dict[int, torch.Tensor]
 """Rows for a second look, log-probabilities [V], by number."""

@@ -12,10 +12,11 @@ import pytest
 from alignment.errors import InvalidRequestError
 from fusion.assembly.ensembles import build_for_any_pivot
 from fusion.options import FusionParams
-from fusion.sequence.constraint import BadWords, Constraint
+from fusion.sequence.constraint import Constraint
 from fusion.sequence.grammar import choice, json_schema, regex
 from fusion.sequence.structural import Tag, after_thoughts, structural
-from tests.support.toy_fuser import Running, teach, toy_ensemble, toy_model
+from tests.support.constrained_prompts import constrained
+from tests.support.toy_fuser import teach, toy_ensemble, toy_model
 
 SCHEMA = {
     "type": "object",
@@ -27,22 +28,6 @@ SCHEMA = {
     "required": ["preferred_colour", "requires_attention", "größe"],
     "additionalProperties": False,
 }
-
-
-def constrained(running: Running, grammar=None, *, words=(), text="Hello", **options):
-    """A prompt whose answers are limited."""
-    ensemble = running.ensemble
-    prompt = ensemble.encode_chat([{"role": "user", "content": text}], locate=ensemble.chooses_pivot)
-    constraints = {
-        pivot: Constraint(
-            view.grammar_table,
-            grammar=grammar,
-            bad_words=BadWords(words, view.grammar_table) if words else None,
-            **options,
-        )
-        for pivot, view in ensemble.views.items()
-    }
-    return replace(prompt, constraints=constraints)
 
 
 @pytest.mark.parametrize("pivot", ["almanac", "abacus", "lingvo"])

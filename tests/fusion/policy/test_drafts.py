@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 
-import numpy as np
 import pytest
 
 from alignment.errors import InvalidRequestError
@@ -13,60 +12,12 @@ from fusion.assembly.ensembles import build_ensemble
 from fusion.loop.observer import Observer
 from fusion.options import FusionParams, SamplingParams
 from fusion.policy.pace import Pace
-from fusion.policy.policy import ALL, Ask
 from fusion.policy.registry import require_policy
+from tests.support.drafted_answers import Scripted, guesses, same, says
 from tests.support.reference import REAL, real_tokenizer
 from tests.support.toy_fuser import toy_ensemble, toy_model
 
 REPORT = FusionParams(report=True)
-
-
-class Scripted:
-    """Drafts what `guess` makes of the tokens so far."""
-
-    def __init__(self, guess) -> None:
-        self.guess = guess
-        self.went: list[tuple[int, int]] = []
-
-    def ask(self, sequence):
-        draft = sequence.draftable(self.guess(sequence.tokens))
-        return Ask(None, draft) if draft else ALL
-
-    def answered(self, sequence):
-        return None
-
-    def checked(self, drafted, accepted):
-        self.went.append((drafted, accepted))
-
-
-def same(one, other) -> None:
-    assert (one.text, one.ids) == (other.text, other.ids)
-    assert (one.last.finish, one.last.stop_reason) == (other.last.finish, other.last.stop_reason)
-    for mine, theirs in zip(one.updates, other.updates, strict=True):
-        for token, its in zip(mine.tokens, theirs.tokens, strict=True):
-            assert [t.id for t in token.top] == [t.id for t in its.top]
-            assert token.chosen.logprob == pytest.approx(its.chosen.logprob, abs=1e-5, nan_ok=True)
-    assert [r.token for r in one.last.rounds] == [r.token for r in other.last.rounds]
-    for mine, theirs in zip(one.last.rounds, other.last.rounds, strict=True):
-        assert (mine.kept, mine.rolled_back) == (theirs.kept, theirs.rolled_back)
-        assert mine.contribution == pytest.approx(theirs.contribution)
-
-
-def guesses(right, vocabulary):
-    """Drafters that are always right, always wrong, and sometimes right, for answers that are known."""
-    rng = np.random.default_rng(1)
-
-    def ahead(tokens):
-        return right[len(tokens) : len(tokens) + 6]
-
-    def mixed(tokens):
-        return [t if rng.random() < 0.7 else int(rng.integers(vocabulary)) for t in ahead(tokens)]
-
-    return {
-        "right": ahead,
-        "wrong": lambda tokens: [(t + 1) % vocabulary for t in ahead(tokens)],
-        "random": mixed,
-    }
 
 
 SAMPLING = {
@@ -109,26 +60,6 @@ def test_a_draft_that_cannot_be_followed_changes_no_report(tokenizers, run, monk
     begun = [r for r in drafted.last.rounds if not r.drafted and any(r.rolled_back.values())]
     assert begun, "the case: tokens are taken back where a draft begins that goes no further"
     same(drafted, plain)
-
-
-def says(text, model, prompt):
-    """Lets a toy member say a text in its own tokens, with some doubt."""
-    tokenizer, start = model.tokenizer, len(prompt.ids[model.name])
-    doubts = np.random.default_rng(len(model.name)).normal(size=tokenizer.vocabulary_size) * 1.5
-    known = {}  # all answers come by the same texts
-
-    def distribution(tokens):
-        if tuple(tokens) not in known:
-            said = tokenizer.surface_of(tokens[start:])
-            rest = text.encode().removeprefix(said)
-            scores = np.roll(doubts, np.random.default_rng(tokens).integers(len(doubts)))
-            if rest != text.encode() or not said:
-                ids = tokenizer.encode(rest.decode(errors="ignore"), add_special_tokens=False)
-                scores[ids[:1]] = 12.0 + len(said) % 3 * 3
-            known[tuple(tokens)] = (scores - np.log(np.exp(scores).sum())).astype(np.float32)
-        return known[tuple(tokens)]
-
-    model.member.distribution = distribution
 
 
 @pytest.mark.parametrize("draft", ["ngram", "auto", "almanac", "lingvo"])
