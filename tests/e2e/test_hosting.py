@@ -20,10 +20,13 @@ import yaml
 from alignment.errors import UnavailableError
 from fusion.core import Delta, End
 from fusion.options import SamplingParams
+from fusion.sequence.grammar import regex
 from server.loading import Runtime, build
 from server.settings import parse_settings
+from tests.support.constrained_prompts import constrained
 from tests.support.demo import CONFIG, ENSEMBLE, REPOSITORY, questions, user
 from tests.support.serving import START
+from tests.support.toy_fuser import Running
 from tests.support.worker_processes import workers
 from tools.bench import hosting
 
@@ -120,6 +123,16 @@ def test_drafts_change_no_token(runtime: Runtime, draft: str) -> None:
         wait(plain)
         wait(ask(runtime, ENSEMBLE, prompt, drafted, draft))
         assert drafted.ids == plain.ids
+
+
+@pytest.mark.parametrize("draft", ["auto", "ngram", "abacus"])
+def test_drafts_under_a_grammar_and_biases_change_no_token(runtime: Runtime, draft: str) -> None:
+    running = Running(runtime.fuser, runtime.ensembles[ENSEMBLE])
+    prompt = constrained(running, regex("(The answer to that is: [a-z ]{8,20}[.] ){2,4}"))
+    options = {"max_tokens": 60, "temperature": 0.7, "seed": 1, "logit_bias": {400: 2.0, 401: -100.0}}
+    plain = running.submit(prompt, **options).wait()
+    drafted = running.submit(prompt, replace(running.ensemble.defaults, draft=draft), **options).wait()
+    assert (drafted.ids, drafted.text, drafted.last.finish) == (plain.ids, plain.text, plain.last.finish)
 
 
 def test_a_worker_killed_in_the_middle_of_a_draft_is_done_without(runtime: Runtime) -> None:

@@ -53,7 +53,7 @@ def test_rows_keep_to_their_bitmasks_and_name_their_ids(tmp_path, kept):
         found = answered(engine, Advance(1, kept, append, "all", at, also=(3, 4), allowed=allowed, each=each))
         assert isinstance(found, NextTokens), found
         whole = text[:kept] + append
-        logprobs = plain_logprobs(model, whole)
+        logprobs = plain_logprobs(model, whole).numpy()
         rows = logprobs[[kept + i for i in (*at, len(append) - 1)]]
         for row, mask, ids, given in zip(rows, masks, found.ids, found.logprobs, strict=True):
             order = np.argsort(-np.where(mask, row, -np.inf), kind="stable")[:20]
