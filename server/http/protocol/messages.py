@@ -195,8 +195,7 @@ def _tools(tools: list[dict[str, Any]] | None) -> list[dict[str, Any]] | None:
                 code="not_implemented",
             )
         function = {"name": tool.get("name"), "parameters": tool.get("input_schema")}
-        if tool.get("description"):
-            function["description"] = tool["description"]
+        function |= {name: tool[name] for name in ("description", "strict") if tool.get(name)}
         out.append({"type": "function", "function": function})
     return out or None
 

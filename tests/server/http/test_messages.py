@@ -123,7 +123,7 @@ def test_a_request_becomes_the_chat_request_that_asks_the_same():
             messages=messages,
             system=[{"type": "text", "text": "Be kind."}],
             stop_sequences=["END"],
-            tools=[{"name": "f", "description": "does", "input_schema": {"type": "object"}}],
+            tools=[{"name": "f", "description": "does", "strict": True, "input_schema": {"type": "object"}}],
             tool_choice={"type": "any", "disable_parallel_tool_use": True},
             thinking={"type": "disabled"},
             output_config={"format": {"type": "json_schema", "schema": {"type": "object"}}},
@@ -142,7 +142,12 @@ def test_a_request_becomes_the_chat_request_that_asks_the_same():
         "tools": [
             {
                 "type": "function",
-                "function": {"name": "f", "description": "does", "parameters": {"type": "object"}},
+                "function": {
+                    "name": "f",
+                    "description": "does",
+                    "strict": True,
+                    "parameters": {"type": "object"},
+                },
             }
         ],
         "tool_choice": "required",
