@@ -380,7 +380,7 @@ class WeightingReport:
         notes: sentences about what could not be done.
         features: of learned weights, what spoke for the member that leads, by word or measure, in nats over the
             mean of the members.
-        similarity: of learned weights, the cosine of the prompt to the nearest question that they were fitted on.
+        similarity: of learned weights, what the prompt has in common with the questions that they were fitted on.
     """
 
     method: Literal["uniform", "fixed", Measure]

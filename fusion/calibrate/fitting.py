@@ -21,7 +21,7 @@ from fusion.calibrate.references import Scored
 from fusion.core import Floats
 from fusion.ensemble import Ensemble
 from fusion.learned.features import BUCKETS, bucket, ngrams, numbers, words
-from fusion.learned.vocabulary import Prototypes, Shares, Vocabulary, similarities
+from fusion.learned.vocabulary import Prototypes, Seen, Vocabulary, similarity
 from fusion.learned.weights import (
     ALONE,
     CONSTANT,
@@ -86,7 +86,7 @@ class Design:
     text: csr_array
     numbers: Floats
     usual: Floats
-    shares: list[Shares]
+    seen: list[Seen]
     folds: NDArray[np.int64]
 
 
@@ -145,13 +145,12 @@ def design_of(scored: Sequence[Scored], members: Sequence[str]) -> Design:
     each = [np.unique([bucket(ngram) for ngram in ngrams(text)]) for text in found]
     times = np.bincount(np.concatenate([*each, np.empty(0, np.int64)]).astype(np.int64), minlength=BUCKETS)
     known = np.sort(np.argsort(-times, kind="stable")[: min(_LARGEST_VOCABULARY, int((times > 0).sum()))])
-    rarity = np.log((1 + len(scored)) / np.maximum(times[known], 1)).astype(np.float32)
-    vocabulary = Vocabulary(known.astype(np.int32), rarity, times[known] > 1, float(np.log(1 + len(scored))))
-    shares = [vocabulary.shares(text) for text in found]
-    counted = [one.features(vocabulary) for one in shares]
-    starts = np.cumsum([0, *(len(one.rows) for one in counted)])
-    rows = np.concatenate([*(one.rows for one in counted), np.empty(0, np.int64)])
-    values = np.concatenate([*(one.shares for one in counted), np.empty(0)])
+    rarity = np.where(times[known] > 1, np.log((1 + len(scored)) / np.maximum(times[known], 1)), 0.0)
+    vocabulary = Vocabulary(known.astype(np.int32), rarity.astype(np.float32))
+    seen = [vocabulary.look_up(text) for text in found]
+    starts = np.cumsum([0, *(len(one.rows) for one in seen)])
+    rows = np.concatenate([*(one.rows for one in seen), np.empty(0, np.int64)])
+    values = np.concatenate([*(one.shares for one in seen), np.empty(0)])
     text = csr_array((values, rows, starts), shape=(len(scored), len(known)))
     measured = np.array(
         [numbers(len(text), one.losses, len(members)) for text, one in zip(found, scored, strict=True)]
@@ -159,7 +158,7 @@ def design_of(scored: Sequence[Scored], members: Sequence[str]) -> Design:
     deviations = measured.std(axis=0) if len(scored) else np.ones(measured.shape[1])
     means = measured.mean(axis=0) if len(scored) else np.zeros(measured.shape[1])
     usual = np.stack([means, np.where(deviations > 1e-6, deviations, 1.0)])
-    return Design(vocabulary, text, standardised(measured, usual), usual, shares, _folds(scored))
+    return Design(vocabulary, text, standardised(measured, usual), usual, seen, _folds(scored))
 
 
 def _folds(scored: Sequence[Scored]) -> NDArray[np.int64]:
@@ -302,7 +301,6 @@ def _model(
         combine=combine,
         temperature=spec.temperature,
         similar=_similar(design),
-        unseen=design.vocabulary.unseen,
         usual=dict(zip(fingerprints, usual.mean(axis=0).round(4).tolist(), strict=True)) if len(usual) else {},
         questions=len(scored),
         tasks=tasks,
@@ -316,25 +314,17 @@ def _model(
         coefficients.text.astype(np.float32),
         coefficients.number,
         design.usual,
-        _prototypes([design.shares[index] for index in kept] if len(scored) else []),
+        Prototypes.of([design.seen[index] for index in kept] if len(scored) else []),
     )
-
-
-def _prototypes(shares: Sequence[Shares]) -> Prototypes:
-    rows = np.concatenate([*(one.rows for one in shares), np.empty(0, np.int64)]).astype(np.int32)
-    values = np.concatenate([*(one.shares for one in shares), np.empty(0)]).astype(np.float32)
-    return rows, values, np.cumsum([0, *(len(one.rows) for one in shares)]).astype(np.int64)
 
 
 def _similar(design: Design) -> float:
     """The likeness from which on a prompt counts as familiar: a little under what nearly every question has."""
-    if len(design.shares) < 2:
+    if len(design.seen) < 2:
         return 0.0
-    every = _prototypes(design.shares)
-    size = len(design.vocabulary.buckets)
-    nearest = []
-    for index, one in enumerate(design.shares):
-        cosines = similarities(one, every, size)
-        cosines[index] = 0.0
-        nearest.append(cosines.max())
-    return float(_UNLIKE * np.quantile(nearest, 0.02))
+    every = Prototypes.of(design.seen)
+    likeness = []
+    for index, one in enumerate(design.seen):
+        cosines = every.cosines(one, len(design.vocabulary.buckets))
+        likeness.append(similarity(np.delete(cosines, index)))
+    return float(_UNLIKE * np.quantile(likeness, 0.02))

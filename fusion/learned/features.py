@@ -15,8 +15,8 @@ from fusion.core import Floats, TextScores
 
 BUCKETS = 2**16
 # Of a long prompt the instructions stand at the beginning or at the end.
-HEAD, TAIL = 192, 320
-_CHARS = 16 * (HEAD + TAIL)  # read from each end
+HEAD, TAIL = 128, 256
+_CHARS = 8 * (HEAD + TAIL)  # read from each end
 _LAST = 0.25  # of the units of a prompt are its last part
 _EAST_ASIAN = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"  # written without spaces: each character counts as a word
 _WORD = re.compile(rf"[{_EAST_ASIAN}]|\d+|[^\W\d_{_EAST_ASIAN}]+|[^\w\s]")

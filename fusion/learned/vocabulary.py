@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,8 +11,24 @@ from numpy.typing import NDArray
 from fusion.core import Floats
 from fusion.learned.features import bucket, ngrams
 
-# Texts one after the other: rows of the vocabulary, shares, and where each text begins, with the end of the last.
-Prototypes = tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.int64]]
+NEAREST = 3  # a prompt is like the questions if so many resemble it: one may be its twin by chance
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """The words and pairs of a prompt that a vocabulary knows, those of one bucket together.
+
+    Attributes:
+        names: [n], the first of each bucket.
+        rows: [n], their rows of the vocabulary.
+        shares: [n], what each counts as a feature: 0 where only one question has it, of length 1 together.
+        size: buckets of the prompt, unknown ones included.
+    """
+
+    names: list[str]
+    rows: NDArray[np.int64]
+    shares: Floats
+    size: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,58 +37,61 @@ class Vocabulary:
 
     Attributes:
         buckets: [F] int32, ascending.
-        rarity: [F] float32, the weight of a bucket in a prompt: the logarithm of one question in how many has it.
-        frequent: [F], whether more than one has it; only those are features.
-        unseen: the rarity of what no question had.
+        rarity: [F] float32, the weight of a bucket among the features: the logarithm of one question in how many
+            has it; 0 where only one has.
     """
 
     buckets: NDArray[np.int32]
     rarity: NDArray[np.float32]
-    frequent: NDArray[np.bool_]
-    unseen: float
 
-    def shares(self, found: Sequence[str]) -> Shares:
-        """The shares of a prompt's words and pairs, unseen ones included, in a vector of length 1.
-
-        Those of one bucket count together, under the name of the first.
-        """
+    def look_up(self, found: Sequence[str]) -> Seen:
+        """What it knows of a prompt's words."""
         names: dict[int, str] = {}
-        counts: Counter[int] = Counter()
+        counts: dict[int, int] = {}
         for ngram, times in ngrams(found).items():
             at = bucket(ngram)
             names.setdefault(at, ngram)
-            counts[at] += times
+            counts[at] = counts.get(at, 0) + times
         buckets = np.fromiter(counts, np.int64, len(counts))
         known = np.isin(buckets, self.buckets)
         rows = np.searchsorted(self.buckets, buckets[known])
-        rarity = np.full(len(buckets), self.unseen)
-        rarity[known] = self.rarity[rows]
-        shares = np.log1p(np.fromiter(counts.values(), np.float64, len(counts))) * rarity
+        often = np.fromiter(counts.values(), np.float64, len(counts))[known]
+        shares: Floats = np.log1p(often) * self.rarity[rows]
         shares /= float(np.linalg.norm(shares)) or 1.0
-        return Shares([names[one] for one in buckets[known].tolist()], rows, shares[known])
+        return Seen([names[one] for one in buckets[known].tolist()], rows, shares, len(counts))
 
 
 @dataclass(frozen=True, slots=True)
-class Shares:
-    """The part of a prompt that a vocabulary knows: names, rows of it [n], and shares [n] of length 1 at most."""
+class Prototypes:
+    """Questions that a prompt is compared with, Q of them.
 
-    names: list[str]
-    rows: NDArray[np.int64]
-    shares: Floats
+    Attributes:
+        rows: [N] int32, the rows of the vocabulary that each holds, one question after the other.
+        starts: [Q + 1] int64, where each question's begin, and the end.
+        sizes: [Q] int64, buckets of each, those that are not in the vocabulary included.
+    """
 
-    def features(self, vocabulary: Vocabulary) -> Shares:
-        """What of it counts as features, scaled to length 1."""
-        kept = vocabulary.frequent[self.rows]
-        left = self.shares[kept]
-        names = [name for name, one in zip(self.names, kept, strict=True) if one]
-        return Shares(names, self.rows[kept], left / (float(np.linalg.norm(left)) or 1.0))
+    rows: NDArray[np.int32]
+    starts: NDArray[np.int64]
+    sizes: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, questions: Sequence[Seen]) -> Prototypes:
+        """From what a vocabulary knows of each."""
+        rows = np.concatenate([*(one.rows for one in questions), np.empty(0, np.int64)]).astype(np.int32)
+        starts = np.cumsum([0, *(len(one.rows) for one in questions)]).astype(np.int64)
+        return cls(rows, starts, np.array([one.size for one in questions], dtype=np.int64))
+
+    def cosines(self, seen: Seen, vocabulary: int) -> Floats:
+        """How much a prompt has in common with each [Q]: shared buckets over the geometric mean of both sizes."""
+        own = np.zeros(vocabulary, np.int64)
+        own[seen.rows] = 1
+        sums = np.concatenate([[0], np.cumsum(own[self.rows])])
+        shared = sums[self.starts[1:]] - sums[self.starts[:-1]]
+        cosines: Floats = shared / np.sqrt(np.maximum(self.sizes * max(seen.size, 1), 1))
+        return cosines
 
 
-def similarities(seen: Shares, prototypes: Prototypes, size: int) -> Floats:
-    """The cosines [Q] of a prompt with each question, over a vocabulary of `size`."""
-    rows, shares, starts = prototypes
-    own = np.zeros(size)
-    own[seen.rows] = seen.shares
-    sums = np.concatenate([[0.0], np.cumsum(own[rows] * shares)])
-    cosines: Floats = sums[starts[1:]] - sums[starts[:-1]]
-    return cosines
+def similarity(cosines: Floats) -> float:
+    """The likeness of a prompt to questions by its cosines with them: the third largest, or the least of fewer."""
+    return float(np.sort(cosines)[-NEAREST:][0]) if len(cosines) else 0.0

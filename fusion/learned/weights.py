@@ -23,7 +23,7 @@ from safetensors.numpy import save as to_safetensors
 from alignment.errors import ConfigError
 from fusion.core import Floats
 from fusion.learned.features import PromptLosses, number_names, numbers, words
-from fusion.learned.vocabulary import Prototypes, Vocabulary, similarities
+from fusion.learned.vocabulary import Prototypes, Vocabulary, similarity
 from fusion.options import Combine
 from fusion.step import COMBINATIONS
 
@@ -52,8 +52,7 @@ class About:
         kind: what cross-validation chose, one of `KINDS`.
         combine: the combination that the weights were fitted for.
         temperature: of the softmax over the scores.
-        similar: the cosine to a fitted question from which on a prompt counts as familiar.
-        unseen: the rarity of words that no question had.
+        similar: the likeness to the questions from which on a prompt counts as familiar.
         usual: by member, its usual loss on the questions' prompts, in nats per token of the pivot.
         questions: how many it was fitted on.
         tasks: their names.
@@ -65,7 +64,6 @@ class About:
     combine: Combine
     temperature: float
     similar: float
-    unseen: float
     usual: dict[str, float]
     questions: int
     tasks: tuple[str, ...]
@@ -88,7 +86,7 @@ class Decision:
     """Weights [M], and why.
 
     Attributes:
-        similarity: the cosine to the nearest question of the fit; None where the prompt does not matter.
+        similarity: the likeness to the questions of the fit; None where the prompt does not matter.
         features: what spoke for the member that leads, by feature, in nats over the mean of the members.
         note: a sentence where the weights are equal for another reason than the fit.
     """
@@ -110,8 +108,7 @@ class LearnedWeights:
         text: [F, M] float32, score of the share of a word or pair.
         number: [K, M], score of a standardised numeric feature.
         usual: [2, K], mean and standard deviation of these features.
-        prototypes: the questions' texts: rows of the vocabulary [N] int32, shares [N] float32, and where each
-            question's begin [Q + 1] int64.
+        prototypes: the questions, or as many of them as a prompt is compared with.
     """
 
     about: About
@@ -147,19 +144,18 @@ class LearnedWeights:
         if self.about.kind == UNIFORM:
             return Decision(_equal(members), note=self.about.notes[0] if self.about.notes else "Equal weights.")
         found = words(text)
-        seen = self.vocabulary.shares(found)
-        similarity = float(similarities(seen, self.prototypes, len(self.vocabulary.buckets)).max(initial=0.0))
-        if similarity < self.about.similar:
+        seen = self.vocabulary.look_up(found)
+        likeness = similarity(self.prototypes.cosines(seen, len(self.vocabulary.buckets)))
+        if likeness < self.about.similar:
             note = (
-                f"The prompt resembles no question that the weights were fitted on ({similarity:.2f}, "
+                f"The prompt resembles no questions that the weights were fitted on ({likeness:.2f}, "
                 f"{self.about.similar:.2f} is needed): equal weights."
             )
-            return Decision(_equal(members), similarity, {}, note)
+            return Decision(_equal(members), likeness, {}, note)
         if self.needs_losses and (losses is None or len(members) < len(self.members)):
-            return Decision(_equal(members), similarity, {}, "The prompt could not be measured: equal weights.")
+            return Decision(_equal(members), likeness, {}, "The prompt could not be measured: equal weights.")
         own = [self.members.index(name) for name in members]
-        counted = seen.features(self.vocabulary)
-        by_text = self.text[counted.rows][:, own].astype(np.float64) * counted.shares[:, None]
+        by_text = self.text[seen.rows][:, own].astype(np.float64) * seen.shares[:, None]
         measured = numbers(len(found), losses, len(self.members))
         by_number = self.number[:, own] * standardised(measured, self.usual)[:, None]
         parts = np.concatenate([by_text, by_number]) / self.about.temperature  # [features, M]
@@ -167,10 +163,10 @@ class LearnedWeights:
         weights = np.exp(scores - scores.max())
         weights /= weights.sum()
         for_leader = parts[:, int(weights.argmax())] - parts.mean(axis=1)
-        labels = [*counted.names, *number_names(self.members)]
+        labels = [*seen.names, *number_names(self.members)]
         best = np.argsort(-for_leader, kind="stable")[:_SHOWN]
         features = {labels[i]: round(float(for_leader[i]), 4) for i in best if for_leader[i] > 0}
-        return Decision(weights, similarity, features)
+        return Decision(weights, likeness, features)
 
     # -- the file
 
@@ -192,18 +188,16 @@ class LearnedWeights:
             temporary.unlink(missing_ok=True)
 
     def _arrays(self) -> dict[str, NDArray[Any]]:
-        rows, shares, starts = self.prototypes
         return {
             "buckets": self.vocabulary.buckets,
             "rarity": self.vocabulary.rarity,
-            "frequent": self.vocabulary.frequent,
             "bias": self.bias,
             "text": self.text,
             "number": self.number,
             "usual": self.usual,
-            "rows": rows,
-            "shares": shares,
-            "starts": starts,
+            "rows": self.prototypes.rows,
+            "starts": self.prototypes.starts,
+            "sizes": self.prototypes.sizes,
         }
 
     @classmethod
@@ -233,8 +227,8 @@ class LearnedWeights:
             raise ConfigError(f"{path} cannot be read ({error.strerror or error}); {again}.") from None
         except (SafetensorError, KeyError, TypeError, ValueError, AttributeError) as error:
             raise ConfigError(f"{path} is damaged ({error!s:.80}); {again}.") from None
-        vocabulary = Vocabulary(arrays["buckets"], arrays["rarity"], arrays["frequent"], about.unseen)
-        prototypes = (arrays["rows"], arrays["shares"], arrays["starts"])
+        vocabulary = Vocabulary(arrays["buckets"], arrays["rarity"])
+        prototypes = Prototypes(arrays["rows"], arrays["starts"], arrays["sizes"])
         bias, text, number, usual = (arrays[name] for name in ("bias", "text", "number", "usual"))
         return cls(about, vocabulary, bias, text, number, usual, prototypes)
 
@@ -247,9 +241,9 @@ def standardised(measured: Floats, usual: Floats) -> Floats:
 
 def equal_weights(members: Mapping[str, Fingerprint], note: str) -> LearnedWeights:
     """The stand-in for a file that cannot be used: equal weights, and the reason."""
-    about = About(dict(members), UNIFORM, "mixture", 1.0, 0.0, 0.0, {}, 0, (), (note,))
+    about = About(dict(members), UNIFORM, "mixture", 1.0, 0.0, {}, 0, (), (note,))
     size, numeric = len(members), 2 * len(members) + 2
-    vocabulary = Vocabulary(np.empty(0, np.int32), np.empty(0, np.float32), np.empty(0, np.bool_), 0.0)
+    vocabulary = Vocabulary(np.empty(0, np.int32), np.empty(0, np.float32))
     return LearnedWeights(
         about,
         vocabulary,
@@ -257,7 +251,7 @@ def equal_weights(members: Mapping[str, Fingerprint], note: str) -> LearnedWeigh
         np.zeros((0, size), np.float32),
         np.zeros((numeric, size)),
         np.stack([np.zeros(numeric), np.ones(numeric)]),
-        (np.empty(0, np.int32), np.empty(0, np.float32), np.zeros(1, np.int64)),
+        Prototypes.of([]),
     )
 
 
@@ -278,24 +272,28 @@ def _require_fit(about: About, arrays: Mapping[str, NDArray[Any]]) -> None:
     shapes = {
         "buckets": (np.int32, (known,)),
         "rarity": (np.float32, (known,)),
-        "frequent": (np.bool_, (known,)),
         "bias": (np.float64, (members,)),
         "text": (np.float32, (known, members)),
         "number": (np.float64, (numeric, members)),
         "usual": (np.float64, (2, numeric)),
         "rows": (np.int32, (prototypes,)),
-        "shares": (np.float32, (prototypes,)),
-        "starts": (np.int64, (len(arrays["starts"]),)),
+        "starts": (np.int64, (len(arrays["sizes"]) + 1,)),
+        "sizes": (np.int64, (len(arrays["sizes"]),)),
     }
     for name, (kind, shape) in shapes.items():
         array = arrays[name]
         if array.shape != shape or array.dtype != kind or not np.isfinite(array).all():
             raise ValueError(f"{name} is not what {members} members take")
     starts, rows = arrays["starts"], arrays["rows"]
-    ordered = len(starts) and starts[0] == 0 and starts[-1] == prototypes and (np.diff(starts) >= 0).all()
+    ordered = (
+        starts[0] == 0
+        and starts[-1] == prototypes
+        and (np.diff(starts) >= 0).all()
+        and (arrays["sizes"] >= 0).all()
+    )
     if not ordered or ((rows < 0) | (rows >= known)).any() or (np.diff(arrays["buckets"]) <= 0).any():
         raise ValueError("the questions are not where they should be")
-    scales = (about.temperature, about.similar, about.unseen)
+    scales = (about.temperature, about.similar)
     if not about.temperature > 0 or not np.isfinite(scales).all() or (arrays["usual"][1] <= 0).any():
         raise ValueError("a scale is not positive")
     if about.kind not in KINDS or about.combine not in COMBINATIONS:

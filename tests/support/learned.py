@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from fusion.learned.features import bucket
-from fusion.learned.vocabulary import Vocabulary
+from fusion.learned.vocabulary import NEAREST, Prototypes, Vocabulary
 from fusion.learned.weights import TEXT, About, Fingerprint, LearnedWeights
 
 
@@ -26,14 +26,16 @@ def by_words(
     text = np.zeros((len(rows), len(names)), np.float32)
     text[np.arange(len(rows)), [member for _, member in rows]] = score
     numeric = 2 * len(names) + 2
-    about = About(dict(known), kind, "mixture", 1.0, 0.05, 1.0, {}, 20, ("words",), ())
+    about = About(dict(known), kind, "mixture", 1.0, 0.05, {}, 20, ("words",), ())
     ones = np.ones(len(rows), np.float32)
+    vocabulary = Vocabulary(buckets, ones)
+    seen = [vocabulary.look_up([word]) for word in experts]
     return LearnedWeights(
         about,
-        Vocabulary(buckets, ones, ones > 0, 1.0),
+        vocabulary,
         np.zeros(len(names)),
         text,
         np.zeros((numeric, len(names))),
         np.stack([np.zeros(numeric), np.ones(numeric)]),
-        (np.arange(len(rows), dtype=np.int32), ones, np.arange(len(rows) + 1)),
+        Prototypes.of([one for one in seen for _ in range(NEAREST)]),
     )

@@ -84,7 +84,7 @@ def test_losses_decide_where_texts_cannot():
 def test_a_prompt_unlike_all_questions_gets_equal_weights():
     decision = fitted(scored(EXPERTS, 20)).weights.weigh("Schreibe ein Gedicht über Bäume im Herbst", ["a", "b"])
     assert decision.weights.tolist() == [0.5, 0.5]
-    assert "resembles no question" in str(decision.note)
+    assert "resembles no questions" in str(decision.note)
 
 
 @pytest.mark.parametrize("kind", [Mixture, Product])

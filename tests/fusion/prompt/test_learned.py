@@ -62,7 +62,7 @@ def test_an_unfamiliar_prompt_weighs_all_the_same(ensembles, run):
     report = report_of(running, plain(running.ensemble, "Guten Morgen"), LEARNED)
     assert list(report.weights.values()) == pytest.approx([1 / 3] * 3)
     assert (report.method, report.leader) == ("uniform", None)
-    assert "resembles no question" in report.notes[0]
+    assert "resembles no questions" in report.notes[0]
 
 
 def test_of_a_conversation_the_last_message_can_count_alone(ensembles, run):
