@@ -17,7 +17,7 @@ from fusion.ensemble import View
 from fusion.options import FusionParams
 from fusion.step import floored_logs, shares_of
 
-LEAST = 1e-10  # the probability of a token that no member gives any
+LEAST = 1e-20  # the probability of a text that no member gives any
 _CANDIDATES = 64  # of a product's, the best that count
 
 

@@ -13,9 +13,11 @@ from starlette.testclient import TestClient
 
 from fusion.core import End, WeightingReport
 from fusion.options import FusionParams, Weighting
+from server.commands.calibrate.command import known_members
 from server.http.app import create_app
 from server.loading import build
 from server.settings import ServerSettings, read_settings
+from tests.support.learned import by_words
 from tests.support.model_folders import run
 from tests.support.scripted_fuser import ScriptedFuser, ensemble, token
 from tests.support.small_configurations import PAIR, parse, problems
@@ -197,6 +199,69 @@ def test_an_echo_with_logprobs_needs_a_fixed_pivot(real: Callable[..., TestClien
     assert len(logprobs) == len(tokens) + 1
     assert logprobs[0] is None
     assert all(-20 < value < 0 for value in logprobs[1:])
+
+
+def test_learned_weights_of_the_folders_models_are_served(real: Callable[..., TestClient], broken: Path):
+    settings = read_settings(broken / "tutti.yaml", {})
+    learned = by_words({"band": "ben", "land": "ben"}, known_members(settings.ensembles["both"], settings))
+    learned.save(broken / "learned.safetensors")
+    client = real("pivot: auto, weights: learned, weighting: {file: learned.safetensors, prune: 0.05}")
+    body = HELLO | {"model": "both", "fusion": {"report": True}}
+    fusion = client.post("/v1/chat/completions", json=body).json()["choices"][0]["fusion"]
+    assert (fusion["pivot"], fusion["weighting"]["method"], fusion["weighting"]["pruned"]) == (
+        "ben",
+        "learned",
+        ["ada"],
+    )
+    assert set(fusion["weighting"]["features"]) == {"band", "land"}
+    assert 'tutti_led_requests_total{member="ben",model="both"} 1.0' in client.get("/metrics").text
+    other = body | {"messages": [{"role": "user", "content": "Guten Morgen"}]}
+    fusion = client.post("/v1/chat/completions", json=other).json()["choices"][0]["fusion"]
+    assert fusion["weighting"]["weights"] == {"ada": 0.5, "ben": 0.5}
+    streamed = client.post("/v1/chat/completions", json=body | {"stream": True, "n": 2})
+    assert streamed.status_code == 200
+    refused = client.post("/v1/chat/completions", json=body | {"fusion": {"weighting": {"file": "/etc/passwd"}}})
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "fusion.weighting.file")
+
+
+@pytest.mark.parametrize("file", ["another's", "damaged", "missing"])
+def test_a_file_that_cannot_be_used_is_served_with_equal_weights(
+    real: Callable[..., TestClient], broken: Path, file: str
+):
+    path = broken / "learned.safetensors"
+    if file == "another's":
+        by_words({"band": "ben"}, ["ada", "ben"]).save(path)
+    elif file == "damaged":
+        path.write_bytes(b"nothing of the kind")
+    client = real("pivot: auto, weights: learned, weighting: {file: learned.safetensors, prune: 0.05}")
+    answer = client.post("/v1/chat/completions", json=HELLO | {"model": "both", "fusion": {"report": True}})
+    weighting = answer.json()["choices"][0]["fusion"]["weighting"]
+    assert weighting["weights"] == {"ada": 0.5, "ben": 0.5}
+    assert "cannot be used" in weighting["notes"][0]
+    code, out, err = run("check", broken / "tutti.yaml")
+    assert code == 2
+    assert "calibrate --learn-weights" in " ".join((out + err).split())
+
+
+def test_a_request_for_learned_weights_takes_a_file_in_the_configuration(fuser: ScriptedFuser):
+    with TestClient(create_app({"pair": ensemble()}, fuser, ServerSettings())) as client:
+        for fusion, param in (
+            ({"weights": "learned"}, "fusion.weights"),
+            ({"weights": "packllm-sim", "weighting": {"offsets": {"z": 1}}}, "fusion.weighting.offsets"),
+        ):
+            answer = client.post("/v1/completions", json={"model": "pair", "prompt": "x", "fusion": fusion})
+            assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
+
+
+def test_learned_weights_and_offsets_are_checked_in_the_file():
+    assert problems(PAIR + "    weights: learned\n") == [
+        "c.yaml:5: ensembles.both.weighting: learned takes a file, which `tutti calibrate --learn-weights` "
+        "writes; give one."
+    ]
+    text = PAIR + "    weights: packllm-sim\n    weighting: {offsets: {ada: 1.5, eve: 2}}\n"
+    assert problems(text) == [
+        "c.yaml:9: ensembles.both.weighting.offsets.eve: 'eve' is no member; allowed: ada, ben."
+    ]
 
 
 def test_the_command_prints_perplexities_and_weights(site: Path):
