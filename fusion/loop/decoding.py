@@ -322,13 +322,16 @@ class Decoding:
     def send(self) -> bool:
         """Give every member its next work, first the one whose answer came last: it may well be the slowest.
 
+        Those that pick their candidates under a mask come last: the others run while the masks are computed.
         Returns whether sequences are ready already, or have more to be given.
         """
         going, self._going, refused = list(self._going.values()), {}, []
-        try:
-            fill(sequence.constraint for sequence in going if sequence.constraint is not None)
-        except Exception:  # whichever it was fails when it is asked by itself
-            log.debug("the masks of a batch failed", exc_info=True)
+        limited = [sequence for sequence in going if sequence.constraint is not None]
+        masked = {
+            engine
+            for engine in (self._members if limited else ())
+            if any(one.view.follows_ids(name) for one in limited for name in one.on_engine(engine))
+        }
         pursued: set[int] = set()  # a draft that no member can follow still gives them the text so far
         for sequence in going:
             if sequence.asked.draft and sequence.number in self._places.open:
@@ -337,7 +340,10 @@ class Decoding:
                         pursued.add(sequence.number)
                 except Exception:
                     self._failed_inside(sequence)
-        for turn, engine in enumerate(sorted(self._members, key=lambda name: -self.heard.get(name, 0.0))):
+        order = sorted(self._members, key=lambda name: (name in masked, -self.heard.get(name, 0.0)))
+        for turn, engine in enumerate(order):
+            if engine in masked:
+                self._fill(limited)
             for sequence in going:
                 waits = not sequence.asked.draft and sequence.number not in pursued
                 if waits and sequence.number in self._places.open:
@@ -354,6 +360,13 @@ class Decoding:
             if sequence.number in self._places.open:
                 self.settle(sequence)  # the last answers of those asked may still stand
         return bool(self._ready or self._going)
+
+    def _fill(self, limited: list[Sequence]) -> None:
+        """Compute the masks of sequences together, of those that have none yet."""
+        try:
+            fill(sequence.constraint for sequence in limited if sequence.constraint is not None)
+        except Exception:  # whichever it was fails when it is asked by itself
+            log.debug("the masks of a batch failed", exc_info=True)
 
     def _follow(self, sequence: Sequence, engine: str) -> None:
         """Have an engine's work on what was written: that of all members that it runs, for one pass."""

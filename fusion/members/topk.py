@@ -71,14 +71,21 @@ def _masked(logits: Tensor, allowed: Sequence[Bits]) -> Tensor:
 
 
 def _best_allowed_of_row(score: LogProbs, allowed: Bits, k: int) -> tuple[Ids, LogProbs]:
+    count = int(np.bitwise_count(allowed).sum())
+    many = 2 * count > len(score)
+    if many and len(score) > 4 * _SPREAD * k:  # most of the best are allowed: look only at those
+        likely = best_of_row(score, 2 * k)
+        likely = likely[likely < 8 * len(allowed)]
+        likely = likely[(allowed[likely >> 3] >> (likely & 7) & 1).astype(np.bool_)][:k]
+        if len(likely) == k:
+            return likely, score[likely]
     mask = np.unpackbits(allowed, bitorder="little", count=len(score)).view(np.bool_)
-    count = int(np.count_nonzero(mask))
-    if 2 * count > len(score):
+    if many:
         masked = np.where(mask, score, -np.inf)
         chosen = best_of_row(masked, k)
         return chosen, masked[chosen]
     ids = np.flatnonzero(mask)
-    best = best_of_row(score[ids], min(k, count)) if count else ids
+    best = best_of_row(score[ids], min(k, len(ids))) if len(ids) else ids
     chosen, found = np.zeros(k, np.int32), np.full(k, -np.inf, np.float32)
     chosen[: len(best)], found[: len(best)] = ids[best], score[ids[best]]
     if len(best) < k:  # others fill the row up, each once

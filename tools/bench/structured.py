@@ -1,8 +1,9 @@
 """Rounds under a JSON schema over plain ones, with a pivot of 130,000 tokens: `python -m tools.bench.structured`.
 
-Two random models on the transformers engine, in turns with and without the schema, at 1 and at 16 sequences.
-Prints one JSON line: milliseconds a round and their ratio; and, for a schema with keys that are forced, how many
-tokens an answer has for each pass of a member.
+Two random models on the transformers engine, in turns without a schema, with one of texts, whose rounds differ by
+the mask, and with one of records, whose keys are forced and read in the same passes; at 1 and at 16 sequences.
+Prints one JSON line: milliseconds a round, the schemas' over the plain ones, and milliseconds a token of records;
+and, for a schema with keys that are forced, how many tokens an answer has for each pass of a member.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from tools.bench.models import SMALL, SPECIALS, prompt, random_models
 NAMES = ("llama", "neox")  # the pivot first
 PIVOT_TOKENS = 130_000
 TOKENS = 48
+TEXTS: dict[str, Any] = {"type": "array", "minItems": 1000, "items": {"type": "string", "maxLength": 40}}
 RECORDS: dict[str, Any] = {
     "type": "array",
     "minItems": 1000,
@@ -144,16 +146,20 @@ def run(folders: dict[str, Path], repeats: int = 5) -> dict[str, Any]:
     result: dict[str, Any] = {"pivot_tokens": ensemble.tokenizer.vocabulary_size}
     try:
         for sequences in (1, 16):
-            times: dict[str, list[float]] = {"plain": [], "schema": []}
+            times: dict[str, list[float]] = {"plain": [], "texts": [], "records": []}
+            per_token = []
             for repeat in range(repeats + 1):
-                plain, _, _ = timed(fuser, ensemble, None, sequences, 1000 * repeat, TOKENS)
-                schema, _, _ = timed(fuser, ensemble, RECORDS, sequences, 1000 * repeat, TOKENS)
-                if repeat:  # the first warms up
-                    times["plain"].append(plain)
-                    times["schema"].append(schema)
-            medians = {way: round(1000 * statistics.median(values), 3) for way, values in times.items()}
-            ratio = statistics.median(a / b for a, b in zip(times["schema"], times["plain"], strict=True))
-            result[str(sequences)] = {**medians, "ratio": round(ratio, 3)}
+                for way, schema in (("plain", None), ("texts", TEXTS), ("records", RECORDS)):
+                    seconds, tokens, rounds = timed(fuser, ensemble, schema, sequences, 1000 * repeat, TOKENS)
+                    if repeat:  # the first warms up
+                        times[way].append(seconds)
+                        if way == "records":
+                            per_token.append(seconds * rounds / tokens)
+            found = {way: round(1000 * statistics.median(values), 3) for way, values in times.items()}
+            for way in ("texts", "records"):
+                ratios = [a / b for a, b in zip(times[way], times["plain"], strict=True)]
+                found[f"{way}_ratio"] = round(statistics.median(ratios), 3)
+            result[str(sequences)] = found | {"records_token": round(1000 * statistics.median(per_token), 3)}
         _, tokens, rounds = timed(fuser, ensemble, FORCED, 4, 5, 400)
         result["forced"] = {"tokens": tokens, "passes": rounds, "tokens_a_pass": round(tokens / rounds, 2)}
     finally:

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fusion.members.topk import best_tokens
+from fusion.members.topk import best_allowed, best_tokens
 
 
 @settings(deadline=None)
@@ -27,6 +27,21 @@ def test_equals_a_full_stable_sort(n, width, data):
     expected = torch.log_softmax(logits, -1).gather(1, order)
     np.testing.assert_allclose(logprobs, expected, atol=2e-6, rtol=1e-6)
     np.testing.assert_allclose(totals, torch.logsumexp(logits, -1), atol=2e-6, rtol=1e-6)
+
+
+@settings(deadline=None)
+@given(st.integers(1, 40), st.sampled_from([40, 900, 5000]), st.floats(0, 1), st.integers(0, 99), st.booleans())
+def test_the_best_allowed_are_the_first_allowed_of_a_full_sort(k, width, share, seed, shorter):
+    rng = np.random.default_rng(seed)
+    logits = torch.from_numpy(rng.normal(size=width).astype(np.float32)).mul(4).round()
+    mask = rng.random(width - 17 if shorter else width) < share
+    ids, scores = best_allowed(logits, np.packbits(mask, bitorder="little"), k)
+    order = np.argsort(-logits.numpy(), kind="stable")
+    expected = [id for id in order if id < len(mask) and mask[id]][:k]
+    assert ids[: len(expected)].tolist() == expected
+    assert scores[: len(expected)].tolist() == logits[expected].tolist()
+    assert len(set(ids.tolist())) == k
+    assert (scores[len(expected) :] == -np.inf).all()
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
