@@ -251,14 +251,14 @@ def test_a_sequence_whose_round_fails_costs_nobody_else(tokenizers, run, monkeyp
     running = run(toy_ensemble(tokenizers, pivot="lingvo"))
     from fusion import round as rounds
 
-    sample = rounds.sample
+    draw = rounds.draw
 
     def unlucky(*args, **kwargs):
         if args[2].min_p == 0.125:
             raise ArithmeticError("out of luck")
-        return sample(*args, **kwargs)
+        return draw(*args, **kwargs)
 
-    monkeypatch.setattr(rounds, "sample", unlucky)
+    monkeypatch.setattr(rounds, "draw", unlucky)
     for member in running.members():
         member.hold = True
     good, bad = running.submit(), running.submit(min_p=0.125)
