@@ -100,12 +100,14 @@ def with_learned(
 ) -> list[Candidate]:
     """What learned weights are compared with while they are chosen: the file's configuration, and equal weights.
 
-    Learned weights close members of little weight, at two thresholds; the pivot is the heaviest member.
+    Learned weights close members of little weight, at two thresholds; the pivot is the heaviest member. `combine`
+    is what they were fitted for; a mixture is tried whatever it is.
     """
     everyone = tuple(members)
     found = [configured]
     found += [Candidate(everyone, pivot, alignment) for pivot in everyone]
-    found += [Candidate(everyone, AUTO, alignment, combine, "learned", prune) for prune in PRUNED]
+    for way in dict.fromkeys((combine, COMBINATIONS[0])):
+        found += [Candidate(everyone, AUTO, alignment, way, "learned", prune) for prune in PRUNED]
     return list(dict.fromkeys(found))
 
 

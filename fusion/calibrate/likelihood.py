@@ -19,6 +19,7 @@ from fusion.step import floored_logs, shares_of
 
 LEAST = 1e-20  # the probability of a text that no member gives any
 _CANDIDATES = 64  # of a product's, the best that count
+_UNLISTED = 1e-8  # the probability of a token that a member does not list, where tokens are compared
 
 
 class Likelihood(Protocol):
@@ -90,7 +91,8 @@ def by_token(scored: Sequence[Scored], view: View, fusion: FusionParams) -> tupl
             rows, hits = np.zeros(1, np.int64), np.ones_like(hits)
         shares, at = shares[rows], hits[rows].argmax(axis=1)
         here = np.arange(len(rows))
-        labelled.append(shares[here, :, at] / np.maximum(shares.sum(axis=2), 1.0))
+        right = shares[here, :, at] / np.maximum(shares.sum(axis=2), 1.0)
+        labelled.append(np.maximum(right, _UNLISTED))
         kept = np.argsort(-shares.mean(axis=1), axis=1, kind="stable")[:, :_CANDIDATES]
         kept[:, -1] = np.where((kept == at[:, None]).any(axis=1), kept[:, -1], at)
         chosen = np.take_along_axis(floored_logs(shares), kept[:, None], axis=2)

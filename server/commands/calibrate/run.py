@@ -178,9 +178,10 @@ class Calibration:
     def _learn(self, learner: Learner, outcome: Outcome) -> None:
         """Fit weights to the development share, and let them take part in the search."""
         self._progress.update(self._bar, description="references")
+        half = (self._began + self._end) / 2
         ensemble = self._runtime.ensembles[ensemble_name(AUTO, self._alignment)]
         outcome.learned = learner.learn(
-            self._runtime.fuser, ensemble, self._development, self._form, lambda: time.monotonic() < self._deadline
+            self._runtime.fuser, ensemble, self._development, self._form, lambda: time.monotonic() < half
         )
         self._learned = outcome.learned.fit.weights
         unlike = [q for q in self._untouched if learner.is_unlike(self._learned, q, self._form)]
