@@ -11,7 +11,7 @@ from fusion.options import Combine, FusionParams, Measure, Weighting
 
 UNIFORM = "uniform"
 PROMPT_WEIGHTS: tuple[Measure, ...] = ("packllm-sim", "packllm-opt")
-PRUNED = (0.05, 0.3)
+PRUNED = (0.05, 0.3, 1.0)  # the last leaves the heaviest member alone
 AUTO = "auto"
 COMBINATIONS: tuple[Combine, ...] = ("mixture", "product")
 
@@ -100,8 +100,8 @@ def with_learned(
 ) -> list[Candidate]:
     """What learned weights are compared with while they are chosen: the file's configuration, and equal weights.
 
-    Learned weights close members of little weight, at two thresholds; the pivot is the heaviest member. `combine`
-    is what they were fitted for; a mixture is tried whatever it is.
+    Learned weights close members of little weight, at several thresholds; the pivot is the heaviest member.
+    `combine` is what they were fitted for; a mixture is tried whatever it is.
     """
     everyone = tuple(members)
     found = [configured]

@@ -16,9 +16,12 @@ from fusion.ensemble import Ensemble
 from fusion.learned.weights import UNIFORM, Fingerprint, LearnedWeights
 from fusion.loop.fuser import Fuser
 from server.commands.evaluate.questions import Question
+from server.commands.evaluate.scoring import score
 
 CHUNK = 32
 FILE = "learned.safetensors"
+UNWRITTEN = "there is no reference that a member would write, and no member is right."
+_RIGHT = 0.5  # the score from which on an answer counts as right
 
 
 @dataclass
@@ -89,20 +92,27 @@ class Learner:
         fuser: Fuser,
         ensemble: Ensemble,
         questions: Sequence[Question],
+        answers: Sequence[Sequence[str]],
         form: Form,
         goes_on: Callable[[], bool],
     ) -> Learned:
-        """Have the members predict the references, and fit weights to that, as far as `goes_on` allows."""
+        """Have the members predict the references, and fit weights to that, as far as `goes_on` allows.
+
+        Args:
+            answers: by question, what the members answer alone.
+            goes_on: whether there is time.
+        """
         scored: list[Scored] = []
         failed: Counter[str] = Counter()
+        references = dict(zip(questions, with_references(questions, answers), strict=True))
         for start in range(0, len(questions), CHUNK):
             if not goes_on():
                 failed["the time allowed was over."] += len(questions) - start
                 break
-            some = [with_reference(question) for question in questions[start : start + CHUNK]]
+            some = [references[question] for question in questions[start : start + CHUNK]]
             read, reasons = score_references(fuser, ensemble, [one for one in some if one is not None], form)
             scored += read
-            failed.update([*reasons, *["there is no reference."] * some.count(None)])
+            failed.update([*reasons, *[UNWRITTEN] * some.count(None)])
         return Learned(fit(scored, ensemble, self._fingerprints), scored, failed)
 
     def is_unlike(self, learned: LearnedWeights, question: Question, form: Form) -> bool:
@@ -112,8 +122,24 @@ class Learner:
         return similarity is not None and similarity < learned.about.similar
 
 
-def with_reference(question: Question) -> WithReference | None:
-    """A question with its first reference; of a multiple choice with the text of it, where there is one."""
-    texts = dict(zip(question.choices, question.texts, strict=False))
-    reference = next((texts.get(one, one) for one in question.references if one.strip()), None)
-    return None if reference is None else WithReference(question.prompt, reference, question.task)
+def with_references(questions: Sequence[Question], answers: Sequence[Sequence[str]]) -> list[WithReference | None]:
+    """The questions with the right answers that the members are to predict, None where there is none.
+
+    That is the first reference where answers are compared as texts. A number or a letter is not what a member
+    writes that works it out, so there its own right answer counts: of several the one by the member that is
+    right most often in the task.
+    """
+    right = [[score(q, text) for text in each] for q, each in zip(questions, answers, strict=True)]
+    by_task: dict[str, list[list[float]]] = {}
+    for question, scores in zip(questions, right, strict=True):
+        by_task.setdefault(question.task, []).append(scores)
+    often = {task: np.mean(rows, axis=0) for task, rows in by_task.items()}
+    found: list[WithReference | None] = []
+    for question, each, scores in zip(questions, answers, right, strict=True):
+        text = next((one for one in question.references if one.strip()), None)
+        if not question.is_text:
+            texts = [index for index, value in enumerate(scores) if value >= _RIGHT and each[index].strip()]
+            best = max(texts, key=lambda index: float(often[question.task][index]), default=None)
+            text = None if best is None else each[best]
+        found.append(None if text is None else WithReference(question.prompt, text, question.task))
+    return found

@@ -134,10 +134,12 @@ class Calibration:
     def run(self) -> Outcome:
         """All of it; what time did not allow is missing from the outcome."""
         outcome = Outcome()
-        if self._learner is not None:
-            self._learn(self._learner, outcome)
-        self._began = time.monotonic()
         try:
+            if self._learner is not None:
+                self._learn(
+                    self._learner, outcome, [self._replies(one, self._development) for one in self._members]
+                )
+            self._began = time.monotonic()
             alone = {one: self._replies(one, self._development + self._untouched) for one in self._members}
         except OutOfTime:
             return outcome
@@ -175,13 +177,14 @@ class Calibration:
         self._progress.update(self._bar, completed=self._planned())
         return outcome
 
-    def _learn(self, learner: Learner, outcome: Outcome) -> None:
+    def _learn(self, learner: Learner, outcome: Outcome, alone: Sequence[Sequence[Reply]]) -> None:
         """Fit weights to the development share, and let them take part in the search."""
         self._progress.update(self._bar, description="references")
         half = (self._began + self._end) / 2
+        answers = [[reply.text for reply in each] for each in zip(*alone, strict=True)]
         ensemble = self._runtime.ensembles[ensemble_name(AUTO, self._alignment)]
         outcome.learned = learner.learn(
-            self._runtime.fuser, ensemble, self._development, self._form, lambda: time.monotonic() < half
+            self._runtime.fuser, ensemble, self._development, answers, self._form, lambda: time.monotonic() < half
         )
         self._learned = outcome.learned.fit.weights
         unlike = [q for q in self._untouched if learner.is_unlike(self._learned, q, self._form)]

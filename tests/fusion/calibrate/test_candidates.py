@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fusion.calibrate.candidates import AS_CONFIGURED, Candidate, by_prompt, with_learned, worth_trying
+from fusion.calibrate.candidates import AS_CONFIGURED, PRUNED, Candidate, by_prompt, with_learned, worth_trying
 from fusion.options import FusionParams, Weighting
 
 
@@ -33,14 +33,14 @@ def test_options_are_the_configured_ones_but_for_what_is_tried():
     assert Candidate(("a",), "a").alone
 
 
-def test_learned_weights_are_tried_with_both_thresholds_and_a_mixture():
+def test_learned_weights_are_tried_with_several_thresholds_and_as_a_mixture():
     own = Candidate(("a", "b"), "a", "spelled", "mixture", AS_CONFIGURED)
     found = with_learned(("a", "b"), "spelled", "product", own)
     learned = [(one.pivot, one.combine, one.prune) for one in found if one.weights == "learned"]
-    assert learned == [("auto", combine, prune) for combine in ("product", "mixture") for prune in (0.05, 0.3)]
-    assert len(with_learned(("a", "b"), "spelled", "mixture", own)) == len(found) - 2
+    assert learned == [("auto", combine, prune) for combine in ("product", "mixture") for prune in PRUNED]
+    assert len(with_learned(("a", "b"), "spelled", "mixture", own)) == len(found) - len(PRUNED)
     fusion = found[-1].fusion(FusionParams())
-    assert (fusion.weighting.method, fusion.weighting.prune, fusion.combine) == ("learned", 0.3, "mixture")
+    assert (fusion.weighting.method, fusion.weighting.prune, fusion.combine) == ("learned", 1.0, "mixture")
 
 
 def test_centred_weights_have_an_offset_for_every_member():
