@@ -79,7 +79,7 @@ def batch_key(sequence: Sequence) -> object:
         sequence.voters,
         sequence.spelled,
         sequence.lead_spelled,
-        sequence.ends.told_apart,
+        sequence.ends.distinct,
         sequence.inside,
         sequence.marked,
         sequence.fusion.combine,

@@ -16,7 +16,7 @@ class Bias:
     """The ids that members name because they are favoured, and may not list because they are banned."""
 
     def __init__(self, view: View, sampling: SamplingParams, fusion: FusionParams, *, apart: bool) -> None:
-        """`apart` says whether the pivot's ends are told apart (see `Ends`)."""
+        """`apart` says whether the request distinguishes the pivot's ends (`Ends.distinct`)."""
         self._view, self._apart = view, apart
         bias = sampling.logit_bias
         favours = fusion.combine == "mixture"

@@ -16,7 +16,7 @@ class Ends:
         named: control tokens among the stop strings, with their texts.
         wanted: ids that the request itself wants to stop at, by id or by name.
         ids: those that end the sequence.
-        told_apart: whether the request tells the pivot's ends apart: by a bias, or by stopping at some alone.
+        distinct: whether the request distinguishes the pivot's ends: by a bias, or by stopping at some alone.
     """
 
     def __init__(self, view: View, sampling: SamplingParams) -> None:
@@ -28,7 +28,7 @@ class Ends:
         self._ignored = own - self.wanted if sampling.ignore_eos else NONE
         self._least, self._early = sampling.min_tokens, own | self.wanted
         preferred = bool(sampling.logit_bias) and not own.isdisjoint(sampling.logit_bias)
-        self.told_apart = preferred or (sampling.ignore_eos and not own.isdisjoint(self.wanted))
+        self.distinct = preferred or (sampling.ignore_eos and not own.isdisjoint(self.wanted))
 
     def forbidden(self, length: int) -> frozenset[int]:
         """The ids that must not be drawn after so many tokens."""

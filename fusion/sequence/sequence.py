@@ -123,7 +123,7 @@ class Sequence:
         self.view = view
         self.constraint = None if constraint is None else constraint.copy()
         self.ends = Ends(view, sampling)
-        self.bias = Bias(view, sampling, self.fusion, apart=self.ends.told_apart)
+        self.bias = Bias(view, sampling, self.fusion, apart=self.ends.distinct)
         repeated = self.prompt.ids[view.pivot] if sampling.repetition_penalty != 1.0 else ()
         self.prompt_ids = frozenset(repeated)
 
@@ -166,7 +166,7 @@ class Sequence:
         """The vocabulary map that holds for this member in this round."""
         view = self.view
         maps = view.maps[name]
-        if name in view.apart and self.ends.told_apart:
+        if name in view.apart and self.ends.distinct:
             maps = view.apart[name]
         elif self.marked:
             maps = view.constrained.get(name, maps)

@@ -113,7 +113,7 @@ def test_no_end_comes_before_min_tokens_or_with_ignore_eos(run, kind):
     assert not {EOS, END} & set(listener.ids)
 
 
-def test_an_end_that_the_request_names_is_told_apart(run):
+def test_an_end_that_the_request_names_is_distinct(run):
     running = run(build_ensemble("both", pair("mixed, the pivot means its second end"), "p"))
     weighty = FusionParams(weights={"p": 1.0})
     named = running.submit("Hi", weighty, max_tokens=6, ignore_eos=True, stop_token_ids=(END,)).wait()

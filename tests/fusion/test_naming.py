@@ -32,7 +32,7 @@ def members(kind: str, k: int) -> dict[str, Model]:
 
 
 @pytest.mark.parametrize("kind", ["alone", "twins", "mixed"])
-def test_labels_are_told_apart_as_if_all_of_the_vocabulary_were_listed(run, kind):
+def test_labels_are_distinct_as_if_all_of_the_vocabulary_were_listed(run, kind):
     size = small.byte_level().vocabulary_size
     rng = np.random.default_rng(0)
     few = run(build_ensemble("few", members(kind, 5), "p"))

@@ -77,7 +77,7 @@ def main() -> None:
     prompts = [ensemble.encode_text(prompt) for prompt, _ in texts]
     fuser.start()
     for batch in batches:
-        if time.monotonic() - began > SECONDS:
+        if not options.tiny and time.monotonic() - began > SECONDS:
             break
         answers(fuser, ensemble, prompts[:batch], ensemble.defaults)  # compiles what there is to compile
         floors, rounds = [], []

@@ -14,7 +14,7 @@ import torch
 from vllm.v1.outputs import LogprobsTensors
 
 from fusion.members.topk import best_allowed, best_tokens
-from fusion.members.vllm.naming import EXTRA
+from fusion.members.vllm.naming import extra_of
 
 Rows = Mapping[str, Any]
 """{"at": positions of the tokens after which is asked, "allowed": bytes of their bitmasks or None, "each": the ids
@@ -26,15 +26,15 @@ Parts = list[tuple[torch.Tensor, torch.Tensor]]
 def wrap_scoring(runner: Any) -> None:
     """Have a model runner score rows; that of V1 or of V2."""
     if hasattr(runner, "prompt_logprobs_worker"):
-        runner.prompt_logprobs_worker = _V2(runner.prompt_logprobs_worker)
+        if runner.prompt_logprobs_worker is not None:  # only the last stage of a pipeline scores
+            runner.prompt_logprobs_worker = _V2(runner.prompt_logprobs_worker)
     else:
         runner._get_prompt_logprobs_dict = _V1(runner)
 
 
 def rows_of(params: Any) -> Rows | None:
     """The rows that a request asks for, if it does."""
-    extra = (params.extra_args or {}).get(EXTRA) if params is not None else None
-    return None if extra is None else extra.get("rows")
+    return (extra_of(params) or {}).get("rows")
 
 
 class _Scored:
@@ -104,7 +104,7 @@ class _V1:
         }
         for request in mine:
             del counts[request]
-        told: dict[str, Any] = self._score(hidden, scheduled)
+        found: dict[str, Any] = self._score(hidden, scheduled)
         for request, (count, rows) in mine.items():
             state, tokens = runner.requests[request], scheduled[request]
             offset = int(runner.query_start_loc.np[runner.input_batch.req_id_to_index[request]])
@@ -116,12 +116,12 @@ class _V1:
             if start + tokens < len(ids):
                 counts[request] = count
             else:
-                told[request] = self._scored.done(request)
-        return told
+                found[request] = self._scored.done(request)
+        return found
 
 
 class _V2:
-    """The V2 runner's scoring of prompts, which is told of each request when that gets its place."""
+    """The V2 runner's scoring of prompts, which learns of each request when that gets its place."""
 
     def __init__(self, worker: Any) -> None:
         self._worker = worker
@@ -154,7 +154,7 @@ class _V2:
     ) -> dict[str, Any]:
         """As vLLM's, and the rows besides."""
         score = self._worker.compute_prompt_logprobs
-        told: dict[str, Any] = score(logits_of, hidden, batch, ids, computed, lengths)
+        found: dict[str, Any] = score(logits_of, hidden, batch, ids, computed, lengths)
         for i, request in enumerate(batch.req_ids):
             if (rows := self._rows.get(request)) is None:
                 continue
@@ -162,6 +162,6 @@ class _V2:
             start, place = int(batch.num_computed_prefill_tokens_np[i]), int(batch.idx_mapping_np[i])
             self._scored.add(request, rows, logits_of, hidden[first:last], start, ids[place])
             if start + last - first >= int(lengths[place]):
-                told[request] = self._scored.done(request)
+                found[request] = self._scored.done(request)
                 del self._rows[request]
-        return told
+        return found

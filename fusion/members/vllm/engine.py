@@ -102,7 +102,13 @@ class VllmEngine:
         self._held: list[Advance] = []
         self._candidates = min(candidates, core.vocabulary_size)
         # One object each for all requests: making one costs more than all else about an advance.
-        told = {"max_tokens": 1, "temperature": 0.0, "logprobs": self._candidates, "detokenize": False}
+        told = {
+            "max_tokens": 1,
+            "temperature": 0.0,
+            "logprobs": self._candidates,
+            "detokenize": False,
+            "extra_args": {EXTRA: {"k": self._candidates}},
+        }
         self._arguments: dict[Score, dict[str, Any]] = {
             "last": told,
             "appended": {**told, "prompt_logprobs": 0},
@@ -319,7 +325,7 @@ class VllmEngine:
                 "each": None if advance.each is None else advance.each.tolist(),
                 "k": self._candidates if score == "all" else 0,
             }
-        return SamplingParams(**self._arguments[score], extra_args={EXTRA: extra})
+        return SamplingParams(**{**self._arguments[score], "extra_args": {EXTRA: extra}})
 
     def _look(self, looks: list[Look]) -> list[Answer]:
         """Second looks at the last rows of sequences, which vLLM's worker keeps."""

@@ -2,7 +2,8 @@
 
 vLLM returns either the k best or given ids, for a request or (V1) for all of a step. So the sampler of either
 model runner is wrapped: for requests that carry `EXTRA` in their `extra_args` the raw logits are kept, and the
-rows of its answer are completed.
+rows of its answer are completed. A step of V1 that all requests carry it in is answered from the logits at once:
+vLLM would draw tokens that nobody reads.
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from fusion.members.topk import best_allowed
+from fusion.members.topk import best_allowed, best_tokens
 
 EXTRA = "tutti"
 """The key in `extra_args`: {"also": ids, "allowed": bytes of the bitmask or None, "k": how many are best,
-"kept": a number that the row is to be kept for, or None, "rows": see `fusion.members.vllm.drafted`, or None}."""
+"kept": a number that the row is to be kept for, or None, "rows": see `fusion.members.vllm.drafted`, or None}. All
+but "k" may be missing, which is as None."""
 
 Kept = dict[int, torch.Tensor]
 """Rows for a second look, log-probabilities [V], by number."""
@@ -40,12 +42,11 @@ class _V1:
         self._kept = kept
 
     def __call__(self, logits: torch.Tensor, *arguments: Any, **options: Any) -> Any:
-        runner = self._runner
-        wanted = {}
-        for row, request in enumerate(runner.input_batch.req_ids[: len(logits)]):
-            params = runner.requests[request].sampling_params
-            if params is not None and params.extra_args and EXTRA in params.extra_args:
-                wanted[row] = params.extra_args[EXTRA]
+        requests, ids = self._runner.requests, self._runner.input_batch.req_ids[: len(logits)]
+        extras = [extra_of(requests[request].sampling_params) for request in ids]
+        if len(extras) == len(logits) and None not in extras:
+            return answered(logits.float(), [extra for extra in extras if extra is not None], self._kept)
+        wanted = {row: extra for row, extra in enumerate(extras) if extra is not None and len(extra) > 1}
         raw = _raw(logits, wanted)
         return completed(self._forward(logits, *arguments, **options), raw, wanted, self._kept)
 
@@ -64,8 +65,8 @@ class _V2:
     def add_request(self, place: int, params: Any) -> None:
         """Note what a request wants."""
         self._extras.pop(place, None)
-        if params.extra_args and EXTRA in params.extra_args:
-            self._extras[place] = params.extra_args[EXTRA]
+        if (extra := extra_of(params)) is not None and len(extra) > 1:
+            self._extras[place] = extra
         self._sampler.add_request(place, params)
 
     def __call__(self, logits: torch.Tensor, input_batch: Any) -> Any:
@@ -73,6 +74,40 @@ class _V2:
         wanted = {row: self._extras[place] for row, place in enumerate(places) if place in self._extras}
         raw = _raw(logits, wanted)
         return completed(self._sampler(logits, input_batch), raw, wanted, self._kept)
+
+
+def extra_of(params: Any) -> Mapping[str, Any] | None:
+    """What a request asks for beyond vLLM's own answer; None where it is not one of ours."""
+    return None if params is None or not params.extra_args else params.extra_args.get(EXTRA)
+
+
+def answered(logits: torch.Tensor, extras: list[Mapping[str, Any]], kept: Kept) -> Any:
+    """A step's answer where every row has an `EXTRA`: [n, 1 + k + m], the best token, the k best, m named ids."""
+    from vllm.v1.outputs import LogprobsTensors, SamplerOutput
+
+    allowed = {
+        row: np.frombuffer(extra["allowed"], np.uint8)
+        for row, extra in enumerate(extras)
+        if extra.get("allowed") is not None
+    }
+    best, logprobs, totals = best_tokens(logits, extras[0]["k"], allowed)
+    logprobs[np.isnan(totals)] = np.nan
+    named = [extra.get("also") or [] for extra in extras]
+    width = 1 + best.shape[1]
+    rows = np.zeros((len(best), width + max(map(len, named))), np.int32)
+    given = np.full(rows.shape, -np.inf, np.float32)
+    rows[:, 0], rows[:, 1:width] = best[:, 0], best
+    given[:, 0], given[:, 1:width] = logprobs[:, 0], logprobs
+    for row, (extra, also) in enumerate(zip(extras, named, strict=True)):
+        if also:
+            rows[row, width : width + len(also)] = also
+            given[row, width : width + len(also)] = logits[row, also].cpu().numpy() - totals[row]
+        if extra.get("kept") is not None:
+            kept[extra["kept"]] = logits[row] - float(totals[row])
+    ids = torch.from_numpy(rows)
+    ranks = torch.zeros(len(rows), dtype=torch.int32)
+    sampled = ids[:, :1].to(logits.device)
+    return SamplerOutput(sampled, LogprobsTensors(ids, torch.from_numpy(given), ranks))
 
 
 def _raw(logits: torch.Tensor, wanted: Mapping[int, Any]) -> torch.Tensor:
@@ -88,7 +123,9 @@ def completed(output: Any, raw: torch.Tensor, wanted: Mapping[int, Mapping[str, 
     told = output.logprobs_tensors
     if not wanted or told is None:
         return output
-    missing = max(1 + extra["k"] + len(extra["also"]) for extra in wanted.values()) - told.logprobs.shape[1]
+    missing = (
+        max(1 + extra["k"] + len(extra.get("also") or ()) for extra in wanted.values()) - told.logprobs.shape[1]
+    )
     ids = torch.nn.functional.pad(told.logprob_token_ids, (0, max(0, missing)))
     logprobs = torch.nn.functional.pad(told.logprobs, (0, max(0, missing)), value=-torch.inf)
     if missing <= 0:
@@ -97,12 +134,12 @@ def completed(output: Any, raw: torch.Tensor, wanted: Mapping[int, Mapping[str, 
     for scores, (row, extra) in zip(normal, wanted.items(), strict=True):
         if extra.get("kept") is not None:
             kept[extra["kept"]] = scores
-        if extra["allowed"] is not None:
+        if extra.get("allowed") is not None:
             mask = np.frombuffer(extra["allowed"], np.uint8)
             best, values = best_allowed(scores, mask, extra["k"])
             ids[row, 1 : 1 + extra["k"]] = torch.from_numpy(best).to(ids)
             logprobs[row, 1 : 1 + extra["k"]] = torch.from_numpy(values).to(logprobs)
-        if extra["also"]:
+        if extra.get("also"):
             also = torch.tensor(extra["also"], device=scores.device)
             columns = slice(1 + extra["k"], 1 + extra["k"] + len(also))
             ids[row, columns] = also.to(ids)
