@@ -189,8 +189,8 @@ class Capacity:
     """The limits of a member: tokens per sequence, tokens of all open sequences, open sequences.
 
     A sequence takes room for its tokens in whole blocks of `block`. `generates` says whether there is a loop that
-    takes a `Generate`. `rows` of an answer, the last ones, can be looked at again; where it is 1, `Advance.each`
-    is not built either.
+    takes a `Generate`. `rows` of an answer, the last ones, can be looked at again; where it is 1, a
+    sum neither drafts nor echoes prompts.
     """
 
     context: int

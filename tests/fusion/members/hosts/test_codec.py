@@ -35,7 +35,16 @@ generated = st.builds(
 sampling = st.builds(
     SamplingParams, numbers, logit_bias=st.dictionaries(st.integers(), floats), seed=st.none() | numbers
 )
-advances = st.builds(Advance, numbers, numbers, ids, st.sampled_from(["last", "all"]))
+advances = st.builds(
+    Advance,
+    numbers,
+    numbers,
+    ids,
+    st.sampled_from(["last", "all"]),
+    also=st.lists(st.integers(0, 2**31 - 1), max_size=3).map(tuple),
+    allowed=st.none() | arrays.arrays(np.uint8, st.sampled_from([(4,), (1, 4), (3, 4)])),
+    each=st.none() | arrays.arrays(np.int32, (2, 3)),
+)
 plain = st.recursive(
     st.none()
     | st.booleans()

@@ -9,18 +9,10 @@ import numpy as np
 import pytest
 
 from alignment.errors import ConfigError
-from fusion.assembly.ensembles import build_ensemble
 from fusion.core import Advance, Down, NextTokens, Up
-from fusion.ensemble import Model
 from fusion.members.hosts.remote import Patience, RemoteMember
 from fusion.members.registry import EngineSpec
-from fusion.options import FusionParams
-from fusion.sequence.grammar import regex
-from tests.support.constrained_prompts import constrained
-from tests.support.drafted_answers import Scripted, guesses, same
 from tests.support.inbox import Inbox
-from tests.support.random_models import EXACT
-from tests.support.toy_fuser import DEMO, toy_model
 from tests.support.worker_engines import HERE, SumEngine, expected, sums
 
 ray = pytest.importorskip("ray")
@@ -30,9 +22,9 @@ from fusion.members.hosts.ray import Actor, ray_actor  # noqa: E402
 pytestmark = pytest.mark.filterwarnings("ignore")  # Ray leaves sockets and files to the garbage collector
 
 
-def member_of(spec, name="ada", **options):
+def member_of(spec, **options):
     ask = {"num_cpus": 0.1, "num_gpus": 0, "resources": {}, "environment": {}, "placement_seconds": 30}
-    return RemoteMember(name, spec, ray_actor(address="local", **(ask | options)), Patience(restart=0.05))
+    return RemoteMember("ada", spec, ray_actor(address="local", **(ask | options)), Patience(restart=0.05))
 
 
 @pytest.fixture(scope="module")
@@ -88,24 +80,6 @@ def test_an_actor_answers_like_any_worker_and_is_replaced_when_it_dies(launch, i
     assert isinstance(up, Up)
     member.submit([Advance(1, 0, [5])])
     assert isinstance(inbox.wait_for(4)[3], NextTokens)
-
-
-def test_drafts_over_an_actor_change_no_answer(launch, tokenizers, run, monkeypatch):
-    """The pivot in an actor and a toy beside it, under a grammar and biases: masks and named ids go along."""
-    arguments = {"source": str(DEMO / "lingvo"), "dtype": "float32", "cache_tokens": 1024, "max_sequences": 2}
-    pivot = tokenizers["lingvo"]
-    models = {
-        "lingvo": Model(launch(EngineSpec("transformers", arguments), name="lingvo"), pivot, (2,), "lingvo"),
-        "almanac": toy_model(tokenizers["almanac"], "almanac", seed=1),
-    }
-    running = run(build_ensemble("hosted", models, "lingvo", defaults=FusionParams(report=True)))
-    prompt = constrained(running, regex("[a-z ]{30,40}( or so)?[.]"))
-    options = {"max_tokens": 24, "temperature": 1.0, "seed": 3, "logit_bias": {400: 2.0, 401: -100.0}}
-    plain = running.submit(prompt, **options).wait()
-    policy = Scripted(guesses(plain.ids, pivot.vocabulary_size)["random"])
-    monkeypatch.setattr("fusion.sequence.sequence.policy_of", lambda fusion: policy)
-    same(running.submit(prompt, **options).wait(), plain, within=EXACT)
-    assert sum(accepted for _, accepted in policy.went) > 0
 
 
 def test_a_round_trip_takes_far_less_than_a_call_of_an_actor(launch, inbox):
