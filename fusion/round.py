@@ -8,7 +8,8 @@ from time import perf_counter
 import numpy as np
 from numpy.typing import NDArray
 
-from fusion.core import Floats, Ids, LogProbs, RoundReport, Token, TokenLogProb
+from fusion.core import Floats, Ids, LogProbs, Token, TokenLogProb
+from fusion.reports import RoundReport
 from fusion.sampling import draw, is_plain, sample_plain
 from fusion.sequence.sequence import Sequence
 from fusion.step import Candidates, Fused, fuse, keep_the_pivots_cut, of_one_width, project

@@ -23,37 +23,15 @@ class BuildError(ConfigError):
         self.kind, self.name, self.reason = kind, name, str(reason)
 
 
-class RaySpec(Protocol):
-    """An actor of a Ray cluster, as `fusion.members.hosts.ray.ray_actor` takes it."""
-
-    address: str
-    num_cpus: float
-    num_gpus: float
-    resources: dict[str, float]
-    placement_seconds: float
-
-
-class WorkerSpec(Protocol):
-    """The worker of a model that is hosted outside this process; seconds as in `hosts.remote.Patience`.
-
-    Attributes:
-        gpus: numbers of the GPUs that its process sees; None for all.
-        environment: variables of its process besides those of this one.
-    """
-
-    gpus: Sequence[int] | None
-    environment: dict[str, str]
-    silence_seconds: float
-    step_seconds: float
-    restart_seconds: float
-    longest_restart_seconds: float
-    ray: Any  # RaySpec
-
-
 class ModelSpec(Protocol):
     """A checkpoint, its engine, and the place where it runs.
 
     It has every option of `fusion.options.EngineOptions` by name; named here are those that building looks at.
+
+    Attributes:
+        worker: of a model that is hosted outside this process: `gpus` (numbers that its process sees, None for
+            all), `environment` (variables besides those of this one), the seconds of `hosts.remote.Patience`, and
+            `ray`, the options of `hosts.ray.ray_actor`.
     """
 
     source: str
@@ -61,7 +39,7 @@ class ModelSpec(Protocol):
     dtype: str
     device: str
     host: str
-    worker: Any  # WorkerSpec
+    worker: Any
     revision: str | None
     trust_remote_code: bool
     cache_tokens: int

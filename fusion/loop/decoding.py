@@ -11,7 +11,7 @@ from functools import partial
 from time import perf_counter
 
 from alignment.errors import RequestError, UnavailableError
-from fusion.core import Advance, AdvanceFailed, Answer, Generated, Looked, Member, NextTokens, RoundReport, Token
+from fusion.core import Advance, AdvanceFailed, Answer, Generated, Looked, Member, NextTokens, Token
 from fusion.loop.budget import Places
 from fusion.loop.line import Line
 from fusion.loop.outbox import Outbox
@@ -21,6 +21,7 @@ from fusion.policy.pace import Costs
 from fusion.policy.policy import ALL
 from fusion.prompt.reading import Read
 from fusion.prompt.scoring import PrefixScores
+from fusion.reports import RoundReport
 from fusion.round import Round, batch_key, run_round
 from fusion.sequence.constraint import fill
 from fusion.sequence.drafting import accepts, pursue

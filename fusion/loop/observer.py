@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from fusion.core import Floats, Member, WeightingReport
+from fusion.core import Floats, Member
+from fusion.reports import WeightingReport
 from fusion.round import Round
 
 if TYPE_CHECKING:

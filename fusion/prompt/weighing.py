@@ -8,11 +8,12 @@ from typing import Literal
 
 import numpy as np
 
-from fusion.core import Floats, Ids, LogProbs, Prompt, TextScores, WeightingReport
+from fusion.core import Floats, Ids, LogProbs, Prompt, TextScores
 from fusion.ensemble import Ensemble, View
 from fusion.learned.features import losses_of
 from fusion.learned.weights import Decision
 from fusion.options import DISTRIBUTIONAL, FusionParams, Measure
+from fusion.reports import WeightingReport
 from fusion.step import effective_weights, floored_logs, project, shares_of
 from fusion.weights import greedy_weights, packllm_sim
 

@@ -15,19 +15,16 @@ import numpy as np
 from alignment.spelling import Spelling
 from alignment.vocab_map import VocabMap
 from fusion.core import (
-    Account,
     Advance,
     Delta,
     End,
     FinishReason,
     Prompt,
-    RoundReport,
     SamplingConstraint,
     Score,
     TextScores,
     Token,
     TokenLogProb,
-    WeightingReport,
 )
 from fusion.ensemble import Ensemble, View
 from fusion.inside import conditioned
@@ -37,6 +34,7 @@ from fusion.policy.policy import ALL, Ask, Step
 from fusion.policy.registry import policy_of
 from fusion.prompt.reading import PromptReading
 from fusion.prompt.weighing import decide
+from fusion.reports import Account, RoundReport, WeightingReport
 from fusion.sequence.bias import Bias, both
 from fusion.sequence.ends import Ends
 from fusion.sequence.numbers import Numbers

@@ -9,7 +9,8 @@ from math import nan
 from time import perf_counter
 from typing import Literal
 
-from fusion.core import Account, Delta, End, FinishReason
+from fusion.core import Delta, End, FinishReason
+from fusion.reports import Account
 
 Outcome = Literal["stop", "length", "error", "cancelled"]
 

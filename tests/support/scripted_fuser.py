@@ -12,11 +12,12 @@ from typing import Any
 
 from alignment.errors import InvalidRequestError
 from alignment.text.boundaries import Located
-from fusion.core import Capacity, Delta, End, Prompt, RoundReport, Token, TokenLogProb
+from fusion.core import Capacity, Delta, End, Prompt, Token, TokenLogProb
 from fusion.ensemble import Ensemble, Model, View
 from fusion.loop.observer import Load, MemberLoad, Observer
 from fusion.loop.recovery import Attendance
 from fusion.options import FusionParams, SamplingParams
+from fusion.reports import RoundReport
 
 END = 256
 CONTEXT = 200

@@ -21,7 +21,8 @@ from typing import Any
 import uvicorn
 from selenium.webdriver import Chrome
 
-from fusion.core import Delta, End, RoundReport
+from fusion.core import Delta, End
+from fusion.reports import RoundReport
 from server.http.app import create_app
 from server.settings import ServerSettings
 from tests.support.browser import browser, until

@@ -16,9 +16,9 @@ Stop                      ->    ends
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
-from fusion.core import Advance, AdvanceFailed, Answer, Capacity, Generate, Generated, Look, Looked, NextTokens
+from fusion.core import Answer, Capacity, Task
 from fusion.options import SamplingParams
 
 
@@ -98,24 +98,7 @@ class Stop:
 
 
 WIRE: tuple[type, ...] = (
-    Advance,
-    NextTokens,
-    Look,
-    Looked,
-    Generate,
-    Generated,
-    AdvanceFailed,
-    SamplingParams,
-    Capacity,
-    Load,
-    Loaded,
-    Refused,
-    Answers,
-    Broken,
-    Logged,
-    Close,
-    Ping,
-    Pong,
-    Stop,
+    *(*get_args(Task), *get_args(Answer), SamplingParams, Capacity),
+    *(Load, Loaded, Refused, Answers, Broken, Logged, Close, Ping, Pong, Stop),
 )
 """All that may cross: no other class is sent, and none is made of what is received."""

@@ -16,7 +16,7 @@ from fusion.members.adapters import read_adapter
 from fusion.members.check import CheckFailedError
 from fusion.members.checkpoint import load_model, parse_device, parse_dtype, quiet
 from fusion.members.engine import DECODING_TOKENS
-from fusion.members.refusal import refusal
+from fusion.members.refusal import NO_ROW, Limits
 from fusion.members.topk import best_tokens, normalisers
 from fusion.members.transformers.architecture import context_length, require_decoder, unsupported, why_not_packed
 from fusion.members.transformers.cache.arena import Arena, ArenaFullError, Move
@@ -91,6 +91,7 @@ class TransformersEngine:
         with quiet():
             plain = PlainPass(model, self.known_ids, context)
             self.vocabulary_size: int = plain.vocabulary_size
+            self._limits = Limits(self.capacity, self.known_ids, self.vocabulary_size, adapters or ())
             self._candidates = min(candidates, self.vocabulary_size)
             self._forward = self._choose(plain)
         self.path = self._forward.path
@@ -138,17 +139,12 @@ class TransformersEngine:
         device: str = "cpu",
         revision: str | None = None,
         trust_remote_code: bool = False,
-        cache_tokens: int = EngineOptions.cache_tokens,
-        max_sequences: int = EngineOptions.max_sequences,
-        max_context: int | None = None,
-        prefill_chunk: int = EngineOptions.prefill_chunk,
-        candidates: int = EngineOptions.candidates,
-        adapters: Mapping[str, str] | None = None,
+        **options: Any,
     ) -> TransformersEngine:
         """An engine over a checkpoint: a folder, or a repository of the Hugging Face hub.
 
         dtype (float32, bfloat16, float16) is that of weights and cache; device is cpu, cuda:N or mps. Code that
-        comes with a checkpoint runs only with `trust_remote_code`. The rest is as in the constructor.
+        comes with a checkpoint runs only with `trust_remote_code`. `options` are those of the constructor.
 
         Raises ConfigError, one sentence, for whatever keeps the checkpoint from being served.
         """
@@ -160,18 +156,11 @@ class TransformersEngine:
             trust_remote_code=trust_remote_code,
         )
         try:
-            return cls(
-                model,
-                cache_tokens=cache_tokens,
-                max_sequences=max_sequences,
-                max_context=max_context,
-                prefill_chunk=prefill_chunk,
-                candidates=candidates,
-                adapters=adapters,
-            )
+            return cls(model, **options)
         except torch.OutOfMemoryError as error:
+            tokens = options.get("cache_tokens", EngineOptions.cache_tokens)
             raise ConfigError(
-                f"{source}: a cache of {cache_tokens} tokens does not fit into the memory of {device}; "
+                f"{source}: a cache of {tokens} tokens does not fit into the memory of {device}; "
                 "lower cache_tokens."
             ) from error
 
@@ -183,7 +172,8 @@ class TransformersEngine:
                 self._looks.append(advance)
                 continue
             assert isinstance(advance, Advance), "this engine has no generation loop"
-            reason = self._refusal(advance) or self._admit(advance)
+            cached = self._cached.get(advance.sequence)
+            reason = self._limits.refusal(advance, cached=cached, open=len(self._cached)) or self._admit(advance)
             if reason is not None:
                 self.close([advance.sequence])
                 self._failed[advance.sequence] = AdvanceFailed(advance.sequence, reason)
@@ -230,29 +220,14 @@ class TransformersEngine:
         self.close(list(self._cached))
         del self._model, self._cache, self._forward
 
-    def _refusal(self, advance: Advance) -> str | None:
-        """Return the reason why an advance is invalid, whatever the cache has room for; None if it is valid."""
-        adapters = self._forward.adapters
-        if advance.adapter is not None and (adapters is None or advance.adapter not in adapters.names):
-            return f"There is no adapter {advance.adapter}."
-        return refusal(
-            advance,
-            cached=self._cached.get(advance.sequence, 0),
-            context=self.capacity.context,
-            known_ids=self.known_ids,
-            vocabulary_size=self.vocabulary_size,
-        )
-
     def _admit(self, advance: Advance) -> str | None:
         """Reserve cache for an advance and queue it, or say why there is none."""
-        sequence, length = advance.sequence, advance.keep + len(advance.append)
-        if sequence not in self._cached and len(self._cached) >= self.capacity.sequences:
-            return f"All {self.capacity.sequences} places for sequences are taken."
+        sequence = advance.sequence
         try:
-            moves = self._arena.reserve(sequence, length, advance.keep)
+            moves = self._arena.reserve(sequence, advance.length, advance.keep)
         except ArenaFullError:
             taken = f"{self._arena.used} of {self._arena.tokens}"
-            return f"{length} tokens do not fit into the cache, where {taken} are taken."
+            return f"{advance.length} tokens do not fit into the cache, where {taken} are taken."
         self._cache.apply(moves)
         self._forward.rollback(sequence, advance.keep)
         self._cached[sequence] = advance.keep
@@ -264,13 +239,13 @@ class TransformersEngine:
                 self._adapter[sequence] = advance.adapter
         # A sequence that opens again waits at the end of the line.
         self._work.pop(sequence, None)
-        self._work[sequence] = work = Work.of(advance)
+        self._work[sequence] = work = Work(advance)
         if advance.keep == 0 and self._forward.in_cache:
             mates = {
                 other: one.append
                 for other, one in self._work.items()
                 if other != sequence
-                and one.opens
+                and not one.advance.keep
                 and one.after is None
                 and self._adapter.get(other) == self._adapter.get(sequence)
             }
@@ -278,16 +253,11 @@ class TransformersEngine:
         return None
 
     def _look(self, look: Look) -> Answer:
-        rows = self._rows.get(look.sequence)
-        reason = None
-        if rows is None or not -len(rows.totals) <= look.row < len(rows.totals):
-            reason = "There is no row to look at again."
-        elif not 0 <= min(look.ids, default=0) <= max(look.ids, default=0) < self.vocabulary_size:
-            reason = f"Ids that are named must be at least 0 and below {self.vocabulary_size}."
-        if rows is None or reason is not None:
-            self.close([look.sequence])
-            return AdvanceFailed(look.sequence, reason or "")
-        return rows.look(look)
+        rows, reason = self._rows.get(look.sequence), self._limits.unknown(look.ids)
+        if rows is not None and -len(rows.totals) <= look.row < len(rows.totals) and reason is None:
+            return rows.look(look)
+        self.close([look.sequence])
+        return AdvanceFailed(look.sequence, reason or NO_ROW)
 
     def _follow_nobody(self, leader: int) -> None:
         """Let those that wait for a beginning that this sequence reads for them read it themselves."""
@@ -330,12 +300,12 @@ class TransformersEngine:
             work, end = self._work[part.sequence], row + len(part.scored)
             middle = end - (len(part.ids) == work.remaining)
             spans.append((row, middle, end))
-            mine = range(row if work.score == "all" else middle, end)
-            if work.allowed is not None and work.allowed.ndim > 1:
+            mine, bits = range(row if work.advance.score == "all" else middle, end), work.advance.allowed
+            if bits is not None and bits.ndim > 1:
                 begun = sum(map(len, work.ids))
-                allowed |= {len(listed) + i: work.allowed[begun + i] for i in range(len(mine))}
-            elif work.allowed is not None and middle < end:
-                allowed[len(listed) + len(mine) - 1] = work.allowed
+                allowed |= {len(listed) + i: bits[begun + i] for i in range(len(mine))}
+            elif bits is not None and middle < end:
+                allowed[len(listed) + len(mine) - 1] = bits
             listed += mine
             row = end
         if logits is not None:
@@ -349,10 +319,10 @@ class TransformersEngine:
                 places = slice(*np.searchsorted(listed, (first, end)))
                 work.ids.append(best[places])
                 work.logprobs.append(logprobs[places])
-                if work.kept:
+                if work.advance.kept:
                     work.keep(logits[first:end], totals[first:end])
-                if middle < end and work.also:
-                    named = torch.as_tensor(list(work.also), device=logits.device)
+                if middle < end and work.advance.also:
+                    named = torch.as_tensor(list(work.advance.also), device=logits.device)
                     work.named = logits[middle:end, named].cpu().numpy() - totals[middle:end, None]
                 if first < middle:
                     scored = part.scored[: middle - first]
@@ -361,14 +331,14 @@ class TransformersEngine:
                     )
                     given = logits[first:middle].gather(1, following[:, None])[:, 0].cpu().numpy()
                     work.appended.append(given - totals[first:middle])
-                    if work.each is not None:
+                    if (each := work.advance.each) is not None:
                         begun = sum(map(len, work.given))
-                        ids = torch.as_tensor(work.each[begun : begun + middle - first], device=logits.device)
+                        ids = torch.as_tensor(each[begun : begun + middle - first], device=logits.device)
                         wanted = logits[first:middle].gather(1, ids.long()).cpu().numpy()
                         work.given.append(wanted - totals[first:middle, None])
             work.done += len(part.ids)
             self._cached[sequence] += len(part.ids)
-            if work.opens:
+            if not work.advance.keep:
                 self._hand_on(sequence)
 
     def _read(

@@ -8,10 +8,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from fusion.core import Advance, Ids, LogProbs, Look, Looked, NextTokens, Score
+from fusion.core import Advance, Ids, LogProbs, Look, Looked, NextTokens
 
 KEPT_ROWS = 16
 """The last so many rows of an answer are there for a `Look`: enough for a draft and the token before it."""
@@ -37,19 +36,13 @@ class Rows:
 class Work:
     """An advance in progress: `done` of its tokens are cached; the rows of its answer are collected here.
 
-    `scored` are the indices of `append` after which `score` asks for something, without the final one. `opens`
-    says that nothing was cached before it; `after` names a sequence that reads the same beginning, and the tokens
+    `append` and `scored` are the advance's. `after` names a sequence that reads the same beginning, and the tokens
     of that, which are copied once they are there.
     """
 
-    append: list[int]
-    score: Score
-    scored: Sequence[int]
-    opens: bool = False
-    also: Sequence[int] = ()
-    allowed: NDArray[np.uint8] | None = None
-    kept: bool = False
-    each: NDArray[np.int32] | None = None
+    advance: Advance
+    append: list[int] = field(init=False)
+    scored: Sequence[int] = field(init=False)
     after: tuple[int, int] | None = None
     done: int = 0
     ids: list[Ids] = field(default_factory=list)
@@ -60,19 +53,8 @@ class Work:
     totals: list[LogProbs] = field(default_factory=list)
     given: list[LogProbs] = field(default_factory=list)
 
-    @classmethod
-    def of(cls, advance: Advance) -> Work:
-        """All of an advance."""
-        return cls(
-            list(advance.append),
-            advance.score,
-            advance.scored,
-            not advance.keep,
-            advance.also,
-            advance.allowed,
-            advance.kept,
-            advance.each,
-        )
+    def __post_init__(self) -> None:
+        self.append, self.scored = list(self.advance.append), self.advance.scored
 
     @property
     def remaining(self) -> int:
@@ -101,9 +83,10 @@ class Work:
     def answer(self, sequence: int) -> NextTokens:
         """Return the collected answer, once no tokens remain."""
         appended = None
-        if self.score != "last":
+        if self.advance.score != "last":
             appended = np.concatenate([*self.appended, np.empty(0, np.float32)])
-        each = None if self.each is None else np.concatenate([*self.given, self.each[:0].astype(np.float32)])
+        wanted = self.advance.each
+        each = None if wanted is None else np.concatenate([*self.given, wanted[:0].astype(np.float32)])
         best = np.concatenate(self.ids), np.concatenate(self.logprobs)
         return NextTokens(sequence, *best, appended, self.named, each)
 

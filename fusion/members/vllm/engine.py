@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from alignment.errors import ConfigError
 from fusion.core import (
@@ -21,19 +20,18 @@ from fusion.core import (
     Capacity,
     Generate,
     Generated,
-    Ids,
     Look,
     Looked,
-    NextTokens,
     Score,
     Task,
 )
 from fusion.members.check import CheckFailedError, StartUpCheck, of_itself
-from fusion.members.refusal import refusal
+from fusion.members.refusal import NO_ROW, Limits
 from fusion.members.vllm.hints import explained
 from fusion.members.vllm.naming import EXTRA
 from fusion.members.vllm.options import Options, configured, lora_requests, quiet
-from fusion.sampling import BAN
+from fusion.members.vllm.outputs import generated, has_rows, next_tokens
+from fusion.members.vllm.sampling import generation
 
 if TYPE_CHECKING:
     from vllm.sampling_params import SamplingParams
@@ -41,9 +39,6 @@ if TYPE_CHECKING:
 
     from fusion.members.vllm.core import Core
 
-
-BARRED = -1e9  # added to a logit, leaves nothing
-LARGEST_SEED = 2**63 - 1
 
 TOLERANCE = 0.5
 """Largest difference of a token's log-probability, in nats, between a text at once and in parts.
@@ -95,6 +90,7 @@ class VllmEngine:
         self.capacity = Capacity(context, cache_tokens, places, core.block, generates=True, rows=1)
         self._core = core
         self._lora = dict(lora or {})
+        self._limits = Limits(self.capacity, self.vocabulary_size, self.vocabulary_size, self._lora)
         self._looks: list[Look] = []
         # With adapters, vLLM on a CPU fails where two prompts are scored in one step: here one at a time is.
         self._one_scored = bool(self._lora) and device == "cpu"
@@ -176,7 +172,9 @@ class VllmEngine:
                     self._held.append(one)
                     continue
                 self._scoring = one.sequence
-            reason = self._refusal(one) or self._admit(one)
+            there = self._open.get(one.sequence)
+            cached = None if there is None else len(there.tokens)
+            reason = self._limits.refusal(one, cached=cached, open=len(self._open)) or self._admit(one)
             if reason is not None:
                 self.close([one.sequence])
                 self._failed[one.sequence] = AdvanceFailed(one.sequence, reason)
@@ -215,7 +213,7 @@ class VllmEngine:
                     if sequence.rest:
                         self._go_on(sequence)
                     elif isinstance(sequence.work, Generate):
-                        answers.append(self._told(number, sequence, sequence.work, output))
+                        answers.append(self._generated(number, sequence, sequence.work, output))
                     else:
                         answers.append(self._answer(number, sequence, output))
         answers += self._failed.values()
@@ -230,35 +228,14 @@ class VllmEngine:
         """Free weights and caches; no other call may follow."""
         self._core.shutdown()
 
-    def _refusal(self, work: Advance | Generate) -> str | None:
-        """Return the reason why work is invalid, whatever the cache has room for; None if it is valid."""
-        if work.adapter is not None and work.adapter not in self._lora:
-            return f"There is no adapter {work.adapter}."
-        if isinstance(work, Generate):  # its tokens are all appended to nothing, and so is what comes of them
-            length = _length(work)
-            if length > self.capacity.context:
-                return f"{length} tokens are more than the context of {self.capacity.context}."
-            work = Advance(work.sequence, 0, work.ids)
-        sequence = self._open.get(work.sequence)
-        return refusal(
-            work,
-            cached=len(sequence.tokens) if sequence is not None else 0,
-            context=self.capacity.context,
-            known_ids=self.vocabulary_size,
-            vocabulary_size=self.vocabulary_size,
-        )
-
     def _admit(self, work: Advance | Generate) -> str | None:
         """Set blocks aside for work and queue it, or say why there are none."""
-        length = _length(work)
-        needed = -(-length // self.capacity.block)
+        needed = -(-work.length // self.capacity.block)
         sequence = self._open.get(work.sequence)
-        if sequence is None and len(self._open) >= self.capacity.sequences:
-            return f"All {self.capacity.sequences} places for sequences are taken."
         extra = max(0, needed - (sequence.blocks if sequence is not None else 0))
         if self._taken + extra > self._core.blocks:
             taken = f"{self._taken * self.capacity.block} of {self.capacity.cache_tokens}"
-            return f"{length} tokens do not fit into the cache, where {taken} are taken."
+            return f"{work.length} tokens do not fit into the cache, where {taken} are taken."
         if sequence is None:
             sequence = self._open[work.sequence] = _Open("")
         sequence.blocks += extra
@@ -317,7 +294,7 @@ class VllmEngine:
         allowed = None if advance.allowed is None else np.atleast_2d(advance.allowed)[-1].tobytes()
         extra = {"also": list(advance.also), "allowed": allowed, "k": self._candidates}
         extra["kept"] = advance.sequence if advance.kept else None
-        if score != "last" and _has_rows(advance):
+        if score != "last" and has_rows(advance):
             masks = advance.allowed if advance.allowed is not None and advance.allowed.ndim > 1 else None
             extra["rows"] = {
                 "at": [advance.keep + index for index in advance.scored],
@@ -329,21 +306,19 @@ class VllmEngine:
 
     def _look(self, looks: list[Look]) -> list[Answer]:
         """Second looks at the last rows of sequences, which vLLM's worker keeps."""
-        answers: list[Answer] = []
-        asked = [look for look in looks if look.row == -1]
-        for look in looks:
-            if look.row != -1:  # only the final row of an answer is kept
-                self.close([look.sequence])
-                answers.append(AdvanceFailed(look.sequence, "There is no row to look at again."))
-        if asked:
-            rows = self._core.look([(look.sequence, list(look.ids)) for look in asked])
-            for look, row in zip(asked, rows, strict=True):
-                if row is None:
-                    self.close([look.sequence])
-                    answers.append(AdvanceFailed(look.sequence, "There is no row to look at again."))
-                else:
-                    answers.append(Looked(look.sequence, row))
-        return answers
+        reasons = {look.sequence: self._limits.unknown(look.ids) for look in looks}
+        # Only the final row of an answer is kept.
+        asked = [look for look in looks if look.row == -1 and reasons[look.sequence] is None]
+        rows = self._core.look([(look.sequence, list(look.ids)) for look in asked]) if asked else []
+        answers: dict[int, Answer] = {
+            look.sequence: Looked(look.sequence, row)
+            for look, row in zip(asked, rows, strict=True)
+            if row is not None
+        }
+        failed = [sequence for sequence in reasons if sequence not in answers]
+        self.close(failed)
+        answers |= {sequence: AdvanceFailed(sequence, reasons[sequence] or NO_ROW) for sequence in failed}
+        return list(answers.values())
 
     def _go_on(self, sequence: _Open) -> None:
         """The part before the first scored position is cached; score the rest."""
@@ -357,101 +332,29 @@ class VllmEngine:
         """Take a sequence's request, if it has one, out of vLLM."""
         if self._by_request.pop(sequence.request, None) is not None:
             self._core.abort([sequence.request])
-        if sequence.work is not None:
-            sequence.work = None
-            self._working -= 1
+        self._done(sequence)
 
-    def _told(self, number: int, sequence: _Open, work: Generate, output: EngineCoreOutput) -> Generated:
-        """Return the tokens that vLLM's own loop has decoded."""
-        finished = output.finish_reason is not None
-        if finished:  # vLLM has forgotten the request
+    def _generated(self, number: int, sequence: _Open, work: Generate, output: EngineCoreOutput) -> Generated:
+        """The tokens that vLLM's own loop has decoded."""
+        if output.finish_reason is not None:  # vLLM has forgotten the request
             del self._by_request[sequence.request]
-            sequence.work = None
-            self._working -= 1
-        ids = logprobs = None
-        if work.sampling.logprobs is not None and output.new_logprobs is not None:
-            width = 1 + work.sampling.logprobs  # in company of others that want more, vLLM returns more
-            ids = _narrow(output.new_logprobs.logprob_token_ids[:, :width])
-            logprobs = output.new_logprobs.logprobs[:, :width]
-        return Generated(number, output.new_token_ids, ids, logprobs, finished, sequence.reused)
+            self._done(sequence)
+        return generated(number, work, output, sequence.reused)
 
     def _answer(self, number: int, sequence: _Open, output: EngineCoreOutput) -> Answer:
-        """vLLM's output as an answer. Its rows begin with the sampled (or given) token, then come the k best."""
+        """The answer to an advance; where it is not a number its cache must not be found again."""
         advance = sequence.work
         assert isinstance(advance, Advance)
-        assert output.new_logprobs is not None
-        sequence.work = None
-        self._working -= 1
-        ids = output.new_logprobs.logprob_token_ids[:1, 1 : self._candidates + 1]
-        logprobs = output.new_logprobs.logprobs[:1, 1 : self._candidates + 1]
-        appended = named = each = None
-        if advance.also:
-            named = output.new_logprobs.logprobs[
-                :1, 1 + self._candidates : 1 + self._candidates + len(advance.also)
-            ]
-        if advance.score != "last":
-            appended = np.empty(0, np.float32)
-        if advance.scored:
-            # V1 returns a row for every token of the prompt, V2 one for every token that it computed; both end
-            # with the one after the last token but one.
-            # Rows of our own are those that were asked for.
-            rows = output.new_prompt_logprobs_tensors
-            last = len(rows.logprobs) - (len(advance.append) - 1)
-            wanted = np.arange(len(advance.scored)) if _has_rows(advance) else np.asarray(advance.scored) + last
-            told = rows.logprobs.numpy()[wanted]
-            appended = told[:, 0]
-            if advance.each is not None:
-                each = told[:, told.shape[1] - advance.each.shape[1] :]
-            if advance.score == "all":
-                told_ids = rows.logprob_token_ids.numpy()[wanted]
-                ids = np.concatenate([told_ids[:, 1 : self._candidates + 1], ids])
-                logprobs = np.concatenate([told[:, 1 : self._candidates + 1], logprobs])
-        if np.isnan(logprobs).any() or (appended is not None and np.isnan(appended).any()):
+        self._done(sequence)
+        answer = next_tokens(number, advance, output, self._candidates, sequence.reused)
+        if answer is None:
             self._core.forget(sequence.request)
             self.close([number])
             return AdvanceFailed(number, "The model's output is not a number.")
-        return NextTokens(number, _narrow(ids), logprobs, appended, named, each, sequence.reused)
+        return answer
 
-
-def _narrow(ids: NDArray[np.integer[Any]]) -> Ids:
-    """Token ids as int32: the V2 runner's have 64 bits."""
-    return ids.astype(np.int32, copy=False)
-
-
-def generation(work: Generate, vocabulary_size: int) -> SamplingParams:
-    """Return vLLM's sampling parameters. Ids beyond the vocabulary cannot be drawn and would end its step."""
-    from vllm.sampling_params import SamplingParams
-
-    wanted = work.sampling
-    bias = {token: value for token, value in wanted.logit_bias.items() if token < vocabulary_size}
-    bias |= {token: BARRED for token, value in bias.items() if value <= BAN}
-    bias |= {token: BARRED for token in work.barred if token < vocabulary_size}
-    return SamplingParams(
-        max_tokens=wanted.max_tokens,
-        min_tokens=wanted.min_tokens,
-        temperature=wanted.temperature,
-        top_p=wanted.top_p,
-        top_k=wanted.top_k,
-        min_p=wanted.min_p,
-        presence_penalty=wanted.presence_penalty,
-        frequency_penalty=wanted.frequency_penalty,
-        repetition_penalty=wanted.repetition_penalty,
-        seed=None if wanted.seed is None else wanted.seed & LARGEST_SEED,
-        stop_token_ids=[token for token in work.stops if token < vocabulary_size],
-        logit_bias=bias or None,
-        logprobs=wanted.logprobs,
-        detokenize=False,
-    )
-
-
-def _has_rows(advance: Advance) -> bool:
-    """Return whether its scored rows have bitmasks or named ids of their own."""
-    limited = advance.allowed is not None and advance.allowed.ndim > 1
-    return bool(advance.scored) and (limited or advance.each is not None)
-
-
-def _length(work: Advance | Generate) -> int:
-    """Tokens of the sequence once the work is done."""
-    if isinstance(work, Advance):
-        return work.keep + len(work.append)
-    return len(work.ids) + work.sampling.max_tokens
+    def _done(self, sequence: _Open) -> None:
+        """Note that a sequence waits for its next work."""
+        if sequence.work is not None:
+            sequence.work = None
+            self._working -= 1

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import ConfigDict, Field, model_validator
 
 from alignment.errors import InvalidRequestError
-from fusion.core import Delta, End, RoundReport, WeightingReport
+from fusion.core import Delta, End
 from fusion.options import MEASURES, Combine, ContextView, FusionParams, Measure, Weighting
+from fusion.reports import RoundReport, WeightingReport
 from fusion.terms import objections
 from fusion.weights import GRID
 from server.http.errors import shorten, shorten_text

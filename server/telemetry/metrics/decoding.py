@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fusion.core import WeightingReport
 from fusion.loop.observer import Leaving, Observer, best_tokens, divergence
 from fusion.policy.registry import POLICIES
+from fusion.reports import WeightingReport
 from fusion.round import Round
 from server.telemetry.metrics.catalogue import DEGRADED_REASONS, DROP_REASONS, PHASES, STAGES, Catalogue
 

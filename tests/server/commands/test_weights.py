@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from fusion.core import End, WeightingReport
+from fusion.core import End
 from fusion.options import FusionParams, Weighting
+from fusion.reports import WeightingReport
 from server.commands.calibrate.command import known_members
 from server.http.app import create_app
 from server.loading import build

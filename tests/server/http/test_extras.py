@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from fusion.core import Account, End
+from fusion.core import End
+from fusion.reports import Account
 from tests.support.scripted_fuser import ScriptedFuser, says, token
 from tests.support.small_requests import CHAT, CHAT_PATH, TEXT, TEXT_PATH, chat, complete, error_of
 
