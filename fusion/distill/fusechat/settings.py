@@ -38,9 +38,9 @@ class Source:
     dtype: str = "float32"
     device: str = "cpu"
     revision: str | None = None
-    cache_tokens: int = 16384
-    max_sequences: int = 64
-    prefill_chunk: int = 1024
+    cache_tokens: Count = 16384
+    max_sequences: Count = 64
+    prefill_chunk: Count = 1024
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,32 +1,35 @@
-"""The parts that the files of all distillations have: models, and the questions at the end."""
+"""The parts that the files of all distillations have: models, folders, and the questions at the end."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BeforeValidator, Field, PositiveInt, StringConstraints
 
 from alignment.methods.registry import METHODS
+from fusion.distill.fusechat.settings import BASE
+from fusion.distill.fusechat.settings import Source as Checkpoint
 from fusion.members.registry import ENGINES
-from server.settings.fields import Section, Source
+from server.settings.derive import section
+from server.settings.document import Path as Loc
+from server.settings.document import parse
+from server.settings.fields import Folder, Section, ServedName, Source
+from server.settings.read import read_text, validated
 
 
 def _bare_source(model: Any) -> Any:
     return {"source": model} if isinstance(model, str) else model
 
 
-class ModelSection(Section):
+class ModelSection(section(Checkpoint, Section, without=("source", "engine", "dtype", "device"))):  # type: ignore[misc]
     """A checkpoint; in the file a folder or hub id alone will do."""
 
     source: Source
     engine: Literal[tuple(ENGINES)] = "transformers"  # type: ignore[valid-type]
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     device: Annotated[str, StringConstraints(pattern=r"^(cpu|mps|cuda(:\d{1,3})?)$")] = "cpu"
-    revision: str | None = None
-    cache_tokens: PositiveInt = 16384
-    max_sequences: PositiveInt = 64
-    prefill_chunk: PositiveInt = 1024
 
 
 Model = Annotated[ModelSection, BeforeValidator(_bare_source)]
@@ -43,12 +46,41 @@ class EvaluateSection(Section):
         alignment: of that ensemble.
     """
 
-    tasks: Annotated[list[str], Field(min_length=1)]
+    tasks: Annotated[list[Folder], Field(min_length=1)]
     limit: PositiveInt | None = None
     ensemble: bool = True
     pivot: str | None = None
     alignment: Literal[tuple(METHODS)] = "exact"  # type: ignore[valid-type]
 
-    def below(self, folder: Path) -> EvaluateSection:
-        """The same with `tasks` that start in a folder."""
-        return self.model_copy(update={"tasks": [str(folder / task) for task in self.tasks]})
+
+class DistillFile(Section):
+    """What every such file holds. Paths start in its folder."""
+
+    name: ServedName
+    base: Model
+    sources: Annotated[dict[ServedName, Model], Field(min_length=1)]
+    evaluate: EvaluateSection | None = None
+    work: Folder
+    out: Folder
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+
+    def contradictions(self) -> Iterator[tuple[Loc, str]]:
+        """What each field allows but all together do not."""
+        if self.out == self.work:
+            yield ("out",), "found the same folder as work; name another"
+        known = [BASE, *self.sources]
+        if self.evaluate is not None and self.evaluate.pivot not in (None, *known):
+            pivot, allowed = self.evaluate.pivot, ", ".join(known)
+            yield ("evaluate", "pivot"), f"there is no model '{pivot}'; allowed: {allowed}"
+
+
+File = TypeVar("File", bound=DistillFile)
+
+
+def read_distill(path: Path, shape: type[File]) -> File:
+    """The content of a file.
+
+    Raises:
+        ConfigError: one line per problem, each with its place, the field, what was found and what is allowed.
+    """
+    return validated(parse(read_text(path), str(path)), shape, path.parent, shape.contradictions)
