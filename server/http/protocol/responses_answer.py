@@ -67,8 +67,10 @@ class ResponseStream:
             out += self._add_call(call)
         return out
 
-    def finish(self, finish_reason: str, usage: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """The last events: `completed`, or `incomplete` where the limit ended the answer."""
+    def finish(
+        self, finish_reason: str, usage: Mapping[str, Any], stop_reason: str | int | None = None
+    ) -> list[dict[str, Any]]:
+        """The last events: `completed`, or `incomplete` where the limit ended it. Stop strings are not shown."""
         cut = finish_reason == "length"
         out = [] if self.response["output"] or self._open else self._begin("message")
         out += self._end("incomplete" if cut else "completed")

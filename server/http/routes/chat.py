@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import time
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
 from alignment.text.stops import control_tokens
 from fusion import core
-from fusion.core import FinishReason, Prompt, Token
+from fusion.core import Prompt, Token
 from fusion.ensemble import View
 from server.http.generation import Choice, Generation
 from server.http.protocol.body import StrictJsonRoute
@@ -29,31 +27,30 @@ from server.http.protocol.chat_answer import (
 )
 from server.http.protocol.common import Usage
 from server.http.protocol.fusion import rounds_report
-from server.http.protocol.logprobs import chat_logprobs, prompt_logprobs
+from server.http.protocol.logprobs import chat_logprobs
 from server.http.protocol.sampling import prompt_room
 from server.http.protocol.structured import Around, constraints_of
 from server.http.reading import Reading
 from server.http.reasoning import ReasoningTags
+from server.http.routes.shape import CompletionsShape
 from server.http.routes.submit import Asked
 from server.http.service import Service
-from server.http.streaming import STREAMS, ServerSentEvents, Shape
+from server.http.streaming import STREAMS, Shape
 from server.http.tools.offer import Offer, conversations, format_for
 from server.http.tools.parser import ToolParser
 
 
-class ChatShape(ServerSentEvents):
+class ChatShape(CompletionsShape[ChatRequest]):
     """Answers as chat completions."""
+
+    prefix = "chatcmpl"
 
     def __init__(
         self, generation: Generation, model: str, body: ChatRequest, *, reading: Callable[[View], Reading]
     ) -> None:
-        self.generation = generation
-        self.body = body
+        super().__init__(generation, model, body)
         self._reading = reading
         self._readings: dict[int, Reading] = {}  # by choice
-        self.model = model
-        self.id = f"chatcmpl-{uuid.uuid4().hex}"
-        self.created = int(time.time())
 
     def idle(self) -> ChatChunk:
         """A chunk without choices."""
@@ -64,7 +61,7 @@ class ChatShape(ServerSentEvents):
         for choice in choices:
             chunk = self._chunk(ChatChunkChoice(index=choice.index, delta=Delta(role="assistant", content="")))
             if choice is choices[0]:
-                chunk.prompt_token_ids, chunk.prompt_text = self._prompt_ids(choice), self._prompt_text(choice)
+                chunk.prompt_token_ids, chunk.prompt_text = self.prompt_ids(choice), self._prompt_text(choice)
             yield chunk
 
     def chunks(self, choice: Choice, update: core.Delta) -> Iterator[ChatChunk]:
@@ -72,7 +69,7 @@ class ChatShape(ServerSentEvents):
         logprobs = self._logprobs(choice, update.tokens) if update.tokens else None
         reading = self._reading_of(choice)
         deltas = reading.push(update.text, update.tokens, last=isinstance(update, core.End))
-        ids, rounds = self._ids(update.tokens) or None, rounds_report(update)
+        ids, rounds = self.ids(update.tokens) or None, rounds_report(update)
         if (logprobs or ids or rounds) and not deltas:
             deltas = [{"content": ""}]
         for fields in deltas:
@@ -83,15 +80,7 @@ class ChatShape(ServerSentEvents):
             )
             logprobs = ids = rounds = None
         if isinstance(update, core.End):
-            yield self._chunk(
-                ChatChunkChoice(
-                    index=choice.index,
-                    delta=Delta(),
-                    finish_reason=_finish(update.finish, reading),
-                    stop_reason=update.stop_reason,
-                    fusion=self.generation.report(choice),
-                )
-            )
+            yield self._chunk(ChatChunkChoice(index=choice.index, delta=Delta(), **self._ending(choice)))
 
     def closing(self, usage: Usage) -> ChatChunk:
         """The chunk of usage, which has no choices."""
@@ -99,32 +88,18 @@ class ChatShape(ServerSentEvents):
 
     def whole(self, choices: list[Choice], usage: Usage) -> ChatCompletion:
         """The answer in one piece."""
-        wanted = self.body.prompt_logprobs
-        tokenizer = self.generation.view(choices[0]).tokenizer
         return ChatCompletion(
-            id=self.id,
-            created=self.created,
-            model=self.model,
             choices=[self._choice(choice) for choice in choices],
-            usage=usage,
-            system_fingerprint=self.generation.ensemble.fingerprint,
-            prompt_logprobs=(None if wanted is None else prompt_logprobs(choices[0].prompt, wanted, tokenizer)),
-            prompt_token_ids=self._prompt_ids(choices[0]),
+            prompt_logprobs=self.prompt_logprobs(choices[0]),
+            prompt_token_ids=self.prompt_ids(choices[0]),
             prompt_text=self._prompt_text(choices[0]),
+            **self.envelope(usage),
         )
 
     def _reading_of(self, choice: Choice) -> Reading:
         if choice.index not in self._readings:
             self._readings[choice.index] = self._reading(self.generation.view(choice))
         return self._readings[choice.index]
-
-    def _ids(self, tokens: Sequence[Token]) -> list[int] | None:
-        return [token.chosen.id for token in tokens] if self.body.return_token_ids else None
-
-    def _prompt_ids(self, choice: Choice) -> list[int] | None:
-        if not self.body.return_token_ids:
-            return None
-        return self.generation.prompt_of(choice).ids[self.generation.view(choice).pivot]
 
     def _prompt_text(self, choice: Choice) -> str | None:
         if not self.body.return_prompt_text:
@@ -148,28 +123,21 @@ class ChatShape(ServerSentEvents):
             index=choice.index,
             message=message,
             logprobs=self._logprobs(choice, choice.tokens),
-            finish_reason=_finish(choice.end.finish if choice.end else None, reading),
-            stop_reason=choice.end.stop_reason if choice.end else None,
-            token_ids=self._ids(choice.tokens),
-            fusion=self.generation.report(choice),
+            token_ids=self.ids(choice.tokens),
+            **self._ending(choice),
         )
 
     def _chunk(self, *choices: ChatChunkChoice, usage: Usage | None = None) -> ChatChunk:
-        return ChatChunk(
-            id=self.id,
-            created=self.created,
-            model=self.model,
-            choices=list(choices),
-            usage=self.generation.usage if self.body.continuous_usage else usage,
-            system_fingerprint=self.generation.ensemble.fingerprint,
-        )
+        return ChatChunk(choices=list(choices), **self.envelope(usage))
+
+    def _ending(self, choice: Choice) -> dict[str, Any]:
+        """How a choice ended: one that calls tools does not stop."""
+        ending = self.ending(choice)
+        called = ending["finish_reason"] == "stop" and self._reading_of(choice).calls
+        return ending | {"finish_reason": "tool_calls"} if called else ending
 
     def _logprobs(self, choice: Choice, tokens: Sequence[Token]) -> ChatLogprobs | None:
         return chat_logprobs(tokens, self.generation.view(choice).tokenizer) if self.body.logprobs else None
-
-
-def _finish(finish: FinishReason | None, reading: Reading) -> Literal["stop", "length", "tool_calls"] | None:
-    return "tool_calls" if finish == "stop" and reading.calls else finish
 
 
 def chat_router(service: Service) -> APIRouter:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -14,7 +12,7 @@ from alignment.errors import InvalidRequestError
 from fusion.core import Delta, End, Prompt, Token
 from server.http.generation import Choice, Generation
 from server.http.protocol.body import StrictJsonRoute
-from server.http.protocol.common import PromptLogprobs, Usage
+from server.http.protocol.common import Usage
 from server.http.protocol.completions import (
     Completion,
     CompletionChoice,
@@ -25,27 +23,26 @@ from server.http.protocol.completions import (
     prompts,
 )
 from server.http.protocol.fusion import rounds_report
-from server.http.protocol.logprobs import CompletionText, prompt_logprobs
+from server.http.protocol.logprobs import CompletionText
 from server.http.protocol.sampling import prompt_room
 from server.http.protocol.structured import constraints_of
+from server.http.routes.shape import CompletionsShape
 from server.http.routes.submit import Asked
 from server.http.service import Service
-from server.http.streaming import STREAMS, ServerSentEvents
+from server.http.streaming import STREAMS
 
 
-class CompletionShape(ServerSentEvents):
+class CompletionShape(CompletionsShape[CompletionRequest]):
     """Answers as text completions. `echo` holds the text that each choice begins with, if it begins with one."""
+
+    prefix = "cmpl"
 
     def __init__(
         self, generation: Generation, model: str, body: CompletionRequest, *, echo: Sequence[str] = ()
     ) -> None:
-        self.generation = generation
-        self.model = model
-        self.body = body
+        super().__init__(generation, model, body)
         self.logprobs = body.logprobs is not None
         self.echo = echo
-        self.id = f"cmpl-{uuid.uuid4().hex}"
-        self.created = int(time.time())
         self._sent: dict[int, CompletionText] = {}  # by choice
 
     def idle(self) -> Completion:
@@ -66,7 +63,7 @@ class CompletionShape(ServerSentEvents):
             if choice.index not in self._sent:
                 self._sent[choice.index] = self._text_of(choice)
             logprobs = self._sent[choice.index].logprobs(self._echoed(update.prompt), update.tokens)
-        ids, rounds = self._ids(update.tokens) or None, rounds_report(update)
+        ids, rounds = self.ids(update.tokens) or None, rounds_report(update)
         if text or logprobs or ids or rounds:
             first = len(choice.texts) == 1
             yield self._completion(
@@ -76,23 +73,13 @@ class CompletionShape(ServerSentEvents):
                         text=text,
                         logprobs=logprobs,
                         token_ids=ids,
-                        prompt_token_ids=self._prompt_ids(choice) if first else None,
+                        prompt_token_ids=self.prompt_ids(choice) if first else None,
                         fusion=rounds,
                     )
                 ]
             )
         if isinstance(update, End):
-            yield self._completion(
-                [
-                    CompletionChoice(
-                        index=choice.index,
-                        text="",
-                        finish_reason=update.finish,
-                        stop_reason=update.stop_reason,
-                        fusion=self.generation.report(choice),
-                    )
-                ]
-            )
+            yield self._completion([CompletionChoice(index=choice.index, text="", **self.ending(choice))])
 
     def closing(self, usage: Usage) -> Completion:
         """The chunk of usage, which has no choices."""
@@ -105,26 +92,17 @@ class CompletionShape(ServerSentEvents):
                 index=choice.index,
                 text=(self.echo[choice.index] if self.echo else "") + choice.text,
                 logprobs=self._logprobs(choice),
-                finish_reason=choice.end.finish if choice.end else None,
-                stop_reason=choice.end.stop_reason if choice.end else None,
-                token_ids=self._ids(choice.tokens),
-                prompt_token_ids=self._prompt_ids(choice),
-                prompt_logprobs=self._prompt_logprobs(choice),
-                fusion=self.generation.report(choice),
+                token_ids=self.ids(choice.tokens),
+                prompt_token_ids=self.prompt_ids(choice),
+                prompt_logprobs=self.prompt_logprobs(choice),
+                **self.ending(choice),
             )
             for choice in choices
         ]
         return self._completion(texts, usage)
 
     def _completion(self, choices: list[CompletionChoice], usage: Usage | None = None) -> Completion:
-        return Completion(
-            id=self.id,
-            created=self.created,
-            model=self.model,
-            choices=choices,
-            usage=self.generation.usage if self.body.continuous_usage else usage,
-            system_fingerprint=self.generation.ensemble.fingerprint,
-        )
+        return Completion(choices=choices, **self.envelope(usage))
 
     def _logprobs(self, choice: Choice) -> CompletionLogprobs | None:
         if not self.logprobs:
@@ -136,20 +114,6 @@ class CompletionShape(ServerSentEvents):
         if not self.echo:
             return []
         return [replace(token, top=token.top[: self.body.logprobs]) for token in prompt]
-
-    def _prompt_logprobs(self, choice: Choice) -> PromptLogprobs | None:
-        wanted = self.body.prompt_logprobs
-        if wanted is None:
-            return None
-        return prompt_logprobs(choice.prompt, wanted, self.generation.view(choice).tokenizer)
-
-    def _ids(self, tokens: Sequence[Token]) -> list[int] | None:
-        return [token.chosen.id for token in tokens] if self.body.return_token_ids else None
-
-    def _prompt_ids(self, choice: Choice) -> list[int] | None:
-        if not self.body.return_token_ids:
-            return None
-        return self.generation.prompt_of(choice).ids[self.generation.view(choice).pivot]
 
     def _text_of(self, choice: Choice) -> CompletionText:
         generation = self.generation

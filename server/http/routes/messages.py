@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from fastapi import APIRouter, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
 from server.http.protocol.body import StrictJsonRoute
-from server.http.protocol.common import Usage
 from server.http.protocol.messages import CountTokensRequest, MessagesRequest, MessageStream, as_chat, as_message
-from server.http.routes.chat import answer_chat, prepared
+from server.http.routes.chat import ChatShape, answer_chat, prepared
 from server.http.routes.submit import Asked
 from server.http.routes.translated import TranslatedShape, chat_request, in_words_of
 from server.http.service import Service
@@ -25,16 +22,9 @@ NAMES = (
 )
 
 
-class MessageTranslator(MessageStream):
-    """A chat's deltas as events of a message."""
-
-    def end(self, finish: str, usage: Usage, stop_reason: str | int | None) -> list[dict[str, Any]]:
-        """The last events."""
-        return self.finish(finish, usage.model_dump(), stop_reason)
-
-    def whole(self, answer: dict[str, Any]) -> dict[str, Any]:
-        """The message of a chat completion."""
-        return as_message(answer)
+def _shape(chat: ChatShape) -> TranslatedShape:
+    events = MessageStream(chat.model, input_tokens=chat.generation.prompt_tokens)
+    return TranslatedShape(chat, events, as_message)
 
 
 def messages_router(service: Service) -> APIRouter:
@@ -45,15 +35,7 @@ def messages_router(service: Service) -> APIRouter:
     async def create_message(request: Request, body: MessagesRequest) -> Response:
         """Answer a conversation."""
         with in_words_of(NAMES):
-            chat = chat_request(as_chat(body))
-            return await answer_chat(
-                service,
-                request,
-                chat,
-                lambda shape: TranslatedShape(
-                    shape, MessageTranslator(shape.model, input_tokens=shape.generation.prompt_tokens)
-                ),
-            )
+            return await answer_chat(service, request, chat_request(as_chat(body)), _shape)
 
     @router.post("/v1/messages/count_tokens")
     async def count_tokens(body: CountTokensRequest) -> dict[str, int]:

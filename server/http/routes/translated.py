@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -23,8 +23,8 @@ class Object(RootModel[dict[str, Any]]):
     """A JSON object: an answer or an event."""
 
 
-class Translator(Protocol):
-    """Turns chat deltas into another API's events, and into its answer."""
+class EventStreamOf(Protocol):
+    """Turns chat deltas into another API's events."""
 
     def start(self) -> list[dict[str, Any]]:
         """The first events."""
@@ -32,25 +32,26 @@ class Translator(Protocol):
     def push(self, delta: Mapping[str, Any]) -> list[dict[str, Any]]:
         """The events of a delta."""
 
-    def end(self, finish: str, usage: Usage, stop_reason: str | int | None) -> list[dict[str, Any]]:
+    def finish(
+        self, finish_reason: str, usage: Mapping[str, Any], stop_reason: str | int | None
+    ) -> list[dict[str, Any]]:
         """The last events."""
 
     def fail(self, error: RequestError) -> list[dict[str, Any]]:
         """The events of an answer that failed on the way."""
 
-    def whole(self, answer: dict[str, Any]) -> dict[str, Any]:
-        """A chat completion as an answer."""
-
 
 class TranslatedShape:
-    """Answers of one choice, as a translator makes them of a chat completion's."""
+    """Answers of one choice as another API has them: `events` in a stream, `whole` made of a chat completion."""
 
     done = ""
 
-    def __init__(self, chat: ChatShape, translator: Translator, idle: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self, chat: ChatShape, events: EventStreamOf, whole: Callable[[dict[str, Any]], dict[str, Any]]
+    ) -> None:
         self.chat = chat
-        self.translator = translator
-        self._idle = idle
+        self.events = events
+        self._whole = whole
 
     def frame(self, chunk: BaseModel) -> str:
         """An event, named by its type."""
@@ -59,31 +60,31 @@ class TranslatedShape:
 
     def failure(self, error: RequestError) -> str:
         """The events of an answer that failed on the way."""
-        return "".join(self.frame(Object(event)) for event in self.translator.fail(error))
+        return "".join(self.frame(Object(event)) for event in self.events.fail(error))
 
     def idle(self) -> Object:
         """An event that says nothing."""
-        return Object(self._idle or {"type": "ping"})
+        return Object({"type": "ping"})
 
     def opening(self, choices: list[Choice]) -> Iterator[Object]:
         """The first events."""
-        yield from map(Object, self.translator.start())
+        yield from map(Object, self.events.start())
 
     def chunks(self, choice: Choice, update: Delta) -> Iterator[Object]:
         """The events of a round; with the last of them usage."""
         for chunk in self.chat.chunks(choice, update):
             for part in chunk.choices:
-                yield from map(Object, self.translator.push(part.delta.model_dump()))
+                yield from map(Object, self.events.push(part.delta.model_dump()))
                 if part.finish_reason is not None:
-                    usage = self.chat.generation.usage
-                    yield from map(Object, self.translator.end(part.finish_reason, usage, part.stop_reason))
+                    usage = self.chat.generation.usage.model_dump()
+                    yield from map(Object, self.events.finish(part.finish_reason, usage, part.stop_reason))
 
     def closing(self, usage: Usage) -> None:
         """Nothing: usage is in the last event."""
 
     def whole(self, choices: list[Choice], usage: Usage) -> Object:
         """The answer in one piece."""
-        return Object(self.translator.whole(self.chat.whole(choices, usage).model_dump()))
+        return Object(self._whole(self.chat.whole(choices, usage).model_dump()))
 
 
 Names = Sequence[tuple[str, str]]

@@ -1,0 +1,69 @@
+"""CompletionsShape: what answers to chats and to texts have in common."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Sequence
+from typing import Any, ClassVar, Generic, TypeVar
+
+from fusion.core import Token
+from server.http.generation import Choice, Generation
+from server.http.protocol.common import PromptLogprobs, Usage
+from server.http.protocol.logprobs import prompt_logprobs
+from server.http.protocol.sampling import SamplingFields
+from server.http.streaming import ServerSentEvents
+
+Body = TypeVar("Body", bound=SamplingFields)
+
+
+class CompletionsShape(ServerSentEvents, Generic[Body]):
+    """The envelope of every answer and chunk, the tokens that were asked for, and how choices end.
+
+    Attributes:
+        prefix: what ids of answers begin with.
+        model: the name that the request asked for.
+    """
+
+    prefix: ClassVar[str]
+
+    def __init__(self, generation: Generation, model: str, body: Body) -> None:
+        self.generation = generation
+        self.model = model
+        self.body = body
+        self.id = f"{self.prefix}-{uuid.uuid4().hex}"
+        self.created = int(time.time())
+
+    def envelope(self, usage: Usage | None) -> dict[str, Any]:
+        """The fields around the choices."""
+        return {
+            "id": self.id,
+            "created": self.created,
+            "model": self.model,
+            "usage": self.generation.usage if self.body.continuous_usage else usage,
+            "system_fingerprint": self.generation.ensemble.fingerprint,
+        }
+
+    def ending(self, choice: Choice) -> dict[str, Any]:
+        """How a choice ended, and the report on it."""
+        return {
+            "finish_reason": choice.end.finish if choice.end else None,
+            "stop_reason": choice.end.stop_reason if choice.end else None,
+            "fusion": self.generation.report(choice),
+        }
+
+    def ids(self, tokens: Sequence[Token]) -> list[int] | None:
+        """The ids of tokens, where they are asked for."""
+        return [token.chosen.id for token in tokens] if self.body.return_token_ids else None
+
+    def prompt_ids(self, choice: Choice) -> list[int] | None:
+        """The ids of the prompt, where they are asked for."""
+        if not self.body.return_token_ids:
+            return None
+        return self.generation.prompt_of(choice).ids[self.generation.view(choice).pivot]
+
+    def prompt_logprobs(self, choice: Choice) -> PromptLogprobs | None:
+        """Those of the prompt's tokens, where they are asked for."""
+        if (wanted := self.body.prompt_logprobs) is None:
+            return None
+        return prompt_logprobs(choice.prompt, wanted, self.generation.view(choice).tokenizer)
