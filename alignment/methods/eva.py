@@ -100,14 +100,11 @@ def _is_text(surface: bytes) -> bool:
 
 
 def _learn(request: MapRequest) -> VocabMap:
-    source, target, parameters = request.source, request.target, request.parameters
-    return eva_map(
-        source.tokenizer,
-        target.tokenizer,
-        source.embeddings(parameters.embeddings).read(),
-        target.embeddings(parameters.embeddings).read(),
-        source_stops=source.stop_ids,
-        target_stop=target.stop_ids[0],
+    parameters = request.parameters
+    tables = [side.embeddings(parameters.embeddings).read() for side in (request.source, request.target)]
+    return request.by(
+        eva_map,
+        *tables,
         top=parameters.top,
         threshold=parameters.threshold,
         without=request.without,

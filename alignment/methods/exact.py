@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 import numpy as np
 
-from alignment.methods.method import MapRequest, Method
+from alignment.methods.method import Method
 from alignment.text.tokenizer import Tokenizer
 from alignment.vocab_map import VocabMap
 
@@ -50,11 +50,4 @@ def _after(surface: bytes | None, lead: bytes) -> bytes:
     return b"" if surface is None else surface.removeprefix(lead)
 
 
-def _learn(request: MapRequest) -> VocabMap:
-    source, target = request.source, request.target
-    return exact_map(
-        source.tokenizer, target.tokenizer, source_stops=source.stop_ids, target_stop=target.stop_ids[0]
-    )
-
-
-METHOD = Method("a token goes to the one that stands for the same bytes", _learn)
+METHOD = Method("a token goes to the one that stands for the same bytes", lambda request: request.by(exact_map))

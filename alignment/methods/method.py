@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from alignment.methods.origin import PAPERS, Parameters, TableName
 from alignment.text.tokenizer import Tokenizer
@@ -67,6 +70,11 @@ class MapRequest:
     without: Collection[int] = ()
     device: str | torch.device = "cpu"
     on_progress: Callable[[float], None] | None = None
+
+    def by(self, make: Callable[..., VocabMap], *tables: NDArray[np.float32], **options: Any) -> VocabMap:
+        """What a function of both tokenizers, and of the ids that end answers in them, makes of this request."""
+        ends = {"source_stops": self.source.stop_ids, "target_stop": self.target.stop_ids[0]}
+        return make(self.source.tokenizer, self.target.tokenizer, *tables, **ends, **options)
 
 
 @dataclass(frozen=True)

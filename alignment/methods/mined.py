@@ -10,7 +10,7 @@ from rapidfuzz import process
 from rapidfuzz.distance import Levenshtein
 
 from alignment.methods.exact import exact_map
-from alignment.methods.method import MapRequest, Method
+from alignment.methods.method import Method
 from alignment.text.tokenizer import Tokenizer
 from alignment.vocab_map import VocabMap
 
@@ -117,15 +117,8 @@ def _nearest(
     return [place_of[token] for token in wanted]
 
 
-def _learn(request: MapRequest) -> VocabMap:
-    source, target = request.source, request.target
-    return mined_map(
-        source.tokenizer,
-        target.tokenizer,
-        source_stops=source.stop_ids,
-        target_stop=target.stop_ids[0],
-        on_progress=request.on_progress,
-    )
-
-
-METHOD = Method("a token goes to the one that is spelled most like it", _learn, costly=True)
+METHOD = Method(
+    "a token goes to the one that is spelled most like it",
+    lambda request: request.by(mined_map, on_progress=request.on_progress),
+    costly=True,
+)

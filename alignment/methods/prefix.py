@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 from alignment.methods.exact import exact_map
 from alignment.methods.hybrid import completed
-from alignment.methods.method import MapRequest, Method
+from alignment.methods.method import Method
 from alignment.text.tokenizer import Tokenizer
 from alignment.vocab_map import VocabMap
 
@@ -24,11 +24,7 @@ def prefix_map(
     return completed(exact, source, lambda surface: target.longest_beginning(surface[:-1]))
 
 
-def _learn(request: MapRequest) -> VocabMap:
-    source, target = request.source, request.target
-    return prefix_map(
-        source.tokenizer, target.tokenizer, source_stops=source.stop_ids, target_stop=target.stop_ids[0]
-    )
-
-
-METHOD = Method("exact where the bytes coincide, the longest beginning of its bytes for the rest", _learn)
+METHOD = Method(
+    "exact where the bytes coincide, the longest beginning of its bytes for the rest",
+    lambda request: request.by(prefix_map),
+)

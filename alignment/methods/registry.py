@@ -77,17 +77,11 @@ class Alignment:
         are known to correspond to; where it takes long, `on_progress` is called with the share that is done.
         ConfigError, in one sentence, for models that nothing can be learned from.
         """
-        return METHODS[self.method].learn(self._request(without, device, on_progress))
+        return METHODS[self.method].learn(
+            MapRequest(self.source, self.target, self.parameters, without, device, on_progress)
+        )
 
     def complete(self, kept: VocabMap) -> VocabMap:
         """The whole map, of what `kept` came to."""
         complete = METHODS[self.method].complete
-        return complete(self._request(), kept) if complete else kept
-
-    def _request(
-        self,
-        without: Collection[int] = (),
-        device: str | torch.device = "cpu",
-        on_progress: Callable[[float], None] | None = None,
-    ) -> MapRequest:
-        return MapRequest(self.source, self.target, self.parameters, without, device, on_progress)
+        return complete(MapRequest(self.source, self.target, self.parameters), kept) if complete else kept

@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 from alignment.methods.exact import exact_map
 from alignment.methods.hybrid import completed
-from alignment.methods.method import MapRequest, Method
+from alignment.methods.method import Method
 from alignment.text.tokenizer import Tokenizer
 from alignment.vocab_map import VocabMap
 
@@ -25,11 +25,7 @@ def spelled_map(
     return completed(exact, source, target.first_token)
 
 
-def _learn(request: MapRequest) -> VocabMap:
-    source, target = request.source, request.target
-    return spelled_map(
-        source.tokenizer, target.tokenizer, source_stops=source.stop_ids, target_stop=target.stop_ids[0]
-    )
-
-
-METHOD = Method("exact where the bytes coincide, the first token of the pivot's spelling for the rest", _learn)
+METHOD = Method(
+    "exact where the bytes coincide, the first token of the pivot's spelling for the rest",
+    lambda request: request.by(spelled_map),
+)

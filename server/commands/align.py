@@ -20,6 +20,7 @@ from fusion.assembly.checkpoints import read_vocabulary
 from fusion.members.checkpoint import parse_device
 from server import __version__
 from server.commands.map_report import examples_table, row_table, shown, summary_table, token_id
+from server.commands.tables import say
 from server.settings.complaints import expectation
 from server.settings.ensembles import AlignmentSettings
 
@@ -71,7 +72,7 @@ def align(
     console.print(summary_table(map, *tokenizers, found))
     console.print()
     console.print(examples_table(map, *tokenizers))
-    console.print(f"\nwrote {out}", markup=False, highlight=False, soft_wrap=True)
+    say(console, f"\nwrote {out}")
 
 
 def inspect(path: Path, token: str, sources: tuple[str, str] | None, console: Console) -> None:
@@ -100,7 +101,7 @@ def inspect(path: Path, token: str, sources: tuple[str, str] | None, console: Co
     origin.require_same_models(replace(origin, source=given[0], target=given[1]), path)
     id = token_id(tokenizers[0], token)
     heading = f"{shown(tokenizers[0], id)} (id {id}) of {source} in {target} ({origin.method})"
-    console.print(heading, markup=False, highlight=False, soft_wrap=True)
+    say(console, heading)
     console.print(row_table(map, id, tokenizers[1]))
 
 

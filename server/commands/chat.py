@@ -116,18 +116,14 @@ def chat(client: ChatClient, conversation: Conversation, console: Console) -> bo
         import readline  # noqa: F401  (gives `input` a history and keys to edit with)
 
         console.print(f"[bold]{conversation.model}[/]  [dim]{HELP}[/]")
-    all_well = True
-    while (line := _read_line(interactive)) is not None:
-        try:
-            if line.startswith("/"):
-                if not _command(line, client, conversation, console):
-                    return all_well
-            elif line:
-                exchange(line, client, conversation, console)
-        except ChatError as error:
-            all_well = False
-            console.print(Text(f"error: {error}", style="red"), soft_wrap=True)
-    return all_well
+
+    def answered(line: str) -> bool:
+        if line.startswith("/"):
+            return _command(line, client, conversation, console)
+        exchange(line, client, conversation, console)
+        return True
+
+    return _each_line(answered, interactive, console)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,22 +137,25 @@ class Completing:
 
 def complete_all(client: ChatClient, how: Completing, console: Console, only: str | None = None) -> bool:
     """Go on from `only`, else from every line of the input. Returns whether there was an answer to each."""
-    if only is not None:
-        _complete(only, client, how, console)
+
+    def answered(line: str) -> bool:
+        show(client.continuation(how.model, line, how.max_tokens, how.temperature), [], console)
         return True
-    interactive, all_well = sys.stdin.isatty(), True
+
+    return answered(only) if only is not None else _each_line(answered, sys.stdin.isatty(), console)
+
+
+def _each_line(answered: Callable[[str], bool], interactive: bool, console: Console) -> bool:
+    """Answer every line of the input until `answered` returns False. Returns whether no answer failed."""
+    all_well = True
     while (line := _read_line(interactive)) is not None:
         try:
-            if line:
-                _complete(line, client, how, console)
+            if line and not answered(line):
+                break
         except ChatError as error:
             all_well = False
             console.print(Text(f"error: {error}", style="red"), soft_wrap=True)
     return all_well
-
-
-def _complete(text: str, client: ChatClient, how: Completing, console: Console) -> None:
-    show(client.continuation(how.model, text, how.max_tokens, how.temperature), [], console)
 
 
 def _read_line(interactive: bool) -> str | None:

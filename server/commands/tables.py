@@ -1,4 +1,4 @@
-"""Style of tables in a terminal."""
+"""Style of tables, progress bars and sentences in a terminal."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import sys
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 _NO_LIMIT = 10_000
@@ -22,6 +23,17 @@ def table(title: str) -> Table:
         pad_edge=False,
         show_edge=False,
     )
+
+
+def progress(console: Console, *, disable: bool = False) -> Progress:
+    """Bars with what is done of how many, and the time left."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=console, disable=disable)
+
+
+def say(console: Console, text: str) -> None:
+    """Print a text as it is, however long its lines are."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def console() -> Console:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from alignment.errors import ConfigError
 from fusion.assembly.checkpoints import open_checkpoint
@@ -19,6 +18,7 @@ from server.commands.calibrate.learning import FILE, Learned, Learner
 from server.commands.calibrate.run import Calibration, require_questions, variants
 from server.commands.calibrate.shares import shares
 from server.commands.evaluate.questions import Question
+from server.commands.tables import progress, say
 from server.loading import build
 from server.settings import EnsembleSettings, Settings
 
@@ -59,8 +59,7 @@ def calibrate(
     kept = Answers(out, about([chosen, *own.members, *sources], [*first, *second], form))
     learner = Learner(known_members(own, settings)) if learn else None
     runtime = build(variants(settings, chosen, alignments, learn=learn))
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    with progress(Console(stderr=True)) as bars:
         calibration = Calibration(
             runtime,
             own,
@@ -70,7 +69,7 @@ def calibrate(
             alignments=alignments,
             seconds=seconds,
             likelihood=likelihood,
-            progress=progress,
+            progress=bars,
             learner=learner,
         )
         runtime.fuser.start()
@@ -90,15 +89,15 @@ def calibrate(
         console.print(report.standings_table(outcome))
         console.print()
     for sentence in spoken:
-        console.print(sentence, markup=False, highlight=False, soft_wrap=True)
+        say(console, sentence)
     candidate = outcome.candidate
     pasted = None if candidate is None else report.yaml_of(chosen, candidate, own, out / FILE)
     if pasted is not None:
-        console.print(f"\n{pasted}", markup=False, highlight=False, soft_wrap=True)
+        say(console, f"\n{pasted}")
     image = report.picture(outcome)
     report.write_report(out, outcome, spoken, pasted, image)
     picture = "" if image is not None else " (without a picture: matplotlib is not installed)"
-    console.print(f"wrote {out / report.PAGE}{picture}", markup=False, highlight=False, soft_wrap=True)
+    say(console, f"wrote {out / report.PAGE}{picture}")
 
 
 def known_members(own: EnsembleSettings, settings: Settings) -> dict[str, Fingerprint]:

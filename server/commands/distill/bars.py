@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import TaskID
+
+from server.commands.tables import progress
 
 Report = Callable[[str, int, int], None]
 """Called with what is worked on, how much of it is done, and how much there is."""
@@ -15,14 +17,13 @@ Report = Callable[[str, int, int], None]
 @contextmanager
 def bars(console: Console) -> Iterator[Report]:
     """A bar for everything that is worked on, with the time left; without a terminal a line where it ends."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+    with progress(console, disable=not console.is_terminal) as running:
         known: dict[str, TaskID] = {}
 
         def report(what: str, done: int, total: int) -> None:
             if what not in known:
-                known[what] = progress.add_task(what, total=total)
-            progress.update(known[what], completed=done, total=total)
+                known[what] = running.add_task(what, total=total)
+            running.update(known[what], completed=done, total=total)
             if not console.is_terminal and done == total:
                 console.print(f"{what}: {done} of {total}", highlight=False)
 

@@ -10,6 +10,7 @@ from fusion.distill.bohdi.run import Run
 from fusion.distill.fusechat.settings import BASE
 from server.commands.distill.bars import bars
 from server.commands.distill.evaluation import evaluate, served_models
+from server.commands.tables import say
 from server.settings.distill.bohdi import read_bohdi
 
 
@@ -24,10 +25,10 @@ def distill(path: Path, output: Console, progress: Console) -> None:
         run = Run(settings, report)
         run.run()
     for note in run.notes:
-        progress.print(note, soft_wrap=True, highlight=False, markup=False)
+        say(progress, note)
     if evaluated is not None:
         rounds = range(1, settings.rounds)
         folders = {f"round-{round}": run.model_folder(round) for round in rounds} | {settings.name: settings.out}
         served = served_models(folders, {BASE: settings.base, **settings.sources}, evaluated)
         evaluate(served, evaluated, settings.work / "evaluate.json", output, progress)
-    progress.print(f"{settings.name} is in {settings.out}.", soft_wrap=True, highlight=False, markup=False)
+    say(progress, f"{settings.name} is in {settings.out}.")

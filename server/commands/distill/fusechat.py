@@ -13,7 +13,7 @@ from fusion.distill.fusechat.plan import Plan, make_plan
 from fusion.distill.fusechat.run import START, Run
 from server.commands.distill.bars import bars
 from server.commands.distill.evaluation import evaluate, served_models
-from server.commands.tables import table
+from server.commands.tables import say, table
 from server.settings.distill.fusechat import read_fusechat
 
 Stage = Literal["represent", "align", "train", "merge", "evaluate"]
@@ -49,7 +49,7 @@ def distill(path: Path, stage: Stage | None, dry_run: bool, output: Console, pro
         served = served_models(_folders(run), settings.readers, evaluated)
         evaluate(served, evaluated, settings.work / "evaluate.json", output, progress)
     if stage in (None, "merge"):
-        progress.print(f"{settings.name} is in {settings.out}.", soft_wrap=True, highlight=False)
+        say(progress, f"{settings.name} is in {settings.out}.")
 
 
 def _folders(run: Run) -> dict[str, Path]:

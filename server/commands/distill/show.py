@@ -16,7 +16,7 @@ from fusion.distill.bohdi.picture import draw_shares, draw_tree
 from fusion.distill.bohdi.settings import Tree as TreeSettings
 from fusion.distill.bohdi.state import State
 from fusion.distill.bohdi.tree import Path as Domain
-from server.commands.tables import table
+from server.commands.tables import say, table
 
 
 def show(run: Path, output: Console, notes: Console) -> None:
@@ -29,11 +29,9 @@ def show(run: Path, output: Console, notes: Console) -> None:
     output.print(tree_of(state))
     output.print(rounds_table(state))
     if draw_tree(run / "tree.png", state, run.name) and draw_shares(run / "shares.png", state, run.name):
-        notes.print(
-            f"Drawn: {run / 'tree.png'}, {run / 'shares.png'}.", soft_wrap=True, highlight=False, markup=False
-        )
+        say(notes, f"Drawn: {run / 'tree.png'}, {run / 'shares.png'}.")
     else:
-        notes.print("For pictures install matplotlib: pip install '.[distill]'", highlight=False, markup=False)
+        say(notes, "For pictures install matplotlib: pip install '.[distill]'")
 
 
 def state_of(journal: Path) -> State:

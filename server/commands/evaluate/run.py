@@ -10,11 +10,11 @@ from pathlib import Path
 import httpx2
 import openai
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from server.commands.client import NO_KEY, api_url
 from server.commands.evaluate.asking import Answer, Asking, EvaluationError, ask_all, served_names
 from server.commands.evaluate.questions import Match, Question, read_questions
+from server.commands.tables import progress
 from server.settings import Settings
 
 _RETRIES = 5  # of a request that an overloaded server refuses, after the time that it names
@@ -85,14 +85,13 @@ async def evaluate(
     if missing := [model for model in models if model not in served]:
         raise EvaluationError(f"'{missing[0]}' is not served; choose from {', '.join(served)}.")
     chosen = list(dict.fromkeys(models)) or served
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as progress:
-        bars = {model: progress.add_task(model, total=len(questions)) for model in chosen}
+    with progress(console) as running:
+        bars = {model: running.add_task(model, total=len(questions)) for model in chosen}
         return await ask_all(
             client,
             chosen,
             questions,
             asking,
             concurrency=concurrency,
-            on_answer=lambda answer: progress.advance(bars[answer.model]),
+            on_answer=lambda answer: running.advance(bars[answer.model]),
         )
