@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -113,8 +113,32 @@ def read(stored: Stored, shape: tuple[int, ...] | None = None) -> torch.Tensor:
     return tensor
 
 
-def shards(tensors: list[Stored], limit: int) -> list[list[Stored]]:
-    """The tensors in groups of at most `limit` bytes, order kept."""
+def write_weights(
+    folder: Path, tensors: Iterable[Stored], made: Callable[[Stored], torch.Tensor], shard_bytes: int = SHARD_BYTES
+) -> None:
+    """Write what `made` makes of each tensor, in order of name and in files of at most so many bytes of the old.
+
+    Raises:
+        ConfigError: a file that cannot be written.
+    """
+    groups = _shards(sorted(tensors, key=lambda stored: stored.name), shard_bytes)
+    files: dict[str, str] = {}
+    size = 0
+    for number, group in enumerate(groups, 1):
+        finished = {stored.name: made(stored) for stored in group}
+        size += sum(tensor.nbytes for tensor in finished.values())
+        name = SINGLE if len(groups) == 1 else f"model-{number:05d}-of-{len(groups):05d}.safetensors"
+        files |= dict.fromkeys(finished, name)
+        try:
+            save_file(finished, folder / name, metadata={"format": "pt"})
+        except SafetensorError as error:
+            raise ConfigError(f"{folder / name} cannot be written: {error}.") from error
+    if len(groups) > 1:
+        index = {"metadata": {"total_size": size}, "weight_map": files}
+        (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def _shards(tensors: list[Stored], limit: int) -> list[list[Stored]]:
     groups: list[list[Stored]] = [[]]
     size = 0
     for stored in tensors:
@@ -124,22 +148,6 @@ def shards(tensors: list[Stored], limit: int) -> list[list[Stored]]:
         groups[-1].append(stored)
         size += stored.bytes
     return groups
-
-
-def write_shard(folder: Path, tensors: dict[str, torch.Tensor], number: int, count: int) -> str:
-    """Write shard `number` of `count`, both from 1 on, and return its file name."""
-    name = SINGLE if count == 1 else f"model-{number:05d}-of-{count:05d}.safetensors"
-    try:
-        save_file(tensors, folder / name, metadata={"format": "pt"})
-    except SafetensorError as error:
-        raise ConfigError(f"{folder / name} cannot be written: {error}.") from error
-    return name
-
-
-def write_index(folder: Path, files: dict[str, str], size: int) -> None:
-    """Write which file each tensor is in, and their size in bytes."""
-    index = {"metadata": {"total_size": size}, "weight_map": files}
-    (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 
 def copy_beside(source: Path, target: Path) -> None:

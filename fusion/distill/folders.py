@@ -20,9 +20,7 @@ from fusion.distill.checkpoint import (
     Stored,
     copy_beside,
     read,
-    shards,
-    write_index,
-    write_shard,
+    write_weights,
     written_at_once,
 )
 from fusion.distill.sce import Variant, crops, linear_tensor, merge_tensor, varm_tensor
@@ -96,7 +94,12 @@ def merge_folders(
     for task in tasks:
         _check_kinship(base, task)
     report = MergeReport(tensors=len(base.tensors))
-    groups = shards([base.tensors[name] for name in sorted(base.tensors)], shard_bytes)
+
+    def made(own: Stored) -> torch.Tensor:
+        tensor = merged(own)
+        if progress is not None:
+            progress(len(report.weights) + len(report.unchanged), report.tensors, own.name)
+        return tensor
 
     def merged(own: Stored) -> torch.Tensor:
         original = read(own)
@@ -117,16 +120,7 @@ def merge_folders(
 
     with written_at_once(Path(out_folder).absolute()) as folder:
         copy_beside(base.folder, folder)
-        files: dict[str, str] = {}
-        for number, group in enumerate(groups, 1):
-            finished: dict[str, torch.Tensor] = {}
-            for own in group:
-                finished[own.name] = merged(own)
-                if progress is not None:
-                    progress(len(files) + len(finished), report.tensors, own.name)
-            files.update(dict.fromkeys(finished, write_shard(folder, finished, number, len(groups))))
-        if len(groups) > 1:
-            write_index(folder, files, sum(stored.bytes for stored in base.tensors.values()))
+        write_weights(folder, base.tensors.values(), made, shard_bytes)
     return report
 
 

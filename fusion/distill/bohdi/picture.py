@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path as File
-from typing import Any
 
 from fusion.distill.bohdi.state import State
 from fusion.distill.bohdi.tree import Path
-from fusion.distill.fusechat.shards import writing
+from fusion.distill.figures import new_figure, save
 
 LONGEST = 60
 """Leaves that a picture shows; of a larger tree those with the most questions."""
@@ -16,7 +15,7 @@ LONGEST = 60
 
 def draw_tree(path: File, state: State, title: str) -> bool:
     """Draw the tree as PNG, coloured by posterior mean; False where matplotlib is not installed."""
-    figure = _figure()
+    figure = new_figure(7, 4)
     if figure is None:
         return False
     nodes = state.tree.nodes
@@ -43,12 +42,12 @@ def draw_tree(path: File, state: State, title: str) -> bool:
     axes.set(title=f"{title}: share of questions that a source won, of all", xlim=(0.8, state.tree.levels + 1))
     axes.invert_yaxis()
     axes.set_axis_off()
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def draw_shares(path: File, state: State, title: str) -> bool:
     """Draw over the rounds how the questions were spread over the domains of the first level, as PNG."""
-    figure = _figure()
+    figure = new_figure(7, 4)
     if figure is None:
         return False
     axes = figure.add_subplot()
@@ -63,7 +62,7 @@ def draw_shares(path: File, state: State, title: str) -> bool:
     axes.set(xlabel="round", ylabel="questions in %", title=title)
     if names:
         axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8)
-    return _save(figure, path)
+    return save(figure, path)
 
 
 def _by_first(counts: Counter[Path]) -> Counter[str]:
@@ -71,19 +70,3 @@ def _by_first(counts: Counter[Path]) -> Counter[str]:
     for path, number in counts.items():
         found[path[0]] += number
     return found
-
-
-def _figure() -> Any:
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        return None
-    return Figure(figsize=(7, 4), layout="constrained")
-
-
-def _save(figure: Any, path: File) -> bool:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    with writing(path):
-        FigureCanvasAgg(figure).print_png(path)  # type: ignore[no-untyped-call]
-    return True

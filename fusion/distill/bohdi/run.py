@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path as File
+from typing import Any
 
 from alignment.errors import ConfigError
 from fusion.distill.bohdi import card
@@ -21,10 +22,8 @@ from fusion.distill.bohdi.rules import read_excluded
 from fusion.distill.bohdi.settings import TARGET, Bohdi
 from fusion.distill.bohdi.state import State
 from fusion.distill.bohdi.voices import Panel, open_voices
-from fusion.distill.fusechat.folders import clear_result, publish
+from fusion.distill.fusechat.folders import publish
 from fusion.distill.fusechat.settings import Source, digest_of
-from fusion.distill.fusechat.shards import read_json
-from fusion.distill.lineage import RECORD
 from fusion.members.identity import content_digest
 
 Progress = Callable[[str, int, int], None]
@@ -163,16 +162,12 @@ class Run:
     def _publish(self) -> File:
         settings = self.settings
         inputs = digest_of(self._inputs(), settings.rounds, settings.name, settings.dtype)
-        if read_json(settings.out / RECORD).get("inputs") != inputs:
-            clear_result(settings.out)
+
+        def described() -> tuple[dict[str, Any], str]:
             record = card.record(settings, self.state, inputs)
-            publish(
-                self.model_folder(settings.rounds),
-                settings.out,
-                settings.dtype,
-                record,
-                card.model_card(settings, record),
-            )
+            return record, card.model_card(settings, record)
+
+        publish(self.model_folder(settings.rounds), settings.out, settings.dtype, inputs, described)
         return settings.out
 
     def _note(self, events: list[dict[str, object]]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +14,6 @@ from alignment.errors import TuttiError
 from alignment.methods.map_cache import MapCache
 from alignment.methods.origin import PAPERS
 from fusion.assembly.runtime import Runtime, build
-from fusion.assembly.specs import EnsembleSpec
 from fusion.core import Delta, End, OnMemberFailure, Prompt
 from fusion.distill.fusechat.settings import Source
 from fusion.ensemble import Ensemble
@@ -54,13 +53,31 @@ class Reply:
     error: str | None = None
 
 
-@dataclass(frozen=True)
+@dataclass
 class Panel:
-    """The ensemble that judges: names of its members, their pivot, and the alignment of their vocabularies."""
+    """The ensemble that judges, as `fusion.assembly` builds it; `method` aligns the members' vocabularies."""
 
-    members: tuple[str, ...]
+    members: Sequence[str]
     pivot: str
-    alignment: str
+    method: str
+    on_member_failure: OnMemberFailure = "fail"
+    fusion: FusionParams = field(default_factory=FusionParams)
+    views: Mapping[str, Any] = field(default_factory=dict)
+    maps: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def alignment(self) -> Any:
+        """The method with the paper's parameters."""
+        return SimpleNamespace(method=self.method, parameters=PAPERS)
+
+    @property
+    def pivots(self) -> tuple[str, ...]:
+        """The pivot alone."""
+        return (self.pivot,)
+
+    def model_of(self, member: str) -> str:
+        """Return the member: none of them is a view."""
+        return member
 
 
 @dataclass(slots=True)
@@ -171,7 +188,7 @@ def open_voices(sources: Mapping[str, Source], panel: Panel | None) -> Iterator[
         ConfigError: what keeps one of them from running.
     """
     models = {name: _model(source) for name, source in sources.items()}
-    ensembles = {} if panel is None else {JUDGES: _ensemble(panel)}
+    ensembles = {} if panel is None else {JUDGES: panel}
     runtime = build(
         models, ensembles, alone=list(models), cache=MapCache(None), tutti="", max_waiting=MOST_WAITING
     )
@@ -198,10 +215,8 @@ def _answer_sum(ended: _Ended, start: int | None, stops: frozenset[int]) -> floa
 
 
 def _model(source: Source) -> Any:
-    options = {name: getattr(EngineOptions(), name) for name in EngineOptions.__dataclass_fields__}
-    own = {name: getattr(source, name) for name in source.__dataclass_fields__}
     return SimpleNamespace(
-        **options | own,
+        **asdict(EngineOptions()) | asdict(source),
         host="inline",
         worker=SimpleNamespace(gpus=None),
         trust_remote_code=False,
@@ -209,28 +224,3 @@ def _model(source: Source) -> Any:
         adapter=None,
         chat_template=None,
     )
-
-
-@dataclass
-class _Judges:
-    """The ensemble of a panel, as `fusion.assembly` takes it."""
-
-    members: Sequence[str]
-    pivot: str
-    alignment: Any
-    on_member_failure: OnMemberFailure = "fail"
-    fusion: FusionParams = field(default_factory=FusionParams)
-    views: Mapping[str, Any] = field(default_factory=dict)
-    maps: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def pivots(self) -> tuple[str, ...]:
-        return (self.pivot,)
-
-    def model_of(self, member: str) -> str:
-        return member
-
-
-def _ensemble(panel: Panel) -> EnsembleSpec:
-    alignment = SimpleNamespace(method=panel.alignment, parameters=PAPERS)
-    return _Judges(panel.members, panel.pivot, alignment)

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fusion.distill.fusechat.shards import write_file, writing
+from fusion.distill.figures import new_figure, save
+from fusion.distill.fusechat.shards import write_file
 
 CURVE = "curve.jsonl"
 PICTURE = "curve.png"
@@ -42,12 +43,9 @@ def read_curve(path: Path) -> list[Entry]:
 
 def draw_curve(path: Path, entries: Sequence[Entry], title: str) -> bool:
     """Draw losses over steps as PNG; False where matplotlib is not installed."""
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
+    figure = new_figure(6, 3.5)
+    if figure is None:
         return False
-    figure = Figure(figsize=(6, 3.5), layout="constrained")
     axes = figure.add_subplot()
     for name, label in (("loss", "training"), ("held_out", "held out")):
         points = [(entry["step"], entry[name]) for entry in entries if name in entry]
@@ -58,6 +56,4 @@ def draw_curve(path: Path, entries: Sequence[Entry], title: str) -> bool:
     axes.set(xlabel="step", ylabel="loss in nats a token", title=title)
     if axes.lines:
         axes.legend()
-    with writing(path):
-        FigureCanvasAgg(figure).print_png(path)  # type: ignore[no-untyped-call]
-    return True
+    return save(figure, path)

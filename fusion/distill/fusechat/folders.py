@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from huggingface_hub import snapshot_download
 
 from alignment.errors import ConfigError
-from fusion.distill.checkpoint import (
-    SHARD_BYTES,
-    Checkpoint,
-    copy_beside,
-    read,
-    shards,
-    write_index,
-    write_shard,
-    written_at_once,
-)
+from fusion.distill.checkpoint import Checkpoint, Stored, copy_beside, read, write_weights, written_at_once
 from fusion.distill.folders import FLOATS
 from fusion.distill.fusechat.settings import Source
-from fusion.distill.fusechat.shards import read_json
+from fusion.distill.fusechat.shards import read_json, write_json
 from fusion.distill.lineage import RECORD
 from fusion.members.checkpoint import DTYPES
 
@@ -35,47 +26,38 @@ def local_folder(source: Source) -> Path:
     return Path(snapshot_download(source.source, revision=source.revision))
 
 
-def clear_result(out: Path) -> None:
-    """Remove the result of an earlier distillation.
-
-    Raises:
-        ConfigError: anything else is in its place.
-    """
-    if out.exists() and any(out.iterdir()):
-        if not read_json(out / RECORD):
-            raise ConfigError(f"{out} holds something that is no result of a distillation; name another folder.")
-        shutil.rmtree(out)
-
-
-def publish(merged: Path, out: Path, dtype: str, record: Mapping[str, Any], card: str) -> None:
+def publish(
+    merged: Path, out: Path, dtype: str, inputs: str, described: Callable[[], tuple[Mapping[str, Any], str]]
+) -> None:
     """Write the result: `merged` with its weights in `dtype`, `distillation.json` and a model card.
 
+    What was made of the same `inputs` stays; the result of another distillation goes. `described` returns record
+    and card.
+
     Raises:
-        ConfigError: `out` holds something already, or cannot be written.
+        ConfigError: `out` holds something else, or cannot be written.
     """
+    known = read_json(out / RECORD)
+    if known.get("inputs") == inputs:
+        return
+    if out.exists() and any(out.iterdir()):
+        if not known:
+            raise ConfigError(f"{out} holds something that is no result of a distillation; name another folder.")
+        shutil.rmtree(out)
+    record, card = described()
     checkpoint = Checkpoint.open(merged)
-    groups = shards([checkpoint.tensors[name] for name in sorted(checkpoint.tensors)], SHARD_BYTES)
+
+    def cast(stored: Stored) -> torch.Tensor:
+        tensor = read(stored)
+        return tensor.to(DTYPES[dtype]) if stored.dtype in FLOATS else tensor
+
     with written_at_once(out) as folder:
         copy_beside(merged, folder)
         for file in ("stage.json", RECORD):
             (folder / file).unlink(missing_ok=True)
-        files: dict[str, str] = {}
-        size = 0
-        for number, group in enumerate(groups, 1):
-            tensors = {one.name: read(one) for one in group}
-            cast = {
-                one.name: tensors[one.name].to(DTYPES[dtype]) if one.dtype in FLOATS else tensors[one.name]
-                for one in group
-            }
-            size += sum(tensor.nbytes for tensor in cast.values())
-            files.update(dict.fromkeys(cast, write_shard(folder, cast, number, len(groups))))
-        if len(groups) > 1:
-            write_index(folder, files, size)
-        config = {**checkpoint.config, "dtype": dtype}
-        (folder / "config.json").write_text(
-            json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
-        )
-        (folder / RECORD).write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_weights(folder, checkpoint.tensors.values(), cast)
+        write_json(folder / "config.json", {**checkpoint.config, "dtype": dtype})
+        write_json(folder / RECORD, record)
         (folder / "README.md").write_text(card, encoding="utf-8")
         for written in folder.iterdir():
             if written.is_file():

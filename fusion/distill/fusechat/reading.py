@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 
 from alignment.errors import ConfigError
 from alignment.text.tokenizer import Tokenizer
@@ -25,17 +26,8 @@ def open_engine(source: Source, best: int) -> Iterator[Engine]:
     Raises:
         ConfigError: whatever keeps the checkpoint from being run.
     """
-    arguments = {
-        "source": source.source,
-        "dtype": source.dtype,
-        "device": source.device,
-        "revision": source.revision,
-        "cache_tokens": source.cache_tokens,
-        "max_sequences": source.max_sequences,
-        "prefill_chunk": source.prefill_chunk,
-        "candidates": best,
-    }
-    engine = load_engine(EngineSpec(source.engine, arguments))
+    arguments = asdict(source) | {"candidates": best}
+    engine = load_engine(EngineSpec(arguments.pop("engine"), arguments))
     try:
         yield engine
     finally:

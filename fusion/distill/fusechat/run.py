@@ -22,13 +22,12 @@ from fusion.distill.fusechat.align import Coverage, Teacher
 from fusion.distill.fusechat.conversations import Conversations, held_out, read_conversations
 from fusion.distill.fusechat.curve import CURVE, read_curve
 from fusion.distill.fusechat.examples import Example, Examples, examples_of
-from fusion.distill.fusechat.folders import clear_result, publish
+from fusion.distill.fusechat.folders import publish
 from fusion.distill.fusechat.represent import Represented, represent, represented, shard_count
 from fusion.distill.fusechat.represent import inputs_of as reading_inputs
 from fusion.distill.fusechat.settings import BASE, FuseChat, digest_of
 from fusion.distill.fusechat.shards import Arrays, read_json, require_shard, shard_path, write_json
 from fusion.distill.fusechat.train import STAGE, Texts, load_student, save_student, train
-from fusion.distill.lineage import RECORD
 
 Progress = Callable[[str, int, int], None]
 """Called with what is worked on, how much of it is done, and how much there is."""
@@ -131,16 +130,13 @@ class Run:
         weights: dict[str, Any] = {}
         for method in dict.fromkeys((settings.merge.method, *settings.merge.compare)):
             weights[method] = self._merge_by(method, digest_of(inputs, method))
-        if read_json(settings.out / RECORD).get("inputs") != inputs:
-            clear_result(settings.out)
-            record = self._record(inputs, weights[settings.merge.method])
-            publish(
-                self.merged_folder(settings.merge.method),
-                settings.out,
-                settings.dtype,
-                record,
-                card.model_card(settings, record),
-            )
+        publish(
+            self.merged_folder(settings.merge.method),
+            settings.out,
+            settings.dtype,
+            inputs,
+            lambda: self._described(inputs, weights[settings.merge.method]),
+        )
         return settings.out
 
     def texts(self, name: str | None) -> Texts:
@@ -231,13 +227,14 @@ class Run:
         write_json(folder / STAGE, about)
         return about
 
-    def _record(self, inputs: str, merged: dict[str, Any]) -> dict[str, Any]:
+    def _described(self, inputs: str, merged: dict[str, Any]) -> tuple[dict[str, Any], str]:
         curves = {name: read_curve(self.model_folder(name) / CURVE) for name in self.settings.targets}
         coverage = {
             name: read_json(self._folder("align", f"target-{name}") / "coverage.json")
             for name in self.settings.targets
         }
-        return card.record(self.settings, self.conversations, inputs, curves, coverage, merged)
+        record = card.record(self.settings, self.conversations, inputs, curves, coverage, merged)
+        return record, card.model_card(self.settings, record)
 
 
 def _own_seed(seed: int, target: str) -> int:
