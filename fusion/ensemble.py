@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +22,8 @@ from fusion.sequence.grammar_table import GrammarTable
 from fusion.terms import terms_of
 from fusion.views import ModelView, original_spans
 
-Read = TypeVar("Read")
+Reading = tuple[list[int], Located | None]
+"""Ids of a prompt, and their places in it where it can be scored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,51 +240,44 @@ class Ensemble:
             "limit": self.longest_context if limited else None,
         }
 
-        def given(name: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+        def read(name: str, tokenizer: Tokenizer) -> Reading:
+            view = self.models[name].view
             own, extra = (shown or {}).get(name, (messages, {}))
-            kwargs = {**(template_kwargs or {}), **self.models[name].view.template, **extra}
-            return own, options | {"template_kwargs": kwargs}
-
-        def encoded(name: str, tokenizer: Tokenizer) -> list[int]:
-            own, arguments = given(name)
-            return tokenizer.encode_chat(self.models[name].view.chat(own, place)[0], **arguments)
-
-        def located(name: str, tokenizer: Tokenizer) -> tuple[list[int], Located]:
-            own, arguments = given(name)
-            seen, at = self.models[name].view.chat(own, place)
-            ids, places = tokenizer.locate_chat(seen, **arguments)
-            return ids, places if self.models[name].view.is_plain else original_spans(places, at)
+            seen, at = view.chat(own, place)
+            kwargs = {**(template_kwargs or {}), **view.template, **extra}
+            if not locate:
+                return tokenizer.encode_chat(seen, **options, template_kwargs=kwargs), None
+            ids, places = tokenizer.locate_chat(seen, **options, template_kwargs=kwargs)
+            return ids, places if view.is_plain else original_spans(places, at)
 
         begins_answer = add_generation_prompt and not continue_final_message
         leads = {name: model.tokenizer.chat_lead if begins_answer else b"" for name, model in self.models.items()}
         texts = tuple(one for message in messages if isinstance(one := message.get("content"), str))
-        if not locate:
-            return Prompt(self._by_each(encoded), leads, texts=texts)
-        return _located(self._by_each(located), leads, texts)
+        return self._by_each(read, leads, texts)
 
     def encode_text(self, text: str, *, add_special_tokens: bool = True, locate: bool = False) -> Prompt:
         """A text to go on from, in every member's own tokens; with `locate` it can be scored."""
-        leads = dict.fromkeys(self.models, b"")
         options: dict[str, Any] = {"add_special_tokens": add_special_tokens, "limit": self.longest_context}
 
-        def located(name: str, tokenizer: Tokenizer) -> tuple[list[int], Located]:
+        def read(name: str, tokenizer: Tokenizer) -> Reading:
             view = self.models[name].view
+            if not locate:
+                return tokenizer.encode(view.text(text), **options), None
             ids, places = tokenizer.locate(view.text(text), **options)
             shown = [None if view.negative is not None else (0, len(text))]
             return ids, places if view.is_plain else original_spans(places, shown)
 
-        if not locate:
-            views = {name: model.view for name, model in self.models.items()}
-            ids = self._by_each(lambda n, tokenizer: tokenizer.encode(views[n].text(text), **options))
-            return Prompt(ids, leads, texts=(text,))
-        return _located(self._by_each(located), leads, (text,))
+        return self._by_each(read, dict.fromkeys(self.models, b""), (text,))
 
-    def _by_each(self, read: Callable[[str, Tokenizer], Read]) -> dict[str, Read]:
+    def _by_each(
+        self, read: Callable[[str, Tokenizer], Reading], leads: dict[str, bytes], texts: tuple[str, ...]
+    ) -> Prompt:
         """A prompt as every member's tokenizer reads it. A refusal by length names the member."""
-        prompts = {}
+        ids: dict[str, list[int]] = {}
+        located: dict[str, Located] = {}
         for name, model in self.models.items():
             try:
-                prompts[name] = read(name, model.tokenizer)
+                ids[name], places = read(name, model.tokenizer)
             except InvalidRequestError as error:
                 field = model.view.param
                 if error.code != CONTEXT_LENGTH_EXCEEDED and field is None:
@@ -293,7 +287,9 @@ class Ensemble:
                 raise InvalidRequestError(
                     f"{where}: {error.message}", param=field or error.param, code=error.code
                 ) from error
-        return prompts
+            if places is not None:
+                located[name] = places
+        return Prompt(ids, leads, located or None, texts=texts)
 
     def encode_ids(self, ids: list[int], *, locate: bool = False) -> Prompt:
         """A prompt given as the pivot's ids: the pivot gets them unchanged, the others the text they stand for."""
@@ -401,10 +397,3 @@ class Ensemble:
                     code=CONTEXT_LENGTH_EXCEEDED,
                 )
             room.update({name: min(room[name], each) for name in names})
-
-
-def _located(
-    encoded: dict[str, tuple[list[int], Located]], leads: dict[str, bytes], texts: tuple[str, ...]
-) -> Prompt:
-    ids = {name: ids for name, (ids, _) in encoded.items()}
-    return Prompt(ids, leads, {name: places for name, (_, places) in encoded.items()}, texts=texts)

@@ -8,11 +8,12 @@ from time import perf_counter
 import numpy as np
 from numpy.typing import NDArray
 
-from fusion.core import Floats, Ids, LogProbs, Token, TokenLogProb
+from fusion.core import Floats, Ids, LogProbs, Token
 from fusion.reports import RoundReport
 from fusion.sampling import draw, is_plain, sample_plain
 from fusion.sequence.sequence import Sequence
 from fusion.step import Candidates, Fused, fuse, keep_the_pivots_cut, of_one_width, project
+from fusion.tokens import described
 
 
 @dataclass(slots=True)
@@ -119,7 +120,9 @@ def run_round(batch: list[Sequence]) -> Round:
         sequence = batch[row]
         wanted = sequence.fusion.report
         reports.append(report(sequence, candidates, row, chosen, result) if wanted else None)
-        tokens.append(describe(sequence, candidates.tokens[row], fused[row], chosen))
+        tokens.append(
+            described(chosen, candidates.tokens[row], fused[row], sequence.sampling.logprobs, sequence.surface)
+        )
         if sequence.fusion.draft == "auto":
             note_followed(sequence, candidates, row, chosen)
     return Round(
@@ -218,27 +221,6 @@ def choose(batch: list[Sequence], tokens: NDArray[np.int64], fused: Floats) -> l
             rng=sequence.rng,
         )
     return chosen
-
-
-def describe(sequence: Sequence, tokens: NDArray[np.int64], fused: Floats, chosen: int) -> Token:
-    """The chosen token and its best alternatives, with log-probabilities before bias, penalties and temperature.
-
-    A mixture's probabilities sum to less than 1 where members are truncated or maps lose mass (and to more where
-    a learned map gains some); they are reported as they are up to 1, and normalised above.
-    """
-    wanted = sequence.sampling.logprobs
-    excess = max(float(fused.sum()), 1.0) if wanted is not None else 1.0
-
-    def entry(token: int, probability: float) -> TokenLogProb:
-        logprob = float(np.log(probability / excess)) if probability > 0 else -np.inf
-        return TokenLogProb(token, sequence.surface(token), logprob)
-
-    where = np.flatnonzero(tokens == chosen)
-    token = entry(chosen, float(fused[where[0]]) if len(where) else 0.0)
-    if not wanted:
-        return Token(token)
-    best = np.argsort(-fused, kind="stable")[:wanted]
-    return Token(token, tuple(entry(int(tokens[i]), float(fused[i])) for i in best if fused[i] > 0))
 
 
 def report(sequence: Sequence, candidates: Candidates, row: int, chosen: int, result: Fused) -> RoundReport:

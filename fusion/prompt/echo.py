@@ -21,6 +21,7 @@ from fusion.inside import Level, conditioned
 from fusion.options import FusionParams
 from fusion.prompt.scoring import ScoredPrompt
 from fusion.step import fuse, of_one_width, project
+from fusion.tokens import described
 
 ABSENT, PLAIN, INSIDE = range(3)  # how a member votes at a position
 BLOCK = 128  # positions fused at a time, which bounds the memory that takes
@@ -133,9 +134,7 @@ class Echo:
 
         Nothing predicts the first: its log-probability is NaN.
         """
-        found: list[Token | None] = [None] * len(self._ids)
-        if self._ids:
-            found[0] = Token(self._entry(self._ids[0], np.nan))
+        found: list[Token | None] = [*self._first, *[None] * (len(self._ids) - 1)]
         spoken = {name: self._conditioned(name, prompt) for name, prompt in prompts.items()}
         # [P, M]: where a member votes, and whether it speaks from before a character.
         votes = np.stack([np.where(self.own[name] >= 0, PLAIN, ABSENT) for name in prompts], axis=1)
@@ -160,12 +159,11 @@ class Echo:
         self, distributions: Sequence[tuple[NDArray[np.int64], NDArray[np.float64]]], wanted: int
     ) -> tuple[Token, ...]:
         """The pivot's tokens where the distribution before each but the first, on ids [C], is given."""
-        first = [Token(self._entry(self._ids[0], np.nan))] if self._ids else []
         rest = [
-            self._token(label, tokens, probabilities, wanted)
+            described(label, tokens, probabilities, wanted, self._view.surface)
             for label, (tokens, probabilities) in zip(self._ids[1:], distributions, strict=True)
         ]
-        return (*first, *rest)
+        return (*self._first, *rest)
 
     def _conditioned(self, name: str, prompt: ScoredPrompt) -> dict[int, tuple[Ids, LogProbs]]:
         """By position of the pivot inside a character or token, what this member says of it; see `conditioned`."""
@@ -200,25 +198,15 @@ class Echo:
         names = list(voters)
         mapped = view.mapped(names)
         fused = fuse(candidates.probabilities, given, names.index(view.pivot), mapped, fusion).distribution
-        fused = fused / np.maximum(fused.sum(axis=1, keepdims=True), 1.0)
         return [
-            self._token(self._ids[index + 1], row, probabilities, wanted)
+            described(self._ids[index + 1], row, probabilities, wanted, view.surface)
             for index, row, probabilities in zip(at, candidates.tokens, fused, strict=True)
         ]
 
-    def _token(
-        self, label: int, tokens: NDArray[np.int64], probabilities: NDArray[np.float64], wanted: int
-    ) -> Token:
-        with np.errstate(divide="ignore"):
-            logprobs = np.log(probabilities)
-        where = np.flatnonzero(tokens == label)
-        chosen = float(logprobs[where[0]]) if len(where) else -np.inf
-        best = np.argsort(-probabilities, kind="stable")[:wanted]
-        top = tuple(self._entry(int(tokens[i]), float(logprobs[i])) for i in best if probabilities[i] > 0)
-        return Token(self._entry(label, chosen), top)
-
-    def _entry(self, token: int, logprob: float) -> TokenLogProb:
-        return TokenLogProb(token, self._view.surface(token), logprob)
+    @property
+    def _first(self) -> list[Token]:
+        """The first token of the prompt, which nothing predicts; none of an empty one."""
+        return [Token(TokenLogProb(id, self._view.surface(id), np.nan)) for id in self._ids[:1]]
 
 
 def _stacked(spoken: Mapping[int, tuple[Ids, LogProbs]], at: Indices) -> tuple[Ids, LogProbs]:

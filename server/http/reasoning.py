@@ -30,6 +30,11 @@ class ReasoningTags:
         return prompt.rstrip().endswith(self.open)
 
 
+def begun(text: str, mark: str) -> int:
+    """How many characters at the end of a text could be the beginning of a mark, all of which is not there yet."""
+    return next((n for n in range(min(len(mark) - 1, len(text)), 0, -1) if mark.startswith(text[-n:])), 0)
+
+
 class ReasoningSplitter:
     """The state of one answer."""
 
@@ -75,11 +80,7 @@ class ReasoningSplitter:
             self._emit("reasoning", self._held[:end].rstrip(), out)
             self._held, self._state, self._trim = self._held[end + len(close) :], "after", True
             return
-        kept = len(self._held)
-        for size in range(min(len(close) - 1, kept), 0, -1):
-            if close.startswith(self._held[kept - size :]):
-                kept -= size
-                break
+        kept = len(self._held) - begun(self._held, close)
         kept = len(self._held[:kept].rstrip())
         self._emit("reasoning", self._held[:kept], out)
         self._held = self._held[kept:]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from inspect import signature
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
+from transformers import PreTrainedTokenizerBase
 
 from alignment.errors import InvalidRequestError
 from server.http.errors import shorten
@@ -15,27 +17,9 @@ from server.http.protocol.sampling import SamplingFields
 from server.http.tools.history import checked
 
 # What a request may hand to the chat template must not replace what the template is called with.
-RESERVED_TEMPLATE_KWARGS = frozenset(
-    {
-        "add_generation_prompt",
-        "chat_template",
-        "continue_final_message",
-        "conversation",
-        "documents",
-        "load_audio_from_video",
-        "max_length",
-        "messages",
-        "padding",
-        "processor_kwargs",
-        "return_assistant_tokens_mask",
-        "return_dict",
-        "return_tensors",
-        "tokenize",
-        "tokenizer_kwargs",
-        "tools",
-        "truncation",
-    }
-)
+RESERVED_TEMPLATE_KWARGS = signature(PreTrainedTokenizerBase.apply_chat_template).parameters.keys() | {
+    *("load_audio_from_video", "messages", "processor_kwargs"),
+}
 
 
 class Part(RequestModel):

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from server.http.reasoning import begun
 from server.http.tools.calls import Tool, ToolCall, arguments_text
 from server.http.tools.formats import Format
 
@@ -74,11 +75,7 @@ class ToolParser:
             self._held = self._held[start:]
             self._inside, self._scan = True, _JsonScan()
             return True
-        kept = len(self._held)
-        for size in range(min(len(opener) - 1, kept), 0, -1):
-            if opener.startswith(self._held[kept - size :]):
-                kept -= size
-                break
+        kept = len(self._held) - begun(self._held, opener)
         kept = len(self._held[:kept].rstrip())  # white space before a call is no content
         self._say(self._held[:kept], out)
         self._held = self._held[kept:]

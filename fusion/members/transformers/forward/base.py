@@ -49,9 +49,9 @@ class Forward(Protocol):
     """
 
     path: str
-    continues: bool
-    in_cache: bool
-    adapters: Adapters | None
+    continues: bool = True
+    in_cache: bool = False
+    adapters: Adapters | None = None
 
     def run(self, parts: list[Part]) -> tuple[list[int], Tensor | None]:
         """Run the parts, each after what is cached of its sequence.
@@ -61,7 +61,9 @@ class Forward(Protocol):
         """
 
     def rollback(self, sequence: int, keep: int) -> None:
-        """Let only the first `keep` tokens of a sequence stay."""
+        """Let only the first `keep` tokens of a sequence stay: nothing to do where all lies in the cache."""
+        return
 
     def forget(self, sequence: int) -> None:
-        """Drop all state of a sequence that is kept outside the cache."""
+        """Drop all state of a sequence that is kept outside the cache, if any is."""
+        return

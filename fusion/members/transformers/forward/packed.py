@@ -9,20 +9,17 @@ from torch import Tensor
 
 from fusion.members.transformers.cache.kv import KVCache
 from fusion.members.transformers.forward.attention import IMPLEMENTATION, Packed, Row, runs
-from fusion.members.transformers.forward.base import Part
-from fusion.members.transformers.lora import Adapters
+from fusion.members.transformers.forward.base import Forward, Part
 
 
-class PackedForward:
+class PackedForward(Forward):
     """One forward pass of [1, N] ids, so no layer computes padding; implements `forward.Forward`.
 
     Attention (`attention.packed_attention`) sees each row's cache through views; rolling back takes no work.
     """
 
     path = "packed"
-    continues = True
     in_cache = True
-    adapters: Adapters | None = None
 
     def __init__(self, model: Any, cache: KVCache) -> None:
         """Replace the model's attention for good."""
@@ -55,9 +52,3 @@ class PackedForward:
             packed=Packed(self._cache, inputs[2], packed_runs),
         ).logits[0]
         return order, logits.float() if scored else None
-
-    def rollback(self, sequence: int, keep: int) -> None:
-        """Nothing to do: what lies beyond a row's length is never looked at."""
-
-    def forget(self, sequence: int) -> None:
-        """Nothing to do: all that is kept lies in the cache."""

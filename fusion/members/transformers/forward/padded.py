@@ -11,22 +11,19 @@ from torch import Tensor
 
 from fusion.members.transformers.cache.kv import KVCache
 from fusion.members.transformers.cache.rows import RowCache, Rows
-from fusion.members.transformers.forward.base import Part
-from fusion.members.transformers.lora import Adapters
+from fusion.members.transformers.forward.base import Forward, Part
 
 PADDING_LIMIT = 2
 """A batch may hold this many times the tokens that its rows do, in what it computes and in what it reads."""
 
 
-class PaddedForward:
+class PaddedForward(Forward):
     """Forward passes through the model as it is; implements `forward.Forward`.
 
     Keys and values lie in the engine's cache, so that rolling back takes no work.
     """
 
-    continues = True
     in_cache = True
-    adapters: Adapters | None = None
 
     def __init__(self, model: Any, cache: KVCache, *, batched: bool) -> None:
         self.path = "padded" if batched else "one by one"
@@ -45,12 +42,6 @@ class PaddedForward:
             found += logits
         found = [rows for rows in found if len(rows)]
         return order, torch.cat(found) if found else None
-
-    def rollback(self, sequence: int, keep: int) -> None:
-        """Nothing to do: what lies beyond a row's length is never looked at."""
-
-    def forget(self, sequence: int) -> None:
-        """Nothing to do: all that is kept lies in the cache."""
 
 
 class ModelCall:

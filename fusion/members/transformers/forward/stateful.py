@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from fusion.members.engine import DECODING_TOKENS
-from fusion.members.transformers.forward.base import Part
+from fusion.members.transformers.forward.base import Forward, Part
 from fusion.members.transformers.forward.padded import batches
-from fusion.members.transformers.lora import Adapters
 
 CHECKPOINTS = 4
 """States kept per sequence: rolling back so many forward passes of it costs next to nothing."""
@@ -48,15 +47,12 @@ class _Past:
         return self.checkpoints[-1][0] if self.checkpoints else 0
 
 
-class StatefulForward:
+class StatefulForward(Forward):
     """Forward passes over states; implements `forward.Forward`.
 
     A rollback goes back to the newest state that is not beyond it; what is missing is run again with the next
     part. The states that are kept bound the memory: CHECKPOINTS for each sequence.
     """
-
-    in_cache = False
-    adapters: Adapters | None = None
 
     def __init__(self, step: Step, *, continues: bool) -> None:
         """`continues`: whether the model can go on from a state with several tokens at once.

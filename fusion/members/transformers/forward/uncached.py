@@ -8,20 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fusion.members.transformers.forward.base import Part
-from fusion.members.transformers.lora import Adapters
+from fusion.members.transformers.forward.base import Forward, Part
 
 
-class WholeForward:
+class WholeForward(Forward):
     """Plain forward passes over whole texts; implements `forward.Forward`.
 
     It works whatever a model keeps between calls. The time of a token grows with the length of its text.
     """
 
     path = "without cache"
-    continues = True
-    in_cache = False
-    adapters: Adapters | None = None
 
     def __init__(self, model: Any) -> None:
         self._model = model
