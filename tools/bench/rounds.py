@@ -1,7 +1,9 @@
 """Time per round of two source trees, in alternation: `python -m tools.bench.rounds BEFORE AFTER`.
 
-Each tree runs in processes of its own, over members of random parameters on the transformers engine, in turns.
-Prints one JSON line with the medians in milliseconds and AFTER's ratio to BEFORE, at 1 and at 16 sequences.
+Each tree runs in a process of its own, over the same three members of random parameters on the transformers
+engine; they are asked in turns. `--size tiny` has members of one narrow layer, so that a round is mostly the
+fuser's. Prints one JSON line: the medians in milliseconds at 1 and at 16 sequences, and the median of each turn's
+ratio of AFTER to BEFORE.
 """
 
 from __future__ import annotations
@@ -12,14 +14,20 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
+from tools.bench import models
+from tools.bench.processor import processor
+
 SEQUENCES = (1, 16)
-TOKENS = 120
+NARROW = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 1, "num_attention_heads": 2}
+TINY = {"llama": NARROW | {"num_key_value_heads": 2}, "qwen2": NARROW | {"num_key_value_heads": 1}, "neox": NARROW}
 # Runs in either tree: modules are found by either of their names.
 CHILD = """
 import importlib, json, sys, threading, time
+from pathlib import Path
 def find(*names):
     for name in names:
         module, _, attribute = name.rpartition(".")
@@ -28,17 +36,14 @@ def find(*names):
         except (ImportError, AttributeError):
             continue
     raise SystemExit(f"{names} are not in this tree")
-Fuser = find("fusion.loop.fuser.Fuser", "fusion.fuser.Fuser")
 SamplingParams = find("fusion.options.SamplingParams", "fusion.core.SamplingParams")
 build = find("server.loading.build")
 read_settings = find("server.settings.read_settings", "server.settings.read.read_settings")
-from pathlib import Path
-path, counts, tokens = Path(sys.argv[1]), json.loads(sys.argv[2]), int(sys.argv[3])
-runtime = build(read_settings(path, {}))
+runtime = build(read_settings(Path(sys.argv[1]), {}))
 runtime.fuser.start()
-ensemble = next(e for e in runtime.ensembles.values() if len(e.models) > 1)
-prompt = ensemble.encode_chat([{"role": "user", "content": "Where does the river go in winter?"}])
-def timed(number):
+ensemble = runtime.ensembles["bench"]
+prompt = ensemble.encode_text(sys.argv[2])
+def timed(number, tokens):
     left, done = [number], threading.Event()
     def on_update(update):
         if getattr(update, "error", None):
@@ -54,27 +59,44 @@ def timed(number):
     done.wait()
     return (time.perf_counter() - began) / tokens * 1000
 for line in sys.stdin:
-    print(json.dumps(timed(int(line))), flush=True)
+    print(json.dumps(timed(*json.loads(line))), flush=True)
 runtime.fuser.stop()
 """
 
 
 def start(tree: Path, configuration: Path) -> subprocess.Popen[str]:
-    """A process that answers each number of sequences with the milliseconds of a round."""
+    """A process that answers each [sequences, tokens] with the milliseconds of a round."""
     environment = {**os.environ, "PYTHONPATH": str(tree)}
-    command = [sys.executable, "-c", CHILD, str(configuration), json.dumps(SEQUENCES), str(TOKENS)]
+    command = [sys.executable, "-c", CHILD, str(configuration), models.prompt(40, 0)]
     return subprocess.Popen(
         command, cwd=tree, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
 
 
-def ask(process: subprocess.Popen[str], sequences: int) -> float:
+def ask(process: subprocess.Popen[str], sequences: int, tokens: int) -> float:
     """Milliseconds of a round."""
     assert process.stdin is not None
     assert process.stdout is not None
-    process.stdin.write(f"{sequences}\n")
+    process.stdin.write(f"{json.dumps([sequences, tokens])}\n")
     process.stdin.flush()
     return float(json.loads(process.stdout.readline()))
+
+
+def compared(
+    processes: dict[str, subprocess.Popen[str]], sequences: int, turns: int, tokens: int
+) -> dict[str, Any]:
+    """Medians of many turns; the first of them warms up and does not count."""
+    times: dict[str, list[float]] = {name: [] for name in processes}
+    for turn in range(turns + 1):
+        order = list(processes) if turn % 2 else list(reversed(processes))
+        for name in order:
+            times[name].append(ask(processes[name], sequences, tokens))
+    ratios = sorted(after / before for before, after in zip(times["before"][1:], times["after"][1:], strict=True))
+    return {
+        **{name: round(statistics.median(values[1:]), 4) for name, values in times.items()},
+        "ratio": round(statistics.median(ratios), 4),
+        "quartiles": [round(ratios[len(ratios) // 4], 4), round(ratios[3 * len(ratios) // 4], 4)],
+    }
 
 
 def main() -> None:
@@ -82,28 +104,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("before", type=Path)
     parser.add_argument("after", type=Path)
-    parser.add_argument("--configuration", type=Path, default=Path("deploy/demo.yaml"))
-    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--size", choices=("tiny", "small"), default="small")
+    parser.add_argument(
+        "--folder", type=Path, help="where the members are, or are built; a temporary one by default"
+    )
+    parser.add_argument("--turns", type=int, default=40)
+    parser.add_argument("--tokens", type=int, default=40, help="of each sequence in a turn")
     options = parser.parse_args()
-    configuration = options.configuration.resolve()
-    trees = {"before": options.before.resolve(), "after": options.after.resolve()}
-    processes = {name: start(tree, configuration) for name, tree in trees.items()}
-    result: dict[str, Any] = {"processor_threads": os.cpu_count(), "tokens": TOKENS, "repeats": options.repeats}
-    for sequences in SEQUENCES:
-        times: dict[str, list[float]] = {name: [] for name in processes}
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = options.folder or Path(temporary)
+        names = list(TINY)
+        if not all((folder / name / "config.json").exists() for name in names):
+            models.build(folder, TINY if options.size == "tiny" else models.SMALL)
+        configuration = Path(temporary, "bench.yaml")
+        members = {name: {"source": str((folder / name).resolve()), "dtype": "float32"} for name in names}
+        ensemble = {"members": names, "pivot": names[0], "alignment": "exact", "weights": "uniform"}
+        configuration.write_text(json.dumps({"models": members, "ensembles": {"bench": ensemble}}))
+        processes = {name: start(getattr(options, name).resolve(), configuration) for name in ("before", "after")}
+        result: dict[str, Any] = {"processor": processor(), "size": options.size}
+        for sequences in SEQUENCES:
+            result[str(sequences)] = compared(processes, sequences, options.turns, options.tokens)
         for process in processes.values():
-            ask(process, sequences)
-        for turn in range(options.repeats):
-            order = list(processes) if turn % 2 else list(reversed(processes))
-            for name in order:
-                times[name].append(ask(processes[name], sequences))
-        medians = {name: statistics.median(values) for name, values in times.items()}
-        result[str(sequences)] = {
-            **{name: round(value, 4) for name, value in medians.items()},
-            "ratio": round(medians["after"] / medians["before"], 4),
-        }
-    for process in processes.values():
-        process.communicate()
+            process.communicate()
     print(json.dumps(result))
 
 
