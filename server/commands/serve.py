@@ -102,27 +102,24 @@ class _Server(uvicorn.Server):
 
 
 def _bound(options: ServerSettings) -> socket.socket:
-    """The socket that the settings ask for, which does not listen yet."""
-    if options.unix_socket is None:
-        return _listener(options.host, options.port)
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        if os.path.exists(options.unix_socket) and stat.S_ISSOCK(os.stat(options.unix_socket).st_mode):
-            os.unlink(options.unix_socket)  # left behind by a server that was killed
-        listener.bind(options.unix_socket)
-    except OSError as error:
-        listener.close()
-        reason = (error.strerror or str(error)).lower()
-        raise ConfigError(f"Cannot listen on {options.unix_socket} ({reason}): set another unix_socket.") from None
-    return listener
+    """A bound socket that does not listen yet. The file of a server that was killed is taken over.
 
-
-def _listener(host: str, port: int) -> socket.socket:
-    """A bound socket that does not listen yet."""
+    Raises:
+        ConfigError: the address cannot be had.
+    """
+    path = options.unix_socket
+    where, setting = (path, "unix_socket") if path else (f"{options.host}:{options.port}", "--host or --port")
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        family, kind, protocol, _, address = found[0]
-        listener = socket.socket(family, kind, protocol)
+        if path is None:
+            found = socket.getaddrinfo(
+                options.host, options.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            )
+            family, *_, address = found[0]
+        else:
+            family, address = socket.AF_UNIX, path  # type: ignore[assignment]
+            if os.path.exists(path) and stat.S_ISSOCK(os.stat(path).st_mode):
+                os.unlink(path)
+        listener = socket.socket(family, socket.SOCK_STREAM)
         try:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind(address)
@@ -131,7 +128,7 @@ def _listener(host: str, port: int) -> socket.socket:
             raise
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
-        raise ConfigError(f"Cannot listen on {host}:{port} ({reason}): set another --host or --port.") from None
+        raise ConfigError(f"Cannot listen on {where} ({reason}): set another {setting}.") from None
     return listener
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
@@ -59,9 +58,7 @@ def record(settings: Bohdi, state: State, inputs: str) -> dict[str, Any]:
 
 def shares(state: State, round: int) -> dict[str, float]:
     """The share of a round's questions by the domains of the first level."""
-    counts: Counter[str] = Counter()
-    for path, number in state.drawn[round].items():
-        counts[path[0]] += number
+    counts = state.by_first(round)
     total = counts.total()
     return {name: float(f"{number / total:.3f}") for name, number in counts.most_common()}
 

@@ -71,7 +71,7 @@ def explore(
         _sample(question, case, verdict, unusable, settings)
         for (question, case, unusable), verdict in zip(cases, verdicts, strict=True)
     ]
-    dropped = [_dropped(question, why) for question, why in [*lost, *unused, *unanswered]]
+    dropped = [_about("dropped", question) | {"why": why} for question, why in [*lost, *unused, *unanswered]]
     end = {
         "event": "batch",
         "number": number,
@@ -223,24 +223,18 @@ def _sampling(settings: Bohdi, longest: int, temperature: float, rng: np.random.
     return SamplingParams(max_tokens=longest, temperature=temperature, top_p=settings.explore.top_p, seed=seed)
 
 
-def _dropped(question: Asked, why: str) -> Event:
+def _about(event: str, question: Asked) -> Event:
     return {
-        "event": "dropped",
+        "event": event,
         "id": question.id,
         "path": list(question.path),
         "leader": question.leader,
         "question": question.text,
-        "why": why,
     }
 
 
 def _sample(question: Asked, case: Case, verdict: Verdict, unusable: dict[str, str], settings: Bohdi) -> Event:
-    return {
-        "event": "sample",
-        "id": question.id,
-        "path": list(question.path),
-        "leader": question.leader,
-        "question": question.text,
+    return _about("sample", question) | {
         "answers": dict(case.answers),
         "unusable": unusable,
         "judge": settings.judge.by if settings.judge.by == "fused" else case.judge,

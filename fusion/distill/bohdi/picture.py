@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path as File
 
 from fusion.distill.bohdi.state import State
-from fusion.distill.bohdi.tree import Path
 from fusion.distill.figures import new_figure, save
 
 LONGEST = 60
@@ -52,7 +50,7 @@ def draw_shares(path: File, state: State, title: str) -> bool:
         return False
     axes = figure.add_subplot()
     rounds = sorted(state.drawn)
-    counts = {round: _by_first(state.drawn[round]) for round in rounds}
+    counts = {round: state.by_first(round) for round in rounds}
     names = list(dict.fromkeys(name for round in rounds for name in counts[round]))
     base = [0.0] * len(rounds)
     for name in names:
@@ -63,10 +61,3 @@ def draw_shares(path: File, state: State, title: str) -> bool:
     if names:
         axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8)
     return save(figure, path)
-
-
-def _by_first(counts: Counter[Path]) -> Counter[str]:
-    found: Counter[str] = Counter()
-    for path, number in counts.items():
-        found[path[0]] += number
-    return found

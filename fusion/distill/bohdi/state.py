@@ -77,6 +77,13 @@ class State:
         """Return how many questions were drawn in a round, those included that came to nothing."""
         return sum(self.drawn[round].values()) + self.lost[round]
 
+    def by_first(self, round: int) -> Counter[str]:
+        """How many questions were drawn below each domain of the first level."""
+        found: Counter[str] = Counter()
+        for path, number in self.drawn[round].items():
+            found[path[0]] += number
+        return found
+
     def take(self, events: Iterable[Event]) -> None:
         """Move on by some events."""
         for event in events:

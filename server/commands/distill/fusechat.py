@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from rich.console import Console
+from rich.filesize import decimal
 from rich.table import Table
 
 from alignment.errors import ConfigError
@@ -75,10 +76,6 @@ def plan_table(plan: Plan) -> Table:
         if reader.left_out:
             result.add_row("  conversations it cannot read", f"{reader.left_out:,}")
     result.add_row("steps of each target", f"{plan.steps:,}")
-    result.add_row("memory while training, at least", _size(plan.memory))
-    result.add_row("disk, at most", _size(plan.disk))
+    result.add_row("memory while training, at least", decimal(plan.memory))
+    result.add_row("disk, at most", decimal(plan.disk))
     return result
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"

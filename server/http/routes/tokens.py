@@ -67,10 +67,7 @@ def tokens_router(service: Service) -> APIRouter:
             vocabulary_size=ensemble.tokenizer.vocabulary_size,
             model_max_length=ensemble.context,
             chat_template=hf.chat_template,
-            bos_token=hf.bos_token,
-            eos_token=hf.eos_token,
-            unk_token=hf.unk_token,
-            pad_token=hf.pad_token,
+            **{name: getattr(hf, name) for name in ("bos_token", "eos_token", "unk_token", "pad_token")},
         )
 
     return router
