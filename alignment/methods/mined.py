@@ -50,20 +50,6 @@ def packllm_pairs(
     return [(id, target.ids[place]) for id, place in zip(source.ids, places, strict=True)]
 
 
-def fusellm_pairs(blending: Vocabulary, base: Vocabulary) -> dict[str, str]:
-    """For every token of the blending model the base model's token, by FuseLLM's rule (arXiv 2401.10491).
-
-    Every marker is replaced by the base's, which is how the keys are spelled; then the identical string, else the
-    nearest one as above.
-    """
-
-    def respell(token: str) -> str:
-        return token.replace(blending.marker, base.marker)
-
-    places = _nearest(blending, base, respell)
-    return {respell(t): base.tokens[place] for t, place in zip(blending.tokens, places, strict=True)}
-
-
 def mined_map(
     source: Tokenizer,
     target: Tokenizer,

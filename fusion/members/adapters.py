@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -13,6 +12,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from alignment.errors import ConfigError
+from fusion.members.checkpoint import json_object
 
 WEIGHTS = "adapter_model.safetensors"
 _NAME = re.compile(r"^base_model\.model\.(?P<module>.+)\.lora_(?P<part>[AB])\.weight$")
@@ -118,13 +118,7 @@ def _config(folder: str) -> dict[str, Any]:
         raise ConfigError(
             f"{folder} has no adapter_config.json; give the folder that peft's save_pretrained wrote."
         )
-    try:
-        config = json.loads(path.read_text())
-    except ValueError as error:
-        raise ConfigError(f"{folder}: adapter_config.json is not valid JSON ({error}).") from error
-    if not isinstance(config, dict):
-        raise ConfigError(f"{folder}: adapter_config.json is not a JSON object.")
-    return config
+    return json_object(path, folder)
 
 
 def _require_built(folder: str, config: Mapping[str, Any]) -> None:

@@ -306,12 +306,17 @@ def _read_json(source: str, name: str, revision: str | None, *, required: bool) 
         if required:
             raise ConfigError(f"{source} has no {name}; give the folder that save_pretrained wrote.")
         return {}
+    return json_object(path, source)
+
+
+def json_object(path: Path, source: str) -> dict[str, Any]:
+    """The object that a file of a checkpoint holds. ConfigError for anything else."""
     try:
         content = json.loads(path.read_text())
     except ValueError as error:
-        raise ConfigError(f"{source}: {name} is not valid JSON ({error}).") from error
+        raise ConfigError(f"{source}: {path.name} is not valid JSON ({error}).") from error
     if not isinstance(content, dict):
-        raise ConfigError(f"{source}: {name} is not a JSON object.")
+        raise ConfigError(f"{source}: {path.name} is not a JSON object.")
     return content
 
 

@@ -122,10 +122,14 @@ class Generation:
     @property
     def prompt_tokens(self) -> int:
         """The length of all prompts together, counted once each, in the pivot's tokens."""
-        each = max(len(self.choices) // max(len(self.prompts), 1), 1)
-        pivots = [self.view(choice).pivot for choice in self.choices[::each]]
+        pivots = [self.view(choice).pivot for choice in self._firsts]
         pivots = pivots or [self.ensemble.pivot] * len(self.prompts)
         return sum(len(prompt.ids[pivot]) for prompt, pivot in zip(self.prompts, pivots, strict=True))
+
+    @property
+    def _firsts(self) -> list[Choice]:
+        """The first choice of each prompt."""
+        return self.choices[:: max(len(self.choices) // max(len(self.prompts), 1), 1)]
 
     @property
     def running(self) -> bool:
@@ -146,10 +150,9 @@ class Generation:
     @property
     def _reused(self) -> int:
         """The tokens of the prompts, once each, that the pivot had not to compute, as far as that is known yet."""
-        each = max(len(self.choices) // max(len(self.prompts), 1), 1)
         return sum(
             choice.end.account.reused.get(self.view(choice).pivot, 0)
-            for choice in self.choices[::each]
+            for choice in self._firsts
             if choice.end is not None and choice.end.account is not None
         )
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from fastapi.routing import APIRoute
+from starlette.routing import BaseRoute
 from starlette.types import Scope
 
 # Load balancers and Prometheus ask these every few seconds: without a key, also while the server drains, and
@@ -16,19 +20,6 @@ PAGE_PATHS = {
     "/page/icon.svg": "icon.svg",
 }
 
-API_PATHS = (
-    "/v1/chat/completions",
-    "/v1/completions",
-    "/v1/responses",
-    "/v1/messages/count_tokens",
-    "/v1/messages",
-    "/v1/models",
-    "/tokenize",
-    "/detokenize",
-    "/tokenizer_info",
-    *sorted(OPEN_PATHS),
-)
-
 
 def path_of(scope: Scope) -> str:
     """The path that was asked, below what a proxy in front has taken off (see `root_path`)."""
@@ -36,13 +27,15 @@ def path_of(scope: Scope) -> str:
     return path.removeprefix(root) if root and path.startswith(f"{root}/") else path
 
 
-def unknown_path(path: str) -> str:
-    """The sentence of a 404: the path that was meant, or all there are."""
+def unknown_path(path: str, routes: Sequence[BaseRoute]) -> str:
+    """The sentence of a 404: the path that was meant, or all there are among the routes of the API."""
+    own = dict.fromkeys(route.path for route in routes if isinstance(route, APIRoute) and "{" not in route.path)
+    paths = [known for known in own if known not in PAGE_PATHS]
     parts = [part for part in path.split("/") if part]
     while parts and parts[0] == "v1":
         del parts[0]
     wanted = "/".join(parts)
-    for known in API_PATHS:
+    for known in paths:
         if wanted and wanted == known.removeprefix("/v1").strip("/"):
             return f"There is no such path; the right one is {known}."
-    return f"There is no such path; the API has {', '.join(API_PATHS)}."
+    return f"There is no such path; the API has {', '.join(paths)}."

@@ -41,7 +41,7 @@ def install_handlers(app: FastAPI) -> None:
             # What the path answers, and no more: pages of other origins are allowed by `cors_origins` alone.
             return Response(status_code=204, headers=headers)
         if status == 404:
-            error = NotFoundError(unknown_path(path_of(request.scope)), code="path_not_found")
+            error = NotFoundError(unknown_path(path_of(request.scope), request.app.routes), code="path_not_found")
         return refusal(request.scope, as_request_error(error), headers)
 
     for kind in (RequestError, RequestValidationError, HTTPException):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from collections.abc import AsyncIterator, Coroutine, Iterable
 from typing import Any, Protocol
 
 from fastapi import Request, Response
@@ -17,6 +17,7 @@ from fusion.core import Delta
 from server.http.errors import CLIENT_CLOSED_REQUEST, as_request_error, error_body
 from server.http.generation import Choice, Generation
 from server.http.protocol.common import Usage
+from server.settings.server import ServerSettings
 
 KEEP_ALIVE = ": keep-alive\n"  # an empty line would be an event without data, which ends some clients' streams
 DONE = "data: [DONE]\n\n"
@@ -90,26 +91,24 @@ async def respond(
     request: Request,
     generation: Generation,
     shape: Shape,
+    settings: ServerSettings,
     *,
     stream: bool,
     include_usage: bool,
-    keep_alive_seconds: float,
-    keep_alive: str = "comment",
 ) -> Response:
     """The answer to a request whose sequences are running.
 
     The headers of a stream wait for the first update, so that a failure before it still gets its HTTP status,
-    but no longer than `keep_alive_seconds`, where these are not 0: from then on the client sees that the server
-    lives.
+    but no longer than the `keep_alive_seconds` of the settings, where these are not 0: from then on the client
+    sees that the server lives.
 
     Raises:
         Exception: a sequence failed before anything was sent.
     """
     try:
         if stream:
-            if await _while_connected(request, generation.settle(keep_alive_seconds or None)):
-                idle = shape.idle if keep_alive == "chunk" else None
-                return EventStream(generation, _events(generation, shape, include_usage, keep_alive_seconds, idle))
+            if await _while_connected(request, generation.settle(settings.keep_alive_seconds or None)):
+                return EventStream(generation, _events(generation, shape, settings, include_usage))
         elif await _while_connected(request, generation.finish()):
             whole = shape.whole(generation.choices, generation.usage)
             return Response(whole.model_dump_json(), media_type="application/json")
@@ -121,20 +120,16 @@ async def respond(
 
 
 async def _events(
-    generation: Generation,
-    shape: Shape,
-    include_usage: bool,
-    keep_alive_seconds: float,
-    idle: Callable[[], BaseModel] | None,
+    generation: Generation, shape: Shape, settings: ServerSettings, include_usage: bool
 ) -> AsyncIterator[str]:
     """The stream's events. An error becomes an event too, since the status is already sent."""
     clock = asyncio.get_running_loop().time
-    opened = False
+    opened, pause = False, settings.keep_alive_seconds
     sent = clock()
     try:
         while generation.running:
-            if not await generation.wait(sent + keep_alive_seconds - clock() if keep_alive_seconds else None):
-                yield shape.frame(idle()) if idle else KEEP_ALIVE
+            if not await generation.wait(sent + pause - clock() if pause else None):
+                yield shape.frame(shape.idle()) if settings.keep_alive == "chunk" else KEEP_ALIVE
                 sent = clock()
                 continue
             for choice, update in generation.take():

@@ -2,40 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any
 
 from fusion.distill.bohdi.settings import Bohdi
 from fusion.distill.bohdi.state import State
-from fusion.distill.fusechat.card import PACKAGES, about_model
+from fusion.distill.fusechat.card import about_model, basics
 
 
 def record(settings: Bohdi, state: State, inputs: str) -> dict[str, Any]:
     """The content of `distillation.json`. Models go by their last folder: paths mean nothing elsewhere."""
-    rules = asdict(settings.rules) | {"exclude": [path.name for path in settings.rules.exclude]}
-    return {
-        "method": "bohdi",
-        "name": settings.name,
-        "inputs": inputs,
-        "base": about_model(settings.base),
-        "sources": {name: about_model(one) for name, one in settings.sources.items()},
+    about = basics("bohdi", settings, inputs)
+    about["settings"]["rules"]["exclude"] = [path.name for path in settings.rules.exclude]
+    return about | {
         "leaders": {name: about_model(one) for name, one in settings.leaders.items()},
-        "settings": {
-            "rounds": settings.rounds,
-            "domains": [list(path) for path in settings.domains],
-            "tree": asdict(settings.tree),
-            "explore": asdict(settings.explore),
-            "rules": rules,
-            "judge": asdict(settings.judge),
-            "prompts": asdict(settings.prompts),
-            "learn": asdict(settings.learn),
-            "train": asdict(settings.train),
-            "max_length": settings.max_length,
-            "dtype": settings.dtype,
-        },
-        "versions": {package: importlib.metadata.version(package) for package in PACKAGES},
         "figures": {
             "samples": len(state.samples),
             "dropped": dict(state.dropped),

@@ -6,14 +6,18 @@ import importlib.metadata
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fusion.distill.fusechat.conversations import Conversations
 from fusion.distill.fusechat.curve import Entry
 from fusion.distill.fusechat.settings import FuseChat, Source
 from fusion.members.identity import content_digest
 
+if TYPE_CHECKING:
+    from fusion.distill.bohdi.settings import Bohdi
+
 PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "safetensors", "numpy")
+_APART = ("name", "base", "sources", "leaders", "data", "work", "out")  # models, data and paths
 
 
 def record(
@@ -27,27 +31,13 @@ def record(
     """The content of `distillation.json`. Models go by their last folder: paths mean nothing elsewhere."""
     weights = merged.get("weights", {})
     shares = [sum(values) / len(weights) for values in zip(*weights.values(), strict=True)] if weights else []
-    return {
-        "method": "fusechat",
-        "name": settings.name,
-        "inputs": inputs,
-        "base": about_model(settings.base),
-        "sources": {name: about_model(one) for name, one in settings.sources.items()},
+    return basics("fusechat", settings, inputs) | {
         "data": {
             "digest": conversations.digest,
             "conversations": len(conversations.messages),
             "without_answer": conversations.without_answer,
             "held_out": settings.data.held_out,
         },
-        "settings": {
-            "targets": {name: asdict(target) for name, target in settings.targets.items()},
-            "represent": asdict(settings.represent),
-            "align": asdict(settings.align),
-            "train": asdict(settings.train),
-            "merge": asdict(settings.merge),
-            "dtype": settings.dtype,
-        },
-        "versions": {package: importlib.metadata.version(package) for package in PACKAGES},
         "figures": {
             "targets": {
                 name: {
@@ -93,6 +83,19 @@ Alignment: {settings.align.method}. Loss: {settings.train.lm_weight:g} of langua
 {1 - settings.train.lm_weight:g} of fusion ({settings.train.loss}). Data: {count} conversations.
 `distillation.json` has sources, data digest, all settings, versions and figures.
 """
+
+
+def basics(method: str, settings: FuseChat | Bohdi, inputs: str) -> dict[str, Any]:
+    """The part that the records of all methods have."""
+    return {
+        "method": method,
+        "name": settings.name,
+        "inputs": inputs,
+        "base": about_model(settings.base),
+        "sources": {name: about_model(one) for name, one in settings.sources.items()},
+        "settings": {name: value for name, value in asdict(settings).items() if name not in _APART},
+        "versions": {package: importlib.metadata.version(package) for package in PACKAGES},
+    }
 
 
 def about_model(source: Source) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from decimal import Decimal
+from typing import Literal
 
 from server.commands.evaluate.questions import NUMBER, Question, normalized
 
@@ -38,9 +39,15 @@ def chrf(question: Question, answer: str) -> float | None:
     """Sentence-level chrF, 0 to 100, against the closest reference; None where the answer is no text."""
     if not question.is_text:
         return None
-    from sacrebleu import sentence_chrf
+    return _sentence("chrf", question, answer)
 
-    return float(sentence_chrf(answer, list(question.references)).score)
+
+def _sentence(metric: Literal["chrf", "bleu"], question: Question, answer: str) -> float:
+    """sacrebleu's score of a sentence, 0 to 100."""
+    import sacrebleu
+
+    score = sacrebleu.sentence_chrf if metric == "chrf" else sacrebleu.sentence_bleu
+    return float(score(answer, list(question.references)).score)
 
 
 def last_number(text: str) -> Decimal | None:
@@ -73,14 +80,8 @@ def score(question: Question, answer: str) -> float:
     words of the normalized texts, against the closest reference.
     """
     match question.metric:
-        case "chrf":
-            from sacrebleu import sentence_chrf
-
-            return float(sentence_chrf(answer, list(question.references)).score) / 100
-        case "bleu":
-            from sacrebleu import sentence_bleu
-
-            return float(sentence_bleu(answer, list(question.references)).score) / 100
+        case "chrf" | "bleu" as metric:
+            return _sentence(metric, question, answer) / 100
         case "f1":
             return max(word_f1(answer, reference) for reference in question.references)
         case "match":

@@ -120,10 +120,9 @@ class Asked:
             request,
             generation,
             shape(generation),
+            settings,
             stream=bool(body.stream),
             include_usage=body.include_usage or settings.force_usage,
-            keep_alive_seconds=settings.keep_alive_seconds,
-            keep_alive=settings.keep_alive,
         )
 
 

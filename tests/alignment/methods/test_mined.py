@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alignment.methods import mined
-from alignment.methods.mined import Vocabulary, fusellm_pairs, mined_map, packllm_pairs
+from alignment.methods.mined import Vocabulary, mined_map, packllm_pairs
 from tests.support import small_tokenizers as tiny
 from tests.support.reference import shared
 
@@ -24,12 +24,6 @@ def test_packllms_pairs_are_met(golden, source, target):
     vocabularies = [Vocabulary(**golden[f"vocab_{name}"]) for name in (source, target)]
     expected = golden[f"packllm_{source}_to_{target}"]["pairs_id"]
     assert [list(pair) for pair in packllm_pairs(*vocabularies)] == expected
-
-
-@pytest.mark.parametrize(("blending", "base"), ["ab", "ba"])
-def test_fusellms_pairs_are_met(golden, blending, base):
-    vocabularies = [Vocabulary(**golden[f"vocab_{name}"]) for name in (blending, base)]
-    assert fusellm_pairs(*vocabularies) == golden[f"fusellm_base_{base}_blending_{blending}"]["mapping"]
 
 
 def distance(a: str, b: str) -> int:
