@@ -14,7 +14,7 @@ from alignment.methods.method import ModelVocabulary
 from alignment.text.stops import ordered_stops
 from alignment.text.tokenizer import Tokenizer
 from fusion.assembly.members import device_here
-from fusion.assembly.specs import BuildError, Ensembles, ModelSpec
+from fusion.assembly.specs import BuildError, Ensembles, ModelSpec, named
 from fusion.members.adapters import read_adapter, require_fits
 from fusion.members.checkpoint import DTYPES, empty_model, listed_stops, read_config, resolved, weight_files
 from fusion.members.registry import ENGINES, EngineSpec
@@ -57,7 +57,7 @@ def open_checkpoint(name: str, model: ModelSpec) -> Checkpoint:
         ConfigError: the device, a file, the architecture or the tokenizer cannot be used; names the model.
     """
     trust = model.trust_remote_code
-    try:
+    with named("model", name):
         device_here(model)
         source, revision = resolved(model.source, model.revision)
         config = read_config(source, revision=revision, trust_remote_code=trust)
@@ -69,8 +69,6 @@ def open_checkpoint(name: str, model: ModelSpec) -> Checkpoint:
         )
         _check_vocabulary(source, config, vocabulary.tokenizer)
         return Checkpoint(name, model, source, revision, _dtype(model, config), config, not_packed, vocabulary)
-    except ConfigError as error:
-        raise BuildError("model", name, error) from error
 
 
 def read_vocabulary(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from importlib.util import find_spec
 
 from alignment.errors import ConfigError
-from fusion.assembly.specs import BuildError, ModelSpec
+from fusion.assembly.specs import ModelSpec, named
 from fusion.core import Member
 from fusion.members.checkpoint import parse_device
 from fusion.members.hosts.inline import InlineMember
@@ -43,17 +43,17 @@ def load_members(models: Sequence[tuple[str, ModelSpec, EngineSpec]]) -> dict[st
         remote: dict[str, RemoteMember] = {}
         for name, model, spec in models:
             if model.host != "inline":
-                with _named(name):
+                with named("model", name):
                     members[name] = remote[name] = RemoteMember(name, spec, _launch(model), _patience(model))
                 on_failure.callback(remote[name].stop)
         for name, model, spec in models:
             if model.host == "inline":
-                with _named(name):
+                with named("model", name):
                     members[name] = InlineMember(name, load_engine(spec))
                 on_failure.callback(members[name].stop)
         while remote:  # the first to fail is heard first
             for name in list(remote):
-                with _named(name):
+                with named("model", name):
                     if remote[name].wait(0.05):
                         del remote[name]
         on_failure.pop_all()
@@ -91,12 +91,3 @@ def _patience(model: ModelSpec) -> Patience:
     return Patience(
         worker.silence_seconds, worker.step_seconds, worker.restart_seconds, worker.longest_restart_seconds
     )
-
-
-@contextmanager
-def _named(name: str) -> Iterator[None]:
-    """Errors name the model."""
-    try:
-        yield
-    except ConfigError as error:
-        raise BuildError("model", name, error) from error

@@ -19,7 +19,7 @@ from fusion.assembly.ensembles import build_ensemble, build_for_any_pivot
 from fusion.assembly.learned import fingerprints, read_learned
 from fusion.assembly.maps import MapMaker
 from fusion.assembly.members import device_here, load_members
-from fusion.assembly.specs import BuildError, Ensembles, EnsembleSpec, Models, ViewSpec
+from fusion.assembly.specs import Ensembles, EnsembleSpec, Models, ViewSpec, named
 from fusion.core import Member
 from fusion.distill.lineage import parents_of
 from fusion.ensemble import Ensemble, Model
@@ -126,12 +126,10 @@ def _maps(
             # Learning takes float64, which mps does not have.
             device = device_here(checkpoints[ensemble.model_of(pivot)].spec) or "cpu"
             device = device if device.startswith("cuda") else "cpu"
-            try:
+            with named("ensemble", name):
                 maker = MapMaker(ensemble, pivot, own, cache, tutti)
                 for member in maker.members:
                     maps[name][member, pivot] = maker.required(member, device)
-            except ConfigError as error:
-                raise BuildError("ensemble", name, error) from error
     return maps
 
 

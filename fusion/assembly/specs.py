@@ -6,7 +6,8 @@ engines and of fusion are those of `fusion.options`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal, Protocol
 
 from alignment.errors import ConfigError
@@ -21,6 +22,15 @@ class BuildError(ConfigError):
     def __init__(self, kind: Literal["model", "ensemble"], name: str, reason: object) -> None:
         super().__init__(f"{kind} {name}: {reason}")
         self.kind, self.name, self.reason = kind, name, str(reason)
+
+
+@contextmanager
+def named(kind: Literal["model", "ensemble"], name: str) -> Iterator[None]:
+    """Raise a ConfigError from within as a BuildError."""
+    try:
+        yield
+    except ConfigError as error:
+        raise BuildError(kind, name, error) from error
 
 
 class ModelSpec(Protocol):

@@ -138,14 +138,21 @@ def completions_router(service: Service) -> APIRouter:
         asked = Asked.of(service, body)
         ensemble, n = asked.ensemble, asked.choices
 
-        def written(prompt: str | list[int]) -> str:
-            if isinstance(prompt, str):
+        special, room = body.add_special_tokens is not False, prompt_room(body, ensemble.context)
+        tokenizer = ensemble.tokenizer
+
+        def cut(prompt: str | list[int]) -> str | list[int]:
+            """A prompt with no more of the pivot's tokens than `room`."""
+            if room is None:
                 return prompt
-            return ensemble.tokenizer.text_of(prompt)
+            ids = tokenizer.encode(prompt, add_special_tokens=special) if isinstance(prompt, str) else prompt
+            if len(ids) <= room:
+                return prompt
+            pivot, side = ensemble.pivot, body.truncation_side or "left"
+            return ensemble.shortened(Prompt({pivot: ids}, {}), room, side).ids[pivot]
 
         def encode(prompt: str | list[int]) -> Prompt:
             if isinstance(prompt, str):
-                special = body.add_special_tokens is not False
                 return ensemble.encode_text(prompt, add_special_tokens=special, locate=asked.located)
             if ensemble.chooses_pivot:
                 raise InvalidRequestError(
@@ -154,34 +161,24 @@ def completions_router(service: Service) -> APIRouter:
                 )
             return ensemble.encode_ids(prompt, locate=asked.located)
 
-        room = prompt_room(body, ensemble.context)
+        def prepared() -> tuple[list[Prompt], list[str]]:
+            """The prompts, and the text that each choice begins with, if it is to begin with its prompt's."""
+            texts = [cut(text) for text in prompts(body, most)]
+            if len(texts) * n > most:
+                raise InvalidRequestError(
+                    f"{len(texts)} prompts with n {n} are {len(texts) * n} sequences; this server takes at most "
+                    f"{most} in one request.",
+                    param="prompt",
+                )
+            written = [text if isinstance(text, str) else tokenizer.text_of(text) for text in texts if body.echo]
+            constraints = constraints_of(body, ensemble)
+            encoded = [replace(encode(text), constraints=constraints) for text in texts]
+            return encoded, [text for text in written for _ in range(n)]
 
-        def cut(prompt: str | list[int]) -> str | list[int]:
-            """A prompt with no more of the pivot's tokens than `room`."""
-            if room is None:
-                return prompt
-            special = body.add_special_tokens is not False
-            encode = ensemble.tokenizer.encode
-            ids = encode(prompt, add_special_tokens=special) if isinstance(prompt, str) else prompt
-            if len(ids) <= room:
-                return prompt
-            pivot, side = ensemble.pivot, body.truncation_side or "left"
-            return ensemble.shortened(Prompt({pivot: ids}, {}), room, side).ids[pivot]
-
-        texts: Sequence[str | list[int]] = prompts(body, most)
-        texts = await run_in_threadpool(lambda: [cut(text) for text in texts])
-        if len(texts) * n > most:
-            raise InvalidRequestError(
-                f"{len(texts)} prompts with n {n} are {len(texts) * n} sequences; this server takes at most "
-                f"{most} in one request.",
-                param="prompt",
-            )
-        echo = [text for prompt in texts for text in [written(prompt)] * n] if body.echo else []
-        constraints = await run_in_threadpool(lambda: constraints_of(body, ensemble))
-        encoded = await run_in_threadpool(lambda: [encode(text) for text in texts])
+        encoded, echo = await run_in_threadpool(prepared)
         return await asked.answer(
             request,
-            [replace(prompt, constraints=constraints) for prompt in encoded],
+            encoded,
             lambda generation: CompletionShape(generation, asked.model, body, echo=echo),
             param="prompt",
         )

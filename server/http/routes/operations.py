@@ -45,6 +45,9 @@ def operations_router(service: Service) -> APIRouter:
     """The routes, bound to what they are asked about."""
     router = APIRouter(tags=["operations"])
 
+    @router.head("/ping", include_in_schema=False)  # the name that SageMaker asks for
+    @router.post("/ping", include_in_schema=False)
+    @router.get("/ping")
     @router.head("/health", include_in_schema=False)
     @router.get("/health")
     async def health() -> dict[str, str]:
@@ -73,13 +76,6 @@ def operations_router(service: Service) -> APIRouter:
         refresh(service.catalogue, service.ensembles, service.fuser.load())
         content, content_type = exposition(service.catalogue, request.headers.get("accept", ""))
         return Response(content, headers={"Content-Type": content_type})
-
-    @router.head("/ping", include_in_schema=False)
-    @router.post("/ping", include_in_schema=False)
-    @router.get("/ping")
-    async def ping() -> dict[str, str]:
-        """The same as /health, under the name that SageMaker asks for."""
-        return await health()
 
     @router.get("/load")
     def load() -> ServerLoad:
