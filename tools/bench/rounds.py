@@ -2,8 +2,9 @@
 
 Each tree runs in a process of its own, over the same three members of random parameters on the transformers
 engine; they are asked in turns. `--size tiny` has members of one narrow layer, so that a round is mostly the
-fuser's. Prints one JSON line: the medians in milliseconds at 1 and at 16 sequences, and the median of each turn's
-ratio of AFTER to BEFORE.
+fuser's. Prints one JSON line: at 1 and at 16 sequences the medians in milliseconds, by the clock and of the
+processor (of all threads, which tells the same on a machine that others use), and the median of each turn's ratio
+of AFTER to BEFORE.
 """
 
 from __future__ import annotations
@@ -52,12 +53,13 @@ def timed(number, tokens):
             left[0] -= 1
             if not left[0]:
                 done.set()
-    began = time.perf_counter()
+    began, before = time.perf_counter(), time.process_time()
     for _ in range(number):
         sampling = SamplingParams(max_tokens=tokens, temperature=0.0, ignore_eos=True)
         runtime.fuser.submit(ensemble, prompt, sampling, ensemble.defaults, on_update=on_update)
     done.wait()
-    return (time.perf_counter() - began) / tokens * 1000
+    spent = time.perf_counter() - began, time.process_time() - before
+    return [seconds / tokens * 1000 for seconds in spent]
 for line in sys.stdin:
     print(json.dumps(timed(*json.loads(line))), flush=True)
 runtime.fuser.stop()
@@ -73,30 +75,35 @@ def start(tree: Path, configuration: Path) -> subprocess.Popen[str]:
     )
 
 
-def ask(process: subprocess.Popen[str], sequences: int, tokens: int) -> float:
-    """Milliseconds of a round."""
+def ask(process: subprocess.Popen[str], sequences: int, tokens: int) -> tuple[float, float]:
+    """Milliseconds of a round, by the clock and of the processor."""
     assert process.stdin is not None
     assert process.stdout is not None
     process.stdin.write(f"{json.dumps([sequences, tokens])}\n")
     process.stdin.flush()
-    return float(json.loads(process.stdout.readline()))
+    elapsed, computed = json.loads(process.stdout.readline())
+    return elapsed, computed
 
 
 def compared(
     processes: dict[str, subprocess.Popen[str]], sequences: int, turns: int, tokens: int
 ) -> dict[str, Any]:
     """Medians of many turns; the first of them warms up and does not count."""
-    times: dict[str, list[float]] = {name: [] for name in processes}
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in processes}
     for turn in range(turns + 1):
         order = list(processes) if turn % 2 else list(reversed(processes))
         for name in order:
             times[name].append(ask(processes[name], sequences, tokens))
-    ratios = sorted(after / before for before, after in zip(times["before"][1:], times["after"][1:], strict=True))
-    return {
-        **{name: round(statistics.median(values[1:]), 4) for name, values in times.items()},
-        "ratio": round(statistics.median(ratios), 4),
-        "quartiles": [round(ratios[len(ratios) // 4], 4), round(ratios[3 * len(ratios) // 4], 4)],
-    }
+    found: dict[str, Any] = {}
+    for at, clock in enumerate(("elapsed", "processor")):
+        of = {name: [one[at] for one in values[1:]] for name, values in times.items()}
+        ratios = [after / before for before, after in zip(of["before"], of["after"], strict=True)]
+        found[clock] = {
+            **{name: round(statistics.median(values), 4) for name, values in of.items()},
+            "ratio": round(statistics.median(ratios), 4),
+            "quartiles": [round(one, 4) for one in statistics.quantiles(ratios, n=4)[::2]],
+        }
+    return found
 
 
 def main() -> None:
