@@ -23,6 +23,11 @@ MOST_ITEMS = 10_000  # of one list, at least or at most; llguidance takes memory
 MOST_PROPERTIES = 500  # of one object; compiling takes quadratic time in them
 LEAST_MULTIPLE = 0.0001  # the least multipleOf
 MOST_MULTIPLE = 10_000  # of multipleOf; compiling 999983 takes half a minute
+STEP = 1e-6
+"""What a number differs at least by from an exclusive bound that is a whole number."""
+LARGEST_CLOSED = 1e9  # beyond it a step is lost in the precision of a double
+_DATA = {"const", "enum", "default", "examples"}  # keywords whose values are no schemas
+_NAMED = {"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"}
 
 _JSON = {"whitespace_flexible": False, "lenient": False, "coerce_one_of": False}
 _OVERRIDES: Any = _JSON  # a TypedDict that llguidance does not export
@@ -146,7 +151,36 @@ def _checked_schema(schema: Any, param: str) -> str:
             if isinstance(value, dict | list)
             for inner in (value.values() if isinstance(value, dict) else value)
         ]
-    return short(json.dumps({key: value for key, value in schema.items() if key != "x-guidance"}), param)
+    own = {key: value for key, value in schema.items() if key != "x-guidance"}
+    return short(json.dumps(_with_closed_bounds(own)), param)
+
+
+def _with_closed_bounds(schema: Any, *, by_keyword: bool = True) -> Any:
+    """The schema with `STEP` beyond every exclusive bound that is a whole number as an inclusive bound.
+
+    llguidance 1.7.6 takes 15 for a number over 15 where the upper bound has the same whole part. What lies within
+    a step of the bound is lost, which no answer misses. `by_keyword` is whether the keys of `schema` are keywords,
+    not names of properties or definitions.
+    """
+    if isinstance(schema, list):
+        return [_with_closed_bounds(one) for one in schema]
+    if not isinstance(schema, dict):
+        return schema
+    closed = {
+        name: value if by_keyword and name in _DATA else _with_closed_bounds(value, by_keyword=name not in _NAMED)
+        for name, value in schema.items()
+    }
+    if by_keyword and closed.get("type") != "integer":
+        for name, instead, step, tighter in (
+            ("exclusiveMinimum", "minimum", STEP, max),
+            ("exclusiveMaximum", "maximum", -STEP, min),
+        ):
+            bound = closed.get(name)
+            whole = isinstance(bound, int | float) and not isinstance(bound, bool) and float(bound).is_integer()
+            if whole and abs(bound) < LARGEST_CLOSED:
+                del closed[name]
+                closed[instead] = tighter(bound + step, closed.get(instead, bound + step))
+    return closed
 
 
 def _check_cost(schema: dict[str, Any], param: str) -> None:

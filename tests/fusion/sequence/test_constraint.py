@@ -124,6 +124,34 @@ def test_a_random_walk_over_the_masks_of_a_random_schema_validates_whenever_it_f
     assert finished >= 70
 
 
+@pytest.mark.parametrize(
+    "bounds",
+    [
+        {"exclusiveMinimum": 15, "maximum": 15.5},
+        {"exclusiveMinimum": 0, "exclusiveMaximum": 0.25},
+        {"minimum": -3.5, "exclusiveMaximum": -3},
+        {"minimum": -0.5, "exclusiveMaximum": 0.0},
+        {"exclusiveMinimum": 15, "maximum": 17},
+    ],
+)
+def test_numbers_keep_off_an_exclusive_bound(table, bounds):
+    rng = random.Random(3)
+    schema = {"type": "object", "properties": {"const": {"type": "number", **bounds}}, "required": ["const"]}
+    grammar = json_schema(schema | {"additionalProperties": False})
+    texts = [walk(Constraint(table, grammar=grammar), table, rng, jump=True) for _ in range(60)]
+    found = [json.loads(text) for text in texts if text is not None]
+    assert len(found) >= 40
+    for value in found:
+        jsonschema.validate(value, schema)
+
+
+def test_data_in_a_schema_is_no_schema(table):
+    wanted = {"exclusiveMinimum": 15}
+    text = walk(Constraint(table, grammar=json_schema({"const": wanted})), table, random.Random(0), jump=True)
+    assert text is not None
+    assert json.loads(text) == wanted
+
+
 def test_json_object_gives_an_object_and_an_empty_schema_too(table):
     rng = random.Random(3)
     for grammar in (json_object(), json_schema({}), json_schema({"type": "object"})):
