@@ -1,4 +1,4 @@
-"""Inside characters: what a member's distributions say of the bytes that complete a character.
+"""Inside characters: what members say of the bytes that complete a character, and what they weigh there.
 
 The pivot may spell a character in several tokens, and after the first of them the text ends inside the character.
 A member that spells it in one token is never in that position, and its distribution there means nothing. But its
@@ -6,15 +6,29 @@ distribution from before the character says which bytes are likely to follow tho
 that begin with those bytes, each as probable as it was in comparison with the others (conditioning on the bytes).
 A member that spells some characters in byte tokens and others whole has part of its probability there: it is asked
 after the byte tokens as well, and that distribution counts as much as the member gave to these tokens.
+
+Of the tokens, those are left out that the pivot would have spelled otherwise: where it has a token for a whole
+character and did not choose it, the character is another one.
+
+A member that gave the beginning of the character little probability has less to say of the rest. In a mixture of
+whole characters, sum_i w_i p_i(t1 ... tn) for the pivot's tokens t1 ... tn of a character, the next token after
+t1 ... ts has the distribution (Bayes' rule)
+
+    sum_i w_i p_i(t1 ... ts) p_i(t | t1 ... ts)  /  sum_i w_i p_i(t1 ... ts)
+
+so inside a character a member's weight is its weight times the probability that it gave to the pivot's tokens of
+this character (`weights_inside`). Every character begins with the weights themselves. Of a token that also spells
+what is before the character, the probability among those that spell the same counts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from alignment.text.characters import beginning_at_the_end
 from alignment.text.tokenizer import Tokenizer
 from alignment.vocab_map import VocabMap
 from fusion.core import Ids, LogProbs
@@ -82,20 +96,70 @@ def is_worth_asking(level: Level, token: int, surfaces: Sequence[bytes | None]) 
     return whole == 0 or partly >= WORTH_ASKING * (whole + partly)
 
 
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """The pivot's tokens of an unfinished character, and the bytes of all of them.
+
+    Attributes:
+        ahead: those of the bytes that are before the character.
+    """
+
+    tokens: tuple[int, ...]
+    spelled: bytes
+    ahead: bytes
+
+    @classmethod
+    def at_the_end(cls, tokens: Sequence[int], surface: Callable[[int], bytes]) -> Begun | None:
+        """What a text of the pivot's `tokens` ends with; None where it ends with a whole character."""
+        beginning = beginning_at_the_end(b"".join(map(surface, tokens[-3:])))
+        if not beginning:
+            return None
+        count, spelled = 0, b""
+        while len(spelled) < len(beginning):
+            count += 1
+            spelled = surface(tokens[-count]) + spelled
+        return cls(tuple(tokens[-count:]), spelled, spelled[: len(spelled) - len(beginning)])
+
+    def fits(self, added: bytes, pivot: Tokenizer) -> bool:
+        """Whether the pivot spells what is there and `added` after it in tokens that begin with the first one."""
+        data = self.spelled + added
+        return len(beginning_at_the_end(data)) > len(added) or pivot.first_token(data) == self.tokens[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Spoken:
+    """What a member says inside a character.
+
+    Attributes:
+        ids, logprobs: [1, n], its distribution over the pivot's next token, natural logs.
+        heard: natural log of the probability that it gave to the pivot's tokens of the character.
+    """
+
+    ids: Ids
+    logprobs: LogProbs
+    heard: float
+
+
 def conditioned(
-    levels: Sequence[Level], surfaces: Sequence[bytes | None], pivot: Tokenizer, last: VocabMap | None
-) -> tuple[Ids, LogProbs] | None:
-    """A member's distribution over the pivot's next token inside a character: ids [1, n], natural logs [1, n].
+    levels: Sequence[Level],
+    surfaces: Sequence[bytes | None],
+    pivot: Tokenizer,
+    last: VocabMap | None,
+    begun: Begun | None = None,
+) -> Spoken | None:
+    """A member's distribution over the pivot's next token inside a character; None where no token says anything.
 
     Each level's tokens count with the probability of the path to it. The bytes that a token adds to those of the
     unfinished character go to the first token of the pivot's spelling of them. What the last level gives to tokens
-    that end too early is lost. None where no token says anything.
+    that end too early is lost.
 
     Args:
         levels: in the order of the text; the rest is empty at the last one at most.
         surfaces: the member's, by id.
         pivot: the tokenizer whose ids are returned.
         last: the member's map, for a level without a rest.
+        begun: what the pivot has of the character, which rules out what it would have spelled otherwise; unless
+            that is everything.
     """
     targets: list[int] = []
     masses: list[float] = []
@@ -109,21 +173,56 @@ def conditioned(
                 ids, weights = last.target_ids[level.ids], last.weights[level.ids].astype(np.float64)
             mass = share * np.exp(level.logprobs.astype(np.float64))[:, None] * weights
             reached = (ids >= 0) & (mass > 0)
-            targets += ids[reached].tolist()
-            masses += mass[reached].tolist()
-            total += share
+            for target, part in zip(ids[reached].tolist(), mass[reached].tolist(), strict=True):
+                if begun is None or begun.fits(pivot.surface_of([target]), pivot):
+                    targets.append(target)
+                    masses.append(part)
+                else:
+                    share -= part
+            total += max(share, 0.0)
             continue
         parts = parts_of(level, surfaces)
         if level is levels[-1]:
             lost = share * parts.short
         for id, probability in parts.beyond:
+            added = (surfaces[id] or b"")[len(level.rest) :]
+            if begun is not None and not begun.fits(added, pivot):
+                continue  # it was a vote for another token of the pivot, where the character began
             total += share * probability
-            target = pivot.first_token((surfaces[id] or b"")[len(level.rest) :])
+            target = pivot.first_token(added)
             if target is not None:
                 targets.append(target)
                 masses.append(share * probability)
     if not masses:
-        return None
+        return None if begun is None else conditioned(levels, surfaces, pivot, last)
     with np.errstate(divide="ignore"):
         logprobs = np.log(np.array(masses) / (total + lost))
-    return np.array([targets], dtype=np.int32), logprobs[None].astype(np.float32)
+    heard = float(np.log(total + lost)) + highest
+    return Spoken(np.array([targets], dtype=np.int32), logprobs[None].astype(np.float32), heard)
+
+
+def heard_first(level: Level, begun: Begun, surface: Callable[[int], bytes]) -> float:
+    """Natural log of the probability of a character's first token, for a member that is given the pivot's tokens.
+
+    Of the tokens that spell what is before the character as well, if that token does.
+    """
+    [first, *_], ahead = begun.tokens, begun.ahead
+    alike = [
+        logprob
+        for id, logprob in zip(level.ids.tolist(), level.logprobs.tolist(), strict=True)
+        if surface(id).startswith(ahead)
+    ]
+    among = float(np.logaddexp.reduce(alike)) if ahead and alike else 0.0
+    return min(likelihood(level, first) - among, 0.0)
+
+
+def weights_inside(weights: Mapping[str, float], heard: Mapping[str, float]) -> dict[str, float]:
+    """The members' weights after a character's first tokens, of which each gave the probability exp(`heard`).
+
+    A member that was not asked about them keeps its share.
+    """
+    highest = max(heard.values(), default=0.0)
+    known = {name: float(np.exp(heard[name] - highest)) for name in weights if name in heard}
+    before = sum(weights[name] for name in known)
+    unknown = sum(weights[name] * likely for name, likely in known.items()) / before if before > 0 else 1.0
+    return {name: weight * known.get(name, unknown) for name, weight in weights.items()}

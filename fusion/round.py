@@ -104,7 +104,7 @@ def run_round(batch: list[Sequence]) -> Round:
         candidates, result = add_up(batch, voters)
     else:
         candidates = admitted(batch, gather(batch, voters))
-        given = np.array([[sequence.weights[name] for name in voters] for sequence in batch])
+        given = np.array([sequence.weigh(voters) for sequence in batch])
         result = fuse(candidates.probabilities, given, pivot, first.view.mapped(voters), fusion)
     fused = result.distribution
     if fusion.guard:
@@ -118,6 +118,7 @@ def run_round(batch: list[Sequence]) -> Round:
     tokens, reports = [], []
     for row, chosen in enumerate(choose(batch, candidates.tokens, fused)):
         sequence = batch[row]
+        sequence.hear(chosen)
         wanted = sequence.fusion.report
         reports.append(report(sequence, candidates, row, chosen, result) if wanted else None)
         tokens.append(

@@ -17,7 +17,7 @@ from alignment.text.boundaries import Indices
 from alignment.text.characters import beginning_at_the_end
 from fusion.core import Floats, Ids, LogProbs, Prompt, Token, TokenLogProb
 from fusion.ensemble import View
-from fusion.inside import Level, conditioned
+from fusion.inside import Begun, Level, Spoken, conditioned, heard_first, weights_inside
 from fusion.options import FusionParams
 from fusion.prompt.scoring import ScoredPrompt
 from fusion.step import fuse, of_one_width, project
@@ -135,11 +135,18 @@ class Echo:
         Nothing predicts the first: its log-probability is NaN.
         """
         found: list[Token | None] = [*self._first, *[None] * (len(self._ids) - 1)]
-        spoken = {name: self._conditioned(name, prompt) for name, prompt in prompts.items()}
+        begun = [
+            Begun.at_the_end(self._ids[max(0, at - 3) : at + 1], self._view.surface)
+            for at in self.own[self._view.pivot]
+        ]
+        spoken = {name: self._conditioned(name, prompt, begun) for name, prompt in prompts.items()}
         # [P, M]: where a member votes, and whether it speaks from before a character.
         votes = np.stack([np.where(self.own[name] >= 0, PLAIN, ABSENT) for name in prompts], axis=1)
         for member, by_position in enumerate(spoken.values()):
             votes[list(by_position), member] = INSIDE
+        force = np.tile([weights[name] for name in prompts], (len(votes), 1))  # [P, M]
+        if fusion.combine == "mixture":
+            self._weigh(force, prompts, spoken, begun, weights)
         for pattern in np.unique(votes, axis=0) if len(votes) else ():
             voters = {name: vote for name, vote in zip(prompts, pattern.tolist(), strict=True) if vote != ABSENT}
             at = np.flatnonzero((votes == pattern).all(axis=1))
@@ -148,7 +155,7 @@ class Echo:
                     prompts[name].best(self.own[name][block]) if vote == PLAIN else _stacked(spoken[name], block)
                     for name, vote in voters.items()
                 ]
-                given = np.tile([weights[name] for name in voters], (len(block), 1))
+                given = force[block][:, pattern != ABSENT]
                 for index, token in zip(
                     block, self._fused(block, voters, answers, given, fusion, wanted), strict=True
                 ):
@@ -165,7 +172,33 @@ class Echo:
         ]
         return (*self._first, *rest)
 
-    def _conditioned(self, name: str, prompt: ScoredPrompt) -> dict[int, tuple[Ids, LogProbs]]:
+    def _weigh(
+        self,
+        force: Floats,
+        prompts: Mapping[str, ScoredPrompt],
+        spoken: Mapping[str, Mapping[int, Spoken]],
+        begun: Sequence[Begun | None],
+        weights: Mapping[str, float],
+    ) -> None:
+        """Put the members' weights inside characters in their places, [P, M]."""
+        view = self._view
+        given_ids = [name for name in prompts if view.follows_ids(name)]
+        if len(given_ids) == len(prompts):
+            return
+        heard: dict[str, float] = {}
+        for at, one in enumerate(begun):
+            if one is None or at == 0:
+                continue
+            for name in given_ids:
+                if len(one.tokens) == 1:
+                    ids, logprobs = prompts[name].best(np.array([at - 1]))
+                    heard[name] = heard_first(Level(ids[0], logprobs[0], b""), one, view.surface)
+                elif name in heard:
+                    heard[name] += float(prompts[name].given(np.array([at - 1]))[0])
+            said = {name: by_position[at].heard for name, by_position in spoken.items() if at in by_position}
+            force[at] = list(weights_inside(weights, heard | said).values())
+
+    def _conditioned(self, name: str, prompt: ScoredPrompt, begun: Sequence[Begun | None]) -> dict[int, Spoken]:
         """By position of the pivot inside a character or token, what this member says of it; see `conditioned`."""
         view, spoken = self._view, {}
         surfaces = view.models[name].tokenizer.surfaces
@@ -177,7 +210,7 @@ class Echo:
                 Level(ids[row], logprobs[row], beginning.data[size:], paths[row])
                 for row, size in enumerate(beginning.points.values())
             ]
-            answer = conditioned(levels, surfaces, view.tokenizer, view.maps[name].rest)
+            answer = conditioned(levels, surfaces, view.tokenizer, view.maps[name].rest, begun[at])
             if answer is not None:
                 spoken[at] = answer
         return spoken
@@ -209,9 +242,11 @@ class Echo:
         return [Token(TokenLogProb(id, self._view.surface(id), np.nan)) for id in self._ids[:1]]
 
 
-def _stacked(spoken: Mapping[int, tuple[Ids, LogProbs]], at: Indices) -> tuple[Ids, LogProbs]:
+def _stacked(spoken: Mapping[int, Spoken], at: Indices) -> tuple[Ids, LogProbs]:
     """What a member says at these positions of the pivot, [len(at), n] both."""
-    ids, logprobs = zip(*of_one_width([spoken[position] for position in at.tolist()]), strict=True)
+    ids, logprobs = zip(
+        *of_one_width([(spoken[one].ids, spoken[one].logprobs) for one in at.tolist()]), strict=True
+    )
     return np.concatenate(ids), np.concatenate(logprobs)
 
 

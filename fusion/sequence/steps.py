@@ -13,7 +13,7 @@ def may_draft(sequence: Asking) -> bool:
     """Return whether any token can be drafted now."""
     room = sequence.sampling.max_tokens - sequence.length > 1
     # Inside a character members that spell it otherwise speak from before it.
-    return room and sequence.spelled and not (_spells(sequence) and beginning_at_the_end(_tail(sequence)))
+    return room and sequence.spelled and not (spells(sequence) and beginning_at_the_end(_tail(sequence)))
 
 
 def draftable(sequence: Asking, tokens: Iterable[int], after: tuple[Step, ...] = ()) -> tuple[Step, ...]:
@@ -28,7 +28,7 @@ def draftable(sequence: Asking, tokens: Iterable[int], after: tuple[Step, ...] =
     room = sequence.sampling.max_tokens - sequence.length - 1 - sum(len(step.tokens) for step in after)
     end = _tail(sequence) + b"".join(step.surface for step in after)
     constraint = after[-1].constraint if after else sequence.constraint
-    most, spells = _most(sequence), _spells(sequence)
+    most, apart = _most(sequence), spells(sequence)
     while coming and len(steps) < most:
         forced: list[int] = []
         if constraint is not None:
@@ -48,7 +48,7 @@ def draftable(sequence: Asking, tokens: Iterable[int], after: tuple[Step, ...] =
         surfaces = [sequence.surface(token) for token in step]
         end = (end + b"".join(surfaces))[-3:]
         room -= len(step)
-        inside = spells and beginning_at_the_end(end)
+        inside = apart and beginning_at_the_end(end)
         if room < 0 or inside or not all(surfaces) or not sequence.ends.ids.isdisjoint(step):
             break
         steps.append(Step(step, b"".join(surfaces), constraint))
@@ -68,6 +68,6 @@ def _tail(sequence: Asking) -> bytes:
     return bytes(sequence.written[-3:])
 
 
-def _spells(sequence: Asking) -> bool:
+def spells(sequence: Asking) -> bool:
     """Whether a member spells the text in tokens of its own."""
     return any(seat.spelling is not None for seat in sequence.seats.values())

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from alignment.vocab_map import VocabMap
-from fusion.inside import Level, conditioned, is_worth_asking, likelihood
+from fusion.inside import Begun, Level, conditioned, heard_first, is_worth_asking, likelihood, weights_inside
 from tests.support import small_tokenizers as tiny
 
 WHOLE, LIKE, BYTE, OTHER, TWO, LONGER = range(6)
@@ -26,7 +26,7 @@ def spoken(levels, last=None):
     if answer is None:
         return None
     found: dict[bytes, float] = {}
-    for id, logprob in zip(answer[0][0], answer[1][0], strict=True):
+    for id, logprob in zip(answer.ids[0], answer.logprobs[0], strict=True):
         surface = pivot.surfaces[id]
         found[surface] = found.get(surface, 0.0) + float(np.exp(logprob))
     return found
@@ -70,3 +70,56 @@ def test_asking_pays_where_the_bytes_have_a_share_in_what_is_expected():
 
 def test_a_token_beyond_the_best_counts_as_the_least_of_them():
     assert likelihood(level({WHOLE: 0.3, BYTE: 0.1}, b"\xe4"), TWO) == pytest.approx(np.log(0.1))
+
+
+def test_what_the_pivot_would_have_spelled_otherwise_is_left_out():
+    """It has a token for the whole of U+4E16, so after the byte E4 the character is another one."""
+    pivot = tiny.byte_level("世")
+    begun = Begun.at_the_end([pivot.byte_ids[0xE4]], lambda id: pivot.surfaces[id])
+    levels = [level({WHOLE: 0.3, LIKE: 0.1, OTHER: 0.6}, b"\xe4")]
+    answer = conditioned(levels, SURFACES, pivot, None, begun)
+    assert [pivot.surfaces[id] for id in answer.ids[0]] == [b"\xb8"]
+    assert np.exp(answer.logprobs[0, 0]) == pytest.approx(1.0)
+    assert np.exp(answer.heard) == pytest.approx(0.1)
+    # If it chose so all the same, everything counts.
+    only = conditioned([level({WHOLE: 0.3, OTHER: 0.7}, b"\xe4")], SURFACES, pivot, None, begun)
+    assert np.exp(only.heard) == pytest.approx(0.3)
+
+
+def test_weights_inside_characters_give_the_mixture_of_whole_characters():
+    """Next bytes one after the other, against characters of up to three bytes of which each member has a table."""
+    rng = np.random.default_rng(5)
+    characters = [bytes([0xE4, second, third]) for second in (0xB8, 0xB9, 0xBA) for third in (0x80, 0x96, 0xAD)]
+    given = {"a": 0.5, "b": 0.3, "c": 0.2}
+    tables = {name: dict(zip(characters, rng.dirichlet(np.ones(9) / 3).tolist(), strict=True)) for name in given}
+
+    def of(name, beginning):
+        return sum(p for character, p in tables[name].items() if character.startswith(beginning))
+
+    for character in characters:
+        product = 1.0
+        for size in (1, 2):
+            heard = {name: float(np.log(of(name, character[:size]))) for name in given}
+            weights = weights_inside(given, heard)
+            total = sum(weights.values())
+            product *= sum(
+                weights[name] / total * of(name, character[: size + 1]) / of(name, character[:size])
+                for name in given
+            )
+        assert product == pytest.approx(sum(given[name] * tables[name][character] for name in given))
+
+
+def test_a_member_that_was_not_asked_about_the_beginning_keeps_its_share():
+    weights = weights_inside({"a": 0.5, "b": 0.25, "c": 0.25}, {"a": np.log(0.1), "b": np.log(0.4)})
+    assert weights["c"] / sum(weights.values()) == pytest.approx(0.25)
+    assert weights["b"] / weights["a"] == pytest.approx(2.0)
+
+
+def test_of_a_token_that_spells_more_only_the_character_counts():
+    spaced, plain, longer = 0, 1, 2
+    surfaces = [b" \xe4", b"\xe4", b" a"]
+    begun = Begun.at_the_end([spaced], surfaces.__getitem__)
+    assert begun == Begun((spaced,), b" \xe4", b" ")
+    known = level({spaced: 0.1, plain: 0.4, longer: 0.3}, b"")
+    assert np.exp(heard_first(known, begun, surfaces.__getitem__)) == pytest.approx(0.25)
+    assert np.exp(heard_first(known, Begun((plain,), b"\xe4", b""), surfaces.__getitem__)) == pytest.approx(0.4)

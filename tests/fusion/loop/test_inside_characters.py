@@ -38,7 +38,7 @@ def scripted(tokenizer, prompt, script):
 def decode(tokenizers, run):
     """Decodes greedily with two members that follow scripts."""
 
-    def decoded(pivot_script, other_script, *, spells=tiny.byte_level, **sampling):
+    def decoded(pivot_script, other_script, *, spells=tiny.byte_level, combine="mixture", **sampling):
         models = {}
         for name, tokenizer, script in (
             ("pivot", tokenizers["lingvo"], pivot_script),
@@ -50,7 +50,7 @@ def decode(tokenizers, run):
             models[name] = Model(member, tokenizer, (tokenizer.hf.eos_token_id,), name)
         running = run(build_ensemble("pair", models, "pivot"))
         prompt = running.ensemble.encode_text("The dog")
-        fusion = FusionParams(report=True)
+        fusion = FusionParams(report=True, combine=combine)
         listener = running.submit(prompt, fusion, **{"max_tokens": 4, "logprobs": 3, **sampling}).wait()
         other = models["other"]
         given = [
@@ -79,11 +79,21 @@ def test_a_member_that_has_the_whole_character_speaks_from_before_it(decode):
     listener, given = decode(PIVOT, {b"": {"世".encode(): 0.4, "你".encode(): 0.1, b"b": 0.5}})
     assert listener.text == "世"
     # Given the first byte, four fifths of what the member expects go on with B8; given both, all of it with 96.
+    # Of the first byte the pivot gave 0.9 and the other 0.5, of the first two 0.36 and 0.4.
     _, second, third, _ = probabilities(listener)
-    assert second[b"\xb8"] == pytest.approx((0.4 + 0.8) / 2, abs=1e-4)
-    assert second[b"\xbd"] == pytest.approx((0.6 + 0.2) / 2, abs=1e-4)
-    assert third[b"\x96"] == pytest.approx((0.7 + 1.0) / 2, abs=1e-4)
+    assert second[b"\xb8"] == pytest.approx((0.9 * 0.4 + 0.5 * 0.8) / 1.4, abs=1e-4)
+    assert second[b"\xbd"] == pytest.approx((0.9 * 0.6 + 0.5 * 0.2) / 1.4, abs=1e-4)
+    assert third[b"\x96"] == pytest.approx((0.36 * 0.7 + 0.4 * 1.0) / 0.76, abs=1e-4)
     assert given == ["世".encode()], "it is asked nothing inside the character"
+    weights = [report.weights["other"] for report in listener.last.rounds]
+    assert weights == pytest.approx([0.5, 0.5 / 1.4, 0.4 / 0.76, 0.5], abs=1e-4)
+    # Together: the mixture of whole characters, given the first byte.
+    assert second[b"\xb8"] * third[b"\x96"] == pytest.approx((0.9 * 0.4 * 0.7 + 0.4) / (0.9 + 0.5), abs=1e-4)
+
+
+def test_a_product_keeps_its_weights_inside_characters(decode):
+    other = {b"": {"世".encode(): 0.4, "你".encode(): 0.1, b"b": 0.5}}
+    listener, _ = decode(PIVOT, other, combine="product")
     assert [report.weights["other"] for report in listener.last.rounds] == [0.5] * 4
 
 
@@ -97,10 +107,10 @@ def test_a_member_that_spells_some_characters_in_bytes_is_asked_there_as_well(de
     listener, given = decode(PIVOT, other)
     _, second, third, *_ = probabilities(listener)
     assert given[:2] == [b"\xe4", b"\xb8"]
-    assert second[b"\xb8"] == pytest.approx((0.4 + (0.4 + 0.3 * 0.5) / 0.8) / 2, abs=1e-4)
-    # Of 0.4 for the whole character and 0.3 x 0.5 for the bytes.
-    assert third[b"\x96"] == pytest.approx((0.7 + 0.4 / 0.55) / 2, abs=1e-4)
-    assert third[b"\xad"] == pytest.approx((0.3 + 0.15 / 0.55) / 2, abs=1e-4)
+    assert second[b"\xb8"] == pytest.approx((0.9 * 0.4 + 0.4 + 0.3 * 0.5) / (0.9 + 0.8), abs=1e-4)
+    # 0.4 for the whole character and 0.3 x 0.5 for the bytes.
+    assert third[b"\x96"] == pytest.approx((0.36 * 0.7 + 0.4) / (0.36 + 0.55), abs=1e-4)
+    assert third[b"\xad"] == pytest.approx((0.36 * 0.3 + 0.15) / (0.36 + 0.55), abs=1e-4)
 
 
 def test_a_member_that_can_neither_speak_nor_be_asked_sits_out(decode):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from dataclasses import replace
 
 import numpy as np
@@ -37,16 +38,44 @@ def plain_echo(ensemble, prompt, weights):
             ):
                 own[name] = places[name][place]
         rows = {name: dense(ensemble, prompt, name, i + 1) for name, i in own.items()}
-        rows |= {
-            name: row
-            for name in ensemble.models.keys() - own
-            if (row := inside(ensemble, prompt, name, at, places[name])) is not None
-            or (row := within(ensemble, prompt, name, place_of.get(at))) is not None
-        }
+        heard = {ensemble.pivot: heard_of_pivot(ensemble, prompt, at)}
+        for name in ensemble.models.keys() - own:
+            row, heard[name] = inside(ensemble, prompt, name, at, places[name])
+            row = within(ensemble, prompt, name, place_of.get(at)) if row is None else row
+            rows |= {} if row is None else {name: row}
         pivot = rows[ensemble.pivot]
         rows |= {name: completed(rows[name], pivot) for name in rows.keys() - {ensemble.pivot}}
-        total = sum(weights[name] for name in rows)
-        yield set(rows), sum(weights[name] / total * row for name, row in rows.items())
+        force = {name: weights[name] * heard.get(name, 1.0) for name in rows}
+        total = sum(force.values())
+        yield set(rows), sum(force[name] / total * row for name, row in rows.items())
+
+
+def since(ensemble, prompt, at):
+    """The pivot's tokens of the character that its token `at` ends inside of, and that character's bytes."""
+    surfaces, ids = ensemble.tokenizer.surfaces, prompt.ids[ensemble.pivot][: at + 1]
+    said = b"".join(surfaces[id] or b"" for id in ids)
+    data = next((said[-size:] for size in (1, 2, 3) if said[-size:] and said[-size] >= 0xC0), b"")
+    if not data or data.decode(errors="ignore"):
+        return [], b""
+    count = 1
+    while sum(len(surfaces[id]) for id in ids[-count:]) < len(data):
+        count += 1
+    return ids[-count:], data
+
+
+def heard_of_pivot(ensemble, prompt, at):
+    """The probability of the tokens of an unfinished character; the first one's among those that begin alike."""
+    tokens, data = since(ensemble, prompt, at)
+    surfaces, found = ensemble.tokenizer.surfaces, 1.0
+    for place, token in enumerate(tokens, at + 1 - len(tokens)):
+        ahead = b"".join(surfaces[id] for id in tokens)[: -len(data)] if token is tokens[0] else b""
+        p = np.exp(ensemble.models[ensemble.pivot].member.distribution(prompt.ids[ensemble.pivot][:place]))
+        found *= (
+            p[token] / sum(q for q, text in zip(p, surfaces, strict=False) if (text or b"").startswith(ahead))
+            if ahead
+            else p[token]
+        )
+    return found
 
 
 def within(ensemble, prompt, name, place):
@@ -74,14 +103,28 @@ def within(ensemble, prompt, name, place):
 
 
 def inside(ensemble, prompt, name, at, places):
-    """What a member says where the pivot's token `at` ends inside a character: its tokens from before it on."""
-    pivot, member = ensemble.tokenizer, ensemble.models[name]
+    """What a member says where the pivot's token `at` ends inside a character: its tokens from before it on.
+
+    With it, the probability that it gave to the character as the pivot spells it so far.
+    """
+    pivot = ensemble.tokenizer
+    spelled, data = since(ensemble, prompt, at)
     said = b"".join(pivot.surfaces[id] or b"" for id in prompt.ids[ensemble.pivot][: at + 1])
-    data = next((said[-size:] for size in (1, 2, 3) if said[-size:] and said[-size] >= 0xC0), b"")
-    place = len(said[: len(said) - len(data)].decode().removeprefix(" "))
-    if not data or len(data.decode(errors="ignore")) or place not in places:
-        return None
-    tokens = prompt.ids[name][: places[place] + 1]
+    place = len(said[: len(said) - len(data)].decode().removeprefix(" ")) if data else None
+    if not data or place not in places:
+        return None, 1.0
+    found = [conditioned(ensemble, prompt, name, places[place], spelled, data, strict) for strict in (True, False)]
+    return next((one for one in found if one[0] is not None), (None, 1.0))
+
+
+def conditioned(ensemble, prompt, name, begins, spelled, data, strict):
+    pivot, member = ensemble.tokenizer, ensemble.models[name]
+    tokens, whole, begun = prompt.ids[name][: begins + 1], pivot.surface_of(spelled), data
+
+    def fits(added):
+        goes_on = not codecs.utf_8_decode(begun + added, "ignore", False)[1]
+        return not strict or goes_on or pivot.first_token(whole + added) == spelled[0]
+
     fused, total, share = np.zeros(pivot.vocabulary_size), 0.0, 1.0
     while True:
         p = np.exp(member.member.distribution(tokens).astype(np.float64))
@@ -89,10 +132,14 @@ def inside(ensemble, prompt, name, at, places):
         surface = member.tokenizer.surfaces[following] or b""
         goes_on = data and data.startswith(surface) and len(tokens) < len(prompt.ids[name]) - 1
         if not data:
-            fused += share * dense(ensemble, prompt, name, len(tokens))
-            return fused / (total + share)
+            row = share * dense(ensemble, prompt, name, len(tokens))
+            ruled_out = [token for token in np.flatnonzero(row) if not fits(pivot.surfaces[token] or b"")]
+            total += share - row[ruled_out].sum()
+            row[ruled_out] = 0
+            fused += row
+            return (fused / total, total) if fused.any() else (None, total)
         for token, text in enumerate(member.tokenizer.surfaces):
-            if text and text.startswith(data) and text != data:
+            if text and text.startswith(data) and text != data and fits(text[len(data) :]):
                 total += share * p[token]
                 target = pivot.first_token(text[len(data) :])
                 if target is not None:
@@ -100,7 +147,7 @@ def inside(ensemble, prompt, name, at, places):
             elif text and data.startswith(text) and not goes_on:
                 total += share * p[token]
         if not goes_on:
-            return fused / total if fused.any() else None
+            return (fused / total, total) if fused.any() else (None, total)
         share *= p[following]
         tokens, data = [*tokens, following], data[len(surface) :]
 
