@@ -36,6 +36,7 @@ from dataclasses import dataclass
 
 from alignment.long_words import WITNESSES, LongWords
 from alignment.text.characters import pieces_of
+from alignment.text.continuation import is_apart
 from alignment.text.surfaces import CHARACTER_OF_BYTE, SPACE
 from alignment.text.tokenizer import Tokenizer
 
@@ -58,6 +59,7 @@ class Mark:
     ids: list[int]
     base: int
     text: str
+    normal: str
     stop: int
     lead: bytes
     pending: bytes
@@ -86,6 +88,7 @@ class Spelling:
         self.pending = b""
         self._broken = b""  # bytes before those that are no text
         self._text = ""  # valid text before those, from `_base` on
+        self._normal = ""  # that in normal form, with cuts
         self._base = 0  # ids before this are final
         self._long: LongWords | None = None  # the words of `_text` while it is long
         self._stop = 0  # ids before this spell valid text up to `_broken`
@@ -126,6 +129,7 @@ class Spelling:
             self.ids[self._base :],
             self._base,
             self._text,
+            self._normal,
             self._stop,
             self.lead,
             self.pending,
@@ -136,7 +140,8 @@ class Spelling:
     def restore(self, mark: Mark) -> None:
         """Take back all text since `mark`, which may be restored again."""
         self.ids[mark.base :] = mark.ids
-        self._base, self._text, self._stop = mark.base, mark.text, mark.stop
+        self._base, self._text, self._normal = mark.base, mark.text, mark.normal
+        self._stop = mark.stop
         self.lead, self.pending, self._broken = mark.lead, mark.pending, mark.broken
         self._long = None if mark.long is None else mark.long.copy()
 
@@ -159,7 +164,7 @@ class Spelling:
     def _append_text(self, piece: str) -> None:
         if self._broken:
             self._broken = b""
-            self._base, self._text, self._long = len(self.ids), "", None
+            self._base, self._text, self._normal, self._long = len(self.ids), "", "", None
         if self._reads_mark_as_space:
             piece = piece.replace(SPACE, " ")
         windows = self._continuation.windows
@@ -192,8 +197,7 @@ class Spelling:
         """Tokenise the text from the last known cut on, and look for a later one."""
         continuation = self._continuation
         text = self._text = self._text + piece
-        normalize = continuation.normalize
-        normal = text if normalize is None or text.isascii() else normalize(text)
+        normal = self._normal = self._normalized(piece)
         known = len(self.ids)
         if len(text) > _LONG and continuation.merges_bytes:
             self._long = self._long or LongWords(continuation, self._surfaces)
@@ -203,6 +207,15 @@ class Spelling:
             self._replace(self._base, continuation.encode(text))
         # Between tokens that were there before, all but the last few have been looked at.
         self._advance_to_cut(normal, max(self._base, known - WITNESSES - continuation.margin))
+
+    def _normalized(self, piece: str) -> str:
+        """The normal form of `_text`, which has become longer by `piece`."""
+        normalize = self._continuation.normalize
+        if normalize is None:
+            return self._text
+        if is_apart(piece[0]):
+            return self._normal + (piece if piece.isascii() else normalize(piece))
+        return normalize(self._text)
 
     def _advance_to_cut(self, normal: str, first: int) -> None:
         """Begin the next window at the last cut, after token `first`, that nothing can move any more."""
@@ -227,6 +240,7 @@ class Spelling:
             spelled = b"".join(surfaces[id] or b"" for id in ids[index:])
             if spelled == data[at:] and text[-length:] == normal[-length:]:
                 self._base, self._text, self._long = index, text[-length:], None
+                self._normal = self._text
                 return
 
     def _respell_by_pairs(self, piece: str) -> None:

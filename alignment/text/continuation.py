@@ -12,7 +12,7 @@ from typing import Any, Literal
 import tokenizers
 
 from alignment.text.control import Respelling
-from alignment.text.cuts import Cut, cuts_of
+from alignment.text.cuts import Cut, Cuts, cuts_of
 from alignment.text.surfaces import CHARACTER_OF_BYTE, SPACE, components
 
 Windows = Literal["cuts", "pairs", "whole"]
@@ -26,6 +26,7 @@ class Continuation:
         backend: the tokenizers backend.
         windows: how a longer text can be spelled from the spelling of a shorter one (see `spelling`).
         cut: whether text can be spelled in two parts between these neighbouring characters.
+        runs: the runs of the splitting into words (see `cuts`), None where they are not known.
         margin: characters at the end of a text that an added token may still swallow.
         normalize: the normal form the backend brings text into, None where it leaves it as it is.
         merges_bytes: words are bytes merged in pairs, and there are no added tokens but special ones.
@@ -35,6 +36,7 @@ class Continuation:
     backend: tokenizers.Tokenizer
     windows: Windows
     cut: Cut
+    runs: Cuts | None
     margin: int
     normalize: Callable[[str], str] | None
     merges_bytes: bool
@@ -100,6 +102,7 @@ def continuation_of(pipeline: Mapping[str, Any], backend: tokenizers.Tokenizer) 
         backend=backend,
         windows=windows,
         cut=_composing(cut) if cut and composes else cut or _never,
+        runs=cut if isinstance(cut, Cuts) else None,
         margin=margin,
         normalize=backend.normalizer.normalize_str if composes and backend.normalizer else None,
         merges_bytes=not plain_added and _merges_bytes(pipeline["model"], splitting),
@@ -117,6 +120,11 @@ def _composing(cut: Cut) -> Cut:
         return cut(a, b) and (b in " \n" or (b not in _composing_characters() and _is_inert(b)))
 
     return respected
+
+
+def is_apart(character: str) -> bool:
+    """Whether a text that begins with this character can be brought into NFC apart from what is before it."""
+    return character.isascii() or (character not in _composing_characters() and _is_inert(character))
 
 
 @cache

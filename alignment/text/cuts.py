@@ -11,6 +11,15 @@ position, `follow` says which positions can consume the next character after one
 position that matches `a` is followed by one that matches `b`, and `a` or `b` is certain to be in a word. A
 lookahead of one character sees `b` at most, and is left out; a longer one counts as if it consumed what it sees.
 Everything that is not understood (anchors, lookbehind, backreferences) means no cuts at all: slow, never wrong.
+
+A *run* is text without cuts of characters that the same positions match, such as a line of dashes. Where these
+positions follow each other only one way round or each itself, and no counted repetition (`{1,3}`) is among them,
+the expression cannot tell how long a run is beyond as many characters as it has positions. Take what becomes of an
+attempt from each position at a character of the run, going back from the run's end: it is a function of the same
+at the next character, always the same function. A position's outcome settles once those that follow it have: a
+loop keeps the first outcome that it finds, and what fails goes on failing. So after at most as many characters as
+there are positions each outcome is for good a place counted from the run's end, one counted from the character,
+or none; and words are the same in a shorter run.
 """
 
 from __future__ import annotations
@@ -25,6 +34,7 @@ from tokenizers import Regex, pre_tokenizers
 from alignment.text.surfaces import SPACE, components
 
 Cut = Callable[[str, str], bool]
+Run = tuple[int, ...]
 
 # The words of GPT-2, which the ByteLevel pre-tokenizer has built in.
 _GPT2_WORDS = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
@@ -60,6 +70,7 @@ class _Expression:
     def __init__(self, pattern: str) -> None:
         self.classes: list[str] = []
         self.follow: list[int] = []
+        self.counted = 0  # positions that are repeated a number of times, or looked ahead to beyond one character
         self._pattern = pattern
         self._at = 0
         self.whole = self._alternatives("")
@@ -97,10 +108,13 @@ class _Expression:
         return joined
 
     def _quantified(self, flags: str) -> _Part:
+        begins = len(self.classes)
         part = self._single(flags)
         while quantifier := _QUANTIFIER.match(self._pattern, self._at):
             self._at = quantifier.end()
             sign, low, _, high, suffix = quantifier.groups()
+            if not sign:
+                self.counted |= (1 << len(self.classes)) - (1 << begins)
             least = {"?": 0, "*": 0, "+": 1}[sign] if sign else int(low or 0)
             if sign in ("*", "+") or suffix == "+" or high != "1":
                 self._link(part.last, part.first)
@@ -149,6 +163,7 @@ class _Expression:
             return inner
         if not inner.nullable and not any(self.follow[positions_before:]):
             return _Part(empty=False)  # one character, which is known wherever a cut is asked about
+        self.counted |= (1 << len(self.classes)) - (1 << positions_before)
         return replace(inner, solo=0, nullable=True, empty=False)
 
     def _end_of_class(self) -> int:
@@ -175,6 +190,8 @@ class _Words:
         self._splits = splits
         self._solo = expression.whole.solo
         self._follow = expression.follow
+        self._counted = expression.counted
+        self.positions = len(expression.classes)
         self._tests = [pre_tokenizers.Split(Regex(written), "removed") for written in expression.classes]
         self._known: dict[str, tuple[int, int, bool]] = {}
 
@@ -188,6 +205,21 @@ class _Words:
         self._known[character] = known
         return known
 
+    def run(self, character: str) -> int | None:
+        """The positions that match this character, as bits, where words cannot tell how long a run of it is."""
+        matching, *_ = self._known.get(character) or self._look_up(character)
+        if matching & self._counted:
+            return None
+        left = matching
+        while (
+            left
+        ):  # take away what nothing else in the run follows, until nothing is left or all of it goes round
+            ends = [p for p in range(self.positions) if left >> p & 1 and not self._follow[p] & left & ~(1 << p)]
+            if not ends:
+                return None
+            left &= ~sum(1 << p for p in ends)
+        return matching
+
     def parts(self, a: str, b: str) -> bool | None:
         """True: a boundary stands between the two. None: this step does not split there. False: it may join."""
         _, followed, a_in_word = self._known.get(a) or self._look_up(a)
@@ -195,6 +227,35 @@ class _Words:
         if followed & matching:
             return False
         return True if self._splits and (a_in_word or b_in_word) else None
+
+
+class Cuts:
+    """The cuts of the steps of a pre-tokenizer, one after the other.
+
+    Attributes:
+        reach: of so many characters words can tell how long a run is.
+    """
+
+    def __init__(self, words: Sequence[_Words]) -> None:
+        self._words = words
+        self.reach = sum(step.positions for step in words)
+        self._runs: dict[str, Run | None] = {}
+
+    def __call__(self, a: str, b: str) -> bool:
+        """Whether a word ends between these neighbouring characters wherever they stand."""
+        for step in self._words:
+            parted = step.parts(a, b)
+            if parted is not None:
+                return parted
+        return False
+
+    def run(self, character: str) -> Run | None:
+        """The same value for characters that make up a run together; None for a character that is in none."""
+        if character not in self._runs:
+            found = [step.run(character) for step in self._words]
+            known = tuple(positions for positions in found if positions is not None)
+            self._runs[character] = known if len(known) == len(found) else None
+        return self._runs[character]
 
 
 def cuts_of(pre_tokenizer: Mapping[str, Any]) -> Cut | None:
@@ -208,11 +269,11 @@ def cuts_of(pre_tokenizer: Mapping[str, Any]) -> Cut | None:
             if step["type"] == "ByteLevel":
                 if step.get("use_regex", True):
                     words.append(_Words(_GPT2_WORDS))
-                return _cut_by(words)  # later steps see bytes, not characters, but what is apart stays apart
+                return Cuts(words)  # later steps see bytes, not characters, but what is apart stays apart
             words.append(_words_of(step))
     except _NotUnderstoodError:
         return None
-    return _cut_by(words)
+    return Cuts(words)
 
 
 def _words_of(step: Mapping[str, Any]) -> _Words:
@@ -225,17 +286,6 @@ def _words_of(step: Mapping[str, Any]) -> _Words:
         if keeps_words:
             return _Words(expression)
     raise _NotUnderstoodError(step["type"])
-
-
-def _cut_by(words: Sequence[_Words]) -> Cut:
-    def cut(a: str, b: str) -> bool:
-        for step in words:
-            parted = step.parts(a, b)
-            if parted is not None:
-                return parted
-        return False
-
-    return cut
 
 
 def _before_space(a: str, b: str) -> bool:

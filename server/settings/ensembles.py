@@ -178,7 +178,8 @@ class EnsembleSettings(_EnsembleOptions):  # type: ignore[misc,valid-type]
         weights = None if self.weights is None else {m: self.weights[m] / total for m in self.members}
         method = self.weighting.method or "given"
         weighting = updated(Weighting(), self.weighting, method=method)
-        return updated(FusionParams(), self, members=None, views=None, weights=weights, weighting=weighting)
+        defaults = FusionParams(unmapped=self.unmapped)  # the default of the file is another one
+        return updated(defaults, self, members=None, views=None, weights=weights, weighting=weighting)
 
     def model_of(self, member: str) -> str:
         """The name of the model that a member is, or is a view of."""

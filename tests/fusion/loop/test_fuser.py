@@ -7,6 +7,7 @@ import pytest
 
 from alignment.errors import InvalidRequestError, OverloadedError, UnavailableError
 from alignment.spelling import Spelling
+from alignment.text.characters import beginning_at_the_end
 from fusion.assembly.ensembles import build_ensemble
 from fusion.core import Capacity
 from fusion.options import FusionParams
@@ -51,6 +52,8 @@ def naive_fused(ensemble, prompt, length, *, combine="mixture", weights=None):
             p = np.exp(model.member.distribution(tokens).astype(np.float64))
             best = np.argsort(-p, kind="stable")[: model.member.k]
             weight = 1 / len(ensemble.models) if weights is None else weights[name]
+            if combine == "mixture":
+                weight *= heard(ensemble, prompt, name, ids, text)
             total += weight
             targets = first_of_surface(tokenizer, prompt.leads[pivot] if not text and not lead_spelled else b"")
             for token in best.tolist():
@@ -75,6 +78,35 @@ def naive_fused(ensemble, prompt, length, *, combine="mixture", weights=None):
             lead_spelled, surface = True, surface.removeprefix(lead)
         text += surface
     return ids
+
+
+def heard(ensemble, prompt, name, ids, text):
+    """What a member gave to the beginning of a character that the text ends with, in byte tokens of its own."""
+    beginning = beginning_at_the_end(text)
+    if not beginning:
+        return 1.0
+    model = ensemble.models[name]
+    if name != ensemble.pivot:
+        spelling = Spelling(model.tokenizer, prompt.leads[name])
+        spelling.extend(text[: -len(beginning)])
+        tokens, spelled = prompt.ids[name] + spelling.ids, [model.tokenizer.byte_ids[byte] for byte in beginning]
+        return probability(model, tokens, spelled, b"")
+    count, surface = 0, b""
+    while len(surface) < len(beginning):
+        count += 1
+        surface = (model.tokenizer.surfaces[ids[-count]] or b"") + surface
+    return probability(model, prompt.ids[name] + ids[:-count], ids[-count:], surface[: -len(beginning)])
+
+
+def probability(model, tokens, spelled, ahead):
+    """Of `spelled` after `tokens`: of the first of them among the tokens that begin with `ahead`."""
+    found = 1.0
+    for number, token in enumerate(spelled):
+        p = np.exp(model.member.distribution(tokens + spelled[:number]).astype(np.float64))
+        listed = np.argsort(-p, kind="stable")[: model.member.k].tolist()
+        alike = [p[id] for id in listed if (model.tokenizer.surfaces[id] or b"").startswith(ahead)]
+        found *= p[token] / (sum(alike) if ahead and number == 0 else 1.0)
+    return found
 
 
 def first_of_surface(tokenizer, lead):

@@ -6,6 +6,7 @@ import pytest
 
 from alignment.methods.origin import Parameters
 from server.settings import read_settings
+from server.settings.ensembles import EnsembleSettings
 from tests.support.small_configurations import MINIMAL, PAIR, parse, problems
 
 
@@ -31,6 +32,11 @@ def test_only_what_is_served_is_needed():
 
 def test_uniform_weights_and_no_weights_are_the_same():
     assert parse(PAIR + "    weights: uniform\n") == parse(PAIR)
+
+
+def test_what_maps_lose_goes_to_the_pivot_unless_the_file_says_otherwise():
+    assert EnsembleSettings(members=("a", "b"), pivot="a").fusion.unmapped == "pivot"
+    assert EnsembleSettings(members=("a", "b"), pivot="a", unmapped="drop").fusion.unmapped == "drop"
 
 
 def test_relative_paths_start_where_the_file_is(tmp_path):
