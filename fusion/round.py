@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from fusion.core import Floats, Ids, LogProbs, Token
 from fusion.reports import RoundReport
 from fusion.sampling import draw, is_plain, sample_plain
+from fusion.sequence.heard import hear, weigh
 from fusion.sequence.sequence import Sequence
 from fusion.step import Candidates, Fused, fuse, keep_the_pivots_cut, of_one_width, project
 from fusion.tokens import described
@@ -104,7 +105,7 @@ def run_round(batch: list[Sequence]) -> Round:
         candidates, result = add_up(batch, voters)
     else:
         candidates = admitted(batch, gather(batch, voters))
-        given = np.array([sequence.weigh(voters) for sequence in batch])
+        given = np.array([weigh(sequence, voters) for sequence in batch])
         result = fuse(candidates.probabilities, given, pivot, first.view.mapped(voters), fusion)
     fused = result.distribution
     if fusion.guard:
@@ -118,7 +119,7 @@ def run_round(batch: list[Sequence]) -> Round:
     tokens, reports = [], []
     for row, chosen in enumerate(choose(batch, candidates.tokens, fused)):
         sequence = batch[row]
-        sequence.hear(chosen)
+        hear(sequence, chosen)
         wanted = sequence.fusion.report
         reports.append(report(sequence, candidates, row, chosen, result) if wanted else None)
         tokens.append(

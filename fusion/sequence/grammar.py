@@ -46,10 +46,13 @@ def json_schema(schema: Any, *, param: str = "response_format") -> Grammar:
     """JSON that `schema` admits, without white space, properties in the schema's order; `{}` is any object.
 
     Raises:
-        InvalidRequestError: no schema, or one over the limits.
+        InvalidRequestError: no schema, one over the limits, or with a number that no double holds.
     """
     text = _checked_schema(schema, param)
-    return Grammar(llguidance.LLMatcher.grammar_from_json_schema(text, overrides=_OVERRIDES), param)
+    try:
+        return Grammar(llguidance.LLMatcher.grammar_from_json_schema(text, overrides=_OVERRIDES), param)
+    except ValueError as error:
+        raise refusal(str(error), param) from error
 
 
 def json_object(*, param: str = "response_format") -> Grammar:
@@ -176,8 +179,9 @@ def _with_closed_bounds(schema: Any, *, by_keyword: bool = True) -> Any:
             ("exclusiveMaximum", "maximum", -STEP, min),
         ):
             bound = closed.get(name)
-            whole = isinstance(bound, int | float) and not isinstance(bound, bool) and float(bound).is_integer()
-            if whole and abs(bound) < LARGEST_CLOSED:
+            if not isinstance(bound, int | float) or isinstance(bound, bool) or abs(bound) >= LARGEST_CLOSED:
+                continue
+            if float(bound).is_integer():
                 del closed[name]
                 closed[instead] = tighter(bound + step, closed.get(instead, bound + step))
     return closed

@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Several
 from dataclasses import replace
 from time import perf_counter
@@ -28,7 +28,7 @@ from fusion.core import (
     TokenLogProb,
 )
 from fusion.ensemble import Ensemble, View
-from fusion.inside import Begun, Level, conditioned, heard_first, likelihood, weights_inside
+from fusion.inside import Begun, conditioned
 from fusion.options import FusionParams, SamplingParams
 from fusion.policy.pace import Costs, Followed
 from fusion.policy.policy import ALL, Ask, Step
@@ -83,7 +83,7 @@ class Sequence:
         if (known := decide(ensemble, prompt, self.members, fusion)) is not None:  # its text says it all
             view, self.decided = ensemble.view(known.pivot), True
             self.weights, self.weighting, closed = known.weights, known.report, known.report.pruned
-        self._heard: dict[str, float] = {}  # see `weights_inside`
+        self.heard: dict[str, float] = {}  # see `weights_inside`
         self.numbers = Numbers(number, {name: ensemble.engine(name) for name in self.members})
         self.take_pivot(view)
         self.sum: Sum | None = None  # of the round to come, where log-probabilities are added up
@@ -250,36 +250,9 @@ class Sequence:
         self.spelled = self.spelled or bool(surface)
         self.tokens.append(token)
         self.written += surface
-        if self._heard and not self._is_inside:
-            self._heard.clear()
+        if self.heard and not beginning_at_the_end(bytes(self.written[-3:])):
+            self.heard.clear()
         return surface
-
-    @property
-    def _is_inside(self) -> bool:
-        return bool(beginning_at_the_end(bytes(self.written[-3:])))
-
-    def hear(self, token: int) -> None:
-        """Note what voters that are given the pivot's ids gave to a chosen token that ends inside a character."""
-        if not spells(self) or self.view.surface(token)[-1:] < b"\x80":
-            return
-        begun = Begun.at_the_end([*self.tokens[-3:], token], self.view.surface)
-        if begun is None:
-            return
-        for name in self.voters:
-            if self.seats[name].spelling is None:
-                ids, logprobs = self.seats[name].listed(self.cursor, self.bias.of(name)[0])
-                level = Level(ids[0], logprobs[0], b"")
-                if len(begun.tokens) == 1:
-                    self._heard[name] = heard_first(level, begun, self.view.surface)
-                elif name in self._heard:
-                    self._heard[name] += likelihood(level, token)
-
-    def weigh(self, voters: Iterable[str]) -> list[float]:
-        """The voters' weights in the round to come."""
-        weights = {name: self.weights[name] for name in voters}
-        if self._heard and self.fusion.combine == "mixture":
-            weights = weights_inside(weights, self._heard)
-        return list(weights.values())
 
     def ask(self, asked: Ask) -> None:
         """Decide who votes in the round to come; members that are not asked rest."""
@@ -345,7 +318,7 @@ class Sequence:
                 if spoken is None:
                     seat.state = State.MUTE
                 else:
-                    seat.inside, self._heard[name] = (spoken.ids, spoken.logprobs), spoken.heard
+                    seat.inside, self.heard[name] = (spoken.ids, spoken.logprobs), spoken.heard
 
     @property
     def inside(self) -> tuple[str, ...]:

@@ -90,7 +90,8 @@ def test_a_spelling_goes_back_to_a_mark(kind, pieces, detours, lead):
 @given(text=texts_, aside=texts_, lengths=st.lists(st.integers(1, 6), max_size=20), lead=leads)
 def test_real_tokenizers_go_back_to_a_mark(real, name, text, aside, lengths, lead):
     pieces = cut_up(text.encode(), lengths)
-    detour(real[name], pieces, [cut_up((aside + "-" * 120).encode(), lengths)] * len(pieces), lead)
+    long = cut_up((aside + "-" * 120).encode(), lengths)
+    detour(real[name], pieces, [long if at % 8 == 0 else [] for at in range(len(pieces))], lead)
 
 
 @pytest.mark.parametrize("name", REAL)

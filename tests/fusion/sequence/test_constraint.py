@@ -330,6 +330,7 @@ def test_masks_of_a_batch_are_those_of_each(table):
         ({"enum": list(range(20_000))}, "parts"),
         ({"type": "array", "minItems": 10**9}, "minItems should be at most"),
         ({"anyOf": [{"type": "null"}, {"type": "array", "maxItems": 1e9}]}, "maxItems should be at most"),
+        ({"type": "number", "exclusiveMaximum": 10**400}, "number out of range"),
         (False, "JSON object"),
         ([1], "JSON object"),
     ],

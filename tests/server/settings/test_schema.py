@@ -90,7 +90,8 @@ MISTAKES = {
         "    pivot: ada\n    pivit: ada",
         "c.yaml:8: ensembles.both.pivit: unknown field (did you mean 'pivot'?); allowed: members, views, "
         "pivot, alignment, maps, mask, contrast, proxy, guidance, weights, weighting, combine, filter_top, "
-        "renormalize, unmapped, guard, draft, gate, threshold, margin, context_place, on_member_failure.",
+        "renormalize, unmapped, guard, confidence, draft, gate, "
+        "threshold, margin, context_place, on_member_failure.",
     ),
     "missing field": (
         "  ben: {source: models/ben}",
@@ -303,7 +304,7 @@ MISTAKES = {
         "    pivot: ada",
         "    pivot: ada\n    weights: equal",
         "c.yaml:8: ensembles.both.weights: found 'equal'; allowed: uniform, top1, packllm-sim, "
-        "packllm-opt, or a number per member such as "
+        "packllm-opt, learned, or a number per member such as "
         "{ada: 0.7, ben: 0.3}.",
     ),
     "weight of a stranger": (
