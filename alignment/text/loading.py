@@ -8,12 +8,13 @@ with the file on probe texts, and where the two differ the file is right.
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import tokenizers
 
-from alignment.errors import ConfigError
+from alignment.errors import ConfigError, one_line
 from alignment.text.surfaces import SPACE, components
 
 PROBES = (
@@ -28,6 +29,66 @@ PROBES = (
 )
 _DROPS = {"WhitespaceSplit", "Whitespace", "BertPreTokenizer", "CharDelimiterSplit"}
 _REWRITES = {"Lowercase": "capital letters", "StripAccents": "accents", "BertNormalizer": "spaces and characters"}
+
+
+_FILES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "vocab.json",
+    "vocab.txt",
+    "tekken.json",
+    "spiece.model",
+)
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+
+
+def fast_tokenizer(source: str, revision: str | None, trust_remote_code: bool) -> Any:
+    """The transformers fast tokenizer of a folder or hub id.
+
+    Raises:
+        ConfigError: in one sentence, where there is none.
+    """
+    from transformers import AutoTokenizer
+
+    folder = Path(source)
+    if folder.is_dir():
+        if not any((folder / file).exists() for file in _FILES):
+            raise ConfigError(f"The folder {source} has no tokenizer.json: save the model's tokenizer into it.")
+    elif folder.exists() or not _HUB_ID.fullmatch(source):
+        raise ConfigError(f"The model folder {source} does not exist: check its path.")
+    try:
+        hf = AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=trust_remote_code)
+    except Exception as error:  # the libraries raise everything from OSError to bare Exception here
+        raise ConfigError(_load_failure(source, folder.is_dir(), error)) from error
+    if not getattr(hf, "is_fast", False):
+        raise ConfigError(
+            f"The model {source} has only a slow tokenizer: convert it to a tokenizer.json "
+            "(transformers' save_pretrained of its fast tokenizer) first."
+        )
+    return hf
+
+
+def template_file(path: str) -> str:
+    """The text of a chat template. Raises ConfigError where it cannot be read."""
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"The chat template {path} cannot be read: give a text file.") from error
+
+
+def _load_failure(source: str, is_folder: bool, error: Exception) -> str:
+    reason = one_line(error)
+    if is_folder and (Path(source) / "tokenizer.json").exists():
+        return f"The tokenizer.json of {source} cannot be read ({reason}): save or download the tokenizer again."
+    if is_folder:
+        return (
+            f"The folder {source} has only a slow tokenizer, which could not be converted ({reason}): "
+            "save a tokenizer.json into it."
+        )
+    return (
+        f"The model {source} is neither a folder on this machine nor one whose tokenizer the model hub gives out "
+        f"({type(error).__name__}): check the name, or download it and give the path of its folder."
+    )
 
 
 def as_the_file_says(hf: Any, source: str, revision: str | None) -> list[str]:

@@ -8,6 +8,8 @@ characters it does not know. Which of the two a tokenizer is follows from its pi
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -20,6 +22,12 @@ from alignment.errors import ConfigError
 SPACE = "▁"
 Kind = Literal["byte_level", "sentencepiece"]
 BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+
+
+def fingerprint_of(pipeline: dict[str, Any]) -> str:
+    """sha256 over what decides ids <-> text in a tokenizer's pipeline."""
+    parts = {key: pipeline.get(key) for key in ("model", "normalizer", "pre_tokenizer", "decoder", "added_tokens")}
+    return hashlib.sha256(json.dumps(parts, ensure_ascii=False).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _byte_alphabet() -> dict[str, int]:

@@ -2,41 +2,30 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import cached_property
-from pathlib import Path
+from functools import cached_property, lru_cache, partial
 from typing import Any
 
 import tokenizers
 
-from alignment.errors import CONTEXT_LENGTH_EXCEEDED, NO_CHAT_TEMPLATE, ConfigError, InvalidRequestError, one_line
+from alignment.errors import CONTEXT_LENGTH_EXCEEDED, NO_CHAT_TEMPLATE, InvalidRequestError
 from alignment.text import chat
-from alignment.text.boundaries import Located, Span
+from alignment.text.boundaries import Located
 from alignment.text.characters import Beginnings
 from alignment.text.continuation import Continuation, continuation_of
 from alignment.text.control import Encoded, Respelling, Spelled, control_ids
+from alignment.text.conversations import Conversations
 from alignment.text.fronts import derive
 from alignment.text.length import Lengths
-from alignment.text.loading import as_the_file_says, require_lossless
-from alignment.text.surfaces import kind_of, surfaces_of
+from alignment.text.loading import as_the_file_says, fast_tokenizer, require_lossless, template_file
+from alignment.text.surfaces import fingerprint_of, kind_of, surfaces_of
 from alignment.text.template import Template
 
-_TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer.model",
-    "vocab.json",
-    "vocab.txt",
-    "tekken.json",
-    "spiece.model",
-)
 _REMEMBERED = 1 << 16  # first tokens of texts
 # UTF-8 uses all but these.
 _BYTES_OF_TEXT = sorted({*range(0xF5)} - {0xC0, 0xC1})
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 
 
 class Tokenizer:
@@ -73,7 +62,7 @@ class Tokenizer:
         self.surfaces = surfaces.of
         self.byte_ids = surfaces.byte_ids
         self.vocabulary_size = len(self.surfaces)
-        self.fingerprint = _fingerprint(pipeline)
+        self.fingerprint = fingerprint_of(pipeline)
         for token in pipeline["added_tokens"]:
             token["special"] = token["id"] in self.special_ids
         self._pipeline = pipeline
@@ -81,7 +70,7 @@ class Tokenizer:
         names = [text.encode() for text in self._spelling.values()]
         self._lengths = Lengths.of([*self.surfaces, *names], pipeline)
         self._added = frozenset(added)
-        self._first_tokens: dict[bytes, int | None] = {}
+        self._first_tokens = lru_cache(_REMEMBERED)(self._first_token)
         self._plain = self._front(encode_special_tokens=True)
         # What adds tokens around a text also trims the spaces off the places of tokens: these do neither.
         self._placing = self._front(encode_special_tokens=True, post_process=False)
@@ -131,27 +120,9 @@ class Tokenizer:
 
         `chat_template` is a file whose text takes the place of the checkpoint's own template.
         """
-        from transformers import AutoTokenizer
-
-        folder = Path(source)
-        if folder.is_dir():
-            if not any((folder / file).exists() for file in _TOKENIZER_FILES):
-                raise ConfigError(
-                    f"The folder {source} has no tokenizer.json: save the model's tokenizer into it."
-                )
-        elif folder.exists() or not _HUB_ID.fullmatch(source):
-            raise ConfigError(f"The model folder {source} does not exist: check its path.")
-        try:
-            hf = AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=trust_remote_code)
-        except Exception as error:  # the libraries raise everything from OSError to bare Exception here
-            raise ConfigError(_load_failure(source, folder.is_dir(), error)) from error
-        if not getattr(hf, "is_fast", False):
-            raise ConfigError(
-                f"The model {source} has only a slow tokenizer: convert it to a tokenizer.json "
-                "(transformers' save_pretrained of its fast tokenizer) first."
-            )
+        hf = fast_tokenizer(source, revision, trust_remote_code)
         if chat_template is not None:
-            hf.chat_template = _template_file(chat_template)
+            hf.chat_template = template_file(chat_template)
         return cls(hf, source, findings=as_the_file_says(hf, source, revision))
 
     def encode(self, text: str, *, add_special_tokens: bool, limit: int | None = None) -> list[int]:
@@ -181,7 +152,7 @@ class Tokenizer:
         more than `limit` tokens.
         """
         rendered = self._rendered(messages, add_generation_prompt, continue_final_message, template_kwargs, limit)
-        return [id for _, piece in self._pieces(rendered, messages) for id in piece.ids]
+        return [id for _, piece in self._conversations.pieces(rendered, messages) for id in piece.ids]
 
     def locate_chat(
         self,
@@ -202,7 +173,7 @@ class Tokenizer:
             continue_final_message=continue_final_message,
             template_kwargs=template_kwargs or {},
         )
-        pieces = self._pieces(rendered, messages)
+        pieces = self._conversations.pieces(rendered, messages)
         spans = [(start + at, end + at) for at, piece in pieces for start, end in piece.offsets]
         return [id for _, piece in pieces for id in piece.ids], Located.of(spans, texts)
 
@@ -252,11 +223,6 @@ class Tokenizer:
         """The number of tokens that `text` comes to at the least, found without reading it."""
         return self._lengths.least_tokens(text)
 
-    @cached_property
-    def longest_token(self) -> int:
-        """The length of the longest token in characters."""
-        return max(len(surface.decode(errors="ignore")) for surface in self.surfaces if surface)
-
     def _require_template(self) -> Template:
         if self.template is None:
             raise InvalidRequestError(
@@ -266,60 +232,18 @@ class Tokenizer:
             )
         return self.template
 
-    def _pieces(self, rendered: chat.Rendered, messages: list[dict[str, Any]]) -> list[tuple[int, Encoded]]:
-        """A rendered conversation in tokens, piece by piece, each with the character it begins at.
-
-        Control tokens are read only from text that the template wrote. Where messages spell some, the text
-        between the genuine ones is read as plain text.
-        """
-        whole = _read(self._control, rendered.text)
-        if self.special_ids.isdisjoint(whole.ids):
-            return [(0, whole)]
-        if rendered.shaded is None:
-            self._require_harmless(messages)
-            return [(0, whole)]
-        genuine, quoted = self._read_control(rendered, whole, rendered.text)
-        if not quoted:
-            return [(0, whole)]
-        text = rendered.text
-        while quoted:  # without them, others that overlap may be read
-            for start, end in quoted:
-                text = text[:start] + rendered.blank * (end - start) + text[end:]
-            genuine, quoted = self._read_control(rendered, _read(self._control, text), text)
-        pieces: list[tuple[int, Encoded]] = []
-        done, after_added = 0, None
-        for id, (start, end) in genuine:
-            pieces.append((done, self._piece(rendered.text[done:start], after_added)))
-            pieces.append((start, Spelled([id], [(0, end - start)])))
-            done, after_added = end, id in self._added
-        return [*pieces, (done, self._piece(rendered.text[done:], after_added))]
-
-    def _read_control(
-        self, rendered: chat.Rendered, encoding: tokenizers.Encoding, text: str
-    ) -> tuple[list[tuple[int, Span]], list[Span]]:
-        """The control tokens that were read in `text`: those the template wrote, and those messages speak of."""
-        genuine: list[tuple[int, Span]] = []
-        quoted: list[Span] = []
-        if not self.special_ids.isdisjoint(encoding.ids):
-            for id, (start, end) in zip(encoding.ids, encoding.offsets, strict=True):
-                if id not in self.special_ids or end == start:
-                    continue
-                if id == self._unknown and self._spelling[id] not in text[start:end]:
-                    continue  # a character that the vocabulary lacks
-                if rendered.is_quoted(start, end):
-                    quoted.append((start, end))
-                else:
-                    genuine.append((id, (start, end)))
-        return genuine, quoted
-
-    def _require_harmless(self, messages: list[dict[str, Any]]) -> None:
-        """Raise InvalidRequestError where messages may have become control tokens and it is unknown which ones."""
-        if self._shades.could_spell("".join(chat.strings(messages))):
-            raise InvalidRequestError(
-                f"The messages hold what could spell control tokens of {self.name}, and its template mixes them "
-                "with its own text: leave those characters out.",
-                param="messages",
-            )
+    @cached_property
+    def _conversations(self) -> Conversations:
+        return Conversations(
+            self.name,
+            partial(_read, self._control),
+            self._piece,
+            self.special_ids,
+            self._added,
+            self._spelling,
+            self._unknown,
+            self._shades,
+        )
 
     def _piece(self, text: str, after_added: bool | None) -> Encoded:
         """Tokenise what stands between two control tokens, as the backend does inside a longer text.
@@ -406,11 +330,7 @@ class Tokenizer:
         The longest beginning where that spelling does not begin with the bytes (some have no token), or `data` is
         no text. None where there is neither.
         """
-        if data not in self._first_tokens:
-            self._first_tokens[data] = self._first_token(data)
-            if len(self._first_tokens) > _REMEMBERED:
-                self._first_tokens.pop(next(iter(self._first_tokens)))
-        return self._first_tokens[data]
+        return self._first_tokens(data)
 
     def _first_token(self, data: bytes) -> int | None:
         try:
@@ -474,30 +394,3 @@ def checked(text: str) -> str:
             "The text contains half of a surrogate pair, which is not a character: send valid Unicode."
         ) from error
     return text
-
-
-def _fingerprint(pipeline: dict[str, Any]) -> str:
-    parts = {key: pipeline.get(key) for key in ("model", "normalizer", "pre_tokenizer", "decoder", "added_tokens")}
-    return hashlib.sha256(json.dumps(parts, ensure_ascii=False).encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def _load_failure(source: str, is_folder: bool, error: Exception) -> str:
-    reason = one_line(error)
-    if is_folder and (Path(source) / "tokenizer.json").exists():
-        return f"The tokenizer.json of {source} cannot be read ({reason}): save or download the tokenizer again."
-    if is_folder:
-        return (
-            f"The folder {source} has only a slow tokenizer, which could not be converted ({reason}): "
-            "save a tokenizer.json into it."
-        )
-    return (
-        f"The model {source} is neither a folder on this machine nor one whose tokenizer the model hub gives out "
-        f"({type(error).__name__}): check the name, or download it and give the path of its folder."
-    )
-
-
-def _template_file(path: str) -> str:
-    try:
-        return Path(path).read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"The chat template {path} cannot be read: give a text file.") from error

@@ -39,8 +39,3 @@ def test_a_text_far_too_long_is_refused_without_being_read(real, name):
     short = "word " * 50
     assert len(tokenizer.encode(short, add_special_tokens=True, limit=1000)) > 50
     assert tokenizer.least_tokens(text) > 10_000
-
-
-def test_the_longest_token_is_given_in_characters():
-    tokenizer = tiny.byte_level()
-    assert tokenizer.longest_token == max(len(s.decode(errors="ignore")) for s in tokenizer.surfaces if s)

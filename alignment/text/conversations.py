@@ -1,0 +1,95 @@
+"""Conversations: rendered ones in tokens, where control tokens come only from the template."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Set
+from dataclasses import dataclass
+from typing import Any
+
+import tokenizers
+
+from alignment.errors import InvalidRequestError
+from alignment.text import chat
+from alignment.text.boundaries import Span
+from alignment.text.control import Encoded, Spelled
+
+
+@dataclass(frozen=True, slots=True)
+class Conversations:
+    """A tokenizer's reading of rendered conversations.
+
+    Attributes:
+        name: what the checkpoint is called in messages to people.
+        read: tokenises a text, control tokens among it.
+        read_plain: tokenises a text as plain, as it stands after a control token; the second argument says whether
+            that is an added token, None where there is none.
+        control: ids of the control tokens.
+        added: ids of the added tokens.
+        spelling: the control tokens by id.
+        unknown: the id that stands for characters that the vocabulary lacks.
+        shades: what tells the template's text from that of messages.
+    """
+
+    name: str
+    read: Callable[[str], tokenizers.Encoding]
+    read_plain: Callable[[str, bool | None], Encoded]
+    control: Set[int]
+    added: Set[int]
+    spelling: Mapping[int, str]
+    unknown: int | None
+    shades: chat.Shades
+
+    def pieces(self, rendered: chat.Rendered, messages: list[dict[str, Any]]) -> list[tuple[int, Encoded]]:
+        """A rendered conversation in tokens, piece by piece, each with the character it begins at.
+
+        Control tokens are read only from text that the template wrote. Where messages spell some, the text
+        between the genuine ones is read as plain text.
+        """
+        whole = self.read(rendered.text)
+        if self.control.isdisjoint(whole.ids):
+            return [(0, whole)]
+        if rendered.shaded is None:
+            self._require_harmless(messages)
+            return [(0, whole)]
+        genuine, quoted = self._genuine(rendered, whole, rendered.text)
+        if not quoted:
+            return [(0, whole)]
+        text = rendered.text
+        while quoted:  # without them, others that overlap may be read
+            for start, end in quoted:
+                text = text[:start] + rendered.blank * (end - start) + text[end:]
+            genuine, quoted = self._genuine(rendered, self.read(text), text)
+        pieces: list[tuple[int, Encoded]] = []
+        done, after_added = 0, None
+        for id, (start, end) in genuine:
+            pieces.append((done, self.read_plain(rendered.text[done:start], after_added)))
+            pieces.append((start, Spelled([id], [(0, end - start)])))
+            done, after_added = end, id in self.added
+        return [*pieces, (done, self.read_plain(rendered.text[done:], after_added))]
+
+    def _genuine(
+        self, rendered: chat.Rendered, encoding: tokenizers.Encoding, text: str
+    ) -> tuple[list[tuple[int, Span]], list[Span]]:
+        """The control tokens that were read in `text`: those the template wrote, and those messages speak of."""
+        genuine: list[tuple[int, Span]] = []
+        quoted: list[Span] = []
+        if not self.control.isdisjoint(encoding.ids):
+            for id, (start, end) in zip(encoding.ids, encoding.offsets, strict=True):
+                if id not in self.control or end == start:
+                    continue
+                if id == self.unknown and self.spelling[id] not in text[start:end]:
+                    continue  # a character that the vocabulary lacks
+                if rendered.is_quoted(start, end):
+                    quoted.append((start, end))
+                else:
+                    genuine.append((id, (start, end)))
+        return genuine, quoted
+
+    def _require_harmless(self, messages: list[dict[str, Any]]) -> None:
+        """Raise InvalidRequestError where messages may have become control tokens and it is unknown which ones."""
+        if self.shades.could_spell("".join(chat.strings(messages))):
+            raise InvalidRequestError(
+                f"The messages hold what could spell control tokens of {self.name}, and its template mixes them "
+                "with its own text: leave those characters out.",
+                param="messages",
+            )
