@@ -136,7 +136,7 @@ class _Reader:
             raise self._error(node, f"the tag '{node.tag}' has no place in a configuration")
         try:
             return self.scalars.construct_object(node)
-        except (ValueError, KeyError):
+        except (ValueError, LookupError):  # an empty text that is said to be a number, for one
             sentence = f"'{node.value[:40]}' is not a value of its type; put text in quotes"
             raise self._error(node, sentence) from None
 

@@ -184,7 +184,7 @@ def test_messages_say_what_is_allowed(client: TestClient) -> None:
     )
     known = (
         "mask, contrast, proxy, guidance, members, weights, weighting, combine, filter_top, renormalize, "
-        "unmapped, guard, report, draft, gate, threshold, margin, views, context_place"
+        "unmapped, guard, confidence, report, draft, gate, threshold, margin, views, context_place"
     )
     assert known in message({"fusion": {"x": 1}})
     assert "the members are a, b" in message({"fusion": {"members": ["c"]}})

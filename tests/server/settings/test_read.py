@@ -107,6 +107,7 @@ def complaint(text: str, environ: dict[str, str]) -> str | None:
 @example("!!set {models}")
 @example("? [a]\n: b")
 @example("<<: [1]")
+@example("models:  !!int ")
 def test_no_text_raises_anything_but_a_config_error(text):
     lines = (complaint(text, {}) or "c.yaml").splitlines()
     assert all(line.startswith("c.yaml") for line in lines), lines
