@@ -132,12 +132,12 @@ class Spoken:
 
     Attributes:
         ids, logprobs: [1, n], its distribution over the pivot's next token, natural logs.
-        heard: natural log of the probability that it gave to the pivot's tokens of the character.
+        likelihood: natural log of the probability that it gave to the pivot's tokens of the character.
     """
 
     ids: Ids
     logprobs: LogProbs
-    heard: float
+    likelihood: float
 
 
 def conditioned(
@@ -197,11 +197,11 @@ def conditioned(
         return None if begun is None else conditioned(levels, surfaces, pivot, last)
     with np.errstate(divide="ignore"):
         logprobs = np.log(np.array(masses) / (total + lost))
-    heard = float(np.log(total + lost)) + highest
-    return Spoken(np.array([targets], dtype=np.int32), logprobs[None].astype(np.float32), heard)
+    given = float(np.log(total + lost)) + highest
+    return Spoken(np.array([targets], dtype=np.int32), logprobs[None].astype(np.float32), given)
 
 
-def heard_first(level: Level, begun: Begun, surface: Callable[[int], bytes]) -> float:
+def first_likelihood(level: Level, begun: Begun, surface: Callable[[int], bytes]) -> float:
     """Natural log of the probability of a character's first token, for a member that is given the pivot's tokens.
 
     Of the tokens that spell what is before the character as well, if that token does.
@@ -216,13 +216,13 @@ def heard_first(level: Level, begun: Begun, surface: Callable[[int], bytes]) -> 
     return min(likelihood(level, first) - among, 0.0)
 
 
-def weights_inside(weights: Mapping[str, float], heard: Mapping[str, float]) -> dict[str, float]:
-    """The members' weights after a character's first tokens, of which each gave the probability exp(`heard`).
+def weights_inside(weights: Mapping[str, float], likelihoods: Mapping[str, float]) -> dict[str, float]:
+    """The members' weights after a character's first tokens, to which each gave exp(`likelihoods`).
 
     A member that was not asked about them keeps its share.
     """
-    highest = max(heard.values(), default=0.0)
-    known = {name: float(np.exp(heard[name] - highest)) for name in weights if name in heard}
+    highest = max(likelihoods.values(), default=0.0)
+    known = {name: float(np.exp(likelihoods[name] - highest)) for name in weights if name in likelihoods}
     before = sum(weights[name] for name in known)
     unknown = sum(weights[name] * likely for name, likely in known.items()) / before if before > 0 else 1.0
     return {name: weight * known.get(name, unknown) for name, weight in weights.items()}

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from fusion.core import Floats, Ids, LogProbs, Token
 from fusion.reports import RoundReport
 from fusion.sampling import draw, is_plain, sample_plain
-from fusion.sequence.heard import hear, weigh
+from fusion.sequence.likelihoods import note_likelihoods, weights_now
 from fusion.sequence.sequence import Sequence
 from fusion.step import Candidates, Fused, fuse, keep_the_pivots_cut, of_one_width, project
 from fusion.tokens import described
@@ -105,7 +105,7 @@ def run_round(batch: list[Sequence]) -> Round:
         candidates, result = add_up(batch, voters)
     else:
         candidates = admitted(batch, gather(batch, voters))
-        given = np.array([weigh(sequence, voters) for sequence in batch])
+        given = np.array([weights_now(sequence, voters) for sequence in batch])
         result = fuse(candidates.probabilities, given, pivot, first.view.mapped(voters), fusion)
     fused = result.distribution
     if fusion.guard:
@@ -119,7 +119,7 @@ def run_round(batch: list[Sequence]) -> Round:
     tokens, reports = [], []
     for row, chosen in enumerate(choose(batch, candidates.tokens, fused)):
         sequence = batch[row]
-        hear(sequence, chosen)
+        note_likelihoods(sequence, chosen)
         wanted = sequence.fusion.report
         reports.append(report(sequence, candidates, row, chosen, result) if wanted else None)
         tokens.append(

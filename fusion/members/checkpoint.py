@@ -221,7 +221,7 @@ def estimate(
     width = parse_dtype(dtype).itemsize
     stored = config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32
     files = weight_files(source, revision=revision)
-    count = gguf.elements(Path(source)) if gguf.WEIGHTS in files else sum(files.values()) // stored.itemsize
+    count = gguf.numbers(Path(source)) if gguf.WEIGHTS in files else sum(files.values()) // stored.itemsize
     return count * width, _values_per_token(config) * cache_tokens * width
 
 

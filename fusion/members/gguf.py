@@ -65,7 +65,8 @@ _ATTRIBUTES = {
     "vocab_size": "vocab_size",
 }
 _ROPE_TENSORS = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
-_NORMAL, _CONTROL, _USER_DEFINED, _BYTE = 1, 3, 4, 6  # values of tokenizer.ggml.token_type
+_NUMBERS = "numbers.json"
+"""Name of the file, in the folder, that holds how many numbers the weights are: counting them takes seconds."""
 
 
 def opened(file: Path) -> Path:
@@ -101,9 +102,7 @@ def opened(file: Path) -> Path:
 
 def require_whole(model: Any, folder: Path) -> None:
     """Raise ConfigError unless every number of the file has gone into the model, which has no others."""
-    wanted = sum(
-        int(tensor.n_elements) for tensor in _read(folder / WEIGHTS).tensors if tensor.name not in _ROPE_TENSORS
-    )
+    wanted = numbers(folder)
     held = sum(weight.numel() for weight in model.parameters())
     if wanted != held:
         raise ConfigError(
@@ -112,9 +111,9 @@ def require_whole(model: Any, folder: Path) -> None:
         )
 
 
-def elements(folder: Path) -> int:
-    """The numbers that the file holds."""
-    return sum(int(tensor.n_elements) for tensor in _read(folder / WEIGHTS).tensors)
+def numbers(folder: Path) -> int:
+    """How many numbers the weights in the file are."""
+    return int(json.loads((folder / _NUMBERS).read_text()))
 
 
 def _read(file: Path) -> Any:
@@ -152,6 +151,8 @@ def _write(file: Path, folder: Path) -> None:
     ends = [fields.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot", "eom")]
     ids = list(dict.fromkeys(id for id in ends if id is not None))
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": ids}))
+    weights = [int(tensor.n_elements) for tensor in reader.tensors if tensor.name not in _ROPE_TENSORS]
+    (folder / _NUMBERS).write_text(json.dumps(sum(weights)))
     (folder / WEIGHTS).symlink_to(file.resolve())
 
 
@@ -188,24 +189,19 @@ def _settle_rotary(file: Path, config: Any, stated: dict[str, Any], tensors: dic
     """Give the rotary embedding the scaling that the file states in keys, or in factors by frequency."""
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     rope = dict(getattr(config, "rope_parameters", None) or {"rope_type": "default"})
-    turned = stated.pop("rope.dimension_count", width)
-    if turned != int(width * rope.get("partial_rotary_factor", 1.0)):
-        rope["partial_rotary_factor"] = turned / width
-    kind = stated.pop("rope.scaling.type", "none")
+    if stated.get("rope.dimension_count") == int(width * rope.get("partial_rotary_factor", 1.0)):
+        del stated["rope.dimension_count"]
+    kind = stated.pop("rope.scaling.type", "linear")
     factor = stated.pop("rope.scaling.factor", stated.pop("rope.scale_linear", 1.0))
     original = stated.pop("rope.scaling.original_context_length", None)
-    attention = stated.pop("rope.scaling.attn_factor", None)
+    attention = stated.pop("rope.scaling.attn_factor", None) if kind == "yarn" else None
     stated.pop("rope.scaling.finetuned", None)
     if "rope_freqs.weight" in tensors:
         rope |= _llama_3(file, config, rope, tensors["rope_freqs.weight"], original)
-    elif "rope_factors_long.weight" in tensors:
-        rope |= {
-            "rope_type": "longrope",
-            "long_factor": tensors["rope_factors_long.weight"].tolist(),
-            "short_factor": tensors["rope_factors_short.weight"].tolist(),
-            "original_max_position_embeddings": original,
-            "attention_factor": attention,
-        }
+    elif tensors:
+        raise ConfigError(
+            f"{file} has factors for long contexts, which are not built; take the original checkpoint."
+        )
     elif kind == "linear" and factor != 1:
         rope |= {"rope_type": "linear", "factor": factor}
     elif kind == "yarn" and factor != 1:
@@ -214,6 +210,10 @@ def _settle_rotary(file: Path, config: Any, stated: dict[str, Any], tensors: dic
             rope["attention_factor"] = attention * (0.1 * np.log(factor) + 1)
     elif factor != 1 and kind != "none":
         stated[f"rope.scaling.type {kind}, factor"] = factor
+    # Gemma 3 has one for each kind of layers, and the file does not say which it scales.
+    by_layer = any(isinstance(value, dict) for value in rope.values())
+    if by_layer and rope != config.rope_parameters:
+        stated["rope.scaling.factor"] = factor
     if stated:
         name, value = next(iter(stated.items()))
         raise ConfigError(f"{file} states {name} = {value}, which would be lost; take the original checkpoint.")

@@ -17,7 +17,7 @@ from alignment.text.boundaries import Indices
 from alignment.text.characters import beginning_at_the_end
 from fusion.core import Floats, Ids, LogProbs, Prompt, Token, TokenLogProb
 from fusion.ensemble import View
-from fusion.inside import Begun, Level, Spoken, conditioned, heard_first, weights_inside
+from fusion.inside import Begun, Level, Spoken, conditioned, first_likelihood, weights_inside
 from fusion.options import FusionParams
 from fusion.prompt.scoring import ScoredPrompt
 from fusion.step import fuse, of_one_width, project
@@ -185,18 +185,18 @@ class Echo:
         given_ids = [name for name in prompts if view.follows_ids(name)]
         if len(given_ids) == len(prompts):
             return
-        heard: dict[str, float] = {}
+        likelihoods: dict[str, float] = {}
         for at, one in enumerate(begun):
             if one is None or at == 0:
                 continue
             for name in given_ids:
                 if len(one.tokens) == 1:
                     ids, logprobs = prompts[name].best(np.array([at - 1]))
-                    heard[name] = heard_first(Level(ids[0], logprobs[0], b""), one, view.surface)
-                elif name in heard:
-                    heard[name] += float(prompts[name].given(np.array([at - 1]))[0])
-            said = {name: by_position[at].heard for name, by_position in spoken.items() if at in by_position}
-            force[at] = list(weights_inside(weights, heard | said).values())
+                    likelihoods[name] = first_likelihood(Level(ids[0], logprobs[0], b""), one, view.surface)
+                elif name in likelihoods:
+                    likelihoods[name] += float(prompts[name].given(np.array([at - 1]))[0])
+            said = {name: by_position[at].likelihood for name, by_position in spoken.items() if at in by_position}
+            force[at] = list(weights_inside(weights, likelihoods | said).values())
 
     def _conditioned(self, name: str, prompt: ScoredPrompt, begun: Sequence[Begun | None]) -> dict[int, Spoken]:
         """By position of the pivot inside a character or token, what this member says of it; see `conditioned`."""

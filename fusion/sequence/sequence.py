@@ -40,7 +40,6 @@ from fusion.sequence.bias import Bias, both
 from fusion.sequence.ends import Ends
 from fusion.sequence.numbers import Numbers
 from fusion.sequence.seat import Seat, State
-from fusion.sequence.steps import spells
 from fusion.sequence.summing import Sum
 from fusion.sequence.text import TextStream, is_whole
 from fusion.terms import terms_of
@@ -83,7 +82,7 @@ class Sequence:
         if (known := decide(ensemble, prompt, self.members, fusion)) is not None:  # its text says it all
             view, self.decided = ensemble.view(known.pivot), True
             self.weights, self.weighting, closed = known.weights, known.report, known.report.pruned
-        self.heard: dict[str, float] = {}  # see `weights_inside`
+        self.likelihoods: dict[str, float] = {}  # see `weights_inside`
         self.numbers = Numbers(number, {name: ensemble.engine(name) for name in self.members})
         self.take_pivot(view)
         self.sum: Sum | None = None  # of the round to come, where log-probabilities are added up
@@ -250,8 +249,8 @@ class Sequence:
         self.spelled = self.spelled or bool(surface)
         self.tokens.append(token)
         self.written += surface
-        if self.heard and not beginning_at_the_end(bytes(self.written[-3:])):
-            self.heard.clear()
+        if self.likelihoods and not beginning_at_the_end(bytes(self.written[-3:])):
+            self.likelihoods.clear()
         return surface
 
     def ask(self, asked: Ask) -> None:
@@ -310,15 +309,15 @@ class Sequence:
 
     def complete_characters(self) -> None:
         """Find what the members that vote say inside a character; those that say nothing are mute."""
-        begun = Begun.at_the_end(self.tokens[-4:], self.view.surface) if spells(self) else None
         for name, seat in self.seats.items():
             if seat.votes and seat.is_inside and seat.inside is None:
+                begun = Begun.at_the_end(self.tokens[-4:], self.view.surface)
                 surfaces, levels = self.view.models[name].tokenizer.surfaces, seat.levels(self.bias.of(name)[0])
                 spoken = conditioned(levels, surfaces, self.view.tokenizer, self.map_of(name), begun)
                 if spoken is None:
                     seat.state = State.MUTE
                 else:
-                    seat.inside, self.heard[name] = (spoken.ids, spoken.logprobs), spoken.heard
+                    seat.inside, self.likelihoods[name] = (spoken.ids, spoken.logprobs), spoken.likelihood
 
     @property
     def inside(self) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from alignment.vocab_map import VocabMap
-from fusion.inside import Begun, Level, conditioned, heard_first, is_worth_asking, likelihood, weights_inside
+from fusion.inside import Begun, Level, conditioned, first_likelihood, is_worth_asking, likelihood, weights_inside
 from tests.support import small_tokenizers as tiny
 
 WHOLE, LIKE, BYTE, OTHER, TWO, LONGER = range(6)
@@ -80,10 +80,10 @@ def test_what_the_pivot_would_have_spelled_otherwise_is_left_out():
     answer = conditioned(levels, SURFACES, pivot, None, begun)
     assert [pivot.surfaces[id] for id in answer.ids[0]] == [b"\xb8"]
     assert np.exp(answer.logprobs[0, 0]) == pytest.approx(1.0)
-    assert np.exp(answer.heard) == pytest.approx(0.1)
+    assert np.exp(answer.likelihood) == pytest.approx(0.1)
     # If it chose so all the same, everything counts.
     only = conditioned([level({WHOLE: 0.3, OTHER: 0.7}, b"\xe4")], SURFACES, pivot, None, begun)
-    assert np.exp(only.heard) == pytest.approx(0.3)
+    assert np.exp(only.likelihood) == pytest.approx(0.3)
 
 
 def test_weights_inside_characters_give_the_mixture_of_whole_characters():
@@ -121,5 +121,7 @@ def test_of_a_token_that_spells_more_only_the_character_counts():
     begun = Begun.at_the_end([spaced], surfaces.__getitem__)
     assert begun == Begun((spaced,), b" \xe4", b" ")
     known = level({spaced: 0.1, plain: 0.4, longer: 0.3}, b"")
-    assert np.exp(heard_first(known, begun, surfaces.__getitem__)) == pytest.approx(0.25)
-    assert np.exp(heard_first(known, Begun((plain,), b"\xe4", b""), surfaces.__getitem__)) == pytest.approx(0.4)
+    assert np.exp(first_likelihood(known, begun, surfaces.__getitem__)) == pytest.approx(0.25)
+    assert np.exp(first_likelihood(known, Begun((plain,), b"\xe4", b""), surfaces.__getitem__)) == pytest.approx(
+        0.4
+    )

@@ -107,6 +107,7 @@ def test_memory_is_counted_by_numbers(tmp_path, backend):
     ("scaling", "keys"),
     [
         ({"rope_type": "linear", "factor": 4.0}, {"rope.scaling.type": "linear", "rope.scaling.factor": 4.0}),
+        ({"rope_type": "linear", "factor": 4.0}, {"rope.scale_linear": 4.0}),
         (
             {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64},
             {
@@ -158,6 +159,10 @@ def test_frequencies_of_their_own_are_refused(tmp_path, backend):
     [
         ({"llama.expert_count": 8}, "llama.expert_count = 8, which would be lost"),
         ({"llama.rope.scaling.type": "other", "llama.rope.scaling.factor": 2.0}, "type other"),
+        (
+            {"llama.rope.dimension_count": 4, "llama.attention.key_length": 8},
+            "rope.dimension_count = 4, which would be lost",
+        ),
         ({"split.count": 3}, "one of 3 parts"),
         ({"tokenizer.ggml.pre": "jabberwock"}, "by the rules of 'jabberwock'"),
         ({"tokenizer.ggml.pre": None}, "names no pre-tokenizer"),
