@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 PLACE_BITS = 32
 """Bits of a number in an engine that are the sequence's own; those above are the place of a view there."""
@@ -14,20 +13,25 @@ class Numbers:
 
     def __init__(self, number: int, engines: Mapping[str, str]) -> None:
         """`engines` are those of the members, by name."""
-        places: Counter[str] = Counter()
         self._numbers: dict[str, int] = {}
+        self._names: dict[str, list[str]] = {}
         for name, engine in engines.items():
-            self._numbers[name] = number + (places[engine] << PLACE_BITS)
-            places[engine] += 1
-        self._names = {(engines[name], own): name for name, own in self._numbers.items()}
+            names = self._names.setdefault(engine, [])
+            self._numbers[name] = number + (len(names) << PLACE_BITS)
+            names.append(name)
 
     def of(self, name: str) -> int:
         """The number in the engine of a member."""
         return self._numbers[name]
 
+    def names(self, engine: str) -> Sequence[str]:
+        """The members that one engine runs."""
+        return self._names.get(engine, ())
+
     def name(self, engine: str, number: int) -> str | None:
         """The member that has this number in an engine; None for none."""
-        return self._names.get((engine, number))
+        names, place = self.names(engine), number >> PLACE_BITS
+        return names[place] if place < len(names) else None
 
 
 def own_number(number: int) -> int:

@@ -143,7 +143,7 @@ class Sequence:
 
     def on_engine(self, engine: str) -> list[str]:
         """The members that one engine runs."""
-        return [name for name in self.seats if self.ensemble.engine(name) == engine]
+        return [name for name in self.numbers.names(engine) if name in self.seats]
 
     @property
     def marked(self) -> bool:
@@ -196,12 +196,15 @@ class Sequence:
         each = advance.each
         if also and len(states) > 1:
             each = np.tile(np.array(also, np.int32), (len(states) - 1, 1))
+        number, adapter = self.numbers.of(name), self.ensemble.models[name].view.adapter
+        if number == advance.sequence and not also and allowed is None and adapter is None and self.terms is None:
+            return advance  # nearly always: a copy takes longer than all else here
         return replace(
             advance,
-            sequence=self.numbers.of(name),
+            sequence=number,
             also=also,
             allowed=allowed,
-            adapter=self.ensemble.models[name].view.adapter,
+            adapter=adapter,
             kept=self.terms is not None,
             each=each,
         )
