@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from collections import Counter
 from collections.abc import Collection
 from functools import cache
 
@@ -44,6 +46,10 @@ def _trained(
     backend: Tokenizer, trainer: trainers.Trainer, template: str | None, added: tuple[str, ...] = ()
 ) -> Tutti:
     backend.train_from_iterator(TEXTS, trainer)
+    return _wrapped(backend, template, added)
+
+
+def _wrapped(backend: Tokenizer, template: str | None, added: tuple[str, ...] = ()) -> Tutti:
     backend.add_tokens([AddedToken(token, special=False, normalized=False) for token in added])
     hf = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
     hf.chat_template = template
@@ -111,8 +117,16 @@ def metaspace(scheme: str, *, split: bool) -> Tutti:
 
 def _with_byte_tokens(backend: Tokenizer, template: str, added: tuple[str, ...], fallback: bool) -> Tutti:
     bytes_ = [f"<0x{byte:02X}>" for byte in range(256)] if fallback else []
+    # A trainer with only a limit keeps other characters of equal counts in every process.
+    counts = Counter("".join(TEXTS).replace(" ", "▁"))
+    alphabet = sorted(counts, key=lambda character: (-counts[character], character))[:70]
     trainer = trainers.BpeTrainer(
-        vocab_size=900, special_tokens=CONTROL + bytes_, show_progress=False, max_token_length=8, limit_alphabet=70
+        vocab_size=900,
+        special_tokens=CONTROL + bytes_,
+        show_progress=False,
+        max_token_length=8,
+        initial_alphabet=alphabet,
+        limit_alphabet=len(alphabet),
     )
     backend.train_from_iterator(TEXTS, trainer)
     # Trainers can only make byte tokens as special ones; in a real vocabulary they are ordinary.
@@ -130,13 +144,23 @@ def _with_byte_tokens(backend: Tokenizer, template: str, added: tuple[str, ...],
 @cache
 def unigram() -> Tutti:
     """SentencePiece's other model, without byte tokens."""
-    backend = Tokenizer(models.Unigram())
+    # Its trainer gives another vocabulary in every process, so the pieces are counted here.
+    words = " ".join(TEXTS).split()
+    pieces = Counter(
+        word[begin:end]
+        for word in (f"▁{word}" for word in words)
+        for begin in range(len(word))
+        for end in range(begin + 1, min(begin + 6, len(word)) + 1)
+    )
+    single = [piece for piece in pieces if len(piece) == 1]
+    often = sorted((p for p in pieces if len(p) > 1), key=lambda piece: (-pieces[piece] * len(piece), piece))
+    kept = sorted(single) + often[: 300 - len(single)]
+    scores = [(piece, math.log(pieces[piece] / pieces.total())) for piece in kept]
+    backend = Tokenizer(models.Unigram([(token, 0.0) for token in CONTROL] + scores, CONTROL.index("<unk>")))
+    backend.add_special_tokens(CONTROL)
     backend.pre_tokenizer = pre_tokenizers.Metaspace()
     backend.decoder = decoders.Metaspace()
-    trainer = trainers.UnigramTrainer(
-        vocab_size=300, special_tokens=CONTROL, unk_token="<unk>", show_progress=False
-    )
-    return _trained(backend, trainer, None)
+    return _wrapped(backend, None)
 
 
 def without_bytes(missing: Collection[int]) -> Tutti:

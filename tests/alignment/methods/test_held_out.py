@@ -43,9 +43,11 @@ def alignment(folder: Path, meant: float) -> Alignment:
 
 @pytest.mark.parametrize(("meant", "least", "most"), [(1.0, 1.0, 1.0), (0.5, 0.3, 0.7), (0.0, 0.0, 0.1)])
 def test_what_the_tables_mean_is_found(tmp_path, meant, least, most):
-    found = held_out(alignment(tmp_path, meant), 0.3)
-    assert least <= found.best <= most
-    assert found.best <= found.any <= 1
+    """One draw holds out some 57 anchors, of which a varying number mean nothing: four draws are taken together."""
+    aligned = alignment(tmp_path, meant)
+    draws = [held_out(aligned, 0.3, seed=seed) for seed in range(4)]
+    assert least <= np.mean([found.best for found in draws]) <= most
+    assert all(found.best <= found.any <= 1 for found in draws)
 
 
 def test_only_anchors_that_a_map_is_learned_about_are_held_out(tmp_path):
