@@ -43,7 +43,7 @@ def alignment(folder: Path, meant: float) -> Alignment:
 
 @pytest.mark.parametrize(("meant", "least", "most"), [(1.0, 1.0, 1.0), (0.5, 0.3, 0.7), (0.0, 0.0, 0.1)])
 def test_what_the_tables_mean_is_found(tmp_path, meant, least, most):
-    """One draw holds out some 57 anchors, of which a varying number mean nothing: four draws are taken together."""
+    """Four draws, because one holds out some 57 anchors, of which a varying number mean nothing."""
     aligned = alignment(tmp_path, meant)
     draws = [held_out(aligned, 0.3, seed=seed) for seed in range(4)]
     assert least <= np.mean([found.best for found in draws]) <= most
