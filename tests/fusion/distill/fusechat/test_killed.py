@@ -2,62 +2,80 @@
 
 from __future__ import annotations
 
-import pickle
+import multiprocessing
+import os
+import resource
 import signal
-import subprocess
-import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
+from alignment.errors import ConfigError
+from fusion.distill.fusechat import shards, trainer
 from fusion.distill.fusechat.run import Run
 from fusion.distill.fusechat.settings import FuseChat
 from fusion.distill.fusechat.shards import shard_path
 from tests.support.distillable import files_of
 
-PROGRAM = """
-import os, pickle, resource, signal, sys
-from pathlib import Path
-from fusion.distill.fusechat import shards, trainer
-from fusion.distill.fusechat.run import Run
-from alignment.errors import ConfigError
+# Each attempt is a process of its own, forked from one that has imported the libraries and done nothing else.
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload([__name__])
 
-settings, when, limit = pickle.loads(Path(sys.argv[1]).read_bytes())
-kill = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
 
-def progress(what, done, total):
-    if (what, done) == when:
-        kill()
+def kill(*_: object, **__: object) -> NoReturn:
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError
 
-if when == "while a shard is written":
-    shards.os.fsync = kill
-if when == "while a checkpoint is written":
-    saved = trainer.FusionTrainer._save_optimizer_and_scheduler
-    def save(self, folder):
-        saved(self, folder)
-        if self.state.global_step == 4:
+
+def run(settings: FuseChat, when: object, limit: int, said: Path) -> None:
+    """All stages, killed at the moment `when`; files may have `limit` bytes at most, if it is not 0."""
+
+    def progress(what: str, done: int, total: int | None) -> None:
+        if (what, done) == when:
             kill()
-    trainer.FusionTrainer._save_optimizer_and_scheduler = save
-if when == "while checkpoints are rotated":
-    marked = trainer.mark_complete
-    trainer.mark_complete = lambda folder: kill() if folder.name == "checkpoint-4" else marked(folder)
-if limit:
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-run = Run(settings, progress)
-try:
-    run.represent(); run.align(); run.train(); run.merge()
-except ConfigError as error:
-    print(error)
-    sys.exit(2)
-"""
+
+    if when == "while a shard is written":
+        shards.os.fsync = kill
+    if when == "while a checkpoint is written":
+        saved = trainer.FusionTrainer._save_optimizer_and_scheduler
+
+        def save(self: trainer.FusionTrainer, folder: str) -> None:
+            saved(self, folder)
+            if self.state.global_step == 4:
+                kill()
+
+        trainer.FusionTrainer._save_optimizer_and_scheduler = save
+    if when == "while checkpoints are rotated":
+        marked = trainer.mark_complete
+        trainer.mark_complete = lambda folder: kill() if folder.name == "checkpoint-4" else marked(folder)
+    if limit:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    try:
+        stages = Run(settings, progress)
+        stages.represent()
+        stages.align()
+        stages.train()
+        stages.merge()
+    except ConfigError as error:
+        os.write(os.open(said, os.O_WRONLY | os.O_CREAT), str(error).encode())
+        os._exit(2)
 
 
-def attempt(
-    settings: FuseChat, folder: Path, when: object = None, limit: int = 0
-) -> subprocess.CompletedProcess[str]:
-    given = folder / "given.pickle"
-    given.write_bytes(pickle.dumps((settings, when, limit)))
-    return subprocess.run([sys.executable, "-c", PROGRAM, given], capture_output=True, text=True, check=False)
+@dataclass(frozen=True)
+class Attempt:
+    returncode: int | None
+    error: str
+
+
+def attempt(settings: FuseChat, folder: Path, when: object = None, limit: int = 0) -> Attempt:
+    said = folder / "said"
+    said.unlink(missing_ok=True)
+    process = PROCESSES.Process(target=run, args=(settings, when, limit, said))
+    process.start()
+    process.join()
+    return Attempt(process.exitcode, said.read_text() if said.exists() else "")
 
 
 def assert_same_result(done: Run, site: FuseChat) -> None:
@@ -86,8 +104,7 @@ def test_a_killed_run_is_gone_on_with_to_the_same_bits(
 ) -> None:
     assert attempt(site, tmp_path, when).returncode == -signal.SIGKILL
     assert not site.out.exists()
-    second = attempt(site, tmp_path)
-    assert second.returncode == 0, second.stderr
+    assert attempt(site, tmp_path).returncode == 0
     assert_same_result(done, site)
 
 
@@ -103,11 +120,11 @@ def test_a_full_disk_is_one_sentence_and_nothing_half_written_stays(
     done: Run, site: FuseChat, tmp_path: Path, limit: int, place: str
 ) -> None:
     first = attempt(site, tmp_path, limit=limit)
-    assert first.returncode == 2, first.stderr
-    assert "cannot be written" in first.stdout
-    assert "make room" in first.stdout
-    assert f"{site.work}/{place}" in first.stdout
-    assert len(first.stdout.strip().splitlines()) == 1
+    assert first.returncode == 2
+    assert "cannot be written" in first.error
+    assert "make room" in first.error
+    assert f"{site.work}/{place}" in first.error
+    assert len(first.error.splitlines()) == 1
     assert attempt(site, tmp_path).returncode == 0
     assert_same_result(done, site)
 
