@@ -89,7 +89,7 @@ class Places:
         self.open: dict[int, Sequence] = {}
         self.budget = Budget({name: member.capacity for name, member in members.items()})
         self._members = members
-        self._outbox: defaultdict[str, list[Task]] = defaultdict(list)
+        self._outbox: defaultdict[str, list[tuple[Sequence, str, Task]]] = defaultdict(list)
 
     def take(self, sequence: Sequence, names: Iterable[str]) -> None:
         """Open a sequence in these members; the budget must admit it."""
@@ -135,21 +135,22 @@ class Places:
         name = sequence.numbers.name(engine, number)
         return (sequence, name) if name in sequence.seats else None
 
-    def hand(self, engine: str, task: Task) -> None:
-        """Have work for an engine, for the next `send`."""
-        self._outbox[engine].append(task)
+    def hand(self, sequence: Sequence, name: str, task: Task) -> None:
+        """Have work for a member, for the next `send` to its engine."""
+        self._outbox[sequence.ensemble.engine(name)].append((sequence, name, task))
 
     def send(self, engine: str) -> list[tuple[Sequence, str, Exception]]:
         """Give an engine all that is there for it of open sequences.
 
         Returns what it did not take: the sequence, the member, and why.
         """
-        tasks = self._outbox.pop(engine, ())
-        current = [(task, holder) for task in tasks if (holder := self.holder(engine, task.sequence))]
+        work = [
+            one for one in self._outbox.pop(engine, ()) if one[0].number in self.open and one[1] in one[0].seats
+        ]
         try:
-            if current:
-                self._members[engine].submit([task for task, _ in current])
+            if work:
+                self._members[engine].submit([task for _, _, task in work])
         except Exception as error:
             log.exception("member %s takes no work", engine)
-            return [(*holder, error) for _, holder in current]
+            return [(sequence, name, error) for sequence, name, _ in work]
         return []

@@ -79,7 +79,7 @@ class Decoding:
                 if isinstance(task, Advance):
                     self._hand(sequence, name, task)
                 else:
-                    self._places.hand(sequence.ensemble.engine(name), task)
+                    self._places.hand(sequence, name, task)
         except Exception:
             self._failed_inside(sequence)
 
@@ -121,7 +121,7 @@ class Decoding:
             seat = sequence.seats[name]
             seat.latest = answer
             for other, advance in later_tasks(sequence).items():
-                self._places.hand(sequence.ensemble.engine(other), advance)
+                self._places.hand(sequence, other, advance)
             if seat.state is State.READING:
                 continue  # it takes part when the next token is handed out
             sequence.arrived.append((name, arrived))
@@ -163,7 +163,7 @@ class Decoding:
                 self._failed_inside(sequence)
                 return
             for name, look in looks.items():
-                self._places.hand(sequence.ensemble.engine(name), look)
+                self._places.hand(sequence, name, look)
             if looks:
                 return
         self._ready[sequence.number] = sequence
@@ -316,7 +316,7 @@ class Decoding:
         if tokens := sequence.seats[name].rolled_back:
             self._outbox.news(self._outbox.observer.rolled_back, sequence.ensemble.name, name, tokens)
         if self._places.make_room(sequence, name):
-            self._places.hand(sequence.ensemble.engine(name), advance)
+            self._places.hand(sequence, name, advance)
         else:
             self.recovery.leave(sequence, name, "the text outgrew its cache", "outgrown")
 
@@ -372,7 +372,7 @@ class Decoding:
     def _follow(self, sequence: Sequence, engine: str) -> None:
         """Have an engine's work on what was written: that of all members that it runs, for one pass."""
         try:
-            for name in sequence.on_engine(engine):
+            for name in sequence.numbers.names(engine):
                 if sequence.asks(name) and (advance := sequence.follow(name)) is not None:
                     self._hand(sequence, name, advance)
         except Exception:

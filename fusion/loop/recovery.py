@@ -120,7 +120,7 @@ class Recovery:
                     continue
                 advance = _reopened(sequence, name)
                 if self._places.take_again(sequence, name):
-                    self._places.hand(member.name, advance)
+                    self._places.hand(sequence, name, advance)
                 else:
                     del sequence.seats[name]
 
