@@ -247,7 +247,12 @@ Deliver = Callable[[Member, Delivery], None]
 
 
 class SamplingConstraint(Protocol):
-    """What the next token may be, as it stands after the tokens taken so far. Ids are the pivot's, V of them."""
+    """What the next token may be, as it stands after the tokens taken so far. Ids are the pivot's, V of them.
+
+    One that `is_open` admits whatever members say, but where something is forced.
+    """
+
+    is_open: bool
 
     def bits(self) -> NDArray[np.uint8]:
         """[V / 8], the ids that may come next, a bit each in little order."""

@@ -67,7 +67,7 @@ class Tokenizer:
             token["special"] = token["id"] in self.special_ids
         self._pipeline = pipeline
         self.findings = [*findings, *self._found()]
-        names = [text.encode() for text in self._spelling.values()]
+        names = [text.encode() for text in self.spelling.values()]
         self._lengths = Lengths.of([*self.surfaces, *names], pipeline)
         self._added = frozenset(added)
         self._first_tokens = lru_cache(_REMEMBERED)(self._first_token)
@@ -81,7 +81,7 @@ class Tokenizer:
         flagged = {
             id for id, token in self.hf.backend_tokenizer.get_added_tokens_decoder().items() if token.special
         }
-        unflagged = sorted(text for id, text in self._spelling.items() if id not in flagged)
+        unflagged = sorted(text for id, text in self.spelling.items() if id not in flagged)
         found = self.template.findings() if self.template else []
         unspelled = [byte for byte in _BYTES_OF_TEXT if self.byte_ids[byte] is None]
         if self.kind == "byte_level" and unspelled and self._unknown is None:
@@ -240,7 +240,7 @@ class Tokenizer:
             self._piece,
             self.special_ids,
             self._added,
-            self._spelling,
+            self.spelling,
             self._unknown,
             self._shades,
         )
@@ -267,11 +267,11 @@ class Tokenizer:
     @cached_property
     def _shades(self) -> chat.Shades:
         literals = self.template.literals if self.template else ()
-        return chat.Shades.of(self._spelling.values(), literals)
+        return chat.Shades.of(self.spelling.values(), literals)
 
     @cached_property
-    def _spelling(self) -> dict[int, str]:
-        """The control tokens by id."""
+    def spelling(self) -> dict[int, str]:
+        """The texts of the control tokens, by id."""
         texts = self.hf.backend_tokenizer.id_to_token
         return {id: text for id in self.special_ids if (text := texts(id)) is not None}
 
@@ -297,7 +297,7 @@ class Tokenizer:
         """This tokenizer as it reads text that continues other text."""
         front = self._front(encode_special_tokens=True, post_process=False)
         continuation = continuation_of(self._pipeline, front)
-        of_model = {id: text for id, text in self._spelling.items() if front.model.id_to_token(id) is not None}
+        of_model = {id: text for id, text in self.spelling.items() if front.model.id_to_token(id) is not None}
         if not of_model:
             return continuation
         respelling = Respelling(

@@ -1,7 +1,8 @@
 """Constraint: what may be sampled next in one sequence, as a bitmask over the pivot's ids.
 
 Three kinds can be combined, and a token must satisfy all: a grammar, a list of admitted ids, and words that the
-text must not contain. Words are compared as bytes, so that no cut of a word into tokens gets past them.
+text must not contain. Words are compared as bytes, so that no cut of a word into tokens gets past them. Where a
+budget of thoughts is spent, their closing tag comes, whatever lists and words say.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from alignment.errors import InvalidRequestError
 from fusion.core import SamplingConstraint
 from fusion.sequence.grammar import Grammar
 from fusion.sequence.grammar_table import Bits, GrammarTable
+from fusion.sequence.thoughts import Thoughts
 
 _executor = llguidance.LLExecutor()
 
@@ -69,6 +71,7 @@ class Constraint:
         allowed_ids: Sequence[int] | None = None,
         bad_words: BadWords | None = None,
         marks: Collection[int] = (),
+        thoughts: Thoughts | None = None,
     ) -> None:
         """Begin at the beginning.
 
@@ -78,6 +81,7 @@ class Constraint:
             allowed_ids: nothing else comes, but for ends under a grammar.
             bad_words: texts that must not occur.
             marks: special tokens that may come, where no grammar or list says which may.
+            thoughts: what has a budget; a grammar that has no room for the closing tag wins.
         """
         self._table = table
         self._matcher = table.compile(grammar) if grammar else None
@@ -87,6 +91,8 @@ class Constraint:
         self._free = table.text_bits | table.bits_of([*table.end_ids, *marks])
         self._bad = bad_words
         self._taken: list[int] = []
+        self.is_open = grammar is None and allowed_ids is None and bad_words is None and not self._marks
+        self._thoughts = [] if thoughts is None else [thoughts]  # before each of the taken, and now
         self._bits: Bits | None = None
         self.ended = False
 
@@ -125,8 +131,11 @@ class Constraint:
         if self.ended:
             bits[:] = ends
             return bits
+        if due := self._due():
+            bits[:] = self._table.bits_of(due[:1])
+            return bits
         if self._matcher is None:
-            bits[:] = self._free if self._allowed is None else 0xFF
+            bits[:] = self._free if self._allowed is None and not self.is_open else 0xFF
         else:
             self._check()
             self._table.spread(bits)
@@ -161,12 +170,16 @@ class Constraint:
                     self._check()
                 raise ValueError(f"token {token} is not admitted here")
         self._taken.append(token)
+        if self._thoughts:
+            self._thoughts.append(self._thoughts[-1].after(token))
         self._bits = None
 
     def back(self, count: int) -> None:
         """Take the last `count` tokens back."""
         for _ in range(count):
             token = self._taken.pop()
+            if self._thoughts:
+                self._thoughts.pop()
             if self.ended:
                 self.ended = False  # the matcher has not seen the end token
             elif self._matcher is not None and not self._matcher.rollback(1):
@@ -193,6 +206,27 @@ class Constraint:
 
     def forced(self) -> list[int]:
         """Tokens that must come next whatever is sampled, in their canonical spelling; often none."""
+        if not self._thoughts:
+            return self._forced_by_grammar()
+        count = len(self._taken)
+        try:
+            for _ in range(3):  # the rest of an opening tag, the closing one, what the grammar forces after it
+                for token in self._due() or self._forced_by_grammar():
+                    if not self._admits(token):
+                        break
+                    self.take(token)
+            return self._taken[count:]
+        finally:
+            self.back(len(self._taken) - count)
+
+    def _due(self) -> list[int]:
+        """The tokens that close thoughts whose budget is spent."""
+        due = self._thoughts[-1].due() if self._thoughts and not self.ended else []
+        if due and self._matcher is not None and self._matcher.validate_tokens(due) < len(due):
+            return []
+        return due
+
+    def _forced_by_grammar(self) -> list[int]:
         if self._matcher is None or self.ended:
             return []
         tokens = self._matcher.compute_ff_tokens()
@@ -223,7 +257,7 @@ class Constraint:
     @property
     def accepting(self) -> bool:
         """True where the answer may end here."""
-        return self._matcher is None or self._matcher.is_accepting()
+        return not self._due() and (self._matcher is None or self._matcher.is_accepting())
 
     @property
     def stopped(self) -> bool:
@@ -234,7 +268,7 @@ class Constraint:
         """An independent constraint in the same state."""
         other = object.__new__(Constraint)
         other.__dict__.update(self.__dict__)
-        other._taken = list(self._taken)
+        other._taken, other._thoughts = list(self._taken), list(self._thoughts)
         other._matcher = self._matcher.deep_copy() if self._matcher is not None else None
         return other
 
@@ -243,6 +277,10 @@ class Constraint:
         table = self._table
         if not 0 <= token < table.width:
             return False
+        if due := self._due():
+            return token == due[0]
+        if self.is_open:
+            return True
         listed = self._allowed is None or self._allowed[token >> 3] >> (token & 7) & 1
         if not listed and token not in table.end_ids:
             return False

@@ -72,6 +72,11 @@ class GrammarTable:
         """The id of the special token spelled `text`."""
         return self._special.get(text)
 
+    def tokens_of(self, text: str) -> list[int]:
+        """`text` as an answer spells it: the special token of that spelling, or the canonical tokens."""
+        special = self.special(text)
+        return self._encode(text) if special is None else [special]
+
     def terms(self, text: str) -> str:
         """`text` as terms of Lark rules, each special token that it spells as that token."""
         spelled = "|".join(map(re.escape, sorted(filter(None, self._special), key=len, reverse=True)))

@@ -148,7 +148,7 @@ class Sequence:
     @property
     def marked(self) -> bool:
         """Whether special tokens may come, where its constraint admits them."""
-        return self.constraint is not None and bool(self.view.constrained)
+        return self.constraint is not None and not self.constraint.is_open and bool(self.view.constrained)
 
     @property
     def voters(self) -> tuple[str, ...]:
@@ -188,7 +188,7 @@ class Sequence:
         """
         also, allowed = self.bias.of(name)
         states = (self.constraint,) if constraints is None else constraints
-        if states[0] is not None and self.view.follows_ids(name):
+        if states[0] is not None and not states[0].is_open and self.view.follows_ids(name):
             masks = [both(state.bits(), allowed) for state in states if state is not None]
             allowed = masks[0] if len(masks) == 1 else np.stack(masks)
         elif allowed is not None and len(states) > 1:
@@ -217,12 +217,8 @@ class Sequence:
         if self.constraint is None:
             return
         tokens = self.constraint.forced()
-        if whole:
-            text, kept = b"", 0
-            for index, token in enumerate(tokens, 1):
-                text += self.view.surface(token)
-                kept = index if is_whole(text) else kept
-            tokens = tokens[:kept]
+        while whole and not is_whole(b"".join(map(self.view.surface, tokens))):
+            tokens.pop()
         for token in tokens:
             chosen = TokenLogProb(token, self.surface(token), 0.0)
             yield Token(chosen, (chosen,) if self.sampling.logprobs else ())
@@ -245,13 +241,17 @@ class Sequence:
         return self.view.surface(token).removeprefix(self.lead)
 
     def write(self, token: int) -> bytes:
-        """Note a token that the sequence goes on with; returns the text it adds."""
+        """Note a token that the sequence goes on with; returns the text it adds.
+
+        Members with other tokens are given the spelling of a special token, such as a tag of thoughts.
+        """
         surface = self.surface(token)
         if self.lead and self.view.surface(token).startswith(self.lead):
             self.lead_spelled = True
-        self.spelled = self.spelled or bool(surface)
+        heard = surface or self.view.tokenizer.spelling.get(token, "").encode()
+        self.spelled = self.spelled or bool(heard)
         self.tokens.append(token)
-        self.written += surface
+        self.written += heard
         if self.likelihoods and not beginning_at_the_end(bytes(self.written[-3:])):
             self.likelihoods.clear()
         return surface
@@ -344,7 +344,9 @@ class Sequence:
             surface = self.surface(number) if name is None else name.encode()
             shown = surface if reason is not None and sampling.include_stop else b""
             return self.text.push(shown) + self.text.flush(), "stop", reason
-        text = self.text.push(self.write(number), may_stop=self.length >= sampling.min_tokens)
+        # What waits to be known as a stop string, which a special token is no part of, comes before that token.
+        text = "" if (surface := self.write(number)) else self.text.flush()
+        text += self.text.push(surface, may_stop=self.length >= sampling.min_tokens)
         if self.text.stopped_by is not None:
             return text, "stop", self.text.stopped_by
         if self.constraint is not None and self.constraint.stopped:

@@ -107,7 +107,7 @@ def after_thoughts(grammar: Grammar, table: GrammarTable, tags: tuple[str, str],
     """Text of a grammar, before which a model may think; where `opened`, the prompt ends inside of thoughts."""
     ids = [table.special(tag) for tag in tags]
     begin, end = (literal(tag) if id is None else f"<[{id}]>" for tag, id in zip(tags, ids, strict=True))
-    lines = ["%llguidance {}", "SPACE: /[ \\n]*/", "TEXT: /(.|\\n)*/"]
+    lines = ["%llguidance {}", "SPACE: /[ \\n]{0,4}/", "TEXT: /(.|\\n)*/"]
     if ids[1] is None:
         lines += [f"thoughts[lazy]: TEXT {end}", "inside: thoughts SPACE"]
     else:

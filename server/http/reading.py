@@ -20,6 +20,7 @@ class Reading:
         parser: reads calls out of the content; None where no tool may be called.
         tags: of thoughts; None leaves them in the content.
         opened: whether the prompt ends inside of thoughts.
+        midway: whether some of them stand in the prompt, so that white space may come next.
         marks: control tokens, which stand for no text, whose spelling opens a call or marks thoughts.
     """
 
@@ -29,10 +30,11 @@ class Reading:
         parser: ToolParser | None = None,
         tags: ReasoningTags | None = None,
         opened: bool = False,
+        midway: bool = False,
         marks: dict[int, str] | None = None,
     ) -> None:
         self._parser = parser
-        self._splitter = ReasoningSplitter(tags, opened=opened) if tags else None
+        self._splitter = ReasoningSplitter(tags, opened=opened, midway=midway) if tags else None
         self._marks = marks or {}
         self.content = ""
         self.reasoning = ""

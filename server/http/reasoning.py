@@ -29,6 +29,11 @@ class ReasoningTags:
         """Return whether a rendered prompt ends inside thoughts."""
         return prompt.rstrip().endswith(self.open)
 
+    def begun_in(self, text: str) -> str | None:
+        """The thoughts that a text to go on from ends inside of; None where it does not."""
+        _, tag, thoughts = text.rpartition(self.open)
+        return thoughts if tag and self.close not in thoughts else None
+
 
 def begun(text: str, mark: str) -> int:
     """How many characters at the end of a text could be the beginning of a mark, all of which is not there yet."""
@@ -38,11 +43,11 @@ def begun(text: str, mark: str) -> int:
 class ReasoningSplitter:
     """The state of one answer."""
 
-    def __init__(self, tags: ReasoningTags | None = None, *, opened: bool = False) -> None:
+    def __init__(self, tags: ReasoningTags | None = None, *, opened: bool = False, midway: bool = False) -> None:
         self._tags = tags or ReasoningTags()
         self._state: Literal["before", "inside", "after"] = "inside" if opened else "before"
         self._held = ""
-        self._trim = opened  # whether white space at the beginning of what comes next is left out
+        self._trim = opened and not midway  # whether white space at the beginning of what comes next is left out
 
     def push(self, text: str) -> list[Piece]:
         """The pieces that `text` makes certain."""

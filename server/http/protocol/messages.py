@@ -37,9 +37,10 @@ class TurnMessage(RequestModel):
 
 
 class Thinking(RequestModel):
-    """`thinking`; its budget is not enforced."""
+    """`thinking`, with the most tokens that it may take."""
 
     type: Literal["enabled", "disabled", "adaptive"]
+    budget_tokens: Annotated[int, Field(ge=1)] | None = None
 
 
 class OutputConfig(RequestModel):
@@ -101,6 +102,7 @@ def as_chat(request: CountTokensRequest) -> dict[str, Any]:
     if isinstance(request, MessagesRequest):
         chat |= {
             "max_tokens": request.max_tokens,
+            "thinking_token_budget": _budget(request),
             "stop": request.stop_sequences or None,
             "stream": request.stream,
             "temperature": request.temperature,
@@ -223,6 +225,24 @@ def _effort(request: CountTokensRequest) -> str | None:
     if request.thinking and request.thinking.type == "disabled":
         return "none"
     return request.output_config.effort if request.output_config else None
+
+
+def _budget(request: MessagesRequest) -> int | None:
+    """The most tokens of thoughts.
+
+    Raises:
+        InvalidRequestError: there is none though thinking is enabled, or it leaves no token for the answer.
+    """
+    param, thinking = "thinking.budget_tokens", request.thinking
+    if thinking is None or thinking.type == "disabled":
+        return None
+    if thinking.budget_tokens is None and thinking.type == "enabled":
+        raise InvalidRequestError(f"{param} is missing, which thinking of type enabled needs.", param=param)
+    if thinking.budget_tokens is not None and thinking.budget_tokens >= request.max_tokens:
+        raise InvalidRequestError(
+            f"{param} should be less than max_tokens, which is {shorten(request.max_tokens)}.", param=param
+        )
+    return thinking.budget_tokens
 
 
 def _format(config: OutputConfig | None) -> dict[str, Any] | None:

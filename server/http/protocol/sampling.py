@@ -59,6 +59,7 @@ class SamplingFields(overrides(SamplingParams, RequestModel, without=NOT_THE_SAM
     guided_grammar: str | None = None
     allowed_token_ids: list[int] | None = None
     bad_words: list[str] | None = None
+    thinking_token_budget: Annotated[int, Field(ge=-1)] | None = None
     prompt_logprobs: Annotated[int, Field(ge=0)] | None = None
     return_token_ids: bool | None = None
     truncate_prompt_tokens: Annotated[int, Field(ge=-1)] | None = None

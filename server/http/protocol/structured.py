@@ -14,6 +14,7 @@ from fusion.sequence.constraint import BadWords, Constraint
 from fusion.sequence.grammar import Grammar, choice, json_object, json_schema, regex, rules
 from fusion.sequence.grammar_table import GrammarTable
 from fusion.sequence.structural import Tag, after_thoughts, either, structural
+from fusion.sequence.thoughts import Budget
 from server.http.errors import shorten
 from server.http.protocol.sampling import SamplingFields
 from server.http.tools.formats import Format
@@ -64,8 +65,26 @@ def _either(one: GrammarFor | None, other: GrammarFor) -> GrammarFor:
     return other if one is None else lambda table: either(one(table), other(table))
 
 
+def budget_of(fields: SamplingFields, tags: tuple[str, str] | None, begun: str | None) -> Budget | None:
+    """The limit on the tokens of thoughts, between `tags`; `begun` are those that the prompt ends inside of.
+
+    Raises:
+        InvalidRequestError: there is one, but this server does not know thoughts.
+    """
+    tokens = fields.thinking_token_budget
+    if tokens is None or tokens < 0:
+        return None
+    if tags is None:
+        raise InvalidRequestError(
+            "thinking_token_budget needs to know which tags thoughts stand between; set reasoning_tags in the "
+            "server's configuration, or leave it out.",
+            param="thinking_token_budget",
+        )
+    return Budget(tags, tokens, begun)
+
+
 def constraints_of(
-    fields: SamplingFields, ensemble: Ensemble, around: Around | None = None
+    fields: SamplingFields, ensemble: Ensemble, around: Around | None = None, *, budget: Budget | None = None
 ) -> dict[str, Constraint]:
     """What the answers must satisfy, for each pivot that there may be; empty for nothing. Compiles grammars: slow.
 
@@ -83,11 +102,12 @@ def constraints_of(
     if around is not None:
         grammar = around.around(grammar)
     param = asked[0][0] if asked else "tool_choice"
+    tags = around.marks if around is not None else budget.tags if budget is not None else ()
     marks = {
-        pivot: control_tokens(view.tokenizer, around.marks if around is not None and len(view.models) > 1 else ())
+        pivot: control_tokens(view.tokenizer, tags if len(view.models) > 1 else ())
         for pivot, view in ensemble.views.items()
     }
-    if grammar is None and fields.allowed_token_ids is None and not words and not any(marks.values()):
+    if not (grammar or words or budget or any(marks.values())) and fields.allowed_token_ids is None:
         return {}
     if grammar is not None and fields.ignore_eos:
         raise InvalidRequestError(f"ignore_eos and {param} exclude each other; leave one out.", param="ignore_eos")
@@ -108,6 +128,7 @@ def constraints_of(
             allowed_ids=fields.allowed_token_ids,
             bad_words=BadWords(words, table) if words else None,
             marks=marks[pivot],
+            thoughts=budget.of(table) if budget else None,
         )
 
     try:

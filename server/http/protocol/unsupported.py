@@ -30,7 +30,6 @@ UNBUILT: dict[str, tuple[object, ...]] = {
             "return_prompt_text",
             "return_tokens_as_token_ids",
             "suffix",
-            "thinking_token_budget",
             "use_beam_search",
             "watermarking",
         ),

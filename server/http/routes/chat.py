@@ -29,7 +29,7 @@ from server.http.protocol.common import Usage
 from server.http.protocol.fusion import rounds_report
 from server.http.protocol.logprobs import chat_logprobs
 from server.http.protocol.sampling import prompt_room
-from server.http.protocol.structured import Around, constraints_of
+from server.http.protocol.structured import Around, budget_of, constraints_of
 from server.http.reading import Reading
 from server.http.reasoning import ReasoningTags
 from server.http.routes.shape import CompletionsShape
@@ -195,11 +195,17 @@ def prepared(service: Service, body: ChatRequest, asked: Asked) -> tuple[Prompt,
     if room is not None:
         prompt = ensemble.shortened(prompt, room, body.truncation_side or "left")
     tokenizer = ensemble.tokenizer
-    opened = tags is not None and tags.opened_by(tokenizer.decode(prompt.ids[ensemble.pivot][-8:]))
+    begun = None
+    if tags is not None and conversation["continue_final_message"]:
+        begun = tags.begun_in(conversation["messages"][-1]["content"])
+    elif tags is not None and tags.opened_by(tokenizer.decode(prompt.ids[ensemble.pivot][-8:])):
+        begun = ""
+    opened = begun is not None
     thinks = tags is not None and (opened or tags.open in str(tokenizer.hf.chat_template))
     thoughts = settings.reasoning_tags if thinks else None
     around = Around(offer, format, thoughts, opened, marks=thoughts or ())
-    prompt = replace(prompt, constraints=constraints_of(body, ensemble, around))
+    budget = budget_of(body, settings.reasoning_tags, begun)
+    prompt = replace(prompt, constraints=constraints_of(body, ensemble, around, budget=budget))
     marks = [*([format.opener] if format and offer.tools else []), *(settings.reasoning_tags or ())]
 
     def reading(view: View) -> Reading:
@@ -207,6 +213,7 @@ def prepared(service: Service, body: ChatRequest, asked: Asked) -> tuple[Prompt,
             parser=ToolParser(format, offer.tools) if format is not None and offer.tools else None,
             tags=tags,
             opened=opened,
+            midway=bool(begun and begun.strip()),
             marks=control_tokens(view.tokenizer, filter(None, marks)),
         )
 

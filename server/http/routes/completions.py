@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import cache
 
 from fastapi import APIRouter, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
 from alignment.errors import InvalidRequestError
 from fusion.core import Delta, End, Prompt, Token
+from fusion.sequence.thoughts import Budget
 from server.http.generation import Choice, Generation
 from server.http.protocol.body import StrictJsonRoute
 from server.http.protocol.common import Usage
@@ -25,7 +27,8 @@ from server.http.protocol.completions import (
 from server.http.protocol.fusion import rounds_report
 from server.http.protocol.logprobs import CompletionText
 from server.http.protocol.sampling import prompt_room
-from server.http.protocol.structured import constraints_of
+from server.http.protocol.structured import budget_of, constraints_of
+from server.http.reasoning import ReasoningTags
 from server.http.routes.shape import CompletionsShape
 from server.http.routes.submit import Asked
 from server.http.service import Service
@@ -161,6 +164,11 @@ def completions_router(service: Service) -> APIRouter:
                 )
             return ensemble.encode_ids(prompt, locate=asked.located)
 
+        def budget(prompt: str | list[int]) -> Budget | None:
+            tags = service.settings.reasoning_tags
+            text = prompt if isinstance(prompt, str) else tokenizer.decode(prompt)
+            return budget_of(body, tags, ReasoningTags(*tags).begun_in(text) if tags else None)
+
         def prepared() -> tuple[list[Prompt], list[str]]:
             """The prompts, and the text that each choice begins with, if it is to begin with its prompt's."""
             texts = [cut(text) for text in prompts(body, most)]
@@ -171,8 +179,8 @@ def completions_router(service: Service) -> APIRouter:
                     param="prompt",
                 )
             written = [text if isinstance(text, str) else tokenizer.text_of(text) for text in texts if body.echo]
-            constraints = constraints_of(body, ensemble)
-            encoded = [replace(encode(text), constraints=constraints) for text in texts]
+            constraints = cache(lambda budget: constraints_of(body, ensemble, budget=budget))
+            encoded = [replace(encode(text), constraints=constraints(budget(text))) for text in texts]
             return encoded, [text for text in written for _ in range(n)]
 
         encoded, echo = await run_in_threadpool(prepared)

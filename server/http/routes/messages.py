@@ -18,6 +18,7 @@ NAMES = (
     (r"tools\[(\d+)\]\.function", r"tools[\1]"),
     (r"response_format(\.json_schema\.schema)?", "output_config.format.schema"),
     ("reasoning_effort", "output_config.effort"),
+    ("thinking_token_budget", "thinking.budget_tokens"),
     (r"stop\b", "stop_sequences"),
 )
 

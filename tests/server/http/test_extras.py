@@ -30,7 +30,6 @@ def streamed(client: TestClient, path: str, **fields: Any) -> list[dict[str, Any
         {"add_special_tokens": True},
         {"watermarking": {"seed": 1}},
         {"repetition_detection": {"max_pattern_size": 4}},
-        {"thinking_token_budget": 20},
     ],
 )
 def test_what_would_change_the_answer_is_refused_by_name(client: TestClient, fields: dict[str, Any]) -> None:
