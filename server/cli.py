@@ -122,6 +122,9 @@ def align(
     ] = None,
     top: Annotated[int | None, typer.Option(help="Tokens that a token may go to; 10 by default.")] = None,
     threshold: Annotated[float | None, typer.Option(help="Lowest score of an entry; 0.1 by default.")] = None,
+    temperature: Annotated[
+        float | None, typer.Option(help="Of a softmax that makes learned rows distributions; none by default.")
+    ] = None,
     device: Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:N.")] = "cpu",
     hold_out: Annotated[
         float | None,
@@ -147,7 +150,7 @@ def align(
         raise ConfigError(
             "Give two models and --out FILE to make a map, or --inspect FILE TOKEN to look into one."
         )
-    given = {"embeddings": embeddings, "top": top, "threshold": threshold}
+    given = {"embeddings": embeddings, "top": top, "threshold": threshold, "temperature": temperature}
     parameters = {name: value for name, value in given.items() if value is not None}
     command.align(*models, method, parameters, out, device, hold_out, console())
 

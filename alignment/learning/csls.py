@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import isqrt
 
 import torch
 from torch import Tensor
 
-_CELLS = 1 << 24  # similarities held at a time: 64 MiB
+_CELLS = 1 << 21  # similarities held at a time: 8 MiB, which stay in the cache while they are looked at
+_SLACK = 1e-5  # of the first look at a score, which rounds otherwise than the second
 
 
 def nearest(
@@ -28,28 +30,36 @@ def nearest(
     Returns ids [Vs, top] int64 and scores [Vs, top] float32, best first, the lower id first among equals; -1
     and -inf where fewer rows reach the threshold. `on_progress` is called with the share of the work done, 0 to 1.
 
-    One pass over the product: r(j) of a block of target rows is known once the block has met every source row,
-    so each block is scored, and cut down to what can still enter a row's best, while it is in the cache.
+    One pass over the product, in squares. r(j) is known once row j has met every source row; until then the
+    highest cosine so far bounds it from below, so only what can still reach `threshold` is kept of a square, and
+    scored when its target rows have met all.
     """
-    rows = len(source)
+    rows, side = len(source), max(1, isqrt(_CELLS))
     ids = source.new_full((rows, top), -1, dtype=torch.int64)
     scores = source.new_full((rows, top), -torch.inf)
-    step = max(1, min(len(target), _CELLS // max(1, rows)))
-    space = source.new_empty((step, rows))
+    space = source.new_empty(side * side)
     corrected = torch.ones(len(target), dtype=torch.bool, device=target.device)
     corrected[uncorrected] = False
-    for start in range(0, len(target), step):
-        block = target[start : start + step]
-        cosines = torch.mm(block, source.mT, out=space[: len(block)])
-        correction = cosines.amax(dim=1) * corrected[start : start + step]
-        # Halves of the scores, in place: the factor of two is exact either way.
-        halves = cosines.sub_(correction[:, None] / 2)
-        bound = torch.where(scores[:, -1] > threshold, scores[:, -1], threshold)
-        found = (halves >= bound / 2).view(-1).nonzero()[:, 0]
-        if len(found):
-            _merge(ids, scores, found % rows, found // rows + start, 2 * halves.view(-1).index_select(0, found))
+    for start in range(0, len(target), side):
+        block = target[start : start + side]
+        highest = source.new_full((len(block),), -1.0)
+        counts = corrected[start : start + side]
+        found: list[tuple[Tensor, Tensor, Tensor]] = []
+        for left in range(0, rows, side):
+            part = source[left : left + side]
+            cosines = torch.mm(block, part.mT, out=space[: len(block) * len(part)].view(len(block), -1))
+            highest = torch.maximum(highest, cosines.amax(dim=1))
+            lowest = (highest * counts + (threshold - _SLACK)) / 2
+            cells = (cosines >= lowest[:, None]).view(-1).nonzero()[:, 0]
+            column, row = cells // len(part), cells % len(part) + left
+            found.append((row, column, cosines.view(-1).index_select(0, cells)))
+        row, column, cosine = (torch.cat(parts) for parts in zip(*found, strict=True))
+        score = 2 * (cosine - (highest * counts)[column] / 2)
+        enters = (score >= torch.where(scores[:, -1] > threshold, scores[:, -1], threshold)[row]).nonzero()[:, 0]
+        if len(enters):
+            _merge(ids, scores, row[enters], column[enters] + start, score[enters])
         if on_progress is not None:
-            on_progress(min(1.0, (start + step) / len(target)))
+            on_progress(min(1.0, (start + side) / len(target)))
     return ids, scores
 
 

@@ -99,6 +99,25 @@ def _is_text(surface: bytes) -> bool:
     return True
 
 
+def sharpened(map: VocabMap, temperature: float | None) -> VocabMap:
+    """The map with rows softmax(scores / temperature), which sum to 1; itself where the temperature is None.
+
+    EVA's scores of a row differ little, and sum to anything from 0 to 5: as they are they spread a token over
+    tokens that are merely near it, and weigh members by how many entries their tokens have.
+    """
+    if temperature is None:
+        return map
+    used = map.weights > 0
+    scores = np.where(used, map.weights, 0).astype(np.float64)
+    shares = np.where(used, np.exp((scores - scores.max(axis=1, keepdims=True)) / temperature), 0)
+    shares /= np.maximum(shares.sum(axis=1, keepdims=True), np.finfo(np.float64).tiny)
+    return VocabMap(map.target_ids, shares.astype(np.float32), map.target_size)
+
+
+def _complete(request: MapRequest, learned: VocabMap) -> VocabMap:
+    return sharpened(learned, request.parameters.temperature)
+
+
 def _learn(request: MapRequest) -> VocabMap:
     parameters = request.parameters
     tables = [side.embeddings(parameters.embeddings).read() for side in (request.source, request.target)]
@@ -115,7 +134,8 @@ def _learn(request: MapRequest) -> VocabMap:
 
 METHOD = Method(
     "a token goes to those whose embeddings are near, learned from the tokens both have",
-    _learn,
+    lambda request: _complete(request, _learn(request)),
     costly=True,
     learns=True,
+    complete=_complete,
 )

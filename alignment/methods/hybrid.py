@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from alignment.methods.eva import METHOD as EVA
+from alignment.methods.eva import sharpened
 from alignment.methods.exact import METHOD as EXACT
 from alignment.methods.method import MapRequest, Method
 from alignment.text.tokenizer import Tokenizer
@@ -57,12 +58,12 @@ def _widened(map: VocabMap, width: int) -> VocabMap:
 
 
 def _complete(request: MapRequest, learned: VocabMap) -> VocabMap:
-    return hybrid_map(EXACT.learn(request), learned)
+    return hybrid_map(EXACT.learn(request), sharpened(learned, request.parameters.temperature))
 
 
 METHOD = Method(
     "exact where the bytes coincide, eva for the rest",
-    lambda request: _complete(request, EVA.learn(request)),
+    lambda request: hybrid_map(EXACT.learn(request), EVA.learn(request)),
     costly=True,
     learns=True,
     base="eva",

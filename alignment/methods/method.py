@@ -87,7 +87,7 @@ class Method:
         costly: whether its maps take long and are worth keeping.
         learns: whether it learns from embeddings, so that `Parameters` and held-out anchors matter to it.
         base: for a method whose map is made of another's: the name of that one, which is what is kept.
-        complete: makes the whole map of the base's.
+        complete: makes the whole map of what is kept.
     """
 
     description: str

@@ -23,11 +23,14 @@ class Parameters:
         embeddings: the table that is read of each model: of its input, or of its output (the language-model head).
         top: target tokens a source token may go to.
         threshold: the lowest score of an entry.
+        temperature: makes each learned row a distribution, softmax(scores / temperature); None leaves the scores
+            as they are.
     """
 
     embeddings: TableName = "output"
     top: int = 10
     threshold: float = 0.1
+    temperature: float | None = None
 
 
 PAPERS = Parameters()

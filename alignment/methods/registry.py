@@ -48,7 +48,8 @@ class Alignment:
         method = METHODS[self.method]
         if not method.costly:
             return None
-        return replace(self, method=method.base) if method.base else self
+        scores = replace(self.parameters, temperature=None)
+        return replace(self, method=method.base or self.method, parameters=scores)
 
     def origin(self, tutti: str) -> Origin:
         """Return all that the map depends on. Embeddings the method uses are read in full for their fingerprints.

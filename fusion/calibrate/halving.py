@@ -20,16 +20,25 @@ class OutOfTime(Exception):  # noqa: N818 - it ends a search, it is no failure
 
 @dataclass(frozen=True, slots=True)
 class Standing(Generic[One]):
-    """A candidate with its scores on the first questions, 0 to 1 each, and what a token costs in member passes."""
+    """A candidate with its scores on the first questions, 0 to 1 each, and what a token costs in member passes.
+
+    `shortfall` is what its worst task takes off its mean in the search (see `fusion.calibrate.shortfall`).
+    """
 
     candidate: One
     scores: tuple[float, ...]
     passes: float
+    shortfall: float = 0.0
 
     @property
     def mean(self) -> float:
         """Its score, 0 to 1."""
         return float(np.mean(self.scores)) if self.scores else 0.0
+
+    @property
+    def worth(self) -> float:
+        """What candidates are compared by."""
+        return self.mean - self.shortfall
 
 
 def rungs(candidates: int, questions: int) -> list[int]:
@@ -73,12 +82,12 @@ def search(
 
 
 def ranked(standings: Sequence[Standing[One]]) -> list[Standing[One]]:
-    """Best first; of those as good as the best one that is left, the cheapest first."""
+    """Best first; of those as good as the best one that is left, the cheapest first, by tenths of a pass."""
     left, order = list(standings), []
     while left:
-        best = max(standing.mean for standing in left)
-        close = [standing for standing in left if standing.mean >= best - AS_GOOD]
-        chosen = min(close, key=lambda standing: (standing.passes, -standing.mean))
+        best = max(standing.worth for standing in left)
+        close = [standing for standing in left if standing.worth >= best - AS_GOOD]
+        chosen = min(close, key=lambda standing: (round(standing.passes, 1), -standing.worth))
         order.append(chosen)
         left.remove(chosen)
     return order

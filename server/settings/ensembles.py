@@ -46,16 +46,20 @@ class AlignmentSettings(Section):
         embeddings: the table that `eva` and `hybrid` read of each model: `output` (the head) or `input`.
         top: pivot tokens that a token may go to.
         threshold: the lowest score of an entry.
+        temperature: makes each learned row a distribution by a softmax; null takes EVA's scores as they are.
     """
 
     method: Literal[tuple(METHODS)]  # type: ignore[valid-type]
     embeddings: TableName = PAPERS.embeddings
     top: Annotated[int, Field(ge=1, le=100)] = PAPERS.top
     threshold: Annotated[float, Field(gt=0, le=1)] = PAPERS.threshold
+    temperature: Annotated[float, Field(gt=0, le=10)] | None = PAPERS.temperature
 
     @model_validator(mode="after")
     def _only_what_the_method_takes(self) -> AlignmentSettings:
-        given = [name for name in ("embeddings", "top", "threshold") if name in self.model_fields_set]
+        given = [
+            name for name in ("embeddings", "top", "threshold", "temperature") if name in self.model_fields_set
+        ]
         if given and not METHODS[self.method].learns:
             raise PydanticCustomError("alignment", f"{self.method} takes no {given[0]}; leave it out")
         return self
@@ -63,7 +67,7 @@ class AlignmentSettings(Section):
     @property
     def parameters(self) -> Parameters:
         """As the methods take them."""
-        return Parameters(self.embeddings, self.top, self.threshold)
+        return Parameters(self.embeddings, self.top, self.threshold, self.temperature)
 
 
 def _with_method(alignment: Any) -> Any:

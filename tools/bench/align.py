@@ -96,7 +96,8 @@ def planted(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Two tables [V, width] float32, and pairs [H, 2] of the tokens that correspond without being anchors."""
     free = [np.setdiff1d(np.arange(size), ids) for size, ids in zip(sizes, pairs.T, strict=True)]
-    hidden = np.stack([free[0], rng.choice(free[1], len(free[0]), replace=False)], axis=1)
+    count = min(map(len, free))
+    hidden = np.stack([rng.choice(ids, count, replace=False) for ids in free], axis=1)
     source = rng.standard_normal((sizes[0], width), np.float32)
     target = rng.standard_normal((sizes[1], width), np.float32)
     turn = np.linalg.qr(rng.standard_normal((width, width)))[0].astype(np.float32)

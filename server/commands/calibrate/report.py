@@ -53,6 +53,7 @@ def sentences(outcome: Outcome, untouched: int) -> list[str]:
         found.append("The time allowed was too short to compare any ensemble; the members alone are below.")
     else:
         found.append("The time allowed was too short for one comparison; the answers so far are kept.")
+    found += behind(outcome)
     if outcome.members and not any(any(result.scores) for result in results_of(outcome)):
         found.append("No answer scored above 0: the questions are beyond all members, or compared the wrong way.")
     if outcome.members and untouched < 40:
@@ -62,6 +63,19 @@ def sentences(outcome: Outcome, untouched: int) -> list[str]:
     if outcome.members:
         found.append(f"The members answer {100 * outcome.disagreement:.0f} % of the questions differently.")
     return [*found, *outcome.warnings]
+
+
+def behind(outcome: Outcome) -> list[str]:
+    """A sentence for each task in which a member is more than a point better than what was chosen."""
+    if outcome.chosen is None:
+        return []
+    found = []
+    for task, points in outcome.tasks[outcome.chosen.name].items():
+        alone = {member.name: outcome.tasks[member.name][task] for member in outcome.members}
+        best = max(alone, key=lambda name: alone[name])
+        if alone[best] > points + 1:
+            found.append(f"In {task} {best} is {alone[best] - points:.1f} points better than what was chosen.")
+    return found
 
 
 def results_table(outcome: Outcome) -> Table:

@@ -24,6 +24,7 @@ from fusion.calibrate.candidates import (
     worth_trying,
 )
 from fusion.calibrate.halving import OutOfTime, Standing, rungs, search
+from fusion.calibrate.shortfall import shortfall
 from fusion.calibrate.verdict import Result, Verdict, disagreement, verdict, vote, warnings
 from fusion.learned.weights import LearnedWeights
 from server.commands.calibrate.answers import Answers
@@ -117,6 +118,7 @@ class Calibration:
         own = Candidate(tuple(settings.members), settings.pivot, method, settings.combine, AS_CONFIGURED)
         self._own, self._alignment, self._learner = own, alignments[0], learner
         self._learned: LearnedWeights | None = None
+        self._alone: list[tuple[float, ...]] = []  # the members' scores on the development share
         self._candidates = worth_trying(settings.members, alignments, own)
         if learner is not None:
             self._candidates = with_learned(settings.members, alignments[0], "mixture", own)
@@ -150,7 +152,8 @@ class Calibration:
         untouched = {one: replies[first:] for one, replies in alone.items()}
         outcome.members = [self._result(one.name, replies) for one, replies in untouched.items()]
         self._note_tasks(outcome, outcome.members)
-        by_rank = self._ranked_members({one: replies[:first] for one, replies in alone.items()})
+        self._alone = [self._scores(replies[:first]) for replies in alone.values()]
+        by_rank = [int(index) for index in np.argsort([-np.mean(own) for own in self._alone], kind="stable")]
         outcome.voting = self._vote(list(untouched.values()), by_rank)
         self._note_tasks(outcome, [outcome.voting])
         texts = [[replies[i].text for replies in untouched.values()] for i in range(len(self._untouched))]
@@ -250,7 +253,8 @@ class Calibration:
                     self._perplexity[name].append(value)
         scores = tuple(score(q, reply.text) for q, reply in zip(questions, replies, strict=True))
         passes = sum(reply.passes for reply in replies) / max(1, sum(reply.tokens for reply in replies))
-        return Standing(candidate, scores, passes)
+        behind = shortfall(scores, [own[:size] for own in self._alone], [question.task for question in questions])
+        return Standing(candidate, scores, passes, behind)
 
     def _replies(self, candidate: Candidate, questions: Sequence[Question]) -> list[Reply]:
         """Replies in the order of the questions, those that are kept included; OutOfTime once the time is over."""
@@ -289,13 +293,6 @@ class Calibration:
             letter = dict(zip(question.texts, question.choices, strict=True)).get(reply.text, "")
             replies.append(Reply(letter, reply.tokens, reply.passes, reply.seconds, {}, reply.error))
         return replies
-
-    def _ranked_members(self, replies: Mapping[Candidate, list[Reply]]) -> list[int]:
-        means = [
-            np.mean([score(q, r.text) for q, r in zip(self._development, own, strict=True)])
-            for own in replies.values()
-        ]
-        return [int(index) for index in np.argsort(-np.array(means), kind="stable")]
 
     def _vote(self, replies: Sequence[Sequence[Reply]], by_rank: Sequence[int]) -> Result:
         scores, tokens, seconds = [], 0, 0.0

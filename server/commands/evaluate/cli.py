@@ -126,6 +126,12 @@ def calibrate(
     development: Annotated[
         float, typer.Option(min=0.1, max=0.9, help="The share of the questions to choose on.")
     ] = 0.5,
+    lm_eval: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--lm-eval", metavar="TASK[=FOLDER]", help="A task of lm-evaluation-harness and its data, repeatable."
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the division into shares.")] = 0,
     limit: Limit = None,
     max_tokens: MaxTokens = 256,
@@ -161,7 +167,12 @@ def calibrate(
     if metric is not None and metric not in METRICS:
         raise ConfigError(f"--metric is one of {', '.join(METRICS)}.")
     form = Form(_asked_in(completions, template), tuple(stop or ()), max_tokens)
-    questions = _questions(settings, tasks, limit, match)
+    if lm_eval:
+        from server.commands.evaluate.harness import harness_questions
+
+        questions = harness_questions(lm_eval, limit) + (_questions(None, tasks, limit, match) if tasks else [])
+    else:
+        questions = _questions(settings, tasks, limit, match)
     if metric is not None:
         questions = [replace(question, metric=metric) for question in questions]
     for method in alignments or ():
@@ -177,6 +188,6 @@ def calibrate(
         development=development,
         seed=seed,
         alignments=tuple(alignments or command.ALIGNMENTS),
-        likelihood=likelihood,
+        likelihood=likelihood or bool(lm_eval),
         learn=learn_weights,
     )

@@ -74,6 +74,23 @@ def test_hybrid_and_eva_share_what_is_learned_and_exact_learns_nothing(pair):
     np.testing.assert_array_equal(whole.to_scipy().toarray(), hybrid.learn().to_scipy().toarray())
 
 
+def test_a_temperature_makes_learned_rows_distributions_and_keeps_their_order(pair):
+    raw = Alignment(*pair, "eva")
+    warm, cold = (replace(raw, parameters=Parameters(temperature=one)) for one in (1.0, 0.01))
+    assert warm.kept == cold.kept == raw.kept, "the scores are kept, whatever is made of them"
+    scores, distributions = raw.learn(), warm.learn()
+    used = scores.weights > 0
+    np.testing.assert_array_equal(distributions.weights > 0, used)
+    np.testing.assert_allclose(distributions.weights.sum(axis=1), used.any(axis=1), rtol=1e-6)
+    np.testing.assert_array_equal(cold.complete(scores).weights.argmax(axis=1), scores.weights.argmax(axis=1))
+    rows = used.sum(axis=1) > 1
+    assert (cold.complete(scores).weights.max(axis=1)[rows] > distributions.weights.max(axis=1)[rows]).all()
+    hybrid = replace(warm, method="hybrid").learn().to_scipy().toarray()
+    exact = Alignment(*pair, "exact").learn().to_scipy().toarray()
+    learned = ~exact.any(axis=1)
+    np.testing.assert_array_equal(hybrid[learned], distributions.to_scipy().toarray()[learned])
+
+
 def test_exact_needs_no_embeddings():
     source, target = (
         ModelVocabulary("/nowhere", tokenizer, (2,)) for tokenizer in (tiny.sentencepiece(), tiny.byte_level())

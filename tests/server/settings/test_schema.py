@@ -187,7 +187,7 @@ MISTAKES = {
         "    pivot: ada",
         "    pivot: ada\n    alignment: {method: eva, tip: 5}",
         "c.yaml:8: ensembles.both.alignment.tip: unknown field (did you mean 'top'?); allowed: method, "
-        "embeddings, top, threshold.",
+        "embeddings, top, threshold, temperature.",
     ),
     "threshold of nothing": (
         "    pivot: ada",

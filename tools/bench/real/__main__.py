@@ -2,7 +2,8 @@
 
     python -m tools.bench.real FOLDER [--pivots NAME ...] [--methods NAME ...] [--first ROW] [--tasks FOLDER]
 
-FOLDER holds a checkpoint per folder. Lower is better; the last line is JSON. Every model reads each text once.
+FOLDER holds a checkpoint per folder. A method is one of alignment, those that learn also with a temperature, as in
+eva@0.05. Lower is better; the last line is JSON. Every model reads each text once.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import json
 from pathlib import Path
 
 from alignment.methods.map_cache import MapCache, user_cache
-from alignment.methods.registry import METHODS
+from alignment.methods.registry import method_named
 from fusion.options import FusionParams, Weighting
 from tools.bench.real.fused import bits_of, ensemble_of
 from tools.bench.real.scores import Scored, score
@@ -50,12 +51,14 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--members", nargs="+", help="names of folders in FOLDER; by default all")
     parser.add_argument("--pivots", nargs="+", help="by default each member in turn")
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=["exact", "prefix", "spelled"])
+    parser.add_argument("--methods", nargs="+", default=["exact", "prefix", "spelled"])
     parser.add_argument("--first", type=int, default=0, help="row of each file to begin at")
     parser.add_argument("--tasks", type=Path, default=TASKS)
     given = parser.parse_args()
     if not given.tasks.is_dir():
         raise SystemExit(f"{given.tasks} is no folder of task files: give --tasks.")
+    for method in given.methods:
+        method_named(method.partition("@")[0])
     names = given.members or sorted(path.parent.name for path in given.folder.glob("*/config.json"))
     texts = texts_of(given.tasks, given.first)
     scored = {name: score(given.folder / name, texts) for name in names}

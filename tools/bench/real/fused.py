@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from alignment.methods.map_cache import MapCache
+from alignment.methods.origin import Parameters
 from alignment.methods.registry import Alignment
 from alignment.vocab_map import VocabMap
 from fusion.assembly.ensembles import build_ensemble
@@ -29,10 +30,12 @@ class Bits:
 
 
 def ensemble_of(scored: dict[str, Scored], pivot: str, method: str, cache: MapCache) -> Ensemble:
-    """The models around a pivot, by one method of alignment; costly maps are kept in `cache`."""
+    """The models around a pivot, by one method of alignment (see `tools.bench.real`); costly maps are kept."""
+    name, _, temperature = method.partition("@")
+    parameters = Parameters(temperature=float(temperature) if temperature else None)
 
     def align(source: Model, target: Model) -> VocabMap:
-        alignment = Alignment(scored[source.name].vocabulary, scored[target.name].vocabulary, method)
+        alignment = Alignment(scored[source.name].vocabulary, scored[target.name].vocabulary, name, parameters)
         if alignment.kept is None:
             return alignment.learn()
         return alignment.complete(cache.find_or_learn(alignment.kept.origin("bench"), alignment.kept.learn))
@@ -50,7 +53,7 @@ def bits_of(ensemble: Ensemble, scored: dict[str, Scored], fusion: FusionParams)
         weights = fusion.weights or dict.fromkeys(members, 1 / len(members))
         if fusion.weighting.method != "given":
             scoring = PromptScoring(prompt, members, fusion.weighting, PrefixScores(), pivot=pivot)
-            weights = measure(scoring.collect(answers), ensemble, members, fusion, weights, pivot).weights
+            weights = measure(scoring.collect(answers), ensemble, members, fusion, weights, pivot, prompt).weights
         tokens = Echo(prompt, members, ensemble.first).tokens(answers, weights, fusion, 0)
         logprobs = np.array([token.chosen.logprob for token in tokens[1:]])
         nats -= float(np.maximum(logprobs, FLOOR).sum())
