@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -173,6 +174,35 @@ def test_a_silent_stream_is_kept_alive(serve: Serve, fuser: ScriptedFuser) -> No
     assert any(line.startswith(":") for line in told[:first_text])
     assert any(line.startswith(":") for line in told[first_text:])
     assert told[-1] == "data: [DONE]"
+
+
+def test_every_write_is_a_whole_event_however_slowly_a_client_reads(serve: Serve, fuser: ScriptedFuser) -> None:
+    def script(submission: Any) -> Any:
+        for _ in range(20):
+            yield Delta("x" * 30_000, (token(b"x"),))
+            yield 0.02
+        yield End("c", (token(b"c"),), finish="length")
+
+    fuser.script = script
+    url, body = httpx.URL(serve(keep_alive_seconds=0.01).url), json.dumps(CHAT)
+    with socket.socket() as slow:
+        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        slow.connect((url.host, url.port or 80))
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {len(body)}"
+        slow.sendall(f"{head}\r\ncontent-type: application/json\r\n\r\n{body}".encode())
+        received = b""
+        while piece := slow.recv(16_384):
+            received += piece
+            time.sleep(0.005)
+    rest, writes = received.split(b"\r\n\r\n", 1)[1], []
+    while rest:
+        size, rest = rest.split(b"\r\n", 1)
+        writes.append(rest[: int(size, 16)].decode())
+        rest = rest[int(size, 16) + 2 :]
+    assert sum(write.startswith("data: {") for write in writes) == 23
+    assert any(write == ": keep-alive\n" for write in writes)
+    for write in filter(None, writes):
+        assert write == ": keep-alive\n" or (write.startswith("data: ") and write.endswith("\n\n"))
 
 
 def test_a_lively_stream_has_no_comments(serve: Serve) -> None:
