@@ -1,8 +1,9 @@
 """FuseChat against plain fine-tuning: `python -m tools.bench.fusechat FILE`, a file of `tutti distill fusechat`.
 
 For every seed the targets and the merged model, and plain fine-tuning on the same texts: `plain` takes as many
-steps as one target, `plain_total` as many as all targets together. All are asked the file's questions; means and
-standard deviations over the seeds as one JSON object on the last line, with the mean of each task.
+steps as one target, `plain_total` (with `--total`) as many as all targets together. All are asked the file's
+questions; means and standard deviations over the seeds go to one JSON object on the last line, with the mean of
+each task.
 What is finished is kept in the file's `work` folder, so the command can be stopped and run again.
 """
 
@@ -34,6 +35,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, help="of a target, instead of the file's")
     parser.add_argument("--only", choices=["plain", "fused"], help="train these alone, and ask nothing")
+    parser.add_argument("--total", action="store_true", help="fine-tune as long as all targets together, too")
     arguments = parser.parse_args()
     settings, asked = read_fusechat(arguments.file)
     assert asked is not None, "the file needs evaluate.tasks"
@@ -47,7 +49,8 @@ def main() -> None:
     for seed in range(arguments.seeds):
         if arguments.only != "fused":
             models[f"plain-{seed}"] = plain(first, seed, "plain", 1)
-            models[f"plain_total-{seed}"] = plain(first, seed, "plain_total", len(settings.targets))
+            if arguments.total:
+                models[f"plain_total-{seed}"] = plain(first, seed, "plain_total", len(settings.targets))
         if arguments.only != "plain":
             models |= fused(settings, seed)
     if arguments.only is None:
