@@ -119,11 +119,21 @@ class Calibration:
         self._own, self._alignment, self._learner = own, alignments[0], learner
         self._learned: LearnedWeights | None = None
         self._alone: list[tuple[float, ...]] = []  # the members' scores on the development share
-        self._candidates = worth_trying(settings.members, alignments, own)
+        self._candidates = [
+            own,
+            *(one for one in worth_trying(settings.members, alignments) if not self._is_own(one)),
+        ]
         if learner is not None:
             self._candidates = with_learned(settings.members, alignments[0], "mixture", own)
         self._bar: TaskID = progress.add_task("members alone", total=self._planned())
         self._perplexity: defaultdict[str, list[float]] = defaultdict(list)
+
+    def _is_own(self, one: Candidate) -> bool:
+        """Whether a candidate is the configuration of the file by another name."""
+        own, defaults = self._own, self._runtime.ensembles[AS_CONFIGURED].defaults
+        plain = self._settings.alignment == AlignmentSettings(method=one.alignment) and not self._settings.maps
+        same = (one.members, one.pivot) == (own.members, own.pivot)
+        return same and plain and one.fusion(defaults) == own.fusion(defaults)
 
     def _planned(self) -> int:
         everything = len(self._development) + len(self._untouched)
