@@ -17,8 +17,16 @@ t1 ... ts has the distribution (Bayes' rule)
     sum_i w_i p_i(t1 ... ts) p_i(t | t1 ... ts)  /  sum_i w_i p_i(t1 ... ts)
 
 so inside a character a member's weight is its weight times the probability that it gave to the pivot's tokens of
-this character (`weights_inside`). Every character begins with the weights themselves. Of a token that also spells
-what is before the character, the probability among those that spell the same counts.
+this character (`weights_inside`). Of a token that also spells what is before the character, the probability among
+those that spell the same counts.
+
+Members differ more here than elsewhere: some have hardly seen the script. So after each character c of several
+tokens the weights that hold inside characters move towards those who expected it (`shifted`), by Soft-Bayes
+(Orseau, Lattimore and Legg 2017, "Soft-Bayes: Prod for mixtures of experts with log-loss")
+
+    w_i <- w_i (1 - rate + rate p_i(c) / sum_j w_j p_j(c))
+
+which approaches the loss of the best fixed weights for the text, be they the given ones or the pivot alone.
 """
 
 from __future__ import annotations
@@ -32,10 +40,15 @@ from alignment.text.characters import beginning_at_the_end
 from alignment.text.tokenizer import Tokenizer
 from alignment.vocab_map import VocabMap
 from fusion.core import Ids, LogProbs
+from fusion.step import LEAST_LOST
 
 # Where a member gives less than this share to spelling the beginning of a character by itself, it is not asked
 # there: what it said would count no more than that.
 WORTH_ASKING = 0.01
+RATE = 0.25
+"""How far a character moves the weights inside characters. At 1 it is Bayes' rule, which ends at one member."""
+LEAST_TRUST = 1e-3
+"""What a member keeps of the largest factor: another script may come."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +152,11 @@ class Spoken:
     logprobs: LogProbs
     likelihood: float
 
+    def given(self, token: int, of_pivot: float) -> float:
+        """The probability of a token to which the pivot gives `of_pivot`, and what is lost with it."""
+        masses = np.exp(self.logprobs[0].astype(np.float64))
+        return float(masses[self.ids[0] == token].sum() + max(1.0 - masses.sum(), LEAST_LOST) * of_pivot)
+
 
 def conditioned(
     levels: Sequence[Level],
@@ -216,13 +234,51 @@ def first_likelihood(level: Level, begun: Begun, surface: Callable[[int], bytes]
     return min(likelihood(level, first) - among, 0.0)
 
 
-def weights_inside(weights: Mapping[str, float], likelihoods: Mapping[str, float]) -> dict[str, float]:
+def weights_inside(
+    weights: Mapping[str, float], likelihoods: Mapping[str, float], trust: Mapping[str, float]
+) -> dict[str, float]:
     """The members' weights after a character's first tokens, to which each gave exp(`likelihoods`).
 
-    A member that was not asked about them keeps its share.
+    A member that was not asked about them keeps its share. `trust` are the factors that earlier characters left.
     """
+    trusted = _trusted(weights, trust)
     highest = max(likelihoods.values(), default=0.0)
     known = {name: float(np.exp(likelihoods[name] - highest)) for name in weights if name in likelihoods}
-    before = sum(weights[name] for name in known)
-    unknown = sum(weights[name] * likely for name, likely in known.items()) / before if before > 0 else 1.0
-    return {name: weight * known.get(name, unknown) for name, weight in weights.items()}
+    before = sum(trusted[name] for name in known)
+    unknown = sum(trusted[name] * likely for name, likely in known.items()) / before if before > 0 else 1.0
+    return {name: weight * known.get(name, unknown) for name, weight in trusted.items()}
+
+
+def shifted(
+    trust: Mapping[str, float],
+    weights: Mapping[str, float],
+    likelihoods: Mapping[str, float],
+    given: Mapping[str, float],
+) -> dict[str, float]:
+    """The factors on members' weights inside characters, after a character.
+
+    Args:
+        trust: those before it; 1 for a member that is not in it.
+        weights: the members' weights.
+        likelihoods: natural logs of what they gave to all but its last token.
+        given: the probability that each gave to its last token.
+    """
+    highest = max(likelihoods.values(), default=0.0)
+    whole = {
+        name: float(np.exp(likelihoods[name] - highest)) * given[name] for name in given if name in likelihoods
+    }
+    trusted = _trusted(weights, trust)
+    mean = sum(trusted[name] * share for name, share in whole.items())
+    if mean <= 0:
+        return dict(trust)
+    mean /= sum(trusted[name] for name in whole)
+    moved = {
+        name: factor * (1 - RATE + RATE * whole[name] / mean) if name in whole else factor
+        for name, factor in _trusted(dict.fromkeys({*weights, *trust}, 1.0), trust).items()
+    }
+    largest = max(moved.values())
+    return {name: max(factor / largest, LEAST_TRUST) for name, factor in moved.items()}
+
+
+def _trusted(weights: Mapping[str, float], trust: Mapping[str, float]) -> dict[str, float]:
+    return {name: weight * trust.get(name, 1.0) for name, weight in weights.items()}

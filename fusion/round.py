@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from fusion.core import Floats, Ids, LogProbs, Token
 from fusion.reports import RoundReport
 from fusion.sampling import draw, is_plain, sample_plain
-from fusion.sequence.likelihoods import note_likelihoods, weights_now
+from fusion.sequence.likelihoods import note_likelihoods, note_trust, weights_now
 from fusion.sequence.sequence import Sequence
 from fusion.step import Candidates, Fused, fuse, keep_the_pivots_cut, of_one_width, project
 from fusion.tokens import described
@@ -119,6 +119,9 @@ def run_round(batch: list[Sequence]) -> Round:
     tokens, reports = [], []
     for row, chosen in enumerate(choose(batch, candidates.tokens, fused)):
         sequence = batch[row]
+        if sequence.likelihoods:
+            given = result.shares[row][:, candidates.tokens[row] == chosen].sum(axis=1)
+            note_trust(sequence, chosen, dict(zip(voters, given.tolist(), strict=True)))
         note_likelihoods(sequence, chosen)
         wanted = sequence.fusion.report
         reports.append(report(sequence, candidates, row, chosen, result) if wanted else None)

@@ -12,7 +12,7 @@ shaded.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -127,10 +127,12 @@ def render(
     add_generation_prompt: bool,
     continue_final_message: bool,
     template_kwargs: Mapping[str, Any],
+    require: Callable[[str], object],
 ) -> Rendered:
-    """Render `messages`; InvalidRequestError when the template refuses them."""
+    """Render `messages`; InvalidRequestError when the template refuses them, or `require` their text."""
     options = {"add_generation_prompt": add_generation_prompt, "continue_final_message": continue_final_message}
     text = template.render(messages, **options, template_kwargs=template_kwargs)
+    require(text)
     together = "".join(strings([messages, dict(template_kwargs)]))
     free = [mark for mark in _MARKS if mark not in together]
     if len(free) < 2:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from string import ascii_letters
 from typing import Any
@@ -32,8 +32,8 @@ class Lengths:
         characters = letters = 0
         if all(bytes([letter]) in known for letter in _LETTERS):
             # Bytes that begin no character are none of a token's own.
-            characters = max(sum(byte & 0xC0 != 0x80 for byte in surface) or 1 for surface in known)
-            letters = max(len(_letters(surface)) for surface in known)
+            characters = _most(known, lambda surface: sum(byte & 0xC0 != 0x80 for byte in surface) or 1)
+            letters = _most(known, lambda surface: len(_letters(surface)))
         unknown_are_joined = None in _byte_surfaces(known)
         joins = unknown_are_joined or any(not _keeps_length(step) for step in components(pipeline["normalizer"]))
         return cls(0 if joins else characters, letters)
@@ -49,6 +49,16 @@ class Lengths:
             letters = len(_letters(data)) - (0 if len(data) == len(text) else len(text) - len(_ascii(data)))
             bounds.append(-(-letters // self.letters))
         return max(bounds)
+
+
+def _most(surfaces: set[bytes], count: Callable[[bytes], int]) -> int:
+    """The largest count of a surface, which is at most its length."""
+    most = 0
+    for surface in sorted(surfaces, key=len, reverse=True):
+        if len(surface) <= most:
+            break
+        most = max(most, count(surface))
+    return most
 
 
 def _letters(data: bytes) -> bytes:

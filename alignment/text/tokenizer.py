@@ -198,17 +198,15 @@ class Tokenizer:
         template_kwargs: dict[str, Any] | None,
         limit: int | None,
     ) -> chat.Rendered:
-        rendered = chat.render(
+        return chat.render(
             self._require_template(),
             messages,
             shades=self._shades,
             add_generation_prompt=add_generation_prompt and not continue_final_message,
             continue_final_message=continue_final_message,
             template_kwargs=template_kwargs or {},
+            require=lambda text: self._require_length(checked(text), limit, "messages"),
         )
-        self._require_length(rendered.text, limit, "messages")
-        checked(rendered.text)
-        return rendered
 
     def _require_length(self, text: str, limit: int | None, param: str) -> None:
         if limit is not None and (least := self.least_tokens(text)) > limit:

@@ -17,7 +17,7 @@ from alignment.text.boundaries import Indices
 from alignment.text.characters import beginning_at_the_end
 from fusion.core import Floats, Ids, LogProbs, Prompt, Token, TokenLogProb
 from fusion.ensemble import View
-from fusion.inside import Begun, Level, Spoken, conditioned, first_likelihood, weights_inside
+from fusion.inside import Begun, Level, Spoken, conditioned, first_likelihood, shifted, weights_inside
 from fusion.options import FusionParams
 from fusion.prompt.scoring import ScoredPrompt
 from fusion.step import fuse, of_one_width, project
@@ -146,7 +146,7 @@ class Echo:
             votes[list(by_position), member] = INSIDE
         force = np.tile([weights[name] for name in prompts], (len(votes), 1))  # [P, M]
         if fusion.combine == "mixture":
-            self._weigh(force, prompts, spoken, begun, weights)
+            self._weigh(force, prompts, spoken, begun, weights, fusion)
         for pattern in np.unique(votes, axis=0) if len(votes) else ():
             voters = {name: vote for name, vote in zip(prompts, pattern.tolist(), strict=True) if vote != ABSENT}
             at = np.flatnonzero((votes == pattern).all(axis=1))
@@ -179,6 +179,7 @@ class Echo:
         spoken: Mapping[str, Mapping[int, Spoken]],
         begun: Sequence[Begun | None],
         weights: Mapping[str, float],
+        fusion: FusionParams,
     ) -> None:
         """Put the members' weights inside characters in their places, [P, M]."""
         view = self._view
@@ -186,6 +187,7 @@ class Echo:
         if len(given_ids) == len(prompts):
             return
         likelihoods: dict[str, float] = {}
+        trust: dict[str, float] = {}
         for at, one in enumerate(begun):
             if one is None or at == 0:
                 continue
@@ -195,8 +197,14 @@ class Echo:
                     likelihoods[name] = first_likelihood(Level(ids[0], logprobs[0], b""), one, view.surface)
                 elif name in likelihoods:
                     likelihoods[name] += float(prompts[name].given(np.array([at - 1]))[0])
-            said = {name: by_position[at].likelihood for name, by_position in spoken.items() if at in by_position}
-            force[at] = list(weights_inside(weights, likelihoods | said).values())
+            said = {name: by_position[at] for name, by_position in spoken.items() if at in by_position}
+            likely = likelihoods | {name: one.likelihood for name, one in said.items()}
+            force[at] = list(weights_inside(weights, likely, trust).values())
+            if at + 1 == len(begun) or begun[at + 1] is None:
+                own = {name: float(np.exp(prompts[name].given(np.array([at]))[0])) for name in given_ids}
+                of_pivot = own.get(view.pivot, 0.0) if fusion.unmapped == "pivot" else 0.0
+                given = own | {name: one.given(self._ids[at + 1], of_pivot) for name, one in said.items()}
+                trust = shifted(trust, weights, likely, given)
 
     def _conditioned(self, name: str, prompt: ScoredPrompt, begun: Sequence[Begun | None]) -> dict[int, Spoken]:
         """By position of the pivot inside a character or token, what this member says of it; see `conditioned`."""

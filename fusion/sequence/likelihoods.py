@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
-from fusion.inside import Begun, Level, first_likelihood, likelihood, weights_inside
+from alignment.text.characters import beginning_at_the_end
+from fusion.inside import Begun, Level, first_likelihood, likelihood, shifted, weights_inside
 from fusion.sequence.steps import spells
 
 if TYPE_CHECKING:
     from fusion.sequence.sequence import Sequence
+
+
+def note_trust(sequence: Sequence, token: int, given: Mapping[str, float]) -> None:
+    """Note what the voters gave to a token that may end a character."""
+    likelihoods = sequence.likelihoods
+    if not likelihoods or sequence.fusion.combine != "mixture":
+        return
+    if not beginning_at_the_end(bytes(sequence.written[-3:]) + sequence.view.surface(token)):
+        weights = {name: sequence.weights[name] for name in given}
+        sequence.trust = shifted(sequence.trust, weights, likelihoods, given)
 
 
 def note_likelihoods(sequence: Sequence, token: int) -> None:
@@ -35,5 +46,5 @@ def weights_now(sequence: Sequence, voters: Iterable[str]) -> list[float]:
     """The voters' weights in the round to come."""
     weights = sequence.weights
     if sequence.likelihoods and sequence.fusion.combine == "mixture":
-        weights = weights_inside({name: weights[name] for name in voters}, sequence.likelihoods)
+        weights = weights_inside({name: weights[name] for name in voters}, sequence.likelihoods, sequence.trust)
     return [weights[name] for name in voters]

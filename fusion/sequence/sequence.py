@@ -83,6 +83,7 @@ class Sequence:
             view, self.decided = ensemble.view(known.pivot), True
             self.weights, self.weighting, closed = known.weights, known.report, known.report.pruned
         self.likelihoods: dict[str, float] = {}  # see `weights_inside`
+        self.trust: dict[str, float] = {}  # see `shifted`
         self.numbers = Numbers(number, {name: ensemble.engine(name) for name in self.members})
         self.take_pivot(view)
         self.sum: Sum | None = None  # of the round to come, where log-probabilities are added up

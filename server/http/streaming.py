@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Coroutine, Iterable
+from functools import partial
 from typing import Any, Protocol
 
 from fastapi import Request, Response
+from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
 from starlette.types import Receive, Scope, Send
@@ -110,8 +112,8 @@ async def respond(
             if await _while_connected(request, generation.settle(settings.keep_alive_seconds or None)):
                 return EventStream(generation, _events(generation, shape, settings, include_usage))
         elif await _while_connected(request, generation.finish()):
-            whole = shape.whole(generation.choices, generation.usage)
-            return Response(whole.model_dump_json(), media_type="application/json")
+            whole = await run_in_threadpool(lambda: _written(shape.whole(generation.choices, generation.usage)))
+            return Response(whole, media_type="application/json")
     except BaseException:
         generation.close()
         raise
@@ -137,8 +139,10 @@ async def _events(
                     opened = True
                     for chunk in shape.opening(generation.choices):
                         yield shape.frame(chunk)
-                for chunk in shape.chunks(choice, update):
-                    yield shape.frame(chunk)
+                frames = partial(_frames, shape, choice, update)
+                # A round is soon written, but not the log-probabilities of a whole prompt.
+                for frame in await run_in_threadpool(frames) if update.prompt else frames():
+                    yield frame
                     sent = clock()
         if include_usage and (closing := shape.closing(generation.usage)) is not None:
             yield shape.frame(closing)
@@ -146,6 +150,20 @@ async def _events(
         yield shape.failure(as_request_error(error))
     if shape.done:
         yield shape.done
+
+
+def _written(answer: BaseModel) -> str:
+    """The JSON of an answer. Writing holds Python's lock: one choice at a time, so that others get it between."""
+    choices: list[BaseModel] = getattr(answer, "choices", [])
+    if len(choices) < 2:
+        return answer.model_dump_json()
+    around = answer.model_copy(update={"choices": []}).model_dump_json()
+    before, field, after = around.partition('"choices":[')
+    return before + field + ",".join([choice.model_dump_json() for choice in choices]) + after
+
+
+def _frames(shape: Shape, choice: Choice, update: Delta) -> list[str]:
+    return [shape.frame(chunk) for chunk in shape.chunks(choice, update)]
 
 
 async def _while_connected(request: Request, work: Coroutine[Any, Any, None]) -> bool:

@@ -45,6 +45,8 @@ class ServerSettings(Section):
         max_choices: the largest `n` of a request.
         max_views: the most contexts of a request.
         max_context_chars: the longest context, or second prompt, of a request.
+        max_prompt_logprobs: log-probabilities of its prompts' tokens (`echo`, `prompt_logprobs`), alternatives
+            included, that an answer may hold.
         max_search: grid times positions times members less one (a grid below 21 counts as 21) that a request may
             ask of `packllm-opt`; what an ensemble is configured with is allowed whatever it is.
         request_seconds: how long one generation may take; None for no limit.
@@ -84,6 +86,7 @@ class ServerSettings(Section):
     max_choices: PositiveInt = 16
     max_views: PositiveInt = 16
     max_context_chars: PositiveInt = 65536
+    max_prompt_logprobs: PositiveInt = 1_000_000
     max_search: PositiveInt = 4096
     request_seconds: PositiveFloat | None = None
     keep_alive: Literal["comment", "chunk"] = "comment"

@@ -23,6 +23,11 @@ REQUESTS: dict[str, tuple[str, dict[str, Any]]] = {
     "many bytes a character": ("/v1/completions", {"prompt": "\U0001f600" * (3 * MEBIBYTE // 12)}),
     "a long message": ("/v1/chat/completions", {"messages": user(WORDS * (3 * MEBIBYTE // len(WORDS)))}),
     "many messages": ("/v1/chat/completions", {"messages": user("a") * 60_000}),
+    "many long messages": ("/v1/chat/completions", {"messages": user(WORDS * 300) * 290}),
+    "log-probabilities of prompts": (
+        "/v1/completions",
+        {"prompt": [WORDS * 20] * 50, "echo": True, "logprobs": 20, "max_tokens": 1},
+    ),
     "many ids": ("/v1/completions", {"prompt": [5] * (MEBIBYTE // 2)}),
     "text to tokenize": ("/tokenize", {"prompt": WORDS * (3 * MEBIBYTE // len(WORDS))}),
     "ids to detokenize": ("/detokenize", {"tokens": [5] * (MEBIBYTE // 2)}),

@@ -6,7 +6,17 @@ import numpy as np
 import pytest
 
 from alignment.vocab_map import VocabMap
-from fusion.inside import Begun, Level, conditioned, first_likelihood, is_worth_asking, likelihood, weights_inside
+from fusion.inside import (
+    LEAST_TRUST,
+    Begun,
+    Level,
+    conditioned,
+    first_likelihood,
+    is_worth_asking,
+    likelihood,
+    shifted,
+    weights_inside,
+)
 from tests.support import small_tokenizers as tiny
 
 WHOLE, LIKE, BYTE, OTHER, TWO, LONGER = range(6)
@@ -100,7 +110,7 @@ def test_weights_inside_characters_give_the_mixture_of_whole_characters():
         product = 1.0
         for size in (1, 2):
             heard = {name: float(np.log(of(name, character[:size]))) for name in given}
-            weights = weights_inside(given, heard)
+            weights = weights_inside(given, heard, {})
             total = sum(weights.values())
             product *= sum(
                 weights[name] / total * of(name, character[: size + 1]) / of(name, character[:size])
@@ -110,7 +120,7 @@ def test_weights_inside_characters_give_the_mixture_of_whole_characters():
 
 
 def test_a_member_that_was_not_asked_about_the_beginning_keeps_its_share():
-    weights = weights_inside({"a": 0.5, "b": 0.25, "c": 0.25}, {"a": np.log(0.1), "b": np.log(0.4)})
+    weights = weights_inside({"a": 0.5, "b": 0.25, "c": 0.25}, {"a": np.log(0.1), "b": np.log(0.4)}, {})
     assert weights["c"] / sum(weights.values()) == pytest.approx(0.25)
     assert weights["b"] / weights["a"] == pytest.approx(2.0)
 
@@ -125,3 +135,27 @@ def test_of_a_token_that_spells_more_only_the_character_counts():
     assert np.exp(first_likelihood(known, Begun((plain,), b"\xe4", b""), surfaces.__getitem__)) == pytest.approx(
         0.4
     )
+
+
+def test_weights_move_towards_those_who_expected_the_character():
+    weights = {"a": 0.5, "b": 0.25, "c": 0.25}
+    trust = shifted({}, weights, {"a": np.log(0.5), "b": np.log(0.5)}, {"a": 0.8, "b": 0.2, "c": 0.9})
+    # a gave 0.4 to it and b 0.1, together 0.3 by their weights; c was not asked about its beginning.
+    moved = {"a": 0.75 + 0.25 * 0.4 / 0.3, "b": 0.75 + 0.25 * 0.1 / 0.3, "c": 1.0}
+    assert trust == pytest.approx({name: factor / moved["a"] for name, factor in moved.items()})
+    assert weights_inside(weights, {}, trust) == pytest.approx({n: weights[n] * trust[n] for n in weights})
+
+
+def test_weights_come_near_to_the_best_member_and_back():
+    weights, trust = {"a": 0.5, "b": 0.5}, {}
+    for _ in range(2000):
+        trust = shifted(trust, weights, {"a": 0.0, "b": 0.0}, {"a": 0.6, "b": 0.1})
+    assert trust == pytest.approx({"a": 1.0, "b": LEAST_TRUST})
+    for _ in range(40):
+        trust = shifted(trust, weights, {"a": 0.0, "b": 0.0}, {"a": 0.1, "b": 0.6})
+    assert trust["b"] == 1.0
+    assert trust["a"] < 0.1
+
+
+def test_a_character_that_nobody_expected_moves_nothing():
+    assert shifted({"a": 0.5}, {"a": 1.0}, {"a": 0.0}, {"a": 0.0}) == {"a": 0.5}

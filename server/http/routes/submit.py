@@ -93,6 +93,7 @@ class Asked:
             Exception: a sequence could not be submitted, or failed before anything was sent.
         """
         settings, body, ensemble = self.service.settings, self.body, self.ensemble
+        self._require_few_logprobs(prompts)
         members = ensemble.taking_part(self.fusion)
         from_checkpoint = settings.sampling_defaults == "checkpoint"
         submissions = []
@@ -124,6 +125,19 @@ class Asked:
             stream=bool(body.stream),
             include_usage=body.include_usage or settings.force_usage,
         )
+
+    def _require_few_logprobs(self, prompts: list[Prompt]) -> None:
+        """Raise InvalidRequestError where the prompts' log-probabilities are too many for one answer."""
+        if (alternatives := self.body.prompt_alternatives) is None:
+            return
+        tokens = sum(len(prompt.ids[self.ensemble.pivot]) for prompt in prompts)
+        count, most = tokens * self.choices * (alternatives + 1), self.service.settings.max_prompt_logprobs
+        if count > most:
+            raise InvalidRequestError(
+                f"The prompts have {count} log-probabilities to answer with, alternatives included; this server "
+                f"gives at most {most} in one answer: send fewer prompts, or ask for fewer alternatives.",
+                param="echo" if self.body.prompt_logprobs is None else "prompt_logprobs",
+            )
 
 
 def require_each_position(ensemble: Ensemble) -> None:

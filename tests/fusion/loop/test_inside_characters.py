@@ -120,3 +120,18 @@ def test_a_member_that_can_neither_speak_nor_be_asked_sits_out(decode):
     assert listener.text == "é"
     assert [sorted(report.weights) for report in listener.last.rounds] == [["other", "pivot"], ["pivot"]]
     assert given == []
+
+
+def test_weights_inside_characters_move_towards_who_expected_the_one_before(decode):
+    """U+4E16 twice: of the first one the pivot expected 0.9 x 0.4 x 0.7 and the other 0.4."""
+    pivot = PIVOT | {"世".encode() + said: then for said, then in PIVOT.items()}
+    other = {b"": {"世".encode(): 0.4, "你".encode(): 0.1, b"b": 0.5}}
+    listener, _ = decode(pivot, other | {"世".encode(): other[b""]}, max_tokens=7)
+    assert listener.text == "世世"
+    expected = {"pivot": 0.9 * 0.4 * 0.7, "other": 0.4}
+    mean = sum(expected.values()) / 2
+    force = {name: 0.75 + 0.25 * given / mean for name, given in expected.items()}
+    weights = [report.weights["other"] for report in listener.last.rounds]
+    assert weights[:4] == pytest.approx([0.5, 0.5 / 1.4, 0.4 / 0.76, 0.5], abs=1e-4)
+    second = {"pivot": 0.9 * force["pivot"], "other": 0.5 * force["other"]}
+    assert weights[4] == pytest.approx(second["other"] / sum(second.values()), abs=1e-4)

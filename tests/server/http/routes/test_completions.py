@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 
 import pytest
 from starlette.testclient import TestClient
 
 from fusion.core import Delta, End
 from tests.support.scripted_fuser import ScriptedFuser, token
+from tests.support.served import Served
 from tests.support.small_requests import complete
 
 ECHOED = [
@@ -46,3 +48,17 @@ def test_an_echo_streams(client: TestClient, fuser: ScriptedFuser) -> None:
     chunks = [json.loads(line[6:]) for line in lines if line.startswith("data: {")]
     assert "".join(choice["text"] for chunk in chunks for choice in chunk["choices"]) == "hi!"
     assert chunks[0]["choices"][0]["logprobs"]["token_logprobs"] == [None, -1.5, -3.0]
+
+
+def test_an_echo_of_more_than_the_answer_may_hold_is_refused(serve: Callable[..., Served]) -> None:
+    served = serve(max_prompt_logprobs=18)
+    body = {"model": "pair", "prompt": ["hi", "ho"], "echo": True, "logprobs": 2, "max_tokens": 1}
+    with served.http() as http:
+        served.fuser.script = lambda s: ECHOED
+        assert http.post("/v1/completions", json=body).status_code == 200
+        refused = http.post("/v1/completions", json=body | {"n": 2})
+        alone = http.post("/v1/completions", json=body | {"logprobs": None, "prompt_logprobs": 3})
+    assert refused.status_code == 400
+    assert refused.json()["error"]["param"] == "echo"
+    assert "36 log-probabilities" in refused.json()["error"]["message"]
+    assert alone.json()["error"]["param"] == "prompt_logprobs"
