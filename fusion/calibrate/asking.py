@@ -7,7 +7,10 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+
 from alignment.errors import TuttiError
+from alignment.text.boundaries import Indices
 from fusion.core import Delta, End, Prompt, Token
 from fusion.ensemble import Ensemble
 from fusion.loop.fuser import Fuser
@@ -107,13 +110,15 @@ def choose(
     The prompt is plain text, whatever the form says of chats, and a space goes between it and the choice.
     """
     asked = (form.template or QUESTION).replace(QUESTION, prompt)
-    began, listeners = time.perf_counter(), []
+    began, listeners, places = time.perf_counter(), [], []
     sampling = SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0)
     finished = threading.Semaphore(0)
     try:
         for choice in choices:
             listener = _Listener(finished.release)
             encoded = ensemble.encode_text(f"{asked} {choice}", locate=True)
+            assert encoded.located is not None
+            places.append(encoded.located[ensemble.pivot].ends)
             fuser.submit(ensemble, encoded, sampling, fusion, on_update=listener)
             listeners.append(listener)
     except TuttiError as error:
@@ -125,20 +130,19 @@ def choose(
     seconds = time.perf_counter() - began
     if failed:
         return Reply("", 0, 0.0, seconds, {}, failed[0])
-    scores = [_after(one.prompt, asked) / len(text.encode()) for one, text in zip(listeners, choices, strict=True)]
+    scores = [
+        _after(one.prompt, ends, len(asked)) / max(1, len(text.encode()))
+        for one, ends, text in zip(listeners, places, choices, strict=True)
+    ]
     tokens = sum(len(listener.prompt) for listener in listeners)
     best = choices[max(range(len(choices)), key=scores.__getitem__)]
     return Reply(best, tokens, tokens * len(ensemble.taking_part(fusion)), seconds)
 
 
-def _after(tokens: Sequence[Token], asked: str) -> float:
-    """The log-probability of the tokens that do not lie wholly within the text that was asked."""
-    end, at, total = len(asked.encode()), 0, 0.0
-    for token in tokens:
-        at += len(token.chosen.surface)
-        if at > end and token.chosen.logprob == token.chosen.logprob:  # not NaN, as the first one's is
-            total += token.chosen.logprob
-    return total
+def _after(tokens: Sequence[Token], ends: Indices, asked: int) -> float:
+    """The log-probability of the tokens that end, by `ends` [n], after the first `asked` characters."""
+    logprobs = np.array([token.chosen.logprob for token in tokens])
+    return float(np.nansum(logprobs[ends[: len(logprobs)] > asked]))  # the first one has none
 
 
 def _encoded(ensemble: Ensemble, prompt: str, fusion: FusionParams, form: Form) -> Prompt:

@@ -2,8 +2,8 @@
 
     python -m tools.bench.real FOLDER [--pivots NAME ...] [--methods NAME ...] [--first ROW] [--tasks FOLDER]
 
-FOLDER holds a checkpoint per folder. A method is one of alignment, those that learn also with a temperature, as in
-eva@0.05. Lower is better; the last line is JSON. Every model reads each text once.
+FOLDER holds checkpoints: folders, or GGUF files. A method is one of alignment, those that learn also with a
+temperature, as in eva@0.05. Lower is better; the last line is JSON. Every model reads each text once.
 """
 
 from __future__ import annotations
@@ -59,9 +59,11 @@ def main() -> None:
         raise SystemExit(f"{given.tasks} is no folder of task files: give --tasks.")
     for method in given.methods:
         method_named(method.partition("@")[0])
-    names = given.members or sorted(path.parent.name for path in given.folder.glob("*/config.json"))
+    found = {path.parent.name: path.parent for path in sorted(given.folder.glob("*/config.json"))}
+    found |= {path.stem: path for path in given.folder.glob("*.gguf")}
+    names = given.members or list(found)
     texts = texts_of(given.tasks, given.first)
-    scored = {name: score(given.folder / name, texts) for name in names}
+    scored = {name: score(found[name], texts) for name in names}
     alone = {name: one.bits_per_byte for name, one in scored.items()}
     print("alone: " + ", ".join(f"{name} {bits:.4f}" for name, bits in alone.items()), flush=True)
     fused = table(scored, given.pivots or names, given.methods, MapCache(user_cache()))

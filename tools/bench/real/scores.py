@@ -16,6 +16,7 @@ from alignment.text.boundaries import Located
 from fusion.assembly.checkpoints import read_vocabulary
 from fusion.core import NextTokens, Prompt
 from fusion.ensemble import Model
+from fusion.members.gguf import WEIGHTS, opened
 from fusion.options import EngineOptions
 from fusion.prompt.scoring import ScoredPrompt
 
@@ -47,12 +48,14 @@ class Scored:
         return ScoredPrompt(ids, np.arange(len(ids) - 1), self.answers[index])
 
 
-def score(folder: Path, texts: Sequence[str], best: int = EngineOptions.candidates) -> Scored:
-    """Read every text with the checkpoint in `folder`, in float32."""
+def score(source: Path, texts: Sequence[str], best: int = EngineOptions.candidates) -> Scored:
+    """Read every text with the checkpoint in a folder or GGUF file, in float32."""
     from transformers import AutoModelForCausalLM
 
+    weights = {"gguf_file": WEIGHTS} if source.is_file() else {}
+    folder = opened(source) if weights else source
     vocabulary = read_vocabulary(str(folder))
-    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **weights).eval()
     tokens = [vocabulary.tokenizer.locate(text, add_special_tokens=True) for text in texts]
     return Scored(vocabulary, texts, tokens, [_answer(model, ids, best) for ids, _ in tokens])
 
