@@ -73,7 +73,7 @@ def verdict(members: Sequence[Result], voting: Result | None, chosen: Result | N
     if gain.low > 0:
         return Verdict(True, f"Fusing pays: {text}.", gain)
     if gain.high <= 0 or gain.mean <= 0:
-        why = f"{name} alone is as good" if gain.high > 0 else f"{name} alone is better"
+        why = f"{name} alone is as good" if gain.high >= 0 else f"{name} alone is better"
         return Verdict(False, f"Fusing does not pay here, because {why}: {text}.", gain)
     return Verdict(None, f"Fusing may pay, but the questions are too few to tell: {text}.", gain)
 

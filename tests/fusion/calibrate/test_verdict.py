@@ -19,7 +19,9 @@ def test_a_clear_gain_pays_and_says_what_it_costs():
 def test_a_small_gain_is_left_open_and_none_is_none():
     members = [result("ada alone", 50)]
     assert verdict(members, None, result("both", 51)).pays is None
-    assert verdict(members, None, result("both", 50)).pays is False
+    same = verdict(members, None, result("both", 50))
+    assert same.pays is False
+    assert "because ada alone is as good" in same.sentence
     worse = verdict(members, None, result("both", 20))
     assert worse.pays is False
     assert "because ada alone is better" in worse.sentence
