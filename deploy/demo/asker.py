@@ -2,8 +2,8 @@
 
     python -m deploy.demo.asker build/bohdi-demo/asker
 
-It is `lingvo`, trained a little more on the training split of the tasks: to name tasks and kinds of them, and to
-ask a question of a kind, as JSON. It learns no answers here, and never sees a held-out question.
+It is `lingvo`, trained a little more on the training split of the tasks: to name three of the tasks and kinds of
+them, and to ask a question of a kind, as JSON. It learns no answers here, and never sees a held-out question.
 """
 
 import json
@@ -24,7 +24,7 @@ from fusion.distill.fusechat.settings import Source, Train, digest_of
 from fusion.distill.fusechat.train import Texts, train
 from fusion.members.identity import content_digest
 
-CHATS = 4000
+CHATS = 12000
 SEED = 16
 TRAIN = Train(
     learning_rate=7e-4,
@@ -44,7 +44,9 @@ NAME_TASK = "Name a kind of question."
 NAME_KIND = "Name a kind of {task}."
 ASK = "Ask a question about {task}, {kind}."
 
-ARITHMETIC = {"+": "addition", "-": "subtraction", "*": "multiplication", "/": "division"}
+ASKED = ("data_to_text", "translation", "commonsense")
+"""Sums are left out: a model of this size does not learn them in so few steps, whoever teaches it."""
+
 COMMONSENSE = {
     "animals": ("home", "sound", "young", "diet"),
     "things": ("colour", "use", "tool", "material", "count"),
@@ -59,10 +61,6 @@ _KIND_OF_RELATION = {relation: kind for kind, relations in COMMONSENSE.items() f
 def kind_of(task: str, example: Example) -> str:
     """The kind, within its task, that a question is of."""
     match task:
-        case "arithmetic":
-            signs = [sign for sign in ARITHMETIC if f" {sign} " in example.answer]
-            working = example.answer.partition("The answer is")[0]
-            return "two steps" if working.count("=") > 1 else ARITHMETIC[signs[0]]
         case "data_to_text":
             return f"a {example.prompt.partition('type[')[2].partition(']')[0]}"
         case "translation":
@@ -73,9 +71,9 @@ def kind_of(task: str, example: Example) -> str:
 
 def chats(rng: Random) -> Iterator[Chat]:
     """Endless exchanges in which the asker names or asks."""
-    streams = {name: stream(task, Split.TRAIN, rng) for name, task in TASKS.items()}
+    streams = {name: stream(TASKS[name], Split.TRAIN, rng) for name in ASKED}
     while True:
-        task = rng.choice(list(TASKS))
+        task = rng.choice(ASKED)
         example = next(streams[task])
         kind = kind_of(task, example)
         if rng.random() >= NAMING_SHARE:
