@@ -121,7 +121,8 @@ def complete(probabilities: Floats, pivot: int, mapped: Bools) -> Floats:
     impossible then, even where the pivot itself weighs nothing.
     """
     lost = np.maximum(1.0 - probabilities.sum(axis=2), LEAST_LOST) * mapped
-    completed: Floats = probabilities + lost[:, :, None] * probabilities[:, pivot, None]
+    completed: Floats = lost[:, :, None] * probabilities[:, pivot, None]
+    completed += probabilities
     return completed
 
 
@@ -174,6 +175,8 @@ def effective_weights(weights: Floats, kept: Bools) -> Floats:
 
     Where all members that are kept weigh nothing, they share that sum equally.
     """
+    if kept.all():
+        return weights
     total = weights.sum(axis=1, keepdims=True)
     left = np.where(kept, weights, 0.0)
     remaining = left.sum(axis=1, keepdims=True)

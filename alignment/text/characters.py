@@ -35,6 +35,8 @@ def pieces_of(data: bytes) -> tuple[list[str | bytes], bytes]:
 
 def beginning_at_the_end(data: bytes) -> bytes:
     """The beginning of a character that `data` ends with, b"" where it ends otherwise."""
+    if not data or data[-1] < 0x80:  # nearly always
+        return b""
     for size in range(1, min(3, len(data)) + 1):
         if data[-size] >= 0xC0:  # where a character begins, whatever is before
             return pieces_of(bytes(data[-size:]))[1]

@@ -7,7 +7,6 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 
 from fusion.core import Capacity, Member, Task
-from fusion.sequence.numbers import own_number
 from fusion.sequence.sequence import Sequence
 
 log = logging.getLogger(__name__)
@@ -82,18 +81,20 @@ class Budget:
 class Places:
     """Open sequences by number, what is set aside for them in every member, and what each member is given next.
 
+    `holders` has each open sequence, and as which of its members, by engine and the number that it has there.
     Changed by the fuser's thread only.
     """
 
     def __init__(self, members: Mapping[str, Member]) -> None:
         self.open: dict[int, Sequence] = {}
+        self.holders: dict[tuple[str, int], tuple[Sequence, str]] = {}
         self.budget = Budget({name: member.capacity for name, member in members.items()})
         self._members = members
         self._outbox: defaultdict[str, list[tuple[Sequence, str, Task]]] = defaultdict(list)
 
     def take(self, sequence: Sequence, names: Iterable[str]) -> None:
         """Open a sequence in these members; the budget must admit it."""
-        self.budget.take(sequence, names)
+        self._take(sequence, names)
         self.open[sequence.number] = sequence
 
     def take_again(self, sequence: Sequence, name: str) -> bool:
@@ -103,37 +104,36 @@ class Places:
             return False
         if not self.budget.admits(sequence, [name]):
             return False
-        self.budget.take(sequence, [name])
+        self._take(sequence, [name])
         return True
+
+    def _take(self, sequence: Sequence, names: Iterable[str]) -> None:
+        self.budget.take(sequence, names)
+        for name in names:
+            self.holders[sequence.ensemble.engine(name), sequence.numbers.of(name)] = sequence, name
 
     def make_room(self, sequence: Sequence, name: str) -> bool:
         """See that a member holds all that the sequence has there now; False where it cannot."""
-        seat, member = sequence.seats[name], self._members[sequence.ensemble.engine(name)]
-        context = member.capacity.context
+        seat = sequence.seats[name]
         needed = seat.cached
         if needed <= seat.reserved:
             return True
+        context = self._members[sequence.ensemble.engine(name)].capacity.context
         generous = min(needed + GROWTH, context)
         return needed <= context and any(self.budget.grow(sequence, name, tokens) for tokens in (generous, needed))
 
     def leave(self, sequence: Sequence, name: str) -> None:
         """Close a sequence in one member."""
         self.budget.give_back(sequence, name)
-        self._members[sequence.ensemble.engine(name)].close([sequence.numbers.of(name)])
+        engine, number = sequence.ensemble.engine(name), sequence.numbers.of(name)
+        self.holders.pop((engine, number), None)
+        self._members[engine].close([number])
 
     def close(self, sequence: Sequence) -> None:
         """Close a sequence everywhere, if it is open."""
         if self.open.pop(sequence.number, None) is not None:
             for name in sequence.seats:
                 self.leave(sequence, name)
-
-    def holder(self, engine: str, number: int) -> tuple[Sequence, str] | None:
-        """The open sequence that has this number in an engine, and as which of its members."""
-        sequence = self.open.get(own_number(number))
-        if sequence is None:
-            return None
-        name = sequence.numbers.name(engine, number)
-        return (sequence, name) if name in sequence.seats else None
 
     def hand(self, sequence: Sequence, name: str, task: Task) -> None:
         """Have work for a member, for the next `send` to its engine."""

@@ -35,7 +35,6 @@ from fusion.sequence.opening import (
     scores,
     settle_alone,
 )
-from fusion.sequence.seat import State
 from fusion.sequence.sequence import Sequence
 
 log = logging.getLogger(__name__)
@@ -85,6 +84,8 @@ class Decoding:
 
     def _write_forced(self, sequence: Sequence, *, whole: bool = False) -> bool:
         """Add the tokens that a constraint forces, for which no member is asked; returns whether it goes on."""
+        if sequence.constraint is None:
+            return True
         for token in sequence.forced(whole=whole):
             report = sequence.forced_report(token)
             if report is not None:
@@ -98,8 +99,9 @@ class Decoding:
         self.heard[engine] = arrived
         prompts: defaultdict[str, list[float]] = defaultdict(list)  # how long the answers took, by member
         tokens: defaultdict[str, list[float]] = defaultdict(list)
+        holders = self._places.holders
         for answer in answers:
-            holder = self._places.holder(engine, answer.sequence)
+            holder = holders.get((engine, answer.sequence))
             if holder is None:
                 continue  # closed while the engine was at it
             sequence, name = holder
@@ -120,9 +122,10 @@ class Decoding:
                 continue
             seat = sequence.seats[name]
             seat.latest = answer
-            for other, advance in later_tasks(sequence).items():
-                self._places.hand(sequence, other, advance)
-            if seat.state is State.READING:
+            if sequence.later:
+                for other, advance in later_tasks(sequence).items():
+                    self._places.hand(sequence, other, advance)
+            if seat.state == "reading":
                 continue  # it takes part when the next token is handed out
             sequence.arrived.append((name, arrived))
             if name in sequence.account.prompts:

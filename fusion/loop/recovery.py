@@ -13,7 +13,6 @@ from fusion.loop.budget import Places
 from fusion.loop.line import Line
 from fusion.loop.observer import Leaving
 from fusion.loop.outbox import Outbox
-from fusion.sequence.seat import State
 from fusion.sequence.sequence import Sequence
 
 log = logging.getLogger(__name__)
@@ -164,7 +163,7 @@ def _reopened(sequence: Sequence, name: str) -> Advance:
     seat = sequence.new_seat(name)
     seat.extend(sequence.tokens, bytes(sequence.written))
     read = sequence.tokens if seat.spelling is None else seat.spelling.ids
-    seat.state = State.READING
+    seat.state = "reading"
     seat.reserved = max(seat.reserved, seat.cached)
     sequence.lost.remove(name)
     # In the order of all others: sequences are fused together when their voters are the same, in order.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from fusion.policy.registry import policy_name
 from fusion.round import Round
-from fusion.sequence.seat import State
 from fusion.sequence.sequence import Sequence
 
 
@@ -24,4 +23,4 @@ def account_for(batch: list[Sequence], done: Round) -> None:
         apart = sequence.draft or sequence.asked.members is not None
         done.policies.append(policy_name(sequence.fusion) if apart else "always")
         if len(sequence.seats) > len(done.voters):
-            done.absent += [name for name, seat in sequence.seats.items() if seat.state is State.MUTE]
+            done.absent += [name for name, seat in sequence.seats.items() if seat.state == "mute"]

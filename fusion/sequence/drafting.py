@@ -9,7 +9,6 @@ import numpy as np
 
 from fusion.core import Advance
 from fusion.policy.policy import ALL, Ask, Step
-from fusion.sequence.seat import State
 from fusion.sequence.sequence import Sequence
 
 
@@ -19,7 +18,7 @@ def pursue(sequence: Sequence) -> dict[str, Advance]:
     A member's distribution counts at a boundary only where its spelling of the text up to there is a prefix of
     its spelling of the whole draft. One that drafts alone is given step after step, and may take some back.
     """
-    if any(seat.state is State.READING and seat.latest for seat in sequence.seats.values()):
+    if any(seat.state == "reading" and seat.latest for seat in sequence.seats.values()):
         for seat in sequence.seats.values():  # one that came back has read its part, and joins in a plain round
             seat.end_draft(0)
         sequence.asked = ALL
@@ -29,7 +28,7 @@ def pursue(sequence: Sequence) -> dict[str, Advance]:
     advances: dict[str, Advance] = {}
     parts: dict[str, list[list[int]]] = {}
     for name, seat in sequence.seats.items():
-        if not sequence.asks(name) or seat.state is State.READING:
+        if not sequence.asks(name) or seat.state == "reading":
             continue
         if seat.points or (seat.votes and sequence.stands(seat)):
             reach = _lead_on(sequence, name, draft, reach, advances)

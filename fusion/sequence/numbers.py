@@ -27,13 +27,3 @@ class Numbers:
     def names(self, engine: str) -> Sequence[str]:
         """The members that one engine runs."""
         return self._names.get(engine, ())
-
-    def name(self, engine: str, number: int) -> str | None:
-        """The member that has this number in an engine; None for none."""
-        names, place = self.names(engine), number >> PLACE_BITS
-        return names[place] if place < len(names) else None
-
-
-def own_number(number: int) -> int:
-    """The number of the sequence that has this number in an engine."""
-    return number & (1 << PLACE_BITS) - 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from enum import Enum
+from typing import Literal
 
 import numpy as np
 
@@ -13,14 +13,12 @@ from alignment.text.characters import Beginnings, beginning_at_the_end
 from fusion.core import Ids, LogProbs, NextTokens
 from fusion.inside import Level, is_worth_asking, likelihood
 
+State = Literal["voting", "mute", "reading", "idle"]
+"""The part that a member has in the current round.
 
-class State(Enum):
-    """The part that a member has in the current round."""
-
-    VOTING = "voting"
-    MUTE = "mute"  # it says nothing of the character that the text ends inside of
-    READING = "reading"  # it came back, and reads what was written meanwhile
-    IDLE = "idle"  # the policy does not ask it
+Mute it says nothing of the character that the text ends inside of; reading it came back, and is given what was
+written meanwhile; idle it is not asked by the policy.
+"""
 
 
 @dataclass(slots=True)
@@ -85,7 +83,7 @@ class Seat:
     followed: int = 0
     heard: int = 0
     latest: NextTokens | None = None
-    state: State = State.VOTING
+    state: State = "voting"
     rolled_back: int = 0
     points: list[Point] = field(default_factory=list)
     held: bytes = b""
@@ -102,7 +100,7 @@ class Seat:
     @property
     def votes(self) -> bool:
         """True where its distribution counts in this round."""
-        return self.state is State.VOTING
+        return self.state == "voting"
 
     @property
     def is_inside(self) -> bool:
@@ -121,13 +119,13 @@ class Seat:
             return Edit(followed, list(tokens))
         self.inside = None
         data = self.held + surface
-        beginning = beginning_at_the_end(self.spelling.pending + data)
-        if len(beginning) == len(self.spelling.pending + data):
+        text = self.spelling.pending + data
+        beginning = beginning_at_the_end(text)
+        if beginning == text:
             self.held = data
             return Edit(len(self.spelling.ids), [])
-        given, self.held = data[: len(data) - len(beginning)], beginning
-        self.asked, self.path = [], 0.0
-        edit = self.spelling.extend(given)
+        self.held, self.asked, self.path = beginning, [], 0.0
+        edit = self.spelling.extend(data[: len(data) - len(beginning)] if beginning else data)
         assert edit is not None, "whole characters can be spelled"
         return edit
 
@@ -179,8 +177,8 @@ class Seat:
 
     def rest(self) -> None:
         """Sit out until asked again."""
-        if self.state is State.VOTING:
-            self.state = State.IDLE
+        if self.state == "voting":
+            self.state = "idle"
 
     def point(self, rolled_back: int = 0) -> None:
         """Note a boundary of the draft."""

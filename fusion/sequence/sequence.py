@@ -39,7 +39,7 @@ from fusion.reports import Account, RoundReport, WeightingReport
 from fusion.sequence.bias import Bias, both
 from fusion.sequence.ends import Ends
 from fusion.sequence.numbers import Numbers
-from fusion.sequence.seat import Seat, State
+from fusion.sequence.seat import Seat
 from fusion.sequence.summing import Sum
 from fusion.sequence.text import TextStream, is_whole
 from fusion.terms import terms_of
@@ -154,14 +154,14 @@ class Sequence:
     @property
     def voters(self) -> tuple[str, ...]:
         """The members whose distributions are fused in this round."""
-        return tuple(name for name, seat in self.seats.items() if seat.votes)
+        return tuple([name for name, seat in self.seats.items() if seat.votes])
 
     @property
     def ready(self) -> bool:
         """True once every member of this round has answered, second looks included."""
         if self.is_reading or (self.sum is not None and self.sum.awaited):
             return False
-        return all(seat.latest is not None for seat in self.seats.values() if seat.votes)
+        return not any([seat.latest is None and seat.votes for seat in self.seats.values()])
 
     def map_of(self, name: str) -> VocabMap | None:
         """The vocabulary map that holds for this member in this round."""
@@ -215,8 +215,7 @@ class Sequence:
 
         With `whole` they end with a whole character.
         """
-        if self.constraint is None:
-            return
+        assert self.constraint is not None, "without a constraint nothing is forced"
         tokens = self.constraint.forced()
         while whole and not is_whole(b"".join(map(self.view.surface, tokens))):
             tokens.pop()
@@ -271,8 +270,8 @@ class Sequence:
 
     def stands(self, seat: Seat) -> bool:
         """Return whether a member's latest answer is to the text as it is."""
-        given = seat.heard == len(self.written) and seat.followed == len(self.tokens)
-        return given and seat.latest is not None and seat.state is not State.READING
+        given = seat.followed == len(self.tokens) and seat.heard == len(self.written)
+        return given and seat.latest is not None and seat.state != "reading"
 
     def follow(self, name: str) -> Advance | None:
         """The text that a member has not been given yet.
@@ -282,16 +281,16 @@ class Sequence:
         """
         seat = self.seats[name]
         if self.stands(seat):
-            seat.state = State.VOTING
+            seat.state = "voting"
             return None
         seat.rolled_back = 0
-        reads, cached = seat.state is State.READING, seat.cached
+        reads, cached = seat.state == "reading", seat.cached
         if reads and seat.latest is None:
             return None
         surface = bytes(self.written[seat.heard :])
         if seat.spelling is not None and not surface:
-            if seat.state is State.IDLE:
-                seat.state = State.VOTING
+            if seat.state == "idle":
+                seat.state = "voting"
             return None
         edit = seat.extend(self.tokens[seat.followed :], surface)
         score: Score = "last"
@@ -302,31 +301,31 @@ class Sequence:
             score = "appended" if len(edit.append) > 1 else "last"
         if not edit.append:
             if not reads:
-                seat.state = State.VOTING
+                seat.state = "voting"
             return None
         if reads:
             self.returned[name] = self.length
         else:
             seat.rolled_back = cached - seat.prompt - edit.keep
-        seat.state, seat.latest, seat.standing = State.VOTING, None, -1
+        seat.state, seat.latest, seat.standing = "voting", None, -1
         return self.addressed(name, Advance(self.number, seat.prompt + edit.keep, edit.append, score))
 
     def complete_characters(self) -> None:
         """Find what the members that vote say inside a character; those that say nothing are mute."""
         for name, seat in self.seats.items():
-            if seat.votes and seat.is_inside and seat.inside is None:
+            if seat.is_inside and seat.votes and seat.inside is None:
                 begun = Begun.at_the_end(self.tokens[-4:], self.view.surface)
                 surfaces, levels = self.view.models[name].tokenizer.surfaces, seat.levels(self.bias.of(name)[0])
                 spoken = conditioned(levels, surfaces, self.view.tokenizer, self.map_of(name), begun)
                 if spoken is None:
-                    seat.state = State.MUTE
+                    seat.state = "mute"
                 else:
                     seat.inside, self.likelihoods[name] = (spoken.ids, spoken.logprobs), spoken.likelihood
 
     @property
     def inside(self) -> tuple[str, ...]:
         """The members that speak inside a character, from before it, in this round."""
-        return tuple(name for name, seat in self.seats.items() if seat.votes and seat.inside is not None)
+        return tuple([name for name, seat in self.seats.items() if seat.inside is not None and seat.votes])
 
     def drafted(self, token: int) -> bool:
         """Return whether a token that was chosen is the draft's."""
