@@ -161,7 +161,7 @@ class Sequence:
         """True once every member of this round has answered, second looks included."""
         if self.is_reading or (self.sum is not None and self.sum.awaited):
             return False
-        return not any([seat.latest is None and seat.votes for seat in self.seats.values()])
+        return not any(seat.latest is None and seat.votes for seat in self.seats.values())
 
     def map_of(self, name: str) -> VocabMap | None:
         """The vocabulary map that holds for this member in this round."""
