@@ -22,12 +22,14 @@ class OutOfTime(Exception):  # noqa: N818 - it ends a search, it is no failure
 class Standing(Generic[One]):
     """A candidate with its scores on the first questions, 0 to 1 each, and what a token costs in member passes.
 
-    `shortfall` is what its worst task takes off its mean in the search (see `fusion.calibrate.shortfall`).
+    `behind` is the lead of the best member in its worst task, and `shortfall` what of it chance does not explain,
+    which is taken off its mean in the search (see `fusion.calibrate.shortfall`).
     """
 
     candidate: One
     scores: tuple[float, ...]
     passes: float
+    behind: float = 0.0
     shortfall: float = 0.0
 
     @property
@@ -82,12 +84,15 @@ def search(
 
 
 def ranked(standings: Sequence[Standing[One]]) -> list[Standing[One]]:
-    """Best first; of those as good as the best one that is left, the cheapest first, by tenths of a pass."""
+    """Best first; of those as good as the best one that is left, the cheapest first, by tenths of a pass.
+
+    Of equally cheap ones the first is that which loses least to a member in its worst task.
+    """
     left, order = list(standings), []
     while left:
         best = max(standing.worth for standing in left)
         close = [standing for standing in left if standing.worth >= best - AS_GOOD]
-        chosen = min(close, key=lambda standing: (round(standing.passes, 1), -standing.worth))
+        chosen = min(close, key=lambda standing: (round(standing.passes, 1), standing.behind, -standing.worth))
         order.append(chosen)
         left.remove(chosen)
     return order

@@ -263,8 +263,8 @@ class Calibration:
                     self._perplexity[name].append(value)
         scores = tuple(score(q, reply.text) for q, reply in zip(questions, replies, strict=True))
         passes = sum(reply.passes for reply in replies) / max(1, sum(reply.tokens for reply in replies))
-        behind = shortfall(scores, [own[:size] for own in self._alone], [question.task for question in questions])
-        return Standing(candidate, scores, passes, behind)
+        alone, tasks = [own[:size] for own in self._alone], [question.task for question in questions]
+        return Standing(candidate, scores, passes, *shortfall(scores, alone, tasks))
 
     def _replies(self, candidate: Candidate, questions: Sequence[Question]) -> list[Reply]:
         """Replies in the order of the questions, those that are kept included; OutOfTime once the time is over."""

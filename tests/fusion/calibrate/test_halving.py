@@ -54,7 +54,9 @@ def test_of_equals_the_cheaper_one_is_first():
 
 
 def test_a_worst_task_costs_its_shortfall_and_small_differences_of_cost_nothing():
-    uneven, even = Standing("uneven", (0.9,), 2.0, 0.05), Standing("even", (0.88,), 2.0)
+    uneven, even = Standing("uneven", (0.9,), 2.0, shortfall=0.05), Standing("even", (0.88,), 2.0)
     assert [one.candidate for one in ranked([uneven, even])] == ["even", "uneven"]
     better, as_dear = Standing("better", (0.9,), 2.02), Standing("as dear", (0.896,), 2.0)
     assert [one.candidate for one in ranked([as_dear, better])] == ["better", "as dear"]
+    behind, level = Standing("behind", (0.9,), 2.0, behind=0.02), Standing("level", (0.896,), 2.0)
+    assert [one.candidate for one in ranked([behind, level])] == ["level", "behind"]
