@@ -316,16 +316,17 @@ class Core:
         return [output for of_client in (outputs or {}).values() for output in of_client.outputs]
 
     def _spares_a_core(self, threads: int) -> bool:
-        """Return whether the step only generates a few tokens, on several cores.
+        """Return whether the step is over a few tokens only, on several cores.
 
-        Meanwhile the previous tokens are sent. If a thread of the step had to give up its core for that, all the
-        others would wait for it, layer after layer, which costs far more than one thread less.
+        It is bound by memory then, and loses little with a thread less, while other threads of the server have the
+        core: those that send what came before, tokenise, or fuse. If a thread of the step had to give its core
+        up to them, all the others would wait for it, layer after layer.
         """
         requests = self._core.scheduler.requests
         if not self._on_cpu or threads == 1 or len(requests) > MEMORY_BOUND_TOKENS:
             return False
         left = [request.num_tokens - request.num_computed_tokens for request in requests.values()]
-        return sum(left) <= MEMORY_BOUND_TOKENS and not any(request.resumable for request in requests.values())
+        return sum(left) <= MEMORY_BOUND_TOKENS
 
     def shutdown(self) -> None:
         """End the workers, free weights and cache; the process groups go with the last engine here."""
