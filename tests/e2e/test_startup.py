@@ -7,8 +7,7 @@ import os
 import shutil
 import socket
 import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,29 +16,8 @@ import pytest
 import torch
 
 from tests.support.demo import MODELS, REPOSITORY
+from tests.support.forks import Fork
 from tests.support.serving import START
-
-# Importing torch takes most of a start. This process imports it once; every start is then a fork of it, with
-# arguments, output, exit code and a process group of its own.
-FORKS = """
-import json, os, sys
-import server.http.app, server.loading, server.commands.serve
-from server.cli import main
-
-def start(arguments, stdout, stderr):
-    os.setsid()
-    for number, path in ((1, stdout), (2, stderr)):
-        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), number)
-    sys.argv = ["tutti", "serve", *arguments]
-    main()
-
-for line in sys.stdin:
-    child = os.fork()
-    if child == 0:
-        start(*json.loads(line))
-    _, status = os.waitpid(child, 0)
-    print(json.dumps([os.waitstatus_to_exitcode(status), child]), flush=True)
-"""
 
 
 @dataclass(frozen=True)
@@ -53,28 +31,13 @@ class Outcome:
 Serve = Callable[..., Outcome]
 
 
-@pytest.fixture(scope="module")
-def forks() -> Iterator[subprocess.Popen[str]]:
-    with subprocess.Popen(
-        [sys.executable, "-c", FORKS],
-        env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
-        yield process
-
-
 @pytest.fixture
-def serve(forks: subprocess.Popen[str], tmp_path: Path) -> Serve:
+def serve(tmp_path: Path) -> Serve:
     def start(*arguments: str | Path) -> Outcome:
         stdout, stderr = tmp_path / "stdout", tmp_path / "stderr"
-        assert forks.stdin is not None
-        assert forks.stdout is not None
-        forks.stdin.write(json.dumps([[str(a) for a in arguments], str(stdout), str(stderr)]) + "\n")
-        forks.stdin.flush()
-        code, group = json.loads(forks.stdout.readline())
-        return Outcome(code, stdout.read_text(), stderr.read_text(), group)
+        with Fork("-m", "server", "serve", *arguments, output=stdout, errors=stderr) as process:
+            code = process.wait(timeout=280)
+        return Outcome(code, stdout.read_text(), stderr.read_text(), process.pid)
 
     return start
 

@@ -11,6 +11,7 @@ import time
 import psutil
 import pytest
 
+from tests.support.forks import Fork
 from tests.support.model_folders import REPOSITORY
 
 SCRIPT = """
@@ -49,19 +50,14 @@ def test_neither_threads_nor_a_call_that_takes_minutes_keep_the_process(work):
 
 @pytest.mark.parametrize("host", ["inline", "process"])
 def test_a_server_that_loads_ends_and_leaves_no_process(site, host):
-    environ = ENVIRON | {"TUTTI_MODELS__ADA__HOST": host, "TUTTI_MODELS__BEN__HOST": host}
-    command = [sys.executable, "-m", "server", "serve", str(site / "tutti.yaml"), "--port", "0"]
-    with subprocess.Popen(command, env=environ, stderr=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stderr is not None
-            for line in process.stderr:
-                if "loading ben" in line:
-                    break
-            time.sleep(0.3)
-            started = psutil.Process(process.pid).children(recursive=True)
-            process.send_signal(signal.SIGTERM)
-            process.communicate(timeout=40)
-            assert process.returncode == 0
-            assert psutil.wait_procs(started, timeout=10)[1] == []
-        finally:
-            process.kill()
+    environment = ENVIRON | {"TUTTI_MODELS__ADA__HOST": host, "TUTTI_MODELS__BEN__HOST": host}
+    with Fork("-m", "server", "serve", site / "tutti.yaml", "--port", "0", environment=environment) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "loading ben" in line:
+                break
+        time.sleep(0.3)
+        started = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=40) == 0
+        assert psutil.wait_procs(started, timeout=10)[1] == []
