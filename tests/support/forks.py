@@ -1,8 +1,8 @@
 """Forks: Python programs started from a process that has imported the server and what it needs.
 
 Importing torch and transformers takes most of a start. One process imports them once; each program is a fork of
-it, with arguments, environment, folder, output, exit code and process group of its own. What is read while a process
-or its modules load (`MALLOC_*`, `HF_HOME`) needs a new interpreter instead.
+it, with arguments, environment, folder, output, exit code and process group of its own. What is read while a
+process or its modules load (`MALLOC_*`, `HF_HOME`) needs a new interpreter instead.
 """
 
 from __future__ import annotations
