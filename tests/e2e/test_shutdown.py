@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,26 +13,23 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.support.demo import CONFIG, ENSEMBLE, REPOSITORY, user
-from tests.support.serving import START
+from tests.support.demo import CONFIG, ENSEMBLE, user
+from tests.support.forks import Fork
 
 LONG = {"model": ENSEMBLE, "messages": user("Anna has 12 apples."), "stream": True, "ignore_eos": True}
-Start = Callable[..., tuple[subprocess.Popen[str], httpx.Client]]
+Start = Callable[..., tuple[Fork, httpx.Client]]
 
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
-    processes: list[subprocess.Popen[str]] = []
+    processes: list[Fork] = []
     clients: list[httpx.Client] = []
 
-    def run(**server: object) -> tuple[subprocess.Popen[str], httpx.Client]:
+    def run(**server: object) -> tuple[Fork, httpx.Client]:
         environ = {name: value for name, value in os.environ.items() if not name.startswith("TUTTI_")}
         environ |= {f"TUTTI_SERVER__{name.upper()}": str(value) for name, value in server.items()}
-        environ |= {"PYTHONPATH": str(REPOSITORY), "PYTHONUNBUFFERED": "1"}
-        with (tmp_path / "stderr.log").open("w") as stderr:
-            process = subprocess.Popen(
-                [*START, str(CONFIG), "--port", "0"], env=environ, stdout=subprocess.PIPE, stderr=stderr, text=True
-            )
+        log = tmp_path / "stderr.log"
+        process = Fork("-m", "server", "serve", CONFIG, "--port", "0", environment=environ, errors=log)
         processes.append(process)
         assert process.stdout is not None
         url = process.stdout.readline().split()[-1].removesuffix("/v1")
@@ -44,8 +40,8 @@ def start(tmp_path: Path) -> Iterator[Start]:
     for client in clients:
         client.close()
     for process in processes:
-        process.kill()
-        process.communicate()
+        with process:
+            pass
 
 
 @contextmanager

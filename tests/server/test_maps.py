@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +15,8 @@ from alignment.vocab_map import VocabMap
 from fusion.ensemble import Ensemble
 from server.loading import build
 from server.settings import read_settings
-from tests.support.model_folders import REPOSITORY, run, save_tokenizer
+from tests.support.forks import Fork
+from tests.support.model_folders import run, save_tokenizer
 
 
 @pytest.fixture
@@ -109,11 +108,10 @@ def test_two_servers_that_start_at_once_come_to_the_same(broken):
         "logging.basicConfig(level='INFO', stream=sys.stderr)\n"
         "print(build(read_settings(pathlib.Path(sys.argv[1]), {})).ensembles['both'].fingerprint)"
     )
-    command = [sys.executable, "-c", code, str(path)]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    processes = [subprocess.Popen(command, cwd=REPOSITORY, **pipes) for _ in range(2)]  # type: ignore[call-overload]
-    outputs = [process.communicate(timeout=120) for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], outputs
+    with Fork("-c", code, path) as first, Fork("-c", code, path) as second:
+        codes = [process.wait() for process in (first, second)]
+        outputs = [(process.stdout.read(), process.stderr.read()) for process in (first, second)]
+    assert codes == [0, 0], outputs
     assert outputs[0][0] == outputs[1][0]
     assert sum(log.count("learning the map of") for _, log in outputs) == 1
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 import socket
 import ssl
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +14,8 @@ import httpx
 import pytest
 
 from server import __version__
-from tests.support.model_folders import REPOSITORY, run
+from tests.support.forks import Fork
+from tests.support.model_folders import run
 
 
 def test_a_port_in_use_is_said_before_anything_is_loaded(site):
@@ -28,12 +27,9 @@ def test_a_port_in_use_is_said_before_anything_is_loaded(site):
 
 
 @pytest.fixture
-def process(site: Path) -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, "-c", "from server.cli import main; main()", "serve", "tutti.yaml"]
-    environ = os.environ | {"PYTHONPATH": str(REPOSITORY), "PYTHONUNBUFFERED": "1"}
-    with subprocess.Popen(command, cwd=site, env=environ, stdout=subprocess.PIPE, text=True) as process:
+def process(site: Path, tmp_path: Path) -> Iterator[Fork]:
+    with Fork("-m", "server", "serve", "tutti.yaml", folder=site, errors=tmp_path / "log") as process:
         yield process
-        process.kill()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -74,21 +70,16 @@ def test_a_socket_with_a_certificate_a_path_and_a_template_from_a_file(broken: P
     listening = f"unix_socket: {tmp_path / 's'}, tls_certificate: cert.pem, tls_key: key.pem, root_path: /llm"
     config = config.replace("server: {port: 0}", f"server: {{{listening}}}")
     (broken / "tutti.yaml").write_text(config)
-    command = [sys.executable, "-c", "from server.cli import main; main()", "serve", "tutti.yaml"]
-    environ = os.environ | {"PYTHONPATH": str(REPOSITORY), "PYTHONUNBUFFERED": "1"}
-    with subprocess.Popen(command, cwd=broken, env=environ, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout is not None
-            assert process.stdout.readline().split()[-1] == f"unix:{tmp_path / 's'}"
-            trusted = ssl.create_default_context(cafile=str(broken / "cert.pem"))
-            transport = httpx.HTTPTransport(uds=str(tmp_path / "s"), verify=trusted)
-            with httpx.Client(transport=transport, base_url="https://tutti") as client:
-                assert client.get("/health").json() == {"status": "ok"}
-                body = {"model": "ada", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1}
-                answer = client.post("/v1/chat/completions", json=body | {"return_prompt_text": True})
-                assert answer.json()["prompt_text"] == "<Hi>"
-                assert client.get("/openapi.json").json()["servers"] == [{"url": "/llm"}]
-            process.send_signal(signal.SIGTERM)
-            assert process.wait(timeout=20) == 0
-        finally:
-            process.kill()
+    with Fork("-m", "server", "serve", "tutti.yaml", folder=broken, errors=tmp_path / "log") as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().split()[-1] == f"unix:{tmp_path / 's'}"
+        trusted = ssl.create_default_context(cafile=str(broken / "cert.pem"))
+        transport = httpx.HTTPTransport(uds=str(tmp_path / "s"), verify=trusted)
+        with httpx.Client(transport=transport, base_url="https://tutti") as client:
+            assert client.get("/health").json() == {"status": "ok"}
+            body = {"model": "ada", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1}
+            answer = client.post("/v1/chat/completions", json=body | {"return_prompt_text": True})
+            assert answer.json()["prompt_text"] == "<Hi>"
+            assert client.get("/openapi.json").json()["servers"] == [{"url": "/llm"}]
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=20) == 0
