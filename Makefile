@@ -80,7 +80,7 @@ openapi: setup build/openapi/.installed
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	$(BIN)/mypy --num-workers 2
 	$(BIN)/lint-imports
 
 # Strict: a broken link or anchor fails.
