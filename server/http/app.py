@@ -18,6 +18,7 @@ from server.http.middleware.auth import BearerAuth
 from server.http.middleware.body_limit import BodyLimit
 from server.http.middleware.drain import Drain
 from server.http.middleware.request_id import RequestId
+from server.http.paths import paths_of
 from server.http.refusals import install_handlers
 from server.http.routes.chat import chat_router
 from server.http.routes.completions import completions_router
@@ -103,12 +104,10 @@ def create_app(ensembles: dict[str, Ensemble], fuser: Fuser, settings: ServerSet
         middleware=middleware,
         redirect_slashes=False,
         strict_content_type=False,
-        root_path=settings.root_path,
         responses=RESPONSES,
     )
-    install_handlers(app)
     app.state.lifecycle = service.lifecycle
-    for build in (
+    builders = (
         chat_router,
         completions_router,
         responses_router,
@@ -116,8 +115,11 @@ def create_app(ensembles: dict[str, Ensemble], fuser: Fuser, settings: ServerSet
         models_router,
         tokens_router,
         operations_router,
-    ):
-        app.include_router(build(service))
+    )
+    routers = [build(service) for build in builders]
+    for router in routers:
+        app.include_router(router)
+    install_handlers(app, paths_of(routers))
     if settings.page:
         app.include_router(page_router())
     return app

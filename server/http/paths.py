@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
+from fastapi import APIRouter
 from fastapi.routing import APIRoute
-from starlette.routing import BaseRoute
 from starlette.types import Scope
 
 # Load balancers and Prometheus ask these every few seconds: without a key, also while the server drains, and
@@ -27,10 +27,14 @@ def path_of(scope: Scope) -> str:
     return path.removeprefix(root) if root and path.startswith(f"{root}/") else path
 
 
-def unknown_path(path: str, routes: Sequence[BaseRoute]) -> str:
-    """The sentence of a 404: the path that was meant, or all there are among the routes of the API."""
-    own = dict.fromkeys(route.path for route in routes if isinstance(route, APIRoute) and "{" not in route.path)
-    paths = [known for known in own if known not in PAGE_PATHS]
+def paths_of(routers: Iterable[APIRouter]) -> list[str]:
+    """The paths of the routers, each once; without those that have parameters."""
+    routes = (route for router in routers for route in router.routes)
+    return list(dict.fromkeys(one.path for one in routes if isinstance(one, APIRoute) and "{" not in one.path))
+
+
+def unknown_path(path: str, paths: Sequence[str]) -> str:
+    """The sentence of a 404: the one of `paths` that was meant, or all of them."""
     parts = [part for part in path.split("/") if part]
     while parts and parts[0] == "v1":
         del parts[0]

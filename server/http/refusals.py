@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -31,8 +31,8 @@ def refusal(scope: Scope, error: RequestError, headers: Mapping[str, str] | None
     return JSONResponse(body, status_of(error), headers)
 
 
-def install_handlers(app: FastAPI) -> None:
-    """Answer errors raised while routing, validating or handling with an error object."""
+def install_handlers(app: FastAPI, paths: Sequence[str]) -> None:
+    """Answer errors raised while routing, validating or handling with an error object; a 404 names `paths`."""
 
     async def handle(request: Request, error: Exception) -> Response:
         headers = error.headers if isinstance(error, HTTPException) else None
@@ -41,7 +41,7 @@ def install_handlers(app: FastAPI) -> None:
             # What the path answers, and no more: pages of other origins are allowed by `cors_origins` alone.
             return Response(status_code=204, headers=headers)
         if status == 404:
-            error = NotFoundError(unknown_path(path_of(request.scope), request.app.routes), code="path_not_found")
+            error = NotFoundError(unknown_path(path_of(request.scope), paths), code="path_not_found")
         return refusal(request.scope, as_request_error(error), headers)
 
     for kind in (RequestError, RequestValidationError, HTTPException):

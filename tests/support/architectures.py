@@ -1,6 +1,8 @@
 """A random model of each architecture, a few thousand parameters large, by the path that it takes."""
 
 import torch
+import transformers
+from packaging.version import Version
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers import PreTrainedModel as Model
 
@@ -153,6 +155,9 @@ WITHOUT_CACHE = {
     "recurrent_gemma": {**_GROUPED, "attention_window_size": 8, "lru_width": 32, "num_hidden_layers": 3},
 }
 
+if Version(transformers.__version__) >= Version("5.24"):  # these take its attention interface and its cache
+    PACKED |= {name: PADDED.pop(name) for name in ("gptj", "codegen")}
+    TOKEN_BY_TOKEN["recurrent_gemma"] = WITHOUT_CACHE.pop("recurrent_gemma")
 
 OF_PATH = {
     "packed": PACKED,

@@ -111,10 +111,9 @@ def test_what_stands_before_the_routes_answers_messages_in_their_own_shape(fuser
 
 
 def test_behind_a_proxy_paths_are_those_below_its_own(fuser: ScriptedFuser) -> None:
-    settings = ServerSettings(api_keys=("secret",), root_path="/llm")
-    app = create_app({"pair": ensemble()}, fuser, settings)
-    with TestClient(app) as client:
-        assert client.get("/llm/health").status_code == 200  # no key, as uvicorn passes it on
+    app = create_app({"pair": ensemble()}, fuser, ServerSettings(api_keys=("secret",)))
+    with TestClient(app, root_path="/llm") as client:  # as uvicorn passes it on
+        assert client.get("/llm/health").status_code == 200  # no key
         assert error_of(client.post("/llm/v1/models"), 401)
         error = error_of(client.get("/llm/models", headers={"authorization": "Bearer secret"}), 404)
         assert error["message"].endswith("the right one is /v1/models.")

@@ -16,6 +16,9 @@ from fusion.members.transformers.forward.base import Forward, Part
 PADDING_LIMIT = 2
 """A batch may hold this many times the tokens that its rows do, in what it computes and in what it reads."""
 
+CACHE_ARGUMENTS = ("cache_params", "past_key_values", "cache")
+"""What `forward` calls its cache object; transformers 5.24 renamed the first two to the last."""
+
 
 class PaddedForward(Forward):
     """Forward passes through the model as it is; implements `forward.Forward`.
@@ -51,7 +54,7 @@ class ModelCall:
         self._model = model
         self._cache = cache
         takes = inspect.signature(model.forward).parameters
-        self._cache_argument = "cache_params" if "cache_params" in takes else "past_key_values"
+        self._cache_argument = next((name for name in CACHE_ARGUMENTS if name in takes), "past_key_values")
         # A model that is given a whole row knows its positions, which a few count in a way of their own.
         self._positions = batched and "position_ids" in takes
         self._few_logits = "logits_to_keep" in takes

@@ -12,7 +12,7 @@ from torch import Tensor
 from fusion.members.transformers.cache.kv import KVCache
 from fusion.members.transformers.cache.rows import State
 from fusion.members.transformers.forward.base import Part
-from fusion.members.transformers.forward.padded import ModelCall
+from fusion.members.transformers.forward.padded import CACHE_ARGUMENTS, ModelCall
 
 
 class RowStates:
@@ -41,7 +41,7 @@ class OwnStates:
 
     def __init__(self, model: Any) -> None:
         takes = inspect.signature(model.forward).parameters
-        self._argument = next((name for name in ("state", "cache_params") if name in takes), "past_key_values")
+        self._argument = next((name for name in ("state", *CACHE_ARGUMENTS) if name in takes), "past_key_values")
         self._few_logits = "logits_to_keep" in takes
         self._positions = "position_ids" in takes
         self._model = model
