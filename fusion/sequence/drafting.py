@@ -104,9 +104,10 @@ def _lead_on(
     if not edit.append or seat.cached > seat.reserved:
         seat.back_to(seat.points[-1])
         return at
+    given = seat.given(edit)
     seat.point(cached - seat.prompt - edit.keep)
     seat.latest, seat.standing = None, -1
-    advance = Advance(sequence.number, seat.prompt + edit.keep, edit.append)
+    advance = Advance(sequence.number, seat.prompt + given.keep, given.append)
     advances[name] = sequence.addressed(name, advance, [draft[at].constraint])
     return min(reach, at + 1)
 

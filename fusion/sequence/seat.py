@@ -27,6 +27,7 @@ class Point:
 
     Attributes:
         followed, heard, mark: what its seat goes back to.
+        intact: tokens of the answer that its engine's cache still holds as they are here.
         rolled_back: tokens taken back to get there.
         answer: the answer whose last row is the distribution there; None for a row of the seat's `latest`.
     """
@@ -34,6 +35,7 @@ class Point:
     followed: int
     heard: int
     mark: Mark | None
+    intact: int
     rolled_back: int = 0
     answer: NextTokens | None = None
 
@@ -75,6 +77,8 @@ class Seat:
         path: natural log of the probability of its tokens since then.
         inside: inside a character, its distribution over the pivot's next token, ids and log-probabilities [1, n].
         standing: the row of its engine's last answer that `latest` ends with, from the end.
+        intact: tokens of the answer that its engine's cache holds as they are, where a draft that was taken back
+            has changed those after them; None for all.
     """
 
     prompt: int
@@ -91,6 +95,7 @@ class Seat:
     path: float = 0.0
     inside: tuple[Ids, LogProbs] | None = None
     standing: int = -1
+    intact: int | None = None
 
     @property
     def cached(self) -> int:
@@ -183,13 +188,24 @@ class Seat:
     def point(self, rolled_back: int = 0) -> None:
         """Note a boundary of the draft."""
         mark = None if self.spelling is None else self.spelling.mark()
-        self.points.append(Point(self.followed, self.heard, mark, rolled_back))
+        intact = self.cached - self.prompt if self.intact is None else self.intact
+        self.points.append(Point(self.followed, self.heard, mark, intact, rolled_back))
 
     def back_to(self, point: Point) -> None:
         """Take back what it was given since."""
         self.followed, self.heard = point.followed, point.heard
         if self.spelling is not None and point.mark is not None:
             self.spelling.restore(point.mark)
+            self.intact = point.intact if point.intact < len(self.spelling.ids) else None
+
+    def given(self, edit: Edit) -> Edit:
+        """An edit as the engine is given it: with the tokens before it that it does not hold. It has them then."""
+        intact, self.intact = self.intact, None
+        for point in self.points:
+            point.intact = min(point.intact, edit.keep)
+        if self.spelling is None or intact is None or intact >= edit.keep:
+            return edit
+        return Edit(intact, self.spelling.ids[intact:])
 
     def answer(self, at: int) -> NextTokens:
         """The answer at boundary `at` of the draft: one row, [1, k]."""

@@ -308,7 +308,11 @@ class Sequence:
         else:
             seat.rolled_back = cached - seat.prompt - edit.keep
         seat.state, seat.latest, seat.standing = "voting", None, -1
-        return self.addressed(name, Advance(self.number, seat.prompt + edit.keep, edit.append, score))
+        given = seat.given(edit)
+        again = edit.keep - given.keep  # tokens that are not scored another time
+        positions = range(again, len(given.append) - 1) if again and score != "last" else None
+        advance = Advance(self.number, seat.prompt + given.keep, given.append, score, positions)
+        return self.addressed(name, advance)
 
     def complete_characters(self) -> None:
         """Find what the members that vote say inside a character; those that say nothing are mute."""

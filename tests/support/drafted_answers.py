@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from fusion.options import FusionParams
 from fusion.policy.policy import ALL, Ask
 from fusion.sequence.steps import draftable
 
@@ -55,6 +58,21 @@ def guesses(right, vocabulary, ahead=6):
         "wrong": lambda tokens: [(t + 1) % vocabulary for t in coming(tokens)],
         "random": mixed,
     }
+
+
+def drafts_change_nothing(running, vocabulary: int, monkeypatch) -> None:
+    """Right, wrong and random drafts of any members, and their own, give the answer of plain rounds."""
+    sampling = {"max_tokens": 40, "ignore_eos": True, "temperature": 0.8, "seed": 5}
+    fusion = FusionParams(report=True)
+    plain = running.submit("Hello", fusion, **sampling).wait()
+    for draft in ("auto", "ngram"):
+        same(running.submit("Hello", replace(fusion, draft=draft), **sampling).wait(), plain)
+    for kind, guess in guesses(plain.ids, vocabulary).items():
+        policy = Scripted(guess)
+        with monkeypatch.context() as patch:
+            patch.setattr("fusion.sequence.sequence.policy_of", lambda fusion, policy=policy: policy)
+            same(running.submit("Hello", fusion, **sampling).wait(), plain)
+        assert (sum(accepted for _, accepted in policy.went) > 0) == (kind != "wrong")
 
 
 def says(text, model, prompt):

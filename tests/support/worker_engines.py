@@ -20,11 +20,11 @@ HERE = "tests.support.worker_engines"
 class SumEngine:
     """Answers every advance with a distribution that is a function of the tokens held; a step takes `seconds`.
 
-    Token ids from 1000 on are orders: `LEAVE` kills the worker, `FREEZE` suspends it, `FAIL` is one
+    Token ids from 1,000,000 on are orders: `LEAVE` kills the worker, `FREEZE` suspends it, `FAIL` is one
     step that fails, `BREAK` the last that does not.
     """
 
-    LEAVE, FREEZE, FAIL, BREAK = 1000, 1001, 1002, 1003
+    LEAVE, FREEZE, FAIL, BREAK = range(1_000_000, 1_000_004)
     broken: str | None = None
 
     def __init__(self, seconds: float = 0.0, vocabulary: int = 32, context: int = 100_000, k: int = 8) -> None:
@@ -66,10 +66,11 @@ class SumEngine:
             self.broken = "it lost a wheel"
         if self.FAIL in held:
             raise RuntimeError("no such luck")
-        ids, logprobs = expected(held, self.vocabulary_size, self.k)
-        appended = np.zeros(len(advance.append) - 1, np.float32) if advance.score == "all" else None
-        rows = len(advance.append) if advance.score == "all" else 1
-        return NextTokens(advance.sequence, ids[None].repeat(rows, 0), logprobs[None].repeat(rows, 0), appended)
+        scored = [advance.keep + index + 1 for index in advance.scored]
+        ends = [*(scored if advance.score == "all" else ()), len(held)]
+        ids, logprobs = zip(*(expected(held[:end], self.vocabulary_size, self.k) for end in ends), strict=True)
+        appended = None if advance.score == "last" else np.zeros(len(scored), np.float32)
+        return NextTokens(advance.sequence, np.stack(ids), np.stack(logprobs), appended)
 
     def shutdown(self) -> None:
         self.cached.clear()

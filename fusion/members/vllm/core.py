@@ -326,7 +326,7 @@ class Core:
         if not self._on_cpu or threads == 1 or len(requests) > MEMORY_BOUND_TOKENS:
             return False
         left = [request.num_tokens - request.num_computed_tokens for request in requests.values()]
-        return sum(left) <= MEMORY_BOUND_TOKENS
+        return bool(sum(left) <= MEMORY_BOUND_TOKENS)
 
     def shutdown(self) -> None:
         """End the workers, free weights and cache; the process groups go with the last engine here."""

@@ -17,6 +17,8 @@ from fusion.core import Advance, AdvanceFailed, Down, NextTokens, Up
 from fusion.members.hosts.process import process
 from fusion.members.hosts.remote import Patience, RemoteMember
 from fusion.members.registry import EngineSpec
+from tests.support.drafted_answers import drafts_change_nothing
+from tests.support.hosted_ensembles import hosted_ensemble
 from tests.support.inbox import LIMIT, Inbox
 from tests.support.worker_engines import HERE, SumEngine, expected, sums
 from tests.support.worker_processes import workers
@@ -43,6 +45,16 @@ def launch(inbox):
     yield start
     for member in members:
         member.stop()
+
+
+def test_drafts_over_processes_change_no_answer(tokenizers, run, monkeypatch):
+    def start(name, spec):
+        member = RemoteMember(name, spec, process({}), QUICK)
+        member.wait()
+        return member
+
+    running = run(hosted_ensemble(tokenizers, start, "lingvo"))
+    drafts_change_nothing(running, tokenizers["lingvo"].vocabulary_size, monkeypatch)
 
 
 def gone(pid, seconds=LIMIT):

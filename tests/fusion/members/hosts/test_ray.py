@@ -12,6 +12,8 @@ from alignment.errors import ConfigError
 from fusion.core import Advance, Down, NextTokens, Up
 from fusion.members.hosts.remote import Patience, RemoteMember
 from fusion.members.registry import EngineSpec
+from tests.support.drafted_answers import drafts_change_nothing
+from tests.support.hosted_ensembles import hosted_ensemble
 from tests.support.inbox import Inbox
 from tests.support.worker_engines import HERE, SumEngine, expected, sums
 
@@ -22,9 +24,9 @@ from fusion.members.hosts.ray import Actor, ray_actor  # noqa: E402
 pytestmark = pytest.mark.filterwarnings("ignore")  # Ray leaves sockets and files to the garbage collector
 
 
-def member_of(spec, **options):
+def member_of(spec, name="ada", **options):
     ask = {"num_cpus": 0.1, "num_gpus": 0, "resources": {}, "environment": {}, "placement_seconds": 30}
-    return RemoteMember("ada", spec, ray_actor(address="local", **(ask | options)), Patience(restart=0.05))
+    return RemoteMember(name, spec, ray_actor(address="local", **(ask | options)), Patience(restart=0.05))
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +99,11 @@ def test_a_round_trip_takes_far_less_than_a_call_of_an_actor(launch, inbox):
 def test_what_the_engine_objects_to_is_said(launch):
     with pytest.raises(ConfigError, match=r"^Lower cache_tokens\.$"):
         launch(EngineSpec(f"{HERE}:refuse", {"sentence": "Lower cache_tokens."}))
+
+
+def test_drafts_over_actors_change_no_answer(launch, tokenizers, run, monkeypatch):
+    running = run(hosted_ensemble(tokenizers, lambda name, spec: launch(spec, name=name), "lingvo"))
+    drafts_change_nothing(running, tokenizers["lingvo"].vocabulary_size, monkeypatch)
 
 
 def test_a_cluster_without_room_is_one_sentence(launch):
