@@ -155,9 +155,9 @@ WITHOUT_CACHE = {
     "recurrent_gemma": {**_GROUPED, "attention_window_size": 8, "lru_width": 32, "num_hidden_layers": 3},
 }
 
-if Version(transformers.__version__) >= Version("5.24"):  # these take its attention interface and its cache
+if Version(transformers.__version__) >= Version("5.24"):  # these take its attention interface
     PACKED |= {name: PADDED.pop(name) for name in ("gptj", "codegen")}
-    TOKEN_BY_TOKEN["recurrent_gemma"] = WITHOUT_CACHE.pop("recurrent_gemma")
+
 
 OF_PATH = {
     "packed": PACKED,

@@ -1,4 +1,6 @@
-"""Core: everything that depends on vLLM's internals, run with 0.32 and read in 0.33.
+"""Core: everything that depends on vLLM's internals, run with 0.32, and in part with 0.33.
+
+Of 0.33 its Python ran over 0.32's CPU kernels; no build of it did (docs/development.md says which tests).
 
 `fusion.members.vllm.engine` is its only user here; vLLM's workers import it in whatever process they are.
 
