@@ -163,10 +163,10 @@ class FusionParams:
         draft: who proposes tokens that the members then check together, which changes no answer: `ngram` (what
             followed the same tokens before), a member's name, or `auto` (the member that the ensemble followed
             most often in the sequence).
-        gate: not all members run for every token, which does change answers. `confident`: the others are asked
-            only where the pivot's best token is less probable than `threshold`, or not by `margin` more probable
-            than its second. `draw`: one member is drawn by
-            weight and runs alone (exact for a mixture at temperature 1 with `renormalize`).
+        gate: not all members run for every token, which does change answers. `confident`: the member
+            that the ensemble followed most often in the sequence leads, and the others are asked only where its
+            best token is less probable than `threshold`, or not by `margin` more probable than its second. `draw`:
+            one member is drawn by weight and runs alone (exact for a mixture at temperature 1 with `renormalize`).
         threshold: of the gate, a probability.
         margin: of the gate, a difference of probabilities; 0 leaves it to the threshold.
         mask: the tokens that may win in a sum of log-probabilities; None for the method's own, a plausibility of

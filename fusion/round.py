@@ -128,7 +128,7 @@ def run_round(batch: list[Sequence]) -> Round:
         tokens.append(
             described(chosen, candidates.tokens[row], fused[row], sequence.sampling.logprobs, sequence.surface)
         )
-        if sequence.fusion.draft == "auto":
+        if len(voters) > 1 and (sequence.fusion.draft == "auto" or sequence.fusion.gate == "confident"):
             note_followed(sequence, candidates, row, chosen)
     return Round(
         first.ensemble.name,

@@ -7,12 +7,16 @@ import numpy as np
 from fusion.policy.policy import ALL, Ask, Asking
 from fusion.step import project
 
+_LEAST = 1e-6  # a leading member of which the map carries nothing decides nothing, whatever the threshold
+
 
 class Confident:
-    """The pivot is asked first, and the others only where its best token is not probable enough.
+    """One member leads, and the others are asked only where its best token is not probable enough.
 
     That is under a threshold (as in GaC), or ahead of the second by less than a margin (as in SAFE, 2510.15346,
-    but without a look at the others' tokens).
+    but without a look at the others' tokens). The member leads whose best token was chosen most often in the
+    rounds of everyone, the first of which follows the prompt; the pivot among equals, and under a constraint,
+    which the others' candidates may miss.
     """
 
     def __init__(self, threshold: float, margin: float = 0.0) -> None:
@@ -20,21 +24,24 @@ class Confident:
         self._margin = margin
 
     def ask(self, sequence: Asking) -> Ask:
-        """The pivot alone."""
-        return Ask((sequence.view.pivot,))
+        """The leading member alone."""
+        pivot, share = sequence.view.pivot, sequence.followed.share
+        if sequence.constraint is not None:
+            return Ask((pivot,))
+        return Ask((max(sequence.seats, key=lambda name: (share(name), name == pivot)),))
 
     def answered(self, sequence: Asking) -> Ask | None:
-        """Everyone, where the pivot is not sure."""
+        """Everyone, where the leading member is not sure."""
         if sequence.asked.members is None:
             return None
-        pivot = sequence.view.pivot
-        latest = sequence.seats[pivot].latest
+        [leader] = sequence.asked.members
+        latest = sequence.seats[leader].latest
         if latest is None:
             return ALL
         newest = latest.ids[-1:], latest.logprobs[-1:]
-        candidates = project([newest], [sequence.map_of(pivot)], sequence.view.vocabulary_size)
+        candidates = project([newest], [sequence.map_of(leader)], sequence.view.vocabulary_size)
         second, best = np.sort(np.append(candidates.probabilities[0, 0], 0.0))[-2:]
-        return None if best >= self._threshold and best - second >= self._margin else ALL
+        return None if best >= max(self._threshold, _LEAST) and best - second >= self._margin else ALL
 
     def checked(self, drafted: int, accepted: int) -> None:
         """There are no drafts."""

@@ -13,6 +13,8 @@ from fusion.loop.observer import Observer
 from fusion.options import FusionParams, SamplingParams
 from fusion.policy.pace import Pace
 from fusion.policy.registry import require_policy
+from fusion.sequence.grammar import regex
+from tests.support.constrained_prompts import constrained
 from tests.support.drafted_answers import Scripted, guesses, same, says
 from tests.support.reference import REAL, real_tokenizer
 from tests.support.toy_fuser import toy_ensemble, toy_model
@@ -204,6 +206,19 @@ def test_gates_save_passes(tokenizers, run):
     assert passes(FusionParams(gate="confident", threshold=0.0, margin=1.0)) == everyone
     assert 30 + 2 < passes(FusionParams(gate="confident", threshold=0.0, margin=0.1)) < everyone
     assert passes(FusionParams(gate="draw", renormalize=True)) < everyone / 2
+
+
+def test_the_member_that_was_followed_leads_and_the_pivot_under_a_constraint(tokenizers, run):
+    running = run(toy_ensemble(tokenizers, pivot="lingvo"))
+    prompt = running.ensemble.encode_text("Hello")
+    says("A rose is a rose is a rose, and a rose.", running.ensemble.models["almanac"], prompt)
+    gate = FusionParams(gate="confident", threshold=0.5, report=True)
+    ran = [r.ran for r in running.submit(prompt, gate, max_tokens=10).wait().last.rounds]
+    assert len(ran[0]) == 3
+    assert ran.count(("almanac",)) > 5
+    limited = constrained(running, regex("[a-z ]{30}"))
+    ran = [r.ran for r in running.submit(limited, gate, max_tokens=10).wait().last.rounds]
+    assert {one for one in ran if len(one) == 1} <= {("lingvo",)}
 
 
 def test_drawing_one_member_a_token_is_refused_under_a_constraint():
