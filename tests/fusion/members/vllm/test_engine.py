@@ -317,8 +317,8 @@ def test_an_adapter_is_part_of_the_model(tmp_path):
 
 
 @pytest.mark.parametrize(("sequences", "then"), [(1, 1), (MEMORY_BOUND_TOKENS, 1), (MEMORY_BOUND_TOKENS + 1, 2)])
-def test_generating_a_few_tokens_leaves_a_core_to_whoever_sends_them(engine, monkeypatch, sequences, then):
-    """But reading the prompts does not, nor do many, nor tokens that are fused."""
+def test_a_step_over_a_few_tokens_leaves_a_core_to_the_server(engine, monkeypatch, sequences, then):
+    """Generated or fused; but reading the prompts does not, nor do many."""
     core, threads = engine._core._core, []
     step = core.step_fn
     monkeypatch.setattr(core, "step_fn", lambda: (threads.append(torch.get_num_threads()), step())[1])
@@ -332,6 +332,9 @@ def test_generating_a_few_tokens_leaves_a_core_to_whoever_sends_them(engine, mon
         engine.close(range(sequences))
         threads.clear()
         run(engine, Advance(50, 0, [5]))
+        assert threads == [1]
+        threads.clear()
+        run(engine, Advance(50, 1, tokens(random.Random(0), MEMORY_BOUND_TOKENS + 1)))
         assert threads == [2]
         assert torch.get_num_threads() == 2
     finally:
