@@ -16,8 +16,8 @@ from fusion.inside import Level, is_worth_asking, likelihood
 State = Literal["voting", "mute", "reading", "idle"]
 """The part that a member has in the current round.
 
-Mute it says nothing of the character that the text ends inside of; reading it came back, and is given what was
-written meanwhile; idle it is not asked by the policy.
+`mute`: it says nothing of the character that the text ends inside of. `reading`: it came back, and reads what was
+written meanwhile. `idle`: the policy does not ask it.
 """
 
 
