@@ -14,9 +14,9 @@ class Confident:
     """One member leads, and the others are asked only where its best token is not probable enough.
 
     That is under a threshold (as in GaC), or ahead of the second by less than a margin (as in SAFE, 2510.15346,
-    but without a look at the others' tokens). The member leads whose best token was chosen most often in the
-    rounds of everyone, the first of which follows the prompt; the pivot among equals, and under a constraint,
-    which the others' candidates may miss.
+    but without a look at the others' tokens). Of the members that weigh something the one leads whose best token
+    was chosen most often in the rounds of everyone, the first of which follows the prompt; the pivot among equals,
+    and under a constraint, which the others' candidates may miss.
     """
 
     def __init__(self, threshold: float, margin: float = 0.0) -> None:
@@ -28,7 +28,8 @@ class Confident:
         pivot, share = sequence.view.pivot, sequence.followed.share
         if sequence.constraint is not None:
             return Ask((pivot,))
-        return Ask((max(sequence.seats, key=lambda name: (share(name), name == pivot)),))
+        weighty = [name for name in sequence.seats if sequence.weights[name] > 0]
+        return Ask((max(weighty, key=lambda name: (share(name), name == pivot), default=pivot),))
 
     def answered(self, sequence: Asking) -> Ask | None:
         """Everyone, where the leading member is not sure."""

@@ -216,6 +216,11 @@ def test_the_member_that_was_followed_leads_and_the_pivot_under_a_constraint(tok
     ran = [r.ran for r in running.submit(prompt, gate, max_tokens=10).wait().last.rounds]
     assert len(ran[0]) == 3
     assert ran.count(("almanac",)) > 5
+    says("A rose is a rose is a rose, and a rose.", running.ensemble.models["lingvo"], prompt)
+    weightless = replace(gate, weights={"lingvo": 0.0, "abacus": 0.0, "almanac": 1.0})  # the pivot, as sure
+    ran = [r.ran for r in running.submit(prompt, weightless, max_tokens=10).wait().last.rounds]
+    assert ran.count(("almanac",)) > 5
+    assert {one for one in ran if len(one) == 1} == {("almanac",)}
     limited = constrained(running, regex("[a-z ]{30}"))
     ran = [r.ran for r in running.submit(limited, gate, max_tokens=10).wait().last.rounds]
     assert {one for one in ran if len(one) == 1} <= {("lingvo",)}
