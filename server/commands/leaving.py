@@ -23,9 +23,9 @@ def leave(number: int, frame: FrameType | None) -> None:
 def ended_by_sigterm(grace: float = GRACE_SECONDS) -> Iterator[None]:
     """End the process within `grace` seconds of a SIGTERM that comes meanwhile; to be used on the main thread.
 
-    Python runs signal handlers between two instructions of the main thread, which loading may not come to for
-    minutes, and a clean exit waits for threads that read weights. The number of a signal, though, is written to
-    a descriptor as it arrives. Workers end with this process.
+    Python runs signal handlers between two instructions of the main thread: loading may not come to the next for
+    minutes, a `__del__` loses the exit, and a clean exit waits for threads that read weights. The number of a
+    signal, though, is written to a descriptor as it arrives. Workers end with this process.
     """
     heard, told = socket.socketpair()
     told.setblocking(False)

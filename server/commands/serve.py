@@ -45,22 +45,22 @@ def serve(settings: Settings, on_ready: Callable[[str], None]) -> None:
         signal.signal(signal.SIGTERM, leave)
         with ended_by_sigterm():
             runtime = build(settings)
-        gc.collect()
-        gc.freeze()  # what is loaded stays: looking through it for garbage takes a third of a second each time
-        app = create_app(runtime.ensembles, runtime.fuser, settings.server)
-        config = uvicorn.Config(
-            app,
-            log_config=None,
-            server_header=False,
-            timeout_keep_alive=KEEP_ALIVE_SECONDS,
-            root_path=options.root_path,
-            ssl_certfile=options.tls_certificate,
-            ssl_keyfile=options.tls_key,
-        )
-        scheme = "https" if options.tls_certificate else "http"
-        server = _Server(
-            config, app.state.lifecycle, settings.server.shutdown_seconds, lambda: on_ready(_url(listener, scheme))
-        )
+            gc.collect()
+            gc.freeze()  # what is loaded stays: looking through it for garbage takes a third of a second each time
+            app = create_app(runtime.ensembles, runtime.fuser, settings.server)
+            config = uvicorn.Config(
+                app,
+                log_config=None,
+                server_header=False,
+                timeout_keep_alive=KEEP_ALIVE_SECONDS,
+                root_path=options.root_path,
+                ssl_certfile=options.tls_certificate,
+                ssl_keyfile=options.tls_key,
+            )
+            scheme = "https" if options.tls_certificate else "http"
+            server = _Server(
+                config, app.state.lifecycle, options.shutdown_seconds, lambda: on_ready(_url(listener, scheme))
+            )
         with suppress(KeyboardInterrupt):  # uvicorn passes the signal on once it is done
             server.run(sockets=[listener])
 

@@ -31,6 +31,25 @@ with ended_by_sigterm(1.0):
     print("loading", flush=True)
     {work}()
 """
+DEAF = """
+import sys, time
+from pathlib import Path
+import server.http.app
+from server.commands.serve import serve
+from server.settings import read_settings
+
+class Deaf:
+    def __del__(self):
+        print("no exception leaves this", flush=True)
+        time.sleep(1)
+
+def create_app(*arguments, create=server.http.app.create_app):
+    Deaf()
+    return create(*arguments)
+
+server.http.app.create_app = create_app
+serve(read_settings(Path(sys.argv[1])), print)
+"""
 ENVIRON = os.environ | {"PYTHONPATH": str(REPOSITORY), "PYTHONUNBUFFERED": "1"}
 
 
@@ -61,3 +80,14 @@ def test_a_server_that_loads_ends_and_leaves_no_process(site, host):
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=40) == 0
         assert psutil.wait_procs(started, timeout=10)[1] == []
+
+
+def test_a_signal_whose_exit_is_lost_between_loading_and_serving_ends_the_server_too(site):
+    """Garbage is collected there, and objects of the regex package have a `__del__`."""
+    with Fork("-c", DEAF, site / "tutti.yaml", environment=ENVIRON | {"TUTTI_SERVER__PORT": "0"}) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if "no exception leaves this" in line:
+                break
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=20) == 0
