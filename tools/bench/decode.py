@@ -2,8 +2,8 @@
 
 A step is `model(...)` with a `DynamicCache` and an argmax, at the same batch and context, without any fusion. The
 lockstep floor of a round is one step of every member, taken in turn as a round takes them: what three models find
-in the processor's cache is not what one of them finds. The other floor lets each member decode alone to its end,
-and adds the steps up. All are measured in turn in one process.
+in the processor's cache is not what one of them finds; it is measured before and after the rounds. The other floor
+lets each member decode alone to its end, and adds the steps up. All are measured in turn in one process.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def load(folders: dict[str, Path], max_sequences: int) -> dict[str, Model]:
     return models
 
 
-def run(folders: dict[str, Path], *, batches: tuple[int, ...] = (1, 16), repeats: int = 3) -> dict[str, object]:
+def run(folders: dict[str, Path], *, batches: tuple[int, ...] = (1, 16), repeats: int = 9) -> dict[str, object]:
     """Measure; returns milliseconds per token and the ratios, by batch."""
     plain = [AutoModelForCausalLM.from_pretrained(folder).eval() for folder in folders.values()]
     models = load(folders, max(batches))
@@ -126,13 +126,14 @@ def run(folders: dict[str, Path], *, batches: tuple[int, ...] = (1, 16), repeats
             for repeat in range(repeats + 1):
                 torch.manual_seed(repeat)
                 prompts = [torch.randint(3, model.config.vocab_size, (batch, PROMPT_WORDS + 4)) for model in plain]
-                lockstep = lockstep_seconds(plain, prompts, NEW_TOKENS - 1)
+                before = lockstep_seconds(plain, prompts, NEW_TOKENS - 1)
+                fuser.observer = stages = Stages()
+                round_seconds = fused_round_seconds(fuser, ensemble, batch, seed=1000 * repeat)
+                lockstep = (before + lockstep_seconds(plain, prompts, NEW_TOKENS - 1)) / 2
                 floor = sum(
                     lockstep_seconds([model], [ids], NEW_TOKENS - 1)
                     for model, ids in zip(plain, prompts, strict=True)
                 )
-                fuser.observer = stages = Stages()
-                round_seconds = fused_round_seconds(fuser, ensemble, batch, seed=1000 * repeat)
                 if repeat:  # the first warms up
                     locksteps.append(lockstep)
                     floors.append(floor)
