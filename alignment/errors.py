@@ -75,6 +75,11 @@ class UnavailableError(RequestError):
     """A member failed or the program is stopping."""
 
 
+def field_error(param: str, sentence: str, *, code: str | None = None) -> InvalidRequestError:
+    """The error of a request whose field `param` is wrong: its name begins the sentence."""
+    return InvalidRequestError(f"{param} {sentence}", param=param, code=code)
+
+
 def one_line(error: BaseException | str, limit: int = 200) -> str:
     """The message of another library's error as a part of a sentence: one line of at most `limit` characters."""
     return " ".join(str(error).split())[:limit].rstrip(". ")

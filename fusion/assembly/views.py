@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from alignment.errors import InvalidRequestError
+from alignment.errors import InvalidRequestError, field_error
 from fusion.ensemble import Ensemble, Model, View
 from fusion.options import FusionParams
 from fusion.terms import NEGATIVE
@@ -48,9 +48,8 @@ def with_views(ensemble: Ensemble, fusion: FusionParams) -> tuple[Ensemble, Fusi
             if not fusion.guidance.without_context:
                 second = replace(own, negative=fusion.guidance.negative, param="fusion.guidance.negative")
             elif views[name][1].context is None:
-                raise InvalidRequestError(
-                    "fusion.guidance.without_context takes a context to do without; give one in fusion.views.",
-                    param="fusion.guidance.without_context",
+                raise field_error(
+                    "fusion.guidance.without_context", "takes a context to do without; give one in fusion.views."
                 )
             else:
                 second = replace(own, context=None)
@@ -85,10 +84,7 @@ def _shares(fusion: FusionParams) -> list[float] | None:
         return None
     for index, weight in enumerate(given):
         if weight is None:
-            raise InvalidRequestError(
-                f"fusion.views[{index}].weight is missing; give every view one, or none of them.",
-                param=f"fusion.views[{index}].weight",
-            )
+            raise field_error(f"fusion.views[{index}].weight", "is missing; give every view one, or none of them.")
     if fusion.weighting.method != "given":
         raise InvalidRequestError(
             f"fusion.views hold weights, but fusion.weighting.method is {fusion.weighting.method}; leave one out.",

@@ -11,7 +11,7 @@ import threading
 from collections import OrderedDict, deque
 from itertools import zip_longest
 
-from alignment.errors import InvalidRequestError, OverloadedError, UnavailableError
+from alignment.errors import OverloadedError, UnavailableError, field_error
 from fusion.sequence.sequence import Sequence
 
 STOPPING = "The server is shutting down; send the request to another one."
@@ -20,10 +20,10 @@ STOPPING = "The server is shutting down; send the request to another one."
 def require_room(max_tokens: int, room: int, *, param: str = "max_tokens") -> None:
     """Raise InvalidRequestError, naming `param`, unless an answer of `max_tokens` fits into `room`."""
     if max_tokens > room:
-        raise InvalidRequestError(
-            f"{param} is {str(max_tokens)[:40]}, but after this prompt there is room for {room} tokens; "
+        raise field_error(
+            param,
+            f"is {str(max_tokens)[:40]}, but after this prompt there is room for {room} tokens; "
             f"lower {param} or shorten the prompt.",
-            param=param,
             code="context_length_exceeded",
         )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 
-from alignment.errors import InvalidRequestError
+from alignment.errors import InvalidRequestError, field_error
 from fusion.options import DRAFTERS, FusionParams, SamplingParams, needed_to_draw
 from fusion.policy.always import Always
 from fusion.policy.gates import Confident, Draw
@@ -48,10 +48,9 @@ def require_policy(
             "fusion.draft and fusion.gate exclude each other; leave one out.", param="fusion.gate"
         )
     if fusion.draft not in (None, *DRAFTERS, *members):
-        raise InvalidRequestError(
-            f"fusion.draft is {fusion.draft!r:.60}; give {', '.join(DRAFTERS)}, or a member: "
-            f"{', '.join(members)}.",
-            param="fusion.draft",
+        raise field_error(
+            "fusion.draft",
+            f"is {fusion.draft!r:.60}; give {', '.join(DRAFTERS)}, or a member: {', '.join(members)}.",
         )
     if fusion.gate == "draw":
         wrong = [
@@ -61,9 +60,7 @@ def require_policy(
         ]
         needed = needed_to_draw(fusion) + [what for what, missing in wrong if missing]
         if needed:
-            raise InvalidRequestError(
-                f"fusion.gate draw runs one member a token, which takes {', '.join(needed)}.", param="fusion.gate"
-            )
+            raise field_error("fusion.gate", f"draw runs one member a token, which takes {', '.join(needed)}.")
 
 
 def _untouched(sampling: SamplingParams) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 
 import llguidance
 
-from alignment.errors import InvalidRequestError
+from alignment.errors import InvalidRequestError, field_error
 
 MOST_BYTES = 64 * 1024  # of a schema or grammar
 MOST_DEPTH = 64  # of a schema; llguidance's JSON reader stops at 128
@@ -68,11 +68,9 @@ def regex(pattern: str, *, param: str = "structured_outputs") -> Grammar:
 def choice(texts: Sequence[str], *, param: str = "structured_outputs") -> Grammar:
     """One of `texts`."""
     if not texts or not all(isinstance(text, str) and text for text in texts):
-        raise InvalidRequestError(f"{param} should be a list of texts that are not empty.", param=param)
+        raise field_error(param, "should be a list of texts that are not empty.")
     if len(texts) > MOST_CHOICES:
-        raise InvalidRequestError(
-            f"{param} holds {len(texts)} choices; at most {MOST_CHOICES} are allowed.", param=param
-        )
+        raise field_error(param, f"holds {len(texts)} choices; at most {MOST_CHOICES} are allowed.")
     lark = "start: " + " | ".join(json.dumps(text, ensure_ascii=False) for text in texts)
     return Grammar(llguidance.LLMatcher.grammar_from_lark(short(lark, param)), param)
 
@@ -85,7 +83,7 @@ def rules(text: str, *, param: str = "structured_outputs") -> Grammar:
     """
     short(text, param)
     if text.lstrip().startswith("{"):  # llguidance's own form, in which schemas would get past the limits
-        raise InvalidRequestError(f"{param} should be in Lark's notation or in GBNF, not JSON.", param=param)
+        raise field_error(param, "should be in Lark's notation or in GBNF, not JSON.")
     for found in re.finditer(r"%json\s*", text):
         try:
             schema, _ = json.JSONDecoder().raw_decode(text, found.end())
@@ -120,9 +118,9 @@ def short(text: str, param: str) -> str:
         InvalidRequestError: it is empty or too long.
     """
     if not isinstance(text, str) or not text.strip():
-        raise InvalidRequestError(f"{param} should be a text that is not empty.", param=param)
+        raise field_error(param, "should be a text that is not empty.")
     if len(text.encode("utf-8", "surrogatepass")) > MOST_BYTES:
-        raise InvalidRequestError(f"{param} is over {MOST_BYTES} bytes; send a smaller grammar.", param=param)
+        raise field_error(param, f"is over {MOST_BYTES} bytes; send a smaller grammar.")
     return text
 
 
@@ -212,6 +210,6 @@ def refusal(reason: str, param: str) -> InvalidRequestError:
     if _LARGE.search(reason):
         return InvalidRequestError(f"{param}: the grammar is too large to enforce; make it smaller.", param=param)
     if "NoExtension" in reason:
-        return InvalidRequestError(f"{param} admits no text at all; correct the grammar.", param=param)
+        return field_error(param, "admits no text at all; correct the grammar.")
     told = " ".join(reason.split("<state>")[0].split())[:300].rstrip(". ")
-    return InvalidRequestError(f"{param} cannot be enforced: {told}.", param=param)
+    return field_error(param, f"cannot be enforced: {told}.")

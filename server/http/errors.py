@@ -18,6 +18,7 @@ from alignment.errors import (
     RequestError,
     UnavailableError,
     UnsupportedError,
+    field_error,
 )
 from server.settings.complaints import expectation
 
@@ -112,13 +113,25 @@ def invalid_field(problems: Sequence[Any]) -> InvalidRequestError:
     if not param:
         return InvalidRequestError("The body should be a JSON object, sent with Content-Type: application/json.")
     if problem["type"] == "missing":
-        return InvalidRequestError(f"{param} is missing.", param=param)
+        return field_error(param, "is missing.")
     expected = expectation(problem)
     if expected is None:
         return InvalidRequestError(f"{param}: {problem['msg']}.", param=param)
     given = problem["input"]
     shown = expected.startswith("should be") and (given is None or isinstance(given, str | int | float))
-    return InvalidRequestError(f"{param} {expected}{f', not {shorten(given)}' if shown else ''}.", param=param)
+    return field_error(param, f"{expected}{f', not {shorten(given)}' if shown else ''}.")
+
+
+def not_built(param: str, sentence: str) -> InvalidRequestError:
+    """The error of a field that asks for what is not built: its name begins the sentence."""
+    return field_error(param, sentence, code="not_implemented")
+
+
+def unknown_type(
+    where: str, kind: object, why: str, *, code: str | None = "not_implemented"
+) -> InvalidRequestError:
+    """The error of an object in a request, at `where`, whose type is none that is understood there."""
+    return InvalidRequestError(f"{where} is of type {shorten(kind)}, {why}", param=f"{where}.type", code=code)
 
 
 def field_name(location: Sequence[str | int]) -> str:

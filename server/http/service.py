@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from alignment.errors import InvalidRequestError, NotFoundError
+from alignment.errors import NotFoundError, field_error
 from alignment.text.tokenizer import Tokenizer
 from fusion.loop.line import most_of_one_flow
 from server.http.errors import shorten
@@ -64,9 +64,7 @@ class Service:
         """
         if name is None:
             if len(self.ensembles) > 1:
-                raise InvalidRequestError(
-                    f"model is missing; choose one of {', '.join(self.ensembles)}.", param="model"
-                )
+                raise field_error("model", f"is missing; choose one of {', '.join(self.ensembles)}.")
             return self.ensembles[self.default_model]
         name = self.settings.aliases.get(name, name)
         if name not in self.ensembles:

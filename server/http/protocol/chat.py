@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 from transformers import PreTrainedTokenizerBase
 
-from alignment.errors import InvalidRequestError
-from server.http.errors import shorten
+from alignment.errors import InvalidRequestError, field_error
+from server.http.errors import unknown_type
 from server.http.protocol.common import RequestModel, expected
 from server.http.protocol.fusion import FusionFields
 from server.http.protocol.sampling import SamplingFields
@@ -93,7 +93,7 @@ class ChatRequest(SamplingFields, RenderingFields):
             InvalidRequestError: alternatives without log-probabilities.
         """
         if self.top_logprobs and not self.logprobs:
-            raise InvalidRequestError("top_logprobs is allowed only with logprobs: true.", param="top_logprobs")
+            raise field_error("top_logprobs", "is allowed only with logprobs: true.")
         return "top_logprobs", (self.top_logprobs or 0) if self.logprobs else None
 
 
@@ -108,14 +108,11 @@ def rendering(
     """
     continued = bool(fields.continue_final_message)
     if continued and fields.add_generation_prompt:
-        raise InvalidRequestError(
-            "continue_final_message and add_generation_prompt exclude each other; set one of them.",
-            param="continue_final_message",
+        raise field_error(
+            "continue_final_message", "and add_generation_prompt exclude each other; set one of them."
         )
     if continued and messages[-1].role != "assistant":
-        raise InvalidRequestError(
-            "continue_final_message needs a last message of role assistant.", param="continue_final_message"
-        )
+        raise field_error("continue_final_message", "needs a last message of role assistant.")
     kwargs = fields.chat_template_kwargs or {}
     for name in kwargs:
         if name in RESERVED_TEMPLATE_KWARGS:
@@ -167,16 +164,13 @@ def _text(message: Message, where: str) -> str:
         case None if message.role == "assistant":  # clients send back an answer that was empty
             return ""
         case None:
-            raise InvalidRequestError(f"{where} is missing.", param=where)
+            raise field_error(where, "is missing.")
         case parts:
             texts = []
             for index, part in enumerate(parts):
                 if part.type != "text":
-                    raise InvalidRequestError(
-                        f"{where}[{index}] is of type {shorten(part.type)}, but only text is understood.",
-                        param=f"{where}[{index}].type",
-                    )
+                    raise unknown_type(f"{where}[{index}]", part.type, "but only text is understood.", code=None)
                 if part.text is None:
-                    raise InvalidRequestError(f"{where}[{index}].text is missing.", param=f"{where}[{index}].text")
+                    raise field_error(f"{where}[{index}].text", "is missing.")
                 texts.append(part.text)
             return "\n".join(texts)

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from alignment.errors import InvalidRequestError, UnsupportedError
+from alignment.errors import UnsupportedError, field_error
 from server.http.errors import shorten
 from server.http.protocol.common import AnswerModel, PromptLogprobs, Usage, expected, is_none
 from server.http.protocol.fusion import FusionFields, FusionReport, RoundsReport
@@ -54,13 +54,11 @@ def prompts(body: CompletionRequest, limit: int) -> list[str] | list[list[int]]:
     """
     several = [body.prompt] if isinstance(body.prompt, str) else body.prompt
     if not several:
-        raise InvalidRequestError("prompt is an empty list; give at least one prompt.", param="prompt")
+        raise field_error("prompt", "is an empty list; give at least one prompt.")
     if isinstance(several[0], int):
         return [several]
     if len(several) > limit:
-        raise InvalidRequestError(
-            f"prompt holds {len(several)} prompts; at most {limit} are allowed in one request.", param="prompt"
-        )
+        raise field_error("prompt", f"holds {len(several)} prompts; at most {limit} are allowed in one request.")
     return several
 
 
@@ -71,9 +69,7 @@ def check_prompt_alone(body: CompletionRequest) -> None:
         InvalidRequestError: it does without `echo`, so that there would be nothing to answer.
     """
     if body.max_tokens == 0 and not body.echo:
-        raise InvalidRequestError(
-            "max_tokens should be at least 1 without echo: there would be nothing to answer.", param="max_tokens"
-        )
+        raise field_error("max_tokens", "should be at least 1 without echo: there would be nothing to answer.")
 
 
 def check_best_of(body: CompletionRequest) -> None:
@@ -85,7 +81,7 @@ def check_best_of(body: CompletionRequest) -> None:
     """
     n = body.n or 1
     if body.best_of is not None and body.best_of < n:
-        raise InvalidRequestError(f"best_of should be at least n, which is {shorten(n)}.", param="best_of")
+        raise field_error("best_of", f"should be at least n, which is {shorten(n)}.")
     if body.best_of is not None and body.best_of > n:
         raise UnsupportedError(
             "best_of larger than n is not supported yet; use n and choose among its answers.",

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
-from alignment.errors import InvalidRequestError
+from alignment.errors import InvalidRequestError, field_error
 from fusion.core import Delta, End
 from fusion.options import MEASURES, Combine, ContextView, FusionParams, Measure, Weighting
 from fusion.reports import RoundReport, WeightingReport
@@ -70,7 +71,7 @@ class FusionFields(_FusionFields):  # type: ignore[misc,valid-type]
                 if name not in cls.model_fields:
                     param = shorten_text(f"fusion.{name}")
                     allowed = ", ".join(cls.model_fields)
-                    raise InvalidRequestError(f"{param} is not known; fusion may hold {allowed}.", param=param)
+                    raise field_error(param, f"is not known; fusion may hold {allowed}.")
             return _with_method(value)
         return value
 
@@ -81,14 +82,12 @@ def _with_method(fields: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(weights, str) or not isinstance(weighting, dict):
         return fields
     if weights not in ("uniform", *MEASURES):
-        raise InvalidRequestError(
-            f"fusion.weights is {shorten(weights)}; give a number per member, or uniform, {', '.join(MEASURES)}.",
-            param="fusion.weights",
+        raise field_error(
+            "fusion.weights",
+            f"is {shorten(weights)}; give a number per member, or uniform, {', '.join(MEASURES)}.",
         )
     if weighting.get("method") not in (None, weights):
-        raise InvalidRequestError(
-            "fusion.weights and fusion.weighting.method differ; leave one out.", param="fusion.weights"
-        )
+        raise field_error("fusion.weights", "and fusion.weighting.method differ; leave one out.")
     return fields | {"weights": None, "weighting": weighting | {"method": weights}}
 
 
@@ -111,28 +110,22 @@ def fusion_params(fields: FusionFields | None, ensemble: Ensemble, max_search: i
             f"{ensemble.name} has no learned weights (weighting.file in its configuration); give another method.",
             param="fusion.weights",
         )
-    for name in weighting.offsets or {}:
-        if name not in ensemble.models:
-            raise InvalidRequestError(
-                f"fusion.weighting.offsets names {shorten(name)}, but the members are "
-                f"{', '.join(ensemble.models)}.",
-                param="fusion.weighting.offsets",
-            )
+    _require_members("fusion.weighting.offsets", weighting.offsets or {}, ensemble.models)
     lines = max(1, len(taking_part) - 1)  # one line search for each member after the first
     asked, usual = _search(weighting) * lines, _search(defaults.weighting) * max(1, len(ensemble.models) - 1)
     if weighting.method == "packllm-opt" and asked > max(max_search, usual):
         allowed = max_search // (lines * max(weighting.grid, GRID))
-        raise InvalidRequestError(
-            f"fusion.weighting asks for a search of {weighting.grid} values at {weighting.positions} positions "
+        raise field_error(
+            "fusion.weighting",
+            f"asks for a search of {weighting.grid} values at {weighting.positions} positions "
             f"with {len(taking_part)} members; this server allows {allowed} positions with that grid.",
-            param="fusion.weighting",
         )
     weights = None if uniform else _weights(fields.weights, defaults.weights, taking_part, combine)
     views = tuple(ContextView(view.context, view.weight) for view in fields.views or ()) or None
     fusion = updated(defaults, fields, members=members, weights=weights, weighting=weighting, views=views)
     pivot = None if ensemble.chooses_pivot else ensemble.pivot
     for field, sentence in objections(fusion, taking_part, pivot):
-        raise InvalidRequestError(f"fusion.{field} {sentence}.", param=f"fusion.{field}")
+        raise field_error(f"fusion.{field}", f"{sentence}.")
     return fusion
 
 
@@ -140,9 +133,7 @@ def require_short(fusion: FusionParams, most: int, chars: int) -> None:
     """Raise InvalidRequestError for more than `most` views, or one whose text is longer than `chars`."""
     views = fusion.views or ()
     if len(views) > most:
-        raise InvalidRequestError(
-            f"fusion.views has {len(views)} entries; this server takes at most {most}.", param="fusion.views"
-        )
+        raise field_error("fusion.views", f"has {len(views)} entries; this server takes at most {most}.")
     texts = {f"fusion.views[{index}].context": len(view.context) for index, view in enumerate(views)}
     negative = fusion.guidance.negative if fusion.guidance is not None else None
     if negative is not None:
@@ -150,9 +141,7 @@ def require_short(fusion: FusionParams, most: int, chars: int) -> None:
         texts["fusion.guidance.negative"] = sum(map(len, parts))
     for field, length in texts.items():
         if length > chars:
-            raise InvalidRequestError(
-                f"{field} has {length} characters; this server takes at most {chars}.", param=field
-            )
+            raise field_error(field, f"has {length} characters; this server takes at most {chars}.")
 
 
 def _search(weighting: Weighting) -> int:
@@ -160,18 +149,16 @@ def _search(weighting: Weighting) -> int:
     return max(weighting.grid, GRID) * weighting.positions
 
 
-def _members(names: list[str], ensemble: Ensemble) -> tuple[str, ...]:
+def _require_members(field: str, names: Iterable[str], members: Collection[str], which: str = "members") -> None:
     for name in names:
-        if name not in ensemble.models:
-            raise InvalidRequestError(
-                f"fusion.members names {shorten(name)}, but the members are {', '.join(ensemble.models)}.",
-                param="fusion.members",
-            )
+        if name not in members:
+            raise field_error(field, f"names {shorten(name)}, but the {which} are {', '.join(members)}.")
+
+
+def _members(names: list[str], ensemble: Ensemble) -> tuple[str, ...]:
+    _require_members("fusion.members", names, ensemble.models)
     if ensemble.pivot not in names and not ensemble.chooses_pivot:
-        raise InvalidRequestError(
-            f"fusion.members leaves out the pivot, {ensemble.pivot}, which has to take part.",
-            param="fusion.members",
-        )
+        raise field_error("fusion.members", f"leaves out the pivot, {ensemble.pivot}, which has to take part.")
     return tuple(name for name in ensemble.models if name in names)
 
 
@@ -179,9 +166,8 @@ def _weighting(fields: FusionFields, default: Weighting) -> tuple[Weighting, boo
     """The way weights are measured, and whether given ones are ignored."""
     asked = fields.weighting or WeightingFields()
     if fields.weights is not None and asked.method is not None:
-        raise InvalidRequestError(
-            f"fusion.weights holds numbers, but fusion.weighting.method is {asked.method}; leave one out.",
-            param="fusion.weights",
+        raise field_error(
+            "fusion.weights", f"holds numbers, but fusion.weighting.method is {asked.method}; leave one out."
         )
     uniform = asked.method == "uniform"
     method = "given" if uniform or fields.weights is not None else asked.method or default.method
@@ -191,12 +177,7 @@ def _weighting(fields: FusionFields, default: Weighting) -> tuple[Weighting, boo
 def _weights(
     asked: dict[str, float] | None, defaults: dict[str, float] | None, members: tuple[str, ...], combine: Combine
 ) -> dict[str, float] | None:
-    for name in asked or {}:
-        if name not in members:
-            raise InvalidRequestError(
-                f"fusion.weights names {shorten(name)}, but the members taking part are {', '.join(members)}.",
-                param="fusion.weights",
-            )
+    _require_members("fusion.weights", asked or {}, members, "members taking part")
     given = defaults if asked is None else asked
     if given is None:
         return None
@@ -205,10 +186,9 @@ def _weights(
         return weights
     for name, weight in weights.items():
         if weight < 0:
-            raise InvalidRequestError(
-                f"fusion.weights.{name} is {weight:g}, but should be greater than or equal to 0; below it takes "
-                "combine: arithmetic.",
-                param=f"fusion.weights.{name}",
+            raise field_error(
+                f"fusion.weights.{name}",
+                f"is {weight:g}, but should be greater than or equal to 0; below it takes combine: arithmetic.",
             )
     largest = max(weights.values())
     if largest == 0:

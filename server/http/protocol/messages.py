@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from alignment.errors import InvalidRequestError, RequestError
-from server.http.errors import shorten, status_of
+from alignment.errors import InvalidRequestError, RequestError, field_error
+from server.http.errors import shorten, status_of, unknown_type
 from server.http.protocol.common import RequestModel, expected
 
 Blocks = Annotated[str | list[dict[str, Any]], expected("a string or a list of content blocks")]
@@ -135,7 +135,7 @@ def _turn(message: TurnMessage, where: str, called: set[str]) -> list[dict[str, 
                 pass
             case "tool_use" if message.role == "assistant":
                 if not isinstance(given := block.get("input") or {}, dict):
-                    raise InvalidRequestError(f"{at}.input should be a JSON object.", param=f"{at}.input")
+                    raise field_error(f"{at}.input", "should be a JSON object.")
                 arguments = json.dumps(given, ensure_ascii=False)
                 called.add(_string(block, "id", at))
                 function = {"name": _string(block, "name", at), "arguments": arguments}
@@ -144,16 +144,10 @@ def _turn(message: TurnMessage, where: str, called: set[str]) -> list[dict[str, 
                 content = _text(block.get("content") or "", f"{at}.content")
                 content = f"Error: {content}" if block.get("is_error") else content
                 if (id := _string(block, "tool_use_id", at)) not in called:
-                    raise InvalidRequestError(
-                        f"{at}.tool_use_id refers to no tool_use before it.", param=f"{at}.tool_use_id"
-                    )
+                    raise field_error(f"{at}.tool_use_id", "refers to no tool_use before it.")
                 results.append({"role": "tool", "tool_call_id": id, "content": content})
             case kind:
-                raise InvalidRequestError(
-                    f"{at} is of type {shorten(kind)}, which a message of role {message.role} cannot hold here.",
-                    param=f"{at}.type",
-                    code="not_implemented",
-                )
+                raise unknown_type(at, kind, f"which a message of role {message.role} cannot hold here.")
     if not (texts or calls) and results:
         return results
     said: dict[str, Any] = {"role": message.role, "content": "\n".join(texts)}
@@ -166,7 +160,7 @@ def _turn(message: TurnMessage, where: str, called: set[str]) -> list[dict[str, 
 
 def _string(block: Mapping[str, Any], name: str, where: str) -> str:
     if not isinstance(value := block.get(name), str):
-        raise InvalidRequestError(f"{where}.{name} should be a string.", param=f"{where}.{name}")
+        raise field_error(f"{where}.{name}", "should be a string.")
     return value
 
 
@@ -174,7 +168,7 @@ def _text(content: Any, where: str) -> str:
     if isinstance(content, str):
         return content
     if not isinstance(content, list):
-        raise InvalidRequestError(f"{where} should be a string or a list of content blocks.", param=where)
+        raise field_error(where, "should be a string or a list of content blocks.")
     texts = []
     for index, block in enumerate(content):
         if not isinstance(block, dict) or block.get("type") != "text":
@@ -212,10 +206,7 @@ def _choice(choice: dict[str, Any]) -> dict[str, Any]:
         case "tool":
             fields["tool_choice"] = {"type": "function", "function": {"name": choice.get("name")}}
         case kind:
-            raise InvalidRequestError(
-                f"tool_choice.type should be auto, any, tool or none, not {shorten(kind)}.",
-                param="tool_choice.type",
-            )
+            raise field_error("tool_choice.type", f"should be auto, any, tool or none, not {shorten(kind)}.")
     if choice.get("disable_parallel_tool_use"):
         fields["parallel_tool_calls"] = False
     return fields
@@ -237,11 +228,9 @@ def _budget(request: MessagesRequest) -> int | None:
     if thinking is None or thinking.type == "disabled":
         return None
     if thinking.budget_tokens is None and thinking.type == "enabled":
-        raise InvalidRequestError(f"{param} is missing, which thinking of type enabled needs.", param=param)
+        raise field_error(param, "is missing, which thinking of type enabled needs.")
     if thinking.budget_tokens is not None and thinking.budget_tokens >= request.max_tokens:
-        raise InvalidRequestError(
-            f"{param} should be less than max_tokens, which is {shorten(request.max_tokens)}.", param=param
-        )
+        raise field_error(param, f"should be less than max_tokens, which is {shorten(request.max_tokens)}.")
     return thinking.budget_tokens
 
 
@@ -249,9 +238,7 @@ def _format(config: OutputConfig | None) -> dict[str, Any] | None:
     if config is None or config.format is None:
         return None
     if config.format.get("type") != "json_schema":
-        raise InvalidRequestError(
-            "output_config.format.type should be json_schema.", param="output_config.format.type"
-        )
+        raise field_error("output_config.format.type", "should be json_schema.")
     return {"type": "json_schema", "json_schema": {"name": "output", "schema": config.format.get("schema")}}
 
 
@@ -353,10 +340,7 @@ def as_message(answer: Mapping[str, Any]) -> dict[str, Any]:
     """The message of a whole chat completion (as a plain dict)."""
     stream = MessageStream(answer["model"])
     choice = answer["choices"][0]
-    message = choice["message"]
-    reasoning = message.get("reasoning") or message.get("reasoning_content")
-    calls = message.get("tool_calls")
-    stream.push({"reasoning": reasoning, "content": message.get("content"), "tool_calls": calls})
+    stream.push(choice["message"])
     stream.finish(choice["finish_reason"], answer["usage"], choice.get("stop_reason"))
     return stream.message
 

@@ -11,8 +11,8 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from alignment.errors import InvalidRequestError
-from server.http.errors import shorten
+from alignment.errors import field_error
+from server.http.errors import not_built, shorten, unknown_type
 from server.http.protocol.common import RequestModel, expected
 
 Input = Annotated[str | list[dict[str, Any]], expected("a string or a list of items")]
@@ -88,23 +88,16 @@ def as_chat(request: ResponsesRequest) -> dict[str, Any]:
 def _require_stateless(request: ResponsesRequest) -> None:
     for name in ("previous_response_id", "conversation", "prompt"):
         if getattr(request, name):
-            raise InvalidRequestError(
-                f"{name} refers to something stored, but this server stores nothing; send the whole conversation "
+            raise not_built(
+                name,
+                "refers to something stored, but this server stores nothing; send the whole conversation "
                 "as input.",
-                param=name,
-                code="not_implemented",
             )
     if request.background:
-        raise InvalidRequestError(
-            "background answers are stored, but this server stores nothing; leave it out.",
-            param="background",
-            code="not_implemented",
-        )
+        raise not_built("background", "answers are stored, but this server stores nothing; leave it out.")
     if request.truncation not in (None, "disabled"):
-        raise InvalidRequestError(
-            'truncation should be "disabled": this server never leaves out parts of a conversation.',
-            param="truncation",
-            code="not_implemented",
+        raise not_built(
+            "truncation", 'should be "disabled": this server never leaves out parts of a conversation.'
         )
 
 
@@ -112,7 +105,7 @@ def _messages(given: str | list[dict[str, Any]]) -> list[dict[str, Any]]:
     if isinstance(given, str):
         return [{"role": "user", "content": given}]
     if not given:
-        raise InvalidRequestError("input holds no items.", param="input")
+        raise field_error("input", "holds no items.")
     out: list[dict[str, Any]] = []
     called: set[str] = set()
     reasoning = ""
@@ -122,9 +115,8 @@ def _messages(given: str | list[dict[str, Any]]) -> list[dict[str, Any]]:
             case "message":
                 role = item.get("role")
                 if role not in ("user", "assistant", "system", "developer"):
-                    raise InvalidRequestError(
-                        f"{where}.role should be user, assistant, system or developer, not {shorten(role)}.",
-                        param=f"{where}.role",
+                    raise field_error(
+                        f"{where}.role", f"should be user, assistant, system or developer, not {shorten(role)}."
                     )
                 message = {"role": role, "content": _text(item.get("content"), f"{where}.content")}
                 if role == "assistant" and reasoning:
@@ -142,18 +134,13 @@ def _messages(given: str | list[dict[str, Any]]) -> list[dict[str, Any]]:
             case "function_call_output":
                 content = _text(item.get("output"), f"{where}.output")
                 if item.get("call_id") not in called:
-                    raise InvalidRequestError(
-                        f"{where}.call_id refers to no function_call before it.", param=f"{where}.call_id"
-                    )
+                    raise field_error(f"{where}.call_id", "refers to no function_call before it.")
                 out.append({"role": "tool", "tool_call_id": item.get("call_id"), "content": content})
             case "reasoning":
                 reasoning = _text(item.get("content") or [], f"{where}.content")
             case kind:
-                raise InvalidRequestError(
-                    f"{where} is of type {shorten(kind)}, but only messages, function calls, their outputs and "
-                    "reasoning are understood.",
-                    param=f"{where}.type",
-                    code="not_implemented",
+                raise unknown_type(
+                    where, kind, "but only messages, function calls, their outputs and reasoning are understood."
                 )
     return out
 
@@ -162,16 +149,14 @@ def _arguments(item: Mapping[str, Any], where: str) -> str:
     """The arguments of a call, which are JSON text of an object."""
     for name in ("name", "call_id"):
         if not isinstance(item.get(name), str) or not item[name]:
-            raise InvalidRequestError(f"{where}.{name} is missing.", param=f"{where}.{name}")
+            raise field_error(f"{where}.{name}", "is missing.")
     arguments = item.get("arguments") or "{}"
     try:
         read = json.loads(arguments) if isinstance(arguments, str) else None
     except (ValueError, RecursionError):
         read = None
     if not isinstance(read, dict):
-        raise InvalidRequestError(
-            f"{where}.arguments should be the JSON text of an object.", param=f"{where}.arguments"
-        )
+        raise field_error(f"{where}.arguments", "should be the JSON text of an object.")
     return str(arguments)
 
 
@@ -179,19 +164,15 @@ def _text(content: Any, where: str) -> str:
     if isinstance(content, str):
         return content
     if not isinstance(content, list):
-        raise InvalidRequestError(f"{where} should be a string or a list of parts.", param=where)
+        raise field_error(where, "should be a string or a list of parts.")
     texts = []
     for index, part in enumerate(content):
         kind = part.get("type") if isinstance(part, dict) else None
         if kind not in ("input_text", "output_text", "text", "reasoning_text", "refusal"):
-            raise InvalidRequestError(
-                f"{where}[{index}] is of type {shorten(kind)}, but only text is understood.",
-                param=f"{where}[{index}].type",
-                code="not_implemented",
-            )
+            raise unknown_type(f"{where}[{index}]", kind, "but only text is understood.")
         text = part.get("refusal" if kind == "refusal" else "text")
         if not isinstance(text, str):
-            raise InvalidRequestError(f"{where}[{index}].text should be a string.", param=f"{where}[{index}].text")
+            raise field_error(f"{where}[{index}].text", "should be a string.")
         texts.append(text)
     return "\n".join(texts)
 
@@ -213,11 +194,7 @@ def _choice(choice: str | dict[str, Any] | None) -> str | dict[str, Any] | None:
     if not isinstance(choice, dict):
         return choice
     if choice.get("type") != "function":
-        raise InvalidRequestError(
-            "tool_choice should name a function: other tools are not served.",
-            param="tool_choice",
-            code="not_implemented",
-        )
+        raise not_built("tool_choice", "should name a function: other tools are not served.")
     return {"type": "function", "function": {"name": choice.get("name")}}
 
 
@@ -232,7 +209,6 @@ def _format(text: TextFields | None) -> dict[str, Any] | None:
             inner = {name: value for name, value in (format or {}).items() if name != "type" and value is not None}
             return {"type": "json_schema", "json_schema": inner}
         case kind:
-            raise InvalidRequestError(
-                f"text.format.type should be text, json_object or json_schema, not {shorten(kind)}.",
-                param="text.format.type",
+            raise field_error(
+                "text.format.type", f"should be text, json_object or json_schema, not {shorten(kind)}."
             )

@@ -164,10 +164,7 @@ def as_response(request: ResponsesRequest, answer: Mapping[str, Any]) -> dict[st
     """The response object of a whole chat completion (as a plain dict)."""
     stream = ResponseStream(request, answer["model"])
     choice = answer["choices"][0]
-    message = choice["message"]
-    calls = [call | {"index": index} for index, call in enumerate(message.get("tool_calls") or ())]
-    reasoning = message.get("reasoning") or message.get("reasoning_content")
-    stream.push({"reasoning": reasoning, "content": message.get("content"), "tool_calls": calls})
+    stream.push(choice["message"])
     stream.finish(choice["finish_reason"], answer["usage"])
     return stream.response
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from alignment.errors import InvalidRequestError
+from alignment.errors import field_error
 from alignment.text.ids import require_ids
 from fusion.loop.line import require_room
 from fusion.options import Bias, SamplingParams
@@ -127,20 +127,12 @@ def sampling_params(
     max_tokens = max(min(max_tokens, room), 1)  # 0 asks for the prompt alone, which takes a round all the same
     min_tokens = fields.min_tokens or 0
     if min_tokens > max_tokens:
-        raise InvalidRequestError(
-            f"min_tokens is {shorten(min_tokens)}, but the answer is limited to {max_tokens} tokens.",
-            param="min_tokens",
+        raise field_error(
+            "min_tokens", f"is {shorten(min_tokens)}, but the answer is limited to {max_tokens} tokens."
         )
-    asked_by, logprobs = fields.alternatives
-    if logprobs is not None and logprobs > MOST_LOGPROBS:
-        raise InvalidRequestError(
-            f"{asked_by} should be at most {MOST_LOGPROBS}, not {shorten(logprobs)}.", param=asked_by
-        )
-    if fields.prompt_logprobs is not None and fields.prompt_logprobs > MOST_LOGPROBS:
-        raise InvalidRequestError(
-            f"prompt_logprobs should be at most {MOST_LOGPROBS}, not {shorten(fields.prompt_logprobs)}.",
-            param="prompt_logprobs",
-        )
+    for name, count in (fields.alternatives, ("prompt_logprobs", fields.prompt_logprobs)):
+        if count is not None and count > MOST_LOGPROBS:
+            raise field_error(name, f"should be at most {MOST_LOGPROBS}, not {shorten(count)}.")
     params = updated(
         SamplingParams(max_tokens, **defaults),  # type: ignore[arg-type]
         fields,
@@ -150,7 +142,7 @@ def sampling_params(
         stop=_stop(fields.stop),
         stop_token_ids=_stop_token_ids(fields.stop_token_ids or [], vocabulary_size),
         include_stop=bool(fields.include_stop_str_in_output),
-        logprobs=logprobs,
+        logprobs=fields.alternatives[1],
         prompt_logprobs=fields.prompt_alternatives,
     )
     greedy = params.temperature < GREEDY_BELOW
@@ -168,7 +160,7 @@ def choices(fields: SamplingFields, limit: int) -> int:
     """`n`, within what the server allows."""
     n = fields.n or 1
     if n > limit:
-        raise InvalidRequestError(f"n should be at most {limit}, not {shorten(n)}.", param="n")
+        raise field_error("n", f"should be at most {limit}, not {shorten(n)}.")
     return n
 
 
@@ -178,32 +170,23 @@ def require_fixed_pivot(fields: SamplingFields, ensemble: Ensemble) -> None:
         return
     for name in ("logit_bias", "stop_token_ids", "allowed_token_ids"):
         if getattr(fields, name):
-            raise InvalidRequestError(
-                f"{name} names token ids, but {ensemble.name} has no fixed pivot for these; leave it out.",
-                param=name,
+            raise field_error(
+                name, f"names token ids, but {ensemble.name} has no fixed pivot for these; leave it out."
             )
-    if fields.prompt_logprobs is not None or fields.truncate_prompt_tokens is not None:
-        name = "prompt_logprobs" if fields.prompt_logprobs is not None else "truncate_prompt_tokens"
-        raise InvalidRequestError(
-            f"{name} needs a fixed pivot, but in {ensemble.name} each prompt decides on it; leave it out.",
-            param=name,
-        )
+    needs = f"needs a fixed pivot, but in {ensemble.name} each prompt decides on it"
+    for name in ("prompt_logprobs", "truncate_prompt_tokens"):
+        if getattr(fields, name) is not None:
+            raise field_error(name, f"{needs}; leave it out.")
     if fields.prompt_alternatives is not None:
-        raise InvalidRequestError(
-            f"echo with logprobs needs a fixed pivot, but in {ensemble.name} each prompt decides on it; "
-            "leave out one of the two.",
-            param="echo",
-        )
+        raise field_error("echo", f"with logprobs {needs}; leave out one of the two.")
 
 
 def check_stream_options(fields: SamplingFields) -> None:
     """Refuse what means nothing with or without a stream: `stream_options`, and `prompt_logprobs` as in vLLM."""
     if fields.stream_options is not None and not fields.stream:
-        raise InvalidRequestError("stream_options is allowed only with stream: true.", param="stream_options")
+        raise field_error("stream_options", "is allowed only with stream: true.")
     if fields.prompt_logprobs is not None and fields.stream:
-        raise InvalidRequestError(
-            "prompt_logprobs is allowed only without a stream; leave out one of the two.", param="prompt_logprobs"
-        )
+        raise field_error("prompt_logprobs", "is allowed only without a stream; leave out one of the two.")
 
 
 def prompt_room(fields: SamplingFields, context: int) -> int | None:
@@ -217,27 +200,20 @@ def prompt_room(fields: SamplingFields, context: int) -> int | None:
     wanted = fields.truncate_prompt_tokens
     if wanted is None:
         if fields.truncation_side is not None:
-            raise InvalidRequestError(
-                "truncation_side is allowed only with truncate_prompt_tokens.", param="truncation_side"
-            )
+            raise field_error("truncation_side", "is allowed only with truncate_prompt_tokens.")
         return None
     if wanted == 0:
-        raise InvalidRequestError(
-            "truncate_prompt_tokens should be at least 1, or -1 for all that fits.", param="truncate_prompt_tokens"
-        )
+        raise field_error("truncate_prompt_tokens", "should be at least 1, or -1 for all that fits.")
     return wanted if wanted > 0 else max(1, context - max(1, fields.limit[1] or 1))
 
 
 def _logit_bias(bias: dict[str, float], vocabulary_size: int) -> dict[int, float]:
     if len(bias) > MOST_BIASED:
-        raise InvalidRequestError(
-            f"logit_bias names {len(bias)} tokens, but at most {MOST_BIASED} are allowed.", param="logit_bias"
-        )
+        raise field_error("logit_bias", f"names {len(bias)} tokens, but at most {MOST_BIASED} are allowed.")
     for key in bias:
         if not (key.isascii() and key.isdigit() and len(key) <= 10 and int(key) < vocabulary_size):
-            raise InvalidRequestError(
-                f"logit_bias has the key {shorten(key)}, but token ids go from 0 to {vocabulary_size - 1}.",
-                param="logit_bias",
+            raise field_error(
+                "logit_bias", f"has the key {shorten(key)}, but token ids go from 0 to {vocabulary_size - 1}."
             )
     return {int(key): value for key, value in bias.items()}
 
@@ -245,20 +221,14 @@ def _logit_bias(bias: dict[str, float], vocabulary_size: int) -> dict[int, float
 def _stop(stop: str | list[str] | None) -> tuple[str, ...]:
     strings = [stop] if isinstance(stop, str) else stop or []
     if len(strings) > MOST_STOPS:
-        raise InvalidRequestError(
-            f"stop holds {len(strings)} strings; at most {MOST_STOPS} are allowed.", param="stop"
-        )
+        raise field_error("stop", f"holds {len(strings)} strings; at most {MOST_STOPS} are allowed.")
     if "" in strings:
-        raise InvalidRequestError(
-            "stop holds an empty string, which would stop at once; leave it out.", param="stop"
-        )
+        raise field_error("stop", "holds an empty string, which would stop at once; leave it out.")
     return tuple(dict.fromkeys(strings))
 
 
 def _stop_token_ids(ids: list[int], vocabulary_size: int) -> tuple[int, ...]:
     if len(ids) > MOST_STOPS:
-        raise InvalidRequestError(
-            f"stop_token_ids holds {len(ids)} ids; at most {MOST_STOPS} are allowed.", param="stop_token_ids"
-        )
+        raise field_error("stop_token_ids", f"holds {len(ids)} ids; at most {MOST_STOPS} are allowed.")
     require_ids(ids, vocabulary_size, param="stop_token_ids")
     return tuple(dict.fromkeys(ids))

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from alignment.errors import InvalidRequestError
+from alignment.errors import InvalidRequestError, field_error
 from alignment.text.ids import require_ids
 from alignment.text.stops import control_tokens
 from fusion.sequence.constraint import BadWords, Constraint
@@ -15,7 +15,7 @@ from fusion.sequence.grammar import Grammar, choice, json_object, json_schema, r
 from fusion.sequence.grammar_table import GrammarTable
 from fusion.sequence.structural import Tag, after_thoughts, either, structural
 from fusion.sequence.thoughts import Budget
-from server.http.errors import shorten
+from server.http.errors import not_built, shorten
 from server.http.protocol.sampling import SamplingFields
 from server.http.tools.formats import Format
 from server.http.tools.offer import GrammarFor, Offer
@@ -75,10 +75,10 @@ def budget_of(fields: SamplingFields, tags: tuple[str, str] | None, begun: str |
     if tokens is None or tokens < 0:
         return None
     if tags is None:
-        raise InvalidRequestError(
-            "thinking_token_budget needs to know which tags thoughts stand between; set reasoning_tags in the "
+        raise field_error(
+            "thinking_token_budget",
+            "needs to know which tags thoughts stand between; set reasoning_tags in the "
             "server's configuration, or leave it out.",
-            param="thinking_token_budget",
         )
     return Budget(tags, tokens, begun)
 
@@ -110,15 +110,13 @@ def constraints_of(
     if not (grammar or words or budget or any(marks.values())) and fields.allowed_token_ids is None:
         return {}
     if grammar is not None and fields.ignore_eos:
-        raise InvalidRequestError(f"ignore_eos and {param} exclude each other; leave one out.", param="ignore_eos")
+        raise field_error("ignore_eos", f"and {param} exclude each other; leave one out.")
     if fields.allowed_token_ids is not None:
         if not fields.allowed_token_ids:
-            raise InvalidRequestError("allowed_token_ids should not be empty.", param="allowed_token_ids")
+            raise field_error("allowed_token_ids", "should not be empty.")
         require_ids(fields.allowed_token_ids, ensemble.tokenizer.vocabulary_size, param="allowed_token_ids")
     if len(words) > MOST_WORDS or "" in words:
-        raise InvalidRequestError(
-            f"bad_words should hold at most {MOST_WORDS} texts, none of them empty.", param="bad_words"
-        )
+        raise field_error("bad_words", f"should hold at most {MOST_WORDS} texts, none of them empty.")
 
     def constraint(pivot: str, grammar: GrammarFor | None) -> Constraint:
         table = ensemble.views[pivot].grammar_table
@@ -169,7 +167,7 @@ def _guided(kind: str, value: Any, param: str) -> Grammar:
     wanted = {"json": dict, "choice": list}.get(kind, str)
     if not isinstance(value, wanted):
         names = {"json": "a JSON schema", "choice": "a list of texts"}
-        raise InvalidRequestError(f"{param} should be {names.get(kind, 'a text')}.", param=param)
+        raise field_error(param, f"should be {names.get(kind, 'a text')}.")
     return GUIDED[kind](value, param=param)
 
 
@@ -180,7 +178,7 @@ def _json(value: Any, param: str) -> Any:
     try:
         return json.loads(value)
     except (ValueError, RecursionError) as error:
-        raise InvalidRequestError(f"{param} is not valid JSON.", param=param) from error
+        raise field_error(param, "is not valid JSON.") from error
 
 
 def _response_format(format: dict[str, Any]) -> GrammarFor | None:
@@ -193,18 +191,14 @@ def _response_format(format: dict[str, Any]) -> GrammarFor | None:
             inner = format.get("json_schema")
             schema = inner.get("schema", {}) if isinstance(inner, dict) else None
             if not isinstance(schema, dict):
-                raise InvalidRequestError(
-                    "response_format.json_schema.schema should be a JSON schema.",
-                    param="response_format.json_schema.schema",
-                )
+                raise field_error("response_format.json_schema.schema", "should be a JSON schema.")
             return _fixed(json_schema(schema, param="response_format"))
         case "structural_tag":
             return _tags(format, "response_format")
         case kind:
-            raise InvalidRequestError(
-                "response_format.type should be text, json_object, json_schema or structural_tag, not "
-                f"{shorten(kind)}.",
-                param="response_format.type",
+            raise field_error(
+                "response_format.type",
+                f"should be text, json_object, json_schema or structural_tag, not {shorten(kind)}.",
             )
 
 
@@ -217,11 +211,8 @@ def _tags(value: Any, param: str) -> GrammarFor:
     required = parallel = None
     if isinstance(inner, dict):
         if inner.get("type") != "triggered_tags":
-            raise InvalidRequestError(
-                f"{param}.format.type should be triggered_tags, not {shorten(inner.get('type'))}.",
-                param=f"{param}.format.type",
-                code="not_implemented",
-            )
+            kind = shorten(inner.get("type"))
+            raise not_built(f"{param}.format.type", f"should be triggered_tags, not {kind}.")
         required, parallel = inner.get("at_least_one"), not inner.get("stop_after_first")
         structures, triggers = inner.get("tags"), inner.get("triggers")
     else:
@@ -243,7 +234,7 @@ def _tag(structure: Any, triggers: Any, where: str) -> Tag:
     begin, end, content = fields.get("begin"), fields.get("end"), fields.get("content")
     schema = fields.get("schema", content.get("json_schema") if isinstance(content, dict) else None)
     if not isinstance(begin, str) or not isinstance(end, str) or not isinstance(schema, dict):
-        raise InvalidRequestError(f"{where} should hold begin, schema and end.", param=where)
+        raise field_error(where, "should hold begin, schema and end.")
     trigger = next((t for t in triggers if isinstance(t, str) and t and begin.startswith(t)), None)
     if trigger is None:
         raise InvalidRequestError(f"{where}.begin begins with none of the triggers.", param=where)

@@ -9,7 +9,7 @@ from functools import cache
 from fastapi import APIRouter, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
-from alignment.errors import InvalidRequestError
+from alignment.errors import InvalidRequestError, field_error
 from fusion.core import Delta, End, Prompt, Token
 from fusion.sequence.thoughts import Budget
 from server.http.generation import Choice, Generation
@@ -158,9 +158,9 @@ def completions_router(service: Service) -> APIRouter:
             if isinstance(prompt, str):
                 return ensemble.encode_text(prompt, add_special_tokens=special, locate=asked.located)
             if ensemble.chooses_pivot:
-                raise InvalidRequestError(
-                    f"prompt is token ids, but {ensemble.name} has no fixed pivot whose they could be; send text.",
-                    param="prompt",
+                raise field_error(
+                    "prompt",
+                    f"is token ids, but {ensemble.name} has no fixed pivot whose they could be; send text.",
                 )
             return ensemble.encode_ids(prompt, locate=asked.located)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from fastapi import Request, Response
 
-from alignment.errors import InvalidRequestError
+from alignment.errors import InvalidRequestError, field_error
 from fusion.assembly.views import with_views
 from fusion.core import Prompt
 from fusion.ensemble import Ensemble
@@ -62,9 +62,8 @@ class Asked:
             require_short(fusion, service.settings.max_views, service.settings.max_context_chars)
         if (fusion.views or fusion.guidance) and body.prompt_alternatives is not None:
             field = "fusion.views" if fusion.views else "fusion.guidance"
-            raise InvalidRequestError(
-                f"{field} shows the members another prompt, whose tokens cannot be echoed; leave it out.",
-                param=field,
+            raise field_error(
+                field, "shows the members another prompt, whose tokens cannot be echoed; leave it out."
             )
         ensemble, fusion = with_views(ensemble, fusion)
         if fusion.sums and body.prompt_alternatives is not None:
@@ -144,8 +143,8 @@ def require_each_position(ensemble: Ensemble) -> None:
     """Raise InvalidRequestError where a member cannot answer for given tokens at every position of a prompt."""
     for name, model in ensemble.models.items():
         if model.member.capacity.rows == 1:
-            raise InvalidRequestError(
-                f"echo and prompt_logprobs of a sum of log-probabilities are not built for members on vLLM, which "
+            raise field_error(
+                "echo",
+                "and prompt_logprobs of a sum of log-probabilities are not built for members on vLLM, which "
                 f"{name} is; leave them out.",
-                param="echo",
             )

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from pydantic import BaseModel, RootModel, ValidationError
 
-from alignment.errors import InvalidRequestError, RequestError, UnsupportedError
+from alignment.errors import RequestError, UnsupportedError, field_error
 from fusion.core import Delta
 from server.http.errors import invalid_field
 from server.http.generation import Choice
@@ -122,5 +122,5 @@ def chat_request(fields: dict[str, Any]) -> ChatRequest:
                 f"{name} has no place in the answers of this API; use /v1/chat/completions for it.", param=name
             )
     if (body.n or 1) > 1:
-        raise InvalidRequestError("n should be 1: this API has one answer.", param="n")
+        raise field_error("n", "should be 1: this API has one answer.")
     return body

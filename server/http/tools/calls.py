@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from alignment.errors import InvalidRequestError
+from alignment.errors import InvalidRequestError, field_error
 
 MOST_TOOLS = 128
 _NAME = re.compile(r"[a-zA-Z0-9_.-]{1,64}")
@@ -98,28 +98,22 @@ def declared(tools: Iterable[Any] | None) -> list[Tool]:
     for index, tool in enumerate(tools or ()):
         where = f"tools[{index}]"
         if index >= MOST_TOOLS:
-            raise InvalidRequestError(f"tools holds more than {MOST_TOOLS} tools; send fewer.", param="tools")
+            raise field_error("tools", f"holds more than {MOST_TOOLS} tools; send fewer.")
         function = tool.get("function") if isinstance(tool, dict) else None
         if not isinstance(function, dict) or tool.get("type", "function") != "function":
-            raise InvalidRequestError(
-                f'{where} should be of the type "function" and hold a function.', param=where
-            )
+            raise field_error(where, 'should be of the type "function" and hold a function.')
         name, description = function.get("name"), function.get("description")
         if not isinstance(name, str) or not _NAME.fullmatch(name):
-            raise InvalidRequestError(
-                f"{where}.function.name should be 1 to 64 letters, digits, dots, dashes or underscores.",
-                param=f"{where}.function.name",
+            raise field_error(
+                f"{where}.function.name", "should be 1 to 64 letters, digits, dots, dashes or underscores."
             )
         if name in found:
-            raise InvalidRequestError(f"{where}.function.name repeats {name}.", param=f"{where}.function.name")
+            raise field_error(f"{where}.function.name", f"repeats {name}.")
         parameters = function.get("parameters")
         if parameters is not None and (
             not isinstance(parameters, dict) or parameters.get("type", "object") != "object"
         ):
-            raise InvalidRequestError(
-                f"{where}.function.parameters should be the JSON schema of an object.",
-                param=f"{where}.function.parameters",
-            )
+            raise field_error(f"{where}.function.parameters", "should be the JSON schema of an object.")
         if description is not None and not isinstance(description, str):
             raise InvalidRequestError(f"{where}.function.description should be a text.", param=where)
         found[name] = Tool(name, description or "", dict(parameters or {}), function.get("strict") is True)

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from alignment.errors import InvalidRequestError
+from alignment.errors import field_error
 from fusion.sequence.grammar import Grammar, json_rule, literal
 from fusion.sequence.grammar_table import GrammarTable
 from fusion.sequence.structural import Tag, structural
@@ -152,17 +152,15 @@ def named_tool(choice: str | Mapping[str, Any], tools: Sequence[Tool]) -> Tool |
     """
     if isinstance(choice, str):
         if choice not in ("auto", "none", "required"):
-            raise InvalidRequestError(
-                'tool_choice should be "auto", "none", "required" or name a function.', param="tool_choice"
-            )
+            raise field_error("tool_choice", 'should be "auto", "none", "required" or name a function.')
         if choice == "required" and not tools:
-            raise InvalidRequestError("tool_choice is required, but tools is missing.", param="tool_choice")
+            raise field_error("tool_choice", "is required, but tools is missing.")
         return None
     function = choice.get("function")
     name = function.get("name") if isinstance(function, Mapping) else None
     found = next((tool for tool in tools if tool.name == name), None)
     if found is None:
-        raise InvalidRequestError("tool_choice names a function that is not among tools.", param="tool_choice")
+        raise field_error("tool_choice", "names a function that is not among tools.")
     return found
 
 

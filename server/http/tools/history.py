@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from alignment.errors import InvalidRequestError
+from alignment.errors import InvalidRequestError, field_error
 from server.http.tools.calls import Tool
 from server.http.tools.formats import Format
 from server.http.tools.template import ToolSupport
@@ -36,10 +36,7 @@ def checked(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         if message.get("role") == "tool":
             id = message.get("tool_call_id")
             if not isinstance(id, str) or id not in known:
-                raise InvalidRequestError(
-                    f"{where}.tool_call_id refers to no call of an assistant before it.",
-                    param=f"{where}.tool_call_id",
-                )
+                raise field_error(f"{where}.tool_call_id", "refers to no call of an assistant before it.")
             clean.setdefault("name", known[id])
         out.append(clean)
     return out
@@ -85,22 +82,18 @@ def joined(content: Any) -> str:
 def _checked_call(call: Any, where: str) -> dict[str, Any]:
     function = call.get("function") if isinstance(call, dict) else None
     if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-        raise InvalidRequestError(f"{where} should hold a function with a name.", param=where)
+        raise field_error(where, "should hold a function with a name.")
     arguments = function.get("arguments")
     if isinstance(arguments, str):
         try:
             arguments = json.loads(arguments or "{}")
         except (ValueError, RecursionError) as error:
-            raise InvalidRequestError(
-                f"{where}.function.arguments is not valid JSON.", param=f"{where}.function.arguments"
-            ) from error
+            raise field_error(f"{where}.function.arguments", "is not valid JSON.") from error
     arguments = {} if arguments is None else arguments
     if not isinstance(arguments, dict):
-        raise InvalidRequestError(
-            f"{where}.function.arguments should be a JSON object.", param=f"{where}.function.arguments"
-        )
+        raise field_error(f"{where}.function.arguments", "should be a JSON object.")
     if not isinstance(id := call.get("id"), str) or not id:
-        raise InvalidRequestError(f"{where}.id is missing.", param=f"{where}.id")
+        raise field_error(f"{where}.id", "is missing.")
     return {"id": id, "type": "function", "function": {"name": function["name"], "arguments": arguments}}
 
 
