@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,15 @@ def new_figure(width: float, height: float) -> Any:
 
 def save(figure: Any, path: Path) -> bool:
     """Write a figure as PNG. ConfigError where there is no room for it."""
+    with writing(path):
+        path.write_bytes(png(figure))
+    return True
+
+
+def png(figure: Any) -> bytes:
+    """A figure as a PNG file has it."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    with writing(path):
-        FigureCanvasAgg(figure).print_png(path)  # type: ignore[no-untyped-call]
-    return True
+    content = BytesIO()
+    FigureCanvasAgg(figure).print_png(content)  # type: ignore[no-untyped-call]
+    return content.getvalue()

@@ -24,7 +24,7 @@ from fusion.members.registry import ENGINES
 from fusion.terms import terms_of
 from server import __version__
 from server.commands.map_report import reach_of
-from server.commands.tables import table
+from server.commands.tables import right, table
 from server.loading import in_file, open_cache
 from server.settings import EnsembleSettings, Settings
 
@@ -248,11 +248,10 @@ def _memory(device: str) -> int:
 
 
 def _models_table(plan: Plan) -> Table:
-    result = table("Models")
-    for heading in ("model", "architecture", "engine", "device", "dtype"):
-        result.add_column(heading, no_wrap=True)
-    for heading in ("vocab", "weights", "KV cache"):
-        result.add_column(heading, justify="right", no_wrap=True)
+    texts, numbers = ("model", "architecture", "engine", "device", "dtype"), ("vocab", "weights", "KV cache")
+    result = table("Models", *texts, *map(right, numbers))
+    for column in result.columns:
+        column.no_wrap = True
     for model in plan.models:
         one = model.checkpoint
         result.add_row(
@@ -269,14 +268,9 @@ def _models_table(plan: Plan) -> Table:
 
 
 def _ensemble_table(name: str, members: tuple[MemberPlan, ...]) -> Table:
-    result = table(f"Ensemble {name}")
-    result.add_column("member")
     views = any(member.view for member in members)
-    if views:
-        result.add_column("view of")
-    result.add_column("alignment")
-    result.add_column("tokens that reach the pivot", justify="right")
-    result.add_column("weight", justify="right")
+    named = ("member", "view of", "alignment") if views else ("member", "alignment")
+    result = table(f"Ensemble {name}", *named, right("tokens that reach the pivot"), right("weight"))
     for member in members:
         reach = "learned at start" if member.reach is None else f"{100 * member.reach:.1f}%"
         shown = [member.view] if views else []

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from alignment.errors import ConfigError
 from alignment.methods.held_out import HeldOut
 from alignment.text.tokenizer import Tokenizer
 from alignment.vocab_map import VocabMap
-from server.commands.tables import table
+from server.commands.tables import right, table
 
 _EXAMPLES = 10
 _SHOWN = 4  # entries of an example
@@ -31,9 +31,7 @@ def summary_table(map: VocabMap, source: Tokenizer, target: Tokenizer, found: He
     covered = counts > 0
     same = [_is_same(map, id, source, target) for id in text]
     sums = map.weights[text].sum(axis=1)[covered]
-    result = table("Map")
-    result.add_column("of the tokens that stand for text")
-    result.add_column("", justify="right")
+    result = table("Map", "of the tokens that stand for text", right(""))
     result.add_row("tokens", f"{len(text):,}")
     result.add_row("with a way into the other vocabulary", f"{100 * reach_of(map, source):.1f}%")
     result.add_row("whose best entry is the same text", f"{100 * sum(same) / max(1, len(same)):.1f}%")
@@ -50,10 +48,7 @@ def examples_table(map: VocabMap, source: Tokenizer, target: Tokenizer) -> Table
     covered = [int(id) for id in _text_ids(source) if (map.weights[id] > 0).any()]
     words = [id for id in covered if _is_word(source.surfaces[id])] or covered
     foreign = [id for id in words if not _is_same(map, id, source, target)]
-    result = table("Examples")
-    result.add_column("id", justify="right")
-    result.add_column("token", no_wrap=True)
-    result.add_column("goes to")
+    result = table("Examples", right("id"), Column("token", no_wrap=True), "goes to")
     for id in _spread(foreign or words):
         entries = [f"{shown(target, to)} {weight:.2f}" for to, weight in _entries(map, id)]
         more = ["..."] if len(entries) > _SHOWN else []
@@ -63,10 +58,7 @@ def examples_table(map: VocabMap, source: Tokenizer, target: Tokenizer) -> Table
 
 def row_table(map: VocabMap, id: int, target: Tokenizer) -> Table:
     """The targets of one token, as a table."""
-    result = table("")
-    result.add_column("id", justify="right")
-    result.add_column("goes to")
-    result.add_column("weight", justify="right")
+    result = table("", right("id"), "goes to", right("weight"))
     for to, weight in _entries(map, id):
         result.add_row(str(to), Text(shown(target, to)), f"{weight:.4f}")
     if not result.row_count:

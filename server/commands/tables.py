@@ -8,14 +8,15 @@ import sys
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 _NO_LIMIT = 10_000
 
 
-def table(title: str) -> Table:
-    """An empty table that wastes no columns, so that seven or eight of them fit a terminal 80 wide."""
+def table(title: str, *columns: str | Column) -> Table:
+    """A table without rows that wastes no space, so that seven or eight columns fit a terminal 80 wide."""
     return Table(
+        *columns,
         title=title,
         title_justify="left",
         box=SIMPLE_HEAD,
@@ -23,6 +24,11 @@ def table(title: str) -> Table:
         pad_edge=False,
         show_edge=False,
     )
+
+
+def right(heading: str) -> Column:
+    """A column of numbers."""
+    return Column(heading, justify="right")
 
 
 def progress(console: Console, *, disable: bool = False) -> Progress:

@@ -7,11 +7,11 @@ from typing import Any
 
 import openai
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from alignment.errors import ConfigError, RequestError
 from fusion.options import MEASURES
-from server.commands.tables import table
+from server.commands.tables import right, table
 from server.settings import Settings
 
 Reports = dict[str, dict[str, Any]]  # by method, `fusion` of an answer
@@ -61,9 +61,8 @@ def weights_table(ensemble: str, reports: Reports) -> Table:
     """One row per member: perplexity, and its weight by each method; below it the notes of the report."""
     first = next(iter(reports.values()))
     told = first["weighting"]
-    result = table(f"{escape(ensemble)}: {told['tokens']} tokens of {escape(first['pivot'])} measured")
-    result.add_column("member", no_wrap=True)
-    result.add_column("perplexity", justify="right")
+    title = f"{escape(ensemble)}: {told['tokens']} tokens of {escape(first['pivot'])} measured"
+    result = table(title, Column("member", no_wrap=True), right("perplexity"))
     for method in reports:
         result.add_column(method, justify="right", no_wrap=True)
     for member in told["weights"]:

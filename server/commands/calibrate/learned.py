@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from io import BytesIO
-
 import numpy as np
 from rich.markup import escape as plain
 from rich.table import Table
 
+from fusion.distill.figures import new_figure, png
 from server.commands.calibrate.learning import Learned
-from server.commands.tables import table
+from server.commands.tables import right, table
 
 PICTURE = "weights.png"
 
@@ -27,9 +26,8 @@ def rows(learned: Learned) -> list[list[str]]:
 def weights_table(learned: Learned) -> Table:
     """Mean weights by task, of questions that they were not fitted on."""
     about = learned.fit.weights.about
-    result = table(f"Learned weights by task ({about.kind}, {about.combine})")
-    for index, name in enumerate(heading(learned)):
-        result.add_column(plain(name), justify="right" if index else "left")
+    task, *members = map(plain, heading(learned))
+    result = table(f"Learned weights by task ({about.kind}, {about.combine})", task, *map(right, members))
     for row in rows(learned):
         result.add_row(*map(plain, row))
     return result
@@ -37,15 +35,10 @@ def weights_table(learned: Learned) -> Table:
 
 def picture(learned: Learned) -> bytes | None:
     """These weights as bars, as PNG; None where matplotlib is not installed or there is no task."""
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        return None
     tasks = learned.by_task()
-    if not tasks:
+    figure = new_figure(7, 1.2 + 0.4 * len(tasks))
+    if not tasks or figure is None:
         return None
-    figure = Figure(figsize=(7, 1.2 + 0.4 * len(tasks)), layout="constrained")
     axes = figure.add_subplot()
     left = np.zeros(len(tasks))
     for member in learned.fit.weights.members:
@@ -55,6 +48,4 @@ def picture(learned: Learned) -> bytes | None:
     axes.invert_yaxis()
     axes.set(xlim=(0, 1), xlabel="mean weight", title="Learned weights by task")
     axes.legend(fontsize=7, ncols=len(learned.fit.weights.members), loc="upper center", bbox_to_anchor=(0.5, -0.3))
-    buffer = BytesIO()
-    FigureCanvasAgg(figure).print_png(buffer)  # type: ignore[no-untyped-call]
-    return buffer.getvalue()
+    return png(figure)

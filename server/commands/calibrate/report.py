@@ -7,7 +7,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from html import escape
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +16,14 @@ from rich.table import Table
 
 from fusion.calibrate.candidates import AS_CONFIGURED, Candidate
 from fusion.calibrate.verdict import Result
+from fusion.distill.figures import new_figure, png
 from server.commands.calibrate import learned
 from server.commands.calibrate.run import Outcome, write
-from server.commands.tables import table
+from server.commands.tables import right, table
 from server.settings import EnsembleSettings
 
 PICTURE, PAGE, NUMBERS, CONFIGURATION = "curve.png", "report.html", "report.json", "ensemble.yaml"
+SEARCH = ("candidate", "questions", "points", "passes/token")
 SHOWN = 8  # candidates of the search in a table
 
 _STYLE = (
@@ -80,25 +81,19 @@ def behind(outcome: Outcome) -> list[str]:
 
 def results_table(outcome: Outcome) -> Table:
     """A row per way to answer, on the untouched questions."""
-    result = table("Untouched questions: points of 100 with 95% intervals")
-    result.add_column("")
-    tasks = list(dict.fromkeys(task for by_task in outcome.tasks.values() for task in by_task))
-    for name in ("points", "ms/token", "passes/question", *tasks):
-        result.add_column(plain(name), justify="right")
-    for row in _rows(outcome, tasks):
+    heading, rows = _results(outcome)
+    title = "Untouched questions: points of 100 with 95% intervals"
+    result = table(title, heading[0], *map(right, map(plain, heading[1:])))
+    for row in rows:
         result.add_row(*map(plain, row))
     return result
 
 
 def standings_table(outcome: Outcome) -> Table:
     """The best candidates of the search."""
-    result = table("Search, on the development share")
-    result.add_column("candidate")
-    for name in ("questions", "points", "passes/token"):
-        result.add_column(name, justify="right")
-    for one in outcome.standings[:SHOWN]:
-        cells = (str(len(one.scores)), f"{100 * one.mean:.1f}", f"{one.passes:.2f}")
-        result.add_row(plain(one.candidate.name), *cells)
+    result = table("Search, on the development share", SEARCH[0], *map(right, SEARCH[1:]))
+    for row in _search(outcome)[:SHOWN]:
+        result.add_row(*map(plain, row))
     return result
 
 
@@ -125,15 +120,9 @@ def yaml_of(name: str, candidate: Candidate, settings: EnsembleSettings, learned
 
 def picture(outcome: Outcome) -> bytes | None:
     """Cost over quality as PNG; None where matplotlib is not installed or nothing was measured."""
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
+    results, figure = results_of(outcome), new_figure(7, 4)
+    if not results or figure is None:
         return None
-    results = results_of(outcome)
-    if not results:
-        return None
-    figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.add_subplot()
     for result in results:
         points = result.points
@@ -143,20 +132,16 @@ def picture(outcome: Outcome) -> bytes | None:
         )
     axes.set(xlabel="member passes per question", ylabel="points of 100", title="Cost and quality")
     axes.legend(fontsize=7)
-    buffer = BytesIO()
-    FigureCanvasAgg(figure).print_png(buffer)  # type: ignore[no-untyped-call]
-    return buffer.getvalue()
+    return png(figure)
 
 
 def write_report(
     folder: Path, outcome: Outcome, spoken: Sequence[str], pasted: str | None, image: bytes | None
 ) -> None:
     """Write the page, the picture, the numbers and the YAML into a folder that is there."""
-    tasks = list(dict.fromkeys(task for by_task in outcome.tasks.values() for task in by_task))
-    heading = ["", "points", "ms/token", "passes/question", *tasks]
     parts = ["<!doctype html><meta charset=utf-8><title>Calibration</title>", f"<style>{_STYLE}</style>"]
     parts.append("<h1>Calibration</h1>" + "".join(f"<p>{escape(sentence)}</p>" for sentence in spoken))
-    parts.append(_html_table(heading, _rows(outcome, tasks)))
+    parts.append(_html_table(*_results(outcome)))
     if image is not None:
         parts.append(_image("cost and quality", image))
         write(folder / PICTURE, image)
@@ -167,11 +152,7 @@ def write_report(
         if bars is not None:
             parts.append(_image("learned weights", bars))
             write(folder / learned.PICTURE, bars)
-    search = [
-        [one.candidate.name, str(len(one.scores)), f"{100 * one.mean:.1f}", f"{one.passes:.2f}"]
-        for one in outcome.standings
-    ]
-    parts.append("<h2>Search</h2>" + _html_table(["candidate", "questions", "points", "passes/token"], search))
+    parts.append("<h2>Search</h2>" + _html_table(SEARCH, _search(outcome)))
     if pasted is not None:
         parts.append(f"<h2>Configuration</h2><pre>{escape(pasted)}</pre>")
         write(folder / CONFIGURATION, pasted)
@@ -179,7 +160,9 @@ def write_report(
     write(folder / NUMBERS, json.dumps(_numbers(outcome, spoken), ensure_ascii=False, indent=1) + "\n")
 
 
-def _rows(outcome: Outcome, tasks: Sequence[str]) -> list[list[str]]:
+def _results(outcome: Outcome) -> tuple[list[str], list[list[str]]]:
+    """The columns of what answered the untouched questions, and a row for each."""
+    tasks = list(dict.fromkeys(task for by_task in outcome.tasks.values() for task in by_task))
     rows = []
     for result in results_of(outcome):
         points = result.points
@@ -188,7 +171,15 @@ def _rows(outcome: Outcome, tasks: Sequence[str]) -> list[list[str]]:
         interval = f"{points.mean:.1f} ({points.low:.1f} to {points.high:.1f})"
         cost = (f"{result.milliseconds_per_token:.1f}", f"{result.passes_per_question:.1f}")
         rows.append([result.name, interval, *cost, *cells])
-    return rows
+    return ["", "points", "ms/token", "passes/question", *tasks], rows
+
+
+def _search(outcome: Outcome) -> list[list[str]]:
+    """A row for each candidate of the search, as `SEARCH` names its cells."""
+    return [
+        [one.candidate.name, str(len(one.scores)), f"{100 * one.mean:.1f}", f"{one.passes:.2f}"]
+        for one in outcome.standings
+    ]
 
 
 def _html_table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -14,7 +14,7 @@ from fusion.distill.fusechat.plan import Plan, make_plan
 from fusion.distill.fusechat.run import START, Run
 from server.commands.distill.bars import bars
 from server.commands.distill.evaluation import evaluate, served_models
-from server.commands.tables import say, table
+from server.commands.tables import right, say, table
 from server.settings.distill.fusechat import read_fusechat
 
 Stage = Literal["represent", "align", "train", "merge", "evaluate"]
@@ -64,9 +64,7 @@ def _folders(run: Run) -> dict[str, Path]:
 
 def plan_table(plan: Plan) -> Table:
     """What a distillation will take."""
-    result = table("Plan")
-    result.add_column("")
-    result.add_column("", justify="right")
+    result = table("Plan", "", right(""))
     result.add_row("conversations", f"{plan.conversations:,}")
     result.add_row("  of them held out", f"{plan.held_out:,}")
     result.add_row("left out, without an answer", f"{plan.without_answer:,}")

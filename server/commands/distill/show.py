@@ -16,7 +16,7 @@ from fusion.distill.bohdi.picture import draw_shares, draw_tree
 from fusion.distill.bohdi.settings import Tree as TreeSettings
 from fusion.distill.bohdi.state import State
 from fusion.distill.bohdi.tree import Path as Domain
-from server.commands.tables import say, table
+from server.commands.tables import right, say, table
 
 
 def show(run: Path, output: Console, notes: Console) -> None:
@@ -74,9 +74,8 @@ def tree_of(state: State) -> Tree:
 
 def rounds_table(state: State) -> Table:
     """What came of each round's questions."""
-    result = table("Rounds")
-    for column in ("round", "questions", "source won", "target won", "reset", "learned from", "steps"):
-        result.add_column(column, justify="right")
+    columns = ("round", "questions", "source won", "target won", "reset", "learned from", "steps")
+    result = table("Rounds", *map(right, columns))
     for round in sorted(state.drawn):
         steps = state.trained.get(round)
         result.add_row(

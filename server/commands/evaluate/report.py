@@ -8,12 +8,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from alignment.errors import ConfigError
 from fusion.calibrate.intervals import Estimate, bootstrap
 from server.commands.evaluate.asking import Answer
-from server.commands.tables import table
+from server.commands.tables import right, table
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +52,10 @@ def summarise(answers: Sequence[Answer]) -> list[Summary]:
 def scores_table(summaries: Sequence[Summary]) -> Table:
     """One row per name: exact match in % over chrF for each task, and both over all tasks with their intervals."""
     first = summaries[0]
-    result = table("Exact match in %, chrF below; over all with 95% intervals")
-    result.add_column("model", no_wrap=True)
-    for task, scores in first.tasks.items():
-        result.add_column(f"{escape(task.replace('_', ' '))}\n[dim]{scores.questions}[/]", justify="right")
-    result.add_column(f"all\n[dim]{first.total.questions}[/]", justify="right")
-    result.add_column("all chrF", justify="right")
+    heads = [f"{escape(task.replace('_', ' '))}\n[dim]{one.questions}[/]" for task, one in first.tasks.items()]
+    heads += [f"all\n[dim]{first.total.questions}[/]", "all chrF"]
+    title = "Exact match in %, chrF below; over all with 95% intervals"
+    result = table(title, Column("model", no_wrap=True), *map(right, heads))
     best = {task: max(one.tasks[task].exact.mean for one in summaries) for task in first.tasks}
     best_total = max(one.total.exact.mean for one in summaries)
     for one in summaries:
