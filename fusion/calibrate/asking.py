@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from alignment.errors import TuttiError
 from alignment.text.boundaries import Indices
-from fusion.core import Delta, End, Prompt, Token
+from fusion.core import Prompt, Token
 from fusion.ensemble import Ensemble
 from fusion.loop.fuser import Fuser
+from fusion.loop.listener import Listener
 from fusion.options import FusionParams, SamplingParams
 
 AT_A_TIME = 16
@@ -50,56 +51,35 @@ class Form:
     max_tokens: int = 256
 
 
-class _Listener:
-    """Collects one answer."""
-
-    def __init__(self, done: Callable[[], None]) -> None:
-        self._done = done
-        self._tokens = 0
-        self.texts: list[str] = []
-        self.prompt: tuple[Token, ...] = ()
-        self.end: End | None = None
-
-    def __call__(self, update: Delta) -> None:
-        self.texts.append(update.text)
-        self._tokens += len(update.tokens)
-        self.prompt = self.prompt or update.prompt
-        if isinstance(update, End):
-            self.end = update
-            self._done()
-
-    def reply(self, seconds: float) -> Reply:
-        """The answer as a whole."""
-        assert self.end is not None
-        if self.end.error is not None:
-            return Reply("", 0, 0.0, seconds, {}, str(self.end.error))
-        passes = float(sum(len(round.weights) for round in self.end.rounds)) or float(self._tokens)
-        perplexity = dict(self.end.weighting.perplexity) if self.end.weighting else {}
-        return Reply("".join(self.texts), self._tokens, passes, seconds, perplexity)
-
-
 def ask(fuser: Fuser, ensemble: Ensemble, fusion: FusionParams, prompts: Sequence[str], form: Form) -> list[Reply]:
     """Answers to all prompts, in their order. A prompt that cannot be asked gets a reply with the reason."""
     places = threading.Semaphore(AT_A_TIME)
-    listeners: list[_Listener | str] = []
+    listeners = []
     sampling = SamplingParams(max_tokens=form.max_tokens, temperature=0.0, stop=form.stop)
     began = time.perf_counter()
     for prompt in prompts:
         places.acquire()
-        listener = _Listener(places.release)
+        listener = Listener(places.release)
+        listeners.append(listener)
         try:
             encoded = _encoded(ensemble, prompt, fusion, form)
             room = ensemble.max_new_tokens(encoded, ensemble.taking_part(fusion))
             limited = replace(sampling, max_tokens=min(form.max_tokens, room))
             fuser.submit(ensemble, encoded, limited, fusion, on_update=listener)
-            listeners.append(listener)
         except TuttiError as error:
-            places.release()
-            listeners.append(str(error))
+            listener.refuse(error)
     for _ in range(AT_A_TIME):
         places.acquire()
     share = (time.perf_counter() - began) / max(1, len(prompts))
-    return [Reply("", 0, 0.0, share, {}, one) if isinstance(one, str) else one.reply(share) for one in listeners]
+    return [_reply(listener, share) for listener in listeners]
+
+
+def _reply(heard: Listener, seconds: float) -> Reply:
+    if heard.end is None or heard.error is not None:
+        return Reply("", 0, 0.0, seconds, {}, heard.error)
+    passes = float(sum(len(round.weights) for round in heard.end.rounds)) or float(heard.tokens)
+    perplexity = dict(heard.end.weighting.perplexity) if heard.end.weighting else {}
+    return Reply(heard.text, heard.tokens, passes, seconds, perplexity)
 
 
 def choose(
@@ -115,7 +95,7 @@ def choose(
     finished = threading.Semaphore(0)
     try:
         for choice in choices:
-            listener = _Listener(finished.release)
+            listener = Listener(finished.release)
             encoded = ensemble.encode_text(f"{asked} {choice}", locate=True)
             assert encoded.located is not None
             places.append(encoded.located[ensemble.pivot].ends)
@@ -126,7 +106,7 @@ def choose(
     finally:
         for _ in listeners:
             finished.acquire()
-    failed = [str(listener.end.error) for listener in listeners if listener.end and listener.end.error]
+    failed = [listener.error for listener in listeners if listener.error is not None]
     seconds = time.perf_counter() - began
     if failed:
         return Reply("", 0, 0.0, seconds, {}, failed[0])

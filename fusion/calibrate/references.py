@@ -11,10 +11,11 @@ import numpy as np
 from alignment.errors import TuttiError
 from alignment.text.boundaries import Indices, shared_boundaries
 from fusion.calibrate.asking import AT_A_TIME, QUESTION, Form
-from fusion.core import Delta, End, Floats, Prompt, TextScores
+from fusion.core import Floats, Prompt, TextScores
 from fusion.ensemble import Ensemble, View
 from fusion.learned.features import PromptLosses, losses_of
 from fusion.loop.fuser import Fuser
+from fusion.loop.listener import Listener
 from fusion.options import FusionParams, SamplingParams, Weighting
 from fusion.prompt.scoring import PrefixScores, choose
 from fusion.step import Candidates, project
@@ -55,17 +56,6 @@ class Scored:
     labels: Indices
 
 
-class _Listener:
-    def __init__(self, done: Callable[[], None]) -> None:
-        self._done = done
-        self.end: End | None = None
-
-    def __call__(self, update: Delta) -> None:
-        if isinstance(update, End):
-            self.end = update
-            self._done()
-
-
 def score_references(
     fuser: Fuser,
     ensemble: Ensemble,
@@ -88,11 +78,11 @@ def score_references(
     fusion = FusionParams(weighting=weighting, unmapped=ensemble.defaults.unmapped, report=True)
     sampling = SamplingParams(max_tokens=1, temperature=0.0)
     memory, fuser.prefixes = fuser.prefixes, PrefixScores(0)
-    sent: list[tuple[Question, Prompt, _Listener]] = []
+    sent: list[tuple[Question, Prompt, Listener]] = []
     failed = []
     for question in questions:
         places.acquire()
-        listener = _Listener(done)
+        listener = Listener(done)
         try:
             prompt = _encoded(ensemble, question, form)
             fuser.submit(ensemble, prompt, sampling, fusion, on_update=listener)
@@ -106,8 +96,8 @@ def score_references(
     scored = []
     for question, prompt, listener in sent:
         assert listener.end is not None
-        if listener.end.error is not None:
-            failed.append(str(listener.end.error))
+        if listener.error is not None:
+            failed.append(listener.error)
             continue
         one = _read(question, prompt, listener.end.scores, ensemble.first, members, form)
         if one is None:

@@ -14,9 +14,10 @@ from alignment.errors import TuttiError
 from alignment.methods.map_cache import MapCache
 from alignment.methods.origin import PAPERS
 from fusion.assembly.runtime import Runtime, build
-from fusion.core import Delta, End, OnMemberFailure, Prompt
+from fusion.core import OnMemberFailure, Prompt
 from fusion.distill.fusechat.settings import Source
 from fusion.ensemble import Ensemble
+from fusion.loop.listener import Listener
 from fusion.options import EngineOptions, FusionParams, SamplingParams
 from fusion.sequence.constraint import Constraint
 from fusion.sequence.grammar import json_schema
@@ -110,7 +111,9 @@ class Voices:
 
         ended = self._decode([partial(started, one) for one in requests])
         self.tokens += sum(one.tokens for one in ended)
-        return [Reply(one.text.strip(), one.finish == "stop", one.error) for one in ended]
+        return [
+            Reply(one.text.strip(), one.end is not None and one.end.finish == "stop", one.error) for one in ended
+        ]
 
     def log_probabilities(self, exchanges: Sequence[tuple[str, str]]) -> list[float | None]:
         """The ensemble's log-probability, in nats, of each answer with its end: (prompt, answer) each.
@@ -141,43 +144,18 @@ class Voices:
             self._grammars[key] = Constraint(ensemble.first.grammar_table, grammar=grammar)
         return self._grammars[key]
 
-    def _decode(self, starts: Sequence[Callable[[], tuple[Ensemble, Prompt, SamplingParams]]]) -> list[_Ended]:
-        found = [_Ended() for _ in starts]
+    def _decode(self, starts: Sequence[Callable[[], tuple[Ensemble, Prompt, SamplingParams]]]) -> list[Listener]:
         over = threading.Semaphore(0)
+        found = [Listener(over.release) for _ in starts]
         for one, start in zip(found, starts, strict=True):
-            one.over = over
             try:
                 ensemble, prompt, sampling = start()
-                self.runtime.fuser.submit(ensemble, prompt, sampling, ensemble.defaults, on_update=one.update)
+                self.runtime.fuser.submit(ensemble, prompt, sampling, ensemble.defaults, on_update=one)
             except TuttiError as error:
-                one.error = str(error)
-                over.release()
+                one.refuse(error)
         for _ in found:
             over.acquire()
         return found
-
-
-@dataclass(slots=True)
-class _Ended:
-    """A sequence as its updates come in, on the fuser's thread."""
-
-    text: str = ""
-    tokens: int = 0
-    echoed: tuple[Any, ...] = ()
-    finish: str | None = None
-    error: str | None = None
-    over: threading.Semaphore | None = None
-
-    def update(self, delta: Delta) -> None:
-        """Take a part of the answer."""
-        self.text += delta.text
-        self.tokens += len(delta.tokens)
-        self.echoed = self.echoed or delta.prompt
-        if isinstance(delta, End):
-            self.finish = delta.finish
-            self.error = None if delta.error is None else str(delta.error)
-            assert self.over is not None
-            self.over.release()
 
 
 @contextmanager
@@ -203,11 +181,11 @@ def _within(sampling: SamplingParams, room: int) -> SamplingParams:
     return sampling if sampling.max_tokens <= room else replace(sampling, max_tokens=room)
 
 
-def _answer_sum(ended: _Ended, start: int | None, stops: frozenset[int]) -> float | None:
-    if ended.error is not None or start is None or len(ended.echoed) <= start:
+def _answer_sum(ended: Listener, start: int | None, stops: frozenset[int]) -> float | None:
+    if ended.error is not None or start is None or len(ended.prompt) <= start:
         return None
     total = 0.0
-    for token in ended.echoed[start:]:
+    for token in ended.prompt[start:]:
         total += token.chosen.logprob
         if token.chosen.id in stops:
             break
