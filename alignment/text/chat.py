@@ -34,11 +34,13 @@ class Rendered:
         text: the conversation.
         shaded: the same with shaded messages; None where that cannot be had.
         blank: a character that stands for no text and occurs nowhere in the messages.
+        options: arguments of `Template.render` that it was rendered with.
     """
 
     text: str
     shaded: str | None
     blank: str
+    options: Mapping[str, Any]
 
     def is_quoted(self, start: int, end: int) -> bool:
         """Return whether any of these characters came from a message."""
@@ -131,7 +133,8 @@ def render(
 ) -> Rendered:
     """Render `messages`; InvalidRequestError when the template refuses them, or `require` their text."""
     options = {"add_generation_prompt": add_generation_prompt, "continue_final_message": continue_final_message}
-    text = template.render(messages, **options, template_kwargs=template_kwargs)
+    given: dict[str, Any] = {**options, "template_kwargs": template_kwargs}
+    text = template.render(messages, **given)
     require(text)
     together = "".join(strings([messages, dict(template_kwargs)]))
     free = [mark for mark in _MARKS if mark not in together]
@@ -154,8 +157,8 @@ def render(
             except InvalidRequestError:
                 continue
             if len(shaded) == len(text) and shaded.translate(table) == text.translate(table):
-                return Rendered(text, shaded, free[0])
-    return Rendered(text, None, free[0])
+                return Rendered(text, shaded, free[0], given)
+    return Rendered(text, None, free[0], given)
 
 
 def strings(value: Any) -> Iterator[str]:
@@ -170,22 +173,13 @@ def strings(value: Any) -> Iterator[str]:
             yield from strings(inner)
 
 
-def contents(
-    template: Template,
-    messages: Messages,
-    text: str,
-    *,
-    add_generation_prompt: bool,
-    continue_final_message: bool,
-    template_kwargs: Mapping[str, Any],
-) -> list[tuple[int, int] | None]:
-    """Return the span of each message's content in `text`, the rendering of `messages`.
+def contents(template: Template, messages: Messages, rendered: Rendered) -> list[tuple[int, int] | None]:
+    """Return the span of each message's content in the rendering of `messages`.
 
     The spans leave out white space at the ends of a content. None for a content that is empty or that the
     template changes or leaves out, and for all of them where marking them changes what the template makes of them.
     """
-    values = [messages, dict(template_kwargs)]
-    together = "".join(strings(values))
+    together = "".join(strings([messages, dict(rendered.options["template_kwargs"])]))
     marks = [mark for mark in _MARKS if mark not in together]
     given = [message.get("content") for message in messages]
     cores = [content.strip() if isinstance(content, str) else "" for content in given]
@@ -200,17 +194,12 @@ def contents(
         for message, core in zip(messages, cores, strict=True)
     ]
     try:
-        rendered = template.render(
-            marked,
-            add_generation_prompt=add_generation_prompt,
-            continue_final_message=continue_final_message,
-            template_kwargs=template_kwargs,
-        )
+        shown = template.render(marked, **rendered.options)
     except InvalidRequestError:  # a template that refuses the marks gives no spans
         return found
-    plain, *pieces = re.split(f"[{opening}{closing}]", rendered)
+    plain, *pieces = re.split(f"[{opening}{closing}]", shown)
     at = len(plain)
-    if rendered.translate({ord(opening): None, ord(closing): None}) != text:
+    if shown.translate({ord(opening): None, ord(closing): None}) != rendered.text:
         return found
     for number, piece in enumerate(pieces):
         if number % 2 == 0:  # inside a pair of marks

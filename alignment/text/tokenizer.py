@@ -165,14 +165,7 @@ class Tokenizer:
     ) -> tuple[list[int], Located]:
         """As `encode_chat`, with the places of the tokens in the messages' contents."""
         rendered = self._rendered(messages, add_generation_prompt, continue_final_message, template_kwargs, limit)
-        texts = chat.contents(
-            self._require_template(),
-            messages,
-            rendered.text,
-            add_generation_prompt=add_generation_prompt and not continue_final_message,
-            continue_final_message=continue_final_message,
-            template_kwargs=template_kwargs or {},
-        )
+        texts = chat.contents(self._require_template(), messages, rendered)
         pieces = self._conversations.pieces(rendered, messages)
         spans = [(start + at, end + at) for at, piece in pieces for start, end in piece.offsets]
         return [id for _, piece in pieces for id in piece.ids], Located.of(spans, texts)
