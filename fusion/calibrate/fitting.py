@@ -114,12 +114,12 @@ def fit(scored: Sequence[Scored], ensemble: Ensemble, fingerprints: Mapping[str,
         fingerprints: of the members, in the ensemble's order.
     """
     members = list(ensemble.models)
+    design = design_of(scored, members)
     if len(scored) < FEWEST:
         note = f"{len(scored)} questions are too few to learn weights from, {FEWEST} are needed: equal weights."
         equal = np.full((len(scored), len(members)), 1 / len(members))
-        design = design_of(scored, members)
-        return Fit(_model(Spec(UNIFORM), None, design, scored, fingerprints, "mixture", (note,)), (), equal)
-    design = design_of(scored, members)
+        nothing = _zeros(design, len(members))
+        return Fit(_model(Spec(UNIFORM), nothing, design, scored, fingerprints, "mixture", (note,)), (), equal)
     combine: Combine = "mixture"
     likelihood: Likelihood = by_text(scored)
     tried = cross_validate(design, likelihood, len(members))
@@ -207,7 +207,7 @@ def fitted(
 ) -> Coefficients:
     """The coefficients of a candidate, fitted to the questions that count [Q]."""
     features, numeric = design.text.shape[1], design.numbers.shape[1]
-    nothing = Coefficients(np.zeros(members), np.zeros((features, members)), np.zeros((numeric, members)))
+    nothing = _zeros(design, members)
     if spec.kind == UNIFORM:
         return nothing
     if spec.kind == ALONE:
@@ -236,6 +236,11 @@ def fitted(
 
     start = np.zeros((1 + features + numeric) * members)
     return split(minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": 200}).x)
+
+
+def _zeros(design: Design, members: int) -> Coefficients:
+    texts, numeric = design.text.shape[1], design.numbers.shape[1]
+    return Coefficients(np.zeros(members), np.zeros((texts, members)), np.zeros((numeric, members)))
 
 
 def best_of_kinds(tried: Sequence[Tried]) -> tuple[Tried, ...]:
@@ -280,21 +285,17 @@ def _note(chosen: Tried, tried: Sequence[Tried], coefficients: Coefficients, mem
 
 def _model(
     spec: Spec,
-    coefficients: Coefficients | None,
+    coefficients: Coefficients,
     design: Design,
     scored: Sequence[Scored],
     fingerprints: Mapping[str, Fingerprint],
     combine: Combine,
     notes: tuple[str, ...],
 ) -> LearnedWeights:
-    members, features = len(fingerprints), len(design.vocabulary.buckets)
-    if coefficients is None:
-        numeric = design.numbers.shape[1]
-        coefficients = Coefficients(np.zeros(members), np.zeros((features, members)), np.zeros((numeric, members)))
     tasks = tuple(dict.fromkeys(one.question.task for one in scored))
     if len(tasks) == 1 and spec.kind != UNIFORM:
         notes += (f"All questions are of one task, {tasks[0]}: other prompts get equal weights.",)
-    usual = np.array([one.usual for one in scored if one.losses is not None]).reshape(-1, members)
+    usual = np.array([one.usual for one in scored if one.losses is not None]).reshape(-1, len(fingerprints))
     about = About(
         members=dict(fingerprints),
         kind=spec.kind,

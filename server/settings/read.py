@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import TypeVar
 
@@ -110,9 +111,7 @@ def _contradictions(settings: Settings) -> Iterator[tuple[Loc, str]]:
     for name, ensemble in settings.ensembles.items():
         if name in settings.models:
             yield ("ensembles", name), "a model has this name already; both would be served under it"
-        for loc, sentence in _in_ensemble(ensemble, settings.models):
-            yield ("ensembles", name, *loc), sentence
-        for loc, sentence in _in_views(name, settings):
+        for loc, sentence in chain(_in_ensemble(ensemble, settings.models), _in_views(name, settings)):
             yield ("ensembles", name, *loc), sentence
     if not settings.ensembles and not settings.server.serve_models:
         yield ("server", "serve_models"), "nothing would be served: there are no ensembles either"

@@ -162,7 +162,7 @@ class Calibration:
         untouched = {one: replies[first:] for one, replies in alone.items()}
         outcome.members = [self._result(one.name, replies) for one, replies in untouched.items()]
         self._note_tasks(outcome, outcome.members)
-        self._alone = [self._scores(replies[:first]) for replies in alone.values()]
+        self._alone = [_scores(self._development, replies[:first]) for replies in alone.values()]
         by_rank = [int(index) for index in np.argsort([-np.mean(own) for own in self._alone], kind="stable")]
         outcome.voting = self._vote(list(untouched.values()), by_rank)
         self._note_tasks(outcome, [outcome.voting])
@@ -229,7 +229,7 @@ class Calibration:
         except OutOfTime:
             pass
         known = {result.name: result for result in (*outcome.members, *outcome.compared, outcome.chosen) if result}
-        by_development = {f"{name} alone": self._scores(replies) for name, replies in alone.items()}
+        by_development = {f"{name} alone": _scores(self._development, one) for name, one in alone.items()}
         by_development |= {one.name: standings[one].scores for one in (learned[0], equal[0]) if one.name in known}
         outcome.oracle = self._oracle(by_development, known)
         self._note_tasks(outcome, [outcome.oracle])
@@ -251,9 +251,6 @@ class Calibration:
         passes, seconds = (sum(getattr(one, what) * share for one in taken) for what in ("passes", "seconds"))
         return Result(ORACLE, scores, tokens, passes, seconds)
 
-    def _scores(self, replies: Sequence[Reply]) -> tuple[float, ...]:
-        return tuple(score(q, reply.text) for q, reply in zip(self._development, replies, strict=True))
-
     def _standing(self, candidate: Candidate, size: int) -> Standing[Candidate]:
         questions = self._development[:size]
         replies = self._replies(candidate, questions)
@@ -261,7 +258,7 @@ class Calibration:
             for name, value in reply.perplexity.items():
                 if value > 0:
                     self._perplexity[name].append(value)
-        scores = tuple(score(q, reply.text) for q, reply in zip(questions, replies, strict=True))
+        scores = _scores(questions, replies)
         passes = sum(reply.passes for reply in replies) / max(1, sum(reply.tokens for reply in replies))
         alone, tasks = [own[:size] for own in self._alone], [question.task for question in questions]
         return Standing(candidate, scores, passes, *shortfall(scores, alone, tasks))
@@ -314,7 +311,7 @@ class Calibration:
         return Result(VOTE, tuple(scores), tokens, float(tokens), seconds)
 
     def _result(self, name: str, replies: Sequence[Reply]) -> Result:
-        scores = tuple(score(q, reply.text) for q, reply in zip(self._untouched, replies, strict=True))
+        scores = _scores(self._untouched, replies)
         tokens, passes = sum(reply.tokens for reply in replies), sum(reply.passes for reply in replies)
         return Result(name, scores, tokens, passes, sum(reply.seconds for reply in replies))
 
@@ -324,6 +321,10 @@ class Calibration:
             for question, value in zip(self._untouched, result.scores, strict=True):
                 by_task[question.task].append(100 * value)
             outcome.tasks[result.name] = {task: float(np.mean(values)) for task, values in by_task.items()}
+
+
+def _scores(questions: Sequence[Question], replies: Sequence[Reply]) -> tuple[float, ...]:
+    return tuple(score(q, reply.text) for q, reply in zip(questions, replies, strict=True))
 
 
 def key(question: Question) -> str:

@@ -63,10 +63,4 @@ def served_models(
 
 
 def _model(source: Source) -> dict[str, Any]:
-    return {
-        "source": source.source,
-        "engine": source.engine,
-        "dtype": source.dtype,
-        "device": source.device,
-        "revision": source.revision,
-    }
+    return {name: getattr(source, name) for name in ("source", "engine", "dtype", "device", "revision")}
