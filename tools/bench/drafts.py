@@ -6,8 +6,8 @@
 
 The models of the last two have random parameters and are made to say their answers (`tools.bench.saying`). All
 ways run in one process, in turns. Prints one JSON line: the share of answers that are the same with and without
-drafts, the ratio of the median times per token, and that of the processor's time, which other programs disturb
-less.
+drafts; the ratio of the median times per token; that of the time of all answers, in which long ones count for
+more; and that of the processor's time, which other programs disturb less.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ WRONG = 0.1
 def answers(
     fuser: Fuser, ensemble: Ensemble, prompts: Sequence[Prompt], fusion: FusionParams
 ) -> tuple[list[list[int]], float]:
-    """The tokens of all answers, asked together, and the seconds that a token took each sequence."""
+    """The tokens of all answers, asked together, and the seconds they took."""
     found: list[list[int]] = [[] for _ in prompts]
     done = threading.Semaphore(0)
 
@@ -63,7 +63,7 @@ def answers(
         )
     for _ in prompts:
         done.acquire()
-    return found, (time.perf_counter() - began) / statistics.mean(map(len, found))
+    return found, time.perf_counter() - began
 
 
 def compare(
@@ -72,7 +72,8 @@ def compare(
     """Every way to draft against plain rounds, with so many sequences at a time."""
     plain = replace(ensemble.defaults, draft=None)
     ways = {"plain": plain, **{draft: replace(plain, draft=draft) for draft in drafts}}
-    times: dict[str, list[float]] = {way: [] for way in ways}
+    times: dict[str, list[float]] = {way: [] for way in ways}  # of a token in each sequence
+    total = dict.fromkeys(ways, 0.0)
     busy, same = dict.fromkeys(ways, 0.0), {way: [] for way in ways}  # type: ignore[var-annotated]
     tokens = 0
     for fusion in ways.values():
@@ -83,7 +84,8 @@ def compare(
             began = time.process_time()
             given[way], seconds = answers(fuser, ensemble, prompts[at : at + sequences], fusion)
             busy[way] += time.process_time() - began
-            times[way].append(seconds)
+            times[way].append(seconds / statistics.mean(map(len, given[way])))
+            total[way] += seconds
         tokens += sum(map(len, given["plain"]))
         for way in ways:
             same[way] += [a == b for a, b in zip(given[way], given["plain"], strict=True)]
@@ -91,6 +93,7 @@ def compare(
     return {"plain_ms": round(1e3 * base, 2), "answers": len(prompts), "tokens": tokens} | {
         way: {
             "ratio": round(statistics.median(times[way]) / base, 3),
+            "total": round(total[way] / total["plain"], 3),
             "processor": round(busy[way] / busy["plain"], 3),
             "same": statistics.mean(same[way]),
         }
