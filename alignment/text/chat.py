@@ -12,6 +12,7 @@ shaded.
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +25,7 @@ _MARKS = [chr(code) for code in range(0xFDD0, 0xFDF0)]
 _PRIVATE = 0xF0000
 _NEVER = re.compile(r"(?!)")
 _NAME = re.compile(r"[a-z_]*")
+_CROSSED_OUT: Mapping[int, int] = defaultdict(lambda: ord("x"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +37,18 @@ class Rendered:
         shaded: the same with shaded messages; None where that cannot be had.
         blank: a character that stands for no text and occurs nowhere in the messages.
         options: arguments of `Template.render` that it was rendered with.
+        is_sure: whether letters are shaded as well as signs, so that nothing a template makes of messages can look
+            like its own.
+        crossed_out: where that is not so, a conversation of messages as long that say nothing; None where the
+            template refuses it.
     """
 
     text: str
     shaded: str | None
     blank: str
     options: Mapping[str, Any]
+    is_sure: bool = True
+    crossed_out: str | None = None
 
     def is_quoted(self, start: int, end: int) -> bool:
         """Return whether any of these characters came from a message."""
@@ -146,19 +154,26 @@ def render(
     keeping = [shades.kept]
     if not any(token in text for token in shades.spellings if token in together):
         keeping.append(shades.sought)  # else the template may also write what it looks for
+
+    def rendered(table: Mapping[int, int], kept: re.Pattern[str]) -> str | None:
+        try:
+            return template.render(
+                shades.shade(messages, table, kept),
+                **options,
+                template_kwargs=shades.shade(template_kwargs, table, kept),
+            )
+        except InvalidRequestError:
+            return None
+
     for kept in keeping:
         for table in shades.tables:
-            try:
-                shaded = template.render(
-                    shades.shade(messages, table, kept),
-                    **options,
-                    template_kwargs=shades.shade(template_kwargs, table, kept),
-                )
-            except InvalidRequestError:
+            shaded = rendered(table, kept)
+            if shaded is None or len(shaded) != len(text) or shaded.translate(table) != text.translate(table):
                 continue
-            if len(shaded) == len(text) and shaded.translate(table) == text.translate(table):
+            if table is shades.tables[0]:
                 return Rendered(text, shaded, free[0], given)
-    return Rendered(text, None, free[0], given)
+            return Rendered(text, shaded, free[0], given, False, rendered(_CROSSED_OUT, shades.kept))
+    return Rendered(text, None, free[0], given, False, rendered(_CROSSED_OUT, shades.kept))
 
 
 def strings(value: Any) -> Iterator[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import tokenizers
@@ -48,17 +48,17 @@ class Conversations:
         whole = self.read(rendered.text)
         if self.control.isdisjoint(whole.ids):
             return [(0, whole)]
-        if rendered.shaded is None:
-            self._require_harmless(messages)
-            return [(0, whole)]
-        genuine, quoted = self._genuine(rendered, whole, rendered.text)
-        if not quoted:
-            return [(0, whole)]
         text = rendered.text
+        genuine, quoted = self._genuine(rendered, whole, text)
+        quotes = bool(quoted)
         while quoted:  # without them, others that overlap may be read
             for start, end in quoted:
                 text = text[:start] + rendered.blank * (end - start) + text[end:]
             genuine, quoted = self._genuine(rendered, self.read(text), text)
+        if not rendered.is_sure:
+            self._require_harmless(rendered, [id for id, _ in genuine], messages)
+        if not quotes:
+            return [(0, whole)]
         pieces: list[tuple[int, Encoded]] = []
         done, after_added = 0, None
         for id, (start, end) in genuine:
@@ -85,11 +85,16 @@ class Conversations:
                     genuine.append((id, (start, end)))
         return genuine, quoted
 
-    def _require_harmless(self, messages: list[dict[str, Any]]) -> None:
+    def _require_harmless(self, rendered: chat.Rendered, found: list[int], messages: list[dict[str, Any]]) -> None:
         """Raise InvalidRequestError where messages may have become control tokens and it is unknown which ones."""
-        if self.shades.could_spell("".join(chat.strings(messages))):
-            raise InvalidRequestError(
-                f"The messages hold what could spell control tokens of {self.name}, and its template mixes them "
-                "with its own text: leave those characters out.",
-                param="messages",
-            )
+        known = rendered.shaded is not None or not self.shades.could_spell("".join(chat.strings(messages)))
+        if known and (without := rendered.crossed_out) is not None:
+            plain = replace(rendered, text=without, shaded=None)
+            expected, _ = self._genuine(plain, self.read(without), without)
+            if found == [id for id, _ in expected]:
+                return
+        raise InvalidRequestError(
+            f"The messages hold what could spell control tokens of {self.name}, and its template mixes them "
+            "with its own text: leave those characters out.",
+            param="messages",
+        )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ast
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cache, cached_property
 from typing import Any
 
@@ -44,7 +44,7 @@ class Template:
         for form in self._forms(messages):
             try:
                 text: str = self._hf.apply_chat_template(
-                    [_in_parts(message) for message in form] if self.takes_parts else form,
+                    _handed(form, self.takes_parts),
                     tokenize=False,
                     add_generation_prompt=add_generation_prompt,
                     continue_final_message=continue_final_message,
@@ -63,29 +63,36 @@ class Template:
         form = messages
         if not self._takes_late_systems:
             form = _systems_merged(form)
-        if not self._takes_a_system:
+        if not (self._takes_a_system if len(form) > 1 else self._takes_a_lone_system):
             form = _system_in_user(form)
         if not self._takes_repeats:
             form = _neighbours_joined(form)
         yield form
         tried = [form]
-        for repair in (_systems_merged, _neighbours_joined, _system_in_user, _neighbours_joined):
+        for repair in (_systems_merged, _neighbours_joined, _user_first, _system_in_user, _neighbours_joined):
             form = repair(form)
             if form not in tried:
                 tried.append(form)
                 yield form
 
     @cached_property
-    def takes_parts(self) -> bool:
-        """Return whether the template reads a content as a list of parts and loses plain strings."""
-        whole = _conversation("user")
-        if self._shows(whole):
-            return False
-        return self._shows([_in_parts(message) for message in whole])
+    def takes_parts(self) -> frozenset[str]:
+        """The roles whose contents the template reads as lists of parts, and loses as plain strings."""
+        found: frozenset[str] = frozenset()
+        for roles in (("user",), ("user", "assistant"), ("system", "user")):
+            messages = _conversation(*roles)
+            tried = (found, *(found | {role} for role in roles), found | set(roles))
+            shown = (some for some in tried if self._shows(_handed(messages, some)))
+            found = next(shown, found)
+        return found
 
     @cached_property
     def _takes_a_system(self) -> bool:
         return self._bears("system", "user") or not self._bears("user")
+
+    @cached_property
+    def _takes_a_lone_system(self) -> bool:
+        return self._bears("system")
 
     @cached_property
     def _takes_late_systems(self) -> bool:
@@ -101,20 +108,20 @@ class Template:
 
     def _bears(self, *roles: str) -> bool:
         """Return whether a conversation of these roles is rendered with all its contents."""
-        messages = _conversation(*roles)
-        return self._shows([_in_parts(message) for message in messages] if self.takes_parts else messages)
+        return self._shows(_handed(_conversation(*roles), self.takes_parts))
 
     def _shows(self, messages: Messages) -> bool:
         try:
             text: str = self._hf.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         except Exception:  # whatever it raises, it refuses
             return False
-        return all(probe in text for probe in _PROBES[: len(messages)])
+        in_parts = "'text':" in text  # of a list that is written out as it is
+        return not in_parts and all(probe in text for probe in _PROBES[: len(messages)])
 
     def findings(self) -> list[str]:
         """The repairs that this template needs, in sentences."""
         repairs = (
-            (self.takes_parts, "The chat template drops plain texts: contents are handed to it in parts."),
+            (bool(self.takes_parts), "The chat template drops plain texts: contents are handed to it in parts."),
             (
                 not self._takes_a_system,
                 "The chat template knows no system role: it goes into the first user message.",
@@ -154,23 +161,42 @@ class Template:
     @cached_property
     def literals(self) -> frozenset[str]:
         """The texts that the template's source quotes: what it may look for in messages."""
+        return frozenset(text for kind, text in self._lexed if kind == "string")
+
+    @cached_property
+    def texts(self) -> frozenset[str]:
+        """All texts of the template's source: what it may write around messages, in tool calls say."""
+        return frozenset(text for _, text in self._lexed)
+
+    @cached_property
+    def _lexed(self) -> list[tuple[str, str]]:
         from jinja2 import Environment, TemplateError
 
         source = self._hf.chat_template
         sources: Sequence[Any] = list(source.values()) if isinstance(source, Mapping) else [source]
-        found = set()
+        found = []
         for text in sources:
             try:
                 for _, kind, value in Environment().lex(str(text)):
-                    if kind == "string":
-                        found.add(str(ast.literal_eval(value)))
+                    if kind in ("string", "data"):
+                        found.append((kind, value if kind == "data" else str(ast.literal_eval(value))))
             except (TemplateError, ValueError, SyntaxError):
                 continue
-        return frozenset(found)
+        return found
 
 
 def _conversation(*roles: str) -> Messages:
     return [{"role": role, "content": probe} for role, probe in zip(roles, _PROBES, strict=False)]
+
+
+def _handed(messages: Messages, roles: Collection[str]) -> Messages:
+    """Messages with the contents of `roles` in parts; a role that is not probed goes with the users."""
+
+    def takes_parts(message: dict[str, Any]) -> bool:
+        role = message.get("role")
+        return (role if role in ("system", "assistant") else "user") in roles
+
+    return [_in_parts(message) if takes_parts(message) else message for message in messages]
 
 
 def _in_parts(message: dict[str, Any]) -> dict[str, Any]:
@@ -203,15 +229,22 @@ def _systems_merged(messages: Messages) -> Messages:
 
 
 def _system_in_user(messages: Messages) -> Messages:
-    """A system message at the beginning as the first paragraph of the first user message."""
+    """A system message at the beginning as the first paragraph of the user message after it, or as one itself."""
     if not messages or messages[0].get("role") not in _SYSTEM or _text(messages[0]) is None:
         return messages
     system, *others = messages
-    for index, message in enumerate(others):
-        if message.get("role") == "user" and _text(message) is not None:
-            joined = _joined(system, message)
-            return [*others[:index], message | {"content": joined["content"]}, *others[index + 1 :]]
-    return messages
+    if others and others[0].get("role") == "user" and _text(others[0]) is not None:
+        joined = _joined(system, others[0])
+        return [others[0] | {"content": joined["content"]}, *others[1:]]
+    return [system | {"role": "user"}, *others]
+
+
+def _user_first(messages: Messages) -> Messages:
+    """An empty user message before an assistant that greets."""
+    begin = next((i for i, message in enumerate(messages) if message.get("role") not in _SYSTEM), len(messages))
+    if begin == len(messages) or messages[begin].get("role") != "assistant":
+        return messages
+    return [*messages[:begin], {"role": "user", "content": ""}, *messages[begin:]]
 
 
 def _neighbours_joined(messages: Messages) -> Messages:

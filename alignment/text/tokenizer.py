@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from functools import cached_property, lru_cache, partial
 from typing import Any
@@ -103,9 +103,15 @@ class Tokenizer:
         )
 
     def _written(self, backend: tokenizers.Tokenizer) -> set[int]:
-        """The ids that the template's own text, around messages, is tokenised into."""
-        frames = self.template.frames() if self.template else []
-        return {id for read in backend.encode_batch(frames, add_special_tokens=False) for id in read.ids}
+        """The ids of what the template writes around messages, and the added tokens in its source."""
+        if self.template is None:
+            return set()
+        added = backend.get_added_tokens_decoder().keys()
+
+        def ids(texts: Collection[str]) -> set[int]:
+            return {id for read in backend.encode_batch(list(texts), add_special_tokens=False) for id in read.ids}
+
+        return ids(self.template.frames()) | (ids(self.template.texts) & added)
 
     @classmethod
     def load(

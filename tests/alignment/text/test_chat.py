@@ -158,7 +158,7 @@ def test_a_lead_is_white_space_or_nothing(template, lead):
 
 def test_what_a_template_refuses_is_told_to_the_user():
     with pytest.raises(InvalidRequestError, match="Only users and assistants talk here") as caught:
-        tiny.sentencepiece().encode_chat([{"role": "system", "content": "x"}])
+        tiny.sentencepiece().encode_chat([{"role": "tool", "content": "x"}])
     assert caught.value.param == "messages"
     with pytest.raises(InvalidRequestError, match="refuses this conversation"):
         tiny.sentencepiece().encode_chat([{"role": "user", "content": None}])

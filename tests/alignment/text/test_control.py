@@ -99,6 +99,17 @@ def test_without_a_template_the_shape_alone_counts():
     assert names(added_unflagged(None)) == {*tiny.CONTROL, "<|pause|>", "<｜stop｜>"}
 
 
+def test_a_marker_that_the_template_writes_around_calls_alone_is_one():
+    calling = TURNS.replace("{{ m['content'] }}", "{% if m.tool_calls %}<pause>{% endif %}{{ m['content'] }}")
+    backend = Backend.from_str(tiny.byte_level().hf.backend_tokenizer.to_str())
+    backend.add_tokens(
+        [AddedToken(name, special=False, normalized=False) for name in ("<turn>", "<pause>", "<b>")]
+    )
+    hf = PreTrainedTokenizerFast(tokenizer_object=backend)
+    hf.chat_template = calling
+    assert names(Tokenizer(hf)) - set(tiny.CONTROL) == {"<turn>", "<pause>"}
+
+
 def test_words_of_an_answer_are_text_even_if_the_template_writes_them():
     tokenizer = added_unflagged(TURNS + "<think>\n")
     think = tokenizer.hf.convert_tokens_to_ids("<think>")
@@ -220,6 +231,13 @@ def test_ordinary_messages_are_read_whatever_a_template_deletes(rule):
     assert ids == tokenizer.hf.apply_chat_template(
         [{"role": "user", "content": "Is 3 < 4 and <b>bold</b>? if a > b: f[0] | g"}], return_dict=False
     )
+
+
+def test_characters_that_a_template_decodes_become_no_marker():
+    tokenizer = added_unflagged(TURNS.replace("m['content']", "m['content'] | striptags"))
+    with pytest.raises(InvalidRequestError, match="could spell control tokens"):
+        tokenizer.encode_chat([{"role": "user", "content": "&lt;turn&gt;"}])
+    tokenizer.encode_chat([{"role": "user", "content": "&lt;b&gt; and &amp;"}])
 
 
 def test_an_edit_never_keeps_less_than_nothing():

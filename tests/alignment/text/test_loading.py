@@ -52,9 +52,9 @@ def test_the_files_own_pipeline_is_used_whatever_class_is_named(tmp_path, name, 
 
 
 def test_what_differs_is_said(tmp_path):
-    path = folder(tmp_path, tiny.split_digits(), kind="LlamaTokenizer", config=LlamaConfig())
+    path = folder(tmp_path, tiny.split_digits(), kind="Qwen2Tokenizer", config=Qwen2Config())
     [sentence] = Tokenizer.load(str(path)).findings
-    assert "LlamaTokenizer reads" in sentence
+    assert "Qwen2Tokenizer reads" in sentence
     assert sentence.endswith("the file's own pipeline is used.")
 
 

@@ -20,6 +20,14 @@ OVER_PARTS = {
     "{{ c['text'] | trim }}{% endfor %}",
     "first": "{{ m['content'][0]['text'] }}",
 }
+SOME_OVER_PARTS = {
+    "users": "{% for m in messages %}{{ m.role }}: {% if m.role == 'user' %}{{ m.content[0].text }}"
+    "{% else %}{{ m.content | trim }}{% endif %}{{ '\n' }}{% endfor %}",
+    "assistants": "{% for m in messages %}{{ m.role }}: {% if m.role == 'assistant' %}{{ m.content[0].text }}"
+    "{% else %}{{ m.content | trim }}{% endif %}{{ '\n' }}{% endfor %}",
+    "all but the system": "{% for m in messages %}{{ m.role }}: {% if m.role != 'system' %}{{ m.content[0].text }}"
+    "{% else %}{{ m.content | trim }}{% endif %}{{ '\n' }}{% endfor %}",
+}
 STRICT = {
     "no system": "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
     "{% for m in messages %}" + ALTERNATES + WHOLE,
@@ -28,6 +36,10 @@ STRICT = {
     + WHOLE,
     "system first": "{% for m in messages %}{% if m['role'] == 'system' and not loop.first %}"
     "{{ raise_exception('System message must be at the beginning.') }}{% endif %}" + WHOLE,
+    "system before a user": "{% for m in (messages[1:] if messages[0]['role'] == 'system' else messages) %}"
+    "{{ '<|end|>' + m['role'] + '\n' }}"
+    "{{ messages[0]['content'] + '\n' if loop.first and messages[0]['role'] == 'system' }}{{ m['content'] }}"
+    + TAIL,
     "first system alone": "{% for m in messages %}{% if m['role'] != 'system' or loop.first %}"
     "{{ '<|end|>' + m['role'] + '\n' + m['content'] + '</s>\n' }}{% endif %}{% endfor %}",
     "easy": "{% for m in messages %}" + WHOLE,
@@ -52,6 +64,13 @@ def test_a_template_over_parts_is_handed_parts(kind):
     assert text == "<|end|>user\nred?</s>\n<|end|>assistant\n</s>\n"
 
 
+@pytest.mark.parametrize("kind", SOME_OVER_PARTS)
+def test_only_the_roles_that_a_template_reads_in_parts_are_handed_parts(kind):
+    roles = ("system", "user", "assistant", "user")
+    text = template(SOME_OVER_PARTS[kind]).render(conversation(*roles))
+    assert text == "".join(f"{role}: word{i}\n" for i, role in enumerate(roles))
+
+
 def test_a_template_that_takes_both_is_handed_texts():
     either = template(HEAD + "{% if m['content'] is string %}{{ m['content'] }}{% else %}parts!{% endif %}" + TAIL)
     assert not either.takes_parts
@@ -69,6 +88,10 @@ def test_a_template_that_takes_both_is_handed_texts():
         ("system", "user", "assistant", "system", "user", "user"),
         ("user", "user"),
         ("user", "user", "assistant", "assistant", "user"),
+        ("assistant", "user"),
+        ("system", "assistant", "user"),
+        ("system",),
+        ("developer", "system"),
     ],
 )
 def test_no_ordinary_conversation_is_refused_and_no_word_is_lost(kind, roles):
