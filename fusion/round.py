@@ -106,7 +106,8 @@ def run_round(batch: list[Sequence]) -> Round:
     else:
         candidates = admitted(batch, gather(batch, voters))
         given = np.array([weights_now(sequence, voters) for sequence in batch])
-        result = fuse(candidates.probabilities, given, pivot, first.view.mapped(voters), fusion)
+        named = favoured(batch, candidates) if fusion.combine == "product" else None
+        result = fuse(candidates.probabilities, given, pivot, first.view.mapped(voters), fusion, named)
     fused = result.distribution
     if fusion.guard:
         own = candidates.probabilities[:, pivot]
@@ -188,6 +189,14 @@ def admitted(batch: list[Sequence], candidates: Candidates) -> Candidates:
         if sequence.constraint is not None:
             candidates.probabilities[row] *= sequence.constraint.allowed(candidates.tokens[row])
     return candidates
+
+
+def favoured(batch: list[Sequence], candidates: Candidates) -> NDArray[np.bool_] | None:
+    """The candidates [S, C] that a bias favours, which members were asked about; None where there are none."""
+    wanted = [[id for id, value in s.sampling.logit_bias.items() if value > 0] for s in batch]
+    if not any(wanted):
+        return None
+    return np.stack([np.isin(tokens, ids) for tokens, ids in zip(candidates.tokens, wanted, strict=True)])
 
 
 def listed(sequence: Sequence, name: str) -> tuple[Ids, LogProbs]:

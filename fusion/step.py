@@ -187,19 +187,20 @@ def effective_weights(weights: Floats, kept: Bools) -> Floats:
     return scaled
 
 
-def mixture(probabilities: Floats, weights: Floats) -> Floats:
+def mixture(probabilities: Floats, weights: Floats, named: Bools | None = None) -> Floats:
     """Weighted mean of the members' probabilities, [S, C], as EVA averages them. Not renormalised."""
     fused: Floats = np.einsum("smc,sm->sc", probabilities, weights)
     return fused
 
 
-def product(probabilities: Floats, weights: Floats) -> Floats:
+def product(probabilities: Floats, weights: Floats, named: Bools | None = None) -> Floats:
     """Weighted mean of the members' log-probabilities, normalised, [S, C] (PackLLM's mean of logits).
 
     A candidate that a member did not list counts there as its least probable listed one: it is at most that
-    probable, and a hard zero would let the truncation to k tokens veto what every other member wants.
+    probable, and a hard zero would let the truncation to k tokens veto what every other member wants. Candidates
+    that members were asked about by name, `named` [S, C], may be less probable than that, and set no floor.
     """
-    fused: Floats = np.einsum("smc,sm->sc", floored_logs(probabilities), weights)
+    fused: Floats = np.einsum("smc,sm->sc", floored_logs(probabilities, named), weights)
     fused = np.where((probabilities > 0).any(axis=1), fused, -np.inf)
     best = fused.max(axis=1, keepdims=True)
     fused = np.exp(fused - np.where(np.isfinite(best), best, 0.0))
@@ -207,10 +208,13 @@ def product(probabilities: Floats, weights: Floats) -> Floats:
     return fused / np.where(total > 0, total, 1.0)
 
 
-def floored_logs(probabilities: Floats) -> Floats:
+def floored_logs(probabilities: Floats, named: Bools | None = None) -> Floats:
     """Logarithms of the members' probabilities [S, M, C], those not listed as `product` counts them."""
     listed = probabilities > 0
     floor = np.where(listed, probabilities, np.inf).min(axis=2, keepdims=True)
+    if named is not None:
+        best = np.where(listed & ~named[:, None], probabilities, np.inf).min(axis=2, keepdims=True)
+        floor = np.where(np.isfinite(best), best, floor)
     logs: Floats = np.log(np.where(listed, probabilities, np.where(np.isfinite(floor), floor, 1.0)))
     return logs
 
@@ -230,10 +234,10 @@ class Shares:
     probabilities: Floats
     kept: Bools
 
-    def combined(self, given: Floats, combine: Combine) -> tuple[Floats, Floats]:
+    def combined(self, given: Floats, combine: Combine, named: Bools | None = None) -> tuple[Floats, Floats]:
         """The weights in force [S, M] where members weigh `given` [S, M], and what they come to, [S, C]."""
         weights = effective_weights(given, self.kept)
-        return weights, COMBINATIONS[combine](self.probabilities, weights)
+        return weights, COMBINATIONS[combine](self.probabilities, weights, named)
 
 
 def shares_of(probabilities: Floats, pivot: int, mapped: Bools, fusion: FusionParams) -> Shares:
@@ -266,17 +270,25 @@ class Fused:
     distribution: Floats
 
 
-def fuse(probabilities: Floats, given: Floats, pivot: int, mapped: Bools, fusion: FusionParams) -> Fused:
+def fuse(
+    probabilities: Floats,
+    given: Floats,
+    pivot: int,
+    mapped: Bools,
+    fusion: FusionParams,
+    named: Bools | None = None,
+) -> Fused:
     """Filter and combine projected distributions [S, M, C] of members that weigh `given` [S, M].
 
     `pivot` is its index among the members, and `mapped` [M] says whose vocabulary is another than the pivot's.
-    Where nothing of what the weighty members want reaches the pivot's vocabulary, the pivot decides.
+    `named` are the candidates [S, C] that members were asked about (see `product`). Where nothing of what the
+    weighty members want reaches the pivot's vocabulary, the pivot decides.
     """
     shares = shares_of(probabilities, pivot, mapped, fusion)
     given = among_voters(given)
     if fusion.confidence:
         given = confident(given, shares.probabilities, fusion.confidence)
-    weights, fused = shares.combined(given, fusion.combine)
+    weights, fused = shares.combined(given, fusion.combine, named)
     silent = np.einsum("smc,sm->s", probabilities, weights) == 0
     fused = np.where(silent[:, None], probabilities[:, pivot], fused)
     return Fused(shares.probabilities, weights, shares.kept, fused)

@@ -19,8 +19,8 @@ class Bias:
         """`apart` says whether the request distinguishes the pivot's ends (`Ends.distinct`)."""
         self._view, self._apart = view, apart
         bias = sampling.logit_bias
-        favours = fusion.combine == "mixture"
-        self._favoured = [id for id, value in bias.items() if value > 0] if favours else []
+        # A sum asks about its candidates in a second look.
+        self._favoured = [] if fusion.sums else [id for id, value in bias.items() if value > 0]
         self._banned = [id for id, value in bias.items() if value <= BAN]
         self._known: dict[str, tuple[tuple[int, ...], Bits | None]] = {}
         self._is_empty = not bias

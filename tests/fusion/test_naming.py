@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
 
 from fusion.assembly.ensembles import build_ensemble
 from fusion.ensemble import Model
-from fusion.options import SamplingParams
+from fusion.options import FusionParams, SamplingParams
 from fusion.sampling import sample
 from tests.support import small_tokenizers as small
-from tests.support.toy_fuser import ROOMY
+from tests.support.toy_fuser import ROOMY, Running
 from tests.support.toy_members import ToyMember, seeded
 
 
@@ -31,17 +32,23 @@ def members(kind: str, k: int) -> dict[str, Model]:
     return {"p": model("p", byte_level, 1, k), "m": model("m", small.sentencepiece(), 2, k)}
 
 
+@pytest.mark.parametrize("combine", ["mixture", "product"])
 @pytest.mark.parametrize("kind", ["alone", "twins", "mixed"])
-def test_labels_are_distinct_as_if_all_of_the_vocabulary_were_listed(run, kind):
+def test_labels_are_distinct_as_if_all_of_the_vocabulary_were_listed(run, kind, combine):
     size = small.byte_level().vocabulary_size
     rng = np.random.default_rng(0)
     few = run(build_ensemble("few", members(kind, 5), "p"))
     all_of_it = run(build_ensemble("all", members(kind, size), "p"))
+
+    def preferred(among: Running, labels: Sequence[int]) -> list[int]:
+        bias = dict.fromkeys(labels, 100.0)
+        return among.submit("Hi", FusionParams(combine=combine), max_tokens=1, logit_bias=bias).wait().ids
+
     for _ in range(6):
         labels = rng.choice(np.arange(300, size), 4, replace=False).tolist()
-        want = all_of_it.submit("Hi", max_tokens=1, logit_bias=dict.fromkeys(labels, 100.0)).wait().ids
+        want = preferred(all_of_it, labels)
         for order in itertools.islice(itertools.permutations(labels), 0, None, 7):
-            assert few.submit("Hi", max_tokens=1, logit_bias=dict.fromkeys(order, 100.0)).wait().ids == want
+            assert preferred(few, order) == want
 
 
 @pytest.mark.parametrize("kind", ["alone", "twins"])

@@ -158,6 +158,15 @@ def test_product_lets_no_member_veto_by_truncation():
     np.testing.assert_allclose(fused[0], expected / expected.sum())
 
 
+def test_a_candidate_that_members_were_asked_about_sets_no_floor_in_a_product():
+    listed = np.array([[[0.9, 0.1, 0.0], [0.0, 0.3, 0.7]]])
+    named = np.concatenate([listed, [[[0.001], [0.002]]]], axis=2)
+    weights = np.array([[0.5, 0.5]])
+    fused = product(named, weights, np.array([[False, False, False, True]]))
+    np.testing.assert_allclose(fused[0, :3] / fused[0, :3].sum(), product(listed, weights)[0])
+    np.testing.assert_allclose(fused[0, 3] / fused[0, 1], np.sqrt(0.001 * 0.002 / (0.1 * 0.3)))
+
+
 def test_mixture_is_the_weighted_mean():
     p = rng.dirichlet(np.ones(5), size=(2, 3))
     w = rng.dirichlet(np.ones(3), size=2)
