@@ -110,6 +110,9 @@ class CompletionText:
     def _advance(self, surface: bytes) -> int:
         """The offset of a token with this surface, which follows those before."""
         begun = self._begun
+        pending, _ = self._decoder.getstate()
+        if pending and surface and _breaks_off(pending, surface):
+            begun += len(pending.decode(errors="replace"))
         self._begun += len(self._decoder.decode(surface))
         return begun
 
@@ -125,6 +128,15 @@ class CompletionText:
             return entry.surface.decode() or _special(entry, self._tokenizer)
         except UnicodeDecodeError:
             return "bytes:" + "".join(f"\\x{byte:02x}" for byte in entry.surface)
+
+
+def _breaks_off(pending: bytes, surface: bytes) -> bool:
+    """Return whether the character that was begun with `pending` does not go on in a token with this surface."""
+    try:
+        codecs.utf_8_decode(pending + surface[:1], "strict", False)
+    except UnicodeDecodeError:
+        return True
+    return False
 
 
 def _predicted(token: Token) -> bool:

@@ -36,3 +36,19 @@ def test_completion_logprobs(client: TestClient, fuser: ScriptedFuser) -> None:
     assert told["token_logprobs"][0] == -0.25
     assert told["top_logprobs"][0] == {"bytes:\\xe2": -0.25, "a": -9999.0}
     assert told["top_logprobs"][3] == {"?": -0.1, "!": -3.0}
+
+
+def test_a_token_after_a_character_that_breaks_off_stands_behind_it(
+    client: TestClient, fuser: ScriptedFuser
+) -> None:
+    fuser.script = lambda s: [
+        Delta("", (token(b"a\xe2"),)),
+        Delta("a\ufffdE", (token(b"E"),)),
+        Delta("", (token(b"\xf0\x9f"),)),
+        Delta("", (token(b"\xe2\x82"),)),
+        Delta("\ufffd€!", (token(b"\xac!"),)),
+        End("", (token(b""),), finish="stop"),
+    ]
+    choice = complete(client, logprobs=1)["choices"][0]
+    assert choice["text"] == "a\ufffdE\ufffd€!"
+    assert choice["logprobs"]["text_offset"] == [0, 2, 3, 4, 4, 6]
