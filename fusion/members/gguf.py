@@ -105,10 +105,15 @@ def require_whole(model: Any, folder: Path) -> None:
     wanted = numbers(folder)
     held = sum(weight.numel() for weight in model.parameters())
     if wanted != held:
-        raise ConfigError(
-            f"{(folder / WEIGHTS).resolve()} holds {wanted:,} numbers for a model of {held:,}: transformers "
-            f"{transformers.__version__} does not load all of it; take the original checkpoint."
+        raise _lossy(
+            (folder / WEIGHTS).resolve(),
+            f"holds {wanted:,} numbers for a model of {held:,}: transformers {transformers.__version__} does not "
+            "load all of it",
         )
+
+
+def _lossy(file: Path, what: str) -> ConfigError:
+    return ConfigError(f"{file} {what}; take the original checkpoint.")
 
 
 def numbers(folder: Path) -> int:
@@ -178,10 +183,7 @@ def _settle_config(file: Path, config: Any, fields: Mapping[str, Any], reader: A
         if attribute is not None and hasattr(config, attribute):
             setattr(config, attribute, value)
         elif known.get(name) is None and value:
-            raise ConfigError(
-                f"{file} states {architecture}.{name} = {value}, which would be lost; "
-                "take the original checkpoint."
-            )
+            raise _lossy(file, f"states {architecture}.{name} = {value}, which would be lost")
     _settle_rotary(file, config, rotary, {name: np.array(tensor.data) for name, tensor in tensors.items()})
 
 
@@ -199,9 +201,7 @@ def _settle_rotary(file: Path, config: Any, stated: dict[str, Any], tensors: dic
     if "rope_freqs.weight" in tensors:
         rope |= _llama_3(file, config, rope, tensors["rope_freqs.weight"], original)
     elif tensors:
-        raise ConfigError(
-            f"{file} has factors for long contexts, which are not built; take the original checkpoint."
-        )
+        raise _lossy(file, "has factors for long contexts, which are not built")
     elif kind == "linear" and factor != 1:
         rope |= {"rope_type": "linear", "factor": factor}
     elif kind == "yarn" and factor != 1:
@@ -216,7 +216,7 @@ def _settle_rotary(file: Path, config: Any, stated: dict[str, Any], tensors: dic
         stated["rope.scaling.factor"] = factor
     if stated:
         name, value = next(iter(stated.items()))
-        raise ConfigError(f"{file} states {name} = {value}, which would be lost; take the original checkpoint.")
+        raise _lossy(file, f"states {name} = {value}, which would be lost")
     config.rope_parameters = rope
 
 
@@ -237,7 +237,7 @@ def _llama_3(file: Path, config: Any, rope: dict[str, Any], factors: Any, origin
         expected = 1 / ((1 - smooth) / found["factor"] + smooth)
         if np.allclose(expected, factors, rtol=1e-4):
             return found
-    raise ConfigError(f"{file} scales its rotary frequencies in a way of its own; take the original checkpoint.")
+    raise _lossy(file, "scales its rotary frequencies in a way of its own")
 
 
 def settle_tokenizer(file: Path, backend: tokenizers.Tokenizer, fields: Mapping[str, Any]) -> None:
@@ -245,17 +245,12 @@ def settle_tokenizer(file: Path, backend: tokenizers.Tokenizer, fields: Mapping[
     kind, pre = fields["tokenizer.ggml.model"], fields.get("tokenizer.ggml.pre")
     for name in ("add_eos_token", "add_sep_token", "precompiled_charsmap", "remove_extra_whitespaces"):
         if fields.get(f"tokenizer.ggml.{name}"):
-            raise ConfigError(
-                f"{file} states tokenizer.ggml.{name}, which is not built; take the original checkpoint."
-            )
+            raise _lossy(file, f"states tokenizer.ggml.{name}, which is not built")
     if kind == "gpt2":
         way = _PRE_TOKENIZERS.get(pre or "")
         if way is None:
             found = "names no pre-tokenizer" if pre is None else f"cuts text into words by the rules of {pre!r}"
-            raise ConfigError(
-                f"{file} {found}, which is not known here (known are {', '.join(_PRE_TOKENIZERS)}); "
-                "take the original checkpoint."
-            )
+            raise _lossy(file, f"{found}, which is not known here (known are {', '.join(_PRE_TOKENIZERS)})")
         backend.pre_tokenizer = _pre_tokenizer(way)
         backend.model.ignore_merges = way in _WHOLE_WORDS
         backend.normalizer = normalizers.NFC() if way in _COMPOSED else normalizers.Sequence([])

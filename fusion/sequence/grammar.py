@@ -88,7 +88,7 @@ def rules(text: str, *, param: str = "structured_outputs") -> Grammar:
         try:
             schema, _ = json.JSONDecoder().raw_decode(text, found.end())
         except (ValueError, RecursionError) as error:
-            raise InvalidRequestError(f"{param}: %json should be followed by a schema.", param=param) from error
+            raise _wrong(param, "%json should be followed by a schema.") from error
         _checked_schema(schema, param)
     try:
         return Grammar(llguidance.grammar_from("gbnf" if "::=" in text else "lark", text), param)
@@ -129,7 +129,7 @@ def _checked_schema(schema: Any, param: str) -> str:
     if schema is True or schema == {}:
         schema = {"type": "object"}
     if not isinstance(schema, dict):
-        raise InvalidRequestError(f"{param}: the schema should be a JSON object.", param=param)
+        raise _wrong(param, "the schema should be a JSON object.")
     nodes, level = 0, [schema]
     for depth in range(MOST_DEPTH + 1):
         nodes += len(level)
@@ -137,15 +137,11 @@ def _checked_schema(schema: Any, param: str) -> str:
             if isinstance(value, dict):
                 _check_cost(value, param)
         if nodes > MOST_NODES:
-            raise InvalidRequestError(
-                f"{param}: the schema has over {MOST_NODES} parts; make it smaller.", param=param
-            )
+            raise _wrong(param, f"the schema has over {MOST_NODES} parts; make it smaller.")
         if not level:
             break
         if depth == MOST_DEPTH:
-            raise InvalidRequestError(
-                f"{param}: the schema is nested more than {MOST_DEPTH} deep; flatten it or use $defs.", param=param
-            )
+            raise _wrong(param, f"the schema is nested more than {MOST_DEPTH} deep; flatten it or use $defs.")
         level = [
             inner
             for value in level
@@ -190,25 +186,25 @@ def _check_cost(schema: dict[str, Any], param: str) -> None:
     properties, multiple = schema.get("properties"), schema.get("multipleOf")
     for name in ("minItems", "maxItems"):
         if isinstance(schema.get(name), int | float) and schema[name] > MOST_ITEMS:
-            raise InvalidRequestError(
-                f"{param}: {name} should be at most {MOST_ITEMS} to be enforced.", param=param
-            )
+            raise _wrong(param, f"{name} should be at most {MOST_ITEMS} to be enforced.")
     if isinstance(properties, dict) and len(properties) > MOST_PROPERTIES:
-        raise InvalidRequestError(
-            f"{param}: the schema has {len(properties)} properties in one object; at most {MOST_PROPERTIES} "
-            "are allowed.",
-            param=param,
+        raise _wrong(
+            param,
+            f"the schema has {len(properties)} properties in one object; at most {MOST_PROPERTIES} are allowed.",
         )
     if isinstance(multiple, int | float) and not LEAST_MULTIPLE <= multiple <= MOST_MULTIPLE:
-        raise InvalidRequestError(
-            f"{param}: multipleOf should be from {LEAST_MULTIPLE} to {MOST_MULTIPLE} to be enforced.", param=param
-        )
+        raise _wrong(param, f"multipleOf should be from {LEAST_MULTIPLE} to {MOST_MULTIPLE} to be enforced.")
+
+
+def _wrong(param: str, sentence: str) -> InvalidRequestError:
+    """The error for a part of the grammar in `param`."""
+    return InvalidRequestError(f"{param}: {sentence}", param=param)
 
 
 def refusal(reason: str, param: str) -> InvalidRequestError:
     """The error for a grammar that llguidance does not take for this reason."""
     if _LARGE.search(reason):
-        return InvalidRequestError(f"{param}: the grammar is too large to enforce; make it smaller.", param=param)
+        return _wrong(param, "the grammar is too large to enforce; make it smaller.")
     if "NoExtension" in reason:
         return field_error(param, "admits no text at all; correct the grammar.")
     told = " ".join(reason.split("<state>")[0].split())[:300].rstrip(". ")
