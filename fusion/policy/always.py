@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-from fusion.policy.policy import ALL, Ask, Asking
+from fusion.policy.policy import ALL, Ask, Asking, Policy
 
 
-class Always:
+class Always(Policy):
     """Every member, one token at a time."""
 
     def ask(self, sequence: Asking) -> Ask:
         """Everyone."""
         return ALL
-
-    def answered(self, sequence: Asking) -> Ask | None:
-        """No one else: all were asked."""
-        return None
-
-    def checked(self, drafted: int, accepted: int) -> None:
-        """There are no drafts."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from fusion.policy.policy import ALL, Ask, Asking
+from fusion.policy.policy import ALL, Ask, Asking, Policy
 from fusion.step import project
 
 _LEAST = 1e-6  # a leading member of which the map carries nothing decides nothing, whatever the threshold
 
 
-class Confident:
+class Confident(Policy):
     """One member leads, and the others are asked only where its best token is not probable enough.
 
     That is under a threshold (as in GaC), or ahead of the second by less than a margin (as in SAFE, 2510.15346,
@@ -44,11 +44,8 @@ class Confident:
         second, best = np.sort(np.append(candidates.probabilities[0, 0], 0.0))[-2:]
         return None if best >= max(self._threshold, _LEAST) and best - second >= self._margin else ALL
 
-    def checked(self, drafted: int, accepted: int) -> None:
-        """There are no drafts."""
 
-
-class Draw:
+class Draw(Policy):
     """One member is drawn by weight and runs alone (ME, 2605.00419): a mixture, one component at a time."""
 
     def __init__(self) -> None:
@@ -62,10 +59,3 @@ class Draw:
         weights = np.array([sequence.weights[name] for name in names])
         shares = weights / weights.sum() if weights.sum() > 0 else np.full(len(names), 1 / len(names))
         return Ask((names[int(self._rng.choice(len(names), p=shares))],))
-
-    def answered(self, sequence: Asking) -> Ask | None:
-        """No one else."""
-        return None
-
-    def checked(self, drafted: int, accepted: int) -> None:
-        """There are no drafts."""

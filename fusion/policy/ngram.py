@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from fusion.policy.pace import Pace
-from fusion.policy.policy import ALL, Ask, Asking
+from fusion.policy.policy import ALL, Ask, Asking, Policy
 from fusion.sequence.steps import draftable
 
 LONGEST_MATCH = 4
 SHORTEST_MATCH = 2
 
 
-class Ngram:
+class Ngram(Policy):
     """Everyone is asked, about the tokens that the text's past suggests."""
 
     def __init__(self) -> None:
@@ -28,10 +28,6 @@ class Ngram:
                 length = self._pace.length(sequence.company)
                 return Ask(None, draftable(sequence, self._tokens[at : at + length])) if length else ALL
         return ALL
-
-    def answered(self, sequence: Asking) -> Ask | None:
-        """No one else."""
-        return None
 
     def checked(self, drafted: int, accepted: int) -> None:
         """Learn how long drafts may be."""

@@ -91,13 +91,18 @@ class Asking(Protocol):
 
 
 class Policy(Protocol):
-    """Decides who is asked. Called on the fuser's thread, so it must not block."""
+    """Decides who is asked. Called on the fuser's thread, so it must not block.
+
+    A policy that has no drafts, and asks once a round, takes both other methods from here.
+    """
 
     def ask(self, sequence: Asking) -> Ask:
         """Return the members to ask for the next token, now that one was written."""
 
     def answered(self, sequence: Asking) -> Ask | None:
         """Whom to ask besides, now that all who vote have answered; None to fuse what there is."""
+        return None
 
     def checked(self, drafted: int, accepted: int) -> None:
         """Of so many drafted tokens that members had scored, these were what was drawn."""
+        return
