@@ -111,8 +111,6 @@ def measure(
         weights=by_member,
         pruned=pruned,
         tokens=counted,
-        scored={},
-        kept=0,
         coinciding=coinciding,
         notes=(*notes, decision.note) if decision.note else tuple(notes),
         features=decision.features,
@@ -135,17 +133,12 @@ def decide(ensemble: Ensemble, prompt: Prompt, members: Sequence[str], fusion: F
     pivot = heaviest(decision.weights, members) if ensemble.chooses_pivot else ensemble.pivot
     weights, pruned = prune(decision.weights, members, pivot, fusion.weighting.prune)
     by_member = dict(zip(members, weights.tolist(), strict=True))
-    notes = () if decision.note is None else (decision.note,)
     report = WeightingReport(
         method="learned" if decision.note is None else "uniform",
         perplexity={},
         weights=by_member,
         pruned=pruned,
-        tokens=0,
-        scored={},
-        kept=0,
-        coinciding=0,
-        notes=notes,
+        notes=() if decision.note is None else (decision.note,),
         features=decision.features,
         similarity=decision.similarity,
     )

@@ -129,15 +129,9 @@ def arguments(options: Options) -> dict[str, Any]:
     """Return the arguments for `EngineArgs`. The user's may still be of a wrong type, which vLLM reports."""
     given = options.engine_args
     result: dict[str, Any] = {
-        "model": options.source,
-        "dtype": options.dtype,
-        "revision": options.revision,
-        "trust_remote_code": options.trust_remote_code,
-        "max_num_seqs": options.max_sequences,
-        "max_model_len": options.max_context,
+        **{name: getattr(options, own) for name, own in OURS.items()},
         # The next token of every sequence fits beside a chunk of one prompt.
         "max_num_batched_tokens": options.prefill_chunk + options.max_sequences,
-        "max_logprobs": options.candidates,
         "enable_lora": bool(options.adapters),
         "use_tqdm_on_load": False,
         **_lora(options),
