@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 
 from alignment.methods.exact import exact_map
@@ -22,13 +24,10 @@ def first_token_map(
     """
     if not (source_lead or target_lead):
         return running
-    exact = exact_map(
-        source, target, source_stops=(), target_stop=0, source_lead=source_lead, target_lead=target_lead
-    )
+    by_bytes = partial(exact_map, source_stops=(), target_stop=0, source_lead=source_lead, target_lead=target_lead)
+    exact = by_bytes(source, target)
     stays = np.arange(target.vocabulary_size, dtype=np.int32)
-    begins = exact_map(
-        target, target, source_stops=(), target_stop=0, source_lead=source_lead, target_lead=target_lead
-    ).target_ids[:, 0]
+    begins = by_bytes(target, target).target_ids[:, 0]
     is_text = np.array([surface is not None for surface in target.surfaces])
     begins = np.where(is_text, begins, stays)
     ids = np.where(running.target_ids < 0, -1, begins[running.target_ids])

@@ -7,7 +7,6 @@ import json
 from collections.abc import Collection
 
 import tokenizers
-from tokenizers import AddedToken
 
 
 def derive(
@@ -28,14 +27,16 @@ def derive(
         if (value := getattr(backend, part)) is not None:
             setattr(front, part, value)
     added = backend.get_added_tokens_decoder()
-    in_order = [_flagged(token, token.special or id in control) for id, token in sorted(added.items())]
+    for id, token in added.items():
+        token.special = token.special or id in control
+    in_order = (token for _, token in sorted(added.items()))
     for special, tokens in itertools.groupby(in_order, key=lambda token: bool(token.special)):
         (front.add_special_tokens if special else front.add_tokens)(list(tokens))
     if front.get_added_tokens_decoder().keys() != added.keys():
         # Ids of added tokens with holes between them can only be had from a file.
         whole = json.loads(backend.to_str())
-        for token in whole["added_tokens"]:
-            token["special"] = token["special"] or token["id"] in control
+        for stated in whole["added_tokens"]:
+            stated["special"] = stated["special"] or stated["id"] in control
         front = tokenizers.Tokenizer.from_str(json.dumps(whole))
         front.no_truncation()
         front.no_padding()
@@ -43,16 +44,3 @@ def derive(
         front.post_processor = None
     front.encode_special_tokens = encode_special_tokens
     return front
-
-
-def _flagged(token: AddedToken, special: bool) -> AddedToken:
-    if token.special == special:
-        return token
-    return AddedToken(
-        token.content,
-        single_word=token.single_word,
-        lstrip=token.lstrip,
-        rstrip=token.rstrip,
-        normalized=token.normalized,
-        special=special,
-    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,22 +57,10 @@ class Scored:
 
 
 def score_references(
-    fuser: Fuser,
-    ensemble: Ensemble,
-    questions: Sequence[Question],
-    form: Form,
-    progress: Callable[[], None] = lambda: None,
+    fuser: Fuser, ensemble: Ensemble, questions: Sequence[Question], form: Form
 ) -> tuple[list[Scored], list[str]]:
-    """The questions whose references could be scored, and for each of the others a sentence.
-
-    `progress` is called after each, on any thread.
-    """
+    """The questions whose references could be scored, and for each of the others a sentence."""
     places = threading.Semaphore(AT_A_TIME)
-
-    def done() -> None:
-        progress()
-        places.release()
-
     members = list(ensemble.models)
     weighting = Weighting("packllm-opt", positions=POSITIONS, spread="last", grid=2)
     fusion = FusionParams(weighting=weighting, unmapped=ensemble.defaults.unmapped, report=True)
@@ -82,13 +70,13 @@ def score_references(
     failed = []
     for question in questions:
         places.acquire()
-        listener = Listener(done)
+        listener = Listener(places.release)
         try:
             prompt = _encoded(ensemble, question, form)
             fuser.submit(ensemble, prompt, sampling, fusion, on_update=listener)
             sent.append((question, prompt, listener))
         except TuttiError as error:
-            done()
+            places.release()
             failed.append(str(error))
     for _ in range(AT_A_TIME):
         places.acquire()

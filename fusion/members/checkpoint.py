@@ -274,12 +274,10 @@ def _on_hub(source: str, name: str, revision: str | None) -> bool:
     """Return whether a repository has a file; True where that cannot be found out."""
     try:
         hf_hub_download(source, name, revision=revision)
-    except LocalEntryNotFoundError:
-        return True
-    except EntryNotFoundError:
-        return False
+    except EntryNotFoundError as error:
+        return isinstance(error, LocalEntryNotFoundError)
     except (HfHubHTTPError, OSError, ValueError):
-        return True
+        pass
     return True
 
 
