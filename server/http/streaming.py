@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Coroutine, Iterable
 from functools import partial
 from typing import Any, Protocol
@@ -16,31 +15,16 @@ from starlette.types import Receive, Scope, Send
 
 from alignment.errors import RequestError
 from fusion.core import Delta
-from server.http.errors import CLIENT_CLOSED_REQUEST, as_request_error, error_body
+from server.http.errors import CLIENT_CLOSED_REQUEST, as_request_error
 from server.http.generation import Choice, Generation
 from server.http.protocol.common import Usage
 from server.settings.server import ServerSettings
 
 KEEP_ALIVE = ": keep-alive\n"  # an empty line would be an event without data, which ends some clients' streams
-DONE = "data: [DONE]\n\n"
 STREAMS: dict[int | str, dict[str, Any]] = {
     200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}
 }
 """The answers of a route that can stream, as OpenAPI documents them."""
-
-
-class ServerSentEvents:
-    """Events as OpenAI's completions send them."""
-
-    done = DONE
-
-    def frame(self, chunk: BaseModel) -> str:
-        """A chunk as an event."""
-        return f"data: {chunk.model_dump_json()}\n\n"
-
-    def failure(self, error: RequestError) -> str:
-        """The event of an answer that failed on the way."""
-        return f"data: {json.dumps(error_body(error))}\n\n"
 
 
 class Shape(Protocol):

@@ -40,10 +40,11 @@ from server.http.tools.offer import Offer, conversations, format_for
 from server.http.tools.parser import ToolParser
 
 
-class ChatShape(CompletionsShape[ChatRequest]):
+class ChatShape(CompletionsShape[ChatRequest, ChatChunk]):
     """Answers as chat completions."""
 
     prefix = "chatcmpl"
+    of_chunks = ChatChunk
 
     def __init__(
         self, generation: Generation, model: str, body: ChatRequest, *, reading: Callable[[View], Reading]
@@ -52,14 +53,10 @@ class ChatShape(CompletionsShape[ChatRequest]):
         self._reading = reading
         self._readings: dict[int, Reading] = {}  # by choice
 
-    def idle(self) -> ChatChunk:
-        """A chunk without choices."""
-        return self._chunk()
-
     def opening(self, choices: list[Choice]) -> Iterator[ChatChunk]:
         """The role of each choice."""
         for choice in choices:
-            chunk = self._chunk(ChatChunkChoice(index=choice.index, delta=Delta(role="assistant", content="")))
+            chunk = self.chunk(ChatChunkChoice(index=choice.index, delta=Delta(role="assistant", content="")))
             if choice is choices[0]:
                 chunk.prompt_token_ids, chunk.prompt_text = self.prompt_ids(choice), self._prompt_text(choice)
             yield chunk
@@ -73,18 +70,14 @@ class ChatShape(CompletionsShape[ChatRequest]):
         if (logprobs or ids or rounds) and not deltas:
             deltas = [{"content": ""}]
         for fields in deltas:
-            yield self._chunk(
+            yield self.chunk(
                 ChatChunkChoice(
                     index=choice.index, delta=Delta(**fields), logprobs=logprobs, token_ids=ids, fusion=rounds
                 )
             )
             logprobs = ids = rounds = None
         if isinstance(update, core.End):
-            yield self._chunk(ChatChunkChoice(index=choice.index, delta=Delta(), **self._ending(choice)))
-
-    def closing(self, usage: Usage) -> ChatChunk:
-        """The chunk of usage, which has no choices."""
-        return self._chunk(usage=usage)
+            yield self.chunk(ChatChunkChoice(index=choice.index, delta=Delta(), **self._ending(choice)))
 
     def whole(self, choices: list[Choice], usage: Usage) -> ChatCompletion:
         """The answer in one piece."""
@@ -126,9 +119,6 @@ class ChatShape(CompletionsShape[ChatRequest]):
             token_ids=self.ids(choice.tokens),
             **self._ending(choice),
         )
-
-    def _chunk(self, *choices: ChatChunkChoice, usage: Usage | None = None) -> ChatChunk:
-        return ChatChunk(choices=list(choices), **self.envelope(usage))
 
     def _ending(self, choice: Choice) -> dict[str, Any]:
         """How a choice ended: one that calls tools does not stop."""

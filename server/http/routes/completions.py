@@ -35,10 +35,11 @@ from server.http.service import Service
 from server.http.streaming import STREAMS
 
 
-class CompletionShape(CompletionsShape[CompletionRequest]):
+class CompletionShape(CompletionsShape[CompletionRequest, Completion]):
     """Answers as text completions. `echo` holds the text that each choice begins with, if it begins with one."""
 
     prefix = "cmpl"
+    of_chunks = Completion
 
     def __init__(
         self, generation: Generation, model: str, body: CompletionRequest, *, echo: Sequence[str] = ()
@@ -47,10 +48,6 @@ class CompletionShape(CompletionsShape[CompletionRequest]):
         self.logprobs = body.logprobs is not None
         self.echo = echo
         self._sent: dict[int, CompletionText] = {}  # by choice
-
-    def idle(self) -> Completion:
-        """A chunk without choices."""
-        return self._completion([])
 
     def opening(self, choices: list[Choice]) -> Iterator[Completion]:
         """Nothing: a text has no role."""
@@ -69,24 +66,18 @@ class CompletionShape(CompletionsShape[CompletionRequest]):
         ids, rounds = self.ids(update.tokens) or None, rounds_report(update)
         if text or logprobs or ids or rounds:
             first = len(choice.texts) == 1
-            yield self._completion(
-                [
-                    CompletionChoice(
-                        index=choice.index,
-                        text=text,
-                        logprobs=logprobs,
-                        token_ids=ids,
-                        prompt_token_ids=self.prompt_ids(choice) if first else None,
-                        fusion=rounds,
-                    )
-                ]
+            yield self.chunk(
+                CompletionChoice(
+                    index=choice.index,
+                    text=text,
+                    logprobs=logprobs,
+                    token_ids=ids,
+                    prompt_token_ids=self.prompt_ids(choice) if first else None,
+                    fusion=rounds,
+                )
             )
         if isinstance(update, End):
-            yield self._completion([CompletionChoice(index=choice.index, text="", **self.ending(choice))])
-
-    def closing(self, usage: Usage) -> Completion:
-        """The chunk of usage, which has no choices."""
-        return self._completion([], usage)
+            yield self.chunk(CompletionChoice(index=choice.index, text="", **self.ending(choice)))
 
     def whole(self, choices: list[Choice], usage: Usage) -> Completion:
         """The answer in one piece."""
@@ -102,10 +93,7 @@ class CompletionShape(CompletionsShape[CompletionRequest]):
             )
             for choice in choices
         ]
-        return self._completion(texts, usage)
-
-    def _completion(self, choices: list[CompletionChoice], usage: Usage | None = None) -> Completion:
-        return Completion(choices=choices, **self.envelope(usage))
+        return self.chunk(*texts, usage=usage)
 
     def _logprobs(self, choice: Choice) -> CompletionLogprobs | None:
         if not self.logprobs:

@@ -2,30 +2,38 @@
 
 from __future__ import annotations
 
+import json
 import time
 import uuid
 from collections.abc import Sequence
 from typing import Any, ClassVar, Generic, TypeVar
 
+from pydantic import BaseModel
+
+from alignment.errors import RequestError
 from fusion.core import Token
+from server.http.errors import error_body
 from server.http.generation import Choice, Generation
 from server.http.protocol.common import PromptLogprobs, Usage
 from server.http.protocol.logprobs import prompt_logprobs
 from server.http.protocol.sampling import SamplingFields
-from server.http.streaming import ServerSentEvents
 
 Body = TypeVar("Body", bound=SamplingFields)
+Chunk = TypeVar("Chunk", bound=BaseModel)
 
 
-class CompletionsShape(ServerSentEvents, Generic[Body]):
-    """The envelope of every answer and chunk, the tokens that were asked for, and how choices end.
+class CompletionsShape(Generic[Body, Chunk]):
+    """The events and the envelope of every answer, the tokens that were asked for, and how choices end.
 
     Attributes:
         prefix: what ids of answers begin with.
+        of_chunks: the class of the chunks of a stream.
         model: the name that the request asked for.
     """
 
+    done = "data: [DONE]\n\n"
     prefix: ClassVar[str]
+    of_chunks: type[Chunk]
 
     def __init__(self, generation: Generation, model: str, body: Body) -> None:
         self.generation = generation
@@ -33,6 +41,26 @@ class CompletionsShape(ServerSentEvents, Generic[Body]):
         self.body = body
         self.id = f"{self.prefix}-{uuid.uuid4().hex}"
         self.created = int(time.time())
+
+    def frame(self, chunk: BaseModel) -> str:
+        """A chunk as an event."""
+        return f"data: {chunk.model_dump_json()}\n\n"
+
+    def failure(self, error: RequestError) -> str:
+        """The event of an answer that failed on the way."""
+        return f"data: {json.dumps(error_body(error))}\n\n"
+
+    def idle(self) -> Chunk:
+        """A chunk without choices."""
+        return self.chunk()
+
+    def closing(self, usage: Usage) -> Chunk:
+        """The chunk of usage, which has no choices."""
+        return self.chunk(usage=usage)
+
+    def chunk(self, *choices: BaseModel, usage: Usage | None = None) -> Chunk:
+        """A chunk with these choices."""
+        return self.of_chunks(choices=list(choices), **self.envelope(usage))
 
     def envelope(self, usage: Usage | None) -> dict[str, Any]:
         """The fields around the choices."""
