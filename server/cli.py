@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -205,11 +206,12 @@ def complete(
     api_key: ApiKey = None,
 ) -> None:
     """Have a model go on from a text, one text per line."""
-    from server.commands.chat import Completing, complete_all
+    from server.commands.chat import complete_all
 
     with _client_of(url, api_key) as client:
-        how = Completing(model or client.models()[0], max_tokens, temperature)
-        all_well = complete_all(client, how, Console(highlight=False), quick)
+        asked = model or client.models()[0]
+        go_on = partial(client.continuation, asked, max_tokens=max_tokens, temperature=temperature)
+        all_well = complete_all(go_on, Console(highlight=False), quick)
     raise typer.Exit(0 if all_well else 1)
 
 

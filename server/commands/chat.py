@@ -126,20 +126,11 @@ def chat(client: ChatClient, conversation: Conversation, console: Console) -> bo
     return _each_line(answered, interactive, console)
 
 
-@dataclass(frozen=True, slots=True)
-class Completing:
-    """The model that goes on from a text, and how."""
-
-    model: str
-    max_tokens: int
-    temperature: float
-
-
-def complete_all(client: ChatClient, how: Completing, console: Console, only: str | None = None) -> bool:
+def complete_all(go_on: Callable[[str], Iterator[str]], console: Console, only: str | None = None) -> bool:
     """Go on from `only`, else from every line of the input. Returns whether there was an answer to each."""
 
     def answered(line: str) -> bool:
-        show(client.continuation(how.model, line, how.max_tokens, how.temperature), [], console)
+        show(go_on(line), [], console)
         return True
 
     return answered(only) if only is not None else _each_line(answered, sys.stdin.isatty(), console)

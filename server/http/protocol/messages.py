@@ -248,9 +248,9 @@ class MessageStream:
     Each event goes out with its type as the `event:` line as well.
     """
 
-    def __init__(self, model: str, *, input_tokens: int = 0, id: str | None = None) -> None:
+    def __init__(self, model: str, *, input_tokens: int = 0) -> None:
         self.message: dict[str, Any] = {
-            "id": id or f"msg_{secrets.token_hex(12)}",
+            "id": f"msg_{secrets.token_hex(12)}",
             "type": "message",
             "role": "assistant",
             "model": model,

@@ -18,9 +18,9 @@ class ResponseStream:
     Each method gives the events that are due, in order; `response` is the object as it then stands.
     """
 
-    def __init__(self, request: ResponsesRequest, model: str, *, id: str | None = None) -> None:
+    def __init__(self, request: ResponsesRequest, model: str) -> None:
         self.response: dict[str, Any] = {
-            "id": id or _id("resp"),
+            "id": _id("resp"),
             "object": "response",
             "created_at": int(time.time()),
             "status": "in_progress",
