@@ -66,11 +66,11 @@ class WeightingReport:
     perplexity: dict[str, float]
     weights: dict[str, float]
     pruned: tuple[str, ...]
-    tokens: int = 0
-    scored: dict[str, int] = field(default_factory=dict)
-    kept: int = 0
-    coinciding: int = 0
-    notes: tuple[str, ...] = ()
+    tokens: int
+    scored: dict[str, int]
+    kept: int
+    coinciding: int
+    notes: tuple[str, ...]
     features: dict[str, float] = field(default_factory=dict)
     similarity: float | None = None
 

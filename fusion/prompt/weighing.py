@@ -111,6 +111,8 @@ def measure(
         weights=by_member,
         pruned=pruned,
         tokens=counted,
+        scored={},
+        kept=0,
         coinciding=coinciding,
         notes=(*notes, decision.note) if decision.note else tuple(notes),
         features=decision.features,
@@ -133,12 +135,17 @@ def decide(ensemble: Ensemble, prompt: Prompt, members: Sequence[str], fusion: F
     pivot = heaviest(decision.weights, members) if ensemble.chooses_pivot else ensemble.pivot
     weights, pruned = prune(decision.weights, members, pivot, fusion.weighting.prune)
     by_member = dict(zip(members, weights.tolist(), strict=True))
+    notes = () if decision.note is None else (decision.note,)
     report = WeightingReport(
         method="learned" if decision.note is None else "uniform",
         perplexity={},
         weights=by_member,
         pruned=pruned,
-        notes=() if decision.note is None else (decision.note,),
+        tokens=0,
+        scored={},
+        kept=0,
+        coinciding=0,
+        notes=notes,
         features=decision.features,
         similarity=decision.similarity,
     )
