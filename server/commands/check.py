@@ -181,13 +181,12 @@ def _plan_ensemble(
         weights = {name: f"{terms.weights.get(name, 0.0):+.3f}" for name in ensemble.members}
     members = []
     for name in ensemble.members:
-        if name not in maker.members:
-            alignment = "pivot" if name == pivot else "identity"
-            members.append(MemberPlan(name, _shown(ensemble, name), alignment, 1.0, weights[name]))
-            continue
-        alignment = "file" if name in ensemble.maps else ensemble.alignment.method
-        vocabulary_map = maker.known(name)
-        reach = None if vocabulary_map is None else reach_of(vocabulary_map, vocabularies[name].tokenizer)
+        alignment = "pivot" if name == pivot else "identity"
+        reach: float | None = 1.0
+        if name in maker.members:
+            alignment = "file" if name in ensemble.maps else ensemble.alignment.method
+            vocabulary_map = maker.known(name)
+            reach = None if vocabulary_map is None else reach_of(vocabulary_map, vocabularies[name].tokenizer)
         members.append(MemberPlan(name, _shown(ensemble, name), alignment, reach, weights[name]))
     return tuple(members)
 

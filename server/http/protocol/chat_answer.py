@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from server.http.protocol.common import AnswerModel, PromptLogprobs, Usage, is_none
+from server.http.protocol.common import AnswerModel, Envelope, PromptLogprobs, Usage, is_none
 from server.http.protocol.fusion import FusionReport, RoundsReport
 
 
@@ -53,16 +53,12 @@ class ChatChoice(AnswerModel):
     fusion: FusionReport | None = Field(default=None, exclude_if=is_none)
 
 
-class ChatCompletion(AnswerModel):
+class ChatCompletion(Envelope):
     """The whole answer."""
 
-    id: str
     object: Literal["chat.completion"] = "chat.completion"
-    created: int
-    model: str
     choices: list[ChatChoice]
     usage: Usage
-    system_fingerprint: str
     prompt_logprobs: PromptLogprobs | None = Field(default=None, exclude_if=is_none)
     prompt_token_ids: list[int] | None = Field(default=None, exclude_if=is_none)
     prompt_text: str | None = Field(default=None, exclude_if=is_none)
@@ -90,15 +86,10 @@ class ChatChunkChoice(AnswerModel):
     fusion: FusionReport | RoundsReport | None = Field(default=None, exclude_if=is_none)
 
 
-class ChatChunk(AnswerModel):
+class ChatChunk(Envelope):
     """One event of a stream."""
 
-    id: str
     object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
-    created: int
-    model: str
     choices: list[ChatChunkChoice]
-    usage: Usage | None = Field(default=None, exclude_if=is_none)
-    system_fingerprint: str
     prompt_token_ids: list[int] | None = Field(default=None, exclude_if=is_none)
     prompt_text: str | None = Field(default=None, exclude_if=is_none)

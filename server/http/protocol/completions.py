@@ -8,7 +8,7 @@ from pydantic import Field
 
 from alignment.errors import UnsupportedError, field_error
 from server.http.errors import shorten
-from server.http.protocol.common import AnswerModel, PromptLogprobs, Usage, expected, is_none
+from server.http.protocol.common import AnswerModel, Envelope, PromptLogprobs, expected, is_none
 from server.http.protocol.fusion import FusionFields, FusionReport, RoundsReport
 from server.http.protocol.sampling import SamplingFields
 
@@ -115,13 +115,8 @@ class CompletionChoice(AnswerModel):
     fusion: FusionReport | RoundsReport | None = Field(default=None, exclude_if=is_none)
 
 
-class Completion(AnswerModel):
+class Completion(Envelope):
     """The whole answer, or one event of a stream; `usage` is in the answer and in the last event."""
 
-    id: str
     object: Literal["text_completion"] = "text_completion"
-    created: int
-    model: str
     choices: list[CompletionChoice]
-    usage: Usage | None = Field(default=None, exclude_if=is_none)
-    system_fingerprint: str

@@ -14,12 +14,12 @@ from alignment.errors import RequestError
 from fusion.core import Token
 from server.http.errors import error_body
 from server.http.generation import Choice, Generation
-from server.http.protocol.common import PromptLogprobs, Usage
+from server.http.protocol.common import Envelope, PromptLogprobs, Usage
 from server.http.protocol.logprobs import prompt_logprobs
 from server.http.protocol.sampling import SamplingFields
 
 Body = TypeVar("Body", bound=SamplingFields)
-Chunk = TypeVar("Chunk", bound=BaseModel)
+Chunk = TypeVar("Chunk", bound=Envelope)
 
 
 class CompletionsShape(Generic[Body, Chunk]):
