@@ -188,17 +188,8 @@ class LearnedWeights:
             temporary.unlink(missing_ok=True)
 
     def _arrays(self) -> dict[str, NDArray[Any]]:
-        return {
-            "buckets": self.vocabulary.buckets,
-            "rarity": self.vocabulary.rarity,
-            "bias": self.bias,
-            "text": self.text,
-            "number": self.number,
-            "usual": self.usual,
-            "rows": self.prototypes.rows,
-            "starts": self.prototypes.starts,
-            "sizes": self.prototypes.sizes,
-        }
+        own = {name: getattr(self, name) for name in ("bias", "text", "number", "usual")}
+        return asdict(self.vocabulary) | own | asdict(self.prototypes)
 
     @classmethod
     def load(cls, path: Path) -> LearnedWeights:

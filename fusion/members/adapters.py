@@ -9,10 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-
 from alignment.errors import ConfigError
-from fusion.members.checkpoint import json_object
+from fusion.members.checkpoint import json_object, whole
 
 WEIGHTS = "adapter_model.safetensors"
 _NAME = re.compile(r"^base_model\.model\.(?P<module>.+)\.lora_(?P<part>[AB])\.weight$")
@@ -73,11 +71,8 @@ def read_adapter(folder: str) -> AdapterFile:
         pickles = sorted(path.name for path in Path(folder).iterdir() if path.suffix in (".bin", ".pt", ".pth"))
         found = f"only {pickles[0]}, a pickle, which can run code and is never loaded" if pickles else "no weights"
         raise ConfigError(f"{folder} has {found}; save the adapter with safe_serialization (as {WEIGHTS}).")
-    try:
-        with safe_open(file, framework="numpy") as content:
-            shapes = {name: tuple(content.get_slice(name).get_shape()) for name in content.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise ConfigError(f"{file} is damaged ({error}); copy it again.") from error
+    with whole(file) as content:
+        shapes = {name: tuple(content.get_slice(name).get_shape()) for name in content.keys()}  # noqa: SIM118
     return AdapterFile(folder, file, _layers(folder, config, shapes))
 
 

@@ -157,15 +157,17 @@ def weight_files(source: str, *, revision: str | None = None) -> dict[str, int]:
         weights = {"model.safetensors": weights["model.safetensors"]}
     if _is_folder(source):
         for name in weights:
-            _check_whole(Path(source, name))
+            with whole(Path(source, name)):
+                pass
     return weights
 
 
-def _check_whole(file: Path) -> None:
-    """Raise ConfigError unless the file is as long as its header says; reads nothing but that."""
+@contextmanager
+def whole(file: Path) -> Iterator[Any]:
+    """An open safetensors file, of which only the header is read. Raises ConfigError unless it is whole."""
     try:
-        with safe_open(file, framework="numpy"):
-            pass
+        with safe_open(file, framework="numpy") as content:
+            yield content
     except (SafetensorError, OSError) as error:
         raise ConfigError(f"{file} is damaged ({error}); copy it again.") from error
 
