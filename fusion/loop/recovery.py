@@ -27,14 +27,6 @@ class Attendance:
     def __init__(self) -> None:
         self.down: dict[str, Down] = {}
 
-    def lose(self, name: str, down: Down) -> None:
-        """A member is down, or still is after another attempt."""
-        self.down[name] = down
-
-    def regain(self, name: str) -> None:
-        """A member is back."""
-        del self.down[name]
-
     def require(self, ensemble: Ensemble, members: Collection[str]) -> None:
         """UnavailableError when one of these members is down that the ensemble cannot do without, or all are."""
         none_left = self.down.keys() >= {ensemble.engine(name) for name in members}
@@ -82,7 +74,7 @@ class Recovery:
         """A member has lost its engine and everything cached."""
         if name not in self.attendance.down:
             self._outbox.news(self._outbox.observer.went_down, name)
-        self.attendance.lose(name, down)
+        self.attendance.down[name] = down
         for sequence in self._line.in_turn():
             if error := self.attendance.hopeless(sequence):
                 self._line.remove(sequence)
@@ -104,7 +96,7 @@ class Recovery:
 
     def regained(self, member: Member) -> None:
         """A member is back, with nothing cached: it reads again what the sequences hold that lost it."""
-        self.attendance.regain(member.name)
+        del self.attendance.down[member.name]
         self._outbox.news(self._outbox.observer.came_back, member.name)
         self._places.budget.reset(member.name, member.capacity)
         for sequence in self._line.in_turn():

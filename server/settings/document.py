@@ -63,7 +63,8 @@ def parse(text: str, name: str) -> Document:
     if top is None:
         raise ConfigError(f"{name}: the file is empty; it needs at least one entry under 'models'.")
     if not isinstance(top, yaml.MappingNode):
-        raise ConfigError(f"{name}:{_line(top)}: should be a mapping with 'models', not {_kind(top)}.")
+        kind = "a list" if isinstance(top, yaml.SequenceNode) else "a single value"
+        raise ConfigError(f"{name}:{_line(top)}: should be a mapping with 'models', not {kind}.")
     reader = _Reader(name)
     return Document(name, reader.read(top, ()), reader.origins)
 
@@ -147,7 +148,3 @@ class _Reader:
 def _line(marked: yaml.Node | yaml.Event) -> int:
     mark = marked.start_mark
     return mark.line + 1 if mark is not None else 1
-
-
-def _kind(node: yaml.Node) -> str:
-    return "a list" if isinstance(node, yaml.SequenceNode) else "a single value"

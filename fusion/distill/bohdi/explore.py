@@ -194,7 +194,8 @@ def _cases(
         faults = {name: why for name, reply in replies.items() if (why := _answer_fault(reply, settings))}
         answers = {name: reply.text for name, reply in replies.items() if name not in faults}
         if answers:
-            cases.append((question, Case(question.text, answers, _judge_of(question.leader, settings)), faults))
+            judge = JUDGES if settings.judge.by == "ensemble" else settings.judge.source or question.leader
+            cases.append((question, Case(question.text, answers, judge), faults))
         else:
             unanswered.append((question, f"no usable answer: {next(iter(faults.values()))}"))
     return cases, unanswered
@@ -204,10 +205,6 @@ def _answer_fault(reply: Reply, settings: Bohdi) -> str | None:
     if reply.error is not None:
         return reply.error
     return rules.fault(reply.text, finished=reply.finished, rules=settings.rules)
-
-
-def _judge_of(leader: str, settings: Bohdi) -> str:
-    return JUDGES if settings.judge.by == "ensemble" else settings.judge.source or leader
 
 
 def _silent(written: Iterable[tuple[str, Reply]], answered: Sequence[dict[str, Reply]]) -> dict[str, str]:

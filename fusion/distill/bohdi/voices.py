@@ -107,7 +107,8 @@ class Voices:
                 constraints = {ensemble.pivot: self._constraint(ensemble, request.schema)}
                 prompt = replace(prompt, constraints=constraints)
             room = ensemble.max_new_tokens(prompt, ensemble.taking_part(ensemble.defaults))
-            return ensemble, prompt, _within(request.sampling, room)
+            sampling = replace(request.sampling, max_tokens=min(request.sampling.max_tokens, room))
+            return ensemble, prompt, sampling
 
         ended = self._decode([partial(started, one) for one in requests])
         self.tokens += sum(one.tokens for one in ended)
@@ -175,10 +176,6 @@ def open_voices(sources: Mapping[str, Source], panel: Panel | None) -> Iterator[
         yield Voices(runtime)
     finally:
         runtime.fuser.stop()
-
-
-def _within(sampling: SamplingParams, room: int) -> SamplingParams:
-    return sampling if sampling.max_tokens <= room else replace(sampling, max_tokens=room)
 
 
 def _answer_sum(ended: Listener, start: int | None, stops: frozenset[int]) -> float | None:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alignment.errors import ConfigError
-from fusion.distill.fusechat.conversations import Conversations, Encoded, Message, encode
+from fusion.distill.fusechat.conversations import Conversations, Encoded, encode
 from fusion.distill.fusechat.reading import open_engine, open_tokenizer, read_all
 from fusion.distill.fusechat.settings import Represent, Source, digest_of
 from fusion.distill.fusechat.shards import Arrays, read_shard, require_shard, shard_path, write_shard
@@ -96,7 +96,11 @@ def represent(
             some = conversations.messages[number * size : (number + 1) * size]
             encoded = [encode(tokenizer, stops, messages, longest) for messages in some]
             if all(one is None for one in encoded):
-                raise ConfigError(_unreadable(name, source, some, longest))
+                raise ConfigError(
+                    f"{name} ({source.source}) can read none of {len(some)} conversations: they are longer than "
+                    f"{longest} tokens, or its chat template does not write an answer after its generation "
+                    "prompt; raise data.max_length, or leave this model out."
+                )
             write_shard(shard_path(folder, number), _read(engine, encoded), inputs)
             done += len(some)
             progress(done, total)
@@ -145,11 +149,3 @@ def _read(engine: Engine, encoded: list[Encoded | None]) -> Arrays:
         "logprobs": np.concatenate(logprobs).astype(np.float32),
         "losses": np.array(losses, np.float64),
     }
-
-
-def _unreadable(name: str, source: Source, some: list[list[Message]], longest: int) -> str:
-    return (
-        f"{name} ({source.source}) can read none of {len(some)} conversations: they are longer than {longest} "
-        "tokens, or its chat template does not write an answer after its generation prompt; raise "
-        "data.max_length, or leave this model out."
-    )

@@ -26,7 +26,7 @@ def test_a_member_that_is_away_fails_readiness_but_no_scrape(
     if silent:
         fuser.silent = {"b"}
     else:
-        fuser.attendance.lose("b", GONE)
+        fuser.attendance.down["b"] = GONE
     answer = client.get("/ready")
     assert answer.status_code == 503
     assert answer.json()["error"]["message"] == "Not answering: b."
@@ -48,7 +48,7 @@ def test_an_ensemble_that_goes_on_without_a_member_keeps_the_server_ready(
     own = replace(pair, name="b", models=models, views={"b": View(models, "b", {})})
     fuser.silent = set(silent)
     for name in lost:
-        fuser.attendance.lose(name, GONE)
+        fuser.attendance.down[name] = GONE
     with TestClient(create_app({"pair": pair, "b": own}, fuser, ServerSettings())) as client:
         answer = client.get("/ready")
         assert answer.status_code == status
