@@ -44,11 +44,22 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """Form of the questions: in a chat, or as plain text with `template` around `{prompt}`. Decoding is greedy."""
+    """Form of the questions to a model; decoding is always greedy.
+
+    Attributes:
+        template: the plain text of a completion, in which the question takes the place of `QUESTION`; None asks
+            in a chat, where every model has its own template.
+        stop: texts that end an answer.
+        max_tokens: the longest answer.
+    """
 
     template: str | None = None
     stop: tuple[str, ...] = ()
     max_tokens: int = 256
+
+    def text(self, question: str) -> str:
+        """A question as it is asked, but for the templates of chats."""
+        return (self.template or QUESTION).replace(QUESTION, question)
 
 
 def ask(fuser: Fuser, ensemble: Ensemble, fusion: FusionParams, prompts: Sequence[str], form: Form) -> list[Reply]:
@@ -89,7 +100,7 @@ def choose(
 
     The prompt is plain text, whatever the form says of chats, and a space goes between it and the choice.
     """
-    asked = (form.template or QUESTION).replace(QUESTION, prompt)
+    asked = form.text(prompt)
     began, listeners, places = time.perf_counter(), [], []
     sampling = SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0)
     finished = threading.Semaphore(0)
@@ -129,4 +140,4 @@ def _encoded(ensemble: Ensemble, prompt: str, fusion: FusionParams, form: Form) 
     locate = ensemble.scores(fusion)
     if form.template is None:
         return ensemble.encode_chat([{"role": "user", "content": prompt}], locate=locate)
-    return ensemble.encode_text(form.template.replace(QUESTION, prompt), locate=locate)
+    return ensemble.encode_text(form.text(prompt), locate=locate)

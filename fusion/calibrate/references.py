@@ -10,7 +10,7 @@ import numpy as np
 
 from alignment.errors import TuttiError
 from alignment.text.boundaries import Indices, shared_boundaries
-from fusion.calibrate.asking import AT_A_TIME, QUESTION, Form
+from fusion.calibrate.asking import AT_A_TIME, Form
 from fusion.core import Floats, Prompt, TextScores
 from fusion.ensemble import Ensemble, View
 from fusion.learned.features import PromptLosses, losses_of
@@ -95,13 +95,8 @@ def score_references(
     return scored, failed
 
 
-def asked(question: Question, form: Form) -> str:
-    """The prompt as the members are shown it, templates of chats aside."""
-    return question.prompt if form.template is None else form.template.replace(QUESTION, question.prompt)
-
-
 def _encoded(ensemble: Ensemble, question: Question, form: Form) -> Prompt:
-    text = asked(question, form)
+    text = form.text(question.prompt)
     if form.template is not None:
         return ensemble.encode_text(f"{text.rstrip()} {question.reference.strip()}", locate=True)
     messages = [{"role": "user", "content": text}, {"role": "assistant", "content": question.reference.strip()}]
@@ -121,7 +116,7 @@ def _read(
     places = _places(prompt, members)
     if len(places) != len(texts) or not texts:
         return None
-    text = asked(question, form)
+    text = form.text(question.prompt)
     if form.template is None:
         if len(texts) < 2:
             return None

@@ -11,7 +11,8 @@ from typing import Any
 import httpx2
 from rich.console import Console
 
-from server.commands.evaluate.asking import Answer, Asking
+from fusion.calibrate.asking import Form
+from server.commands.evaluate.asking import Answer
 from server.commands.evaluate.questions import Question
 from server.commands.evaluate.run import client_of, evaluate
 
@@ -58,14 +59,14 @@ QUESTIONS = [Question(f"n{n}", "numbers", f"{n} and {n}?", (str(2 * n),)) for n 
 ]
 
 
-CHAT = Asking()
+CHAT = Form()
 
 
-def ask(oracle: Any, asking: Asking = CHAT, retries: int = 0, **options: Any) -> list[Answer]:
+def ask(oracle: Any, form: Form = CHAT, retries: int = 0, **options: Any) -> list[Answer]:
     async def run() -> list[Answer]:
         http = httpx2.AsyncClient(transport=httpx2.MockTransport(oracle))
         async with client_of("http://tutti", http=http).with_options(max_retries=retries) as client:
-            return await evaluate(client, QUESTIONS, Console(file=io.StringIO()), asking=asking, **options)
+            return await evaluate(client, QUESTIONS, Console(file=io.StringIO()), form=form, **options)
 
     return asyncio.run(run())
 

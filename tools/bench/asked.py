@@ -8,9 +8,9 @@ from pathlib import Path
 from rich.console import Console
 
 from deploy.demo.members import MODELS
+from fusion.calibrate.asking import Form
 from fusion.distill.fusechat.reading import open_tokenizer
 from fusion.distill.fusechat.settings import Source
-from server.commands.evaluate.asking import Asking
 from server.commands.evaluate.run import evaluate, local, read_all
 from server.settings import read_settings
 
@@ -34,7 +34,7 @@ def milliseconds_a_token(config: str, names: Sequence[str], limit: int = 10) -> 
             for name in names:
                 began = time.process_time()
                 answers = await evaluate(
-                    client, questions, Console(quiet=True), asking=Asking(), models=[name], concurrency=16
+                    client, questions, Console(quiet=True), form=Form(), models=[name], concurrency=16
                 )
                 tokens = sum(len(tokenizer.encode(one.text, add_special_tokens=False)) + 1 for one in answers)
                 spent[name] = 1000 * (time.process_time() - began) / tokens

@@ -16,9 +16,10 @@ from pathlib import Path
 
 from rich.console import Console
 
+from fusion.calibrate.asking import Form
 from fusion.distill.bohdi.run import Run
 from fusion.distill.bohdi.settings import Bohdi
-from server.commands.evaluate.asking import Answer, Asking
+from server.commands.evaluate.asking import Answer
 from server.commands.evaluate.report import Summary, scores_table, summarise
 from server.commands.evaluate.run import evaluate, local, read_all
 from server.settings import Settings
@@ -70,7 +71,7 @@ def scores(models: dict[str, Path], questions: list) -> dict[str, object]:
 
     async def ask() -> list[Answer]:
         async with local(settings) as client:
-            return await evaluate(client, questions, console, asking=Asking())
+            return await evaluate(client, questions, console, form=Form())
 
     summaries = summarise(asyncio.run(ask()))
     console.print(scores_table(summaries))

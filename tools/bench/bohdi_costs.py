@@ -12,10 +12,10 @@ from pathlib import Path
 
 from rich.console import Console
 
+from fusion.calibrate.asking import Form
 from fusion.distill.bohdi.settings import TARGET
 from fusion.distill.bohdi.voices import Request, open_voices
 from fusion.options import SamplingParams
-from server.commands.evaluate.asking import Asking
 from server.commands.evaluate.run import evaluate, local, read_all
 from server.settings import Settings
 from server.settings.distill.bohdi import read_bohdi
@@ -31,7 +31,7 @@ def main() -> None:
     assert asked is not None
     questions = read_all([Path(task) for task in asked.tasks], QUESTIONS)
     sources = {TARGET: settings.base, **settings.sources}
-    longest = Asking().max_tokens
+    longest = Form().max_tokens
     requests = [
         Request(name, question.prompt, SamplingParams(max_tokens=longest, temperature=0.0))
         for name in sources
@@ -53,7 +53,7 @@ def main() -> None:
         async with local(configured) as client:
             for _ in range(REPEATS):
                 began = time.perf_counter()
-                await evaluate(client, questions, Console(stderr=True), asking=Asking(), concurrency=CONCURRENCY)
+                await evaluate(client, questions, Console(stderr=True), form=Form(), concurrency=CONCURRENCY)
                 served.append(time.perf_counter() - began)
 
     asyncio.run(ask())

@@ -17,10 +17,11 @@ from pathlib import Path
 
 from rich.console import Console
 
+from fusion.calibrate.asking import Form
 from fusion.distill.fusechat.run import Run
 from fusion.distill.fusechat.settings import FuseChat, Train, digest_of
 from fusion.distill.fusechat.train import train
-from server.commands.evaluate.asking import Answer, Asking
+from server.commands.evaluate.asking import Answer
 from server.commands.evaluate.report import Summary, scores_table, summarise
 from server.commands.evaluate.run import evaluate, local, read_all
 from server.settings import Settings
@@ -98,7 +99,7 @@ def scores(models: dict[str, Path], questions: list) -> dict[str, object]:
 
     async def ask() -> list[Answer]:
         async with local(settings) as client:
-            return await evaluate(client, questions, console, asking=Asking())
+            return await evaluate(client, questions, console, form=Form())
 
     summaries = summarise(asyncio.run(ask()))
     console.print(scores_table(summaries))

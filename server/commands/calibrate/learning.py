@@ -11,7 +11,7 @@ import numpy as np
 from fusion.calibrate.asking import Form
 from fusion.calibrate.fitting import Fit, fit
 from fusion.calibrate.references import Question as WithReference
-from fusion.calibrate.references import Scored, asked, score_references
+from fusion.calibrate.references import Scored, score_references
 from fusion.ensemble import Ensemble
 from fusion.learned.weights import UNIFORM, Fingerprint, LearnedWeights
 from fusion.loop.fuser import Fuser
@@ -117,7 +117,7 @@ class Learner:
 
     def is_unlike(self, learned: LearnedWeights, question: Question, form: Form) -> bool:
         """Return whether a question resembles none that the weights were fitted on."""
-        text = asked(WithReference(question.prompt, "", question.task), form)
+        text = form.text(question.prompt)
         similarity = learned.weigh(text, learned.members).similarity
         return similarity is not None and similarity < learned.about.similar
 

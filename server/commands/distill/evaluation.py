@@ -10,10 +10,11 @@ from typing import Any
 
 from rich.console import Console
 
+from fusion.calibrate.asking import Form
 from fusion.distill.fusechat.settings import BASE, Source
 from fusion.distill.fusechat.shards import write_json
 from server.commands.evaluate import report
-from server.commands.evaluate.asking import Answer, Asking
+from server.commands.evaluate.asking import Answer
 from server.commands.evaluate.run import evaluate as ask_all
 from server.commands.evaluate.run import local, read_all
 from server.settings import Settings
@@ -32,7 +33,7 @@ def evaluate(served: Settings, settings: EvaluateSection, path: Path, output: Co
 
     async def ask() -> list[Answer]:
         async with local(served) as client:
-            return await ask_all(client, questions, progress, asking=Asking())
+            return await ask_all(client, questions, progress, form=Form())
 
     answers = asyncio.run(ask())
     summaries = report.summarise(answers)

@@ -13,32 +13,16 @@ import httpx2
 import openai
 
 from alignment.errors import NO_CHAT_TEMPLATE, TuttiError
+from fusion.calibrate.asking import Form
 from server.commands.evaluate.questions import Question
 from server.commands.evaluate.scoring import chrf, is_right
 
-QUESTION = "{prompt}"
 # Raised by answers of another shape than OpenAI's, which the SDK hands over as they are.
 MALFORMED = (ValueError, LookupError, TypeError, AttributeError)
 
 
 class EvaluationError(TuttiError):
     """The server cannot be evaluated at all; one sentence."""
-
-
-@dataclass(frozen=True, slots=True)
-class Asking:
-    """Form of the questions to a model; decoding is always greedy.
-
-    Attributes:
-        template: the plain text of a completion, in which the question takes the place of `QUESTION`; None asks
-            in a chat, where every model has its own template.
-        stop: texts that end an answer.
-        max_tokens: the longest answer.
-    """
-
-    template: str | None = None
-    stop: tuple[str, ...] = ()
-    max_tokens: int = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +65,7 @@ async def ask_all(
     client: openai.AsyncOpenAI,
     models: Sequence[str],
     questions: Sequence[Question],
-    asking: Asking,
+    form: Form,
     *,
     concurrency: int,
     on_answer: Callable[[Answer], None],
@@ -95,18 +79,18 @@ async def ask_all(
 
     async def ask(model: str, question: Question) -> Answer:
         async with slots:
-            answer = await _ask(client, model, question, asking)
+            answer = await _ask(client, model, question, form)
         on_answer(answer)
         return answer
 
     return await asyncio.gather(*(ask(model, question) for model, question in product(models, questions)))
 
 
-async def _ask(client: openai.AsyncOpenAI, model: str, question: Question, asking: Asking) -> Answer:
+async def _ask(client: openai.AsyncOpenAI, model: str, question: Question, form: Form) -> Answer:
     began = time.perf_counter()
     text, finish, error = "", None, None
     try:
-        text, finish = await _said(client, model, question, asking)
+        text, finish = await _said(client, model, question, form)
     except openai.APIStatusError as failure:
         if NO_CHAT_TEMPLATE in failure.response.text:
             raise EvaluationError(
@@ -123,17 +107,14 @@ async def _ask(client: openai.AsyncOpenAI, model: str, question: Question, askin
     return Answer(model, question, text, right, chrf(question, text), finish, error, seconds)
 
 
-async def _said(
-    client: openai.AsyncOpenAI, model: str, question: Question, asking: Asking
-) -> tuple[str, str | None]:
+async def _said(client: openai.AsyncOpenAI, model: str, question: Question, form: Form) -> tuple[str, str | None]:
     """The text of an answer, and why it ended."""
-    options: dict[str, Any] = {"model": model, "temperature": 0, "max_tokens": asking.max_tokens}
-    if asking.stop:
-        options["stop"] = list(asking.stop)
-    if asking.template is None:
+    options: dict[str, Any] = {"model": model, "temperature": 0, "max_tokens": form.max_tokens}
+    if form.stop:
+        options["stop"] = list(form.stop)
+    if form.template is None:
         messages: Any = [{"role": "user", "content": question.prompt}]
         chosen = (await client.chat.completions.create(messages=messages, **options)).choices[0]
         return str(chosen.message.content or ""), chosen.finish_reason
-    prompt = asking.template.replace(QUESTION, question.prompt)
-    completed = (await client.completions.create(prompt=prompt, **options)).choices[0]
+    completed = (await client.completions.create(prompt=form.text(question.prompt), **options)).choices[0]
     return str(completed.text or ""), completed.finish_reason

@@ -41,7 +41,7 @@ Match = Annotated[
 
 def _asked_in(completions: bool, template: str | None) -> str | None:
     """The plain text that a question is asked in, or None for a chat."""
-    from server.commands.evaluate.asking import QUESTION
+    from fusion.calibrate.asking import QUESTION
 
     if template is not None and not (completions and QUESTION in template):
         raise ConfigError(f"--template is for --completions, and needs {QUESTION} where the question goes.")
@@ -82,14 +82,14 @@ def evaluate(
     api_key: ApiKey = None,
 ) -> None:
     """Measure how often each served name answers right, over the same path as a client takes."""
+    from fusion.calibrate.asking import Form
     from server.commands.evaluate import report, run
-    from server.commands.evaluate.asking import Asking
     from server.settings import read_settings
 
     if (config is None) == (url is None):
         raise ConfigError("Give either a configuration to load, or --url to evaluate a running server.")
     settings = read_settings(config) if config else None
-    asking = Asking(_asked_in(completions, template), tuple(stop or ()), max_tokens)
+    form = Form(_asked_in(completions, template), tuple(stop or ()), max_tokens)
     questions = _questions(settings, tasks, limit, match)
     progress = Console(stderr=True)
 
@@ -99,7 +99,7 @@ def evaluate(
                 client,
                 questions,
                 progress,
-                asking=asking,
+                form=form,
                 models=models or (),
                 concurrency=concurrency,
             )

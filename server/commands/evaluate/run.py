@@ -11,8 +11,9 @@ import httpx2
 import openai
 from rich.console import Console
 
+from fusion.calibrate.asking import Form
 from server.commands.client import NO_KEY, api_url
-from server.commands.evaluate.asking import Answer, Asking, EvaluationError, ask_all, served_names
+from server.commands.evaluate.asking import Answer, EvaluationError, ask_all, served_names
 from server.commands.evaluate.questions import Match, Question, read_questions
 from server.commands.tables import progress
 from server.settings import Settings
@@ -72,7 +73,7 @@ async def evaluate(
     questions: Sequence[Question],
     console: Console,
     *,
-    asking: Asking,
+    form: Form,
     models: Sequence[str] = (),
     concurrency: int = 16,
 ) -> list[Answer]:
@@ -91,7 +92,7 @@ async def evaluate(
             client,
             chosen,
             questions,
-            asking,
+            form,
             concurrency=concurrency,
             on_answer=lambda answer: running.advance(bars[answer.model]),
         )

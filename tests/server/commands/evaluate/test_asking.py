@@ -5,14 +5,15 @@ from __future__ import annotations
 import httpx2
 import pytest
 
+from fusion.calibrate.asking import Form
 from server.commands.evaluate import report
-from server.commands.evaluate.asking import Asking, EvaluationError
+from server.commands.evaluate.asking import EvaluationError
 from tests.support.questions import QUESTIONS, Oracle, ask
 
 
 def test_every_served_name_is_asked_everything_greedily():
     oracle = Oracle(QUESTIONS)
-    answers = ask(oracle, Asking(max_tokens=9), concurrency=4)
+    answers = ask(oracle, Form(max_tokens=9), concurrency=4)
     assert [(a.model, a.question) for a in answers] == [(m, q) for m in ("good", "bad", "sick") for q in QUESTIONS]
     assert all(body["temperature"] == 0 and body["max_tokens"] == 9 for body in oracle.bodies)
     assert all("messages" in body and "stop" not in body for body in oracle.bodies)
@@ -29,7 +30,7 @@ def test_every_served_name_is_asked_everything_greedily():
 
 def test_plain_text_is_asked_for_a_completion():
     oracle = Oracle(QUESTIONS)
-    answers = ask(oracle, Asking("{prompt}\n{Answer}:", stop=("\n", "Q:")), models=["good"])
+    answers = ask(oracle, Form("{prompt}\n{Answer}:", stop=("\n", "Q:")), models=["good"])
     assert all(answer.right for answer in answers)
     assert {body["prompt"] for body in oracle.bodies} == {f"{q.prompt}\n{{Answer}}:" for q in QUESTIONS}
     assert all(body["stop"] == ["\n", "Q:"] and "messages" not in body for body in oracle.bodies)
@@ -46,7 +47,7 @@ def test_a_model_without_a_chat_template_is_told_from_one_that_fails():
 
     with pytest.raises(EvaluationError, match=r"'bad' cannot be asked in a chat.*give --completions"):
         ask(base)
-    assert len(ask(base, Asking("{prompt}"), models=["bad"])) == len(QUESTIONS)
+    assert len(ask(base, Form("{prompt}"), models=["bad"])) == len(QUESTIONS)
 
 
 def test_an_overloaded_server_is_asked_again():
