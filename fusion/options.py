@@ -267,7 +267,7 @@ class SamplingParams:
     prompt_logprobs: Annotated[int, Ge(0)] | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class EngineOptions:
     """Sizes that every engine has; its defaults are also those of the engines' own parameters.
 

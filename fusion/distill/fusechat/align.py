@@ -17,6 +17,7 @@ from alignment.errors import ConfigError
 from alignment.methods.method import ModelVocabulary
 from alignment.methods.registry import Alignment as VocabAlignment
 from alignment.vocab_map import VocabMap
+from fusion.core import Ids, LogProbs
 from fusion.distill.fusechat import pairing
 from fusion.distill.fusechat.pairing import Answer, Vocabulary
 from fusion.distill.fusechat.reading import open_tokenizer
@@ -31,8 +32,6 @@ from fusion.members.checkpoint import read_config
 LEAST_SHARED = 0.05
 """Share of positions that a source has to have something to say about."""
 
-Ids = NDArray[np.int32]
-LogProbs = NDArray[np.float32]
 Shards = Callable[[str, int], Represented]
 """(name of a reader, number) -> its reading of that shard."""
 

@@ -17,12 +17,11 @@ from numpy.typing import NDArray
 from alignment.text.surfaces import SPACE
 from alignment.text.tokenizer import Tokenizer
 from alignment.vocab_map import VocabMap
+from fusion.core import Ids, LogProbs
 from fusion.distill.fusechat.represent import Represented
 from fusion.distill.loss import PADDING
 from fusion.distill.token_alignment import Mode, align_sequences, matching_positions, transfer
 
-Ids = NDArray[np.int32]
-LogProbs = NDArray[np.float32]
 Path = list[list[int]]
 
 BEGIN, END = "\0", "\1"

@@ -50,17 +50,13 @@ BLOCK = 32  # tokens; the CPU's kernels like multiples of it, and its own defaul
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
-    """Options for running a checkpoint on vLLM.
+class Options(EngineOptions):
+    """Options for running a checkpoint on vLLM, besides the sizes that every engine has.
 
     Attributes:
         source: a folder or a Hugging Face id.
-        cache_tokens: tokens of cache over all sequences, unless `engine_args` say how large it is to be.
-        max_sequences: open at a time.
-        max_context: tokens of a sequence; by default what the model was made for and the cache holds.
-        prefill_chunk: prompt tokens in a step, which bounds how long decoding waits for them.
-        candidates: k of the answers.
-        engine_args: arguments of vLLM's own `EngineArgs`, which validates them.
+        engine_args: arguments of vLLM's own `EngineArgs`, which validates them. They may say how large the cache
+            is to be, in the place of `cache_tokens`.
         adapters: folders of LoRA adapters by name, which sequences may run with.
     """
 
@@ -69,11 +65,6 @@ class Options:
     device: str = "cpu"
     revision: str | None = None
     trust_remote_code: bool = False
-    cache_tokens: int = EngineOptions.cache_tokens
-    max_sequences: int = EngineOptions.max_sequences
-    max_context: int | None = None
-    prefill_chunk: int = EngineOptions.prefill_chunk
-    candidates: int = EngineOptions.candidates
     engine_args: Mapping[str, Any] = field(default_factory=dict)
     adapters: Mapping[str, str] = field(default_factory=dict)
 
