@@ -47,7 +47,7 @@ from fusion.step import LEAST_LOST
 WORTH_ASKING = 0.01
 RATE = 0.25
 """How far a character moves the weights inside characters. At 1 it is Bayes' rule, which ends at one member."""
-FIRST_TRUST = 0.1
+FIRST_TRUST = 0.03
 """The first factor of a member that speaks from before a character; that of those who wrote its beginning is 1."""
 LEAST_TRUST = 1e-3
 """What a member keeps of the largest factor: another script may come."""

@@ -149,7 +149,7 @@ def test_weights_move_towards_those_who_expected_the_character():
 
 def test_those_who_wrote_the_beginning_of_the_first_character_count_for_more_than_those_asked_from_before_it():
     trust = first_trust(["pivot", "twin", "other"], {"pivot", "twin"}.__contains__)
-    assert trust == {"pivot": 1.0, "twin": 1.0, "other": 0.1}
+    assert trust == {"pivot": 1.0, "twin": 1.0, "other": 0.03}
 
 
 def test_weights_come_near_to_the_best_member_and_back():
