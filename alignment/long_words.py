@@ -2,19 +2,36 @@
 
 There is no cut to begin a window at. So only the splitting into words is done again for all of it; words that
 stay keep their tokens, and the word that has grown is tokenised from a known token near its end, exact by the
-argument on pairs in `spelling`. Where the text ends with a run (see `cuts`), the splitting sees a few characters
-of it instead of all, so that a round costs the same however long the run is.
+argument on pairs in `spelling`. Where the text ends with a stretch (see `cuts`), the splitting sees a few
+characters of its beginning and its end instead of all, so that a round costs the same however long it is.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from copy import copy
+from copy import copy, deepcopy
 
 from alignment.text.continuation import Continuation
+from alignment.text.cuts import Cuts, Kind
 
 # Tokens from whose first a window begins: rarely do more than three change.
 WITNESSES = 6
+# A kind of character that was last seen so many characters ago is none of those in turns.
+FAR = 1000
+
+
+class _Stretch:
+    """The text from character `start` on; `complete` is the last character of a kind that was not there before."""
+
+    def __init__(self, start: int) -> None:
+        self.start = self.complete = start
+        self.last: dict[Kind, int] = {}  # by kind, its last character
+
+    def see(self, kind: Kind, at: int) -> None:
+        """Take in the character at `at`."""
+        if kind not in self.last:
+            self.complete = at
+        self.last[kind] = at
 
 
 class LongWords:
@@ -28,7 +45,7 @@ class LongWords:
         self._surfaces = surfaces
         self._longest = max((len(surface) for surface in surfaces if surface), default=0)
         self._text = ""
-        self._run = 0  # the character from which on the text is one run
+        self._stretches: tuple[_Stretch, ...] = ()  # of several kinds, and of one, at the end of the text
         self._words: list[str] = []
         self._lengths: list[int] = []
 
@@ -36,6 +53,7 @@ class LongWords:
         """One that goes on by itself."""
         other = copy(self)
         other._words, other._lengths = list(self._words), list(self._lengths)
+        other._stretches = deepcopy(self._stretches)
         return other
 
     def respell(self, text: str, ids: list[int], base: int) -> tuple[int, list[int]]:
@@ -62,36 +80,62 @@ class LongWords:
 
     def _split(self, text: str) -> list[str]:
         """The words of a text, which are most often those of the text before and more at the end."""
-        runs, old = self._continuation.runs, self._text
-        self._text = text
-        if runs is None:
+        old, self._text = self._text, text
+        if self._continuation.runs is None:
             return self._continuation.words(text)
-        goes_on = text.startswith(old)
-        words = self._split_run(text, old, runs.reach) if goes_on and self._words else None
-        begins = len(old) if goes_on else 0
-        self._run = self._run if goes_on else 0
-        for at in range(max(begins, 1), len(text)):
-            if (run := runs.run(text[at])) is None or run != runs.run(text[at - 1]):
-                self._run = at
+        goes_on = bool(old) and text.startswith(old)
+        words = None
+        if goes_on and self._words:
+            words = next(filter(None, (self._split_around(text, old, part) for part in self._stretches)), None)
+        self._note_kinds(self._continuation.runs, text, len(old) if goes_on else 0)
         return self._continuation.words(text) if words is None else words
 
-    def _split_run(self, text: str, old: str, reach: int) -> list[str] | None:
-        """The words of `old` and more after it, found with a part of the run at its end; None if unsure."""
-        joint = self._run + 2 * reach + 1
-        if joint + reach >= len(old):
+    def _note_kinds(self, runs: Cuts, text: str, begins: int) -> None:
+        """Find the stretches at the end of a text that has grown from its character `begins` on."""
+        if not begins or not self._stretches:
+            self._stretches = (_Stretch(begins), _Stretch(begins))
+        several, one = self._stretches
+        for at in range(begins, len(text)):
+            kind = runs.kind(text[at])
+            if kind not in one.last:
+                one = _Stretch(at)
+            if kind not in several.last and not runs.is_stretch(frozenset({*several.last, kind})):
+                several = _Stretch(at)
+            one.see(kind, at)
+            several.see(kind, at)
+        if old := [at for at in several.last.values() if at < len(text) - FAR]:
+            several = _Stretch(max(old) + 1)
+            for at in range(several.start, len(text)):
+                several.see(runs.kind(text[at]), at)
+        self._stretches = (several, one)
+
+    def _split_around(self, text: str, old: str, stretch: _Stretch) -> list[str] | None:
+        """The words of a text that was `old`, found without the middle of its stretch; None if unsure."""
+        runs, kinds = self._continuation.runs, frozenset(stretch.last)
+        assert runs is not None
+        joint = stretch.complete + 2 * runs.reach + 1
+        rest = min(len(old) - runs.reach, *stretch.last.values())
+        if joint >= rest or not runs.is_stretch(kinds):
             return None
-        begins = len(old[:joint].encode())
-        words = self._continuation.words(old[:joint] + text[len(old) :])
-        last, before = len(self._words) - 1, self._words[:-1]
-        start = sum(map(len, before))
-        # The word around the joint begins before the last part of the run, and was the last one of the old text.
+        words = self._continuation.words(old[:joint] + text[rest:])
+        begins, same, start = len(old[:joint].encode()), 0, 0
+        while same < len(words) and start + len(words[same]) <= begins:
+            start += len(words[same])
+            same += 1
+        # The word around the joint begins well before it, holds all kinds there, and was a word of the old text.
+        first = len(old.encode()[:start].decode(errors="replace"))
+        before = old[max(first, stretch.start) : joint]
+        shown = begins - start + len(old[joint:rest].encode())  # of the old word, up to where the text goes on
         if (
-            words[:last] != before
-            or not start <= len(old[: joint - reach].encode())
-            or start + len(words[last]) <= begins
+            same == len(words)
+            or words[:same] != self._words[:same]
+            or first > joint - runs.reach
+            or {runs.kind(character) for character in before} != kinds
+            or len(self._words) <= same
+            or len(self._words[same]) < shown
         ):
             return None
-        words[last] = self._words[last] + words[last][begins - start :]
+        words[same] = self._words[same][:shown] + words[same][begins - start :]
         return words
 
     def _grow(self, word: str, known: int, ids: list[int], start: int, stop: int) -> tuple[int, list[int]]:

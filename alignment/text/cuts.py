@@ -20,12 +20,21 @@ at the next character, always the same function. A position's outcome settles on
 loop keeps the first outcome that it finds, and what fails goes on failing. So after at most as many characters as
 there are positions each outcome is for good a place counted from the run's end, one counted from the character,
 or none; and words are the same in a shorter run.
+
+A *stretch* is a run, or text of several kinds of characters in turns, such as line ends and tabs, of which a word
+that holds all kinds cannot tell how long it is. That is known where every position that matches one of them is
+a class with a greedy loop of its own that matches all of them, or else is followed by none that matches one of
+them, but for its own greedy loop, and by no lookahead. The former prefer to go round, so each keeps the first
+outcome that it finds, going back. The others end at the next character of another kind, and so give an outcome
+wherever a character of the right kind stands, or nowhere. So if the word that begins at some place goes beyond a
+part of the stretch with all kinds in it, then none of them has given an outcome to a loop that the expression
+prefers, and the word ends at the same place, counted from the end, whatever characters of these kinds are added.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -34,7 +43,7 @@ from tokenizers import Regex, pre_tokenizers
 from alignment.text.surfaces import SPACE, components
 
 Cut = Callable[[str, str], bool]
-Run = tuple[int, ...]
+Kind = tuple[int, ...]  # of a character: by step, the positions that match it, as bits
 
 # The words of GPT-2, which the ByteLevel pre-tokenizer has built in.
 _GPT2_WORDS = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
@@ -71,6 +80,9 @@ class _Expression:
         self.classes: list[str] = []
         self.follow: list[int] = []
         self.counted = 0  # positions that are repeated a number of times, or looked ahead to beyond one character
+        self.loops = 0  # positions that are single classes with a greedy * or +
+        self.unlike = 0  # positions under another quantifier than those and a greedy ?
+        self.guarded = 0  # positions after which an expression looks ahead
         self._pattern = pattern
         self._at = 0
         self.whole = self._alternatives("")
@@ -98,6 +110,8 @@ class _Expression:
         while self._at < len(self._pattern) and self._pattern[self._at] not in "|)":
             part = self._quantified(flags)
             self._link(joined.last, part.first)
+            if not (part.first or part.empty):
+                self.guarded |= joined.last
             joined = _Part(
                 joined.first | (part.first if joined.nullable else 0),
                 part.last | (joined.last if part.nullable else 0),
@@ -113,10 +127,15 @@ class _Expression:
         while quantifier := _QUANTIFIER.match(self._pattern, self._at):
             self._at = quantifier.end()
             sign, low, _, high, suffix = quantifier.groups()
+            inside = (1 << len(self.classes)) - (1 << begins)
             if not sign:
-                self.counted |= (1 << len(self.classes)) - (1 << begins)
+                self.counted |= inside
+            if suffix or not sign or self.loops & inside:
+                self.unlike |= inside
+            elif sign != "?" and len(self.classes) == begins + 1:
+                self.loops |= inside
             least = {"?": 0, "*": 0, "+": 1}[sign] if sign else int(low or 0)
-            if sign in ("*", "+") or suffix == "+" or high != "1":
+            if sign in ("*", "+") or suffix == "+" or (not sign and high != "1"):
                 self._link(part.last, part.first)
             # A possessive part, or one that Oniguruma repeats for the extra plus, may refuse to be empty.
             part = replace(
@@ -191,6 +210,9 @@ class _Words:
         self._solo = expression.whole.solo
         self._follow = expression.follow
         self._counted = expression.counted
+        self._loops = expression.loops & ~expression.unlike
+        self._unlike = expression.unlike
+        self._guarded = expression.guarded
         self.positions = len(expression.classes)
         self._tests = [pre_tokenizers.Split(Regex(written), "removed") for written in expression.classes]
         self._known: dict[str, tuple[int, int, bool]] = {}
@@ -205,20 +227,41 @@ class _Words:
         self._known[character] = known
         return known
 
-    def run(self, character: str) -> int | None:
-        """The positions that match this character, as bits, where words cannot tell how long a run of it is."""
-        matching, *_ = self._known.get(character) or self._look_up(character)
+    def matching(self, character: str) -> int:
+        """The positions that match this character, as bits."""
+        return (self._known.get(character) or self._look_up(character))[0]
+
+    def is_run(self, matching: int) -> bool:
+        """Whether words cannot tell how long a run is of characters that these positions match."""
         if matching & self._counted:
-            return None
+            return False
         left = matching
         while (
             left
         ):  # take away what nothing else in the run follows, until nothing is left or all of it goes round
-            ends = [p for p in range(self.positions) if left >> p & 1 and not self._follow[p] & left & ~(1 << p)]
+            ends = [p for p in self._of(left) if not self._follow[p] & left & ~(1 << p)]
             if not ends:
-                return None
+                return False
             left &= ~sum(1 << p for p in ends)
-        return matching
+        return True
+
+    def is_stretch(self, kinds: Iterable[int]) -> bool:
+        """Whether words with all of these kinds of characters in turns cannot tell how long they are."""
+        some, every = 0, -1
+        for matching in kinds:
+            some, every = some | matching, every & matching
+            if not matching:
+                return False
+        if some & (self._counted | self._unlike):
+            return False
+        for position in self._of(some & ~(every & self._loops)):
+            followed = self._follow[position] & some
+            if self._guarded >> position & 1 or (followed and followed != self._loops & 1 << position):
+                return False
+        return True
+
+    def _of(self, bits: int) -> list[int]:
+        return [position for position in range(self.positions) if bits >> position & 1]
 
     def parts(self, a: str, b: str) -> bool | None:
         """True: a boundary stands between the two. None: this step does not split there. False: it may join."""
@@ -239,7 +282,8 @@ class Cuts:
     def __init__(self, words: Sequence[_Words]) -> None:
         self._words = words
         self.reach = sum(step.positions for step in words)
-        self._runs: dict[str, Run | None] = {}
+        self._kinds: dict[str, Kind] = {}
+        self._stretches: dict[frozenset[Kind], bool] = {}
 
     def __call__(self, a: str, b: str) -> bool:
         """Whether a word ends between these neighbouring characters wherever they stand."""
@@ -249,13 +293,22 @@ class Cuts:
                 return parted
         return False
 
-    def run(self, character: str) -> Run | None:
-        """The same value for characters that make up a run together; None for a character that is in none."""
-        if character not in self._runs:
-            found = [step.run(character) for step in self._words]
-            known = tuple(positions for positions in found if positions is not None)
-            self._runs[character] = known if len(known) == len(found) else None
-        return self._runs[character]
+    def kind(self, character: str) -> Kind:
+        """The same value for characters that words do not tell apart."""
+        if character not in self._kinds:
+            self._kinds[character] = tuple(step.matching(character) for step in self._words)
+        return self._kinds[character]
+
+    def is_stretch(self, kinds: frozenset[Kind]) -> bool:
+        """Whether characters of these kinds make up a stretch."""
+        if kinds not in self._stretches:
+            if len(kinds) == 1:
+                [kind] = kinds
+                known = all(step.is_run(matching) for step, matching in zip(self._words, kind, strict=True))
+            else:
+                known = len(self._words) == 1 and self._words[0].is_stretch(matching for (matching,) in kinds)
+            self._stretches[kinds] = known
+        return self._stretches[kinds]
 
 
 def cuts_of(pre_tokenizer: Mapping[str, Any]) -> Cut | None:

@@ -20,12 +20,19 @@ MORE = {
     "pairs": r"aa|ab|[b-]+|.",
     "counted": r"[ab]{1,3}|-{2,}|.",
     "groups": r"(?:ab|-)+|(?:a|b)+c|.",
+    "lines": r"\s*[\r\n]+|\s+(?!\S)|\s+|\w+",
+    "guarded": r"\s*\n(?!\t)|\s+",
+    "guarded loop": r"[\s-]*(?=\n)|\s+|-+",
+    "possessive loop": r"\s*+-|\s+|-+",
+    "two loops": r"\s*[\n-]*a|[\s-]+|\w",
     "ahead": r"[ab]+(?=--)|-+(?=a)|[ab-]|.",
 }
-LETTERS = ["a", "b", "-", " ", "\n", "é", "世", "7"]
+LETTERS = ["a", "b", "-", " ", "\n", "\t", "é", "世", "7"]
 CHUNKS = st.one_of(
     st.tuples(st.text(LETTERS, min_size=1, max_size=4), st.just(1)),
     st.tuples(st.sampled_from(["a", "-", " ", "\n", "世", "7", "ab", "世界"]), st.integers(40, 200)),
+    st.tuples(st.text(LETTERS, min_size=2, max_size=4), st.integers(40, 100)),
+    st.tuples(st.sampled_from(["\n\t", "\n\n  ", " \u3000\n", "-\n", "--a"]), st.integers(40, 100)),
 )
 
 
@@ -52,12 +59,13 @@ def test_words_of_a_text_that_grows_are_those_of_the_whole(name, chunks, ends):
         assert long._words == continuation.words(text)
 
 
-def test_a_run_is_split_at_the_same_cost_however_long_it_is():
+@pytest.mark.parametrize("part", ["-", "\n\t", "\n  \t\r\n", "\n" + "\t" * 60])
+def test_a_stretch_is_split_at_the_same_cost_however_long_it_is(part):
     continuation, seen = splitting(PATTERNS["cl100k"]), []
     words = continuation.words
     continuation.words = lambda text: seen.append(len(text)) or words(text)
     long, text = LongWords(continuation, []), "x = "
     for _ in range(60):
-        text += "-" * 100
+        text += part * (500 // len(part))
         long._words = long._split(text)
-    assert max(seen[5:]) < 200
+    assert max(seen[10:]) < 2000

@@ -38,6 +38,7 @@ TEXTS = {
     "accents": "de\u0301ja\u0300 vu e\u0301te\u0301 ",
     "emoji": "👍🏽🎉👩‍👩‍👧🚀",
     "lines": "\n" * 50 + "\t\t",
+    "tabs": "\t" * 60 + "\n",
 }
 
 
