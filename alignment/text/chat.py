@@ -12,7 +12,6 @@ shaded.
 from __future__ import annotations
 
 import re
-from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -25,7 +24,13 @@ _MARKS = [chr(code) for code in range(0xFDD0, 0xFDF0)]
 _PRIVATE = 0xF0000
 _NEVER = re.compile(r"(?!)")
 _NAME = re.compile(r"[a-z_]*")
-_CROSSED_OUT: Mapping[int, int] = defaultdict(lambda: ord("x"))
+
+
+class _CrossedOut(dict[int, int]):
+    """A table for `str.translate` that makes every character an x, and keeps none of them."""
+
+    def __missing__(self, code: int) -> int:
+        return ord("x")
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,8 +177,8 @@ def render(
                 continue
             if table is shades.tables[0]:
                 return Rendered(text, shaded, free[0], given)
-            return Rendered(text, shaded, free[0], given, False, rendered(_CROSSED_OUT, shades.kept))
-    return Rendered(text, None, free[0], given, False, rendered(_CROSSED_OUT, shades.kept))
+            return Rendered(text, shaded, free[0], given, False, rendered(_CrossedOut(), shades.kept))
+    return Rendered(text, None, free[0], given, False, rendered(_CrossedOut(), shades.kept))
 
 
 def strings(value: Any) -> Iterator[str]:
