@@ -31,7 +31,7 @@ which approaches the loss of the best fixed weights for the text, be they the gi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,8 +47,6 @@ from fusion.step import LEAST_LOST
 WORTH_ASKING = 0.01
 RATE = 0.25
 """How far a character moves the weights inside characters. At 1 it is Bayes' rule, which ends at one member."""
-FIRST_TRUST = 0.03
-"""The first factor of a member that speaks from before a character; that of those who wrote its beginning is 1."""
 LEAST_TRUST = 1e-3
 """What a member keeps of the largest factor: another script may come."""
 
@@ -251,16 +249,6 @@ def weights_inside(
     return {name: weight * known.get(name, unknown) for name, weight in trusted.items()}
 
 
-def first_trust(names: Iterable[str], follows_ids: Callable[[str], bool]) -> dict[str, float]:
-    """The factors on members' weights inside characters, before the first.
-
-    Args:
-        names: the members.
-        follows_ids: whether a member is given the pivot's own tokens.
-    """
-    return {name: 1.0 if follows_ids(name) else FIRST_TRUST for name in names}
-
-
 def shifted(
     trust: Mapping[str, float],
     weights: Mapping[str, float],
@@ -270,7 +258,7 @@ def shifted(
     """The factors on members' weights inside characters, after a character.
 
     Args:
-        trust: those before it (`first_trust`); 1 for a member that is not in it.
+        trust: those before it; 1 for a member that is not in it.
         weights: the members' weights.
         likelihoods: natural logs of what they gave to all but its last token.
         given: the probability that each gave to its last token.

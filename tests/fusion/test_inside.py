@@ -12,7 +12,6 @@ from fusion.inside import (
     Level,
     conditioned,
     first_likelihood,
-    first_trust,
     is_worth_asking,
     likelihood,
     shifted,
@@ -145,11 +144,6 @@ def test_weights_move_towards_those_who_expected_the_character():
     moved = {"a": 0.75 + 0.25 * 0.4 / 0.3, "b": 0.75 + 0.25 * 0.1 / 0.3, "c": 1.0}
     assert trust == pytest.approx({name: factor / moved["a"] for name, factor in moved.items()})
     assert weights_inside(weights, {}, trust) == pytest.approx({n: weights[n] * trust[n] for n in weights})
-
-
-def test_those_who_wrote_the_beginning_of_the_first_character_count_for_more_than_those_asked_from_before_it():
-    trust = first_trust(["pivot", "twin", "other"], {"pivot", "twin"}.__contains__)
-    assert trust == {"pivot": 1.0, "twin": 1.0, "other": 0.03}
 
 
 def test_weights_come_near_to_the_best_member_and_back():

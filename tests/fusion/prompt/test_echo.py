@@ -27,7 +27,7 @@ def plain_echo(ensemble, prompt, weights):
     """By position of the pivot: who votes, and the fused distribution."""
     places = {name: dict(zip(*prompt.located[name].boundaries(0), strict=True)) for name in ensemble.models}
     place_of = {token: place for place, token in places[ensemble.pivot].items()}
-    trust = {name: 1.0 if ensemble.first.follows_ids(name) else 0.03 for name in ensemble.models}
+    trust = dict.fromkeys(ensemble.models, 1.0)
     for at in range(len(prompt.ids[ensemble.pivot]) - 1):
         own = {ensemble.pivot: at}
         for name in ensemble.models:
