@@ -28,6 +28,7 @@ from fusion.loop.fuser import Fuser
 from fusion.members.checkpoint import listed_sampling
 from fusion.members.identity import content_digest
 from fusion.members.registry import ENGINES
+from fusion.teams import release_team
 from fusion.views import ModelView
 
 log = logging.getLogger(__name__)
@@ -84,6 +85,7 @@ def build(
         built = {name: _with_learned(ensemble, learned[name]) for name, ensemble in built.items()}
         built |= {name: build_ensemble(name, {name: running[name]}, name) for name in alone}
         on_failure.pop_all()
+    release_team()  # that learned the maps
     log.info("loaded %d models in %.1f s", len(running), time.monotonic() - began)
     views = {view: one.model for ensemble in ensembles.values() for view, one in ensemble.views.items()}
     return Runtime(built, Fuser(members, max_waiting=max_waiting, views=views))

@@ -15,6 +15,7 @@ from fusion.prompt.echo import Echo
 from fusion.prompt.echoed_sums import EchoedSums
 from fusion.prompt.scoring import PrefixScores, PromptScoring, ScoredPrompt, prompt_advance
 from fusion.prompt.weighing import Measured, measure
+from fusion.teams import release_team
 from fusion.terms import terms_of
 
 
@@ -98,6 +99,7 @@ class PromptReading:
         elif self._echo is not None:
             in_force = weights if measured is None else measured.weights
             echoed = self._echo.tokens(prompts, in_force, self._fusion, self._wanted)
+        release_team()
         return Read(measured, echoed, scores)
 
     def _measure(

@@ -30,6 +30,7 @@ from fusion.members.transformers.lora import Adapters
 from fusion.members.transformers.pending import KEPT_ROWS, Rows, Work, shared_beginning
 from fusion.members.transformers.schedule import share
 from fusion.options import EngineOptions
+from fusion.teams import release_team
 
 log = logging.getLogger(__name__)
 
@@ -156,7 +157,9 @@ class TransformersEngine:
             trust_remote_code=trust_remote_code,
         )
         try:
-            return cls(model, **options)
+            engine = cls(model, **options)
+            release_team()  # of this thread: another one will step the engine
+            return engine
         except torch.OutOfMemoryError as error:
             tokens = options.get("cache_tokens", EngineOptions.cache_tokens)
             raise ConfigError(
