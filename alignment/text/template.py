@@ -41,7 +41,7 @@ class Template:
                 f"The template argument {reserved[0]} cannot be set.", param="chat_template_kwargs"
             )
         refusal: Exception | None = None
-        for form in self._forms(messages):
+        for form in self._forms(messages, continued=continue_final_message):
             try:
                 text: str = self._hf.apply_chat_template(
                     _handed(form, self.takes_parts),
@@ -58,7 +58,7 @@ class Template:
             f"The chat template refuses this conversation: {reason}", param="messages"
         ) from refusal
 
-    def _forms(self, messages: Messages) -> Iterator[Messages]:
+    def _forms(self, messages: Messages, *, continued: bool) -> Iterator[Messages]:
         """The conversation in the form that this template accepts, then more repaired forms in case it refuses."""
         form = messages
         if not self._takes_late_systems:
@@ -69,7 +69,12 @@ class Template:
             form = _neighbours_joined(form)
         yield form
         tried = [form]
-        for repair in (_systems_merged, _neighbours_joined, _user_first, _system_in_user, _neighbours_joined):
+        repairs = [_systems_merged, _neighbours_joined, _user_first, _system_in_user, _neighbours_joined]
+        if not self._bears("user"):
+            repairs.insert(0, _system_first)
+        if not continued:
+            repairs.append(_user_last)
+        for repair in repairs:
             form = repair(form)
             if form not in tried:
                 tried.append(form)
@@ -129,6 +134,10 @@ class Template:
             (
                 self._takes_a_system and not self._takes_late_systems,
                 "The chat template takes one system message, at the beginning: several are merged into it.",
+            ),
+            (
+                not self._bears("user") and self._bears("system", "user"),
+                "The chat template wants a system message: an empty one is put where there is none.",
             ),
             (not self._takes_repeats, "The chat template wants roles to alternate: neighbours of one are joined."),
         )
@@ -245,6 +254,20 @@ def _user_first(messages: Messages) -> Messages:
     if begin == len(messages) or messages[begin].get("role") != "assistant":
         return messages
     return [*messages[:begin], {"role": "user", "content": ""}, *messages[begin:]]
+
+
+def _user_last(messages: Messages) -> Messages:
+    """An empty user message after an assistant whose turn is over."""
+    if not messages or messages[-1].get("role") != "assistant":
+        return messages
+    return [*messages, {"role": "user", "content": ""}]
+
+
+def _system_first(messages: Messages) -> Messages:
+    """An empty system message at the beginning of a conversation without any."""
+    if any(message.get("role") in _SYSTEM for message in messages):
+        return messages
+    return [{"role": "system", "content": ""}, *messages]
 
 
 def _neighbours_joined(messages: Messages) -> Messages:

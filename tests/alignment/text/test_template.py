@@ -42,6 +42,15 @@ STRICT = {
     + TAIL,
     "first system alone": "{% for m in messages %}{% if m['role'] != 'system' or loop.first %}"
     "{{ '<|end|>' + m['role'] + '\n' + m['content'] + '</s>\n' }}{% endif %}{% endfor %}",
+    "wants a system": "{% if messages[0]['role'] != 'system' %}"
+    "{{ raise_exception('no system message') }}{% endif %}"
+    "{% for m in messages %}{% if m['role'] == 'system' and not loop.first %}"
+    "{{ raise_exception('System message must be at the beginning.') }}{% endif %}" + WHOLE,
+    "wants a system and turns": "{% if messages[0]['role'] != 'system' %}"
+    "{{ raise_exception('no system message') }}{% endif %}{{ '<|end|>system\n' + messages[0]['content'] + '\n' }}"
+    "{% for m in messages[1:] %}" + ALTERNATES + WHOLE,
+    "ends with a user": "{% if messages[-1]['role'] != 'user' %}{{ raise_exception('no question') }}{% endif %}"
+    "{% for m in messages %}" + WHOLE,
     "easy": "{% for m in messages %}" + WHOLE,
 }
 
@@ -92,6 +101,10 @@ def test_a_template_that_takes_both_is_handed_texts():
         ("system", "assistant", "user"),
         ("system",),
         ("developer", "system"),
+        ("user",),
+        ("user", "assistant", "user"),
+        ("user", "assistant"),
+        ("system", "user", "assistant"),
     ],
 )
 def test_no_ordinary_conversation_is_refused_and_no_word_is_lost(kind, roles):
@@ -117,6 +130,19 @@ def test_a_message_with_calls_is_never_joined():
     messages = [{"role": "user", "content": "q"}, calling, {"role": "assistant", "content": "b"}]
     with pytest.raises(InvalidRequestError, match="must alternate"):
         template(STRICT["no system"]).render(messages)
+
+
+def test_a_final_message_that_goes_on_stays_the_last():
+    turns = template(STRICT["ends with a user"])
+    with pytest.raises(InvalidRequestError, match="no question"):
+        turns.render(conversation("user", "assistant"), continue_final_message=True)
+
+
+def test_a_template_that_wants_a_system_message_is_given_an_empty_one():
+    wants = template(STRICT["wants a system"])
+    assert wants.render(conversation("user")) == "<|end|>system\n</s>\n<|end|>user\nword0</s>\n"
+    assert any("an empty one" in sentence for sentence in wants.findings())
+    assert not any("an empty one" in sentence for sentence in template(STRICT["easy"]).findings())
 
 
 def test_a_template_that_refuses_everything_says_why():
