@@ -32,12 +32,12 @@ def kept(work: Callable[[], object]) -> int:
             torch.set_num_threads(threads)
 
     def count() -> None:
-        before = len(os.listdir("/proc/self/task"))
+        before = set(os.listdir("/proc/self/task"))  # threads of others may end meanwhile
         work()
         until = time.monotonic() + 1
-        while (now := len(os.listdir("/proc/self/task"))) > before and time.monotonic() < until:
+        while (new := set(os.listdir("/proc/self/task")) - before) and time.monotonic() < until:
             time.sleep(0.05)
-        counts.append(now - before)
+        counts.append(len(new))
 
     thread = threading.Thread(target=run)
     thread.start()
