@@ -61,6 +61,8 @@ class Template:
     def _forms(self, messages: Messages, *, continued: bool) -> Iterator[Messages]:
         """The conversation in the form that this template accepts, then more repaired forms in case it refuses."""
         form = messages
+        if self._wants_a_system:
+            form = _system_first(form)
         if not self._takes_late_systems:
             form = _systems_merged(form)
         if not (self._takes_a_system if len(form) > 1 else self._takes_a_lone_system):
@@ -69,12 +71,8 @@ class Template:
             form = _neighbours_joined(form)
         yield form
         tried = [form]
-        repairs = [_systems_merged, _neighbours_joined, _user_first, _system_in_user, _neighbours_joined]
-        if not self._bears("user"):
-            repairs.insert(0, _system_first)
-        if not continued:
-            repairs.append(_user_last)
-        for repair in repairs:
+        repairs = (_systems_merged, _neighbours_joined, _user_first, _system_in_user, _neighbours_joined)
+        for repair in repairs if continued else (*repairs, _user_last):
             form = repair(form)
             if form not in tried:
                 tried.append(form)
@@ -94,6 +92,10 @@ class Template:
     @cached_property
     def _takes_a_system(self) -> bool:
         return self._bears("system", "user") or not self._bears("user")
+
+    @cached_property
+    def _wants_a_system(self) -> bool:
+        return self._bears("system", "user") and not self._bears("user")
 
     @cached_property
     def _takes_a_lone_system(self) -> bool:
@@ -136,7 +138,7 @@ class Template:
                 "The chat template takes one system message, at the beginning: several are merged into it.",
             ),
             (
-                not self._bears("user") and self._bears("system", "user"),
+                self._wants_a_system,
                 "The chat template wants a system message: an empty one is put where there is none.",
             ),
             (not self._takes_repeats, "The chat template wants roles to alternate: neighbours of one are joined."),
