@@ -17,7 +17,16 @@ from alignment.text.boundaries import Indices
 from alignment.text.characters import beginning_at_the_end
 from fusion.core import Floats, Ids, LogProbs, Prompt, Token, TokenLogProb
 from fusion.ensemble import View
-from fusion.inside import Begun, Level, Spoken, conditioned, first_likelihood, shifted, weights_inside
+from fusion.inside import (
+    Begun,
+    Level,
+    Spoken,
+    conditioned,
+    first_likelihood,
+    first_trust,
+    shifted,
+    weights_inside,
+)
 from fusion.options import FusionParams
 from fusion.prompt.scoring import ScoredPrompt
 from fusion.step import fuse, of_one_width, project
@@ -187,7 +196,7 @@ class Echo:
         if len(given_ids) == len(prompts):
             return
         likelihoods: dict[str, float] = {}
-        trust: dict[str, float] = {}
+        trust = first_trust(prompts, view.follows_ids)
         for at, one in enumerate(begun):
             if one is None or at == 0:
                 continue

@@ -28,7 +28,7 @@ from fusion.core import (
     TokenLogProb,
 )
 from fusion.ensemble import Ensemble, View
-from fusion.inside import Begun, conditioned
+from fusion.inside import Begun, conditioned, first_trust
 from fusion.options import FusionParams, SamplingParams
 from fusion.policy.pace import Costs, Followed
 from fusion.policy.policy import ALL, Ask, Step
@@ -83,7 +83,6 @@ class Sequence:
             view, self.decided = ensemble.view(known.pivot), True
             self.weights, self.weighting, closed = known.weights, known.report, known.report.pruned
         self.likelihoods: dict[str, float] = {}  # see `weights_inside`
-        self.trust: dict[str, float] = {}  # see `shifted`
         self.numbers = Numbers(number, {name: ensemble.engine(name) for name in self.members})
         self.take_pivot(view)
         self.sum: Sum | None = None  # of the round to come, where log-probabilities are added up
@@ -122,6 +121,7 @@ class Sequence:
         """Emit the tokens of this view's pivot, in which all that the request wants is said."""
         sampling, constraint = self.sampling, self.prompt.constraints.get(view.pivot)
         self.view = view
+        self.trust = first_trust(self.members, view.follows_ids)
         self.constraint = None if constraint is None else constraint.copy()
         self.ends = Ends(view, sampling)
         self.bias = Bias(view, sampling, self.fusion, apart=self.ends.distinct)

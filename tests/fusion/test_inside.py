@@ -12,6 +12,7 @@ from fusion.inside import (
     Level,
     conditioned,
     first_likelihood,
+    first_trust,
     is_worth_asking,
     likelihood,
     shifted,
@@ -141,9 +142,14 @@ def test_weights_move_towards_those_who_expected_the_character():
     weights = {"a": 0.5, "b": 0.25, "c": 0.25}
     trust = shifted({}, weights, {"a": np.log(0.5), "b": np.log(0.5)}, {"a": 0.8, "b": 0.2, "c": 0.9})
     # a gave 0.4 to it and b 0.1, together 0.3 by their weights; c was not asked about its beginning.
-    moved = {"a": 0.75 + 0.25 * 0.4 / 0.3, "b": 0.75 + 0.25 * 0.1 / 0.3, "c": 1.0}
+    moved = {"a": 0.85 + 0.15 * 0.4 / 0.3, "b": 0.85 + 0.15 * 0.1 / 0.3, "c": 1.0}
     assert trust == pytest.approx({name: factor / moved["a"] for name, factor in moved.items()})
     assert weights_inside(weights, {}, trust) == pytest.approx({n: weights[n] * trust[n] for n in weights})
+
+
+def test_those_who_wrote_the_beginning_of_the_first_character_count_for_more_than_those_asked_from_before_it():
+    trust = first_trust(["pivot", "twin", "other"], {"pivot", "twin"}.__contains__)
+    assert trust == {"pivot": 1.0, "twin": 1.0, "other": 0.2}
 
 
 def test_weights_come_near_to_the_best_member_and_back():

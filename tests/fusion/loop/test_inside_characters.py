@@ -7,6 +7,7 @@ import pytest
 
 from fusion.assembly.ensembles import build_ensemble
 from fusion.ensemble import Model
+from fusion.inside import FIRST_TRUST
 from fusion.options import FusionParams
 from tests.support import small_tokenizers as tiny
 from tests.support.toy_fuser import ROOMY
@@ -14,6 +15,7 @@ from tests.support.toy_members import ToyMember
 
 TINY = 1e-9
 ENDS = 0.999
+F = FIRST_TRUST  # the factor on the other member's weight inside the first character
 
 
 def scripted(tokenizer, prompt, script):
@@ -65,7 +67,7 @@ def decode(tokenizers, run):
 
 PIVOT = {
     b"": {b"\xe4": 0.9, b"a": 0.1},
-    b"\xe4": {b"\xbd": 0.6, b"\xb8": 0.4},
+    b"\xe4": {b"\xbd": 0.5, b"\xb8": 0.5},
     b"\xe4\xb8": {b"\x96": 0.7, b"\xad": 0.3},
 }
 
@@ -79,16 +81,17 @@ def test_a_member_that_has_the_whole_character_speaks_from_before_it(decode):
     listener, given = decode(PIVOT, {b"": {"世".encode(): 0.4, "你".encode(): 0.1, b"b": 0.5}})
     assert listener.text == "世"
     # Given the first byte, four fifths of what the member expects go on with B8; given both, all of it with 96.
-    # Of the first byte the pivot gave 0.9 and the other 0.5, of the first two 0.36 and 0.4.
+    # Of the first byte the pivot gave 0.9 and the other 0.5, of the first two 0.45 and 0.4.
     _, second, third, _ = probabilities(listener)
-    assert second[b"\xb8"] == pytest.approx((0.9 * 0.4 + 0.5 * 0.8) / 1.4, abs=1e-4)
-    assert second[b"\xbd"] == pytest.approx((0.9 * 0.6 + 0.5 * 0.2) / 1.4, abs=1e-4)
-    assert third[b"\x96"] == pytest.approx((0.36 * 0.7 + 0.4 * 1.0) / 0.76, abs=1e-4)
+    assert second[b"\xb8"] == pytest.approx((0.9 * 0.5 + F * 0.5 * 0.8) / (0.9 + F * 0.5), abs=1e-4)
+    assert second[b"\xbd"] == pytest.approx((0.9 * 0.5 + F * 0.5 * 0.2) / (0.9 + F * 0.5), abs=1e-4)
+    assert third[b"\x96"] == pytest.approx((0.45 * 0.7 + F * 0.4 * 1.0) / (0.45 + F * 0.4), abs=1e-4)
     assert given == ["世".encode()], "it is asked nothing inside the character"
     weights = [report.weights["other"] for report in listener.last.rounds]
-    assert weights == pytest.approx([0.5, 0.5 / 1.4, 0.4 / 0.76, 0.5], abs=1e-4)
+    assert weights == pytest.approx([0.5, F * 0.5 / (0.9 + F * 0.5), F * 0.4 / (0.45 + F * 0.4), 0.5], abs=1e-4)
     # Together: the mixture of whole characters, given the first byte.
-    assert second[b"\xb8"] * third[b"\x96"] == pytest.approx((0.9 * 0.4 * 0.7 + 0.4) / (0.9 + 0.5), abs=1e-4)
+    whole = (0.9 * 0.5 * 0.7 + F * 0.4) / (0.9 + F * 0.5)
+    assert second[b"\xb8"] * third[b"\x96"] == pytest.approx(whole, abs=1e-4)
 
 
 def test_a_product_keeps_its_weights_inside_characters(decode):
@@ -107,10 +110,10 @@ def test_a_member_that_spells_some_characters_in_bytes_is_asked_there_as_well(de
     listener, given = decode(PIVOT, other)
     _, second, third, *_ = probabilities(listener)
     assert given[:2] == [b"\xe4", b"\xb8"]
-    assert second[b"\xb8"] == pytest.approx((0.9 * 0.4 + 0.4 + 0.3 * 0.5) / (0.9 + 0.8), abs=1e-4)
+    assert second[b"\xb8"] == pytest.approx((0.9 * 0.5 + F * (0.4 + 0.3 * 0.5)) / (0.9 + F * 0.8), abs=1e-4)
     # 0.4 for the whole character and 0.3 x 0.5 for the bytes.
-    assert third[b"\x96"] == pytest.approx((0.36 * 0.7 + 0.4) / (0.36 + 0.55), abs=1e-4)
-    assert third[b"\xad"] == pytest.approx((0.36 * 0.3 + 0.15) / (0.36 + 0.55), abs=1e-4)
+    assert third[b"\x96"] == pytest.approx((0.45 * 0.7 + F * 0.4) / (0.45 + F * 0.55), abs=1e-4)
+    assert third[b"\xad"] == pytest.approx((0.45 * 0.3 + F * 0.15) / (0.45 + F * 0.55), abs=1e-4)
 
 
 def test_a_member_that_can_neither_speak_nor_be_asked_sits_out(decode):
@@ -123,15 +126,18 @@ def test_a_member_that_can_neither_speak_nor_be_asked_sits_out(decode):
 
 
 def test_weights_inside_characters_move_towards_who_expected_the_one_before(decode):
-    """U+4E16 twice: of the first one the pivot expected 0.9 x 0.4 x 0.7 and the other 0.4."""
+    """U+4E16 twice: of the first one the pivot expected 0.9 x 0.5 x 0.7 and the other 0.4."""
     pivot = PIVOT | {"世".encode() + said: then for said, then in PIVOT.items()}
     other = {b"": {"世".encode(): 0.4, "你".encode(): 0.1, b"b": 0.5}}
     listener, _ = decode(pivot, other | {"世".encode(): other[b""]}, max_tokens=7)
     assert listener.text == "世世"
-    expected = {"pivot": 0.9 * 0.4 * 0.7, "other": 0.4}
-    mean = sum(expected.values()) / 2
-    force = {name: 0.75 + 0.25 * given / mean for name, given in expected.items()}
+    expected = {"pivot": 0.9 * 0.5 * 0.7, "other": 0.4}
+    first = {"pivot": 1.0, "other": F}
+    mean = sum(first[name] * given for name, given in expected.items()) / sum(first.values())
+    force = {name: first[name] * (0.85 + 0.15 * given / mean) for name, given in expected.items()}
     weights = [report.weights["other"] for report in listener.last.rounds]
-    assert weights[:4] == pytest.approx([0.5, 0.5 / 1.4, 0.4 / 0.76, 0.5], abs=1e-4)
+    assert weights[:4] == pytest.approx(
+        [0.5, F * 0.5 / (0.9 + F * 0.5), F * 0.4 / (0.45 + F * 0.4), 0.5], abs=1e-4
+    )
     second = {"pivot": 0.9 * force["pivot"], "other": 0.5 * force["other"]}
     assert weights[4] == pytest.approx(second["other"] / sum(second.values()), abs=1e-4)

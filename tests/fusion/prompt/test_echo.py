@@ -27,7 +27,7 @@ def plain_echo(ensemble, prompt, weights):
     """By position of the pivot: who votes, and the fused distribution."""
     places = {name: dict(zip(*prompt.located[name].boundaries(0), strict=True)) for name in ensemble.models}
     place_of = {token: place for place, token in places[ensemble.pivot].items()}
-    trust = dict.fromkeys(ensemble.models, 1.0)
+    trust = {name: 1.0 if ensemble.first.follows_ids(name) else 0.2 for name in ensemble.models}
     for at in range(len(prompt.ids[ensemble.pivot]) - 1):
         own = {ensemble.pivot: at}
         for name in ensemble.models:
@@ -53,7 +53,7 @@ def plain_echo(ensemble, prompt, weights):
         if is_inside and not since(ensemble, prompt, at + 1)[1]:
             whole = {name: heard[name] * row[prompt.ids[ensemble.pivot][at + 1]] for name, row in rows.items()}
             mean = sum(prior[name] * whole[name] for name in rows) / sum(prior.values())
-            trust |= {name: trust[name] * (0.75 + 0.25 * whole[name] / mean) for name in rows}
+            trust |= {name: trust[name] * (0.85 + 0.15 * whole[name] / mean) for name in rows}
             trust = {name: max(factor / max(trust.values()), 1e-3) for name, factor in trust.items()}
         yield set(rows), sum(force[name] / total * row for name, row in rows.items())
 
