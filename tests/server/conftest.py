@@ -4,6 +4,7 @@ import shutil
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ def client(fuser: ScriptedFuser) -> Iterator[TestClient]:
 def serve(fuser: ScriptedFuser) -> Iterator[Callable[..., Served]]:
     """Start servers on free ports."""
     running: list[tuple[uvicorn.Server, threading.Thread]] = []
+    clients = ExitStack()
 
     def start(ensembles: dict[str, Ensemble] | None = None, **options: Any) -> Served:
         app = create_app(ensembles or {"pair": ensemble()}, fuser, ServerSettings(**options))
@@ -46,12 +48,13 @@ def serve(fuser: ScriptedFuser) -> Iterator[Callable[..., Served]]:
         thread.start()
         running.append((server, thread))
         port = listener.getsockname()[1]
-        served = Served(f"http://127.0.0.1:{port}", fuser)
+        served = Served(f"http://127.0.0.1:{port}", fuser, clients)
         with served.http() as http:
             assert http.get("/health").status_code == 200
         return served
 
-    yield start
+    with clients:
+        yield start
     for server, _ in running:
         server.should_exit = True
     for _, thread in running:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,9 +18,12 @@ class Served:
 
     url: str
     fuser: ScriptedFuser
+    clients: ExitStack
+    """Closes the clients of `sdk` at the end."""
 
     def sdk(self, **options: Any) -> openai.OpenAI:
-        return openai.OpenAI(base_url=f"{self.url}/v1", max_retries=0, **{"api_key": "any", **options})
+        sdk = openai.OpenAI(base_url=f"{self.url}/v1", max_retries=0, **{"api_key": "any", **options})
+        return self.clients.enter_context(sdk)
 
     def http(self) -> httpx.Client:
         return httpx.Client(base_url=self.url, timeout=10)
