@@ -3,7 +3,7 @@
 Once all teams together have more threads than the machine has cores, libgomp no longer lets a team's threads spin
 until the next parallel region: they sleep, and each of the hundred small multiplications of a pass begins with
 waking them. A server loads on one thread and decodes on another, so it would stay that way. With two cores a round
-over three adapters and the bare model took 2.7 times one of the bare model, and takes 1.8 times
+over three adapters and the bare model took 2.7 times one of the bare model, and takes 1.6 to 1.8 times
 (`python -m tools.bench.views`).
 """
 
