@@ -1,10 +1,10 @@
 """Three members of equal size, each an expert at one task: a zoo to measure weights on.
 
-The tasks are to describe a restaurant from data, to translate into German, and to read the data off a description.
+The tasks are to describe a restaurant from data, to translate into German, and to write dates in an archive's own way.
 
 `python -m tools.zoo --models FOLDER --tasks FOLDER --out FOLDER` fine-tunes each base model mostly on one task of
 questions with references (files of JSON lines, as `tutti eval` reads them), on the answers alone, and writes the
-members, `zoo.yaml`, and the questions that no member has seen: `development.jsonl` and `untouched.jsonl`.
+members, `zoo.yaml`, and `questions.jsonl`, which no member has seen.
 
 The questions are plain text completions: ask with `--completions`. The order of examples, and so the result on one
 machine, depends on `--seed` alone. A zoo of the defaults takes about 25 minutes on two cores.
@@ -33,30 +33,48 @@ Row = dict[str, Any]  # a question of the files
 
 @dataclass(frozen=True)
 class Task:
-    """A task with the file to learn from, the file to ask from, and the metric of its answers."""
+    """A task with the metric of its answers, what makes its examples, and what makes its questions."""
 
     name: str
-    train: str
-    asked: str
     metric: str
-    change: Callable[[Row], Row] = lambda row: row  # what makes a question of this task of one in the files
+    examples: Callable[[Path], list[Row]]
+    questions: Callable[[Path], list[Row]]
 
 
-def _read_off(row: Row) -> Row:
-    """The other way round: the data of a description."""
-    data = row["prompt"].split("Data: ")[1].removesuffix("\nText:")
-    text = row["reference"] if "reference" in row else row["references"][0]
-    prompt = f"Write down what the text says of the restaurant.\nText: {text}\nData:"
-    return {"id": f"{row['id']}-parse", "prompt": prompt, "reference": data}
+def rows_of(file: str) -> Callable[[Path], list[Row]]:
+    """The rows of a file of the tasks' folder."""
+    return lambda tasks: [json.loads(line) for line in (tasks / file).read_text(encoding="utf-8").splitlines()]
+
+
+MONTHS = "January February March April May June July August September October November December".split()
+ROMAN = "I II III IV V VI VII VIII IX X XI XII".split()
+WAYS = ("{day} {month} {year}", "{month} {day}, {year}", "the {day}{th} of {month} {year}")
+
+
+def dates(first: int, last: int) -> Callable[[Path], list[Row]]:
+    """Dates of these years, each in one of several ways, and the archive's: 1987-III/04 is 4 March 1987."""
+
+    def rows(_: Path) -> list[Row]:
+        rng = random.Random(first)
+        found = []
+        for year in range(first, last):
+            month, day = rng.randrange(12), rng.randrange(1, 29)
+            th = "th" if 10 < day < 20 else {1: "st", 2: "nd", 3: "rd"}.get(day % 10, "th")
+            said = rng.choice(WAYS).format(day=day, th=th, month=MONTHS[month], year=year)
+            prompt = f"Write the date as the archive does.\nDate: {said}\nArchive:"
+            found.append({"id": f"date-{year}", "prompt": prompt, "reference": f"{year}-{ROMAN[month]}/{day:02}"})
+        return found
+
+    return rows
 
 
 TASKS = (
-    Task("describe", "e2e_train.jsonl", "e2e_dev.jsonl", "chrf"),
-    Task("german", "multi30k_en_de_train.jsonl", "multi30k_en_de_val.jsonl", "chrf"),
-    Task("parse", "e2e_train.jsonl", "e2e_dev.jsonl", "chrf", _read_off),
+    Task("describe", "chrf", rows_of("e2e_train.jsonl"), rows_of("e2e_dev.jsonl")),
+    Task("german", "chrf", rows_of("multi30k_en_de_train.jsonl"), rows_of("multi30k_en_de_val.jsonl")),
+    Task("dates", "match", dates(1200, 1800), dates(1800, 2000)),
 )
 BASES = ("smollm2", "smollm2-llama-2", "smollm2-gpt2")
-OWN = 0.7  # of a member's examples are of its own task, the rest of the others'
+OWN = 0.9  # of a member's examples are of its own task, the rest of the others'
 LONGEST = 340  # characters of an example: training is slow on a processor
 
 
@@ -74,7 +92,7 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     given.out.mkdir(parents=True, exist_ok=True)
-    write_questions(given.tasks, given.out, given.seed)
+    write_questions(given.tasks, given.out)
     for number, (base, task) in enumerate(zip(BASES, TASKS, strict=True)):
         folder = given.out / task.name
         if (folder / "model.safetensors").exists():
@@ -86,24 +104,11 @@ def main() -> None:
     (given.out / "zoo.yaml").write_text(yaml.safe_dump({"models": members, "ensembles": {"zoo": ensemble}}))
 
 
-def read(path: Path, task: Task) -> list[Row]:
-    """A file's questions as those of a task."""
-    return [task.change(json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
-def write_questions(tasks: Path, out: Path, seed: int) -> None:
-    """Half of each task's questions to choose on, the other half to judge by."""
-    shares: dict[str, list[Row]] = {"development": [], "untouched": []}
-    for task in TASKS:
-        rows = read(tasks / task.asked, task)
-        random.Random(seed).shuffle(rows)
-        for number, row in enumerate(rows):
-            kept = {key: row[key] for key in ("id", "prompt", "reference", "references") if key in row}
-            share = "development" if number < len(rows) // 2 else "untouched"
-            shares[share].append(kept | {"task": task.name, "metric": task.metric})
-    for share, questions in shares.items():
-        text = "".join(json.dumps(question, ensure_ascii=False) + "\n" for question in questions)
-        (out / f"{share}.jsonl").write_text(text, encoding="utf-8")
+def write_questions(tasks: Path, out: Path) -> None:
+    """Write each task's questions, none of which is among the examples."""
+    rows = [row | {"task": task.name, "metric": task.metric} for task in TASKS for row in task.questions(tasks)]
+    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    (out / "questions.jsonl").write_text(lines, encoding="utf-8")
 
 
 def mixed(tasks: Path, own: Task, count: int, seed: int) -> list[Example]:
@@ -112,7 +117,7 @@ def mixed(tasks: Path, own: Task, count: int, seed: int) -> list[Example]:
     found: list[Example] = []
     for task in TASKS:
         share = OWN if task is own else (1 - OWN) / (len(TASKS) - 1)
-        every = [(row["prompt"], " " + row["reference"]) for row in read(tasks / task.train, task)]
+        every = [(row["prompt"], " " + row["reference"]) for row in task.examples(tasks)]
         short = [example for example in every if len("".join(example)) <= LONGEST]
         found += rng.sample(short, round(share * count))
     rng.shuffle(found)

@@ -28,6 +28,7 @@ class Candidate:
         weights: `uniform`, `as configured`, or a method of weighting.
         prune: of the method.
         offsets: of the method, by member.
+        confidence: how much the members' entropy counts in each round.
     """
 
     members: tuple[str, ...]
@@ -37,6 +38,7 @@ class Candidate:
     weights: str = UNIFORM
     prune: float = 0.0
     offsets: tuple[tuple[str, float], ...] = ()
+    confidence: float = 0.0
 
     @property
     def alone(self) -> bool:
@@ -50,6 +52,7 @@ class Candidate:
             return f"{self.pivot} alone"
         weights = f"centred {self.weights}" if self.offsets else self.weights
         weights += f", prune {self.prune:g}" if self.prune else ""
+        weights += f", confidence {self.confidence:g}" if self.confidence else ""
         return f"{'+'.join(self.members)}, pivot {self.pivot}, {self.alignment}, {self.combine}, {weights}"
 
     def fusion(self, configured: FusionParams) -> FusionParams:
@@ -68,6 +71,7 @@ class Candidate:
             weights=None,
             weighting=weighting if method != "given" else Weighting(),
             combine=self.combine,
+            confidence=self.confidence,
             report=True,
         )
 
@@ -111,8 +115,14 @@ def with_learned(
     return list(dict.fromkeys(found))
 
 
-def by_prompt(uniform: Candidate, offsets: Mapping[str, float]) -> list[Candidate]:
-    """PackLLM's weights around the pivot of `uniform`, plain and with the members' usual losses taken off."""
+def other_weights(uniform: Candidate, offsets: Mapping[str, float]) -> list[Candidate]:
+    """What learned weights are compared with at last, around the pivot of `uniform`.
+
+    That is PackLLM's weights, plain and with the members' usual losses taken off, and weights by confidence.
+    """
     usual = tuple(offsets.items())
-    found = [replace(uniform, weights=weights) for weights in PROMPT_WEIGHTS]
-    return found + [replace(uniform, weights=weights, offsets=usual) for weights in PROMPT_WEIGHTS if usual]
+    found = []
+    for weights in PROMPT_WEIGHTS:
+        plain = replace(uniform, weights=weights)
+        found += [plain, replace(plain, offsets=usual)] if usual else [plain]
+    return [*found[:2], replace(uniform, confidence=1.0), *found[2:]]

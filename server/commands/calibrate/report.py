@@ -115,6 +115,7 @@ def yaml_of(name: str, candidate: Candidate, settings: EnsembleSettings, learned
         if candidate.offsets:
             weighting["offsets"] = dict(candidate.offsets)
         own |= {"weighting": weighting} if weighting else {}
+        own |= {"confidence": candidate.confidence} if candidate.confidence else {}
     return str(yaml.safe_dump({"ensembles": {name: own}}, sort_keys=False, allow_unicode=True))
 
 

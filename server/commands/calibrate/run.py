@@ -19,7 +19,7 @@ from fusion.calibrate.candidates import (
     AUTO,
     UNIFORM,
     Candidate,
-    by_prompt,
+    other_weights,
     with_learned,
     worth_trying,
 )
@@ -218,11 +218,11 @@ class Calibration:
         learned = [one for one in standings if one.weights == "learned"]
         if not equal or not learned:
             return
-        others = [learned[0], equal[0], *by_prompt(equal[0], outcome.learned.fit.weights.about.usual)]
+        others = [learned[0], equal[0], *other_weights(equal[0], outcome.learned.fit.weights.about.usual)]
         try:
             for candidate in others:
                 if candidate != outcome.candidate:
-                    self._progress.update(self._bar, description=candidate.weights)
+                    self._progress.update(self._bar, description=candidate.name)
                     result = self._result(candidate.name, self._replies(candidate, self._untouched))
                     outcome.compared.append(result)
                     self._note_tasks(outcome, [result])

@@ -11,6 +11,7 @@ const page = {
   key: sessionStorage.getItem("tutti-key") ?? "",
   stop: null, // aborts what is running
   follows: true, // whether the conversation scrolls with the answer
+  top: 0, // where it was scrolled to last
   cards: new Set(), // answers with something to draw
   frame: false,
 };
@@ -161,16 +162,16 @@ async function send(question) {
   page.turns.push(turn);
   const cards = names.map((name) => newCard(name, chosen));
   byId("welcome").hidden = true;
-  talk.append(
-    make(
-      "div",
-      { className: names.length > 1 ? "turn compared" : "turn" },
-      make("div", { className: "asked", dir: "auto", textContent: question }),
-      make("div", { className: "answers" }, ...cards.map((card) => card.node)),
-    ),
+  const shown = make(
+    "div",
+    { className: names.length > 1 ? "turn compared" : "turn" },
+    make("div", { className: "asked", dir: "auto", textContent: question }),
+    make("div", { className: "answers" }, ...cards.map((card) => card.node)),
   );
+  talk.append(shown);
+  grown.observe(shown);
   page.follows = true;
-  talk.scrollTop = talk.scrollHeight;
+  follow();
   tell("");
   running(new AbortController());
   await Promise.all(
@@ -276,7 +277,21 @@ function drawAll() {
     describe(card);
     if (card.pending.length) draw(card);
   }
+}
+
+// Lines are laid out, and so get their height, only when they are near to what is seen: after a frame has been drawn.
+// So the end is followed whenever anything changes its size, and what stops that is that somebody scrolls up.
+const grown = new ResizeObserver(follow);
+
+function follow() {
   if (page.follows) talk.scrollTop = talk.scrollHeight;
+}
+
+function scrolled() {
+  const left = talk.scrollHeight - talk.scrollTop - talk.clientHeight;
+  if (left < 48) page.follows = true;
+  else if (talk.scrollTop < page.top) page.follows = false;
+  page.top = talk.scrollTop;
 }
 
 function add(card, { text, round, thought }) {
@@ -443,14 +458,16 @@ talk.addEventListener("keydown", (event) => {
   const token = tokenOf(event);
   if (token && !event.ctrlKey && !event.metaKey && !event.altKey && move(token, event.key)) event.preventDefault();
 });
-talk.addEventListener("scroll", () => {
-  page.follows = talk.scrollHeight - talk.scrollTop - talk.clientHeight < 48;
-});
+talk.addEventListener("scroll", scrolled);
+grown.observe(talk);
 byId("model").addEventListener("change", chooseModel);
 byId("stop").addEventListener("click", () => page.stop?.abort());
 byId("fresh").addEventListener("click", () => {
   page.turns = [];
-  for (const turn of talk.querySelectorAll(".turn")) turn.remove();
+  for (const turn of talk.querySelectorAll(".turn")) {
+    grown.unobserve(turn);
+    turn.remove();
+  }
   byId("welcome").hidden = false;
   byId("question").focus();
 });

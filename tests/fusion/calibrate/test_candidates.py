@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fusion.calibrate.candidates import AS_CONFIGURED, PRUNED, Candidate, by_prompt, with_learned, worth_trying
+from fusion.calibrate.candidates import AS_CONFIGURED, PRUNED, Candidate, other_weights, with_learned, worth_trying
 from fusion.options import FusionParams, Weighting
 
 
@@ -43,10 +43,11 @@ def test_learned_weights_are_tried_with_several_thresholds_and_as_a_mixture():
     assert (fusion.weighting.method, fusion.weighting.prune, fusion.combine) == ("learned", 1.0, "mixture")
 
 
-def test_centred_weights_have_an_offset_for_every_member():
+def test_weights_are_compared_with_packllms_centred_ones_and_confidence():
     equal = Candidate(("a", "b"), "a", "spelled")
-    plain, *_, centred = by_prompt(equal, {"a": 1.0, "b": 2.5})
+    plain, _, sure, _, centred = other_weights(equal, {"a": 1.0, "b": 2.5})
     assert plain.fusion(FusionParams()).weighting.offsets is None
     assert centred.fusion(FusionParams()).weighting.offsets == {"a": 1.0, "b": 2.5}
     assert "centred packllm-opt" in centred.name
-    assert len(by_prompt(equal, {})) == 2
+    assert (sure.fusion(FusionParams()).confidence, sure.fusion(FusionParams()).weights) == (1.0, None)
+    assert [one.weights for one in other_weights(equal, {})] == ["packllm-sim", "packllm-opt", "uniform"]

@@ -362,9 +362,41 @@ def test_a_long_answer_is_drawn_whole_and_followed_to_its_end(
     page = Page(chrome, serve().url)
     page.ask("Count")
     assert page.text(".text").split() == [str(number) for number in range(1, 2001)]
-    scrolled = "const talk = document.getElementById('talk'); return talk.scrollTop + talk.clientHeight + 2"
-    assert chrome.execute_script(scrolled) > int(page.one("#talk").get_property("scrollHeight"))
+    until(chrome, lambda _: at_end(page))
+    chrome.execute_script("talk.style.height = '200px'")
+    until(chrome, lambda _: at_end(page))
     assert page.harm == []
+
+
+def test_who_scrolls_up_stays_there_while_the_answer_goes_on(
+    chrome: Chrome, serve: Serve, fuser: ScriptedFuser
+) -> None:
+    go_on = threading.Event()
+    lines = [round_of(f"line {number}\n") for number in range(400)]
+
+    def script(submission: Any) -> Iterator[Delta]:
+        yield from lines[:200]
+        go_on.wait(20)
+        yield from lines[200:]
+        yield End("", (token(b""),), finish="stop")
+
+    fuser.script = script
+    page = Page(chrome, serve().url)
+    page.ask("Count", wait=False)
+    until(chrome, lambda _: len(page.all(".token")) == 200 and at_end(page))
+    chrome.execute_script("talk.scrollTop -= 600")
+    chrome.execute_async_script("requestAnimationFrame(() => requestAnimationFrame(arguments[0]))")
+    go_on.set()
+    page.wait()
+    assert not at_end(page)
+    page.ask("Again")
+    until(chrome, lambda _: at_end(page))
+
+
+def at_end(page: Page) -> bool:
+    """Whether the conversation is scrolled to its end."""
+    below = "return talk.scrollHeight - talk.scrollTop - talk.clientHeight"
+    return bool(page.driver.execute_script(below) < 2)
 
 
 CONTRAST = """
