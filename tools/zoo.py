@@ -1,18 +1,19 @@
 """Three members of equal size, each an expert at one task: a zoo to measure weights on.
 
-The tasks are to describe a restaurant from data, to translate into German, and to write dates in an archive's own way.
+The tasks are to describe a restaurant from data, to translate into German, and to write dates as an archive does.
 
 `python -m tools.zoo --models FOLDER --tasks FOLDER --out FOLDER` fine-tunes each base model mostly on one task of
 questions with references (files of JSON lines, as `tutti eval` reads them), on the answers alone, and writes the
 members, `zoo.yaml`, and `questions.jsonl`, which no member has seen.
 
 The questions are plain text completions: ask with `--completions`. The order of examples, and so the result on one
-machine, depends on `--seed` alone. A zoo of the defaults takes about 25 minutes on two cores.
+machine, depends on `--seed` alone. The defaults take about 15 minutes on two cores.
 """
 
 from __future__ import annotations
 
 import argparse
+import calendar
 import json
 import random
 import shutil
@@ -46,8 +47,8 @@ def rows_of(file: str) -> Callable[[Path], list[Row]]:
     return lambda tasks: [json.loads(line) for line in (tasks / file).read_text(encoding="utf-8").splitlines()]
 
 
-MONTHS = "January February March April May June July August September October November December".split()
-ROMAN = "I II III IV V VI VII VIII IX X XI XII".split()
+MONTHS = calendar.month_name[1:]
+ROMAN = ["I", "II", "III", "IV", "V", "VI", "VII", "VIII", "IX", "X", "XI", "XII"]
 WAYS = ("{day} {month} {year}", "{month} {day}, {year}", "the {day}{th} of {month} {year}")
 
 
@@ -73,7 +74,7 @@ TASKS = (
     Task("german", "chrf", rows_of("multi30k_en_de_train.jsonl"), rows_of("multi30k_en_de_val.jsonl")),
     Task("dates", "match", dates(1200, 1800), dates(1800, 2000)),
 )
-BASES = ("smollm2", "smollm2-llama-2", "smollm2-gpt2")
+BASES = ("smollm2-gpt2", "smollm2-llama-2", "smollm2")  # the last has a token for each digit
 OWN = 0.9  # of a member's examples are of its own task, the rest of the others'
 LONGEST = 340  # characters of an example: training is slow on a processor
 
@@ -83,7 +84,7 @@ def main() -> None:
     parser.add_argument("--models", type=Path, required=True, help=f"base models: {', '.join(BASES)}")
     parser.add_argument("--tasks", type=Path, required=True, help="files of the tasks")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--examples", type=int, default=400, help="of a member")
+    parser.add_argument("--examples", type=int, default=480, help="of a member")
     parser.add_argument("--layers", type=int, default=15, help="that are trained, from the last one down")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--rate", type=float, default=5e-4, help="learning rate at its highest")

@@ -2,8 +2,8 @@
 
 `python -m tools.bench.learned [--limit N] [--completions] [--out FOLDER] [CONFIG] [--tasks FILE]...` learns
 weights as `tutti calibrate --learn-weights` does, prints its table by task, times how long the weights of a prompt
-take, and prints one JSON object as its last line. With the zoo of `tools.zoo`: its `zoo.yaml`, its `questions.jsonl`,
-and `--completions`.
+take, and prints one JSON object as its last line. With the zoo of `tools.zoo`: its `zoo.yaml`, its questions, and
+`--completions`.
 """
 
 from __future__ import annotations

@@ -146,7 +146,11 @@ RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # those that vLLM sets room aside f
 
 
 def _lora(options: Options) -> dict[str, Any]:
-    """Room for all adapters at once: with less, vLLM never runs the rows of several in one step."""
+    """Room for all adapters at once: with less, vLLM never runs the rows of several in one step.
+
+    On a CPU there is one place more, which stays empty: there vLLM computes a row without an adapter with what
+    lies in the last place, as soon as it shares a step with one that has an adapter.
+    """
     if not options.adapters:
         return {}
     rank = max(read_adapter(folder).rank for folder in options.adapters.values())
@@ -154,14 +158,15 @@ def _lora(options: Options) -> dict[str, Any]:
     if room is None:
         raise ConfigError(f"{options.source}: an adapter has rank {rank}; vLLM takes up to {RANKS[-1]}.")
     count = len(options.adapters)
+    places = count + on_cpu()
     for name in ("max_loras", "max_cpu_loras"):
         own = options.engine_args.get(name)
-        if isinstance(own, int) and own < count:
+        if isinstance(own, int) and own < places:
             raise ConfigError(
-                f"{options.source}: engine_args.{name} is {own}, but there are {count} adapters, which never "
-                "would share a step; raise it or leave it out."
+                f"{options.source}: engine_args.{name} is {own}, but {count} adapters take {places} places to "
+                "share a step; raise it or leave it out."
             )
-    return {"max_loras": count, "max_cpu_loras": count, "max_lora_rank": room}
+    return {"max_loras": places, "max_cpu_loras": places, "max_lora_rank": room}
 
 
 def require_known(source: str, given: Mapping[str, Any]) -> None:
