@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations, product
-from typing import get_args
+from typing import Any, get_args
 
 from fusion.options import Combine, FusionParams, Measure, Weighting
 
@@ -14,6 +14,11 @@ PROMPT_WEIGHTS: tuple[Measure, ...] = ("packllm-sim", "packllm-opt")
 PRUNED = (0.05, 0.3, 1.0)  # the last leaves the heaviest member alone
 AUTO = "auto"
 COMBINATIONS: tuple[Combine, ...] = ("mixture", "product")
+STRENGTHS = {  # of a sum of log-probabilities: the option that says how much, and what is tried
+    "contrast": ("beta", (0.25, 0.5, 1.0)),
+    "proxy": ("scale", (0.5, 1.0, 2.0)),
+    "guidance": ("scale", (1.25, 1.5, 2.0)),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +34,7 @@ class Candidate:
         prune: of the method.
         offsets: of the method, by member.
         confidence: how much the members' entropy counts in each round.
+        strength: of the configured sum of log-probabilities (`STRENGTHS`); None for the configured one.
     """
 
     members: tuple[str, ...]
@@ -39,11 +45,12 @@ class Candidate:
     prune: float = 0.0
     offsets: tuple[tuple[str, float], ...] = ()
     confidence: float = 0.0
+    strength: float | None = None
 
     @property
     def alone(self) -> bool:
         """Whether it is one model by itself."""
-        return len(self.members) == 1
+        return len(self.members) == 1 and self.weights == UNIFORM
 
     @property
     def name(self) -> str:
@@ -53,6 +60,7 @@ class Candidate:
         weights = f"centred {self.weights}" if self.offsets else self.weights
         weights += f", prune {self.prune:g}" if self.prune else ""
         weights += f", confidence {self.confidence:g}" if self.confidence else ""
+        weights += f", strength {self.strength:g}" if self.strength is not None else ""
         return f"{'+'.join(self.members)}, pivot {self.pivot}, {self.alignment}, {self.combine}, {weights}"
 
     def fusion(self, configured: FusionParams) -> FusionParams:
@@ -60,7 +68,8 @@ class Candidate:
         if self.alone:
             return FusionParams()
         if self.weights == AS_CONFIGURED:
-            return replace(configured, members=self.members, report=True)
+            changed = {} if self.strength is None else strengthened(configured, self.strength)
+            return replace(configured, members=self.members, report=True, **changed)
         measures = {measure: measure for measure in get_args(Measure)}
         method = measures.get(self.weights, "given")
         offsets = dict(self.offsets) or None
@@ -79,23 +88,48 @@ class Candidate:
 AS_CONFIGURED = "as configured"
 
 
+def strengthened(configured: FusionParams, strength: float) -> dict[str, Any]:
+    """The named sum of an ensemble with another strength, as the option to replace."""
+    return {
+        name: replace(given, **{option: strength})
+        for name, (option, _) in STRENGTHS.items()
+        if (given := getattr(configured, name)) is not None
+    }
+
+
+def sums_worth_trying(configured: FusionParams, own: Candidate, uniform: Candidate) -> list[Candidate]:
+    """For an ensemble that adds up log-probabilities: as it is, with other strengths, and an equal mixture."""
+    found = [own]
+    for name, (option, tried) in STRENGTHS.items():
+        given = getattr(configured, name)
+        found += (
+            [] if given is None else [replace(own, strength=one) for one in tried if one != getattr(given, option)]
+        )
+    return found if uniform.alone else [*found, uniform]
+
+
 def worth_trying(
-    members: Sequence[str], alignments: Sequence[str], configured: Candidate | None = None
+    members: Sequence[str],
+    alignments: Sequence[str],
+    configured: Candidate | None = None,
+    pivots: Sequence[str] | None = None,
 ) -> list[Candidate]:
     """The file's own configuration first, then every pivot with every alignment, combination and weighting.
 
-    Weights that are measured on the prompt are tried with the first alignment, and so are subsets of the members
-    (each without one of them, down to two), with equal weights: not the full grid, whose rest the best of these
-    would have to be combined from.
+    `pivots` are those to try, by default all members. Weights that are measured on the prompt are tried with the
+    first alignment, and so are subsets of the members (each without one of them, down to two), with equal weights:
+    not the full grid, whose rest the best of these would have to be combined from.
     """
     everyone = tuple(members)
     found = [] if configured is None else [configured]
-    for pivot, combine in product(everyone, COMBINATIONS):
+    pivots = everyone if pivots is None else tuple(pivots)
+    for pivot, combine in product(pivots, COMBINATIONS):
         found += [Candidate(everyone, pivot, alignment, combine) for alignment in alignments]
         found += [Candidate(everyone, pivot, alignments[0], combine, weights) for weights in PROMPT_WEIGHTS]
     if len(everyone) > 2:
         for some in combinations(everyone, len(everyone) - 1):
-            found += [Candidate(some, pivot, alignments[0]) for pivot in some]
+            inside = [pivot for pivot in some if pivot in pivots] or [some[0]]
+            found += [Candidate(some, pivot, alignments[0]) for pivot in inside]
     return list(dict.fromkeys(found))
 
 

@@ -46,7 +46,7 @@ def calibrate(
         ConfigError: there is no such ensemble or nothing to fuse in it, too few questions, or a folder that cannot
             be used.
     """
-    chosen = _ensemble(settings, name)
+    chosen = _ensemble(settings, name, learn=learn)
     own = settings.ensembles[chosen]
     require_questions(questions)
     first, second = shares(questions, development, seed)
@@ -55,7 +55,7 @@ def calibrate(
             "No task has two questions, so none can be divided into some to choose on and some to judge by: "
             "give at least 40 of the kind that will be asked."
         )
-    sources = [settings.models[member].source for member in own.members]
+    sources = [settings.models[own.model_of(member)].source for member in own.members]
     kept = Answers(out, about([chosen, *own.members, *sources], [*first, *second], form))
     learner = Learner(known_members(own, settings)) if learn else None
     runtime = build(variants(settings, chosen, alignments, learn=learn))
@@ -114,17 +114,16 @@ def save(found: Learned, path: Path) -> None:
         raise ConfigError(f"{path} cannot be written ({error.strerror}): give another --out.") from None
 
 
-def _ensemble(settings: Settings, name: str | None) -> str:
+def _ensemble(settings: Settings, name: str | None, *, learn: bool) -> str:
     if name is not None and name not in settings.ensembles:
         raise ConfigError(f"There is no ensemble {name!r}; choose from {', '.join(settings.ensembles)}.")
-    several = [one for one, ensemble in settings.ensembles.items() if len(ensemble.members) > 1]
+    several = [one for one, own in settings.ensembles.items() if len(own.members) > 1 or own.guidance is not None]
     found = name or next(iter(several), None)
-    if found is not None and (
-        settings.ensembles[found].views or settings.ensembles[found].combine == "arithmetic"
-    ):
-        raise ConfigError(
-            f"{found} has views or sums of log-probabilities, which are not compared: give another one."
-        )
-    if found is None or len(settings.ensembles[found].members) < 2:
+    if found is None or found not in several:
         raise ConfigError("There is nothing to fuse: give the configuration an ensemble of two members or more.")
+    if learn and settings.ensembles[found].fusion.sums:
+        raise ConfigError(
+            f"{found} adds up log-probabilities, and learned weights are for mixtures and products: leave out "
+            "--learn-weights, or give another --ensemble."
+        )
     return found

@@ -14,7 +14,7 @@ import yaml
 from rich.markup import escape as plain
 from rich.table import Table
 
-from fusion.calibrate.candidates import AS_CONFIGURED, Candidate
+from fusion.calibrate.candidates import AS_CONFIGURED, STRENGTHS, Candidate
 from fusion.calibrate.verdict import Result
 from fusion.distill.figures import new_figure, png
 from server.commands.calibrate import learned
@@ -101,6 +101,9 @@ def yaml_of(name: str, candidate: Candidate, settings: EnsembleSettings, learned
     """The ensemble as a configuration file has it; `learned` is the file of learned weights."""
     if candidate.weights == AS_CONFIGURED:
         own = settings.model_dump(mode="json", exclude_unset=True, exclude_none=True)
+        if candidate.strength is not None:
+            for part, (option, _) in STRENGTHS.items():
+                own.get(part, {})[option] = candidate.strength
     else:
         own = {
             "members": list(candidate.members),
@@ -109,6 +112,8 @@ def yaml_of(name: str, candidate: Candidate, settings: EnsembleSettings, learned
             "combine": candidate.combine,
             "weights": candidate.weights,
         }
+        views = {one: settings.views[one] for one in candidate.members if one in settings.views}
+        own |= {"views": {n: v.model_dump(exclude_unset=True) for n, v in views.items()}} if views else {}
         weighting: dict[str, Any] = {"prune": candidate.prune} if candidate.prune else {}
         if candidate.weights == "learned":
             weighting["file"] = str(learned.absolute())

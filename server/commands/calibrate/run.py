@@ -20,6 +20,7 @@ from fusion.calibrate.candidates import (
     UNIFORM,
     Candidate,
     other_weights,
+    sums_worth_trying,
     with_learned,
     worth_trying,
 )
@@ -33,6 +34,7 @@ from server.commands.evaluate.questions import Question
 from server.commands.evaluate.scoring import said, score
 from server.settings import EnsembleSettings, Settings
 from server.settings.ensembles import AlignmentSettings
+from server.settings.sums import NAMES as SUMS
 
 CHUNK = 16
 VOTE = "vote of the members"
@@ -71,19 +73,28 @@ class Outcome:
 
 
 def variants(settings: Settings, name: str, alignments: Sequence[str], *, learn: bool = False) -> Settings:
-    """The settings with an ensemble for every pivot and alignment in place of their own; all models are served.
+    """The settings with an ensemble of each member, and one for every pivot and alignment, in place of their own.
 
     To `learn` weights takes one whose pivot the prompt decides on as well.
     """
     given = settings.ensembles[name]
     made: dict[str, EnsembleSettings] = {AS_CONFIGURED: given}
+    for member in given.members:
+        views = {member: given.views[member]} if member in given.views else {}
+        made[by_itself(member).name] = EnsembleSettings(members=(member,), views=views, pivot=member)
+    plain = {"maps": {}, "weights": None, "combine": "mixture", **dict.fromkeys(SUMS)}
     for pivot in (*given.members, AUTO) if learn else given.members:
         for method in alignments:
-            changed = {"pivot": pivot, "alignment": AlignmentSettings(method=method), "maps": {}, "weights": None}
+            changed = {"pivot": pivot, "alignment": AlignmentSettings(method=method), **plain}
             made[ensemble_name(pivot, method)] = given.model_copy(update=changed)
-    models = {member: settings.models[member] for member in given.members}
-    server = settings.server.model_copy(update={"serve_models": True, "aliases": {}})
+    models = {name: settings.models[name] for name in map(given.model_of, given.members)}
+    server = settings.server.model_copy(update={"serve_models": False, "aliases": {}})
     return settings.model_copy(update={"models": models, "ensembles": made, "server": server})
+
+
+def by_itself(member: str) -> Candidate:
+    """A member by itself."""
+    return Candidate((member,), member)
 
 
 def ensemble_name(pivot: str, method: str) -> str:
@@ -113,20 +124,30 @@ class Calibration:
         self._likelihood, self._progress = likelihood, progress
         self._deadline = self._end = time.monotonic() + seconds
         self._began = time.monotonic()
-        self._members = [Candidate((name,), name) for name in settings.members]
+        self._members = [by_itself(name) for name in settings.members]
         method = settings.alignment.method
         own = Candidate(tuple(settings.members), settings.pivot, method, settings.combine, AS_CONFIGURED)
         self._own, self._alignment, self._learner = own, alignments[0], learner
         self._learned: LearnedWeights | None = None
         self._alone: list[tuple[float, ...]] = []  # the members' scores on the development share
-        self._candidates = [
-            own,
-            *(one for one in worth_trying(settings.members, alignments) if not self._is_own(one)),
-        ]
-        if learner is not None:
-            self._candidates = with_learned(settings.members, alignments[0], "mixture", own)
+        self._candidates = self._worth_trying(alignments)
         self._bar: TaskID = progress.add_task("members alone", total=self._planned())
         self._perplexity: defaultdict[str, list[float]] = defaultdict(list)
+
+    def _worth_trying(self, alignments: Sequence[str]) -> list[Candidate]:
+        settings, own = self._settings, self._own
+        pivot = settings.pivot if settings.pivot in settings.members else settings.members[0]
+        if self._learner is not None:
+            return with_learned(settings.members, alignments[0], "mixture", own)
+        if settings.fusion.sums:
+            uniform = Candidate(own.members, pivot, alignments[0])
+            return sums_worth_trying(settings.fusion, own, uniform)
+        one_model = len({settings.model_of(member) for member in settings.members}) == 1
+        tried = (alignments[:1], [pivot]) if one_model else (alignments, settings.members)  # nothing to align
+        return [
+            own,
+            *(one for one in worth_trying(own.members, tried[0], pivots=tried[1]) if not self._is_own(one)),
+        ]
 
     def _is_own(self, one: Candidate) -> bool:
         """Whether a candidate is the configuration of the file by another name."""
@@ -281,7 +302,7 @@ class Calibration:
         return [reply for reply in found if reply is not None]
 
     def _ask(self, candidate: Candidate, questions: Sequence[Question]) -> list[Reply]:
-        name = candidate.pivot if candidate.alone else ensemble_name(candidate.pivot, candidate.alignment)
+        name = candidate.name if candidate.alone else ensemble_name(candidate.pivot, candidate.alignment)
         if candidate.weights == AS_CONFIGURED:
             name = AS_CONFIGURED
         ensemble = self._runtime.ensembles[name]

@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
-from fusion.calibrate.candidates import AS_CONFIGURED, PRUNED, Candidate, other_weights, with_learned, worth_trying
-from fusion.options import FusionParams, Weighting
+from fusion.calibrate.candidates import (
+    AS_CONFIGURED,
+    PRUNED,
+    Candidate,
+    other_weights,
+    sums_worth_trying,
+    with_learned,
+    worth_trying,
+)
+from fusion.options import Contrast, FusionParams, Guidance, Weighting
 
 
 def test_every_pivot_alignment_and_combination_is_tried_and_each_once():
@@ -51,3 +59,29 @@ def test_weights_are_compared_with_packllms_centred_ones_and_confidence():
     assert "centred packllm-opt" in centred.name
     assert (sure.fusion(FusionParams()).confidence, sure.fusion(FusionParams()).weights) == (1.0, None)
     assert [one.weights for one in other_weights(equal, {})] == ["packllm-sim", "packllm-opt", "uniform"]
+
+
+def test_sums_are_tried_at_other_strengths_and_beside_an_equal_mixture():
+    configured = FusionParams(contrast=Contrast(amateur="b", alpha=0.2, beta=0.5))
+    own = Candidate(("a", "b"), "a", "spelled", "mixture", AS_CONFIGURED)
+    uniform = Candidate(("a", "b"), "a", "spelled")
+    found = sums_worth_trying(configured, own, uniform)
+    assert [one.strength for one in found] == [None, 0.25, 1.0, None]
+    assert (found[0], found[-1]) == (own, uniform)
+    assert found[1].fusion(configured).contrast == Contrast(amateur="b", alpha=0.2, beta=0.25)
+    assert len({one.name for one in found}) == 4
+
+
+def test_a_guided_model_is_compared_with_itself():
+    configured = FusionParams(guidance=Guidance(scale=1.5, negative="Be rude."))
+    own = Candidate(("a",), "a", "spelled", "mixture", AS_CONFIGURED)
+    found = sums_worth_trying(configured, own, Candidate(("a",), "a", "spelled"))
+    assert [one.strength for one in found] == [None, 1.25, 2.0]
+    assert not any(one.alone for one in found)
+    assert found[1].fusion(configured).guidance == Guidance(scale=1.25, negative="Be rude.")
+
+
+def test_views_of_one_model_have_one_pivot_to_try():
+    found = worth_trying(["a", "b", "c"], ["spelled"], pivots=["b"])
+    assert {one.pivot for one in found if len(one.members) == 3} == {"b"}
+    assert all(one.pivot in one.members for one in found)

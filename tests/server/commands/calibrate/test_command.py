@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from fusion.calibrate.candidates import Candidate
 from server.settings import parse_settings
 from tests.support.model_folders import run
 
@@ -57,6 +58,54 @@ def test_what_cannot_be_compared_is_refused_in_a_sentence(site: Path, tmp_path: 
     code, _, err = run("calibrate", site / "tutti.yaml", "--tasks", tasks, "--out", tmp_path / "out", *options)
     assert code == 2
     assert message in " ".join(err.split())
+
+
+SUMS = """
+ensembles:
+  views:
+    members: [ada, polite: {model: ada, system: Be polite.}]
+    pivot: ada
+  guided: {members: [ada], pivot: ada, guidance: {scale: 1.5, negative: Be rude.}}
+  contrasted: {members: [ada, ben], pivot: ada, contrast: {amateur: ben}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("ensemble", "alone", "tried"),
+    [
+        ("views", {"ada alone", "polite alone"}, "ada+polite, pivot ada, spelled, product, packllm-sim"),
+        ("guided", {"ada alone"}, "ada, pivot ada, spelled, mixture, as configured, strength 2"),
+        (
+            "contrasted",
+            {"ada alone", "ben alone"},
+            "ada+ben, pivot ada, spelled, mixture, as configured, strength 1",
+        ),
+    ],
+)
+def test_views_and_sums_are_compared_with_what_they_are_made_of(
+    site: Path, tmp_path: Path, ensemble: str, alone: set[str], tried: str
+):
+    models = (site / "tutti.yaml").read_text().split("ensembles:")[0]
+    (site / "sums.yaml").write_text(models + SUMS)
+    tasks, out = questions(tmp_path, 8), tmp_path / "out"
+    arguments = ("calibrate", site / "sums.yaml", "--tasks", tasks, "--out", out, "--max-tokens", "3")
+    code, said, err = run(*arguments, "--ensemble", ensemble)
+    assert code == 0, said + err
+    found = json.loads((out / "report.json").read_text())
+    assert {one["name"] for one in found["untouched"] if one["name"].endswith("alone")} == alone
+    assert tried in [Candidate(**one["candidate"]).name for one in found["search"]]
+    assert "Fusing" in said
+    pasted = models + (out / "ensemble.yaml").read_text()
+    assert parse_settings(pasted, "pasted.yaml", site, {}).ensembles[ensemble].members
+
+
+def test_weights_are_not_learned_for_sums(site: Path, tmp_path: Path):
+    models = (site / "tutti.yaml").read_text().split("ensembles:")[0]
+    (site / "sums.yaml").write_text(models + SUMS)
+    arguments = ("calibrate", site / "sums.yaml", "--tasks", questions(tmp_path, 8), "--out", tmp_path / "out")
+    code, _, err = run(*arguments, "--ensemble", "contrasted", "--learn-weights")
+    assert code == 2
+    assert "contrasted adds up log-probabilities" in " ".join(err.split())
 
 
 def learn(site: Path, folder: Path, count: int, *options: str) -> tuple[str, dict]:
