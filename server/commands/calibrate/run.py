@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.progress import Progress, TaskID
@@ -82,7 +83,7 @@ def variants(settings: Settings, name: str, alignments: Sequence[str], *, learn:
     for member in given.members:
         views = {member: given.views[member]} if member in given.views else {}
         made[by_itself(member).name] = EnsembleSettings(members=(member,), views=views, pivot=member)
-    plain = {"maps": {}, "weights": None, "combine": "mixture", **dict.fromkeys(SUMS)}
+    plain: dict[str, Any] = {"maps": {}, "weights": None, "combine": "mixture", **dict.fromkeys(SUMS)}
     for pivot in (*given.members, AUTO) if learn else given.members:
         for method in alignments:
             changed = {"pivot": pivot, "alignment": AlignmentSettings(method=method), **plain}
