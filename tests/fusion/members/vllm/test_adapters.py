@@ -17,7 +17,7 @@ pytest.importorskip("vllm")
 
 from fusion.members.vllm.engine import VllmEngine
 
-EXACT = 1e-4
+EXACT = 1e-5
 LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 ADAPTERS = {
     "all": LoraConfig(r=4, lora_alpha=8, target_modules=LINEAR, init_lora_weights=False),
