@@ -14,7 +14,7 @@ from fusion.calibrate.asking import Form
 from fusion.learned.weights import Fingerprint
 from server.commands.calibrate import learned, report
 from server.commands.calibrate.answers import Answers, about
-from server.commands.calibrate.learning import FILE, Learned, Learner
+from server.commands.calibrate.learning import FILE, Learner
 from server.commands.calibrate.run import Calibration, require_questions, variants
 from server.commands.calibrate.shares import shares
 from server.commands.evaluate.questions import Question
@@ -57,7 +57,7 @@ def calibrate(
         )
     sources = [settings.models[own.model_of(member)].source for member in own.members]
     kept = Answers(out, about([chosen, *own.members, *sources], [*first, *second], form))
-    learner = Learner(known_members(own, settings)) if learn else None
+    learner = Learner(known_members(own, settings), out / FILE) if learn else None
     runtime = build(variants(settings, chosen, alignments, learn=learn))
     with progress(Console(stderr=True)) as bars:
         calibration = Calibration(
@@ -79,7 +79,6 @@ def calibrate(
             runtime.fuser.stop()
     spoken = report.sentences(outcome, len(second))
     if outcome.learned is not None:
-        save(outcome.learned, out / FILE)
         console.print(learned.weights_table(outcome.learned))
         console.print()
     if outcome.members:
@@ -104,14 +103,6 @@ def known_members(own: EnsembleSettings, settings: Settings) -> dict[str, Finger
     """The members of an ensemble as learned weights know them."""
     models = {own.model_of(member) for member in own.members}
     return fingerprints(own, {name: open_checkpoint(name, settings.models[name]) for name in models})
-
-
-def save(found: Learned, path: Path) -> None:
-    """Write learned weights; ConfigError where that fails."""
-    try:
-        found.fit.weights.save(path)
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be written ({error.strerror}): give another --out.") from None
 
 
 def _ensemble(settings: Settings, name: str | None, *, learn: bool) -> str:

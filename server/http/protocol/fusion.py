@@ -106,10 +106,10 @@ def fusion_params(fields: FusionFields | None, ensemble: Ensemble, max_search: i
     combine = fields.combine or defaults.combine
     weighting, uniform = _weighting(fields, defaults.weighting)
     if weighting.method == "learned" and ensemble.learned is None:
-        asked = "weights" if "weights" in fields.model_fields_set else "weighting.method"
+        field = "weights" if "weights" in fields.model_fields_set else "weighting.method"
         raise InvalidRequestError(
             f"{ensemble.name} has no learned weights (weighting.file in its configuration); give another method.",
-            param=f"fusion.{asked}",
+            param=f"fusion.{field}",
         )
     _require_members("fusion.weighting.offsets", weighting.offsets or {}, ensemble.models)
     lines = max(1, len(taking_part) - 1)  # one line search for each member after the first

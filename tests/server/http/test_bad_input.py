@@ -141,6 +141,8 @@ NESTED: list[tuple[str, dict[str, Any], str]] = [
     (CHAT_PATH, {"fusion": {"weighting": {"temperature": 0}}}, "fusion.weighting.temperature"),
     (CHAT_PATH, {"fusion": {"weighting": {"tau": 1}}}, "fusion.weighting.tau"),
     (CHAT_PATH, {"fusion": {"weights": {"a": 0, "b": 0}}}, "fusion.weights"),
+    (CHAT_PATH, {"fusion": {"weights": "learned"}}, "fusion.weights"),
+    (CHAT_PATH, {"fusion": {"weighting": {"method": "learned"}}}, "fusion.weighting.method"),
     (CHAT_PATH, {"fusion": {"weights": {}}}, "fusion.weights"),
     (CHAT_PATH, {"fusion": {"weights": {"c": 1}}}, "fusion.weights"),
     (CHAT_PATH, {"fusion": {"weights": {"b": 1}, "members": ["a"]}}, "fusion.weights"),

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from fusion.calibrate.candidates import Candidate
+from fusion.learned.weights import LearnedWeights
 from server.settings import parse_settings
 from tests.support.model_folders import run
 
@@ -144,3 +146,18 @@ def test_from_few_questions_weights_stay_equal_and_the_report_says_so(site: Path
     said, found = learn(site, tmp_path, 3)
     assert found["learned"]["kind"] == "equal"
     assert "too few to learn weights from" in said
+
+
+def test_weights_that_differ_by_rounding_are_kept_so_that_no_answer_is_asked_for_again(site: Path, tmp_path: Path):
+    learn(site, tmp_path, 32)
+    file, answers = tmp_path / "out" / "learned.safetensors", tmp_path / "out" / "answers.jsonl"
+    found = LearnedWeights.load(file)
+    replace(found, bias=found.bias + 1e-6).save(file)
+    written = file.read_bytes()
+    learn(site, tmp_path, 32)
+    asked = answers.read_text()
+    learn(site, tmp_path, 32)
+    assert (file.read_bytes(), answers.read_text()) == (written, asked)
+    replace(found, about=replace(found.about, questions=1)).save(file)
+    learn(site, tmp_path, 32)
+    assert LearnedWeights.load(file).about.questions == found.about.questions
