@@ -101,10 +101,8 @@ def sums_worth_trying(configured: FusionParams, own: Candidate, uniform: Candida
     """For an ensemble that adds up log-probabilities: as it is, with other strengths, and an equal mixture."""
     found = [own]
     for name, (option, tried) in STRENGTHS.items():
-        given = getattr(configured, name)
-        found += (
-            [] if given is None else [replace(own, strength=one) for one in tried if one != getattr(given, option)]
-        )
+        if (given := getattr(configured, name)) is not None:
+            found += [replace(own, strength=one) for one in tried if one != getattr(given, option)]
     return found if uniform.alone else [*found, uniform]
 
 
