@@ -157,4 +157,4 @@ def other_weights(uniform: Candidate, offsets: Mapping[str, float]) -> list[Cand
     for weights in PROMPT_WEIGHTS:
         plain = replace(uniform, weights=weights)
         found += [plain, replace(plain, offsets=usual)] if usual else [plain]
-    return [*found[:2], replace(uniform, confidence=1.0), *found[2:]]
+    return [*found, replace(uniform, confidence=1.0)]
