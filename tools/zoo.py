@@ -74,7 +74,8 @@ TASKS = (
     Task("german", "chrf", rows_of("multi30k_en_de_train.jsonl"), rows_of("multi30k_en_de_val.jsonl")),
     Task("dates", "match", dates(1200, 1800), dates(1800, 2000)),
 )
-BASES = ("smollm2-gpt2", "smollm2-llama-2", "smollm2")  # the last has a token for each digit
+# The first has the lowest perplexity of every prompt, whoever is the expert; the last has a token for each digit.
+BASES = ("smollm2", "smollm2-gpt2", "smollm2-llama-2")
 OWN = 0.9  # of a member's examples are of its own task, the rest of the others'
 LONGEST = 340  # characters of an example: training is slow on a processor
 
