@@ -147,12 +147,13 @@ def with_learned(
     return list(dict.fromkeys(found))
 
 
-def other_weights(uniform: Candidate, offsets: Mapping[str, float]) -> list[Candidate]:
+def other_weights(uniform: Candidate, offsets: Mapping[str, Mapping[str, float]]) -> list[Candidate]:
     """What learned weights are compared with at last, around the pivot of `uniform`.
 
     That is PackLLM's weights, plain and with the members' usual losses taken off, and weights by confidence.
+    `offsets` are those losses, by pivot and member.
     """
-    usual = tuple(offsets.items())
+    usual = tuple(offsets.get(uniform.pivot, {}).items())
     found = []
     for weights in PROMPT_WEIGHTS:
         plain = replace(uniform, weights=weights)

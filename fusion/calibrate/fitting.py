@@ -295,14 +295,19 @@ def _model(
     tasks = tuple(dict.fromkeys(one.question.task for one in scored))
     if len(tasks) == 1 and spec.kind != UNIFORM:
         notes += (f"All questions are of one task, {tasks[0]}: other prompts get equal weights.",)
-    usual = np.array([one.usual for one in scored if one.losses is not None]).reshape(-1, len(fingerprints))
+    measured = [one.usual for one in scored if one.losses is not None]
+    usual = np.mean(measured, axis=0).round(4) if measured else np.empty((0, 0))
+    offsets = {
+        name: dict(zip(fingerprints, row.tolist(), strict=True))
+        for name, row in zip(fingerprints, usual, strict=False)
+    }
     about = About(
         members=dict(fingerprints),
         kind=spec.kind,
         combine=combine,
         temperature=spec.temperature,
         similar=_similar(design),
-        usual=dict(zip(fingerprints, usual.mean(axis=0).round(4).tolist(), strict=True)) if len(usual) else {},
+        offsets=offsets,
         questions=len(scored),
         tasks=tasks,
         notes=notes,

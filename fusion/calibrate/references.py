@@ -41,7 +41,7 @@ class Scored:
         question: the question.
         text: the prompt as it was asked.
         losses: of the members on the prompt; None where it has too little text.
-        usual: [M], these losses per token of the pivot.
+        usual: [M, M], these losses of all members (columns) per token of each (rows) that may be the pivot.
         units: [U, M] float64, the probability of the text between two boundaries that all members share.
         candidates: the members' distributions [P, M, C] in the pivot's vocabulary where such a text begins.
         labels: [P], the pivot's tokens that did come.
@@ -132,10 +132,10 @@ def _read(
         return None
     measured = [one for one in (_thinned(one, view.pivot) for one in before) if len(one.nats[view.pivot])]
     losses = losses_of(measured, members)
-    usual = np.zeros(len(members))
+    usual = np.zeros((len(members), len(members)))
     if losses is not None:
-        tokens = [sum(int(one.tokens[name].sum()) for one in measured) for name in (members[0], view.pivot)]
-        usual = losses.whole * tokens[0] / max(1, tokens[1])
+        tokens = np.array([sum(int(one.tokens[name].sum()) for one in measured) for name in members])
+        usual = losses.whole * tokens[0] / np.maximum(tokens, 1)[:, None]
     candidates = project(
         [after.best[name] for name in members], [view.maps[name].rest for name in members], view.vocabulary_size
     )

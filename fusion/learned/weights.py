@@ -53,7 +53,7 @@ class About:
         combine: the combination that the weights were fitted for.
         temperature: of the softmax over the scores.
         similar: the likeness to the questions from which on a prompt counts as familiar.
-        usual: by member, its usual loss on the questions' prompts, in nats per token of the pivot.
+        offsets: by pivot and member, its usual loss on the questions' prompts, in nats per token of that pivot.
         questions: how many it was fitted on.
         tasks: their names.
         notes: sentences about the fit.
@@ -64,7 +64,7 @@ class About:
     combine: Combine
     temperature: float
     similar: float
-    usual: dict[str, float]
+    offsets: dict[str, dict[str, float]]
     questions: int
     tasks: tuple[str, ...]
     notes: tuple[str, ...] = ()

@@ -27,11 +27,12 @@ FEWEST = 2
 class Evidence:
     """What a measure makes weights of: losses [M] in nats per token, and the scores that they come from.
 
-    Losses are over the members' offsets. `view` is the ensemble around the pivot that the prompt decided on.
-    `prompt` is what was read.
+    Losses are over the members' `offsets` [M], which are in nats per token of the pivot. `view` is the ensemble
+    around the pivot that the prompt decided on. `prompt` is what was read.
     """
 
     losses: Floats
+    offsets: Floats
     texts: Sequence[TextScores]
     view: View
     members: Sequence[str]
@@ -69,11 +70,13 @@ def measure(
     nats = np.array([sum(float(text.nats[name].sum()) for text in texts) for name in members])
     tokens = np.array([sum(int(text.tokens[name].sum()) for text in texts) for name in members])
     flawed = [name for name, one in zip(members, nats, strict=True) if not np.isfinite(one)]
-    offsets = np.array([(weighting.offsets or {}).get(name, 0.0) for name in members])
+    # In nats for this prompt: they are given per token of the pivot, or of who stands in for it.
+    usual = np.array([(weighting.offsets or {}).get(name, 0.0) for name in members])
+    usual *= int(tokens[members.index(pivot)])
     if ensemble.chooses_pivot and not flawed and tokens.any():
-        usual = offsets * int(tokens[members.index(pivot)])
         pivot = members[int((nats - usual).argmin())]
     counted = int(tokens[members.index(pivot)])
+    per = np.full(len(members), max(1, counted)) if weighting.normalize else np.maximum(tokens, 1)
     losses: Floats | None = None
     instead = "equal weights" if weighting.method != "given" else f"{pivot} is the pivot"
     if flawed:
@@ -81,7 +84,7 @@ def measure(
     elif counted < FEWEST:
         notes.append(f"The members share {counted} tokens of the prompt, too few to measure: {instead}.")
     else:
-        losses = nats / (counted if weighting.normalize else np.maximum(tokens, 1))
+        losses = nats / per
     coinciding = sum(len(text.first[pivot]) for text in texts)
     method: Literal["given", Measure] = weighting.method
     if method in DISTRIBUTIONAL and losses is not None and coinciding < weighting.coinciding:
@@ -97,12 +100,14 @@ def measure(
             used, decision = "fixed", Decision(np.array([given[name] for name in members]))
     elif losses is not None:
         used = method
-        over = losses - offsets
-        decision = WEIGHERS[method](Evidence(over, texts, ensemble.view(pivot), members, fusion, ensemble, prompt))
+        over, view = losses - usual / per, ensemble.view(pivot)
+        decision = WEIGHERS[method](
+            Evidence(over, usual / counted, texts, view, members, fusion, ensemble, prompt)
+        )
     if method == "learned" and ensemble.chooses_pivot:
         pivot = heaviest(decision.weights, members)
     weights, pruned = decision.weights, tuple[str, ...]()
-    if method != "given" and losses is not None:
+    if method != "given" and losses is not None and decision.note is None:  # equal weights keep everybody
         weights, pruned = prune(weights, members, pivot, weighting.prune)
     by_member = dict(zip(members, weights.tolist(), strict=True))
     report = WeightingReport(
@@ -133,7 +138,9 @@ def decide(ensemble: Ensemble, prompt: Prompt, members: Sequence[str], fusion: F
         return None
     decision = learned.weigh(text_of(prompt, fusion), members)
     pivot = heaviest(decision.weights, members) if ensemble.chooses_pivot else ensemble.pivot
-    weights, pruned = prune(decision.weights, members, pivot, fusion.weighting.prune)
+    weights, pruned = decision.weights, tuple[str, ...]()
+    if decision.note is None:  # equal weights keep everybody
+        weights, pruned = prune(weights, members, pivot, fusion.weighting.prune)
     by_member = dict(zip(members, weights.tolist(), strict=True))
     notes = () if decision.note is None else (decision.note,)
     report = WeightingReport(
@@ -176,12 +183,12 @@ def prune(weights: Floats, members: Sequence[str], pivot: str, threshold: float)
 
 
 def fused_loss(
-    texts: Sequence[TextScores], view: View, members: Sequence[str], fusion: FusionParams
+    texts: Sequence[TextScores], view: View, members: Sequence[str], fusion: FusionParams, usual: Floats
 ) -> Callable[[Floats], float]:
     """The loss of the fusion that decoding uses (maps, filter, combination), by the members' weights [M].
 
     It is the mean negative log-probability of the pivot's next token, in nats, over positions where all members'
-    tokens begin: the latest, as many as may be scored.
+    tokens begin: the latest, as many as may be scored. `usual` [M] are the members' offsets.
     """
     answers = [_answers(texts, name, fusion.weighting.positions) for name in members]
     candidates = project(answers, [view.maps[name].rest for name in members], view.vocabulary_size)
@@ -193,7 +200,6 @@ def fused_loss(
     rows = np.arange(len(labels))
     each = shares.probabilities
     # [P, M] both. A label counts relative to how well its member usually predicts.
-    usual = np.array([(fusion.weighting.offsets or {}).get(name, 0.0) for name in members])
     mass, label = each.sum(axis=2), np.where(listed[:, None], each[rows, :, at], 0.0) * np.exp(usual)
 
     def mixture_of_label(weights: Floats) -> Floats:  # it is linear: no need of the other candidates
@@ -240,7 +246,7 @@ def _similar(evidence: Evidence) -> Decision:
 
 def _optimal(evidence: Evidence) -> Decision:
     """PackLLM-opt, on the fusion that decoding uses."""
-    loss = fused_loss(evidence.texts, evidence.view, evidence.members, evidence.fusion)
+    loss = fused_loss(evidence.texts, evidence.view, evidence.members, evidence.fusion, evidence.offsets)
     return Decision(greedy_weights(evidence.losses, loss, grid=evidence.fusion.weighting.grid))
 
 

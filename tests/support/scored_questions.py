@@ -40,7 +40,7 @@ def scored(skill: Mapping[str, list[float]], each: int, *, seed: int = 0) -> lis
                     Question(text, "yes", task),
                     text,
                     PromptLosses(losses, losses),
-                    losses,
+                    np.tile(losses, (len(losses), 1)),
                     given,
                     Candidates(np.tile(np.arange(IDS), (UNITS, 1)), rows),
                     np.zeros(UNITS, np.int64),

@@ -78,7 +78,7 @@ class Learned:
             "digest": about.digest,
             "held_out_nats": gains,
             "weights": self.by_task(),
-            "offsets": about.usual,
+            "offsets": about.offsets,
             "failed": dict(self.failed),
             "unlike": self.unlike,
         }
@@ -149,7 +149,7 @@ class Learner:
 
 def _about_the_same(one: LearnedWeights, other: LearnedWeights, scored: Sequence[Scored]) -> bool:
     """Whether two models are of one kind, and give every question the same weights within `ROUNDING`."""
-    mine, its = (replace(model.about, usual={}, temperature=1.0, notes=()) for model in (one, other))
+    mine, its = (replace(model.about, offsets={}, temperature=1.0, notes=()) for model in (one, other))
     if mine != its:
         return False
     pairs = (

@@ -14,7 +14,7 @@ from rich.progress import Progress, TaskID
 
 from alignment.errors import ConfigError
 from fusion.assembly.runtime import Runtime
-from fusion.calibrate.asking import Form, Reply, ask, choose
+from fusion.calibrate.asking import AT_A_TIME, Form, Reply, ask, choose
 from fusion.calibrate.candidates import (
     AS_CONFIGURED,
     AUTO,
@@ -37,7 +37,7 @@ from server.settings import EnsembleSettings, Settings
 from server.settings.ensembles import AlignmentSettings
 from server.settings.sums import NAMES as SUMS
 
-CHUNK = 16
+CHUNK = AT_A_TIME  # kept together, and the time is looked at in between
 VOTE = "vote of the members"
 ORACLE = "oracle that knows the task"
 
@@ -240,7 +240,7 @@ class Calibration:
         learned = [one for one in standings if one.weights == "learned"]
         if not equal or not learned:
             return
-        others = [learned[0], equal[0], *other_weights(equal[0], outcome.learned.fit.weights.about.usual)]
+        others = [learned[0], equal[0], *other_weights(equal[0], outcome.learned.fit.weights.about.offsets)]
         try:
             for candidate in others:
                 if candidate != outcome.candidate:

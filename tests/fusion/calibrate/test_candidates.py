@@ -53,7 +53,7 @@ def test_learned_weights_are_tried_with_several_thresholds_and_as_a_mixture():
 
 def test_weights_are_compared_with_packllms_centred_ones_and_confidence():
     equal = Candidate(("a", "b"), "a", "spelled")
-    plain, *_, centred, sure = other_weights(equal, {"a": 1.0, "b": 2.5})
+    plain, *_, centred, sure = other_weights(equal, {"b": {"a": 9.0, "b": 8.0}, equal.pivot: {"a": 1.0, "b": 2.5}})
     assert plain.fusion(FusionParams()).weighting.offsets is None
     assert centred.fusion(FusionParams()).weighting.offsets == {"a": 1.0, "b": 2.5}
     assert "centred packllm-opt" in centred.name

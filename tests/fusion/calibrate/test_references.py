@@ -9,9 +9,10 @@ from alignment.text.boundaries import shared_boundaries
 from fusion.calibrate.asking import Form
 from fusion.calibrate.likelihood import LEAST, by_text, by_token
 from fusion.calibrate.references import Question, score_references
-from fusion.options import FusionParams
+from fusion.options import FusionParams, Weighting
 from tests.support.fuser_fixtures import run, tokenizers  # noqa: F401  (fixtures)
 from tests.support.toy_fuser import toy_ensemble
+from tests.support.weighted_prompts import report_of
 
 FORM = Form("Say this: {prompt}\nAnswer:")
 QUESTION = Question("the quiet farmer ran behind the forest.", "It is 19, after January.", "talk")
@@ -41,6 +42,24 @@ def test_every_stretch_of_the_reference_is_predicted_by_every_member(running):
         assert np.log(scored.units[:, column]) == pytest.approx(units, abs=1e-4), name
     assert len(scored.labels) == len(scored.units)
     assert scored.losses is not None
+
+
+def test_usual_losses_are_known_for_every_pivot(tokenizers, run):  # noqa: F811
+    """Measured around one pivot and taken off around another, they leave nothing of their own prompt."""
+    names = list(toy_ensemble(tokenizers, pivot="lingvo").models)
+    running = run(toy_ensemble(tokenizers, pivot=names[0]))
+    (scored,), _ = score_references(running.fuser, running.ensemble, [QUESTION], Form("{prompt}"))
+    shares = scored.losses.whole / scored.losses.whole.sum()
+    assert scored.usual / scored.usual.sum(axis=1, keepdims=True) == pytest.approx(np.tile(shares, (3, 1)))
+    assert len({round(total, 3) for total in scored.usual.sum(axis=1)}) > 1, (
+        "tokens of the pivots differ in length"
+    )
+    for row, name in enumerate(names):
+        own = run(toy_ensemble(tokenizers, pivot=name))
+        offsets = dict(zip(names, scored.usual[row].tolist(), strict=True))
+        prompt = own.ensemble.encode_text(QUESTION.prompt, locate=True)
+        centred = FusionParams(weighting=Weighting("packllm-sim", offsets=offsets))
+        assert list(report_of(own, prompt, centred).weights.values()) == pytest.approx([1 / 3] * 3, abs=0.02), name
 
 
 def test_a_chat_is_scored_as_well(running):

@@ -58,8 +58,11 @@ def test_the_report_names_the_words(ensembles, run):
 
 
 def test_an_unfamiliar_prompt_weighs_all_the_same(ensembles, run):
+    """However much a member has to weigh: equal ones are not pruned."""
     running = run(ensembles[0])
-    report = report_of(running, plain(running.ensemble, "Guten Morgen"), LEARNED)
+    strict = replace(LEARNED, weighting=replace(LEARNED.weighting, prune=1.0))
+    report = report_of(running, plain(running.ensemble, "Guten Morgen"), strict)
+    assert report.pruned == ()
     assert list(report.weights.values()) == pytest.approx([1 / 3] * 3)
     assert (report.method, report.leader) == ("uniform", None)
     assert "resembles no questions" in report.notes[0]
