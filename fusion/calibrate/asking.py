@@ -82,14 +82,13 @@ def ask(fuser: Fuser, ensemble: Ensemble, fusion: FusionParams, prompts: Sequenc
     for _ in range(AT_A_TIME):
         places.acquire()
     share = (time.perf_counter() - began) / max(1, len(prompts))
-    rows = 1 if fusion.guidance is None else 2  # of each member: guidance runs it with a second prompt as well
-    return [_reply(listener, share, rows) for listener in listeners]
+    return [_reply(listener, share) for listener in listeners]
 
 
-def _reply(heard: Listener, seconds: float, rows: int) -> Reply:
+def _reply(heard: Listener, seconds: float) -> Reply:
     if heard.end is None or heard.error is not None:
         return Reply("", 0, 0.0, seconds, {}, heard.error)
-    passes = rows * (float(sum(len(round.weights) for round in heard.end.rounds)) or float(heard.tokens))
+    passes = float(sum(len(round.weights) for round in heard.end.rounds)) or float(heard.tokens)
     perplexity = dict(heard.end.weighting.perplexity) if heard.end.weighting else {}
     return Reply(heard.text, heard.tokens, passes, seconds, perplexity)
 

@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 from itertools import combinations, product
 from typing import Any, get_args
 
-from fusion.options import Combine, FusionParams, Measure, Weighting
+from fusion.options import DRAFTERS, Combine, FusionParams, Measure, Weighting
 
 UNIFORM = "uniform"
 PROMPT_WEIGHTS: tuple[Measure, ...] = ("packllm-sim", "packllm-opt")
 PRUNED = (0.05, 0.3, 1.0)  # the last leaves the heaviest member alone
+SURE = 1.0  # how much confidence counts where it is tried
 AUTO = "auto"
 COMBINATIONS: tuple[Combine, ...] = ("mixture", "product")
 STRENGTHS = {  # of a sum of log-probabilities: the option that says how much, and what is tried
@@ -81,8 +82,13 @@ class Candidate:
             weighting=weighting if method != "given" else Weighting(),
             combine=self.combine,
             confidence=self.confidence,
+            draft=self.draft(configured.draft),
             report=True,
         )
+
+    def draft(self, configured: str | None) -> str | None:
+        """Who drafts, where the file says `configured`: nobody, if that member is left out."""
+        return configured if configured in (*DRAFTERS, *self.members) else None
 
 
 AS_CONFIGURED = "as configured"
@@ -114,9 +120,9 @@ def worth_trying(
 ) -> list[Candidate]:
     """The file's own configuration first, then every pivot with every alignment, combination and weighting.
 
-    `pivots` are those to try, by default all members. Weights that are measured on the prompt are tried with the
-    first alignment, and so are subsets of the members (each without one of them, down to two), with equal weights:
-    not the full grid, whose rest the best of these would have to be combined from.
+    `pivots` are those to try, by default all members. With the first alignment alone are tried weights that are
+    measured on the prompt, equal ones by confidence, and subsets of the members (each without one of them, down to
+    two): not the full grid, whose rest the best of these would have to be combined from.
     """
     everyone = tuple(members)
     found = [] if configured is None else [configured]
@@ -124,6 +130,7 @@ def worth_trying(
     for pivot, combine in product(pivots, COMBINATIONS):
         found += [Candidate(everyone, pivot, alignment, combine) for alignment in alignments]
         found += [Candidate(everyone, pivot, alignments[0], combine, weights) for weights in PROMPT_WEIGHTS]
+    found += [Candidate(everyone, pivot, alignments[0], confidence=SURE) for pivot in pivots]
     if len(everyone) > 2:
         for some in combinations(everyone, len(everyone) - 1):
             inside = [pivot for pivot in some if pivot in pivots] or [some[0]]
@@ -158,4 +165,4 @@ def other_weights(uniform: Candidate, offsets: Mapping[str, Mapping[str, float]]
     for weights in PROMPT_WEIGHTS:
         plain = replace(uniform, weights=weights)
         found += [plain, replace(plain, offsets=usual)] if usual else [plain]
-    return [*found, replace(uniform, confidence=1.0)]
+    return [*found, replace(uniform, confidence=SURE)]

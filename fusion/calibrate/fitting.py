@@ -162,14 +162,12 @@ def design_of(scored: Sequence[Scored], members: Sequence[str]) -> Design:
 
 
 def _folds(scored: Sequence[Scored]) -> NDArray[np.int64]:
-    """A fold for each question; those of a task are dealt out in turn."""
-    seen: dict[str, int] = {}
-    folds = []
-    for one in scored:
-        number = seen.get(one.question.task, 0)
-        seen[one.question.task] = number + 1
-        folds.append(number % _FOLDS)
-    return np.array(folds, dtype=np.int64)
+    """A fold for each question: they are dealt out in turn, task after task."""
+    tasks = list(dict.fromkeys(one.question.task for one in scored))
+    order = np.argsort([tasks.index(one.question.task) for one in scored], kind="stable")
+    folds = np.empty(len(scored), np.int64)
+    folds[order] = np.arange(len(scored)) % _FOLDS
+    return folds
 
 
 def cross_validate(design: Design, likelihood: Likelihood, members: int) -> list[Tried]:

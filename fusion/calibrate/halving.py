@@ -12,6 +12,7 @@ One = TypeVar("One")
 
 FEWEST = 8  # questions of the first rung
 AS_GOOD = 0.005  # of a score of 1: within this the cheaper candidate counts as the better one
+AS_CHEAP = 1.05  # times the cost: answers of a few tokens more or less say nothing about the next questions
 
 
 class OutOfTime(Exception):  # noqa: N818 - it ends a search, it is no failure
@@ -20,15 +21,16 @@ class OutOfTime(Exception):  # noqa: N818 - it ends a search, it is no failure
 
 @dataclass(frozen=True, slots=True)
 class Standing(Generic[One]):
-    """A candidate with its scores on the first questions, 0 to 1 each, and what a token costs in member passes.
+    """A candidate with its scores on the first questions, 0 to 1 each, and what a question costs in member passes.
 
-    `behind` is the lead of the best member in its worst task, and `shortfall` what of it chance does not explain,
-    which is taken off its mean in the search (see `fusion.calibrate.shortfall`).
+    The cost is infinite where nothing was answered. `behind` is the lead of the best member in its worst task, and
+    `shortfall` what of it chance does not explain, which is taken off its mean in the search (see
+    `fusion.calibrate.shortfall`).
     """
 
     candidate: One
     scores: tuple[float, ...]
-    passes: float
+    cost: float
     behind: float = 0.0
     shortfall: float = 0.0
 
@@ -84,15 +86,17 @@ def search(
 
 
 def ranked(standings: Sequence[Standing[One]]) -> list[Standing[One]]:
-    """Best first; of those as good as the best one that is left, the cheapest first, by tenths of a pass.
+    """Best first; of those as good as the best one that is left, the cheapest first.
 
-    Of equally cheap ones the first is that which loses least to a member in its worst task.
+    Of those that cost about the same the first is that which loses least to a member in its worst task.
     """
     left, order = list(standings), []
     while left:
         best = max(standing.worth for standing in left)
         close = [standing for standing in left if standing.worth >= best - AS_GOOD]
-        chosen = min(close, key=lambda standing: (round(standing.passes, 1), standing.behind, -standing.worth))
+        cheapest = min(standing.cost for standing in close)
+        cheap = [standing for standing in close if standing.cost <= AS_CHEAP * cheapest]
+        chosen = min(cheap, key=lambda standing: (standing.behind, -standing.worth))
         order.append(chosen)
         left.remove(chosen)
     return order

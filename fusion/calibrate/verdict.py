@@ -9,6 +9,7 @@ import numpy as np
 
 from fusion.calibrate.intervals import Estimate, bootstrap, difference
 
+FEWEST = 10  # questions from which on an interval says anything
 APART = 10.0  # times the perplexity of another member's from which on equal weights are warned of
 
 
@@ -70,6 +71,10 @@ def verdict(members: Sequence[Result], voting: Result | None, chosen: Result | N
     if voting is not None:
         over = difference([100 * s for s in chosen.scores], [100 * s for s in voting.scores])
         text += f", {over.mean:+.1f} over a vote of the members"
+    if len(chosen.scores) < FEWEST:
+        return Verdict(
+            None, f"Fusing may pay, but {len(chosen.scores)} questions are too few to tell: {text}.", gain
+        )
     if gain.low > 0:
         return Verdict(True, f"Fusing pays: {text}.", gain)
     if gain.high <= 0 or gain.mean <= 0:

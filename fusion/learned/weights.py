@@ -216,7 +216,7 @@ class LearnedWeights:
             _require_fit(about, arrays)
         except OSError as error:
             raise ConfigError(f"{path} cannot be read ({error.strerror or error}); {again}.") from None
-        except (SafetensorError, KeyError, TypeError, ValueError, AttributeError) as error:
+        except (SafetensorError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
             raise ConfigError(f"{path} is damaged ({error!s:.80}); {again}.") from None
         vocabulary = Vocabulary(arrays["buckets"], arrays["rarity"])
         prototypes = Prototypes(arrays["rows"], arrays["starts"], arrays["sizes"])

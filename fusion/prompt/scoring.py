@@ -108,7 +108,7 @@ class PromptScoring:
         self.lists = weighting.method in DISTRIBUTIONAL
         self.kept: list[TextScores] = []
         before = _shared(prompt, members, weighting.history)
-        keys = [self._key(tokens, weighting.spread) for tokens in before]
+        keys = [self._key(tokens, weighting) for tokens in before]
         fresh = []
         for key, tokens in zip(keys, before, strict=True):
             known = memory.get(key)
@@ -155,9 +155,10 @@ class PromptScoring:
                 read.best[name] = prompt.best(begin)
         return read
 
-    def _key(self, before: Mapping[str, Indices], spread: str) -> bytes:
-        """The key of a text's scores: every member's tokens up to its end, and its place among them."""
-        digest = hashlib.blake2b(f"{spread} {self.lists}".encode(), digest_size=16)
+    def _key(self, before: Mapping[str, Indices], weighting: Weighting) -> bytes:
+        """The key of a text's scores: every member's tokens up to its end, its place in them, what is chosen."""
+        choice = f"{weighting.positions} {weighting.spread} {self.lists}"
+        digest = hashlib.blake2b(choice.encode(), digest_size=16)
         for name, tokens in before.items():
             digest.update(name.encode() + b"\0")
             digest.update(self._ids[name][: tokens[-1] + 1].tobytes())

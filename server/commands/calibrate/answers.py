@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from alignment.errors import ConfigError
-from fusion.calibrate.asking import Form, Reply
+from fusion.calibrate.asking import Reply
 from server.commands.evaluate.questions import Question
 
 FILE = "answers.jsonl"
 
 
 class Answers:
-    """Replies by candidate and question, in a file of JSON lines; a line that was cut off is left out."""
+    """Replies by candidate and question, in a file of JSON lines; a line that was cut off is left out.
+
+    Failures are not written: the next run asks again.
+    """
 
     def __init__(self, folder: Path, about: str) -> None:
         """Read what is there; ConfigError where it is about something else, or cannot be written."""
@@ -55,16 +59,28 @@ class Answers:
 
     def put(self, candidate: str, replies: dict[str, Reply]) -> None:
         """Keep replies by question. ConfigError where the file cannot be written."""
-        rows = [{"candidate": candidate, "question": question, **asdict(r)} for question, r in replies.items()]
         self._known.update({(candidate, question): reply for question, reply in replies.items()})
+        rows = [
+            {"candidate": candidate, "question": question, **asdict(reply)}
+            for question, reply in replies.items()
+            if reply.error is None
+        ]
         try:
             with self._path.open("a", encoding="utf-8") as file:
                 file.writelines(json.dumps(row) + "\n" for row in rows)
         except OSError as error:
             raise ConfigError(f"{self._path} cannot be written ({error.strerror}): give another --out.") from None
 
+    def failures(self) -> dict[str, Counter[str]]:
+        """By candidate, how many questions got no answer, by the reason."""
+        found: dict[str, Counter[str]] = {}
+        for (candidate, _), reply in self._known.items():
+            if reply.error is not None:
+                found.setdefault(candidate, Counter())[reply.error] += 1
+        return found
 
-def about(models: Sequence[str], questions: Sequence[Question], form: Form) -> str:
-    """A digest of everything that answers depend on besides the candidate."""
-    content = [list(models), [asdict(question) for question in questions], asdict(form)]
+
+def about(questions: Sequence[Question], *others: object) -> str:
+    """A digest of everything that answers depend on besides the candidate; the `others` as JSON."""
+    content = [[asdict(question) for question in questions], *others]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]

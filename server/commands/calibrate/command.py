@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from rich.console import Console
@@ -48,6 +50,12 @@ def calibrate(
     """
     chosen = _ensemble(settings, name, learn=learn)
     own = settings.ensembles[chosen]
+    if likelihood and (learn or own.guidance is not None) and any(question.texts for question in questions):
+        what = "--learn-weights" if learn else "guidance"
+        raise ConfigError(
+            f"{what} changes what follows a prompt, and choices by likelihood are read as a part of it: leave out "
+            f"--likelihood or --lm-eval{', or --learn-weights' if learn else ''}."
+        )
     require_questions(questions)
     first, second = shares(questions, development, seed)
     if not first or not second:
@@ -55,9 +63,12 @@ def calibrate(
             "No task has two questions, so none can be divided into some to choose on and some to judge by: "
             "give at least 40 of the kind that will be asked."
         )
-    sources = [settings.models[own.model_of(member)].source for member in own.members]
-    kept = Answers(out, about([chosen, *own.members, *sources], [*first, *second], form))
-    learner = Learner(known_members(own, settings), out / FILE) if learn else None
+    known = known_members(own, settings)
+    models = {model: settings.models[model].model_dump(mode="json") for model in map(own.model_of, own.members)}
+    members = {name: asdict(one) for name, one in known.items()}
+    options = {"form": asdict(form), "likelihood": likelihood, "weights": _digest(own.weighting.file)}
+    kept = Answers(out, about([*first, *second], members, models, own.model_dump(mode="json"), options))
+    learner = Learner(known, out / FILE) if learn else None
     runtime = build(variants(settings, chosen, alignments, learn=learn))
     with progress(Console(stderr=True)) as bars:
         calibration = Calibration(
@@ -75,6 +86,7 @@ def calibrate(
         runtime.fuser.start()
         try:
             outcome = calibration.run()
+            outcome.failures = kept.failures()
         finally:
             runtime.fuser.stop()
     spoken = report.sentences(outcome, len(second))
@@ -97,6 +109,13 @@ def calibrate(
     report.write_report(out, outcome, spoken, pasted, image)
     picture = "" if image is not None else " (without a picture: matplotlib is not installed)"
     say(console, f"wrote {out / report.PAGE}{picture}")
+
+
+def _digest(file: str | None) -> str | None:
+    """Of the configured learned weights; a file that cannot be read is refused where the ensemble is built."""
+    if file is None or not Path(file).is_file():
+        return None
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16]
 
 
 def known_members(own: EnsembleSettings, settings: Settings) -> dict[str, Fingerprint]:

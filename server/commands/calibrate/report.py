@@ -14,17 +14,19 @@ import yaml
 from rich.markup import escape as plain
 from rich.table import Table
 
-from fusion.calibrate.candidates import AS_CONFIGURED, STRENGTHS, Candidate
+from fusion.calibrate.candidates import AS_CONFIGURED, STRENGTHS, UNIFORM, Candidate
 from fusion.calibrate.verdict import Result
 from fusion.distill.figures import new_figure, png
 from server.commands.calibrate import learned
 from server.commands.calibrate.run import Outcome, write
 from server.commands.tables import right, table
 from server.settings import EnsembleSettings
+from server.settings.sums import NAMES as SUMS
 
 PICTURE, PAGE, NUMBERS, CONFIGURATION = "curve.png", "report.html", "report.json", "ensemble.yaml"
-SEARCH = ("candidate", "questions", "points", "passes/token")
+SEARCH = ("candidate", "questions", "points", "passes/question")
 SHOWN = 8  # candidates of the search in a table
+SHOWN_FAILURES = 4
 
 _STYLE = (
     "body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}"
@@ -55,6 +57,7 @@ def sentences(outcome: Outcome, untouched: int) -> list[str]:
     else:
         found.append("The time allowed was too short for one comparison; the answers so far are kept.")
     found += behind(outcome)
+    found += unanswered(outcome)
     if outcome.members and not any(any(result.scores) for result in results_of(outcome)):
         found.append("No answer scored above 0: the questions are beyond all members, or compared the wrong way.")
     if outcome.members and untouched < 40:
@@ -76,6 +79,20 @@ def behind(outcome: Outcome) -> list[str]:
         best = max(alone, key=lambda name: alone[name])
         if alone[best] > points + 1:
             found.append(f"In {task} {best} is {alone[best] - points:.1f} points better than what was chosen.")
+    return found
+
+
+def unanswered(outcome: Outcome) -> list[str]:
+    """A sentence for each way to answer that failed on some questions, the worst first."""
+    worst = sorted(outcome.failures.items(), key=lambda one: -one[1].total())
+    found = []
+    for name, reasons in worst[:SHOWN_FAILURES]:
+        reason, _ = reasons.most_common(1)[0]
+        found.append(
+            f"{reasons.total()} questions got no answer from {name}, which counts as a wrong one: {reason}"
+        )
+    if len(worst) > SHOWN_FAILURES:
+        found.append(f"Neither did some from {len(worst) - SHOWN_FAILURES} other candidates.")
     return found
 
 
@@ -105,22 +122,30 @@ def yaml_of(name: str, candidate: Candidate, settings: EnsembleSettings, learned
             for part, (option, _) in STRENGTHS.items():
                 own.get(part, {})[option] = candidate.strength
     else:
-        own = {
+        own = settings.model_dump(mode="json", exclude_unset=True, exclude_none=True)
+        weighting = own.pop("weighting", {})
+        if candidate.weights == UNIFORM:
+            weighting = {}
+        for changed in ("maps", "views", "confidence", *SUMS):
+            own.pop(changed, None)
+        own |= {
             "members": list(candidate.members),
             "pivot": candidate.pivot,
             "alignment": candidate.alignment,
             "combine": candidate.combine,
             "weights": candidate.weights,
         }
+        own |= {"confidence": candidate.confidence} if candidate.confidence else {}
+        if candidate.draft(own.get("draft")) is None:
+            own.pop("draft", None)
         views = {one: settings.views[one] for one in candidate.members if one in settings.views}
         own |= {"views": {n: v.model_dump(exclude_unset=True) for n, v in views.items()}} if views else {}
-        weighting: dict[str, Any] = {"prune": candidate.prune} if candidate.prune else {}
+        for changed in ("method", "offsets", "file"):
+            weighting.pop(changed, None)
+        weighting["prune"] = candidate.prune
         if candidate.weights == "learned":
             weighting["file"] = str(learned.absolute())
-        if candidate.offsets:
-            weighting["offsets"] = dict(candidate.offsets)
-        own |= {"weighting": weighting} if weighting else {}
-        own |= {"confidence": candidate.confidence} if candidate.confidence else {}
+        own |= {"weighting": weighting} if weighting != {"prune": 0.0} else {}
     return str(yaml.safe_dump({"ensembles": {name: own}}, sort_keys=False, allow_unicode=True))
 
 
@@ -183,7 +208,7 @@ def _results(outcome: Outcome) -> tuple[list[str], list[list[str]]]:
 def _search(outcome: Outcome) -> list[list[str]]:
     """A row for each candidate of the search, as `SEARCH` names its cells."""
     return [
-        [one.candidate.name, str(len(one.scores)), f"{100 * one.mean:.1f}", f"{one.passes:.2f}"]
+        [one.candidate.name, str(len(one.scores)), f"{100 * one.mean:.1f}", f"{one.cost:.1f}"]
         for one in outcome.standings
     ]
 

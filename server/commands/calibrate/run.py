@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,6 +14,7 @@ from rich.progress import Progress, TaskID
 
 from alignment.errors import ConfigError
 from fusion.assembly.runtime import Runtime
+from fusion.assembly.views import with_views
 from fusion.calibrate.asking import AT_A_TIME, Form, Reply, ask, choose
 from fusion.calibrate.candidates import (
     AS_CONFIGURED,
@@ -57,6 +58,7 @@ class Outcome:
         learned: the weights that were learned, where that was asked for.
         compared: other ways of weighting on the untouched questions.
         oracle: for each task what was best on its development questions.
+        failures: by candidate, how many questions got no answer, by the reason.
     """
 
     members: list[Result] = field(default_factory=list)
@@ -71,6 +73,7 @@ class Outcome:
     learned: Learned | None = None
     compared: list[Result] = field(default_factory=list)
     oracle: Result | None = None
+    failures: dict[str, Counter[str]] = field(default_factory=dict)
 
 
 def variants(settings: Settings, name: str, alignments: Sequence[str], *, learn: bool = False) -> Settings:
@@ -173,15 +176,14 @@ class Calibration:
                 self._learn(
                     self._learner, outcome, [self._replies(one, self._development) for one in self._members]
                 )
-            self._began = time.monotonic()
             alone = {one: self._replies(one, self._development + self._untouched) for one in self._members}
         except OutOfTime:
             return outcome
         first = len(self._development)
-        spent = time.monotonic() - self._began
-        # An ensemble takes about as long as its members together; half as much again for what that leaves out.
-        self._deadline = self._end - 1.5 * spent * len(self._untouched) / (first + len(self._untouched))
         untouched = {one: replies[first:] for one, replies in alone.items()}
+        # An ensemble takes about as long as its members together; half as much again for what that leaves out.
+        spent = sum(reply.seconds for replies in untouched.values() for reply in replies)
+        self._deadline = self._end - 1.5 * spent
         outcome.members = [self._result(one.name, replies) for one, replies in untouched.items()]
         self._note_tasks(outcome, outcome.members)
         self._alone = [_scores(self._development, replies[:first]) for replies in alone.values()]
@@ -281,9 +283,10 @@ class Calibration:
                 if value > 0:
                     self._perplexity[name].append(value)
         scores = _scores(questions, replies)
-        passes = sum(reply.passes for reply in replies) / max(1, sum(reply.tokens for reply in replies))
+        passes, tokens = sum(reply.passes for reply in replies), sum(reply.tokens for reply in replies)
+        cost = passes / len(replies) if tokens else float("inf")
         alone, tasks = [own[:size] for own in self._alone], [question.task for question in questions]
-        return Standing(candidate, scores, passes, *shortfall(scores, alone, tasks))
+        return Standing(candidate, scores, cost, *shortfall(scores, alone, tasks))
 
     def _replies(self, candidate: Candidate, questions: Sequence[Question]) -> list[Reply]:
         """Replies in the order of the questions, those that are kept included; OutOfTime once the time is over."""
@@ -309,7 +312,7 @@ class Calibration:
         ensemble = self._runtime.ensembles[name]
         if candidate.weights == "learned":
             ensemble = replace(ensemble, learned=self._learned)
-        fusion = candidate.fusion(ensemble.defaults)
+        ensemble, fusion = with_views(ensemble, candidate.fusion(ensemble.defaults))
         fuser = self._runtime.fuser
         if not self._likelihood:
             return ask(fuser, ensemble, fusion, [question.prompt for question in questions], self._form)

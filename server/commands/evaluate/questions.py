@@ -81,6 +81,11 @@ def read_questions(path: Path, match: Match | None = None) -> list[Question]:
 def _question(line: str, where: str, match: Match | None) -> Question:
     try:
         row = json.loads(line)
+        json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise ConfigError(
+            f"{where}: holds half of a surrogate pair, which is no character; write it whole."
+        ) from None
     except ValueError as error:
         raise ConfigError(f"{where}: not JSON: {error}.") from None
     except RecursionError:

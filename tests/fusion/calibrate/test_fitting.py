@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fusion.calibrate import fitting
-from fusion.calibrate.fitting import FEWEST, Fit, fit
+from fusion.calibrate.fitting import FEWEST, Fit, design_of, fit
 from fusion.calibrate.likelihood import Mixture, Product
 from fusion.calibrate.references import Scored
 from fusion.learned.weights import ALONE, LOSSES, TEXT, UNIFORM
@@ -61,6 +61,16 @@ def test_from_few_questions_nothing_is_learned(each):
     result = fitted(scored(EXPERTS, each))
     assert result.weights.about.kind == UNIFORM
     assert "too few to learn" in result.weights.about.notes[0]
+
+
+def test_many_tasks_of_a_question_each_are_held_out_in_turn(monkeypatch):
+    tasks = {f"task {number}": [0.9, 0.1] for number in range(12)}
+    for task in tasks:
+        monkeypatch.setitem(TEXTS, task, "how many {n} are there")
+    questions = scored(tasks, 1)
+    folds = design_of(questions, ["a", "b"]).folds
+    assert sorted(np.bincount(folds).tolist()) == [2, 2, 2, 3, 3]
+    assert fitted(questions).weights.about.kind != UNIFORM
 
 
 def test_no_question_is_few_as_well():

@@ -44,6 +44,11 @@ def test_time_that_runs_out_leaves_what_was_measured():
     assert [one.candidate for one in search(list(quality), 64, measured(quality, [], 5))] == ["b", "c", "d", "a"]
 
 
+def test_one_that_never_answers_is_last():
+    silent, wrong = Standing("silent", (0.0,), float("inf")), Standing("wrong", (0.0,), 9.0)
+    assert [one.candidate for one in ranked([silent, wrong])] == ["wrong", "silent"]
+
+
 def test_of_equals_the_cheaper_one_is_first():
     dear, cheap, bad = (
         Standing("dear", (0.802,), 3.0),
@@ -56,7 +61,7 @@ def test_of_equals_the_cheaper_one_is_first():
 def test_a_worst_task_costs_its_shortfall_and_small_differences_of_cost_nothing():
     uneven, even = Standing("uneven", (0.9,), 2.0, shortfall=0.05), Standing("even", (0.88,), 2.0)
     assert [one.candidate for one in ranked([uneven, even])] == ["even", "uneven"]
-    better, as_dear = Standing("better", (0.9,), 2.02), Standing("as dear", (0.896,), 2.0)
+    better, as_dear = Standing("better", (0.9,), 20.9), Standing("as dear", (0.896,), 20.0)
     assert [one.candidate for one in ranked([as_dear, better])] == ["better", "as dear"]
     behind, level = Standing("behind", (0.9,), 2.0, behind=0.02), Standing("level", (0.896,), 2.0)
     assert [one.candidate for one in ranked([behind, level])] == ["level", "behind"]

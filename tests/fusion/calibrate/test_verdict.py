@@ -28,6 +28,12 @@ def test_a_small_gain_is_left_open_and_none_is_none():
     assert verdict(members, None, None).pays is False
 
 
+def test_few_questions_tell_nothing_however_clear_they_are():
+    found = verdict([result("ada alone", 0, of=9)], None, result("both", 9, of=9))
+    assert found.pays is None
+    assert found.sentence.startswith("Fusing may pay, but 9 questions are too few to tell: +100.0 points")
+
+
 def test_votes_go_to_the_majority_and_ties_to_the_better_member():
     assert vote(["x", "y", "y"], [0, 1, 2]) in (1, 2)
     assert vote(["x", "y", "z"], [2, 0, 1]) == 2

@@ -98,6 +98,7 @@ def changed(path: Path, metadata: dict[str, str | None] = {}, **arrays: np.ndarr
         ({"about": None}, {}, "is damaged"),
         ({"about": "{}"}, {}, "is damaged"),
         ({"about": "not json"}, {}, "is damaged"),
+        ({"about": "[" * 100_000}, {}, "is damaged"),
         ({}, {"bias": np.zeros(3)}, "is damaged"),
         ({}, {"bias": np.array([np.nan, 0.0])}, "is damaged"),
         ({}, {"rows": np.full(3, 10**8, np.int32)}, "is damaged"),

@@ -182,6 +182,14 @@ def test_what_comes_before_a_message_is_part_of_what_is_kept(tokenizers, run):
     assert report_of(running, chat(running.ensemble, other), weighted("packllm-sim")).kept == 0
 
 
+def test_more_positions_are_scored_anew(tokenizers, run):
+    running = run(toy_ensemble(tokenizers, pivot="lingvo"))
+    few = report_of(running, chat(running.ensemble), weighted("packllm-sim", positions=4))
+    many = report_of(running, chat(running.ensemble), weighted("packllm-sim", positions=1000))
+    assert few.tokens <= 4 < many.tokens
+    assert many.kept == 0
+
+
 def test_the_last_message_alone_may_count(tokenizers, run):
     running = run(toy_ensemble(tokenizers, pivot="lingvo"))
     prompt = chat(running.ensemble, TALK)

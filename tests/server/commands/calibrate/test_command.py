@@ -62,6 +62,52 @@ def test_what_cannot_be_compared_is_refused_in_a_sentence(site: Path, tmp_path: 
     assert message in " ".join(err.split())
 
 
+def test_answers_of_another_configuration_are_not_taken(site: Path, tmp_path: Path):
+    tasks, out = questions(tmp_path, 8), tmp_path / "out"
+    arguments = ("--tasks", tasks, "--out", out, "--max-tokens", "3")
+    assert run("calibrate", site / "tutti.yaml", *arguments)[0] == 0
+    text = (site / "tutti.yaml").read_text()
+    for old, new in [
+        ("weights: {ada: 3, ben: 1}", "weights: {ada: 1, ben: 1}"),
+        ("dtype: float32", "dtype: bfloat16"),
+    ]:
+        assert old in text
+        (site / "other.yaml").write_text(text.replace(old, new, 1))
+        code, _, err = run("calibrate", site / "other.yaml", *arguments)
+        assert code == 2
+        assert "of other models or by other options" in " ".join(err.split())
+
+
+def test_questions_without_an_answer_are_said_and_asked_again(site: Path, tmp_path: Path):
+    """A gate that draws refuses greedy decoding, so the ensemble as configured answers nothing."""
+    text = (site / "tutti.yaml").read_text()
+    (site / "drawn.yaml").write_text(text.replace("filter_top: 5", "renormalize: true, gate: draw"))
+    out = tmp_path / "out"
+    arguments = ("--tasks", questions(tmp_path, 24), "--out", out, "--max-tokens", "3")
+    code, said, err = run("calibrate", site / "drawn.yaml", *arguments)
+    assert code == 0, err
+    said = " ".join(said.split())
+    assert "questions got no answer from ada+ben, pivot ada," in said
+    assert "temperature" in said
+    kept = [json.loads(line) for line in (out / "answers.jsonl").read_text().splitlines()]
+    assert {row["candidate"] for row in kept[1:]} >= {"ada alone", "ben alone"}
+    assert all(row["error"] is None for row in kept[1:])
+
+
+@pytest.mark.parametrize("what", ["--learn-weights", "guidance"])
+def test_choices_by_likelihood_do_not_go_with_what_changes_the_prompt(site: Path, tmp_path: Path, what: str):
+    models = (site / "tutti.yaml").read_text().split("ensembles:")[0]
+    (site / "sums.yaml").write_text(models + SUMS)
+    tasks = tmp_path / "choices.jsonl"
+    row = {"task": "t", "prompt": "p", "reference": "A", "choices": {"A": "x", "B": "y"}}
+    tasks.write_text("".join(json.dumps(row | {"id": str(i)}) + "\n" for i in range(8)))
+    asked = ("views", "--learn-weights") if what == "--learn-weights" else ("guided",)
+    arguments = ("calibrate", site / "sums.yaml", "--tasks", tasks, "--out", tmp_path / "out", "--likelihood")
+    code, _, err = run(*arguments, "--ensemble", *asked)
+    assert code == 2
+    assert f"{what} changes what follows a prompt" in " ".join(err.split())
+
+
 SUMS = """
 ensembles:
   views:

@@ -30,6 +30,7 @@ def test_rows_of_a_task_file(tmp_path):
         ("{", "not JSON"),
         ("[" * 100_000, "nested too deeply"),
         ("[]", "should be an object"),
+        ('{"id": "1", "task": "\\ud800", "prompt": "p", "reference": "x"}', "half of a surrogate pair"),
         ('{"id": "1", "task": "t", "prompt": "p", "reference": "x", "metric": "best"}', "'metric' should be"),
         ('{"id": "1", "task": "t", "reference": "x"}', "'id', 'task' and 'prompt'"),
         ('{"id": 1, "task": "t", "prompt": "p", "reference": "x"}', "'id', 'task' and 'prompt'"),
