@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from fusion.options import FusionParams, Mask
 
+LARGEST = 100  # weight, as of a scale: what is summed stays far from infinity
 PLAUSIBILITY = 0.1  # the mask where nothing else is said
 NEGATIVE = "/negative"
 """After a member's name: its view of the other prompt of a guidance."""
@@ -29,23 +29,32 @@ def terms_of(fusion: FusionParams, members: Sequence[str]) -> Terms | None:
     if not fusion.sums:
         return None
     given = fusion.weights
+    shares = _led_by(fusion, members)
     if fusion.guidance is not None:
-        pairs = [name for name in members if not name.endswith(NEGATIVE)]
-        shares = _shares(pairs, given)
         scale = fusion.guidance.scale
         weights = {name: scale * share for name, share in shares.items()}
         weights |= {name + NEGATIVE: (1 - scale) * share for name, share in shares.items()}
     elif fusion.contrast is not None:
         beta, amateur = fusion.contrast.beta, fusion.contrast.amateur
-        shares = _shares([name for name in members if name != amateur], given)
         weights = {name: (1 + beta) * share for name, share in shares.items()} | {amateur: -beta}
     elif fusion.proxy is not None:
         proxy = fusion.proxy
-        shares = _shares([name for name in members if name not in (proxy.tuned, proxy.untuned)], given)
         weights = {**shares, proxy.tuned: proxy.scale, proxy.untuned: -proxy.scale}
     else:
         weights = dict(given) if given is not None else dict.fromkeys(members, 1 / len(members))
     return Terms({name: weights[name] for name in members if weights.get(name, 0.0) != 0}, _mask(fusion))
+
+
+def _led_by(fusion: FusionParams, members: Sequence[str]) -> dict[str, float]:
+    """The members that share the pivot's part of a named sum, and their shares, which sum to 1."""
+    others: set[str] = set()
+    if fusion.contrast is not None:
+        others = {fusion.contrast.amateur}
+    elif fusion.proxy is not None:
+        others = {fusion.proxy.tuned, fusion.proxy.untuned}
+    return _shares(
+        [name for name in members if name not in others and not name.endswith(NEGATIVE)], fusion.weights
+    )
 
 
 def _mask(fusion: FusionParams) -> Mask | None:
@@ -87,8 +96,8 @@ def objections(fusion: FusionParams, members: Sequence[str], pivot: str | None) 
         yield f"weights.{negative[0]}", f"should be greater than or equal to 0 with {what}, which sets the signs"
     if not named and fusion.weights is not None and not any(weight > 0 for weight in fusion.weights.values()):
         yield "weights", "hold no positive weight; at least one must be positive"
-    if any(not math.isfinite(weight) for weight in (fusion.weights or {}).values()):
-        yield "weights", "should be finite numbers"
+    if any(not abs(weight) <= LARGEST for weight in (fusion.weights or {}).values()):  # NaN is not either
+        yield "weights", f"should be numbers between -{LARGEST} and {LARGEST}"
     for option, is_set in (
         ("filter_top", fusion.filter_top is not None),
         ("guard", fusion.guard),
@@ -101,6 +110,11 @@ def objections(fusion: FusionParams, members: Sequence[str], pivot: str | None) 
     if fusion.draft not in (None, "ngram"):
         yield "draft", f"should be ngram with {'combine: arithmetic' if not named else what}"
     yield from _names(fusion, members, pivot)
+    if named and fusion.weights is not None and not any(_led_by(fusion, members).values()):
+        yield (
+            "weights",
+            f"hold no positive weight of a member whose part {what} shares; at least one must be positive",
+        )
     if fusion.guidance is not None:
         yield from _guidance(fusion)
 

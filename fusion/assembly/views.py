@@ -8,21 +8,22 @@ from alignment.errors import InvalidRequestError, field_error
 from fusion.ensemble import Ensemble, Model, View
 from fusion.options import FusionParams
 from fusion.terms import NEGATIVE
-from fusion.views import ModelView
+from fusion.views import GAP, ModelView
 
 
 def with_views(ensemble: Ensemble, fusion: FusionParams) -> tuple[Ensemble, FusionParams]:
     """The ensemble with the views that these options ask for, and the options for it; both as given without any.
 
-    A member `ada` becomes `ada` and `ada/2` for two documents, and `ada/negative` for the second prompt of a
-    guidance. The views share its engine, tokenizer and maps.
+    A member `ada` becomes `ada` and `ada/2` for two documents, each with an `ada/negative` or `ada/2/negative` for
+    the second prompt of a guidance. The views share its engine, tokenizer and maps.
 
     Raises:
-        InvalidRequestError: there is no context to do without; names the field.
+        InvalidRequestError: there is no context to do without, or a member is called as a view; names the field.
     """
     if not fusion.views and fusion.guidance is None:
         return ensemble, fusion
     members = fusion.members or tuple(ensemble.models)
+    _require_free_names(ensemble, fusion)
     views: dict[str, tuple[str, ModelView]] = {}  # by name, with the member that it is one of
     weights = fusion.weights
     if fusion.views:
@@ -30,9 +31,12 @@ def with_views(ensemble: Ensemble, fusion: FusionParams) -> tuple[Ensemble, Fusi
         weights = None if shares is None and weights is None else {}
         for name in members:
             for index, document in enumerate(fusion.views):
+                view = ensemble.models[name].view
                 own = replace(
-                    ensemble.models[name].view,
-                    context=document.context,
+                    view,
+                    context=document.context
+                    if view.context is None
+                    else GAP.join([view.context, document.context]),
                     param=f"fusion.views[{index}].context",
                     name=name if index == 0 else f"{name}/{index + 1}",
                 )
@@ -43,23 +47,28 @@ def with_views(ensemble: Ensemble, fusion: FusionParams) -> tuple[Ensemble, Fusi
     else:
         views = {name: (name, ensemble.models[name].view) for name in members}
     if fusion.guidance is not None:
-        for name in members:
-            own = ensemble.models[name].view
+        for name, (member, view) in list(views.items()):
             if not fusion.guidance.without_context:
-                second = replace(own, negative=fusion.guidance.negative, param="fusion.guidance.negative")
-            elif views[name][1].context is None:
+                second = replace(view, negative=fusion.guidance.negative, param="fusion.guidance.negative")
+            elif view.context is None:
                 raise field_error(
                     "fusion.guidance.without_context", "takes a context to do without; give one in fusion.views."
                 )
             else:
-                second = replace(own, context=None)
-            views[name + NEGATIVE] = name, replace(second, name=name + NEGATIVE)
+                second = replace(view, context=None)
+            views[name + NEGATIVE] = member, replace(second, name=name + NEGATIVE)
     models = {
         name: replace(ensemble.models[member], view=view) if view is not ensemble.models[member].view else model
         for name, (member, view) in views.items()
         for model in [ensemble.models[member]]
     }
-    built = {pivot: _around(view, models, views) for pivot, view in ensemble.views.items() if pivot in models}
+    pivots = {name: member for name, (member, _) in views.items() if member in ensemble.views}
+    if not ensemble.chooses_pivot:
+        pivots = {name: member for name, member in pivots.items() if name == member}
+    built = {
+        name: replace(_around(ensemble.views[member], models, views), pivot=name)
+        for name, member in pivots.items()
+    }
     joined = replace(ensemble, models=models, views=built)
     total = sum(weights.values()) if weights and fusion.views else 0.0
     if total:
@@ -67,11 +76,25 @@ def with_views(ensemble: Ensemble, fusion: FusionParams) -> tuple[Ensemble, Fusi
     return joined, replace(fusion, members=None, weights=weights, views=None)
 
 
+def _require_free_names(ensemble: Ensemble, fusion: FusionParams) -> None:
+    """Raise InvalidRequestError where a configured member is called as one of the views."""
+    for name in fusion.members or tuple(ensemble.models):
+        own = [name] + [f"{name}/{index + 1}" for index in range(1, len(fusion.views or ()))]
+        second = [one + NEGATIVE for one in own] if fusion.guidance is not None else []
+        if taken := [one for one in (*own[1:], *second) if one in ensemble.models]:
+            raise field_error(
+                "fusion.views" if fusion.views else "fusion.guidance",
+                f"makes a view called {taken[0]}, as a member of {ensemble.name} is; rename that one.",
+            )
+
+
 def _around(view: View, models: dict[str, Model], views: dict[str, tuple[str, ModelView]]) -> View:
     """The same pivot and maps; a view has those of its member."""
-    maps = {name: view.maps[member] for name, (member, _) in views.items() if member in view.maps}
-    apart = {name: view.apart[member] for name, (member, _) in views.items() if member in view.apart}
-    return replace(view, models=models, maps=maps, apart=apart, of=view)
+    maps, apart, constrained = (
+        {name: given[member] for name, (member, _) in views.items() if member in given}
+        for given in (view.maps, view.apart, view.constrained)
+    )
+    return replace(view, models=models, maps=maps, apart=apart, constrained=constrained, of=view)
 
 
 def _shares(fusion: FusionParams) -> list[float] | None:

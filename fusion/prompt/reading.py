@@ -16,7 +16,7 @@ from fusion.prompt.echoed_sums import EchoedSums
 from fusion.prompt.scoring import PrefixScores, PromptScoring, ScoredPrompt, prompt_advance
 from fusion.prompt.weighing import Measured, measure
 from fusion.teams import release_team
-from fusion.terms import terms_of
+from fusion.terms import Terms
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +34,7 @@ class PromptReading:
     Args:
         members: who reads it, in order.
         view: around the ensemble's pivot, or around who stands in for it while the prompt has not decided.
+        terms: the sum that scores an echo; None for a mean.
         memory: the scores of earlier prompts.
     """
 
@@ -45,6 +46,7 @@ class PromptReading:
         sampling: SamplingParams,
         members: Sequence[str],
         view: View,
+        terms: Terms | None,
         memory: PrefixScores,
     ) -> None:
         self._ensemble, self._prompt, self._fusion, self._pivot = ensemble, prompt, fusion, view.pivot
@@ -58,7 +60,7 @@ class PromptReading:
             self._positions = dict(self._scoring.positions)
         if sampling.prompt_logprobs is not None:
             self._echo = Echo(prompt, members, view)
-            if (terms := terms_of(fusion, members)) is not None:
+            if terms is not None:
                 self._sums = EchoedSums(self._echo, view, terms)
             for name, positions in self._echo.positions.items():
                 self._positions[name] = np.union1d(self._positions[name], positions)

@@ -27,12 +27,9 @@ def begin(sequence: Sequence) -> tuple[Sum, dict[str, Look]]:
     mask = terms.mask
     unseen = 1 - float(np.exp(logs).sum())
     if mask is not None:
-        kept = kept_by(mask, np.exp(logs), allowed)
+        kept = kept_by(mask, np.exp(logs), allowed, limited=_limited(sequence))
         reached = bool((allowed & ~kept).any()) or (mask.top_k is not None and kept.sum() >= mask.top_k)
         chosen = tokens[kept]
-        named = _favoured(sequence)
-        if len(named):
-            chosen = np.union1d(chosen, named)
     else:
         reached = False
         rows = [tokens[allowed]]
@@ -41,6 +38,8 @@ def begin(sequence: Sequence) -> tuple[Sum, dict[str, Look]]:
                 theirs, _ = seen[name] = _seen(sequence, name)
                 rows.append(theirs[_allowed(sequence, theirs)])
         chosen = np.unique(np.concatenate(rows))
+    if len(named := _favoured(sequence)):
+        chosen = np.union1d(chosen, named)
     found = Sum(chosen, weights, None if reached or unseen <= UNSEEN else unseen)
     looks = {}
     for name in dict.fromkeys([pivot, *weights]):
@@ -61,9 +60,10 @@ def begin(sequence: Sequence) -> tuple[Sum, dict[str, Look]]:
 
 
 def take(sequence: Sequence, name: str, logprobs: LogProbs) -> None:
-    """Take in a member's answer to its second look."""
+    """Take in a member's answer to its second look; one that nobody waits for any more is dropped."""
     found = sequence.sum
-    assert found is not None
+    if found is None or name not in found.awaited:
+        return  # another member has left meanwhile, and the pivot went on alone
     found.awaited.discard(name)
     found.logs[name] = named_logs(
         found.tokens,
@@ -78,6 +78,13 @@ def _seen(sequence: Sequence, name: str) -> tuple[Tokens, Floats]:
     """The pivot's ids that a member's best tokens go to, ascending, and their log-probabilities, [C] both."""
     ids, logprobs = sequence.seats[name].row(sequence.cursor)
     return in_pivot(ids[0], logprobs[0], sequence.map_of(name), sequence.view.vocabulary_size)
+
+
+def _limited(sequence: Sequence) -> bool:
+    """Whether the pivot's list holds only what may come, with probabilities that count all other tokens too."""
+    constraint = sequence.constraint
+    banned = sequence.bias.of(sequence.view.pivot)[1] is not None
+    return banned or (constraint is not None and not constraint.is_open)
 
 
 def _allowed(sequence: Sequence, tokens: Tokens) -> Flags:

@@ -18,6 +18,7 @@ from fusion.ensemble import View
 from fusion.prompt.reading import PromptReading, Read
 from fusion.prompt.scoring import PrefixScores
 from fusion.sequence.sequence import Sequence
+from fusion.terms import Terms
 
 
 def settle_alone(sequence: Sequence) -> None:
@@ -40,7 +41,12 @@ def first_tasks(sequence: Sequence, memory: PrefixScores) -> Mapping[str, Task]:
     if not scores(sequence):
         return {name: sequence.addressed(name, _prompt(sequence, name)) for name in members}
     view = sequence.ensemble.view(pivot if pivot in members else members[0])
-    reading = PromptReading(sequence.ensemble, prompt, sequence.fusion, sequence.sampling, members, view, memory)
+    terms = sequence.terms
+    if terms is not None and not terms.weights.keys() <= set(members):  # a term is missing: the pivot leads alone
+        terms = Terms({view.pivot: 1.0}, terms.mask)
+    reading = PromptReading(
+        sequence.ensemble, prompt, sequence.fusion, sequence.sampling, members, view, terms, memory
+    )
     advances = reading.advances(sequence.number)
     if reading.leads:
         sequence.later = {name: advances.pop(name) for name in members if name != view.pivot}

@@ -70,7 +70,7 @@ class Sequence:
         self.flow = flow
         self.on_update = on_update
         self.members = ensemble.taking_part(fusion)
-        self.terms = terms_of(fusion, self.members)
+        self.terms = terms_of(fusion, fusion.members or tuple(ensemble.models))
         self.weights = (
             dict(zip(self.members, member_weights(self.members, fusion.weights).tolist(), strict=True))
             if self.terms is None

@@ -96,10 +96,11 @@ def named_logs(
     return logs - np.log(mass) if mass > 0 else logs
 
 
-def kept_by(mask: Mask, probabilities: Floats, allowed: Flags) -> Flags:
+def kept_by(mask: Mask, probabilities: Floats, allowed: Flags, *, limited: bool = False) -> Flags:
     """The tokens that a mask keeps of those that are `allowed`, by the probabilities [C] of all that are listed.
 
-    What is not allowed is as if the member had never had it: the best token is the best of the rest.
+    What is not allowed is as if the member had never had it: the best token is the best of the rest. A list that
+    is `limited` to what may come is taken for all of that, since the probability of the rest is not known.
     """
     own = np.where(allowed, probabilities, 0.0)
     order = np.argsort(-own, kind="stable")
@@ -109,7 +110,7 @@ def kept_by(mask: Mask, probabilities: Floats, allowed: Flags) -> Flags:
     elif mask.top_k is not None:
         kept[order[: mask.top_k]] = True
     elif mask.nucleus is not None and mask.nucleus < 1:
-        falling = own[order] / (1 - probabilities[~allowed].sum())
+        falling = own[order] / (own.sum() if limited else 1 - probabilities[~allowed].sum())
         before = np.cumsum(falling) - falling
         kept[order[before <= mask.nucleus]] = True
         kept[order[:1]] = True

@@ -40,6 +40,9 @@ GUIDED = {"guidance": Guidance(1.5, negative="x")}
     [
         ({"combine": "arithmetic", "weights": {"ada": -1.0, "ben": 0.0}}, "weights"),
         ({"combine": "arithmetic", "weights": {"ada": float("nan"), "ben": 1.0}}, "weights"),
+        ({"combine": "arithmetic", "weights": {"ada": 1e308, "ben": -1e308}}, "weights"),
+        ({"contrast": Contrast("cat"), "weights": {"ada": 0.0, "ben": 0.0, "cat": 1.0}}, "weights"),
+        ({"proxy": Proxy("ben", "cat"), "weights": {"ada": 0.0, "ben": 1.0, "cat": 0.0}}, "weights"),
         (SUM | {"filter_top": 3}, "filter_top"),
         (SUM | {"guard": True}, "guard"),
         (SUM | {"gate": "confident"}, "gate"),

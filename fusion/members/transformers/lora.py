@@ -30,9 +30,11 @@ class Adapters:
         self.nbytes = 0
         self._place = {name: 1 + index for index, name in enumerate(files)}  # 0: none
         self._tables: dict[Columns, Tensor] = {}
-        self._scales: dict[Columns, Tensor] = {}
+        self._scales: dict[tuple[Columns, bool], Tensor] = {}
         self._rows: Tensor | None = None
+        self._scored: Tensor | None = None
         self._device = model.device
+        self._head = model.get_output_embeddings()
         modules = dict(model.named_modules())
         for file in files.values():
             require_fits(file, model)
@@ -40,35 +42,44 @@ class Adapters:
         for name in dict.fromkeys(layer for file in files.values() for layer in file.layers):
             own = {one: file.layers[name] for one, file in files.items() if name in file.layers}
             module = modules[name]
-            module.forward = self._wrapped(module.forward, own, tensors)
+            module.forward = self._wrapped(module.forward, own, tensors, is_head=module is self._head)
 
-    def select(self, rows: Sequence[str | None], counts: Sequence[int] | None = None) -> None:
+    def select(
+        self, rows: Sequence[str | None], counts: Sequence[int] | None = None, scored: Tensor | None = None
+    ) -> None:
         """Say which adapter each row of the next pass runs with.
 
-        With `counts` the rows stand one after the other in one line, so many tokens each; without, each is a row
-        of a padded batch.
+        With `counts` the rows stand one after the other in one line, so many tokens each, and the output layer
+        sees the tokens at `scored` [K]; without, each is a row of a padded batch.
         """
         self._scales = {}
         self._rows = None
+        self._scored = scored
         if any(row is not None for row in rows):
             places = torch.tensor([0 if row is None else self._place[row] for row in rows], device=self._device)
             if counts is not None:
                 places = places.repeat_interleave(torch.tensor(counts, device=self._device))
             self._rows = places if counts is not None else places[:, None]
 
-    def scales(self, columns: Columns) -> Tensor | None:
-        """The factors of a layer's columns in this pass, [N, R] or [B, 1, R]; None where no row has an adapter."""
+    def scales(self, columns: Columns, *, is_head: bool) -> Tensor | None:
+        """The factors of a layer's columns in this pass, [N, R] or [B, 1, R]; None where no row has an adapter.
+
+        Of the output layer [K, R], where that sees some of the tokens.
+        """
         if self._rows is None:
             return None
-        if columns not in self._scales:
-            self._scales[columns] = self._tables[columns][self._rows]
-        return self._scales[columns]
+        if (columns, is_head) not in self._scales:
+            rows = self._rows if self._scored is None or not is_head else self._rows[self._scored]
+            self._scales[columns, is_head] = self._tables[columns][rows]
+        return self._scales[columns, is_head]
 
     def _wrapped(
         self,
         inner: Callable[[Tensor], Tensor],
         own: Mapping[str, Factors],
         tensors: Mapping[str, dict[str, Tensor]],
+        *,
+        is_head: bool,
     ) -> _Adapted:
         columns: Columns = tuple((name, one.rank, one.scaling) for name, one in own.items())
         down = torch.cat([tensors[name][one.down] for name, one in own.items()])
@@ -81,23 +92,31 @@ class Adapters:
                 at += rank
             self._tables[columns] = table
         self.nbytes += down.nbytes + up.nbytes
-        return _Adapted(inner, down, up, columns, self)
+        return _Adapted(inner, down, up, columns, self, is_head=is_head)
 
 
 class _Adapted:
     """A linear layer and its adapters: x [..., in] -> inner(x) + up (scales * (down x)) [..., out]."""
 
     def __init__(
-        self, inner: Callable[[Tensor], Tensor], down: Tensor, up: Tensor, columns: Columns, adapters: Adapters
+        self,
+        inner: Callable[[Tensor], Tensor],
+        down: Tensor,
+        up: Tensor,
+        columns: Columns,
+        adapters: Adapters,
+        *,
+        is_head: bool,
     ) -> None:
         self._inner = inner
         self._down = down
         self._up = up
         self._columns = columns
         self._adapters = adapters
+        self._is_head = is_head
 
     def __call__(self, x: Tensor) -> Tensor:
-        scales = self._adapters.scales(self._columns)
+        scales = self._adapters.scales(self._columns, is_head=self._is_head)
         if scales is None:
             return self._inner(x)
         return self._inner(x) + linear(linear(x, self._down) * scales, self._up)

@@ -9,11 +9,12 @@ import pytest
 
 from alignment.errors import InvalidRequestError
 from fusion.arithmetic import combine
-from fusion.assembly.ensembles import build_ensemble
+from fusion.assembly.ensembles import build_ensemble, build_for_any_pivot
 from fusion.assembly.views import with_views
 from fusion.core import Capacity
 from fusion.loop.fuser import Fuser
 from fusion.options import ContextView, FusionParams, Guidance, Mask, Weighting
+from fusion.views import ModelView
 from tests.support.scripted_fuser import eventually
 from tests.support.toy_fuser import Listener, Running, toy_ensemble, toy_model
 
@@ -92,6 +93,68 @@ def test_guidance_by_a_second_prompt_is_the_sum_over_both(single, ask, mask):
             assert token.chosen.id == expected.argmax()
             assert token.chosen.logprob == pytest.approx(np.log(expected.max()), abs=2e-2)
             text.append(token.chosen.id)
+
+
+def test_with_several_documents_each_is_guided_away_from_its_own_second_prompt(single, ask):
+    documents = (ContextView("Rome is in Italy.", 3.0), ContextView("Oslo is in Norway.", 1.0))
+    fusion = FusionParams(views=documents, guidance=Guidance(1.5, negative="Be rude."), mask=OFF)
+    listener, (viewed, prompt) = ask(single, fusion, max_tokens=2)
+    weights = {"almanac": 1.125, "almanac/2": 0.375, "almanac/negative": -0.375, "almanac/2/negative": -0.125}
+    assert set(viewed.models) == set(weights)
+    for name, place in (("almanac/negative", "Italy"), ("almanac/2/negative", "Norway")):
+        shown = viewed.tokenizer.decode(prompt.ids[name])
+        assert place in shown
+        assert "rude" in shown
+    assert listener.last.rounds[0].weights == pytest.approx(weights)
+    rows = rows_of(viewed, prompt, [])
+    logits = np.stack([rows[name] for name in weights])
+    logits[:, list(viewed.stop_ids)] = -1e9
+    expected = combine(logits[None], list(weights.values()))[0]
+    assert listener.updates[0].tokens[0].chosen.id == expected.argmax()
+
+
+def test_guidance_of_scale_0_is_every_members_second_prompt(tokenizers, ask):
+    ensemble = toy_ensemble(tokenizers, pivot="almanac")
+    listener, _ = ask(ensemble, FusionParams(guidance=Guidance(0.0, negative="Be rude."), mask=OFF), max_tokens=2)
+    assert listener.last.error is None
+    weights = {name: weight for name, weight in listener.last.rounds[0].weights.items() if weight}
+    assert weights == pytest.approx({f"{name}/negative": 1 / 3 for name in ensemble.models})
+
+
+def test_a_view_may_become_the_pivot_where_the_prompt_decides(tokenizers, ask):
+    free = build_for_any_pivot("toys", toy_ensemble(tokenizers, pivot="lingvo").models)
+    documents = (ContextView("Rome."), ContextView("Oslo."))
+    fusion = FusionParams(views=documents, weighting=Weighting("top1", prune=0.5))
+    listener, (viewed, _) = ask(free, fusion)
+    assert listener.last.error is None
+    assert set(viewed.views) == set(viewed.models)
+    leader = listener.last.weighting.leader
+    assert listener.last.pivot == leader
+    assert set(listener.last.rounds[0].weights) == {leader}
+    for name, view in viewed.views.items():
+        assert view.pivot == name
+        assert set(view.maps) == set(viewed.models)
+
+
+def test_a_document_is_read_beside_the_views_own(single):
+    own = ModelView("almanac", context="The shop opens at nine.")
+    informed = build_ensemble("one", {"almanac": replace(single.models["almanac"], view=own)}, "almanac")
+    viewed, _ = with_views(informed, FusionParams(views=(ContextView("Rome is in Italy."),)))
+    shown = viewed.tokenizer.decode(viewed.encode_chat(CHAT).ids["almanac"])
+    assert "nine" in shown
+    assert shown.index("nine") < shown.index("Italy")
+
+
+def test_a_member_called_as_a_view_is_refused(single):
+    model = single.models["almanac"]
+    for name, fusion in (
+        ("almanac/negative", FusionParams(guidance=Guidance(1.5, negative="Be rude."))),
+        ("almanac/2", FusionParams(views=(ContextView("Rome."), ContextView("Oslo.")))),
+    ):
+        models = {"almanac": model, name: replace(model, view=ModelView(name))}
+        pair = build_ensemble("pair", models, "almanac")
+        with pytest.raises(InvalidRequestError, match=f"makes a view called {name}, as a member of pair is"):
+            with_views(pair, fusion)
 
 
 def test_without_context_the_second_prompt_is_the_conversation_alone(single):

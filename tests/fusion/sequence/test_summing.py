@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from fusion.core import Capacity
 from fusion.ensemble import Model
 from fusion.loop.fuser import Fuser
 from fusion.options import FusionParams, Mask
+from fusion.sequence.looks import take
 from fusion.sequence.summing import Sum, kept_by, named_logs
 from tests.support.reference import shared
 from tests.support.toy_fuser import Running
@@ -188,3 +190,27 @@ def test_mapped_rows_are_normalised_and_sources_are_added_up():
     logs = named_logs(np.array([5, 7, 8]), ids, np.log(p[ids]).astype(np.float32), vocab_map, listed)
     np.testing.assert_allclose(np.exp(logs[:2]), [0.6, 0.4], rtol=1e-6)
     assert np.isnan(logs[2])
+
+
+def test_an_answer_that_nobody_waits_for_any_more_is_dropped():
+    """A member has left meanwhile, so the pivot decided alone, and perhaps the next round has begun."""
+    take(SimpleNamespace(sum=None), "late", np.zeros(2))
+    found = Sum(np.arange(2), {"pivot": 1.0, "late": -1.0}, None, asked={"late": np.arange(2)}, awaited={"late"})
+    found.lead_alone("pivot")
+    take(SimpleNamespace(sum=found), "late", np.zeros(2))
+    assert found.logs == {}
+
+
+@given(st.lists(st.floats(0.01, 1), min_size=3, max_size=12), st.data())
+def test_a_nucleus_of_what_may_come_is_the_same_however_the_list_was_made(sizes, data):
+    """Over all tokens, of which some are barred, and over a list of the rest with their probabilities among all."""
+    probabilities = np.array(sizes) / np.sum(sizes)
+    barred = data.draw(st.sets(st.integers(0, len(sizes) - 1), max_size=len(sizes) - 1))
+    allowed = ~np.isin(np.arange(len(sizes)), list(barred))
+    mask = Mask(nucleus=0.7)
+    whole = kept_by(mask, probabilities, allowed)
+    short = kept_by(mask, probabilities[allowed], np.ones(allowed.sum(), np.bool_), limited=True)
+    left = probabilities[allowed]
+    margins = np.abs(np.cumsum(np.sort(left)[::-1]) / left.sum() - 0.7)
+    if margins.min() > 1e-9:
+        assert whole[allowed].tolist() == short.tolist()

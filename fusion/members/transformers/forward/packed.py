@@ -34,8 +34,6 @@ class PackedForward(Forward):
         positions: list[int] = []
         slots: list[int] = []
         scored: list[int] = []
-        if self.adapters is not None:
-            self.adapters.select([parts[i].adapter for i in order], [len(parts[i].ids) for i in order])
         for part in (parts[i] for i in order):
             ids += part.ids
             positions += range(part.first, part.length)
@@ -44,6 +42,8 @@ class PackedForward(Forward):
         # One tensor, one transfer. Something is always scored: a head of zero rows is not worth a special case.
         inputs = torch.tensor([ids, positions, slots], dtype=torch.long).to(self._model.device)
         keep = torch.tensor(scored or [0], dtype=torch.long, device=inputs.device)
+        if self.adapters is not None:
+            self.adapters.select([parts[i].adapter for i in order], [len(parts[i].ids) for i in order], keep)
         logits = self._model(
             input_ids=inputs[:1],
             position_ids=inputs[1:2],

@@ -2,10 +2,14 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
+import torch
+from peft import LoraConfig, get_peft_model
 from safetensors.numpy import load_file, save_file
+from transformers import AutoModelForCausalLM
 
 from alignment.errors import ConfigError
 from fusion.core import Advance, AdvanceFailed
@@ -67,6 +71,29 @@ def test_a_sequence_that_opens_again_may_run_with_another_adapter(golden, engine
         answers = run(engine, [Advance(9, 0, ids, adapter=name)])
         np.testing.assert_allclose(dense(answers[9]), arrays["same_logprobs"][i], rtol=0, atol=1e-5)
     engine.close([9])
+
+
+def test_an_adapter_of_the_output_layer_reaches_its_own_rows_alone(golden, tmp_path):
+    """The output layer sees the last tokens of the rows, the other layers all of them."""
+    folder, _, _ = golden
+    torch.manual_seed(0)
+    base = AutoModelForCausalLM.from_pretrained(folder / "base")
+    config = LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "lm_head"], init_lora_weights=False)
+    wrapped = get_peft_model(base, config).eval()
+    wrapped.save_pretrained(tmp_path / "head", save_embedding_layers=False)
+    engine = TransformersEngine.load(
+        str(folder / "base"), candidates=10_000, adapters={"head": str(tmp_path / "head")}
+    )
+    rng = np.random.default_rng(3)
+    prompts = [rng.integers(3, engine.known_ids, length).tolist() for length in (7, 1, 12, 5)]
+    names = ["head", None, "head", None]
+    rows = list(zip(prompts, names, strict=True))
+    answers = run(engine, [Advance(i, 0, ids, adapter=name) for i, (ids, name) in enumerate(rows)])
+    for i, (ids, name) in enumerate(rows):
+        with torch.inference_mode(), nullcontext() if name else wrapped.disable_adapter():
+            expected = wrapped(torch.tensor([ids])).logits[0, -1].log_softmax(-1).numpy()
+        np.testing.assert_allclose(dense(answers[i]), expected, rtol=0, atol=1e-5, err_msg=str(i))
+    engine.close(range(4))
 
 
 def test_an_unknown_adapter_fails_the_advance_alone(engine):
