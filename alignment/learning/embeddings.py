@@ -158,6 +158,11 @@ def _files_of(source: str, revision: str | None) -> dict[str, str]:
             return dict(json.loads(index.read_text())["weight_map"])
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"The weights {single or index} are damaged ({error}): download them again.") from error
+    if Path(source).is_dir() and any(Path(source).glob("*.gguf")):
+        raise ConfigError(
+            f"The weights of {source} are a GGUF file, and embeddings are read from safetensors alone: take a "
+            "method that needs none, such as spelled, or the original checkpoint."
+        )
     raise ConfigError(
         f"The checkpoint {source} has no safetensors weights, and pickles are never loaded: convert it to "
         "safetensors."

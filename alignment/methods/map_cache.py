@@ -36,7 +36,7 @@ class MapCache:
         """The map of this origin if there is one."""
         try:
             return self._read(origin)
-        except ConfigError as error:
+        except (ConfigError, OSError) as error:
             log.warning("a cached map cannot be used and will be learned again: %s", error)
             return None
 
@@ -64,7 +64,7 @@ class MapCache:
                         ) from error
                     _warn(path, error)
                     path = None
-            with suppress(ConfigError):  # another process may have learned it meanwhile
+            with suppress(ConfigError, OSError):  # another process may have learned it meanwhile
                 if (map := self._read(origin)) is not None:
                     return map
             map = self._known[origin.key] = learn()

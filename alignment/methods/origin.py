@@ -41,13 +41,14 @@ class Side:
     """One of the two models of a map: fingerprints of what was read of it, and its name, which is for people.
 
     `stops` are the ids that end an answer, of which a target has one: all of the source's go there. `embeddings`
-    is None for methods that read none.
+    is None for methods that read none. `special` is of the control tokens, which the chat template decides too.
     """
 
     name: str
     tokenizer: str
     stops: tuple[int, ...]
     embeddings: str | None = None
+    special: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +73,7 @@ class Origin:
         Names may differ, and so may method and parameters: what counts is that the ids mean what the map says.
         """
         for role, ours, theirs in (("from", self.source, wanted.source), ("into", self.target, wanted.target)):
-            for what in ("tokenizer", "stops", "embeddings"):
+            for what in ("tokenizer", "stops", "special", "embeddings"):
                 if getattr(ours, what) != getattr(theirs, what):
                     raise ConfigError(
                         f"The vocabulary map {path} is {role} {ours.name}, whose {_WORDS[what]} not those of "
@@ -80,7 +81,12 @@ class Origin:
                     )
 
 
-_WORDS = {"tokenizer": "tokens are", "stops": "end tokens are", "embeddings": "embeddings are"}
+_WORDS = {
+    "tokenizer": "tokens are",
+    "stops": "end tokens are",
+    "special": "control tokens are",
+    "embeddings": "embeddings are",
+}
 
 
 def save_with_origin(map: VocabMap, path: str | Path, origin: Origin) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ from alignment.errors import ConfigError
 from alignment.methods import eva, exact, hybrid, mined, prefix, spelled
 from alignment.methods.method import MapRequest, Method, ModelVocabulary
 from alignment.methods.origin import PAPERS, Origin, Parameters, Side
+from alignment.text.tokenizer import Tokenizer
 from alignment.vocab_map import VocabMap
 
 if TYPE_CHECKING:
@@ -60,7 +62,9 @@ class Alignment:
 
         def side(model: ModelVocabulary, stops: tuple[int, ...]) -> Side:
             embeddings = model.fingerprint(used.embeddings) if used else None
-            return Side(model.source, model.tokenizer.fingerprint, tuple(sorted(stops)), embeddings)
+            tokenizer = model.tokenizer
+            special = special_digest(tokenizer)
+            return Side(model.source, tokenizer.fingerprint, tuple(sorted(stops)), embeddings, special)
 
         source, target = side(self.source, self.source.stop_ids), side(self.target, self.target.stop_ids[:1])
         return Origin(self.method, used, source, target, tutti)
@@ -86,3 +90,8 @@ class Alignment:
         """The whole map, of what `kept` came to."""
         complete = METHODS[self.method].complete
         return complete(MapRequest(self.source, self.target, self.parameters), kept) if complete else kept
+
+
+def special_digest(tokenizer: Tokenizer) -> str:
+    """A digest of the control tokens: maps are not learned about them, and the chat template has a say in them."""
+    return hashlib.sha256(repr(sorted(tokenizer.special_ids)).encode()).hexdigest()[:16]

@@ -11,7 +11,7 @@ from alignment.errors import ConfigError
 from alignment.methods.map_cache import MapCache
 from alignment.methods.method import ModelVocabulary
 from alignment.methods.origin import load_with_origin
-from alignment.methods.registry import Alignment
+from alignment.methods.registry import Alignment, method_named
 from alignment.vocab_map import VocabMap
 from fusion.assembly.specs import EnsembleSpec
 
@@ -82,9 +82,16 @@ class MapMaker:
     def _from_file(self, path: str, alignment: Alignment) -> VocabMap:
         """The map in a file, whatever its method, as long as it is one of these two models."""
         map, origin = load_with_origin(path)
+        method_named(origin.method)
         parameters = origin.parameters or alignment.parameters
         wanted = replace(alignment, method=origin.method, parameters=parameters).origin(self._tutti)
         origin.require_same_models(wanted, path)
+        sizes = [side.tokenizer.vocabulary_size for side in (alignment.source, alignment.target)]
+        if [map.source_size, map.target_size] != sizes:
+            raise ConfigError(
+                f"The vocabulary map {path} is of {map.source_size} tokens into {map.target_size}, and these "
+                f"have {sizes[0]} and {sizes[1]}: build the map again with `tutti align`."
+            )
         return map
 
 

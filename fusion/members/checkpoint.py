@@ -68,10 +68,10 @@ def resolved(source: str, revision: str | None = None) -> tuple[str, str | None]
     if source.endswith(".gguf"):
         if path.is_file():
             return str(gguf.opened(path)), None
-        owner, name, *within = source.split("/")
-        if source.startswith((".", "/", "~")) or not within:
+        if source.startswith((".", "/", "~")) or source.count("/") < 2:
             raise ConfigError(f"The GGUF file {source} does not exist.")
-        return str(gguf.opened(_from_hub(f"{owner}/{name}", "/".join(within), revision))), None
+        owner, name, within = source.split("/", 2)
+        return str(gguf.opened(_from_hub(f"{owner}/{name}", within, revision))), None
     if path.exists() or source.count("/") != 1 or source.startswith((".", "/", "~")):
         files = _local_files(source) if path.is_dir() and not (path / "config.json").exists() else {}
     else:

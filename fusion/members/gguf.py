@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import tokenizers
 import transformers
-from tokenizers import Regex, normalizers, pre_tokenizers, processors
+from tokenizers import AddedToken, Regex, normalizers, pre_tokenizers, processors
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerFast
 
 from alignment.errors import ConfigError, one_line
@@ -54,6 +54,11 @@ _PRE_TOKENIZERS: dict[str, str] = {
 }
 _WHOLE_WORDS = {_LLAMA_3, _TEKKEN, _GPT_4O}  # a word that is a token is one, whatever the merges say
 _COMPOSED = {_QWEN}  # in NFC
+_BEGUN = {"llama3", "llama-v3", "llama-bpe", "falcon3", "tekken"}
+"""Names whose texts begin with the bos token where the file does not say, as llama.cpp has it."""
+
+# Types of tokens in `tokenizer.ggml.token_type` that stand for themselves: a text is never merged into one.
+_CONTROL, _USER_DEFINED = 3, 4
 
 # Keys of an architecture that state what an attribute of the configuration must be.
 _ATTRIBUTES = {
@@ -65,6 +70,8 @@ _ATTRIBUTES = {
     "vocab_size": "vocab_size",
 }
 _ROPE_TENSORS = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
+_RECIPE = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:16]
+"""What makes the folders: those of an earlier version are not taken."""
 _NUMBERS = "numbers.json"
 """Name of the file, in the folder, that holds how many numbers the weights are: counting them takes seconds."""
 
@@ -76,20 +83,26 @@ def opened(file: Path) -> Path:
         ConfigError: in one sentence, for a file that is damaged, or says what would be lost.
     """
     stated = file.stat()
-    made_of = f"{file.resolve()} {stated.st_size} {stated.st_mtime_ns} {transformers.__version__} 1"
+    versions = f"{transformers.__version__} {tokenizers.__version__} {_RECIPE}"
+    made_of = f"{file.resolve()} {stated.st_size} {stated.st_mtime_ns} {versions}"
     name = f"{file.stem}-{hashlib.sha256(made_of.encode()).hexdigest()[:16]}"
     cache = user_cache()
     home = Path(tempfile.mkdtemp(prefix="tutti-")) if cache is None else cache / "gguf"
     folder = home / name
-    if folder.is_dir():
-        return folder
     try:
+        if folder.is_dir():
+            return folder
         home.mkdir(parents=True, exist_ok=True)
         fresh = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=home))
     except OSError as error:
         raise ConfigError(f"{home} cannot be written ({error.strerror}): set XDG_CACHE_HOME.") from error
     try:
-        _write(file, fresh)
+        try:
+            _write(file, fresh)
+        except OSError as error:
+            raise ConfigError(
+                f"{fresh} cannot be written ({error.strerror or error}): make room for it."
+            ) from error
         try:
             fresh.rename(folder)
         except OSError:
@@ -121,15 +134,16 @@ def numbers(folder: Path) -> int:
     return int(json.loads((folder / _NUMBERS).read_text()))
 
 
-def _read(file: Path) -> Any:
-    """The file as `gguf.GGUFReader` maps it."""
+def _read(file: Path) -> tuple[Any, dict[str, Any]]:
+    """The file as `gguf.GGUFReader` maps it, and its keys."""
     missing = [name for name in ("gguf", "accelerate") if importlib.util.find_spec(name) is None]
     if missing:
         raise ConfigError(f"{file.name} needs {' and '.join(missing)}: pip install 'tutti-server[gguf]'.")
     from gguf import GGUFReader
 
     try:
-        return GGUFReader(file)
+        reader = GGUFReader(file)
+        return reader, {name: field.contents() for name, field in reader.fields.items()}
     except Exception as error:  # it raises whatever its parsing runs into
         raise ConfigError(
             f"{file} is no GGUF file, or is damaged ({one_line(error, 120)}); copy it again."
@@ -137,10 +151,9 @@ def _read(file: Path) -> Any:
 
 
 def _write(file: Path, folder: Path) -> None:
-    reader = _read(file)
-    fields = {name: field.contents() for name, field in reader.fields.items()}
+    reader, fields = _read(file)
     parts = fields.get("split.count", 1)
-    if parts > 1:
+    if parts not in (0, 1):
         raise ConfigError(f"{file} is one of {parts} parts; join them with llama-gguf-split --merge.")
     try:
         config = AutoConfig.from_pretrained(file.parent, gguf_file=file.name)
@@ -151,8 +164,9 @@ def _write(file: Path, folder: Path) -> None:
         ) from error
     _settle_config(file, config, fields, reader)
     config.save_pretrained(folder)
-    settle_tokenizer(file, hf.backend_tokenizer, fields)
-    _packed(hf, fields).save_pretrained(folder)
+    backend = with_whole_tokens(file, hf.backend_tokenizer, fields)
+    settle_tokenizer(file, backend, fields)
+    _packed(backend, fields).save_pretrained(folder)
     ends = [fields.get(f"tokenizer.ggml.{name}_token_id") for name in ("eos", "eot", "eom")]
     ids = list(dict.fromkeys(id for id in ends if id is not None))
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": ids}))
@@ -198,6 +212,10 @@ def _settle_rotary(file: Path, config: Any, stated: dict[str, Any], tensors: dic
     original = stated.pop("rope.scaling.original_context_length", None)
     attention = stated.pop("rope.scaling.attn_factor", None) if kind == "yarn" else None
     stated.pop("rope.scaling.finetuned", None)
+    if tensors and factor != 1:
+        raise _lossy(file, f"scales its rotary frequencies by {factor} and by factors of their own")
+    if kind == "yarn" and factor == 1 and attention not in (None, 1):
+        stated["rope.scaling.attn_factor"] = attention
     if "rope_freqs.weight" in tensors:
         rope |= _llama_3(file, config, rope, tensors["rope_freqs.weight"], original)
     elif tensors:
@@ -240,6 +258,41 @@ def _llama_3(file: Path, config: Any, rope: dict[str, Any], factors: Any, origin
     raise _lossy(file, "scales its rotary frequencies in a way of its own")
 
 
+def with_whole_tokens(
+    file: Path, backend: tokenizers.Tokenizer, fields: Mapping[str, Any]
+) -> tokenizers.Tokenizer:
+    """The tokenizer with all tokens that the file says stand for themselves: control and user-defined ones.
+
+    Of a byte-level vocabulary transformers respells those that hold other characters than its alphabet's, such
+    as a full-width bar, and adds none of them, so that texts are cut into pieces there; and it adds GPT-2's end of
+    a text behind the last token where there is none. Raises ConfigError where a token cannot be had.
+    """
+    tokens, types = fields["tokenizer.ggml.tokens"], fields.get("tokenizer.ggml.token_type", ())
+    wanted = (_CONTROL, _USER_DEFINED) if fields["tokenizer.ggml.model"] == "gpt2" else (_CONTROL,)
+    whole = {id: kind for id, kind in enumerate(types) if kind in wanted and id < len(tokens)}
+    state = json.loads(backend.to_str())
+    state["added_tokens"] = [token for token in state["added_tokens"] if token["id"] < len(tokens)]
+    vocabulary: dict[str, int] = state["model"]["vocab"]
+    respelled = {id: text for text, id in vocabulary.items() if id in whole and text != tokens[id]}
+    for id, text in respelled.items():
+        del vocabulary[text]
+        vocabulary[tokens[id]] = id
+    backend = tokenizers.Tokenizer.from_str(json.dumps(state))
+    for control in (True, False):
+        backend.add_tokens(
+            [
+                AddedToken(tokens[id], normalized=False, special=control)
+                for id, kind in whole.items()
+                if (kind == _CONTROL) == control
+            ]
+        )
+    added = backend.get_added_tokens_decoder()
+    for id in whole:
+        if id not in added or added[id].content != tokens[id]:
+            raise _lossy(file, f"has the token {tokens[id]!r:.60}, id {id}, which would be lost")
+    return backend
+
+
 def settle_tokenizer(file: Path, backend: tokenizers.Tokenizer, fields: Mapping[str, Any]) -> None:
     """Bring a tokenizer to what the file says. Raises ConfigError for what is not understood."""
     kind, pre = fields["tokenizer.ggml.model"], fields.get("tokenizer.ggml.pre")
@@ -261,7 +314,7 @@ def settle_tokenizer(file: Path, backend: tokenizers.Tokenizer, fields: Mapping[
         backend.normalizer = normalizers.Sequence([*marks, normalizers.Replace(" ", "▁")])
     else:
         raise ConfigError(f"{file} has a tokenizer of the kind {kind!r}; gpt2 and llama are built.")
-    begins = fields.get("tokenizer.ggml.add_bos_token", kind == "llama")
+    begins = fields.get("tokenizer.ggml.add_bos_token", kind == "llama" or pre in _BEGUN)
     bos = fields.get("tokenizer.ggml.bos_token_id")
     if begins and bos is not None:
         token = fields["tokenizer.ggml.tokens"][bos]
@@ -282,7 +335,7 @@ def _pre_tokenizer(way: str) -> pre_tokenizers.PreTokenizer:
     return pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(way), behavior="isolated"), spelled])
 
 
-def _packed(hf: Any, fields: Mapping[str, Any]) -> PreTrainedTokenizerFast:
+def _packed(backend: tokenizers.Tokenizer, fields: Mapping[str, Any]) -> PreTrainedTokenizerFast:
     """The tokenizer as a class that keeps its pipeline, with the special tokens and the template of the file."""
     tokens = fields["tokenizer.ggml.tokens"]
     named = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
@@ -291,6 +344,6 @@ def _packed(hf: Any, fields: Mapping[str, Any]) -> PreTrainedTokenizerFast:
         for short, long in named.items()
         if (id := fields.get(f"tokenizer.ggml.{long}_token_id")) is not None and id < len(tokens)
     }
-    packed = PreTrainedTokenizerFast(tokenizer_object=hf.backend_tokenizer, **special)
+    packed = PreTrainedTokenizerFast(tokenizer_object=backend, **special)
     packed.chat_template = fields.get("tokenizer.chat_template")
     return packed

@@ -14,10 +14,10 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from alignment.errors import ConfigError
 from alignment.methods.held_out import held_out
 from alignment.methods.origin import load_with_origin, save_with_origin
-from alignment.methods.registry import Alignment, method_named
+from alignment.methods.registry import Alignment, method_named, special_digest
 from alignment.text.tokenizer import Tokenizer
 from fusion.assembly.checkpoints import read_vocabulary
-from fusion.members.checkpoint import parse_device
+from fusion.members.checkpoint import parse_device, resolved
 from server import __version__
 from server.commands.map_report import examples_table, row_table, shown, summary_table, token_id
 from server.commands.tables import say
@@ -46,13 +46,16 @@ def align(
     settings = _settings(method, parameters)
     on = parse_device(device)
     _require_writable(out)
-    vocabularies = (read_vocabulary(source), read_vocabulary(target))
+    vocabularies = (read_vocabulary(resolved(source)[0]), read_vocabulary(resolved(target)[0]))
     if vocabularies[0].tokenizer.fingerprint == vocabularies[1].tokenizer.fingerprint:
         raise ConfigError(f"{source} and {target} have the same tokenizer: they need no map.")
     alignment = Alignment(*vocabularies, settings.method, settings.parameters)
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         origin = alignment.origin(__version__)
+        origin = replace(
+            origin, source=replace(origin.source, name=source), target=replace(origin.target, name=target)
+        )
         found = None
         if hold_out is not None:
             trial = progress.add_task("learning without some anchors", total=1.0)
@@ -86,7 +89,7 @@ def inspect(path: Path, token: str, sources: tuple[str, str] | None, console: Co
     map, origin = load_with_origin(path)
     source, target = sources or (origin.source.name, origin.target.name)
     try:
-        tokenizers = (Tokenizer.load(source), Tokenizer.load(target))
+        tokenizers = (Tokenizer.load(resolved(source)[0]), Tokenizer.load(resolved(target)[0]))
     except ConfigError as error:
         if sources:
             raise
@@ -95,7 +98,7 @@ def inspect(path: Path, token: str, sources: tuple[str, str] | None, console: Co
             "give both models before --inspect."
         ) from error
     given = [
-        replace(side, name=name, tokenizer=tokenizer.fingerprint)
+        replace(side, name=name, tokenizer=tokenizer.fingerprint, special=special_digest(tokenizer))
         for side, name, tokenizer in zip((origin.source, origin.target), (source, target), tokenizers, strict=True)
     ]
     origin.require_same_models(replace(origin, source=given[0], target=given[1]), path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 import alignment.methods.eva
 from alignment.errors import ConfigError
+from alignment.methods.origin import load_with_origin, save_with_origin
 from alignment.vocab_map import VocabMap
 from fusion.ensemble import Ensemble
 from server.loading import build
@@ -188,19 +190,34 @@ def _missing(folder: Path) -> None:
     (folder / "ben-ada.safetensors").unlink()
 
 
+def _of_another_size(folder: Path) -> None:
+    """With ids beyond the pivot's vocabulary, from tokenizers that have the same fingerprint."""
+    map, origin = load_with_origin(folder / "ben-ada.safetensors")
+    save_with_origin(
+        VocabMap(map.target_ids, map.weights, map.target_size + 5), folder / "ben-ada.safetensors", origin
+    )
+
+
+def _of_an_unknown_method(folder: Path) -> None:
+    map, origin = load_with_origin(folder / "ben-ada.safetensors")
+    save_with_origin(map, folder / "ben-ada.safetensors", replace(origin, method="runes"))
+
+
 MISMATCHES = {
     _other_tokenizer: "whose tokens are not those of",
     _other_weights: "whose embeddings are not those of",
     _other_end: "whose end tokens are not those of",
     _same_tokenizer: "ben has the pivot's tokenizer and needs no map",
     _truncated: "is damaged",
+    _of_another_size: "build the map again with `tutti align`",
+    _of_an_unknown_method: "'runes'",
     _missing: "does not exist",
 }
 
 
 @pytest.mark.parametrize(("change", "sentence"), MISMATCHES.items(), ids=[one.__name__ for one in MISMATCHES])
 def test_a_map_file_that_does_not_belong_is_refused(broken, change, sentence):
-    path = configure(broken, maps=f"{{ben: {make(broken).name}}}")
+    path = configure(broken, maps=f"{{ben: {make(broken, '--method', 'hybrid').name}}}")
     change(broken)
     code, _, err = run("check", path)
     assert (code, err.count("\n")) == (2, 1)

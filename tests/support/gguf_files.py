@@ -112,13 +112,14 @@ def vocabulary(backend: tokenizers.Tokenizer, size: int, pre: str | None) -> dic
     pipeline = json.loads(backend.to_str())
     texts = {id: text for text, id in backend.get_vocab(with_added_tokens=True).items()}
     tokens = [texts.get(id, f"[PAD{id}]") for id in range(size)]
+    added = {token["content"] for token in pipeline["added_tokens"]}
     special = {token["content"] for token in pipeline["added_tokens"] if token["special"]}
     merges = [" ".join(pair) if isinstance(pair, list) else pair for pair in pipeline["model"]["merges"]]
     stated: dict[str, Any] = {
         "tokenizer.ggml.model": "gpt2" if pre else "llama",
         "tokenizer.ggml.pre": pre or "default",
         "tokenizer.ggml.tokens": tokens,
-        "tokenizer.ggml.token_type": [kind_of(text, special) for text in tokens],
+        "tokenizer.ggml.token_type": [kind_of(text, special, added) for text in tokens],
         "tokenizer.ggml.eos_token_id": tokens.index(sorted(special)[0]) if special else 2,
     }
     if pre:
@@ -129,9 +130,9 @@ def vocabulary(backend: tokenizers.Tokenizer, size: int, pre: str | None) -> dic
     return stated | {"tokenizer.ggml.scores": scores, "tokenizer.ggml.bos_token_id": 1}
 
 
-def kind_of(text: str, special: set[str]) -> int:
-    if text in special:
-        return int(TokenType.CONTROL)
+def kind_of(text: str, special: set[str], added: set[str]) -> int:
+    if text in added:
+        return int(TokenType.CONTROL if text in special else TokenType.USER_DEFINED)
     if text.startswith("<0x") and len(text) == 6:
         return int(TokenType.BYTE)
     return int(TokenType.UNUSED if text.startswith("[PAD") else TokenType.NORMAL)

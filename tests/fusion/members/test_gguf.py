@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tokenizers
 import torch
+from tokenizers import AddedToken
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from alignment.errors import ConfigError
@@ -152,6 +153,11 @@ def test_frequencies_of_their_own_are_refused(tmp_path, backend):
     path = write(tmp_path / "m.gguf", model, backend, pre="gpt-2", tensors={"rope_freqs.weight": factors})
     with pytest.raises(ConfigError, match="rotary frequencies in a way of its own"):
         resolved(str(path))
+    keys = {"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": 4.0}
+    tensors = {"rope_freqs.weight": factors}
+    both = write(tmp_path / "n.gguf", model, backend, pre="gpt-2", tensors=tensors, keys=keys)
+    with pytest.raises(ConfigError, match=r"by 4\.0 and by factors of their own"):
+        resolved(str(both))
 
 
 @pytest.mark.parametrize(
@@ -163,7 +169,9 @@ def test_frequencies_of_their_own_are_refused(tmp_path, backend):
             {"llama.rope.dimension_count": 4, "llama.attention.key_length": 8},
             "rope.dimension_count = 4, which would be lost",
         ),
+        ({"llama.rope.scaling.type": "yarn", "llama.rope.scaling.attn_factor": 2.0}, "attn_factor = 2.0"),
         ({"split.count": 3}, "one of 3 parts"),
+        ({"split.count": "3"}, "one of 3 parts"),
         ({"tokenizer.ggml.pre": "jabberwock"}, "by the rules of 'jabberwock'"),
         ({"tokenizer.ggml.pre": None}, "names no pre-tokenizer"),
         ({"tokenizer.ggml.add_eos_token": True}, "add_eos_token"),
@@ -182,9 +190,29 @@ def test_a_damaged_file_is_one_sentence(tmp_path):
         resolved(str(tmp_path / "m.gguf"))
 
 
-def test_a_file_that_is_absent_is_named(tmp_path):
+@pytest.mark.parametrize("name", ["{folder}/m.gguf", "m.gguf", "folder/m.gguf"])
+def test_a_file_that_is_absent_is_named(tmp_path, name):
     with pytest.raises(ConfigError, match=r"m\.gguf does not exist"):
-        resolved(str(tmp_path / "m.gguf"))
+        resolved(name.format(folder=tmp_path))
+
+
+def test_a_key_that_is_no_text_is_one_sentence(tmp_path, backend):
+    path = write(tmp_path / "m.gguf", llama(backend.get_vocab_size()), backend, pre="gpt-2", keys={"a.b": "cafe"})
+    path.write_bytes(path.read_bytes().replace(b"cafe", b"caf\xe9"))
+    with pytest.raises(ConfigError, match="damaged"):
+        resolved(str(path))
+
+
+def test_a_folder_that_cannot_be_filled_is_one_sentence(tmp_path, backend, monkeypatch):
+    path = write(tmp_path / "m.gguf", llama(backend.get_vocab_size()), backend, pre="gpt-2")
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "symlink_to", full)
+    with pytest.raises(ConfigError, match="No space left on device"):
+        resolved(str(path))
+    assert list((tmp_path / "cache" / "tutti" / "gguf").iterdir()) == []
 
 
 def test_a_folder_with_one_file_is_that_file(tmp_path, backend):
@@ -205,6 +233,27 @@ def test_end_tokens_and_template_are_those_of_the_file(tmp_path, backend):
     assert set(vocabulary.stop_ids) == {0, 7}
     ids = vocabulary.tokenizer.encode_chat([{"role": "user", "content": "the cat"}], add_generation_prompt=False)
     assert ids[-1] == 0
+
+
+MARKED = "{% for m in messages %}<｜User｜>{{ m.content }}<|end|>{% endfor %}<｜Assistant｜>"
+
+
+def test_tokens_outside_the_byte_alphabet_stay_whole(tmp_path, backend):
+    """Control tokens and user-defined ones, as DeepSeek's are written."""
+    made = tokenizers.Tokenizer.from_str(backend.to_str())
+    made.add_special_tokens([AddedToken("<｜User｜>", special=True), AddedToken("<｜begin｜>", special=True)])
+    made.add_tokens([AddedToken("<｜Assistant｜>", normalized=False)])
+    size = made.get_vocab_size(with_added_tokens=True)
+    begin = made.token_to_id("<｜begin｜>")
+    keys = {"tokenizer.chat_template": MARKED, "tokenizer.ggml.bos_token_id": begin}
+    path = write(tmp_path / "m.gguf", llama(size), made, pre="llama-bpe", keys=keys)
+    tokenizer = Tokenizer.load(resolved(str(path))[0])
+    assert tokenizer.vocabulary_size == size
+    ids = tokenizer.encode_chat([{"role": "user", "content": "the cat"}], add_generation_prompt=True)
+    assert [ids[0], ids[-1]] == [made.token_to_id("<｜User｜>"), made.token_to_id("<｜Assistant｜>")]
+    assert tokenizer.encode("the cat", add_special_tokens=True)[0] == begin, "as llama.cpp does for this name"
+    user = tokenizer.encode_chat([{"role": "user", "content": "<｜User｜>"}], add_generation_prompt=True)
+    assert user.count(ids[0]) == 1, "a text is no control token"
 
 
 def texts_of_the_world():

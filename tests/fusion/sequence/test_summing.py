@@ -203,7 +203,7 @@ def test_an_answer_that_nobody_waits_for_any_more_is_dropped():
 
 @given(st.lists(st.floats(0.01, 1), min_size=3, max_size=12), st.data())
 def test_a_nucleus_of_what_may_come_is_the_same_however_the_list_was_made(sizes, data):
-    """Over all tokens, of which some are barred, and over a list of the rest with their probabilities among all."""
+    """Over all tokens, some of them barred, and over a list of the rest with their probabilities among all."""
     probabilities = np.array(sizes) / np.sum(sizes)
     barred = data.draw(st.sets(st.integers(0, len(sizes) - 1), max_size=len(sizes) - 1))
     allowed = ~np.isin(np.arange(len(sizes)), list(barred))

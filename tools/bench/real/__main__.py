@@ -32,7 +32,7 @@ WAYS = {
 def table(
     scored: dict[str, Scored], pivots: list[str], methods: list[str], cache: MapCache
 ) -> dict[str, dict[str, dict[str, float]]]:
-    """Bits per byte by pivot, method and way, printed as they come; impossible tokens are an error."""
+    """Bits per byte by pivot, method and way, printed as they come, with a mark where a token was impossible."""
     found: dict[str, dict[str, dict[str, float]]] = {}
     for pivot in pivots:
         for method in methods:

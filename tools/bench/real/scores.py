@@ -16,7 +16,7 @@ from alignment.text.boundaries import Located
 from fusion.assembly.checkpoints import read_vocabulary
 from fusion.core import NextTokens, Prompt
 from fusion.ensemble import Model
-from fusion.members.gguf import WEIGHTS, opened
+from fusion.members.checkpoint import load_model, resolved
 from fusion.options import EngineOptions
 from fusion.prompt.scoring import ScoredPrompt
 
@@ -50,12 +50,10 @@ class Scored:
 
 def score(source: Path, texts: Sequence[str], best: int = EngineOptions.candidates) -> Scored:
     """Read every text with the checkpoint in a folder or GGUF file, in float32."""
-    from transformers import AutoModelForCausalLM
-
-    weights = {"gguf_file": WEIGHTS} if source.is_file() else {}
-    folder = opened(source) if weights else source
-    vocabulary = read_vocabulary(str(folder))
-    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **weights).eval()
+    folder, revision = resolved(str(source))
+    vocabulary = read_vocabulary(folder)
+    cpu = torch.device("cpu")
+    model: Any = load_model(folder, dtype=torch.float32, device=cpu, revision=revision, trust_remote_code=False)
     tokens = [vocabulary.tokenizer.locate(text, add_special_tokens=True) for text in texts]
     return Scored(vocabulary, texts, tokens, [_answer(model, ids, best) for ids, _ in tokens])
 
