@@ -143,17 +143,22 @@ class Decoding:
 
     def settle(self, sequence: Sequence) -> None:
         """Have a round for a sequence if all that it asks have answered, unless its policy asks on."""
-        if not sequence.ready or sequence.number in self._ready:
+        if not sequence.ready or sequence.number in self._ready or sequence.number in self._going:
             return
         more = None
-        sequence.complete_characters()
-        if not sequence.voters:  # those that were asked have left, or say nothing inside a character
-            more = ALL
-        elif sequence.account.rounds and not sequence.cursor:
-            more = sequence.policy.answered(sequence)
+        try:
+            sequence.complete_characters()
+            if not sequence.voters:  # those that were asked have left, or say nothing inside a character
+                more = ALL
+            elif sequence.account.rounds and not sequence.cursor:
+                more = sequence.policy.answered(sequence)
+        except Exception:
+            self._failed_inside(sequence)
+            return
         if more is None:
             self._begin_round(sequence)
         else:
+            sequence.arrived.clear()  # what is timed is the wait for those that are asked last
             sequence.ask(more)
             self._going[sequence.number] = sequence
 
@@ -193,7 +198,9 @@ class Decoding:
             for sequence in ready.values():
                 if sequence.number not in self._places.open or not self._read_prompt(sequence):
                     continue
-                if sequence.terms is not None and sequence.sum is None:
+                if not sequence.voters:  # the one that was asked has left since
+                    self.settle(sequence)
+                elif sequence.terms is not None and sequence.sum is None:
                     self._begin_round(sequence)
                 else:
                     batches[batch_key(sequence)].append(sequence)

@@ -26,9 +26,9 @@ class Confident(Policy):
     def ask(self, sequence: Asking) -> Ask:
         """The leading member alone."""
         pivot, share = sequence.view.pivot, sequence.followed.share
-        if sequence.constraint is not None:
-            return Ask((pivot,))
         weighty = [name for name in sequence.seats if sequence.weights[name] > 0]
+        if sequence.constraint is not None:
+            return Ask((pivot,)) if pivot in weighty or not weighty else ALL
         return Ask((max(weighty, key=lambda name: (share(name), name == pivot), default=pivot),))
 
     def answered(self, sequence: Asking) -> Ask | None:
@@ -46,7 +46,11 @@ class Confident(Policy):
 
 
 class Draw(Policy):
-    """One member is drawn by weight and runs alone (ME, 2605.00419): a mixture, one component at a time."""
+    """One member is drawn by weight and runs alone (ME, 2605.00419): a mixture, one component at a time.
+
+    Inside a character that members spell in unlike tokens the mixture weighs them by what they expected of it as
+    well, which is not known of those that did not run: there it is drawn by the weights alone.
+    """
 
     def __init__(self) -> None:
         self._rng: np.random.Generator | None = None
@@ -59,3 +63,15 @@ class Draw(Policy):
         weights = np.array([sequence.weights[name] for name in names])
         shares = weights / weights.sum() if weights.sum() > 0 else np.full(len(names), 1 / len(names))
         return Ask((names[int(self._rng.choice(len(names), p=shares))],))
+
+    def answered(self, sequence: Asking) -> Ask | None:
+        """Everyone, where the map carries nothing of what the one that was drawn would say."""
+        if sequence.asked.members is None:
+            return None
+        [drawn] = sequence.asked.members
+        latest, map = sequence.seats[drawn].latest, sequence.map_of(drawn)
+        if map is None or latest is None:
+            return None
+        newest = latest.ids[-1:], latest.logprobs[-1:]
+        row = project([newest], [map], sequence.view.vocabulary_size).probabilities
+        return None if row.sum() > 0 else ALL

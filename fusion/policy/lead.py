@@ -6,6 +6,7 @@ from copy import deepcopy
 
 import numpy as np
 
+from alignment.errors import InvalidRequestError
 from fusion.policy.pace import LONGEST, MOST_LED, Pace
 from fusion.policy.policy import ALL, Ask, Asking, Step
 from fusion.sampling import draw
@@ -52,7 +53,11 @@ class Lead:
         if self._least >= 1 or sequence.asked.members is None:
             return None
         draft = sequence.asked.draft
-        if len(draft) < LONGEST and (token := self._propose(sequence, draft)) is not None:
+        try:
+            token = self._propose(sequence, draft) if len(draft) < LONGEST else None
+        except InvalidRequestError:  # the grammar becomes too complex there, if the answer goes there
+            token = None
+        if token is not None:
             longer = draftable(sequence, (token,), draft)
             if len(longer) > len(draft):
                 return Ask((self._leader,), longer)

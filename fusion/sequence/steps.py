@@ -40,6 +40,8 @@ def draftable(sequence: Asking, tokens: Iterable[int], after: tuple[Step, ...] =
                 forced = constraint.forced()
                 for token in forced:
                     constraint.take(token)
+                if not constraint.is_open:
+                    constraint.bits()  # what comes after the step is asked for with it
             except InvalidRequestError:  # the grammar becomes too complex there, if the answer goes there
                 break
             if constraint.stopped:
