@@ -12,8 +12,11 @@ shaded.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
+from os.path import commonprefix
 from typing import Any
 
 from alignment.errors import InvalidRequestError
@@ -24,6 +27,13 @@ _MARKS = [chr(code) for code in range(0xFDD0, 0xFDF0)]
 _PRIVATE = 0xF0000
 _NEVER = re.compile(r"(?!)")
 _NAME = re.compile(r"[a-z_]*")
+
+
+@cache
+def _compatible() -> tuple[str, ...]:
+    """The characters that Unicode calls another way to write others, but for white space."""
+    every = (chr(code) for code in range(0x80, 0xFFFE) if not 0xD800 <= code < 0xE000)
+    return tuple(c for c in every if not c.isspace() and unicodedata.normalize("NFKC", c) != c)
 
 
 class _CrossedOut(dict[int, int]):
@@ -70,10 +80,18 @@ class Shades:
     spellings: frozenset[str]
 
     @classmethod
-    def of(cls, spellings: Iterable[str], literals: Iterable[str]) -> Shades:
-        """Shades for control tokens of these spellings, in a template that quotes these literals."""
+    def of(
+        cls, spellings: Iterable[str], literals: Iterable[str], normalized: Callable[[str], str] | None = None
+    ) -> Shades:
+        """Shades for control tokens of these spellings, in a template that quotes these literals.
+
+        `normalized` is what the tokenizer makes of a character before it reads it, where that may be another one:
+        a full-width sign say, which is shaded like the one that it becomes.
+        """
         tokens = frozenset(token for token in spellings if token)
         characters = {c for token in tokens for c in token if not c.isspace() and ord(c) < 0xFFFE}
+        if normalized is not None:
+            characters |= {c for c in _compatible() if not characters.isdisjoint(normalized(c))}
         signs = {c for c in characters if not c.isalnum()}
         everything = "\n".join(tokens)
         quoted = {literal for literal in literals if literal.strip()}
@@ -86,8 +104,12 @@ class Shades:
             spellings=tokens,
         )
 
-    def shade(self, value: Any, table: Mapping[int, int], kept: re.Pattern[str]) -> Any:
-        """A copy of `value`, shaded in every string within it but for the names of roles and types."""
+    def shade(self, value: Any, table: Mapping[int, int], kept: re.Pattern[str], under: str = "") -> Any:
+        """A copy of `value`, shaded in every string within it but for the names of roles and types.
+
+        Keys that clients choose are shaded as well: those of arguments and of a schema's properties, and those
+        that are no identifiers, as which templates look parts of a message up.
+        """
         if isinstance(value, str):
             pieces, done = [], 0
             for kept_text in kept.finditer(value):
@@ -95,14 +117,34 @@ class Shades:
                 done = kept_text.end()
             return "".join(pieces) + value[done:].translate(table)
         if isinstance(value, Mapping):
-            return {k: v if _is_name(k, v) else self.shade(v, table, kept) for k, v in value.items()}
+            return {
+                self.shade(k, table, kept) if _is_chosen(k, under) else k: v
+                if _is_name(k, v) and under not in _CHOSEN
+                else self.shade(v, table, kept, _under(k, under))
+                for k, v in value.items()
+            }
         if isinstance(value, list | tuple):
-            return [self.shade(inner, table, kept) for inner in value]
+            return [self.shade(inner, table, kept, under) for inner in value]
         return value
 
     def could_spell(self, texts: str) -> bool:
         """Return whether deleting some characters of `texts` can leave a control token."""
         return any(_is_subsequence(token, texts) for token in self.spellings)
+
+
+_CHOSEN = ("arguments", "properties")
+"""Keys whose mappings have keys that the client chose: of arguments at any depth, of properties the names."""
+
+
+def _under(key: Any, under: str) -> str:
+    """Whose mapping the value of a key is, as `_is_chosen` is told."""
+    if under == "arguments":
+        return under
+    return key if key in _CHOSEN and under != "properties" else ""
+
+
+def _is_chosen(key: Any, under: str) -> bool:
+    return isinstance(key, str) and (under in _CHOSEN or not key.isidentifier())
 
 
 def _is_name(key: Any, value: Any) -> bool:
@@ -123,15 +165,21 @@ def _any_of(texts: Collection[str]) -> re.Pattern[str]:
 
 
 def _longest_of(texts: Iterable[str]) -> str:
-    """A pattern for the longest of `texts` at a position, whose cost does not grow with their number."""
-    by_first: dict[str, set[str]] = {}
+    """A pattern for the longest of `texts` at a position, whose cost does not grow with their number.
+
+    It nests where texts part, not with every character: templates quote texts of a thousand characters.
+    """
+    by_first: dict[str, list[str]] = {}
     for text in texts:
-        by_first.setdefault(text[:1], set()).add(text[1:])
+        by_first.setdefault(text[:1], []).append(text)
     optional = by_first.pop("", None) is not None
     if not by_first:
         return ""
-    branches = "|".join(re.escape(first) + _longest_of(rest) for first, rest in sorted(by_first.items()))
-    return f"(?:{branches})" + ("?" if optional else "")
+    branches = []
+    for _, some in sorted(by_first.items()):
+        common = commonprefix(some)  # noqa: RUF071 - of texts, not of paths
+        branches.append(re.escape(common) + _longest_of({text[len(common) :] for text in some}))
+    return f"(?:{'|'.join(branches)})" + ("?" if optional else "")
 
 
 def render(
@@ -181,16 +229,18 @@ def render(
     return Rendered(text, None, free[0], given, False, rendered(_CrossedOut(), shades.kept))
 
 
-def strings(value: Any) -> Iterator[str]:
-    """Every text within a conversation, in order."""
+def strings(value: Any, under: str = "") -> Iterator[str]:
+    """Every text within a conversation, in order, and every key that the client chose."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):
-        for inner in value.values():
-            yield from strings(inner)
+        for key, inner in value.items():
+            if _is_chosen(key, under):
+                yield key
+            yield from strings(inner, _under(key, under))
     elif isinstance(value, list | tuple):
         for inner in value:
-            yield from strings(inner)
+            yield from strings(inner, under)
 
 
 def contents(template: Template, messages: Messages, rendered: Rendered) -> list[tuple[int, int] | None]:

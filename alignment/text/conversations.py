@@ -52,8 +52,7 @@ class Conversations:
         genuine, quoted = self._genuine(rendered, whole, text)
         quotes = bool(quoted)
         while quoted:  # without them, others that overlap may be read
-            for start, end in quoted:
-                text = text[:start] + rendered.blank * (end - start) + text[end:]
+            text = _blanked(text, quoted, rendered.blank)
             genuine, quoted = self._genuine(rendered, self.read(text), text)
         if not rendered.is_sure:
             self._require_harmless(rendered, [id for id, _ in genuine], messages)
@@ -98,3 +97,12 @@ class Conversations:
             "with its own text: leave those characters out.",
             param="messages",
         )
+
+
+def _blanked(text: str, spans: list[Span], blank: str) -> str:
+    """The text with a blank in the place of every character of the spans, which ascend."""
+    pieces, done = [], 0
+    for start, end in spans:
+        pieces += [text[done:start], blank * (end - max(start, done))]
+        done = max(done, end)
+    return "".join(pieces) + text[done:]

@@ -161,6 +161,10 @@ def _take(hf: Any, described: tokenizers.Tokenizer, configuration: dict[str, Any
         described.post_processor = loaded.post_processor
     described.no_truncation()
     described.no_padding()
+    for role in hf.SPECIAL_TOKENS_ATTRIBUTES:
+        brought = getattr(hf, role, None)
+        if isinstance(brought, str) and described.token_to_id(brought) is None:
+            setattr(hf, role, None)  # the class brings it, and the file has none
     hf._tokenizer = described
 
 

@@ -7,9 +7,9 @@ of this holds is found by rendering probes, and conversations are changed for th
 
 from __future__ import annotations
 
-import ast
 import inspect
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import cache, cached_property
 from typing import Any
 
@@ -188,11 +188,17 @@ class Template:
         found = []
         for text in sources:
             try:
-                for _, kind, value in Environment().lex(str(text)):
-                    if kind in ("string", "data"):
-                        found.append((kind, value if kind == "data" else str(ast.literal_eval(value))))
-            except (TemplateError, ValueError, SyntaxError):
+                lexed = [(kind, value) for _, kind, value in Environment().lex(str(text))]
+            except TemplateError:
                 continue
+            for kind, value in lexed:
+                if kind == "data":
+                    found.append((kind, value))
+                elif kind == "string":
+                    with suppress(UnicodeError):  # as Jinja reads it, line breaks and all
+                        found.append(
+                            (kind, value[1:-1].encode("ascii", "backslashreplace").decode("unicode-escape"))
+                        )
         return found
 
 
@@ -223,9 +229,9 @@ def _text(message: Mapping[str, Any]) -> str | None:
     return content if isinstance(content, str) and not message.get("tool_calls") else None
 
 
-def _joined(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
-    contents = [text for text in (_text(first), _text(second)) if text]
-    return first | {"content": "\n\n".join(contents)}
+def _joined(messages: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The first message with the texts of all."""
+    return messages[0] | {"content": "\n\n".join(text for message in messages if (text := _text(message)))}
 
 
 def _systems_merged(messages: Messages) -> Messages:
@@ -233,10 +239,9 @@ def _systems_merged(messages: Messages) -> Messages:
     systems = [m for m in messages if m.get("role") in _SYSTEM and _text(m) is not None]
     if not systems or (len(systems) == 1 and messages[0] is systems[0] and systems[0]["role"] == "system"):
         return messages
-    merged = systems[0] | {"role": "system"}
-    for system in systems[1:]:
-        merged = _joined(merged, system)
-    return [merged, *(m for m in messages if not any(m is system for system in systems))]
+    merged = _joined(systems) | {"role": "system"}
+    taken = set(map(id, systems))
+    return [merged, *(m for m in messages if id(m) not in taken)]
 
 
 def _system_in_user(messages: Messages) -> Messages:
@@ -245,7 +250,7 @@ def _system_in_user(messages: Messages) -> Messages:
         return messages
     system, *others = messages
     if others and others[0].get("role") == "user" and _text(others[0]) is not None:
-        joined = _joined(system, others[0])
+        joined = _joined([system, others[0]])
         return [others[0] | {"content": joined["content"]}, *others[1:]]
     return [system | {"role": "user"}, *others]
 
@@ -274,20 +279,19 @@ def _system_first(messages: Messages) -> Messages:
 
 def _neighbours_joined(messages: Messages) -> Messages:
     """Neighbours of one role as one message, which is what strict alternation asks for."""
-    joined: Messages = []
+    groups: list[Messages] = []
     for message in messages:
-        last = joined[-1] if joined else None
+        last = groups[-1][-1] if groups else {}
         if (
-            last is not None
-            and message.get("role") in ("user", "assistant")
+            message.get("role") in ("user", "assistant")
             and last.get("role") == message["role"]
             and _text(last) is not None
             and _text(message) is not None
         ):
-            joined[-1] = _joined(last, message)
+            groups[-1].append(message)
         else:
-            joined.append(message)
-    return joined
+            groups.append([message])
+    return [group[0] if len(group) == 1 else _joined(group) for group in groups]
 
 
 @cache

@@ -20,10 +20,11 @@ from alignment.text.conversations import Conversations
 from alignment.text.fronts import derive
 from alignment.text.length import Lengths
 from alignment.text.loading import as_the_file_says, fast_tokenizer, require_lossless, template_file
-from alignment.text.surfaces import fingerprint_of, kind_of, surfaces_of
+from alignment.text.surfaces import components, fingerprint_of, kind_of, surfaces_of
 from alignment.text.template import Template
 
 _REMEMBERED = 1 << 16  # first tokens of texts
+_COMPATIBILITY = {"NFKC", "NFKD", "Precompiled"}  # normalisers that make characters of others
 # UTF-8 uses all but these.
 _BYTES_OF_TEXT = sorted({*range(0xF5)} - {0xC0, 0xC1})
 
@@ -264,7 +265,9 @@ class Tokenizer:
     @cached_property
     def _shades(self) -> chat.Shades:
         literals = self.template.literals if self.template else ()
-        return chat.Shades.of(self.spelling.values(), literals)
+        rewrites = any(step["type"] in _COMPATIBILITY for step in components(self._pipeline["normalizer"]))
+        normalized = self.hf.backend_tokenizer.normalizer.normalize_str if rewrites else None
+        return chat.Shades.of(self.spelling.values(), literals, normalized)
 
     @cached_property
     def spelling(self) -> dict[int, str]:

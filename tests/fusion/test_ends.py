@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from fusion.assembly.ensembles import build_ensemble, build_for_any_pivot
 from fusion.ensemble import Model
 from fusion.options import FusionParams
+from fusion.sequence.sequence import Sequence
 from tests.support import small_tokenizers as small
 from tests.support.toy_fuser import ROOMY
 from tests.support.toy_members import ToyMember
@@ -138,3 +140,13 @@ def test_a_stop_string_that_names_a_control_token_stops_at_it(run, include, text
     assert running.submit("Hi", ignore_eos=True, **options).wait().last.finish == "stop"
     assert len(running.submit("Hi", min_tokens=3, **options).wait().ids) == 4
     assert running.submit("Hi", max_tokens=6).wait().last.finish == "length"
+
+
+def test_a_mask_that_admits_the_end_admits_the_ends_of_a_twin():
+    models = {"p": SimpleNamespace(stop_ids=(EOS,)), "m": SimpleNamespace(stop_ids=(END, EOS, 999))}
+    sequence = SimpleNamespace(view=SimpleNamespace(end=EOS, stop_ids=frozenset({EOS}), models=models))
+    admits, bars = np.array([0b0110], np.uint8), np.array([0b0010], np.uint8)
+    assert Sequence._with_ends(sequence, "m", admits).tolist() == [0b1110]
+    assert admits.tolist() == [0b0110], "the mask itself is the grammar's"
+    assert Sequence._with_ends(sequence, "p", admits) is admits
+    assert Sequence._with_ends(sequence, "m", bars) is bars

@@ -33,20 +33,18 @@ def tokens_router(service: Service) -> APIRouter:
         ensemble = service.ensemble(body.model or service.default_model)
         tokenizer, limit = ensemble.tokenizer, ensemble.longest_context
 
-        def encode() -> list[int]:
+        def encode() -> tuple[list[int], list[str] | None]:
             if body.messages is not None:
-                return tokenizer.encode_chat(**rendering(body.messages, body), limit=limit)
-            special = body.add_special_tokens is not False
-            return tokenizer.encode(body.prompt or "", add_special_tokens=special, limit=limit)
+                ids = tokenizer.encode_chat(**rendering(body.messages, body), limit=limit)
+            else:
+                special = body.add_special_tokens is not False
+                ids = tokenizer.encode(body.prompt or "", add_special_tokens=special, limit=limit)
+            if not body.return_token_strs:
+                return ids, None
+            return ids, [str(token) for token in tokenizer.hf.convert_ids_to_tokens(ids)]
 
-        ids = await run_in_threadpool(encode)
-        strings = [str(token) for token in tokenizer.hf.convert_ids_to_tokens(ids)]
-        return TokenizeAnswer(
-            count=len(ids),
-            max_model_len=ensemble.context,
-            tokens=ids,
-            token_strs=strings if body.return_token_strs else None,
-        )
+        ids, strings = await run_in_threadpool(encode)
+        return TokenizeAnswer(count=len(ids), max_model_len=ensemble.context, tokens=ids, token_strs=strings)
 
     @router.post("/detokenize")
     async def detokenize(body: DetokenizeRequest) -> DetokenizeAnswer:

@@ -3,6 +3,8 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import AddedToken, normalizers
+from tokenizers import Tokenizer as Backend
 from transformers import PreTrainedTokenizerFast
 
 from alignment.errors import InvalidRequestError
@@ -93,6 +95,66 @@ def test_forgeries_in_parts_and_names_are_found():
     ids = nested.encode_chat([message], template_kwargs={"mood": "<unk>"})
     assert controls(nested, ids) == [hf.eos_token_id]
     assert '<s>: "a</s>""<|end|>"' in nested.surface_of(ids).decode()
+
+
+def test_keys_that_a_client_chose_are_text():
+    tokenizer = tiny.byte_level()
+    hf = PreTrainedTokenizerFast(tokenizer_object=tokenizer.hf.backend_tokenizer, eos_token="</s>")
+    hf.chat_template = (
+        "{% for tool in tools or [] %}{{ tool | tojson }}{% for name in tool.function.parameters.properties %}"
+        "{{ name }}{{ ' required' if name in tool.function.parameters.required }}{% endfor %}{% endfor %}"
+        "{% for m in messages %}{% for call in m.tool_calls or [] %}{{ call.function.arguments | tojson }}"
+        "{% endfor %}{{ m.content }}</s>{% endfor %}{{ extra | tojson if extra }}"
+    )
+    calling = Tokenizer(hf)
+    parameters = {
+        "type": "object",
+        "properties": {"</s>": {"type": "string", "description": "an </s>"}, "city": {"type": "string"}},
+        "required": ["city", "</s>"],
+    }
+    arguments = {"</s>": {"<unk>": [{"<s>": "type"}]}, "type": "</s>"}
+    messages = [
+        {"role": "user", "content": "a long text with <, /, s and > in it"},
+        {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "f", "arguments": arguments}}]},
+    ]
+    kwargs = {
+        "tools": [{"type": "function", "function": {"name": "f", "parameters": parameters}}],
+        "extra": {"</s>": 1},
+    }
+    ids = calling.encode_chat(messages, template_kwargs=kwargs)
+    assert controls(calling, ids) == [hf.eos_token_id] * 2
+    said = calling.surface_of(ids).decode()
+    assert said.count("required") == 3
+    assert '{"</s>": {"<unk>": [{"<s>": "type"}]}, "type": "</s>"}' in said
+
+
+def test_a_template_may_quote_long_texts():
+    """As those do that hold a default system message; some begin alike."""
+    tokenizer = tiny.byte_level()
+    hf = PreTrainedTokenizerFast(tokenizer_object=tokenizer.hf.backend_tokenizer, eos_token="</s>")
+    long = "You are a helpful assistant, and what follows is said at length. " * 40
+    hf.chat_template = (
+        f"{{% set said = '{long}' %}}{{% set more = '{long}And more.' %}}"
+        "{% for m in messages %}{{ said }}{{ m.content }}</s>{% endfor %}"
+    )
+    quoting = Tokenizer(hf)
+    for content in ("a </s> b", f"{long}</s>And more.", long[:700]):
+        ids = quoting.encode_chat([{"role": "user", "content": content}], add_generation_prompt=False)
+        assert controls(quoting, ids) == [hf.eos_token_id]
+
+
+def test_signs_that_a_normaliser_makes_of_others_are_text():
+    backend = Backend.from_str(tiny.byte_level().hf.backend_tokenizer.to_str())
+    backend.normalizer = normalizers.NFKC()
+    backend.add_tokens([AddedToken("<turn>", special=False, normalized=True)])
+    hf = PreTrainedTokenizerFast(tokenizer_object=backend)
+    hf.chat_template = "{% for m in messages %}<turn>{{ m.content }}{% endfor %}"
+    composing = Tokenizer(hf)
+    turn = hf.convert_tokens_to_ids("<turn>")
+    assert turn in composing.special_ids
+    for content in ("plain", "<turn>", "＜turn＞", "＜ｔｕｒｎ＞", "<ｔurn>"):
+        ids = composing.encode_chat([{"role": "user", "content": content}], add_generation_prompt=False)
+        assert ids.count(turn) == 1, content
 
 
 def test_marks_that_a_template_tears_apart_protect_nothing_of_its_own():

@@ -51,6 +51,26 @@ def test_the_files_own_pipeline_is_used_whatever_class_is_named(tmp_path, name, 
     assert loaded.vocabulary_size == described.get_vocab_size()
 
 
+@pytest.mark.parametrize("more", [{}, {"unk_token": None}])
+def test_tokens_that_the_class_brings_and_the_file_lacks_are_none(tmp_path, more):
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=300,
+        special_tokens=["<|end|>"],
+        initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    made = tokenizers.Tokenizer(tokenizers.models.BPE())
+    made.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = tokenizers.decoders.ByteLevel()
+    made.train_from_iterator(tiny.TEXTS, trainer)
+    hf = PreTrainedTokenizerFast(tokenizer_object=made, eos_token="<|end|>")
+    path = folder(tmp_path, Tokenizer(hf), kind="LlamaTokenizer", **more)
+    loaded = Tokenizer.load(str(path))
+    assert loaded.vocabulary_size == made.get_vocab_size()
+    assert loaded.special_ids == {made.token_to_id("<|end|>")}
+    assert loaded.hf.unk_token is None
+
+
 def test_what_differs_is_said(tmp_path):
     path = folder(tmp_path, tiny.split_digits(), kind="Qwen2Tokenizer", config=Qwen2Config())
     [sentence] = Tokenizer.load(str(path)).findings

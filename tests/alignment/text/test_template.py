@@ -145,6 +145,15 @@ def test_a_template_that_wants_a_system_message_is_given_an_empty_one():
     assert not any("an empty one" in sentence for sentence in template(STRICT["easy"]).findings())
 
 
+def test_texts_of_the_source_are_read_as_jinja_reads_them():
+    """Line breaks within quotes and escapes; one that cannot be read hides none of the others."""
+    hf = tiny.byte_level().hf
+    hf.chat_template = "{% set a = 'one\ntwo' %}{% set b = 'x\\u0041\\n' %}{% set c = '</think>' %}text"
+    found = Template(hf)
+    assert found.literals == {"one\ntwo", "xA\n", "</think>"}
+    assert "text" in found.texts
+
+
 def test_a_template_that_refuses_everything_says_why():
     with pytest.raises(InvalidRequestError, match="never") as caught:
         template("{{ raise_exception('never') }}").render(conversation("user"))
