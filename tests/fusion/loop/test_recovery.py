@@ -254,3 +254,24 @@ def test_a_member_that_was_not_there_when_the_prompt_was_weighed_counts_nothing(
     assert set(listener.last.departed) == {OTHER}
     assert not any(took_part(listener, OTHER))
     assert not member.cached
+
+
+@pytest.mark.parametrize(
+    "fusion",
+    [
+        FusionParams(
+            report=True, gate="confident", threshold=0.0, weights={PIVOT: 0.0, OTHER: 1.0, "abacus": 0.5}
+        ),
+        FusionParams(report=True, draft=OTHER),
+        FusionParams(report=True, draft="auto"),
+    ],
+    ids=["gate", "draft", "auto"],
+)
+@pytest.mark.parametrize("lost", [OTHER, "abacus"])
+@pytest.mark.parametrize("after", [3, 4, 5, 6])
+def test_a_member_that_is_lost_while_one_runs_alone_is_done_without(degrading, fusion, lost, after):
+    listener = interrupted(degrading, {after: [degrading.fuser.members[lost].fail]}, fusion=fusion)
+    assert listener.last.error is None
+    assert listener.last.finish == "length"
+    assert len(listener.ids) == 24
+    assert list(listener.last.departed) == [lost]

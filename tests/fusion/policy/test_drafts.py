@@ -12,7 +12,8 @@ from fusion.assembly.ensembles import build_ensemble
 from fusion.loop.observer import Observer
 from fusion.options import FusionParams, SamplingParams
 from fusion.policy.pace import Pace
-from fusion.policy.registry import require_policy
+from fusion.policy.policy import Ask, Policy
+from fusion.policy.registry import policy_of, require_policy
 from fusion.sequence.grammar import regex
 from tests.support.constrained_prompts import constrained
 from tests.support.drafted_answers import Scripted, guesses, same, says
@@ -224,6 +225,28 @@ def test_the_member_that_was_followed_leads_and_the_pivot_under_a_constraint(tok
     limited = constrained(running, regex("[a-z ]{30}"))
     ran = [r.ran for r in running.submit(limited, gate, max_tokens=10).wait().last.rounds]
     assert {one for one in ran if len(one) == 1} <= {("lingvo",)}
+    sure = replace(weightless, threshold=0.0)  # a pivot without a vote decides nothing, however sure it is
+    ran = [r.ran for r in running.submit(limited, sure, max_tokens=10).wait().last.rounds]
+    assert {len(one) for one in ran} == {2}, "the pivot, whose tokens are emitted, and the one that weighs"
+
+
+def test_a_policy_that_fails_costs_its_own_sequence_alone(tokenizers, run, monkeypatch):
+    class Broken(Policy):
+        def ask(self, sequence):
+            return Ask(("almanac",))
+
+        def answered(self, sequence):
+            raise RuntimeError("broken")
+
+    monkeypatch.setattr(
+        "fusion.sequence.sequence.policy_of", lambda fusion: Broken() if fusion.draft else policy_of(fusion)
+    )
+    running = run(toy_ensemble(tokenizers, pivot="lingvo"))
+    other = running.submit(max_tokens=30)
+    broken = running.submit(fusion=FusionParams(draft="ngram"), max_tokens=30).wait()
+    assert "see its log" in str(broken.last.error)
+    assert len(other.wait().ids) == 30
+    assert running.submit(max_tokens=3).wait().last.error is None
 
 
 def test_drawing_one_member_a_token_is_refused_under_a_constraint():
