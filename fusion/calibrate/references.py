@@ -98,7 +98,9 @@ def score_references(
 def _encoded(ensemble: Ensemble, question: Question, form: Form) -> Prompt:
     text = form.text(question.prompt)
     if form.template is not None:
-        return ensemble.encode_text(f"{text.rstrip()} {question.reference.strip()}", locate=True)
+        answer = question.reference.rstrip()  # one that a member gave begins as its tokens do
+        gap = "" if answer[:1].isspace() else " "
+        return ensemble.encode_text(f"{text.rstrip()}{gap}{answer}", locate=True)
     messages = [{"role": "user", "content": text}, {"role": "assistant", "content": question.reference.strip()}]
     return ensemble.encode_chat(messages, add_generation_prompt=False, continue_final_message=True, locate=True)
 

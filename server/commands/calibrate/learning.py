@@ -162,9 +162,10 @@ def _about_the_same(one: LearnedWeights, other: LearnedWeights, scored: Sequence
 def with_references(questions: Sequence[Question], answers: Sequence[Sequence[str]]) -> list[WithReference | None]:
     """The questions with the right answers that the members are to predict, None where there is none.
 
-    That is the first reference where answers are compared as texts. A number or a letter is not what a member
-    writes that works it out, so there its own right answer counts: of several the one by the member that is
-    right most often in the task.
+    A number or a letter is not what a member writes that works it out, so where answers are matched a member's own
+    right answer counts, as it was written: of several the one by the member that is right most often in the task.
+    Where none is right a text to match is what it should be, and where texts are only likened it always is: the
+    first reference.
     """
     right = [[score(q, text) for text in each] for q, each in zip(questions, answers, strict=True)]
     by_task: dict[str, list[list[float]]] = {}
@@ -173,10 +174,10 @@ def with_references(questions: Sequence[Question], answers: Sequence[Sequence[st
     often = {task: np.mean(rows, axis=0) for task, rows in by_task.items()}
     found: list[WithReference | None] = []
     for question, each, scores in zip(questions, answers, right, strict=True):
-        text = next((one for one in question.references if one.strip()), None)
-        if not question.is_text:
+        text = next((one for one in question.references if one.strip()), None) if question.is_text else None
+        if question.metric == "match" or not question.is_text:
             texts = [index for index, value in enumerate(scores) if value >= _RIGHT and each[index].strip()]
             best = max(texts, key=lambda index: float(often[question.task][index]), default=None)
-            text = None if best is None else each[best]
+            text = text if best is None else each[best]
         found.append(None if text is None else WithReference(question.prompt, text, question.task))
     return found

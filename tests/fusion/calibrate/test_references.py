@@ -44,6 +44,19 @@ def test_every_stretch_of_the_reference_is_predicted_by_every_member(running):
     assert scored.losses is not None
 
 
+def test_a_reference_begins_with_the_space_that_a_member_wrote(running):
+    """Two spaces are another text than one, and cost the members something else."""
+    one, two = (
+        score_references(running.fuser, running.ensemble, [Question(QUESTION.prompt, text, "talk")], FORM)[0][0]
+        for text in (" It is 19.", "  It is 19.")
+    )
+    plain = score_references(
+        running.fuser, running.ensemble, [Question(QUESTION.prompt, "It is 19.", "talk")], FORM
+    )
+    assert one.units == pytest.approx(plain[0][0].units, rel=1e-3)
+    assert one.units.shape != two.units.shape or not np.allclose(one.units, two.units, rtol=0.1)
+
+
 def test_usual_losses_are_known_for_every_pivot(tokenizers, run):  # noqa: F811
     """Measured around one pivot and taken off around another, they leave nothing of their own prompt."""
     names = list(toy_ensemble(tokenizers, pivot="lingvo").models)

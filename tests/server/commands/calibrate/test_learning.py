@@ -10,9 +10,16 @@ def references(questions: list[Question], answers: list[list[str]]) -> list[str 
     return [None if one is None else one.reference for one in with_references(questions, answers)]
 
 
-def test_of_texts_the_first_reference_counts_whatever_the_members_say():
-    texts = Question("1", "describe", "Describe it.", ("A pub.", "An inn."))
+def test_of_texts_that_are_likened_the_first_reference_counts_whatever_the_members_say():
+    texts = Question("1", "describe", "Describe it.", ("A pub.", "An inn."), metric="chrf")
     assert references([texts], [["An inn.", "no"]]) == ["A pub."]
+
+
+def test_of_texts_that_are_matched_a_right_answer_counts_as_it_was_written():
+    """With the space that a member's tokenizer puts before it, say."""
+    texts = Question("1", "describe", "Describe it.", ("A pub.", "An inn."))
+    assert references([texts], [["  An inn.", "no"]]) == ["  An inn."]
+    assert references([texts], [["no", "no"]]) == ["A pub."]
 
 
 def test_of_numbers_the_answer_of_the_member_counts_that_is_right_most_often():
