@@ -325,17 +325,20 @@ class TextScores:
         first: [U] int32, the first of these.
         best: its best tokens where a unit begins and the one that did come (ids and log-probabilities, [U, k + 1]
             each), if these were asked for.
+        text: [U], the loss where tokens that stand for the same bytes count together, if its best tokens were
+            asked for.
     """
 
     nats: dict[str, Floats]
     tokens: dict[str, Indices]
     first: dict[str, Ids]
     best: dict[str, tuple[Ids, LogProbs]]
+    text: dict[str, Floats] = field(default_factory=dict)
 
     @property
     def size(self) -> int:
         """Bytes."""
-        flat = (self.nats, self.tokens, self.first)
+        flat = (self.nats, self.tokens, self.first, self.text)
         arrays = [array for by_member in flat for array in by_member.values()]
         return sum(array.nbytes for array in [*arrays, *(array for pair in self.best.values() for array in pair)])
 

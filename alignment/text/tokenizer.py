@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from functools import cached_property, lru_cache, partial
@@ -268,6 +269,16 @@ class Tokenizer:
         rewrites = any(step["type"] in _COMPATIBILITY for step in components(self._pipeline["normalizer"]))
         normalized = self.hf.backend_tokenizer.normalizer.normalize_str if rewrites else None
         return chat.Shades.of(self.spelling.values(), literals, normalized)
+
+    @cached_property
+    def doubles(self) -> dict[int, list[int]]:
+        """By id, the others that stand for the same bytes: byte tokens of characters that have a token, mostly."""
+        same: defaultdict[bytes, list[int]] = defaultdict(list)
+        for id, surface in enumerate(self.surfaces):
+            if surface:
+                same[surface].append(id)
+        several = [ids for ids in same.values() if len(ids) > 1]
+        return {id: [other for other in ids if other != id] for ids in several for id in ids}
 
     @cached_property
     def spelling(self) -> dict[int, str]:

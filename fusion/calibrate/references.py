@@ -129,7 +129,7 @@ def _read(
         scored = places[-1][:-1][len(places[-1]) - 1 - len(whole.first[view.pivot]) :]
         at = int(np.searchsorted(scored, begins))
         before, after = [_part(whole, slice(0, at))], _part(whole, slice(at, None))
-    nats = np.stack([after.nats[name] for name in members], axis=1)
+    nats = np.stack([after.text[name] for name in members], axis=1)
     if not len(nats) or not np.isfinite(nats).all():
         return None
     measured = [one for one in (_thinned(one, view.pivot) for one in before) if len(one.nats[view.pivot])]
@@ -165,6 +165,7 @@ def _part(text: TextScores, units: slice | Indices) -> TextScores:
         {name: tokens[units] for name, tokens in text.tokens.items()},
         {name: first[units] for name, first in text.first.items()},
         {name: (ids[units], logprobs[units]) for name, (ids, logprobs) in text.best.items()},
+        {name: nats[units] for name, nats in text.text.items()},
     )
 
 

@@ -88,7 +88,10 @@ class PromptReading:
         return self._sums.candidates(self._scored(self._pivot, pivot))
 
     def _scored(self, name: str, answer: NextTokens) -> ScoredPrompt:
-        return ScoredPrompt(np.array(self._prompt.ids[name], dtype=np.int32), self._positions[name], answer)
+        lists = self._scoring is not None and self._scoring.lists
+        doubles = self._ensemble.models[name].tokenizer.doubles if lists else {}
+        ids = np.array(self._prompt.ids[name], dtype=np.int32)
+        return ScoredPrompt(ids, self._positions[name], answer, doubles)
 
     def read(self, answers: Mapping[str, NextTokens], weights: Mapping[str, float]) -> Read:
         """Evaluate the answers of the members that are still there; `weights` are those given, by member."""

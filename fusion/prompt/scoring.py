@@ -14,13 +14,13 @@ import hashlib
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 
 from alignment.text.boundaries import Indices, shared_boundaries
-from fusion.core import Advance, Ids, LogProbs, NextTokens, Prompt, Score, TextScores
+from fusion.core import Advance, Floats, Ids, LogProbs, NextTokens, Prompt, Score, TextScores
 from fusion.options import DISTRIBUTIONAL, Weighting
 
 KEPT_BYTES = 64 * 2**20
@@ -60,16 +60,29 @@ class PrefixScores:
 
 @dataclass(frozen=True, slots=True)
 class ScoredPrompt:
-    """A member's prompt `ids` [n] with its answer to them, which was scored after `positions` [P], ascending."""
+    """A member's prompt `ids` [n] with its answer to them, which was scored after `positions` [P], ascending.
+
+    `doubles` are, by id, the others that stand for the same bytes.
+    """
 
     ids: Ids
     positions: Indices
     answer: NextTokens
+    doubles: Mapping[int, Sequence[int]] = field(default_factory=dict)
 
     def given(self, at: Indices) -> LogProbs:
         """The log-probabilities of the tokens after these positions, [len(at)]."""
         logprobs = self.answer.appended_logprobs
         return np.empty(0, np.float32) if logprobs is None else logprobs[np.searchsorted(self.positions, at)]
+
+    def given_text(self, at: Indices) -> Floats:
+        """As `given`, of the tokens' texts: those of their doubles that are among the best count as well."""
+        found = self.given(at).astype(np.float64)
+        for index, (row, id) in enumerate(zip(np.searchsorted(self.positions, at), self.ids[at + 1], strict=True)):
+            if others := self.doubles.get(int(id)):
+                hit = np.isin(self.answer.ids[row], others)
+                found[index] = np.logaddexp.reduce([found[index], *self.answer.logprobs[row][hit]])
+        return found
 
     def best(self, at: Indices) -> tuple[Ids, LogProbs]:
         """The k best tokens after these positions and the one that did come, ids and logprobs [len(at), k + 1].
@@ -147,12 +160,13 @@ class PromptScoring:
         read = TextScores({}, {}, {}, {})
         for name, prompt in prompts.items():
             begin, end = text.before[name][text.units], text.before[name][text.units + 1]
-            units = [prompt.given(np.arange(*span)) for span in zip(begin, end, strict=True)]
-            read.nats[name] = -np.array([unit.sum(dtype=np.float64) for unit in units], dtype=np.float64)
+            spans = [np.arange(*span) for span in zip(begin, end, strict=True)]
+            read.nats[name] = _loss([prompt.given(span) for span in spans])
             read.tokens[name] = end - begin
             read.first[name] = prompt.ids[begin + 1]
             if self.lists:
                 read.best[name] = prompt.best(begin)
+                read.text[name] = _loss([prompt.given_text(span) for span in spans])
         return read
 
     def _key(self, before: Mapping[str, Indices], weighting: Weighting) -> bytes:
@@ -164,6 +178,10 @@ class PromptScoring:
             digest.update(self._ids[name][: tokens[-1] + 1].tobytes())
             digest.update(tokens.tobytes())
         return digest.digest()
+
+
+def _loss(units: Sequence[Floats | LogProbs]) -> Floats:
+    return -np.array([unit.sum(dtype=np.float64) for unit in units], dtype=np.float64)
 
 
 def _shared(prompt: Prompt, members: Sequence[str], history: Literal["all", "last"]) -> list[dict[str, Indices]]:

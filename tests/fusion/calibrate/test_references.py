@@ -18,6 +18,14 @@ FORM = Form("Say this: {prompt}\nAnswer:")
 QUESTION = Question("the quiet farmer ran behind the forest.", "It is 19, after January.", "talk")
 
 
+def said(model, text: list[int], id: int) -> float:
+    """The log-probability of a token's text: tokens of the same bytes count where they are listed."""
+    row = model.member.distribution(text)
+    listed = set(np.argsort(-row, kind="stable")[: model.member.k].tolist())
+    same = [id, *(other for other in model.tokenizer.doubles.get(id, ()) if other in listed)]
+    return float(np.logaddexp.reduce(row[same].astype(np.float64)))
+
+
 @pytest.fixture
 def running(tokenizers, run):  # noqa: F811
     return run(toy_ensemble(tokenizers, pivot="lingvo"))
@@ -32,10 +40,7 @@ def test_every_stretch_of_the_reference_is_predicted_by_every_member(running):
     for column, (name, model) in enumerate(running.ensemble.models.items()):
         located = prompt.located[name]
         units = [
-            sum(
-                float(model.member.distribution(prompt.ids[name][: at + 1])[prompt.ids[name][at + 1]])
-                for at in span
-            )
+            sum(said(model, prompt.ids[name][: at + 1], prompt.ids[name][at + 1]) for at in span)
             for span in (range(first, end) for first, end in zip(before[name][:-1], before[name][1:], strict=True))
             if located.ends[span[0]] >= len(asked)
         ]
@@ -97,11 +102,12 @@ def test_both_combinations_can_be_tried_without_another_pass(running):
 def test_what_cannot_be_scored_gets_a_sentence(running):
     member = running.ensemble.models["abacus"].member
     plain = member.distribution
-    end = running.ensemble.models["abacus"].tokenizer.encode("January.", add_special_tokens=False)[-1]
+    tokenizer = running.ensemble.models["abacus"].tokenizer
+    end, doubles = tokenizer.encode("January.", add_special_tokens=False)[-1], tokenizer.doubles
 
     def distribution(tokens):
         row = plain(tokens).copy()
-        row[end] = -np.inf
+        row[[end, *doubles.get(end, ())]] = -np.inf
         return row
 
     member.distribution = distribution

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fusion.prompt.scoring import PrefixScores, TextScores, choose
+from fusion.core import NextTokens
+from fusion.prompt.scoring import PrefixScores, ScoredPrompt, TextScores, choose
 from tests.support.toy_fuser import toy_ensemble
 from tests.support.weighted_prompts import TALK, chat, report_of, weighted
 
@@ -22,6 +23,16 @@ def test_no_more_positions_are_scored_than_allowed(tokenizers, run, spread, limi
     assert 2 <= report.tokens <= limit
     assert report.scored["lingvo"] == report.tokens
     assert report.method == "packllm-sim"
+
+
+def test_tokens_of_the_same_text_count_together_where_they_are_listed():
+    """As a byte token and the character's own token."""
+    best = np.array([[5, 7, 9], [4, 7, 9]], np.int32)
+    logprobs = np.log([[0.5, 0.25, 0.125], [0.5, 0.25, 0.125]]).astype(np.float32)
+    answer = NextTokens(0, best, logprobs, np.log([0.5, 0.0625]).astype(np.float32))
+    prompt = ScoredPrompt(np.array([1, 5, 8], np.int32), np.arange(2), answer, {5: [7, 11], 8: [6]})
+    assert np.exp(prompt.given(np.arange(2))) == pytest.approx([0.5, 0.0625])
+    assert np.exp(prompt.given_text(np.arange(2))) == pytest.approx([0.75, 0.0625])
 
 
 @given(
