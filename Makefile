@@ -90,12 +90,9 @@ docs: setup
 demo: setup
 	$(BIN)/python -m deploy.demo.train
 
-# Three LoRA adapters of one of the demo's models, then the weights that send a question to one of them.
+# Three LoRA adapters of one of the demo's models.
 demo-adapters: setup
 	$(BIN)/python -m deploy.demo.adapters
-	$(BIN)/python -m deploy.demo.texts build/demo-views/texts.jsonl --questions build/demo-views/questions.jsonl
-	$(BIN)/tutti calibrate deploy/demo-views.yaml --tasks build/demo-views/questions.jsonl --learn-weights --out build/demo-views
-	cp build/demo-views/learned.safetensors deploy/demo/adapters/
 
 # The texts, then all stages: what was finished before is kept.
 demo-distilled: setup
