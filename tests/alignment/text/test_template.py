@@ -147,7 +147,7 @@ def test_a_template_that_wants_a_system_message_is_given_an_empty_one():
 
 def test_texts_of_the_source_are_read_as_jinja_reads_them():
     """Line breaks within quotes and escapes; one that cannot be read hides none of the others."""
-    hf = tiny.byte_level().hf
+    hf = PreTrainedTokenizerFast(tokenizer_object=tiny.byte_level().hf.backend_tokenizer)
     hf.chat_template = "{% set a = 'one\ntwo' %}{% set b = 'x\\u0041\\n' %}{% set c = '</think>' %}text"
     found = Template(hf)
     assert found.literals == {"one\ntwo", "xA\n", "</think>"}
