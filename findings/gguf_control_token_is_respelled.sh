@@ -26,8 +26,8 @@ import transformers
 from tokenizers.pre_tokenizers import ByteLevel
 
 MARKER = "<\uff5cturn\uff5c>"
-tokens = [*sorted(ByteLevel.alphabet()), MARKER, "<end>"]
-kinds = [int(gguf.TokenType.NORMAL)] * 256 + [int(gguf.TokenType.CONTROL)] * 2
+tokens = [*sorted(ByteLevel.alphabet()), "ab", MARKER, "<end>"]
+kinds = [int(gguf.TokenType.NORMAL)] * 257 + [int(gguf.TokenType.CONTROL)] * 2
 path = Path(sys.argv[1], "marked.gguf")
 writer = gguf.GGUFWriter(path, "llama")
 writer.add_context_length(64)
@@ -43,7 +43,7 @@ writer.add_tokenizer_pre("gpt-2")
 writer.add_token_list(tokens)
 writer.add_token_types(kinds)
 writer.add_token_merges(["a b"])
-writer.add_eos_token_id(257)
+writer.add_eos_token_id(258)
 writer.add_tensor("token_embd.weight", np.zeros((len(tokens), 8), np.float32))
 writer.write_header_to_file()
 writer.write_kv_data_to_file()
@@ -55,6 +55,6 @@ ids, ends = read(MARKER, add_special_tokens=False).input_ids, read("<end>", add_
 added = {token.content: id for id, token in read.added_tokens_decoder.items()}
 print("transformers", transformers.__version__, "| ids in the file:", len(tokens), "| marker:", ids, "| end:", ends)
 print("added tokens:", added)
-seen = ends == [257] and ids != [256] and len(ids) > 1 and added.get("<|endoftext|>", 0) >= len(tokens)
+seen = ends == [258] and ids != [257] and len(ids) > 1 and added.get("<|endoftext|>", 0) >= len(tokens)
 sys.exit(0 if seen else 1)
 PYTHON
