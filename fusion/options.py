@@ -161,8 +161,8 @@ class FusionParams:
             in nats), so that those count more that are sure; 0 leaves the weights as they are.
         report: collect a `RoundReport` per round.
         draft: who proposes tokens that the members then check together, which changes no answer: `ngram` (what
-            followed the same tokens before), a member's name, or `auto` (the member that the ensemble followed
-            most often in the sequence).
+            followed the same tokens before), a member's name, or `auto` (the member with which a token should take
+            the shortest time, by how often it was followed and by what a pass of it takes).
         gate: not all members run for every token, which does change answers. `confident`: the member
             that the ensemble followed most often in the sequence leads, and the others are asked only where its
             best token is less probable than `threshold`, or not by `margin` more probable than its second. `draw`:

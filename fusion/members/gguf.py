@@ -1,9 +1,10 @@
 """GGUF: a checkpoint in one file, opened as a folder with the configuration and the tokenizer that it describes.
 
 transformers reads both out of the file, and its weights, but passes over some of what the file says: rotary
-scaling, most names of pre-tokenizers, whether a text begins with a space. So every key is compared with what came
-out, and is mended or refused. The folder lies in the user's cache; in it a link to the file stands for weights,
-which are dequantised when they are loaded.
+scaling, most names of pre-tokenizers, whether a text begins with a space, control tokens with characters of their
+own. So the keys of the architecture and of the tokenizer are compared with what came out, which is mended or
+refused. The folder lies in the user's cache; in it a link to the file stands for weights, which are dequantised
+when they are loaded.
 """
 
 from __future__ import annotations

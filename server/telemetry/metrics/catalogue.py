@@ -230,7 +230,7 @@ class Catalogue:
         self.policy_rounds = counter(
             "policy_rounds",
             "Rounds by the policy that decided who was asked; `always` is everyone for one token, which drafts "
-            "come back to where they do not pay, and gates where the pivot is not sure.",
+            "come back to where they do not pay, and gates where the member that leads is not sure.",
             "model",
             "policy",
         )
