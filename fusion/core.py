@@ -183,11 +183,11 @@ class Down:
     """A member lost its engine, and with it everything cached; what is submitted until `Up` is dropped.
 
     `reason` is a part of a sentence that begins with the member's name. The member tries to come back;
-    `retry_after` is about how many seconds that takes.
+    `retry_after` is about how many seconds that takes, None where only a restart of the server helps.
     """
 
     reason: str
-    retry_after: float
+    retry_after: float | None
 
 
 @dataclass(frozen=True, slots=True)

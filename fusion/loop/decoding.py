@@ -104,42 +104,53 @@ class Decoding:
             holder = holders.get((engine, answer.sequence))
             if holder is None:
                 continue  # closed while the engine was at it
-            sequence, name = holder
-            if isinstance(answer, Looked):
-                take(sequence, name, answer.logprobs)
-                self.settle(sequence)
-                continue
-            if isinstance(answer, AdvanceFailed):
-                error = UnavailableError(f"Member {name!r} failed: {answer.reason}")
-                self.recovery.do_without(sequence, name, answer.reason, error)
-                continue
-            if isinstance(answer, Generated):
-                if name not in sequence.account.prompts:
-                    sequence.account.prompts[name] = arrived
-                    sequence.account.reused[name] = answer.reused
-                    prompts[name].append(arrived - sequence.sent)
-                self._generated(sequence, name, answer)
-                continue
-            seat = sequence.seats[name]
-            seat.latest = answer
-            if sequence.later:
-                for other, advance in later_tasks(sequence).items():
-                    self._places.hand(sequence, other, advance)
-            if seat.state == "reading":
-                continue  # it takes part when the next token is handed out
-            sequence.arrived.append((name, arrived))
-            if name in sequence.account.prompts:
-                tokens[name].append(arrived - sequence.sent)
-            else:
-                sequence.account.prompts[name] = arrived
-                sequence.account.reused[name] = answer.reused
-                prompts[name].append(arrived - sequence.sent)
-            self.settle(sequence)
+            try:
+                self._take(*holder, answer, arrived, prompts, tokens)
+            except Exception:
+                self._failed_inside(holder[0])
         if step_seconds and tokens and not prompts and all(_is_one(answer) for answer in answers):
             self._costs.passed(engine, step_seconds)
         for name in prompts.keys() | tokens.keys() | {engine}:
             step = step_seconds if name == engine else 0.0
             self._outbox.news(self._outbox.observer.answered, name, step, prompts[name], tokens[name])
+
+    def _take(
+        self,
+        sequence: Sequence,
+        name: str,
+        answer: Answer,
+        arrived: float,
+        prompts: defaultdict[str, list[float]],
+        tokens: defaultdict[str, list[float]],
+    ) -> None:
+        """Take in an answer of a member, and note how long it took in `prompts` or `tokens`."""
+        if isinstance(answer, Looked):
+            take(sequence, name, answer.logprobs)
+            self.settle(sequence)
+            return
+        if isinstance(answer, AdvanceFailed):
+            error = UnavailableError(f"Member {name!r} failed: {answer.reason}")
+            self.recovery.do_without(sequence, name, answer.reason, error)
+            return
+        seat = sequence.seats[name]
+        if isinstance(answer, NextTokens):
+            seat.latest = answer
+            if sequence.later:
+                for other, advance in later_tasks(sequence).items():
+                    self._places.hand(sequence, other, advance)
+            if seat.state == "reading":
+                return  # it takes part when the next token is handed out
+            sequence.arrived.append((name, arrived))
+        if name not in sequence.account.prompts:
+            sequence.account.prompts[name] = arrived
+            sequence.account.reused[name] = answer.reused
+            prompts[name].append(arrived - sequence.sent)
+        elif isinstance(answer, NextTokens):
+            tokens[name].append(arrived - sequence.sent)
+        if isinstance(answer, Generated):
+            self._generated(sequence, name, answer)
+        else:
+            self.settle(sequence)
 
     def settle(self, sequence: Sequence) -> None:
         """Have a round for a sequence if all that it asks have answered, unless its policy asks on."""

@@ -50,10 +50,12 @@ class Attendance:
 
 def unavailable(name: str, down: Down) -> UnavailableError:
     """The error of a request that needs a member which is down."""
+    begin = f"Member {name!r} is down: {down.reason}."
+    if down.retry_after is None:
+        return UnavailableError(f"{begin} It runs inside the server, which has to be restarted.")
     seconds = max(1, math.ceil(down.retry_after))
     return UnavailableError(
-        f"Member {name!r} is down: {down.reason}. It is being started anew; try again in {seconds} seconds.",
-        retry_after=seconds,
+        f"{begin} It is being started anew; try again in {seconds} seconds.", retry_after=seconds
     )
 
 
@@ -109,7 +111,12 @@ class Recovery:
             for name in [one for one in sequence.lost if sequence.ensemble.engine(one) == member.name]:
                 if not _misses(sequence, name):
                     continue
-                advance = _reopened(sequence, name)
+                try:
+                    advance = _reopened(sequence, name)
+                except Exception:
+                    log.exception("sequence %d cannot take member %s back", sequence.number, name)
+                    sequence.seats.pop(name, None)
+                    continue
                 if self._places.take_again(sequence, name):
                     self._places.hand(sequence, name, advance)
                 else:

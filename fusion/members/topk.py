@@ -60,7 +60,10 @@ def best_allowed(logits: Tensor, allowed: Bits, k: int) -> tuple[Ids, LogProbs]:
     if logits.device.type != "cpu":
         scores, ids = torch.topk(_masked(logits[None], [allowed])[0], k)
         return ids.int().cpu().numpy(), scores.cpu().numpy()
-    return _best_allowed_of_row(logits.numpy(), allowed, k)
+    row = logits.numpy()
+    if np.isnan(row.max()):  # no order; whoever reads it sees that it is none
+        return np.arange(k, dtype=np.int32), np.full(k, np.nan, np.float32)
+    return _best_allowed_of_row(row, allowed, k)
 
 
 def _masked(logits: Tensor, allowed: Sequence[Bits]) -> Tensor:

@@ -107,6 +107,7 @@ class Lead:
 
 def _shares(sequence: Asking, leader: str, plain: float) -> tuple[float, float]:
     """What a pass of the leader takes, and what the others take, side by side or one after the other."""
-    passes = {name: sequence.costs.passes.get(name, plain / len(sequence.seats)) for name in sequence.seats}
+    engine, known = sequence.ensemble.engine, sequence.costs.passes
+    passes = {name: known.get(engine(name), plain / len(sequence.seats)) for name in sequence.seats}
     longest = max(seconds for name, seconds in passes.items() if name != leader)
     return passes[leader], max(longest, plain - passes[leader])

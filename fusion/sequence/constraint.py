@@ -248,12 +248,6 @@ class Constraint:
                 return end
         return int(min(np.flatnonzero(self.mask()), key=lambda id: len(self._table.surfaces[id])))
 
-    def forced_bytes(self) -> bytes:
-        """The text that must come next; at least as long as that of the `forced` tokens."""
-        if self._matcher is None or self.ended:
-            return b""
-        return bytes(self._matcher.compute_ff_bytes())
-
     @property
     def accepting(self) -> bool:
         """True where the answer may end here."""

@@ -43,7 +43,7 @@ def read(path: Path) -> list[Line]:
         ConfigError: the file cannot be read, or holds nothing.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")  # JSON may hold other ends of lines as they are
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path} cannot be read: give a file of JSON lines in UTF-8.") from error
     found = [_line(text, number) for number, text in enumerate(lines, 1) if text.strip()]

@@ -90,6 +90,8 @@ def as_request_error(error: Exception) -> RequestError:
             return invalid_field(error.errors())
         case HTTPException(status_code=405):
             return MethodNotAllowedError("The path does not answer this method.")
+        case HTTPException(status_code=status) if 400 <= status < 500:
+            return InvalidRequestError(f"{str(error.detail).rstrip('.')}.")
         case _:
             log.error("a request failed unexpectedly", exc_info=error)
             return RequestError("The server failed to answer this request; its log says why.")

@@ -8,10 +8,11 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import Scope
 
 from alignment.errors import NotFoundError, RequestError
-from server.http.errors import UnauthorizedError, as_request_error, error_body, status_of
+from server.http.errors import CLIENT_CLOSED_REQUEST, UnauthorizedError, as_request_error, error_body, status_of
 from server.http.paths import path_of, unknown_path
 from server.http.protocol import messages
 
@@ -37,6 +38,8 @@ def install_handlers(app: FastAPI, paths: Sequence[str]) -> None:
     async def handle(request: Request, error: Exception) -> Response:
         headers = error.headers if isinstance(error, HTTPException) else None
         status = error.status_code if isinstance(error, HTTPException) else None
+        if isinstance(error.__cause__, ClientDisconnect):
+            return Response(status_code=CLIENT_CLOSED_REQUEST)
         if status == 405 and request.method == "OPTIONS":
             # What the path answers, and no more: pages of other origins are allowed by `cors_origins` alone.
             return Response(status_code=204, headers=headers)

@@ -39,8 +39,8 @@ class Shape(Protocol):
     def failure(self, error: RequestError) -> str:
         """The events of an answer that failed on the way."""
 
-    def idle(self) -> BaseModel:
-        """A chunk that says nothing, for clients that wait for one."""
+    def idle(self) -> BaseModel | None:
+        """A chunk that says nothing, for clients that wait for one; None where none may come before the others."""
 
     def opening(self, choices: list[Choice]) -> Iterable[BaseModel]:
         """The first chunks of a stream."""
@@ -115,7 +115,8 @@ async def _events(
     try:
         while generation.running:
             if not await generation.wait(sent + pause - clock() if pause else None):
-                yield shape.frame(shape.idle()) if settings.keep_alive == "chunk" else KEEP_ALIVE
+                idle = shape.idle() if settings.keep_alive == "chunk" else None
+                yield KEEP_ALIVE if idle is None else shape.frame(idle)
                 sent = clock()
                 continue
             for choice, update in generation.take():

@@ -94,7 +94,7 @@ def _key(place: dict[str, Any], segment: str, path: tuple[str, ...], variable: s
     if len(path) == 1 and path[0] in NAMED:
         missing, known = f"{NAMED[path[0]]} '{segment.lower()}'", ", ".join(place) or "none"
         raise ConfigError(f"{variable}: there is no {missing}; the file has {known}.")
-    return segment.lower()
+    return segment if path[-1:] == ("environment",) else segment.lower()
 
 
 def _folded(name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import ssl
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain
@@ -119,6 +120,13 @@ def _contradictions(settings: Settings) -> Iterator[tuple[Loc, str]]:
         accepted_keys(settings.server)
     except ConfigError as error:
         yield ("server", "api_keys_file"), str(error).rstrip(".")
+    if (certificate := settings.server.tls_certificate) is not None:
+        try:  # uvicorn would say it after all models are loaded
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, settings.server.tls_key, "")
+        except OSError as error:
+            advice = "give PEM files of a certificate and its key, without a password"
+            sentence = f"and tls_key cannot be used ({error.strerror or error}): {advice}"
+            yield ("server", "tls_certificate"), sentence
 
 
 def _in_worker(model: ModelSettings) -> Iterator[tuple[Loc, str]]:

@@ -81,7 +81,7 @@ class ServerSettings(Section):
     serve_models: bool = True
     cache_dir: Folder | None = None
     max_body_bytes: PositiveInt = 4 * 1024 * 1024
-    max_waiting: NonNegativeInt = 256
+    max_waiting: PositiveInt = 256
     default_max_tokens: PositiveInt | None = None
     max_choices: PositiveInt = 16
     max_views: PositiveInt = 16

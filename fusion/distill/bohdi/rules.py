@@ -61,7 +61,7 @@ def read_excluded(files: Iterable[Path]) -> frozenset[str]:
     found = set()
     for path in files:
         try:
-            lines = path.read_text(encoding="utf-8").splitlines()
+            lines = path.read_text(encoding="utf-8").split("\n")
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"{path}: cannot be read as JSON lines: {error}.") from None
         for number, line in enumerate(lines, 1):

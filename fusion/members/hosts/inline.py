@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from time import perf_counter
 
 from alignment.errors import one_line
-from fusion.core import AdvanceFailed, Answer, Capacity, Deliver, Generated, Task
+from fusion.core import AdvanceFailed, Answer, Capacity, Deliver, Delivery, Down, Generated, Task
 from fusion.members.engine import Engine
 
 log = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ class InlineMember:
 
     def start(self, deliver: Deliver) -> None:
         """Begin to accept work; `deliver` is called on the thread of the engine's device."""
-        self._place = _Place(self._engine, lambda answers: deliver(self, answers))
+        self._place = _Place(self._engine, lambda what: deliver(self, what))
         _join(self._engine.device, self._place)
 
     @property
@@ -87,7 +87,7 @@ class _Place:
     """
 
     engine: Engine
-    deliver: Callable[[list[Answer]], None]
+    deliver: Callable[[Delivery], None]
     wake: threading.Condition = field(default_factory=threading.Condition)
     inbox: list[list[Task] | set[int]] = field(default_factory=list)
     outstanding: set[int] = field(default_factory=set)
@@ -95,6 +95,7 @@ class _Place:
     begun: float | None = None  # when the step in progress began
     failures: int = 0  # steps in a row that failed,
     failure: str = ""  # the last one with this
+    is_down: bool = False
 
     def post(self, item: list[Task] | set[int]) -> None:
         with self.wake:
@@ -138,19 +139,27 @@ class _Place:
             self.failures += 1
             reason = f"The engine failed: {self.failure}"
             answers = [AdvanceFailed(sequence, reason) for sequence in sorted(self.outstanding)]
+            closed = {sequence for item in posted if isinstance(item, set) for sequence in item}
             with suppress(Exception):  # an engine that cannot even close must not end the thread of all others
-                self.engine.close(self.outstanding)
+                self.engine.close(self.outstanding | closed)
         self.begun = None
         self.outstanding.difference_update(answer.sequence for answer in answers if _is_last(answer))
         with self.wake:
             closed = {sequence for item in self.inbox if isinstance(item, set) for sequence in item}
         answers = [answer for answer in answers if answer.sequence not in closed]
+        # Steps that fail are no proof: a request may make them fail. What the engine says of itself is.
+        if self.failures and not self.is_down and (broken := self.engine.broken):
+            self.is_down = True
+            self._tell(Down(broken, None))
         if answers:
-            try:
-                self.deliver(answers)
-            except Exception:
-                log.exception("the receiver of an engine's answers failed")
+            self._tell(answers)
         return {answer.sequence for answer in answers}
+
+    def _tell(self, what: Delivery) -> None:
+        try:
+            self.deliver(what)
+        except Exception:
+            log.exception("the receiver of an engine's answers failed")
 
 
 def _is_last(answer: Answer) -> bool:

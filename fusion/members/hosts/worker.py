@@ -46,9 +46,9 @@ def serve(channel: Channel) -> None:
         return
     member = InlineMember(load.member, engine)
 
-    def deliver(_: Member, answers: Delivery) -> None:
-        assert isinstance(answers, list), "an engine of this process does not go away"
-        channel.send(Answers(answers, member.step_seconds))
+    def deliver(_: Member, what: Delivery) -> None:
+        if isinstance(what, list):  # else it is down, which `trouble` tells
+            channel.send(Answers(what, member.step_seconds))
 
     member.start(deliver)
     channel.send(Loaded(member.capacity, member.vocabulary_size))

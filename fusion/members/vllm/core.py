@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -35,6 +36,7 @@ from vllm.v1.core.single_type_kv_cache_manager import FullAttentionManager, Slid
 from vllm.v1.engine import EngineCoreOutput
 from vllm.v1.engine.core import EngineCore
 from vllm.v1.executor import Executor
+from vllm.v1.kv_cache_interface import MambaSpec
 from vllm.v1.outputs import LogprobsTensors
 from vllm.v1.request import Request, RequestStatus
 
@@ -228,6 +230,21 @@ def engine_config(arguments: dict[str, Any]) -> VllmConfig:
         return EngineArgs(**arguments).create_engine_config()
 
 
+def rooms(pool: int, groups: Sequence[tuple[int, bool]]) -> tuple[int, int]:
+    """Room for text in a pool of vLLM's blocks: (tokens, count), `count` rooms of as many `tokens` each.
+
+    Every group of layers takes blocks of its own for the same text, of its own size: a room costs what all groups
+    take of `tokens` tokens together, so that sequences whose rooms are reserved never find the pool empty.
+
+    Args:
+        groups: of each its tokens a block, and whether its layers are recurrent: such a block may stand for a
+            whole context, and says nothing about how text grows.
+    """
+    growing = [size for size, recurrent in groups if not recurrent]
+    tokens = max(growing or [size for size, _ in groups], default=1)
+    return tokens, pool // max(1, sum(-(-tokens // size) for size, _ in groups))
+
+
 class Core:
     """A vLLM engine core in this process: opens, extends, shortens and steps requests. Not thread-safe."""
 
@@ -248,10 +265,10 @@ class Core:
         self.vocabulary_size: int = self.config.model_config.get_vocab_size()
         self.context: int = self.config.model_config.max_model_len - 1  # vLLM keeps a place for the sampled token
         cache = self._core.scheduler.kv_cache_manager
-        sizes = [manager.block_size for manager in cache.coordinator.single_type_managers]
-        self.block = max(sizes, default=1)
+        managers = cache.coordinator.single_type_managers
+        groups = [(manager.block_size, isinstance(manager.kv_cache_spec, MambaSpec)) for manager in managers]
         pool = self.config.cache_config.num_gpu_blocks - 1  # less the null block
-        self.blocks: int = pool // max(1, len(sizes))  # each group of layers has blocks of its own
+        self.block, self.blocks = rooms(pool, groups)
 
     def add(self, request_id: str, ids: list[int], sampling: SamplingParams, *, session: bool, lora: Any) -> None:
         """Open a request; a session waits for more after its answer."""

@@ -6,7 +6,7 @@ of either model runner is left out, and theirs is done here, from the same hidde
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -53,6 +53,10 @@ class _Scored:
         if places:
             given = ids.to(hidden.device)[at + 1].long()
             parts.append(_best(logits_of(hidden[at - start]).float(), given, rows, places))
+
+    def keep(self, requests: Collection[str]) -> None:
+        """Forget all others, which were given up half-way."""
+        self._parts = {request: parts for request, parts in self._parts.items() if request in requests}
 
     def done(self, request: str) -> LogprobsTensors:
         """All rows of a request: [n, 1 + k + m], the given token, the k best, the m that are named."""
@@ -104,6 +108,7 @@ class _V1:
         }
         for request in mine:
             del counts[request]
+        self._scored.keep(runner.requests)
         found: dict[str, Any] = self._score(hidden, scheduled)
         for request, (count, rows) in mine.items():
             state, tokens = runner.requests[request], scheduled[request]

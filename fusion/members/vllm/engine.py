@@ -6,6 +6,7 @@ does not bring, taking tokens back and scoring what is appended, is in `fusion.m
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -29,7 +30,7 @@ from fusion.members.check import CheckFailedError, StartUpCheck, of_itself
 from fusion.members.refusal import NO_ROW, Limits
 from fusion.members.vllm.hints import explained
 from fusion.members.vllm.naming import EXTRA
-from fusion.members.vllm.options import Options, configured, lora_requests, quiet
+from fusion.members.vllm.options import Options, configured, lora_requests, quiet, sized_by_tokens
 from fusion.members.vllm.outputs import generated, has_rows, next_tokens
 from fusion.members.vllm.sampling import generation
 
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
     from fusion.members.vllm.core import Core
 
+log = logging.getLogger(__name__)
 
 TOLERANCE = 0.5
 """Largest difference of a token's log-probability, in nats, between a text at once and in parts.
@@ -135,6 +137,14 @@ class VllmEngine:
 
         with explained(source), quiet():
             core = Core(config)
+        if (held := core.blocks * core.block) < chosen.cache_tokens and sized_by_tokens(chosen):
+            log.warning(
+                "%s: the cache holds %d tokens, not the %d of cache_tokens: its layers are of several kinds, and "
+                "each keeps the same text in blocks of its own; raise cache_tokens",
+                source,
+                held,
+                chosen.cache_tokens,
+            )
         lora = lora_requests(chosen.adapters)
         engine = cls(core, device=chosen.device, candidates=chosen.candidates, lora=lora)
         try:

@@ -132,7 +132,7 @@ def arguments(options: Options) -> dict[str, Any]:
         result.setdefault("block_size", BLOCK)
     if result.get("tensor_parallel_size", 1) == result.get("pipeline_parallel_size", 1) == 1:
         result.setdefault("distributed_executor_backend", "uni")  # no process of its own for one worker
-    if KIND.sizes_cache.isdisjoint(given):
+    if sized_by_tokens(options):
         block = result.get("block_size")
         block = block if isinstance(block, int) and block > 0 else 16
         result["num_gpu_blocks_override"] = 1 + -(-options.cache_tokens // block)
@@ -140,6 +140,11 @@ def arguments(options: Options) -> dict[str, Any]:
     if "kv_cache_memory_bytes" in result:
         result.setdefault("gpu_memory_utilization", UNPROFILED)
     return result
+
+
+def sized_by_tokens(options: Options) -> bool:
+    """Return whether `cache_tokens` says how large the cache is, and no argument of vLLM's own."""
+    return KIND.sizes_cache.isdisjoint(options.engine_args)
 
 
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # those that vLLM sets room aside for

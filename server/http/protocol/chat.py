@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from alignment.errors import InvalidRequestError, field_error
 from server.http.errors import unknown_type
-from server.http.protocol.common import RequestModel, expected
+from server.http.protocol.common import Listed, RequestModel, expected, few
 from server.http.protocol.fusion import FusionFields
 from server.http.protocol.sampling import SamplingFields
 from server.http.tools.history import checked
@@ -29,7 +29,9 @@ class Part(RequestModel):
     text: str | None = None
 
 
-Content = Annotated[str | list[Part], expected('a string or a list of parts like {"type": "text", "text": "..."}')]
+Content = Annotated[
+    str | Listed[Part], expected('a string or a list of parts like {"type": "text", "text": "..."}')
+]
 
 
 class Message(RequestModel):
@@ -44,9 +46,7 @@ class Message(RequestModel):
     reasoning_content: str | None = None
 
 
-# Checking a message takes a moment in which nobody else is served, and tens of thousands of them seconds.
-MAX_MESSAGES = 4096
-Messages = Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES)]
+Messages = Annotated[Listed[Message], Field(min_length=1), few]
 
 
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]

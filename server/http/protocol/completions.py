@@ -8,14 +8,12 @@ from pydantic import Field
 
 from alignment.errors import UnsupportedError, field_error
 from server.http.errors import shorten
-from server.http.protocol.common import AnswerModel, Envelope, PromptLogprobs, expected, is_none
+from server.http.protocol.common import AnswerModel, Envelope, Listed, PromptLogprobs, expected, is_none
 from server.http.protocol.fusion import FusionFields, FusionReport, RoundsReport
 from server.http.protocol.sampling import SamplingFields
 
-Ids = Annotated[list[int], Field(fail_fast=True)]
-# A list of one kind gives up at the first item of another, instead of collecting a complaint for every one.
 Prompts = Annotated[
-    str | Annotated[list[str], Field(fail_fast=True)] | Ids | Annotated[list[Ids], Field(fail_fast=True)],
+    str | Listed[str] | Listed[int] | Listed[Listed[int]],
     expected("a string, a list of strings, a list of token ids or a list of such lists"),
 ]
 

@@ -14,7 +14,7 @@ from fusion.reports import RoundReport, WeightingReport
 from fusion.terms import objections
 from fusion.weights import GRID
 from server.http.errors import shorten, shorten_text
-from server.http.protocol.common import AnswerModel, RequestModel, is_none
+from server.http.protocol.common import AnswerModel, Listed, RequestModel, is_none
 from server.settings.derive import overrides, section, updated
 from server.settings.sums import NAMES as SUMS
 from server.settings.sums import with_sums
@@ -58,9 +58,9 @@ class FusionFields(_FusionFields):  # type: ignore[misc,valid-type]
 
     model_config = ConfigDict(extra="forbid")
 
-    members: Annotated[list[str], Field(min_length=1)] | None = None
+    members: Annotated[Listed[str], Field(min_length=1)] | None = None
     weighting: WeightingFields | None = None
-    views: Annotated[list[ViewFields], Field(min_length=1)] | None = None
+    views: Annotated[Listed[ViewFields], Field(min_length=1)] | None = None
 
     @model_validator(mode="before")
     @classmethod

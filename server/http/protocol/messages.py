@@ -11,9 +11,9 @@ from pydantic import Field
 
 from alignment.errors import InvalidRequestError, RequestError, field_error
 from server.http.errors import shorten, status_of, unknown_type
-from server.http.protocol.common import RequestModel, expected
+from server.http.protocol.common import Listed, RequestModel, expected, few
 
-Blocks = Annotated[str | list[dict[str, Any]], expected("a string or a list of content blocks")]
+Blocks = Annotated[str | Listed[dict[str, Any]], expected("a string or a list of content blocks")]
 
 _ERRORS = {
     400: "invalid_request_error",
@@ -54,9 +54,9 @@ class CountTokensRequest(RequestModel):
     """A conversation whose tokens are counted. Fields it does not name mean what they mean in a chat request."""
 
     model: str | None = None
-    messages: Annotated[list[TurnMessage], Field(min_length=1)]
+    messages: Annotated[Listed[TurnMessage], Field(min_length=1), few]
     system: Blocks | None = None
-    tools: list[dict[str, Any]] | None = None
+    tools: Listed[dict[str, Any]] | None = None
     tool_choice: dict[str, Any] | None = None
     thinking: Thinking | None = None
     output_config: OutputConfig | None = None
@@ -66,7 +66,7 @@ class MessagesRequest(CountTokensRequest):
     """A conversation that is answered."""
 
     max_tokens: Annotated[int, Field(ge=1)]
-    stop_sequences: list[str] | None = None
+    stop_sequences: Listed[str] | None = None
     stream: bool | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
@@ -247,6 +247,8 @@ class MessageStream:
 
     Each event goes out with its type as the `event:` line as well.
     """
+
+    idle: Mapping[str, Any] | None = {"type": "ping"}
 
     def __init__(self, model: str, *, input_tokens: int = 0) -> None:
         self.message: dict[str, Any] = {

@@ -13,9 +13,9 @@ from pydantic import Field
 
 from alignment.errors import field_error
 from server.http.errors import not_built, shorten, unknown_type
-from server.http.protocol.common import RequestModel, expected
+from server.http.protocol.common import Listed, RequestModel, expected
 
-Input = Annotated[str | list[dict[str, Any]], expected("a string or a list of items")]
+Input = Annotated[str | Listed[dict[str, Any]], expected("a string or a list of items")]
 Choice = Annotated[str | dict[str, Any], expected('"auto", "none", "required" or an object that names a tool')]
 
 
@@ -47,13 +47,13 @@ class ResponsesRequest(RequestModel):
     conversation: Any = None
     prompt: Any = None
     text: TextFields | None = None
-    tools: list[dict[str, Any]] | None = None
+    tools: Listed[dict[str, Any]] | None = None
     tool_choice: Choice | None = None
     parallel_tool_calls: bool | None = None
     reasoning: ReasoningFields | None = None
     truncation: str | None = None
     metadata: dict[str, Any] | None = None
-    include: list[str] | None = None
+    include: Listed[str] | None = None
     user: str | None = None
 
 
@@ -93,6 +93,8 @@ def _require_stateless(request: ResponsesRequest) -> None:
                 "refers to something stored, but this server stores nothing; send the whole conversation "
                 "as input.",
             )
+    if "message.output_text.logprobs" in (request.include or ()):
+        raise not_built("include", "asks for log-probabilities; use /v1/chat/completions for them.")
     if request.background:
         raise not_built("background", "answers are stored, but this server stores nothing; leave it out.")
     if request.truncation not in (None, "disabled"):

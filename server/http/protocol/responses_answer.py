@@ -18,6 +18,8 @@ class ResponseStream:
     Each method gives the events that are due, in order; `response` is the object as it then stands.
     """
 
+    idle: Mapping[str, Any] | None = None  # no event may come before `response.created`
+
     def __init__(self, request: ResponsesRequest, model: str) -> None:
         self.response: dict[str, Any] = {
             "id": _id("resp"),

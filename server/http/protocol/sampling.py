@@ -8,14 +8,14 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from alignment.errors import field_error
 from alignment.text.ids import require_ids
 from fusion.loop.line import require_room
 from fusion.options import Bias, SamplingParams
 from server.http.errors import shorten
-from server.http.protocol.common import RequestModel, Strings
+from server.http.protocol.common import Listed, RequestModel, Strings
 from server.settings.derive import overrides, updated
 
 if TYPE_CHECKING:
@@ -36,6 +36,16 @@ class StreamOptions(RequestModel):
 MOST_BIASED = 1024  # tokens in a logit_bias, which costs time in every round
 MOST_STOPS = 16  # stop strings of a request, and stop token ids
 MOST_LOGPROBS = 20  # alternatives per token
+
+
+def _few_biased(value: Any) -> Any:
+    """Refuse too many tokens before each is looked at: an object has no `fail_fast`."""
+    if isinstance(value, dict) and len(value) > MOST_BIASED:
+        raise field_error("logit_bias", f"names {len(value)} tokens, but at most {MOST_BIASED} are allowed.")
+    return value
+
+
+LogitBias = Annotated[dict[str, Bias], BeforeValidator(_few_biased)]
 # Options that a request writes in another way than the fuser takes them.
 NOT_THE_SAME = ("logit_bias", "stop", "stop_token_ids", "include_stop", "logprobs", "prompt_logprobs")
 
@@ -50,22 +60,22 @@ class SamplingFields(overrides(SamplingParams, RequestModel, without=NOT_THE_SAM
     """Without a limit in the request; None for all the room there is."""
 
     n: Annotated[int, Field(ge=1)] | None = None
-    logit_bias: dict[str, Bias] | None = None
+    logit_bias: LogitBias | None = None
     response_format: dict[str, Any] | None = None
     structured_outputs: dict[str, Any] | None = None
     guided_json: dict[str, Any] | str | None = None
     guided_regex: str | None = None
-    guided_choice: list[str] | None = None
+    guided_choice: Listed[str] | None = None
     guided_grammar: str | None = None
-    allowed_token_ids: list[int] | None = None
-    bad_words: list[str] | None = None
+    allowed_token_ids: Listed[int] | None = None
+    bad_words: Listed[str] | None = None
     thinking_token_budget: Annotated[int, Field(ge=-1)] | None = None
     prompt_logprobs: Annotated[int, Field(ge=0)] | None = None
     return_token_ids: bool | None = None
     truncate_prompt_tokens: Annotated[int, Field(ge=-1)] | None = None
     truncation_side: Literal["left", "right"] | None = None
     stop: Strings | None = None
-    stop_token_ids: list[int] | None = None
+    stop_token_ids: Listed[int] | None = None
     include_stop_str_in_output: bool | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -208,8 +218,6 @@ def prompt_room(fields: SamplingFields, context: int) -> int | None:
 
 
 def _logit_bias(bias: dict[str, float], vocabulary_size: int) -> dict[int, float]:
-    if len(bias) > MOST_BIASED:
-        raise field_error("logit_bias", f"names {len(bias)} tokens, but at most {MOST_BIASED} are allowed.")
     for key in bias:
         if not (key.isascii() and key.isdigit() and len(key) <= 10 and int(key) < vocabulary_size):
             raise field_error(

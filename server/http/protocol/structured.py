@@ -15,7 +15,7 @@ from fusion.sequence.grammar import Grammar, choice, json_object, json_schema, r
 from fusion.sequence.grammar_table import GrammarTable
 from fusion.sequence.structural import Tag, after_thoughts, either, structural
 from fusion.sequence.thoughts import Budget
-from server.http.errors import not_built, shorten
+from server.http.errors import not_built, shorten, shorten_text
 from server.http.protocol.sampling import SamplingFields
 from server.http.tools.formats import Format
 from server.http.tools.offer import GrammarFor, Offer
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from fusion.ensemble import Ensemble
 
 MOST_WORDS = 128
+_WITHOUT_EFFECT = ("disable_fallback",)  # a grammar is followed or refused, there is nothing to fall back on
 GUIDED = {"json": json_schema, "regex": regex, "choice": choice, "grammar": rules}
 
 
@@ -155,6 +156,9 @@ def _asked(fields: SamplingFields) -> Iterator[tuple[str, GrammarFor]]:
             yield param, _fixed(_guided(kind, value, param))
         elif kind == "structural_tag":
             yield param, _tags(_json(value, param), param)
+        elif kind not in _WITHOUT_EFFECT:
+            known = ", ".join([*GUIDED, "json_object", "structural_tag"])
+            raise not_built(shorten_text(param), f"is not known; structured_outputs may hold {known}.")
 
 
 def _fixed(grammar: Grammar) -> GrammarFor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from server.http.protocol.chat import Messages, RenderingFields
-from server.http.protocol.common import AnswerModel, RequestModel
+from server.http.protocol.common import AnswerModel, Listed, RequestModel
 
 
 class TokenizeRequest(RenderingFields):
@@ -14,6 +14,7 @@ class TokenizeRequest(RenderingFields):
     model: str | None = None
     prompt: str | None = None
     messages: Messages | None = None
+    tools: Listed[Any] | None = None
     add_special_tokens: bool | None = None
     return_token_strs: bool | None = None
 
@@ -31,7 +32,7 @@ class DetokenizeRequest(RequestModel):
     """Ids of the pivot."""
 
     model: str | None = None
-    tokens: list[int]
+    tokens: Listed[int]
 
 
 class DetokenizeAnswer(AnswerModel):

@@ -36,7 +36,7 @@ def _missed(service: Service, away: Collection[str]) -> list[str]:
     for ensemble in [*joint, *alone]:
         needed = ensemble.taking_part(ensemble.defaults)
         gone = [name for name in needed if name in away]
-        spared = [name for name in gone if name in down and ensemble.can_do_without(name)]
+        spared = [name for name in gone if ensemble.engine(name) in down and ensemble.can_do_without(name)]
         missed.update(gone if len(gone) == len(needed) else set(gone).difference(spared))
     return [name for name in away if name in missed]
 
@@ -51,9 +51,18 @@ def operations_router(service: Service) -> APIRouter:
     @router.head("/health", include_in_schema=False)
     @router.get("/health")
     async def health() -> dict[str, str]:
-        """Liveness of the process: 200, or 503 once the decoding loop has ended and only a restart helps."""
+        """Liveness of the process: 200, or 503 once only a restart helps.
+
+        That is when the decoding loop has ended, or an engine inside this process is broken and a served name
+        cannot do without it.
+        """
         if not service.fuser.alive():
             raise UnavailableError("The decoding loop has ended; restart the server.")
+        for_good = {name for name, down in service.fuser.attendance.down.items() if down.retry_after is None}
+        engines = {name: each.engine(name) for each in service.ensembles.values() for name in each.models}
+        broken = [name for name, engine in engines.items() if engine in for_good]
+        if broken and (missed := _missed(service, broken)):
+            raise UnavailableError(f"Broken for good: {', '.join(missed)}; restart the server.")
         return {"status": "ok"}
 
     @router.head("/ready", include_in_schema=False)

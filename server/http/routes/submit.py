@@ -68,7 +68,7 @@ class Asked:
         ensemble, fusion = with_views(ensemble, fusion)
         if fusion.sums and body.prompt_alternatives is not None:
             require_each_position(ensemble)
-        n = choices(body, service.settings.max_choices)
+        n = choices(body, min(service.settings.max_choices, service.max_prompts))
         require_fixed_pivot(body, ensemble)
         located = ensemble.scores(fusion) or body.prompt_alternatives is not None
         return cls(service, body, ensemble, fusion, n, located)

@@ -8,7 +8,7 @@ from fastapi.concurrency import run_in_threadpool
 from alignment.errors import InvalidRequestError
 from alignment.text.ids import require_ids
 from server.http.protocol.body import StrictJsonRoute
-from server.http.protocol.chat import rendering
+from server.http.protocol.chat import ChatRequest
 from server.http.protocol.tokens import (
     DetokenizeAnswer,
     DetokenizeRequest,
@@ -17,6 +17,8 @@ from server.http.protocol.tokens import (
     TokenizerInfo,
 )
 from server.http.protocol.unsupported import check_unknown
+from server.http.routes.chat import prepared
+from server.http.routes.submit import Asked
 from server.http.service import Service
 
 
@@ -31,13 +33,15 @@ def tokens_router(service: Service) -> APIRouter:
         if (body.prompt is None) == (body.messages is None):
             raise InvalidRequestError("Give either prompt or messages.", param="prompt")
         ensemble = service.ensemble(body.model or service.default_model)
-        tokenizer, limit = ensemble.tokenizer, ensemble.longest_context
+        tokenizer = ensemble.tokenizer
 
         def encode() -> tuple[list[int], list[str] | None]:
             if body.messages is not None:
-                ids = tokenizer.encode_chat(**rendering(body.messages, body), limit=limit)
+                asked = body.model_dump(include={"messages", *ChatRequest.model_fields}, exclude_none=True)
+                chat = ChatRequest.model_validate(asked | {"model": ensemble.name})
+                ids = prepared(service, chat, Asked.of(service, chat))[0].ids[ensemble.pivot]
             else:
-                special = body.add_special_tokens is not False
+                special, limit = body.add_special_tokens is not False, ensemble.longest_context
                 ids = tokenizer.encode(body.prompt or "", add_special_tokens=special, limit=limit)
             if not body.return_token_strs:
                 return ids, None

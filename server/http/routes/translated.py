@@ -26,6 +26,9 @@ class Object(RootModel[dict[str, Any]]):
 class EventStreamOf(Protocol):
     """Turns chat deltas into another API's events."""
 
+    idle: Mapping[str, Any] | None
+    """An event that says nothing, where the API has one that may come first."""
+
     def start(self) -> list[dict[str, Any]]:
         """The first events."""
 
@@ -62,9 +65,9 @@ class TranslatedShape:
         """The events of an answer that failed on the way."""
         return "".join(self.frame(Object(event)) for event in self.events.fail(error))
 
-    def idle(self) -> Object:
+    def idle(self) -> Object | None:
         """An event that says nothing."""
-        return Object({"type": "ping"})
+        return None if self.events.idle is None else Object(dict(self.events.idle))
 
     def opening(self, choices: list[Choice]) -> Iterator[Object]:
         """The first events."""
@@ -116,7 +119,7 @@ def chat_request(fields: dict[str, Any]) -> ChatRequest:
     except ValidationError as error:
         problems = [problem | {"loc": ("body", *problem["loc"])} for problem in error.errors()]
         raise invalid_field(problems) from error
-    for name in ("logprobs", "prompt_logprobs", "return_prompt_text", "return_token_ids"):
+    for name in ("logprobs", "top_logprobs", "prompt_logprobs", "return_prompt_text", "return_token_ids"):
         if getattr(body, name):
             raise UnsupportedError(
                 f"{name} has no place in the answers of this API; use /v1/chat/completions for it.", param=name

@@ -85,7 +85,14 @@ def arguments_text(arguments: Any) -> str | None:
             return None
     if arguments is None:
         return "{}"
-    return json.dumps(arguments, ensure_ascii=False) if isinstance(arguments, dict) else None
+    if not isinstance(arguments, dict):
+        return None
+    try:
+        text = json.dumps(arguments, ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        return None
+    # JSON may escape half of a surrogate pair, which has no UTF-8 and which many parsers refuse: U+FFFD instead.
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def declared(tools: Iterable[Any] | None) -> list[Tool]:

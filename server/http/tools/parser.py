@@ -143,7 +143,8 @@ class ToolParser:
             return _Read([], end.end())
         properties = tool.schema.get("properties") or {}
         fields = {key: _typed(value, properties.get(key)) for key, value in _PARAMETER.findall(body)}
-        return _Read([(tool.name, json.dumps(fields, ensure_ascii=False))], end.end())
+        arguments = arguments_text(fields)
+        return _Read([] if arguments is None else [(tool.name, arguments)], end.end())
 
     def _named_call(self, start: int) -> _Read | None:
         head = _ARGS.match(self._held, start)
@@ -242,9 +243,11 @@ def _typed(value: str, schema: Any) -> Any:
     if isinstance(schema, dict) and schema.get("type") == "string":
         return value
     try:
-        return json.loads(value)
+        read = json.loads(value)
+        json.dumps(read, allow_nan=False)  # Python reads NaN and 1e999, which JSON does not have
     except (ValueError, RecursionError):
         return value
+    return read
 
 
 def _joined(pieces: list[str | ToolCall]) -> list[str | ToolCall]:

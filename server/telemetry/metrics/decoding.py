@@ -36,7 +36,9 @@ class DecodingMetrics(Observer):
             name: catalogue.journal(model.count, HELD_PROBABILITIES) for name, model in self._models.items()
         }
         self._answers = {member: catalogue.journal(_Answers(catalogue, member).count) for member in members}
-        self._restarts = {member: catalogue.member_restarts.labels(member) for member in members}
+        # Views are members, and it is their engine that comes back.
+        engines = {each.engine(member) for each in ensembles.values() for member in each.models}
+        self._restarts = {name: catalogue.member_restarts.labels(name) for name in sorted(members | engines)}
 
     def answered(self, member: str, step: float, prompts: Sequence[float], tokens: Sequence[float]) -> None:
         """Time the member's engine, and the member as seen from here."""

@@ -9,6 +9,7 @@ from alignment.spelling import Spelling
 from fusion.assembly.ensembles import build_for_any_pivot
 from fusion.core import Capacity
 from fusion.options import FusionParams, Weighting
+from fusion.sequence.sequence import Sequence
 from tests.support.toy_fuser import Listener, toy_ensemble, toy_model
 
 PIVOT, OTHER = "almanac", "lingvo"
@@ -225,6 +226,22 @@ def test_a_member_that_has_no_room_left_stays_away(degrading):
     listener = interrupted(degrading, {3: [member.fail], 6: [shrink, member.come_back]})
     assert listener.last.finish == "length"
     assert listener.last.returned == {}
+
+
+def test_a_member_that_cannot_be_given_back_to_a_sequence_stays_away(degrading, monkeypatch):
+    """Whatever the reason, it is that sequence's alone."""
+
+    def unaddressed(sequence, name, advance):
+        if sequence.rounds and advance.keep == 0:
+            raise ValueError("a mask that cannot be made")
+        return addressed(sequence, name, advance)
+
+    addressed = Sequence.addressed
+    monkeypatch.setattr(Sequence, "addressed", unaddressed)
+    member = degrading.fuser.members[OTHER]
+    listener = interrupted(degrading, {3: [member.fail], 6: [member.come_back]})
+    assert (listener.last.finish, listener.last.returned) == ("length", {})
+    assert degrading.submit(max_tokens=3).wait().last.finish == "length"
 
 
 def test_a_sequence_that_a_member_fails_goes_on_without_it_too(degrading):

@@ -44,6 +44,17 @@ def test_the_best_allowed_are_the_first_allowed_of_a_full_sort(k, width, share, 
     assert (scores[len(expected) :] == -np.inf).all()
 
 
+@pytest.mark.parametrize("share", [0.1, 0.9])
+def test_the_best_allowed_of_a_row_that_is_no_distribution_are_none(share):
+    """As many as ever, so that the rows beside it keep their shape."""
+    logits = torch.randn(5000)
+    logits[7] = float("nan")
+    mask = np.random.default_rng(0).random(5000) < share
+    ids, scores = best_allowed(logits, np.packbits(mask, bitorder="little"), 20)
+    assert (ids.shape, scores.shape) == ((20,), (20,))
+    assert np.isnan(scores).all()
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_a_row_that_is_no_distribution_is_marked_and_leaves_the_others_alone(bad):
     logits = torch.randn(3, 500)

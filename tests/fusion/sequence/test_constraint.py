@@ -212,9 +212,8 @@ def test_fits_counts_the_draft_up_to_its_first_wrong_token_and_an_end_token_only
     np.testing.assert_array_equal(constraint.mask(), before)
 
 
-def test_what_must_come_is_forced_as_tokens_and_as_bytes(table):
+def test_what_must_come_is_forced(table):
     constraint = Constraint(table, grammar=regex("The answer is: [0-9]+"))
-    assert constraint.forced_bytes() == b"The answer is: "
     text = b"".join(table.surfaces[token] for token in constraint.forced())
     assert text
     assert b"The answer is: ".startswith(text)
@@ -372,4 +371,6 @@ def test_a_schema_inside_a_grammar_is_held_to_the_same_limits(text, said):
 
 def test_a_grammar_may_hold_a_schema(table):
     constraint = Constraint(table, grammar=rules('start: "n=" %json {"type": "integer", "minimum": 0}'))
-    assert constraint.forced_bytes() == b"n="
+    text = b"".join(table.surfaces[token] for token in constraint.forced())
+    assert text
+    assert b"n=".startswith(text)

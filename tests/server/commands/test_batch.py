@@ -51,6 +51,15 @@ def test_every_request_is_answered_under_its_own_id(site, tmp_path):
     assert "/v1/completions" in refused["elsewhere"]
 
 
+def test_a_text_may_hold_other_ends_of_lines(tmp_path):
+    """JSON allows them in strings as they are."""
+    line = json.dumps(
+        {"custom_id": "a", "url": "/v1/completions", "body": {"prompt": "a\u2028b\x85c"}}, ensure_ascii=False
+    )
+    (tmp_path / "in.jsonl").write_text(f"{line}\r\n{request('b')}\n", encoding="utf-8", newline="")
+    assert [one.custom_id for one in read(tmp_path / "in.jsonl")] == ["a", "b"]
+
+
 def test_a_batch_wants_files_and_one_server(site, tmp_path):
     assert run("run-batch", "-i", "a", "-o", "b")[0] == 2
     assert run("run-batch", site / "tutti.yaml", "--url", "http://x", "-i", "a", "-o", "b")[0] == 2

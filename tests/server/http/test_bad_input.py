@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from starlette.testclient import TestClient
 
 from alignment.errors import OverloadedError, UnavailableError
@@ -156,7 +158,13 @@ NESTED: list[tuple[str, dict[str, Any], str]] = [
     ("/tokenize", {"prompt": "a", "messages": [{"role": "user", "content": "a"}]}, "prompt"),
     ("/tokenize", {"messages": [{"role": "robot", "content": "a"}]}, "messages[0].role"),
     ("/detokenize", {"tokens": [257]}, "tokens"),
+    ("/tokenize", {"messages": [{"role": "user", "content": "a"}], "tools": [3]}, "tools[0]"),
     ("/detokenize", {"tokens": ["a"]}, "tokens[0]"),
+    (CHAT_PATH, {"structured_outputs": {"json_schema": {}}}, "structured_outputs.json_schema"),
+    (CHAT_PATH, {"messages": [{"role": "user", "content": [{"type": "text", "text": ""}] * 5000}]}, "messages"),
+    ("/v1/messages", {"max_tokens": 1, "messages": [{"role": "user", "content": "a"}] * 5000}, "messages"),
+    ("/v1/responses", {"input": "a", "include": ["message.output_text.logprobs"]}, "include"),
+    ("/v1/responses", {"input": "a", "top_logprobs": 2}, "top_logprobs"),
 ]
 
 
@@ -164,8 +172,13 @@ NESTED: list[tuple[str, dict[str, Any], str]] = [
 def test_the_innermost_wrong_field_is_named(
     client: TestClient, path: str, fields: dict[str, Any], param: str
 ) -> None:
-    base = {CHAT_PATH: CHAT, TEXT_PATH: TEXT}.get(path, {})
-    error = error_of(client.post(path, json=base | fields), 400)
+    base = {CHAT_PATH: CHAT, TEXT_PATH: TEXT}.get(path, {"model": "pair"})
+    answer = client.post(path, json=base | fields)
+    if path == "/v1/messages":  # its errors have no field
+        assert answer.status_code == 400
+        assert answer.json()["error"]["message"].startswith(param)
+        return
+    error = error_of(answer, 400)
     assert error["param"] == param
     assert not any(jargon in str(error["message"]) for jargon in ("Input", "after validation", "valid "))
 
@@ -196,6 +209,53 @@ def test_messages_say_what_is_allowed(client: TestClient) -> None:
     assert "at most 1024" in message({"logit_bias": {str(token): 1 for token in range(1025)}})
     image = [{"type": "image_url", "image_url": {"url": "data:"}}]
     assert "only text" in message({"messages": [{"role": "user", "content": image}]})
+
+
+@pytest.mark.parametrize(
+    ("path", "field", "item"),
+    [
+        (CHAT_PATH, "stop_token_ids", ""),
+        (CHAT_PATH, "allowed_token_ids", None),
+        (CHAT_PATH, "bad_words", 0),
+        (CHAT_PATH, "guided_choice", 0),
+        (CHAT_PATH, "stop", 0),
+        ("/v1/messages", "messages", {}),
+        ("/v1/messages", "stop_sequences", 0),
+        ("/v1/responses", "input", 0),
+        ("/v1/responses", "tools", 0),
+        ("/detokenize", "tokens", ""),
+    ],
+)
+def test_of_many_wrong_items_one_is_told(client: TestClient, path: str, field: str, item: Any) -> None:
+    """A complaint for each of hundreds of thousands would take seconds in which nobody is served."""
+    route = next(route for route in client.app.routes if getattr(route, "path", None) == path)  # type: ignore[attr-defined]
+    model: Any = route.body_field.field_info.annotation
+    with pytest.raises(ValidationError) as refused:
+        model.model_validate({"max_tokens": 1, "prompt": "a", field: [item] * 1000})
+    assert sum(error["loc"][0] == field for error in refused.value.errors()) <= 2  # a list may be of two kinds
+
+
+def test_choices_that_could_never_wait_are_refused_for_good(fuser: ScriptedFuser) -> None:
+    with TestClient(create_app({"pair": ensemble()}, fuser, ServerSettings(max_waiting=8))) as client:
+        assert "at most 7" in error_of(client.post(CHAT_PATH, json=CHAT | {"n": 8}), 400)["message"]
+
+
+def test_a_client_that_leaves_while_it_sends_is_no_failure(client: TestClient) -> None:
+    """Not an error of the server, which would ring an alarm."""
+    sent = iter([{"type": "http.request", "body": b"{", "more_body": True}, {"type": "http.disconnect"}])
+    statuses = []
+
+    async def receive() -> Any:
+        return next(sent)
+
+    async def send(message: Any) -> None:
+        if message["type"] == "http.response.start":
+            statuses.append(message["status"])
+
+    headers = [(b"content-type", b"application/json")]
+    scope = {"type": "http", "method": "POST", "path": CHAT_PATH, "headers": headers, "query_string": b""}
+    asyncio.run(client.app(scope | {"http_version": "1.1", "scheme": "http"}, receive, send))  # type: ignore[arg-type]
+    assert statuses == [499]
 
 
 def test_more_sequences_than_can_ever_wait_are_refused_for_good(client: TestClient) -> None:

@@ -140,6 +140,15 @@ def test_a_silent_stream_is_kept_alive(start: Start, fuser: ScriptedFuser, kind:
     assert ": keep-alive\n\n" not in text
 
 
+def test_no_event_comes_before_a_response_is_created(start: Start, fuser: ScriptedFuser) -> None:
+    """OpenAI's client gives up where another does."""
+    fuser.script = lambda submission: [0.6, *says("late")]
+    client = start(keep_alive="chunk", keep_alive_seconds=0.1)
+    text = client.post("/v1/responses", json={"model": "pair", "input": "Hi", "stream": True}).text
+    assert text.startswith(": keep-alive\n")
+    assert "event: ping" not in text
+
+
 def test_keeping_alive_can_be_switched_off(start: Start, fuser: ScriptedFuser) -> None:
     fuser.script = lambda submission: [0.2, *says("late")]
     text = start(keep_alive_seconds=0.0).post(CHAT_PATH, json=CHAT | {"stream": True}).text

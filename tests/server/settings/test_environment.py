@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.support.small_configurations import PAIR, parse, problems
+from tests.support.small_configurations import MINIMAL, PAIR, parse, problems
 
 
 def test_the_environment_overrides_the_file():
@@ -25,6 +25,12 @@ def test_a_variable_reaches_names_that_a_variable_cannot_spell():
     text = "models: {Qwen/Qwen-0.5b: {source: q}}"
     settings = parse(text, {"TUTTI_MODELS__QWEN_QWEN_0_5B__DTYPE": "float32"})
     assert settings.models["Qwen/Qwen-0.5b"].dtype == "float32"
+
+
+def test_names_of_variables_for_a_worker_are_kept():
+    variable = "TUTTI_MODELS__ADA__WORKER__ENVIRONMENT__OMP_NUM_THREADS"
+    settings = parse(MINIMAL.replace("ada: {", "ada: {host: process, "), {variable: "'4'"})
+    assert settings.models["ada"].worker.environment == {"OMP_NUM_THREADS": "4"}
 
 
 def test_variables_that_others_set_are_left_alone():

@@ -24,6 +24,13 @@ def test_a_key_file_without_keys_does_not_open_the_server(tmp_path):
         parse(MINIMAL + "\nserver: {api_keys_file: keys}", folder=tmp_path)
 
 
+def test_a_certificate_that_cannot_be_used_is_known_before_models_are_loaded(tmp_path):
+    (tmp_path / "cert.pem").write_text("none")
+    for certificate, why in ("cert.pem", "cannot be used"), ("missing.pem", "No such file"):
+        with pytest.raises(ConfigError, match=rf"c.yaml:2: server.tls_certificate: .*{why}"):
+            parse(MINIMAL + f"\nserver: {{tls_certificate: {certificate}, tls_key: cert.pem}}", folder=tmp_path)
+
+
 def test_keys_are_never_shown():
     secret = "sk-verysecret"
     settings = parse(MINIMAL + f"\nserver: {{api_keys: [{secret}]}}")

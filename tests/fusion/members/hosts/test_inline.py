@@ -6,7 +6,7 @@ from collections import deque
 import numpy as np
 import pytest
 
-from fusion.core import Advance, AdvanceFailed, Capacity, NextTokens
+from fusion.core import Advance, AdvanceFailed, Capacity, Down, NextTokens
 from fusion.members.hosts import inline
 from fusion.members.hosts.inline import InlineMember
 
@@ -242,3 +242,37 @@ def test_a_device_can_be_used_again_after_its_last_engine_left(inbox):
     member.submit([Advance(1, 0, [1])])
     inbox.wait_for(1)
     member.stop()
+
+
+def test_what_is_posted_with_work_that_fails_is_closed_all_the_same(host, inbox):
+    """Else its place in the cache would be taken for ever."""
+    engine = ToyEngine()
+    member = host("a", engine)
+    member.submit([Advance(1, 0, [1])])
+    inbox.wait_for(1)
+    engine.gate.clear()
+    member.submit([Advance(2, 0, [1])])
+    for _ in range(2):
+        assert engine.entered.acquire(timeout=LIMIT)
+    engine.add = lambda advances: 1 / 0
+    member.submit([Advance(3, 0, [1])])
+    member.close({1})
+    engine.gate.set()
+    inbox.wait_for(3)
+    assert 1 in engine.closed
+
+
+def test_an_engine_that_says_it_is_broken_is_down_for_good(host, inbox):
+    engine = ToyEngine()
+    member = host("a", engine)
+    for _ in range(5):  # requests that fail are no proof
+        member.submit([Advance(1, 0, [13])])
+        inbox.wait_for(1)
+        inbox.batches.clear()
+    engine.broken = "a worker died"
+    member.submit([Advance(1, 0, [13])])
+    with inbox.arrived:
+        assert inbox.arrived.wait_for(lambda: len(inbox.batches) == 2, LIMIT)
+    (_, down), (_, answers) = inbox.batches
+    assert down == Down("a worker died", None)
+    assert isinstance(answers[0], AdvanceFailed)

@@ -7,8 +7,10 @@ from dataclasses import replace
 import pytest
 from starlette.testclient import TestClient
 
+from fusion.assembly.ensembles import build_ensemble
 from fusion.core import Down
 from fusion.ensemble import View
+from fusion.views import ModelView
 from server import __version__
 from server.http.app import create_app
 from server.settings import ServerSettings
@@ -56,6 +58,30 @@ def test_an_ensemble_that_goes_on_without_a_member_keeps_the_server_ready(
             assert answer.json() == {"status": "degraded", "down": ["b"]}
     with TestClient(create_app({"b": own}, fuser, ServerSettings())) as client:
         assert client.get("/ready").status_code == (503 if "b" in lost + silent else 200)
+
+
+@pytest.mark.parametrize(("lost", "health"), [("b", 200), ("a", 503)], ids=["another member", "the pivot"])
+def test_an_engine_that_is_broken_for_good_fails_health_where_it_is_needed(
+    fuser: ScriptedFuser, lost: str, health: int
+) -> None:
+    """It runs in the server, and only a restart brings it back."""
+    fuser.attendance.down[lost] = Down("a worker died", None)
+    pair = replace(ensemble(), on_member_failure="degrade")
+    with TestClient(create_app({"pair": pair}, fuser, ServerSettings())) as client:
+        assert client.get("/health").status_code == client.get("/ready").status_code == health
+        if health == 503:
+            message = client.get("/health").json()["error"]["message"]
+            assert message == "Broken for good: a; restart the server."
+
+
+def test_a_view_that_is_away_is_spared_like_a_model(fuser: ScriptedFuser) -> None:
+    """What is down is its model, by the model's name."""
+    pair = replace(ensemble(), on_member_failure="degrade")
+    tidy = replace(pair.models["b"], view=ModelView("tidy", system="Be tidy."))
+    views = build_ensemble("views", {"a": pair.models["a"], "tidy": tidy}, "a", on_member_failure="degrade")
+    fuser.attendance.down["b"] = Down("a worker died", None)
+    with TestClient(create_app({"views": views}, fuser, ServerSettings())) as client:
+        assert client.get("/health").status_code == 200
 
 
 def test_health_is_the_process(client: TestClient, fuser: ScriptedFuser) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from starlette.testclient import TestClient
 
-from tests.support.scripted_fuser import CONTEXT, END
-from tests.support.small_requests import HELLO, PROMPT_TOKENS
+from server.http.app import create_app
+from server.settings import ServerSettings
+from tests.support.scripted_fuser import CONTEXT, END, ScriptedFuser, ensemble
+from tests.support.small_requests import CHAT_PATH, HELLO, PROMPT_TOKENS, error_of
 
 
 def test_tokenize_and_detokenize_use_the_pivot(client: TestClient) -> None:
@@ -16,6 +18,19 @@ def test_tokenize_and_detokenize_use_the_pivot(client: TestClient) -> None:
     rendered = client.post("/tokenize", json={"model": "pair", "messages": HELLO}).json()
     assert rendered["count"] == PROMPT_TOKENS
     assert client.post("/detokenize", json={"tokens": [104, 105, END]}).json() == {"prompt": "hi<end>"}
+
+
+def test_tokens_of_a_conversation_are_those_of_a_chat(fuser: ScriptedFuser) -> None:
+    """With the server's arguments of the template, and with tools."""
+    settings = ServerSettings(chat_template_kwargs={"thinking": False})
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+    with TestClient(create_app({"pair": ensemble()}, fuser, settings)) as client:
+        asked = {"model": "pair", "messages": HELLO}
+        usage = client.post(CHAT_PATH, json=asked).json()["usage"]
+        assert client.post("/tokenize", json=asked).json()["count"] == usage["prompt_tokens"]
+        asked["tools"] = [tool]  # too long for this context, by as much
+        assert "has 310" in error_of(client.post("/tokenize", json=asked), 400)["message"]
+        assert client.post("/tokenize", json=asked).json() == client.post(CHAT_PATH, json=asked).json()
 
 
 def test_tokenizer_info_is_what_evaluation_harnesses_need(client: TestClient) -> None:

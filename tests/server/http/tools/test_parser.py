@@ -48,6 +48,26 @@ fragments = st.lists(
 ).map("".join)  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("hermes", '<tool_call>{"name": "f", "arguments": {"city": "a\\ud83d"}}</tool_call>'),
+        ("args", '[TOOL_CALLS]f[ARGS]{"city": "a\\ud83d"}'),
+    ],
+)
+def test_half_a_surrogate_pair_is_replaced(name, text):
+    """It has no UTF-8, and many parsers of JSON refuse its escape."""
+    said, [call] = parse(name, [text])
+    assert (said, json.loads(call.arguments)) == ("", {"city": "a\ufffd"})
+
+
+@pytest.mark.parametrize("value", ["NaN", "1e999"])
+def test_a_number_that_json_does_not_have_stays_a_text(value):
+    text = f"<tool_call><function=f><parameter=n>{value}</parameter></function></tool_call>"
+    [call] = parse("coder", [text])[1]
+    assert json.loads(call.arguments) == {"n": value}
+
+
 @pytest.mark.parametrize("name", FORMATS)
 @given(text=fragments, cuts=st.lists(st.integers(0, 10_000), max_size=12))
 @example(text='<tool_call>\n{"name": "f"}\n</tool_call', cuts=[])

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from fusion.assembly.ensembles import build_ensemble
 from fusion.options import FusionParams, Weighting
 from fusion.round import Round
+from fusion.views import ModelView
 from server.telemetry.metrics.catalogue import Catalogue
 from server.telemetry.metrics.decoding import DIVERGENCE_EVERY, DecodingMetrics
 from server.telemetry.metrics.exposition import describe, exposition, refresh
@@ -136,6 +140,16 @@ def test_divergence_is_measured_now_and_then(fed) -> None:
         metrics.fused(rounds([[[1.0, 0.0], [0.0, 1.0]]]))
     assert scrape().value("divergence_nats_count") == 3
     assert scrape().value("divergence_nats_sum") == pytest.approx(3 * np.log(2))
+
+
+def test_restarts_of_a_model_that_is_only_in_views_are_counted(tokenizers) -> None:  # noqa: F811
+    """The view is the member, and its model the engine that comes back."""
+    plain = toy_ensemble({"a": tokenizers["lingvo"]}, pivot="a")
+    views = {"tidy": replace(plain.models["a"], view=ModelView("tidy", system="Be tidy."))}
+    catalogue = Catalogue()
+    DecodingMetrics(catalogue, {"toys": build_ensemble("toys", views, "tidy")}).came_back("a")
+    found = Scrape(exposition(catalogue, "")[0].decode())
+    assert found.value("member_restarts_total", member="a") == 1
 
 
 def test_a_member_alone_is_not_compared_with_itself(tokenizers) -> None:  # noqa: F811
