@@ -90,9 +90,14 @@ docs: setup
 demo: setup
 	$(BIN)/python -m deploy.demo.train
 
-# Three LoRA adapters of one of the demo's models.
+# Three LoRA adapters of one of the demo's models, and weights that know which of them can answer a question.
+VIEWS := TUTTI_ENSEMBLES__TUTTI_VIEWS
 demo-adapters: setup
 	$(BIN)/python -m deploy.demo.adapters
+	$(BIN)/python -m deploy.demo.texts build/demo-views/texts.jsonl --questions build/demo-views/questions.jsonl
+	$(VIEWS)__WEIGHTS=uniform $(VIEWS)__WEIGHTING={} $(VIEWS)__PIVOT=places $(BIN)/tutti calibrate \
+		deploy/demo-views.yaml --tasks build/demo-views/questions.jsonl --learn-weights --out build/demo-views
+	cp build/demo-views/learned.safetensors deploy/demo/adapters/
 
 # The texts, then all stages: what was finished before is kept.
 demo-distilled: setup
