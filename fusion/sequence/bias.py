@@ -1,4 +1,7 @@
-"""Bias: what a request's `logit_bias` means for its members, who are asked about what it favours or bans."""
+"""Bias: what a request's `logit_bias` means for its members, who are asked about what it favours or bans.
+
+And the bitmasks of ids that a member may list: `both` and `with_ends`.
+"""
 
 from __future__ import annotations
 
@@ -49,3 +52,14 @@ def both(one: Bits, other: Bits | None) -> Bits:
     size = min(len(one), len(other))
     left = one[:size] & other[:size]
     return left if left.any() else one
+
+
+def with_ends(mask: Bits, view: View, name: str) -> Bits:
+    """A mask that admits the end as a member with the pivot's ids needs it: it may end with other ids."""
+    others = [id for id in view.models[name].stop_ids if id not in view.stop_ids and id < 8 * len(mask)]
+    if not others or not mask[view.end >> 3] >> (view.end & 7) & 1:
+        return mask
+    mask = mask.copy()
+    for id in others:
+        mask[id >> 3] |= 1 << (id & 7)
+    return mask

@@ -36,7 +36,7 @@ from fusion.policy.registry import policy_of
 from fusion.prompt.reading import PromptReading
 from fusion.prompt.weighing import decide
 from fusion.reports import Account, RoundReport, WeightingReport
-from fusion.sequence.bias import Bias, Bits, both
+from fusion.sequence.bias import Bias, both, with_ends
 from fusion.sequence.ends import Ends
 from fusion.sequence.numbers import Numbers
 from fusion.sequence.seat import Seat
@@ -190,7 +190,9 @@ class Sequence:
         also, allowed = self.bias.of(name)
         states = (self.constraint,) if constraints is None else constraints
         if states[0] is not None and not states[0].is_open and self.view.follows_ids(name):
-            masks = [self._with_ends(name, both(state.bits(), allowed)) for state in states if state is not None]
+            masks = [
+                with_ends(both(state.bits(), allowed), self.view, name) for state in states if state is not None
+            ]
             allowed = masks[0] if len(masks) == 1 else np.stack(masks)
         elif allowed is not None and len(states) > 1:
             allowed = np.stack([allowed] * len(states))
@@ -209,17 +211,6 @@ class Sequence:
             kept=self.terms is not None,
             each=each,
         )
-
-    def _with_ends(self, name: str, mask: Bits) -> Bits:
-        """A mask that admits the end for a member with the pivot's ids: it may end with others of them."""
-        end, own = self.view.end, self.view.models[name].stop_ids
-        others = [id for id in own if id not in self.view.stop_ids and id < 8 * len(mask)]
-        if not others or not mask[end >> 3] >> (end & 7) & 1:
-            return mask
-        mask = mask.copy()
-        for id in others:
-            mask[id >> 3] |= 1 << (id & 7)
-        return mask
 
     def forced(self, *, whole: bool = False) -> Iterator[Token]:
         """The tokens that the constraint forces next; each is to be written before the next is taken.
