@@ -164,15 +164,18 @@ def copy_beside(source: Path, target: Path) -> None:
 
 
 @contextmanager
-def written_at_once(folder: Path) -> Iterator[Path]:
+def written_at_once(folder: Path, *, replaces: bool = False) -> Iterator[Path]:
     """A folder beside `folder` to write into, which takes its name when the block ends without an error.
 
     What an earlier run left behind is removed first, so a run that was killed is simply started again.
 
+    Args:
+        replaces: whether a folder that exists is removed, once all is written.
+
     Raises:
         ConfigError: `folder` exists and holds something, or its place cannot be written to.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if not replaces and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"{folder} exists already: name an output folder that is new or empty.")
     unfinished = folder.with_name(f".{folder.name}.unfinished")
     try:
@@ -185,6 +188,8 @@ def written_at_once(folder: Path) -> Iterator[Path]:
             for file in unfinished.rglob("*"):
                 if file.is_file():
                     _to_disk(file)
+            if replaces and folder.exists():
+                shutil.rmtree(folder)
             os.replace(unfinished, folder)
             _to_disk(folder.parent)
         except BaseException:

@@ -23,8 +23,8 @@ from fusion.distill.bohdi.settings import TARGET, Bohdi
 from fusion.distill.bohdi.state import State
 from fusion.distill.bohdi.voices import Panel, open_voices
 from fusion.distill.fusechat.folders import publish
+from fusion.distill.fusechat.reading import read_as
 from fusion.distill.fusechat.settings import Source, digest_of
-from fusion.members.identity import content_digest
 
 Progress = Callable[[str, int, int], None]
 """Called with what is worked on, how much of it is done, and how much there is."""
@@ -200,14 +200,15 @@ class Run:
             name="",
             dtype="",
         )
-        others = {**settings.sources, **settings.leaders}
-        return digest_of(
-            plain, {name: asdict(self._content(one)) for name, one in others.items()}, sorted(self._excluded)
-        )
+        roles = [
+            [(name, asdict(self._content(one))) for name, one in models.items()]
+            for models in (settings.sources, settings.leaders)
+        ]  # in order, by which models are drawn
+        return digest_of(plain, roles, sorted(self._excluded))
 
     def _content(self, source: Source) -> Source:
         """A model by its files in the place of its folder."""
-        return replace(source, source=content_digest(source.source, revision=source.revision))
+        return replace(source, source=read_as(source))
 
     @cached_property
     def _excluded(self) -> frozenset[str]:

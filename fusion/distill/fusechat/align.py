@@ -164,7 +164,7 @@ def align(
             ]
             stored = _shard(target, base, teachers, pivot, readings, paths, settings)
             write_shard(path, stored, inputs)
-        _count(coverage, stored, [teacher.name for teacher in teachers])
+        _count(coverage, stored, [teacher.name for teacher in teachers] if target.combine == "best" else [])
         progress(number + 1, count)
     if coverage.positions and coverage.shared < LEAST_SHARED * coverage.positions:
         names = ", ".join(teacher.name for teacher in teachers)
@@ -267,11 +267,15 @@ def _projected(
             rows = np.where(found >= 0, found + answer.source_row, -1)
             sources[answer.pivot_row : answer.pivot_row + len(found)] = rows
         shared = sources >= 0
+        if not shared.any():
+            continue
         taken = np.where(shared, sources, 0)
         ids = np.where(shared[:, None], reading.ids[taken], PADDING)
         names, mass = pairing.projected_rows(ids, reading.logprobs[taken], teacher.map)
         parts.append((names, mass))
         present += shared
+    if not parts:
+        return np.full(pivot.ids.shape, PADDING, np.int32), np.full(pivot.ids.shape, -np.inf, np.float32)
     names = np.concatenate([names for names, _ in parts], axis=1)
     mass = np.concatenate([mass for _, mass in parts], axis=1) / np.maximum(present, 1)[:, None]
     ids, kept = pairing.gather(names, mass, best)
@@ -322,7 +326,7 @@ def _split(paths: NDArray[np.int32], pairs: Sequence[Answer]) -> list[NDArray[np
 
 def _count(coverage: Coverage, stored: Arrays, names: Sequence[str]) -> None:
     owner = stored["owner"]
-    for number, name in enumerate([BASE, *names]):
+    for number, name in enumerate([BASE, *names] if names else []):  # a mean chooses nobody
         chosen = int((owner == number).sum())
         coverage.chosen[name] = coverage.chosen.get(name, 0) + chosen
     positions, shared = stored["positions"].tolist()

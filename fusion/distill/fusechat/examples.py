@@ -52,11 +52,6 @@ class Examples(Dataset[Example]):
         """Tokens of each."""
         return [len(example.ids) for example in self._examples]
 
-    @property
-    def learned(self) -> int:
-        """Positions that are learned, in all."""
-        return sum(len(example.positions) for example in self._examples)
-
 
 class LengthGrouped(Sampler[int]):
     """Indices of an epoch in an order that puts examples of like length into one step, to save padding.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,12 @@ def local_folder(source: Source) -> Path:
     return Path(snapshot_download(source.source, revision=source.revision))
 
 
+def require_free(out: Path) -> None:
+    """Raise ConfigError where `out` holds something that is no result of a distillation."""
+    if out.exists() and any(out.iterdir()) and not read_json(out / RECORD):
+        raise ConfigError(f"{out} holds something that is no result of a distillation; name another folder.")
+
+
 def publish(
     merged: Path, out: Path, dtype: str, inputs: str, described: Callable[[], tuple[Mapping[str, Any], str]]
 ) -> None:
@@ -37,13 +42,9 @@ def publish(
     Raises:
         ConfigError: `out` holds something else, or cannot be written.
     """
-    known = read_json(out / RECORD)
-    if known.get("inputs") == inputs:
+    require_free(out)
+    if read_json(out / RECORD).get("inputs") == inputs:
         return
-    if out.exists() and any(out.iterdir()):
-        if not known:
-            raise ConfigError(f"{out} holds something that is no result of a distillation; name another folder.")
-        shutil.rmtree(out)
     record, card = described()
     checkpoint = Checkpoint.open(merged)
 
@@ -51,7 +52,7 @@ def publish(
         tensor = read(stored)
         return tensor.to(DTYPES[dtype]) if stored.dtype in FLOATS else tensor
 
-    with written_at_once(out) as folder:
+    with written_at_once(out, replaces=True) as folder:
         copy_beside(merged, folder)
         for file in ("stage.json", RECORD):
             (folder / file).unlink(missing_ok=True)

@@ -14,8 +14,9 @@ from alignment.errors import ConfigError
 from alignment.text.tokenizer import Tokenizer
 from fusion.assembly.checkpoints import read_vocabulary
 from fusion.core import Advance, AdvanceFailed, NextTokens
-from fusion.distill.fusechat.settings import Source
+from fusion.distill.fusechat.settings import Source, digest_of
 from fusion.members.engine import Engine
+from fusion.members.identity import content_digest
 from fusion.members.registry import EngineSpec, load_engine
 
 
@@ -44,6 +45,17 @@ def open_tokenizer(source: Source) -> tuple[Tokenizer, tuple[int, ...]]:
     if not vocabulary.tokenizer.hf.chat_template:
         raise ConfigError(f"{source.source} has no chat template, so it cannot read conversations; give it one.")
     return vocabulary.tokenizer, vocabulary.stop_ids
+
+
+def read_as(source: Source) -> str:
+    """A digest of what a source makes of a conversation: its weights, tokenizer, chat template and ends.
+
+    Raises:
+        ConfigError: as `open_tokenizer`.
+    """
+    tokenizer, stops = open_tokenizer(source)
+    weights = content_digest(source.source, revision=source.revision)
+    return digest_of(weights, tokenizer.fingerprint, str(tokenizer.hf.chat_template), sorted(stops))
 
 
 def read_all(

@@ -15,11 +15,10 @@ from numpy.typing import NDArray
 
 from alignment.errors import ConfigError
 from fusion.distill.fusechat.conversations import Conversations, Encoded, encode
-from fusion.distill.fusechat.reading import open_engine, open_tokenizer, read_all
+from fusion.distill.fusechat.reading import open_engine, open_tokenizer, read_all, read_as
 from fusion.distill.fusechat.settings import Represent, Source, digest_of
 from fusion.distill.fusechat.shards import Arrays, read_shard, require_shard, shard_path, write_shard
 from fusion.members.engine import Engine
-from fusion.members.identity import content_digest
 
 Progress = Callable[[int, int], None]
 """Called with how much is done and how much there is."""
@@ -86,6 +85,7 @@ def represent(
         for number in range(shard_count(conversations, settings))
         if read_shard(shard_path(folder, number), inputs) is None
     ]
+    readable = len(missing) < shard_count(conversations, settings)
     done = total - sum(min(size, total - number * size) for number in missing)
     progress(done, total)
     if not missing:
@@ -95,15 +95,16 @@ def represent(
         for number in missing:
             some = conversations.messages[number * size : (number + 1) * size]
             encoded = [encode(tokenizer, stops, messages, longest) for messages in some]
-            if all(one is None for one in encoded):
-                raise ConfigError(
-                    f"{name} ({source.source}) can read none of {len(some)} conversations: they are longer than "
-                    f"{longest} tokens, or its chat template does not write an answer after its generation "
-                    "prompt; raise data.max_length, or leave this model out."
-                )
-            write_shard(shard_path(folder, number), _read(engine, encoded), inputs)
+            readable |= any(one is not None for one in encoded)
+            write_shard(shard_path(folder, number), _read(engine, encoded, settings.best), inputs)
             done += len(some)
             progress(done, total)
+    if not readable:
+        raise ConfigError(
+            f"{name} ({source.source}) can read none of {total} conversations: they are longer than {longest} "
+            "tokens, or its chat template does not write an answer after its generation prompt; raise "
+            "data.max_length, or leave this model out."
+        )
 
 
 def shard_count(conversations: Conversations, settings: Represent) -> int:
@@ -113,8 +114,7 @@ def shard_count(conversations: Conversations, settings: Represent) -> int:
 
 def inputs_of(source: Source, conversations: Conversations, settings: Represent, max_length: int) -> str:
     """The inputs that a model's shards depend on."""
-    model = content_digest(source.source, revision=source.revision)
-    return digest_of(source, model, conversations.digest, settings, max_length)
+    return digest_of(source, read_as(source), conversations.digest, settings, max_length)
 
 
 def represented(path: Path, inputs: str) -> Represented:
@@ -126,10 +126,11 @@ def represented(path: Path, inputs: str) -> Represented:
     return Represented(**require_shard(path, inputs))
 
 
-def _read(engine: Engine, encoded: list[Encoded | None]) -> Arrays:
+def _read(engine: Engine, encoded: list[Encoded | None], best: int) -> Arrays:
     known = [one for one in encoded if one is not None]
     answers = iter(read_all(engine, [one.ids for one in known], [one.positions for one in known]))
-    ids, logprobs, losses = [], [], []
+    ids, logprobs = [np.empty((0, best), np.int32)], [np.empty((0, best), np.float32)]  # where none can be read
+    losses = []
     for one in encoded:
         if one is None:
             losses.append(np.nan)

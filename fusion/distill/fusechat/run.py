@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from fusion.distill.fusechat.represent import inputs_of as reading_inputs
 from fusion.distill.fusechat.settings import BASE, FuseChat, digest_of
 from fusion.distill.fusechat.shards import Arrays, read_json, require_shard, shard_path, write_json
 from fusion.distill.fusechat.train import STAGE, Texts, load_student, save_student, train
+from fusion.distill.fusechat.trainer import processes
 
 Progress = Callable[[str, int, int], None]
 """Called with what is worked on, how much of it is done, and how much there is."""
@@ -47,7 +48,6 @@ class Run:
 
     settings: FuseChat
     progress: Progress = lambda what, done, total: None
-    _coverage: dict[str, Coverage] = field(default_factory=dict)
 
     @cached_property
     def conversations(self) -> Conversations:
@@ -87,8 +87,9 @@ class Run:
         base = aligning.open_vocabulary(settings.base)
         needed = list(dict.fromkeys(name for target in settings.targets.values() for name in target.teachers))
         teachers = {name: self._teacher(name, base) for name in needed}
+        found: dict[str, Coverage] = {}
         for name, target in settings.targets.items():
-            self._coverage[name] = aligning.align(
+            found[name] = aligning.align(
                 target,
                 base,
                 [teachers[teacher] for teacher in target.teachers],
@@ -100,17 +101,18 @@ class Run:
                 self._folder("align", f"target-{name}"),
                 partial(self.progress, f"align {name}"),
             )
-            write_json(self._folder("align", f"target-{name}") / "coverage.json", asdict(self._coverage[name]))
-        return self._coverage
+            write_json(self._folder("align", f"target-{name}") / "coverage.json", asdict(found[name]))
+        return found
 
     def train(self) -> None:
         """A model for every target, and the base in float32 beside them."""
         settings = self.settings
         start = self.model_folder(START)
         model = digest_of(settings.base, self.reading[BASE])
-        if read_json(start / STAGE).get("inputs") != model:
-            shutil.rmtree(start, ignore_errors=True)
-            save_student(load_student(settings.base), settings.base, start, {"inputs": model})
+        with processes().main_process_first():
+            if read_json(start / STAGE).get("inputs") != model:
+                shutil.rmtree(start, ignore_errors=True)
+                save_student(load_student(settings.base), settings.base, start, {"inputs": model})
         for name in settings.targets:
             train(
                 name,

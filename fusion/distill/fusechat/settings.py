@@ -18,7 +18,6 @@ from fusion.distill.folders import Method as MergeMethod
 from fusion.distill.loss import Loss
 from fusion.distill.sce import Variant
 
-Stage = Literal["represent", "align", "train", "merge"]
 Alignment = Literal["statistics", "statistics-nomatrix", "exact", "projected"]
 Combine = Literal["best", "mean"]
 Count = Annotated[int, Gt(0)]

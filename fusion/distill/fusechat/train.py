@@ -26,7 +26,7 @@ from fusion.distill.fusechat.folders import local_folder
 from fusion.distill.fusechat.represent import Progress
 from fusion.distill.fusechat.settings import Source, Train
 from fusion.distill.fusechat.shards import read_json, write_json, writing
-from fusion.distill.fusechat.trainer import FusionTrainer, Guard, newest_complete
+from fusion.distill.fusechat.trainer import FusionTrainer, Guard, go_on, newest_complete, processes
 from fusion.members.checkpoint import quiet, read_config, weight_files
 
 STAGE = "stage.json"
@@ -92,15 +92,17 @@ def train(
     if not len(texts.learned):
         raise ConfigError(f"{name} has nothing to learn from; add conversations, or lower data.held_out.")
     run = folder / f"run-{inputs[:16]}"
-    for old in folder.glob("run-*"):
-        if old != run:
-            shutil.rmtree(old)
-    if result.exists():
-        shutil.rmtree(result)
+    with _disk(run), processes().main_process_first():
+        for old in folder.glob("run-*"):
+            if old != run:
+                shutil.rmtree(old)
+        if result.exists():
+            shutil.rmtree(result)
+        run.mkdir(parents=True, exist_ok=True)
+        checkpoint = newest_complete(run)
     torch.manual_seed(settings.seed)
     model = _with_adapters(load_student(base), settings)
     with _disk(run), quiet():
-        run.mkdir(parents=True, exist_ok=True)
         trainer = FusionTrainer(
             model,
             _arguments(settings, texts, run),
@@ -111,8 +113,14 @@ def train(
             settings=settings,
         )
         trainer.remove_callback(PrinterCallback)
-        checkpoint = newest_complete(run)
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+            raise ConfigError(
+                "Every device trains the whole model: leave FSDP and DeepSpeed out of accelerate's configuration."
+            )
+        if checkpoint is None:
+            trainer.train()
+        else:
+            go_on(trainer, checkpoint, settings.patience)
     curve = read_curve(run / CURVE)
     final = trainer.accelerator.unwrap_model(trainer.model)
     if trainer.is_world_process_zero():
@@ -121,11 +129,11 @@ def train(
     return curve
 
 
-def steps_of(settings: Train, examples: int) -> int:
-    """Return the number of steps of a run over this number of examples, on one device."""
+def steps_of(settings: Train, examples: int, devices: int = 1) -> int:
+    """Return the number of steps of a run over this number of examples."""
     if settings.steps is not None:
         return settings.steps
-    batches = math.ceil(examples / settings.batch)
+    batches = math.ceil(examples / (settings.batch * devices))
     return math.ceil(settings.epochs * math.ceil(batches / settings.accumulate))
 
 
@@ -146,9 +154,9 @@ def _store(
 
 def _arguments(settings: Train, texts: Texts, run: Path) -> TrainingArguments:
     checked = len(texts.held_out) > 0
-    steps = steps_of(settings, len(texts.learned))
+    steps = steps_of(settings, len(texts.learned), processes().num_processes)
     every = min(settings.check_every, steps)
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(run),
         per_device_train_batch_size=settings.batch,
         per_device_eval_batch_size=settings.batch,
@@ -181,6 +189,8 @@ def _arguments(settings: Train, texts: Texts, run: Path) -> TrainingArguments:
         disable_tqdm=True,
         dataloader_pin_memory=False,
     )
+    arguments._n_gpu = 1  # a process that sees several would split each batch between them, with a loss for each
+    return arguments
 
 
 def _with_adapters(model: Any, settings: Train) -> Any:

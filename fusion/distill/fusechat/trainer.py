@@ -23,10 +23,18 @@ from fusion.distill.loss import IGNORED, fusion_loss
 COMPLETE = "complete.json"
 """The last file of a checkpoint: the digests of all others. A checkpoint without it, or with others, is none."""
 
-NEEDED = ("optimizer.pt", "scheduler.pt", "trainer_state.json")
+STATE = "trainer_state.json"
+NEEDED = ("optimizer.pt", "scheduler.pt", STATE)
 """Without the first two a resumed run would quietly start them afresh."""
 
 HELD_OUT = "eval_loss"
+
+
+def processes() -> Any:
+    """The processes of this training (accelerate's `PartialState`): one, unless a launcher started more."""
+    from accelerate import PartialState  # type: ignore[import-untyped]
+
+    return PartialState(cpu=not torch.cuda.is_available())
 
 
 class FusionTrainer(Trainer):  # type: ignore[misc]
@@ -113,12 +121,9 @@ class Guard(TrainerCallback):  # type: ignore[misc]
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Stop after `patience` held-out losses without a new lowest."""
-        losses = [entry[HELD_OUT] for entry in state.log_history if HELD_OUT in entry]
-        if not math.isfinite(losses[-1]):
+        if not math.isfinite(_held_out(state)[-1]):
             raise _not_a_number("held-out loss", state.global_step)
-        lowest = losses.index(min(losses))
-        if self._patience is not None and len(losses) - 1 - lowest >= self._patience:
-            control.should_training_stop = True
+        control.should_training_stop |= learns_no_more(state, self._patience)
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Keep the curve up to date."""
@@ -129,8 +134,32 @@ class Guard(TrainerCallback):  # type: ignore[misc]
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Write down what the checkpoint consists of, now that all of it is on the disk."""
+        processes().wait_for_everyone()
         if state.is_world_process_zero:
             mark_complete(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+
+
+def _held_out(state: TrainerState) -> list[float]:
+    return [entry[HELD_OUT] for entry in state.log_history if HELD_OUT in entry]
+
+
+def learns_no_more(state: TrainerState, patience: int | None) -> bool:
+    """Return whether the last `patience` held-out losses brought no new lowest."""
+    losses = _held_out(state)
+    return patience is not None and bool(losses) and len(losses) - 1 - losses.index(min(losses)) >= patience
+
+
+def go_on(trainer: Trainer, checkpoint: Path, patience: int | None) -> None:
+    """Train from a checkpoint to the end; where that has come already, take the weights that the end takes.
+
+    The Trainer itself would take a further step.
+    """
+    state = TrainerState.load_from_json(str(checkpoint / STATE))
+    if state.global_step < state.max_steps and not learns_no_more(state, patience):
+        trainer.train(resume_from_checkpoint=str(checkpoint))
+        return
+    best = state.best_model_checkpoint if trainer.args.load_best_model_at_end else None
+    trainer._load_from_checkpoint(str(checkpoint.parent / Path(best).name if best else checkpoint))
 
 
 def mark_complete(folder: Path) -> None:

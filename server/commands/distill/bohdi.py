@@ -7,6 +7,7 @@ from pathlib import Path
 from rich.console import Console
 
 from fusion.distill.bohdi.run import Run
+from fusion.distill.fusechat.folders import require_free
 from fusion.distill.fusechat.settings import BASE
 from server.commands.distill.bars import bars
 from server.commands.distill.evaluation import evaluate, served_models
@@ -21,6 +22,7 @@ def distill(path: Path, output: Console, progress: Console) -> None:
         ConfigError: what the file, the models or the disk lack, or that nothing was gathered, in one sentence.
     """
     settings, evaluated = read_bohdi(path)
+    require_free(settings.out)
     with bars(progress) as report:
         run = Run(settings, report)
         run.run()

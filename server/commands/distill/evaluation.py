@@ -64,4 +64,4 @@ def served_models(
 
 
 def _model(source: Source) -> dict[str, Any]:
-    return {name: getattr(source, name) for name in ("source", "engine", "dtype", "device", "revision")}
+    return asdict(source)

@@ -10,6 +10,7 @@ from rich.filesize import decimal
 from rich.table import Table
 
 from alignment.errors import ConfigError
+from fusion.distill.fusechat.folders import require_free
 from fusion.distill.fusechat.plan import Plan, make_plan
 from fusion.distill.fusechat.run import START, Run
 from server.commands.distill.bars import bars
@@ -38,6 +39,8 @@ def distill(path: Path, stage: Stage | None, dry_run: bool, output: Console, pro
     settings, evaluated = read_fusechat(path)
     if stage == "evaluate" and evaluated is None:
         raise ConfigError(f"{path}: there is nothing to evaluate on; add evaluate.tasks.")
+    if stage in (None, "merge"):
+        require_free(settings.out)  # before hours of training
     if dry_run:
         output.print(plan_table(make_plan(Run(settings))))
         return

@@ -74,7 +74,7 @@ class BohdiFile(DistillFile):
     def contradictions(self) -> Iterator[tuple[Loc, str]]:
         """What each field allows but all together do not."""
         yield from super().contradictions()
-        taken = (bohdi.TARGET, BASE, "start")
+        taken = (bohdi.TARGET, BASE)
         for part, names in (("sources", self.sources), ("leaders", self.leaders)):
             for name in names:
                 if name in taken:

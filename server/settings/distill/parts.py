@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -17,6 +18,8 @@ from server.settings.document import Path as Loc
 from server.settings.document import parse
 from server.settings.fields import Folder, Section, ServedName, Source
 from server.settings.read import read_text, validated
+
+_MADE = re.compile(r"start|(target|merged|round)-.+")  # names under which what is made is asked at the end
 
 
 def _bare_source(model: Any) -> Any:
@@ -66,8 +69,15 @@ class DistillFile(Section):
 
     def contradictions(self) -> Iterator[tuple[Loc, str]]:
         """What each field allows but all together do not."""
-        if self.out == self.work:
-            yield ("out",), "found the same folder as work; name another"
+        used = {"work": self.work, "base": self.base.source}
+        used |= {f"sources.{name}": one.source for name, one in self.sources.items()}
+        for name, folder in used.items():
+            # A result replaces the one that was there, with all that lies in its folder.
+            if Path(folder).resolve().is_relative_to(Path(self.out).resolve()):
+                yield ("out",), f"holds {name}, which would be lost; name another folder"
+        for name in self.sources:
+            if name == self.name or _MADE.fullmatch(name):
+                yield ("sources", name), "the name is taken by what the distillation makes; choose another"
         known = [BASE, *self.sources]
         if self.evaluate is not None and self.evaluate.pivot not in (None, *known):
             pivot, allowed = self.evaluate.pivot, ", ".join(known)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from alignment.errors import ConfigError
 from fusion.distill.fusechat.conversations import read_conversations
+from fusion.distill.fusechat.reading import read_as
 from fusion.distill.fusechat.represent import represent
 from fusion.distill.fusechat.run import Run
 from fusion.distill.fusechat.settings import BASE, FuseChat
@@ -100,6 +103,38 @@ def test_data_that_will_not_do_is_named(site: FuseChat, tmp_path: Path, text: st
     with pytest.raises(ConfigError, match=sentence) as error:
         read_conversations(type(site.data)((path,)))
     assert str(path) in str(error.value)
+
+
+def test_a_shard_of_conversations_that_are_too_long_is_empty(site: FuseChat) -> None:
+    """It is left out like one that is too long among others, and so is what it would have been aligned with."""
+    tokenizer = AutoTokenizer.from_pretrained(site.base.source)
+    messages = read_conversations(site.data).messages
+    lengths = [len(tokenizer.apply_chat_template(one, return_dict=False)) for one in messages]
+    limit = sorted(lengths)[len(lengths) // 2]  # leaves out some of the conversations, one in each shard
+    for method in ("projected", "statistics"):
+        settings = replace(
+            site,
+            data=replace(site.data, max_length=limit),
+            represent=replace(site.represent, shard=1),
+            align=replace(site.align, method=method),
+            work=site.work / method,
+        )
+        run = Run(settings)
+        run.represent()
+        coverage = run.align()
+        assert all(one.positions > 0 for one in coverage.values())
+        texts = run.texts("ben")
+        assert 0 < len(texts.learned) < len(lengths)
+
+
+def test_another_chat_template_is_read_anew(site: FuseChat, tmp_path: Path) -> None:
+    source = replace(site.base, source=str(shutil.copytree(site.base.source, tmp_path / "base")))
+    before = read_as(source)
+    assert read_as(source) == before
+    tokenizer = AutoTokenizer.from_pretrained(source.source)
+    tokenizer.chat_template += " "
+    tokenizer.save_pretrained(source.source)
+    assert read_as(source) != before
 
 
 def test_a_model_that_can_read_nothing_is_named(site: FuseChat) -> None:

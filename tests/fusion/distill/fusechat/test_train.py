@@ -83,6 +83,34 @@ def test_a_run_stops_when_the_held_out_loss_no_longer_falls_and_keeps_the_lowest
     assert curve[-1]["step"] < 60
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        replace(TRAIN, steps=60, learning_rate=0.05, schedule="constant_with_warmup", patience=2),
+        replace(TRAIN, steps=7, schedule="constant_with_warmup", patience=None, check_every=7),
+        replace(TRAIN, steps=7, schedule="constant_with_warmup", patience=None, check_every=7, lora_rank=2),
+    ],
+    ids=["settled", "all steps", "adapters"],
+)
+def test_a_run_that_was_over_is_not_trained_further(
+    trained: Trained, monkeypatch: pytest.MonkeyPatch, settings: Train
+) -> None:
+    """It ended between its last checkpoint and its result, as with a full disk."""
+    whole = trained(settings, name="whole")
+    store = training._store
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(training, "_store", full)
+    with pytest.raises(OSError, match="No space"):
+        trained(settings, name="again")
+    monkeypatch.setattr(training, "_store", store)
+    again = trained(settings, name="again")
+    assert farthest(whole, again) == 0
+    assert (again / CURVE).read_text() == (whole / CURVE).read_text()
+
+
 def test_the_lowest_model_is_the_result(trained: Trained) -> None:
     settings = replace(
         TRAIN, steps=60, learning_rate=0.05, schedule="constant_with_warmup", warmup=0.0, patience=2

@@ -92,7 +92,13 @@ def test_what_does_not_fit_is_named_with_its_line(tmp_path, more, sentence):
         read(tmp_path, more)
 
 
-@pytest.mark.parametrize("name", ["target", "base", "start"])
+@pytest.mark.parametrize(("out", "lost"), [("work", "work"), (".", "work"), (".", "base"), ("eve", "sources.eve")])
+def test_a_result_does_not_replace_what_it_is_made_of(tmp_path, out, lost):
+    with pytest.raises(ConfigError, match=rf"run.yaml:\d+: out: holds {lost}, which would be lost"):
+        read(tmp_path, file=FILE.replace("out: out", f"out: {out}"))
+
+
+@pytest.mark.parametrize("name", ["target", "base", "start", "round-2"])
 def test_names_of_the_target_are_taken(tmp_path, name):
-    with pytest.raises(ConfigError, match=f"sources.{name}: the name is taken by the target"):
+    with pytest.raises(ConfigError, match=f"sources.{name}: the name is taken by"):
         read(tmp_path, file=FILE.replace("ben: ben", f"{name}: ben"))
