@@ -105,12 +105,7 @@ class VocabMap:
         arrays = {"target_ids": self.target_ids, "weights": self.weights}
         metadata = {"format": _FORMAT, "version": _VERSION, "target_size": str(self.target_size), **about}
         metadata["checksum"] = _checksum(metadata, arrays)
-        temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
-        try:
-            temporary.write_bytes(to_safetensors(arrays, metadata))
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        replace_file(path, to_safetensors(arrays, metadata))
 
     @classmethod
     def load(cls, path: str | Path) -> VocabMap:
@@ -161,3 +156,13 @@ def _checksum(metadata: Mapping[str, str], arrays: Mapping[str, NDArray[Any]]) -
         digest.update(f"{name} {array.dtype.str} {array.shape}".encode())
         digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file that has its name only when it is whole. OSError where it cannot be written."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -87,7 +87,7 @@ class View:
     """An ensemble with its pivot decided: whose tokens are emitted, and the maps into its vocabulary.
 
     The end is one event: in `maps` every end of every member goes to `end`. A request that names one of the ends
-    apart from the others (see `Sequence.names_an_end`) takes the maps of `apart` where there are any: members with
+    apart from the others (see `Ends.distinct`) takes the maps of `apart` where there are any: members with
     the pivot's tokenizer keep the pivot's ends there as they are. Under a constraint they take those of
     `constrained`, which keep their special tokens, such as one that opens a tool call. `of` is the one whose
     members these are views of.

@@ -23,7 +23,6 @@ Place = Literal["user", "system"]
 Scale = Annotated[float, Interval(ge=0, le=100)]
 Share = Annotated[float, Interval(ge=0, le=1)]
 Offset = Annotated[float, Interval(ge=-100, le=100)]
-Bias = Annotated[float, Interval(ge=-100, le=100)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,7 +256,7 @@ class SamplingParams:
     presence_penalty: Annotated[float, Interval(ge=-2, le=2)] = 0.0
     frequency_penalty: Annotated[float, Interval(ge=-2, le=2)] = 0.0
     repetition_penalty: Annotated[float, Interval(ge=0.01, le=10)] = 1.0
-    logit_bias: dict[int, Bias] = field(default_factory=dict)
+    logit_bias: dict[int, Offset] = field(default_factory=dict)
     seed: Annotated[int, Interval(ge=-(2**63), lt=2**63)] | None = None
     stop: tuple[str, ...] = ()
     stop_token_ids: tuple[int, ...] = ()

@@ -1,6 +1,6 @@
 """Weights of the members in the fused distribution: given, or PackLLM's from the prompt (arXiv 2404.11531).
 
-PackLLM (arXiv 2404.11531) weights members by the perplexity of the prompt. Everything here is a pure function of
+Everything here is a pure function of
 losses and logits; where those come from is `fusion.prompt.scoring`'s.
 """
 

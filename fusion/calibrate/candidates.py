@@ -112,21 +112,15 @@ def sums_worth_trying(configured: FusionParams, own: Candidate, uniform: Candida
     return found if uniform.alone else [*found, uniform]
 
 
-def worth_trying(
-    members: Sequence[str],
-    alignments: Sequence[str],
-    configured: Candidate | None = None,
-    pivots: Sequence[str] | None = None,
-) -> list[Candidate]:
-    """The file's own configuration first, then every pivot with every alignment, combination and weighting.
+def worth_trying(members: Sequence[str], alignments: Sequence[str], pivots: Sequence[str]) -> list[Candidate]:
+    """Every pivot of these with every alignment, combination and weighting.
 
-    `pivots` are those to try, by default all members. With the first alignment alone are tried weights that are
+    With the first alignment alone are tried weights that are
     measured on the prompt, equal ones by confidence, and subsets of the members (each without one of them, down to
     two): not the full grid, whose rest the best of these would have to be combined from.
     """
     everyone = tuple(members)
-    found = [] if configured is None else [configured]
-    pivots = everyone if pivots is None else tuple(pivots)
+    found: list[Candidate] = []
     for pivot, combine in product(pivots, COMBINATIONS):
         found += [Candidate(everyone, pivot, alignment, combine) for alignment in alignments]
         found += [Candidate(everyone, pivot, alignments[0], combine, weights) for weights in PROMPT_WEIGHTS]

@@ -45,7 +45,7 @@ class Mixture:
         """See `Likelihood`."""
         fused = (self._given * weights[self._of]).sum(axis=1)
         slopes = self._given / fused[:, None]
-        return _means(np.log(fused), self._of, self._counts), _means(slopes, self._of, self._counts)
+        return _means(np.log(fused), self._counts), _means(slopes, self._counts)
 
 
 class Product:
@@ -70,7 +70,7 @@ class Product:
         total = shares.sum(axis=1, keepdims=True)
         right = scores[rows, self._labels] - best[:, 0] - np.log(total[:, 0])
         slopes = self._logs[rows, self._labels] - np.einsum("pcm,pc->pm", self._logs, shares / total)
-        return _means(right, self._of, self._counts), _means(slopes, self._of, self._counts)
+        return _means(right, self._counts), _means(slopes, self._counts)
 
 
 def by_text(scored: Sequence[Scored]) -> Mixture:
@@ -101,7 +101,7 @@ def by_token(scored: Sequence[Scored], view: View, fusion: FusionParams) -> tupl
     return Mixture(labelled), Product(logs, labels)
 
 
-def _means(values: Floats, of: NDArray[np.int64], counts: NDArray[np.int64]) -> Floats:
+def _means(values: Floats, counts: NDArray[np.int64]) -> Floats:
     """The means by question of values [N] or [N, M]."""
     starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
     sums = np.add.reduceat(values, starts, axis=0)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -21,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_safetensors
 
 from alignment.errors import ConfigError
+from alignment.vocab_map import replace_file
 from fusion.core import Floats
 from fusion.learned.features import PromptLosses, number_names, numbers, words
 from fusion.learned.vocabulary import Prototypes, Vocabulary, similarity
@@ -178,14 +178,8 @@ class LearnedWeights:
             "digest": self.about.digest,
             "about": json.dumps(asdict(self.about)),
         }
-        temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
-        try:
-            temporary.write_bytes(
-                to_safetensors({n: np.ascontiguousarray(a) for n, a in self._arrays().items()}, metadata)
-            )
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        arrays = {name: np.ascontiguousarray(array) for name, array in self._arrays().items()}
+        replace_file(path, to_safetensors(arrays, metadata))
 
     def _arrays(self) -> dict[str, NDArray[Any]]:
         own = {name: getattr(self, name) for name in ("bias", "text", "number", "usual")}

@@ -8,7 +8,6 @@ ready at the same time are fused in one batch and their next advances reach each
 from __future__ import annotations
 
 import itertools
-import logging
 import queue
 import threading
 from collections import Counter
@@ -38,8 +37,6 @@ from fusion.options import FusionParams, SamplingParams
 from fusion.policy.registry import require_policy
 from fusion.prompt.scoring import PrefixScores
 from fusion.sequence.sequence import Sequence
-
-log = logging.getLogger(__name__)
 
 
 class Fuser:

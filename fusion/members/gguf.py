@@ -218,7 +218,7 @@ def _settle_rotary(file: Path, config: Any, stated: dict[str, Any], tensors: dic
     if kind == "yarn" and factor == 1 and attention not in (None, 1):
         stated["rope.scaling.attn_factor"] = attention
     if "rope_freqs.weight" in tensors:
-        rope |= _llama_3(file, config, rope, tensors["rope_freqs.weight"], original)
+        rope |= _llama_3(file, rope, tensors["rope_freqs.weight"], original)
     elif tensors:
         raise _lossy(file, "has factors for long contexts, which are not built")
     elif kind == "linear" and factor != 1:
@@ -239,7 +239,7 @@ def _settle_rotary(file: Path, config: Any, stated: dict[str, Any], tensors: dic
     config.rope_parameters = rope
 
 
-def _llama_3(file: Path, config: Any, rope: dict[str, Any], factors: Any, original: int | None) -> dict[str, Any]:
+def _llama_3(file: Path, rope: dict[str, Any], factors: Any, original: int | None) -> dict[str, Any]:
     """The parameters of Llama 3's scaling that give these factors by frequency [width / 2]."""
     theta = rope.get("rope_theta", 10_000.0)
     plain = theta ** -(np.arange(len(factors), dtype=np.float64) / len(factors))

@@ -6,13 +6,11 @@ And the bitmasks of ids that a member may list: `both` and `with_ends`.
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fusion.ensemble import View
 from fusion.options import FusionParams, SamplingParams
 from fusion.sampling import BAN
-
-Bits = NDArray[np.uint8]
+from fusion.sequence.grammar_table import Bits
 
 
 class Bias:

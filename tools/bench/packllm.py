@@ -168,7 +168,8 @@ def ask(
 def correlation(alone: dict[str, Run], scored: Run, tasks: Sequence[str]) -> dict[str, Any]:
     """Spearman's rank correlation of a member's mean log perplexity with its accuracy, over tasks x members.
 
-    Texts of some tasks are harder to predict for all members; `within_tasks` subtracts each task's mean from both.
+    Texts of some tasks are harder to predict for all members; `within_tasks` are with each
+    task's mean taken off both.
     """
     losses: defaultdict[tuple[str, str], list[float]] = defaultdict(list)
     for answer in scored.answers:

@@ -148,10 +148,7 @@ class Calibration:
             return sums_worth_trying(settings.fusion, own, uniform)
         one_model = len({settings.model_of(member) for member in settings.members}) == 1
         tried = (alignments[:1], [pivot]) if one_model else (alignments, settings.members)  # nothing to align
-        return [
-            own,
-            *(one for one in worth_trying(own.members, tried[0], pivots=tried[1]) if not self._is_own(one)),
-        ]
+        return [own, *(one for one in worth_trying(own.members, *tried) if not self._is_own(one))]
 
     def _is_own(self, one: Candidate) -> bool:
         """Whether a candidate is the configuration of the file by another name."""

@@ -13,7 +13,7 @@ from pydantic import BeforeValidator, Field
 from alignment.errors import field_error
 from alignment.text.ids import require_ids
 from fusion.loop.line import require_room
-from fusion.options import Bias, SamplingParams
+from fusion.options import Offset, SamplingParams
 from server.http.errors import shorten
 from server.http.protocol.common import Listed, RequestModel, Strings
 from server.settings.derive import overrides, updated
@@ -45,7 +45,7 @@ def _few_biased(value: Any) -> Any:
     return value
 
 
-LogitBias = Annotated[dict[str, Bias], BeforeValidator(_few_biased)]
+LogitBias = Annotated[dict[str, Offset], BeforeValidator(_few_biased)]
 # Options that a request writes in another way than the fuser takes them.
 NOT_THE_SAME = ("logit_bias", "stop", "stop_token_ids", "include_stop", "logprobs", "prompt_logprobs")
 
