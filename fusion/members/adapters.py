@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from alignment.errors import ConfigError
-from fusion.members.checkpoint import json_object, whole
+from fusion.members.checkpoint import PICKLES, json_object, whole
 
 WEIGHTS = "adapter_model.safetensors"
 _NAME = re.compile(r"^base_model\.model\.(?P<module>.+)\.lora_(?P<part>[AB])\.weight$")
@@ -68,7 +68,7 @@ def read_adapter(folder: str) -> AdapterFile:
     _require_built(folder, config)
     file = Path(folder, WEIGHTS)
     if not file.is_file():
-        pickles = sorted(path.name for path in Path(folder).iterdir() if path.suffix in (".bin", ".pt", ".pth"))
+        pickles = sorted(path.name for path in Path(folder).iterdir() if path.suffix in PICKLES)
         found = f"only {pickles[0]}, a pickle, which can run code and is never loaded" if pickles else "no weights"
         raise ConfigError(f"{folder} has {found}; save the adapter with safe_serialization (as {WEIGHTS}).")
     with whole(file) as content:

@@ -27,6 +27,7 @@ from transformers.cache_utils import DynamicLayer
 from alignment.errors import ConfigError, one_line
 from fusion.members import gguf
 
+PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 UNWRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOSPC}
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -150,7 +151,7 @@ def weight_files(source: str, *, revision: str | None = None) -> dict[str, int]:
         return {gguf.WEIGHTS: files[gguf.WEIGHTS]}
     weights = {name: size for name, size in files.items() if name.endswith(".safetensors") and "/" not in name}
     if not weights:
-        pickles = sorted(name for name in files if name.endswith((".bin", ".pt", ".pth", ".ckpt")))
+        pickles = sorted(name for name in files if name.endswith(PICKLES))
         found = f"only {pickles[0]}, a pickle, which can run code and is never loaded" if pickles else "no weights"
         raise ConfigError(f"{source} has {found}; convert the checkpoint to safetensors.")
     if "model.safetensors" in weights:
@@ -325,7 +326,7 @@ def _explain(source: str, error: Exception) -> str:
     text = str(error)
     if isinstance(error, OSError) and error.errno in UNWRITABLE and error.filename and not _is_folder(source):
         return (
-            f"{source} cannot be kept in {error.filename} ({error.strerror}): make the cache of checkpoints "
+            f"{source} cannot be kept in {error.filename} ({error.strerror or error}): make the cache of checkpoints "
             "writable for this user, or set HF_HOME to another folder."
         )
     if isinstance(error, GatedRepoError):

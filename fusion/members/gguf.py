@@ -96,7 +96,7 @@ def opened(file: Path) -> Path:
         home.mkdir(parents=True, exist_ok=True)
         fresh = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=home))
     except OSError as error:
-        raise ConfigError(f"{home} cannot be written ({error.strerror}): set XDG_CACHE_HOME.") from error
+        raise ConfigError(f"{home} cannot be written ({error.strerror or error}): set XDG_CACHE_HOME.") from error
     try:
         try:
             _write(file, fresh)

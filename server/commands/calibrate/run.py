@@ -372,4 +372,4 @@ def write(path: Path, content: str | bytes) -> None:
     try:
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
     except OSError as error:
-        raise ConfigError(f"{path} cannot be written ({error.strerror}): give another --out.") from None
+        raise ConfigError(f"{path} cannot be written ({error.strerror or error}): give another --out.") from None

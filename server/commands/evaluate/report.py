@@ -96,7 +96,7 @@ def write_json(path: Path, answers: Sequence[Answer], summaries: Sequence[Summar
     try:
         path.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be written: {error.strerror}.") from None
+        raise ConfigError(f"{path} cannot be written: {error.strerror or error}.") from None
 
 
 def _score(answers: Sequence[Answer]) -> Scores:
