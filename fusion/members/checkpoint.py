@@ -326,8 +326,8 @@ def _explain(source: str, error: Exception) -> str:
     text = str(error)
     if isinstance(error, OSError) and error.errno in UNWRITABLE and error.filename and not _is_folder(source):
         return (
-            f"{source} cannot be kept in {error.filename} ({error.strerror or error}): make the cache of checkpoints "
-            "writable for this user, or set HF_HOME to another folder."
+            f"{source} cannot be kept in {error.filename} ({error.strerror or error}): make the cache of "
+            "checkpoints writable for this user, or set HF_HOME to another folder."
         )
     if isinstance(error, GatedRepoError):
         return f"{source} is gated on the Hugging Face hub; accept its terms there and set HF_TOKEN."

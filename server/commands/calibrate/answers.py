@@ -69,7 +69,8 @@ class Answers:
             with self._path.open("a", encoding="utf-8") as file:
                 file.writelines(json.dumps(row) + "\n" for row in rows)
         except OSError as error:
-            raise ConfigError(f"{self._path} cannot be written ({error.strerror or error}): give another --out.") from None
+            why = error.strerror or error
+            raise ConfigError(f"{self._path} cannot be written ({why}): give another --out.") from None
 
     def failures(self) -> dict[str, Counter[str]]:
         """By candidate, how many questions got no answer, by the reason."""

@@ -137,7 +137,8 @@ class Learner:
         try:
             found.weights.save(self._path)
         except OSError as error:
-            raise ConfigError(f"{self._path} cannot be written ({error.strerror or error}): give another --out.") from None
+            why = error.strerror or error
+            raise ConfigError(f"{self._path} cannot be written ({why}): give another --out.") from None
         return found
 
     def is_unlike(self, learned: LearnedWeights, question: Question, form: Form) -> bool:
