@@ -115,9 +115,9 @@ def sums_worth_trying(configured: FusionParams, own: Candidate, uniform: Candida
 def worth_trying(members: Sequence[str], alignments: Sequence[str], pivots: Sequence[str]) -> list[Candidate]:
     """Every pivot of these with every alignment, combination and weighting.
 
-    With the first alignment alone are tried weights that are
-    measured on the prompt, equal ones by confidence, and subsets of the members (each without one of them, down to
-    two): not the full grid, whose rest the best of these would have to be combined from.
+    With the first alignment alone are tried weights that are measured on the prompt, equal ones by confidence, and
+    subsets of the members (each without one of them, down to two): not the full grid, whose rest the best of these
+    would have to be combined from.
     """
     everyone = tuple(members)
     found: list[Candidate] = []

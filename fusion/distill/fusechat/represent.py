@@ -80,30 +80,30 @@ def represent(
     tokenizer, stops = open_tokenizer(source)
     inputs = inputs_of(source, conversations, settings, max_length)
     total, size = len(conversations.messages), settings.shard
-    missing = [
-        number
-        for number in range(shard_count(conversations, settings))
-        if read_shard(shard_path(folder, number), inputs) is None
-    ]
-    readable = len(missing) < shard_count(conversations, settings)
+    missing, readable = [], False
+    for number in range(shard_count(conversations, settings)):
+        shard = read_shard(shard_path(folder, number), inputs)
+        if shard is None:
+            missing.append(number)
+        else:
+            readable = readable or bool(shard["lengths"].any())
     done = total - sum(min(size, total - number * size) for number in missing)
     progress(done, total)
-    if not missing:
-        return
-    with open_engine(source, settings.best) as engine:
-        longest = min(max_length, engine.capacity.context)
-        for number in missing:
-            some = conversations.messages[number * size : (number + 1) * size]
-            encoded = [encode(tokenizer, stops, messages, longest) for messages in some]
-            readable |= any(one is not None for one in encoded)
-            write_shard(shard_path(folder, number), _read(engine, encoded, settings.best), inputs)
-            done += len(some)
-            progress(done, total)
+    if missing:
+        with open_engine(source, settings.best) as engine:
+            longest = min(max_length, engine.capacity.context)
+            for number in missing:
+                some = conversations.messages[number * size : (number + 1) * size]
+                encoded = [encode(tokenizer, stops, messages, longest) for messages in some]
+                readable = readable or any(one is not None for one in encoded)
+                write_shard(shard_path(folder, number), _read(engine, encoded, settings.best), inputs)
+                done += len(some)
+                progress(done, total)
     if not readable:
         raise ConfigError(
-            f"{name} ({source.source}) can read none of {total} conversations: they are longer than {longest} "
-            "tokens, or its chat template does not write an answer after its generation prompt; raise "
-            "data.max_length, or leave this model out."
+            f"{name} ({source.source}) can read none of {total} conversations: they are longer than {max_length} "
+            "tokens or its context, or its chat template does not write an answer after its generation prompt; "
+            "raise data.max_length, or leave this model out."
         )
 
 
