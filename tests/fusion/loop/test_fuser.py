@@ -10,6 +10,7 @@ from alignment.spelling import Spelling
 from alignment.text.characters import beginning_at_the_end
 from fusion.assembly.ensembles import build_ensemble
 from fusion.core import Capacity
+from fusion.loop.decoding import Decoding
 from fusion.options import FusionParams
 from fusion.step import among_voters
 from tests.support.toy_fuser import toy_ensemble, toy_model
@@ -377,6 +378,21 @@ def test_a_defect_in_a_round_costs_its_requests_not_the_loop(tokenizers, run, mo
         assert error is not None
         assert "division" not in str(error)
     assert running.submit().wait().last.finish is not None
+
+
+def test_an_answer_that_cannot_be_taken_in_costs_its_own_sequence_alone(tokenizers, run, monkeypatch):
+    running = run(toy_ensemble(tokenizers, pivot="lingvo"))
+    take = Decoding._take
+
+    def unable(self, sequence, *rest):
+        if sequence.sampling.max_tokens == 7:
+            raise ZeroDivisionError
+        take(self, sequence, *rest)
+
+    monkeypatch.setattr(Decoding, "_take", unable)
+    other = running.submit(max_tokens=30)
+    assert "see its log" in str(running.submit(max_tokens=7).wait().last.error)
+    assert other.wait().last.error is None
 
 
 def test_a_member_whose_spelling_outgrows_its_cache_leaves(tokenizers, run):

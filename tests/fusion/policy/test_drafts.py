@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -11,7 +12,8 @@ from alignment.errors import InvalidRequestError
 from fusion.assembly.ensembles import build_ensemble
 from fusion.loop.observer import Observer
 from fusion.options import FusionParams, SamplingParams
-from fusion.policy.pace import Pace
+from fusion.policy.lead import _shares
+from fusion.policy.pace import Costs, Pace
 from fusion.policy.policy import Ask, Policy
 from fusion.policy.registry import policy_of, require_policy
 from fusion.sequence.grammar import regex
@@ -247,6 +249,16 @@ def test_a_policy_that_fails_costs_its_own_sequence_alone(tokenizers, run, monke
     assert "see its log" in str(broken.last.error)
     assert len(other.wait().ids) == 30
     assert running.submit(max_tokens=3).wait().last.error is None
+
+
+def test_a_view_costs_what_a_pass_of_its_model_takes():
+    """Costs are kept by engine; a name that nothing is known of has an equal share of a round."""
+    costs = Costs()
+    costs.passes = {"small": 0.01, "large": 0.05}
+    engines = {"tidy": "small", "large": "large", "new": "new"}
+    sequence = SimpleNamespace(seats=engines, costs=costs, ensemble=SimpleNamespace(engine=engines.get))
+    assert _shares(sequence, "tidy", 0.09) == (0.01, pytest.approx(0.08))
+    assert _shares(sequence, "new", 0.09) == (pytest.approx(0.03), pytest.approx(0.06))
 
 
 def test_drawing_one_member_a_token_is_refused_under_a_constraint():
