@@ -11,7 +11,7 @@ import pytest
 from fusion.assembly.ensembles import build_ensemble, build_for_any_pivot
 from fusion.ensemble import Model
 from fusion.options import FusionParams
-from fusion.sequence.sequence import Sequence
+from fusion.sequence.bias import with_ends
 from tests.support import small_tokenizers as small
 from tests.support.toy_fuser import ROOMY
 from tests.support.toy_members import ToyMember
@@ -144,9 +144,9 @@ def test_a_stop_string_that_names_a_control_token_stops_at_it(run, include, text
 
 def test_a_mask_that_admits_the_end_admits_the_ends_of_a_twin():
     models = {"p": SimpleNamespace(stop_ids=(EOS,)), "m": SimpleNamespace(stop_ids=(END, EOS, 999))}
-    sequence = SimpleNamespace(view=SimpleNamespace(end=EOS, stop_ids=frozenset({EOS}), models=models))
+    view = SimpleNamespace(end=EOS, stop_ids=frozenset({EOS}), models=models)
     admits, bars = np.array([0b0110], np.uint8), np.array([0b0010], np.uint8)
-    assert Sequence._with_ends(sequence, "m", admits).tolist() == [0b1110]
+    assert with_ends(admits, view, "m").tolist() == [0b1110]
     assert admits.tolist() == [0b0110], "the mask itself is the grammar's"
-    assert Sequence._with_ends(sequence, "p", admits) is admits
-    assert Sequence._with_ends(sequence, "m", bars) is bars
+    assert with_ends(admits, view, "p") is admits
+    assert with_ends(bars, view, "m") is bars
