@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,6 +18,7 @@ from safetensors.numpy import save as to_safetensors
 from scipy.sparse import coo_array, csr_array
 
 from alignment.errors import ConfigError
+from alignment.files import replace_file
 
 _FORMAT = "tutti.vocab_map"
 _VERSION = "1"
@@ -156,13 +156,3 @@ def _checksum(metadata: Mapping[str, str], arrays: Mapping[str, NDArray[Any]]) -
         digest.update(f"{name} {array.dtype.str} {array.shape}".encode())
         digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
-
-
-def replace_file(path: Path, content: bytes) -> None:
-    """Write a file that has its name only when it is whole. OSError where it cannot be written."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

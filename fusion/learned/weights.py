@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_safetensors
 
 from alignment.errors import ConfigError
-from alignment.vocab_map import replace_file
+from alignment.files import replace_file
 from fusion.core import Floats
 from fusion.learned.features import PromptLosses, number_names, numbers, words
 from fusion.learned.vocabulary import Prototypes, Vocabulary, similarity

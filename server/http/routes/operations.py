@@ -59,10 +59,11 @@ def operations_router(service: Service) -> APIRouter:
         if not service.fuser.alive():
             raise UnavailableError("The decoding loop has ended; restart the server.")
         for_good = {name for name, down in service.fuser.attendance.down.items() if down.retry_after is None}
-        engines = {name: each.engine(name) for each in service.ensembles.values() for name in each.models}
-        broken = [name for name, engine in engines.items() if engine in for_good]
-        if broken and (missed := _missed(service, broken)):
-            raise UnavailableError(f"Broken for good: {', '.join(missed)}; restart the server.")
+        if for_good:
+            engines = {name: each.engine(name) for each in service.ensembles.values() for name in each.models}
+            missed = _missed(service, [name for name, engine in engines.items() if engine in for_good])
+            if missed:
+                raise UnavailableError(f"Broken for good: {', '.join(missed)}; restart the server.")
         return {"status": "ok"}
 
     @router.head("/ready", include_in_schema=False)

@@ -37,7 +37,7 @@ def tokens_router(service: Service) -> APIRouter:
 
         def encode() -> tuple[list[int], list[str] | None]:
             if body.messages is not None:
-                asked = body.model_dump(include={"messages", *ChatRequest.model_fields}, exclude_none=True)
+                asked = body.model_dump(include=set(ChatRequest.model_fields), exclude_none=True)
                 chat = ChatRequest.model_validate(asked | {"model": ensemble.name})
                 ids = prepared(service, chat, Asked.of(service, chat))[0].ids[ensemble.pivot]
             else:
