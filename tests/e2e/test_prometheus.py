@@ -64,17 +64,18 @@ def test_the_exceptions_are_of_expressions_that_exist() -> None:
         ("e2e_request_latency_seconds", "whole", REQUEST),
     ],
 )
-@pytest.mark.parametrize("level", [0.5, 0.9])
 def test_latencies_are_what_clients_measured(
-    observed: Observation, metric: str, clients: str, bounds: tuple[float, ...], level: float
+    observed: Observation, metric: str, clients: str, bounds: tuple[float, ...]
 ) -> None:
-    """Within one bucket: what lies between client and server is small beside it."""
-    recorded = observed.prometheus.value(
-        f'histogram_quantile({level}, sum by (le) (tutti_{metric}_bucket{{model="{ENSEMBLE}"}}))'
-    )
-    values = sorted(getattr(observed.measured, clients))
-    measured = values[int(level * len(values))]
-    assert abs(bisect.bisect_left(bounds, recorded) - bisect.bisect_left(bounds, measured)) <= 1
+    """From the shortest to the longest, nine of ten lie within one bucket: little is between client and server.
+
+    Single quantiles would not do: between two groups of latencies, one request more or less is a jump.
+    """
+    recorded = observed.prometheus.histogram(f'tutti_{metric}_bucket{{model="{ENSEMBLE}"}}')
+    measured = [bisect.bisect_left(bounds, value) for value in sorted(getattr(observed.measured, clients))]
+    assert len(recorded) == len(measured)
+    near = [abs(a - b) <= 1 for a, b in zip(recorded, measured, strict=True)]
+    assert sum(near) >= 0.9 * len(near), (recorded, measured)
 
 
 def test_requests_are_counted_once(observed: Observation) -> None:

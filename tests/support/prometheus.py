@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,13 @@ class Prometheus:
         """The one number that an expression comes to now."""
         (sample,) = self.get("query", query=expression)["result"]
         return float(sample["value"][1])
+
+    def histogram(self, buckets: str) -> list[int]:
+        """The bucket that each observation of a histogram went to, as a number in the order of the buckets."""
+        result = self.get("query", query=f"sum by (le) ({buckets})")["result"]
+        below = sorted((float(sample["metric"]["le"]), float(sample["value"][1])) for sample in result)
+        counts = [0, *(round(count) for _, count in below)]
+        return [at for at, (low, high) in enumerate(pairwise(counts)) for _ in range(high - low)]
 
     def over_time(self, expression: str, start: float, end: float, step: float = 1) -> list[Series]:
         """The course of an expression, as a panel draws it."""

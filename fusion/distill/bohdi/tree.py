@@ -31,12 +31,15 @@ class Node:
         beta: 1 + what the rewards fell short of 1.
         window: the latest outcomes, 0 or 1, oldest first; None in a tree without windows and for placeholders.
         questions: drawn for it so far.
+        unusable: draws that yielded no question. They count against the node in later draws, beside beta, but are
+            no outcomes: what is tested are the answers.
     """
 
     alpha: float = 1
     beta: float = 1
     window: list[int] | None = None
     questions: int = 0
+    unusable: int = 0
 
 
 class KnowledgeTree:
@@ -108,12 +111,9 @@ class KnowledgeTree:
         return False
 
     def discourage(self, path: Path) -> None:
-        """Count a draw that yielded nothing usable against a domain and all above it: beta + 1.
-
-        No question was asked, so windows and numbers of questions stay as they are.
-        """
+        """Count a draw that yielded nothing usable against a domain and all above it, for later draws alone."""
         for depth in range(1, len(path) + 1):
-            self.nodes[path[:depth]].beta += 1
+            self.nodes[path[:depth]].unusable += 1
 
     def update(self, outcomes: Iterable[tuple[Path, float | None]]) -> None:
         """Count questions and their rewards, for the domain they were drawn for and all above it.
@@ -184,7 +184,8 @@ class KnowledgeTree:
             arms = [self.nodes[path] for path in children]
             if propose is not None:
                 arms.append(self._placeholders[here])
-            best = int(np.argmax(rng.beta([arm.alpha for arm in arms], [arm.beta for arm in arms])))
+            samples = rng.beta([arm.alpha for arm in arms], [arm.beta + arm.unusable for arm in arms])
+            best = int(np.argmax(samples))
             if best < len(children):
                 here = children[best]
                 continue
@@ -233,8 +234,8 @@ class KnowledgeTree:
 
 
 def _node(entry: Mapping[str, Any]) -> Node:
-    window = entry["window"]
-    return Node(entry["alpha"], entry["beta"], None if window is None else list(window), entry["questions"])
+    fields = {name: value for name, value in entry.items() if name != "path"}
+    return Node(**fields | {"window": None if entry["window"] is None else list(entry["window"])})
 
 
 def _name(path: Path) -> str:

@@ -97,7 +97,8 @@ def test_a_leader_that_writes_nothing_usable_turns_the_bandit_away(settings, rep
     assert state.dropped[why] == 8 - state.dropped["no new domain"]
     assert not state.samples
     assert (events[-1]["usable"], state.barren) == (0, 1)
-    assert all(node.beta > 1 and node.alpha == 1 and not node.questions for node in state.tree.nodes.values())
+    nodes = state.tree.nodes.values()
+    assert all(node.unusable and (node.alpha, node.beta, node.questions) == (1, 1, 0) for node in nodes)
 
 
 def test_a_source_that_dies_leaves_the_others(settings):

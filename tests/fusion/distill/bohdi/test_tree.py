@@ -220,3 +220,18 @@ def test_a_tree_that_cannot_work_is_refused():
             KnowledgeTree(**{"window_size": 5, "threshold": 0.2, **options})
     with pytest.raises(ValueError, match="no node with children"):
         planted().placeholder(LEAVES[0])
+
+
+def test_draws_that_yield_nothing_count_where_draws_are_made_and_in_no_test():
+    tree = planted(window_size=8, threshold=0.5)
+    barren, fruitful = ("a", "b", "c"), ("a", "b", "d")
+    tree.update([(leaf, reward) for reward in (1, 1, 1, 0, 1, 1, 1, 0) for leaf in (barren, fruitful)])
+    for _ in range(50):
+        tree.discourage(barren)
+    assert [tree.nodes[barren].unusable, tree.nodes[("a", "b")].unusable] == [50, 50]
+    assert tree.introspect() == []  # the rates are what they were
+    assert tree.nodes[barren].beta == tree.nodes[fruitful].beta == 3
+    rng = np.random.default_rng(0)
+    drawn = [tree.draw(rng) for _ in range(100)]
+    assert drawn.count(barren) < 10 < drawn.count(fruitful)
+    assert KnowledgeTree.from_dict(tree.to_dict()).to_dict() == tree.to_dict()
