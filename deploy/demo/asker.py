@@ -19,9 +19,9 @@ from deploy.demo.chats import Chat, exchange
 from deploy.demo.members import MAX_LENGTH, MODELS, PIVOT
 from deploy.demo.tasks import TASKS, Example, Split, stream
 from fusion.distill.bohdi.learn import plain_examples
-from fusion.distill.fusechat.examples import Examples
-from fusion.distill.fusechat.settings import Source, Train, digest_of
-from fusion.distill.fusechat.train import Texts, train
+from fusion.distill.training.examples import Examples
+from fusion.distill.training.settings import Source, Train, digest_of
+from fusion.distill.training.train import Texts, train
 from fusion.members.identity import content_digest
 
 CHATS = 12000

@@ -12,7 +12,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from fusion.distill.fusechat.settings import Align, Data, FuseChat, Merge, Represent, Source, Target, Train
+from fusion.distill.fusechat.settings import Align, FuseChat, Merge, Represent, Target
+from fusion.distill.training.settings import Data, Source, Train
 
 TEMPLATE = (
     "{% for m in messages %}<{{ m.role }}>{{ m.content }}<end>{% endfor %}"

@@ -9,8 +9,8 @@ from rich.console import Console
 
 from deploy.demo.members import MODELS
 from fusion.calibrate.asking import Form
-from fusion.distill.fusechat.reading import open_tokenizer
-from fusion.distill.fusechat.settings import Source
+from fusion.distill.training.reading import open_tokenizer
+from fusion.distill.training.settings import Source
 from server.commands.evaluate.run import evaluate, local, read_all
 from server.settings import read_settings
 

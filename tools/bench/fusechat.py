@@ -19,8 +19,9 @@ from rich.console import Console
 
 from fusion.calibrate.asking import Form
 from fusion.distill.fusechat.run import Run
-from fusion.distill.fusechat.settings import FuseChat, Train, digest_of
-from fusion.distill.fusechat.train import train
+from fusion.distill.fusechat.settings import FuseChat
+from fusion.distill.training.settings import Train, digest_of
+from fusion.distill.training.train import train
 from server.commands.evaluate.asking import Answer
 from server.commands.evaluate.report import Summary, scores_table, summarise
 from server.commands.evaluate.run import evaluate, local, read_all

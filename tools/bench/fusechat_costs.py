@@ -22,11 +22,11 @@ from transformers import AutoModelForCausalLM, LlamaConfig, Trainer, TrainingArg
 from deploy.demo.members import MODELS
 from deploy.demo.texts import SEED, chats
 from fusion.core import Advance
-from fusion.distill.fusechat.conversations import encode
-from fusion.distill.fusechat.examples import Example, Examples, collate
-from fusion.distill.fusechat.reading import open_engine, open_tokenizer, read_all
-from fusion.distill.fusechat.settings import Source, Train
-from fusion.distill.fusechat.trainer import FusionTrainer
+from fusion.distill.training.conversations import encode
+from fusion.distill.training.examples import Example, Examples, collate
+from fusion.distill.training.reading import open_engine, open_tokenizer, read_all
+from fusion.distill.training.settings import Source, Train
+from fusion.distill.training.trainer import FusionTrainer
 from tools.bench.asked import milliseconds_a_token
 
 TEXTS = 256

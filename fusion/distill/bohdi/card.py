@@ -7,7 +7,7 @@ from typing import Any
 
 from fusion.distill.bohdi.settings import Bohdi
 from fusion.distill.bohdi.state import State
-from fusion.distill.fusechat.card import about_model, basics
+from fusion.distill.training.record import about_model, basics
 
 
 def record(settings: Bohdi, state: State, inputs: str) -> dict[str, Any]:

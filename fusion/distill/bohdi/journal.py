@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from alignment.errors import ConfigError
-from fusion.distill.fusechat.shards import writing
+from fusion.distill.training.shards import writing
 
 Event = dict[str, Any]
 

@@ -13,13 +13,12 @@ from fusion.distill.bohdi.explore import evenly
 from fusion.distill.bohdi.settings import Bohdi
 from fusion.distill.bohdi.state import Sample, State
 from fusion.distill.bohdi.tree import KnowledgeTree, Path
-from fusion.distill.fusechat.conversations import encode
-from fusion.distill.fusechat.examples import Example, Examples
-from fusion.distill.fusechat.reading import open_tokenizer
-from fusion.distill.fusechat.represent import Progress
-from fusion.distill.fusechat.settings import Source, digest_of
-from fusion.distill.fusechat.train import Texts, steps_of, train
 from fusion.distill.loss import PADDING
+from fusion.distill.training.conversations import encode
+from fusion.distill.training.examples import Example, Examples
+from fusion.distill.training.reading import open_tokenizer
+from fusion.distill.training.settings import Progress, Source, digest_of
+from fusion.distill.training.train import Texts, steps_of, train
 
 LESSON_STREAM = 1_000_000
 """Sets the random numbers of lessons apart from those of a round's batches, which are numbered from 0."""

@@ -22,9 +22,9 @@ from fusion.distill.bohdi.rules import read_excluded
 from fusion.distill.bohdi.settings import TARGET, Bohdi
 from fusion.distill.bohdi.state import State
 from fusion.distill.bohdi.voices import Panel, open_voices
-from fusion.distill.fusechat.folders import publish
-from fusion.distill.fusechat.reading import read_as
-from fusion.distill.fusechat.settings import Source, digest_of
+from fusion.distill.training.folders import publish
+from fusion.distill.training.reading import read_as
+from fusion.distill.training.settings import Source, digest_of
 
 Progress = Callable[[str, int, int], None]
 """Called with what is worked on, how much of it is done, and how much there is."""

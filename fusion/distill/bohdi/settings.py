@@ -1,4 +1,4 @@
-"""Settings of a Bohdi run, each declared once with default, bounds and meaning, as in `fusechat.settings`."""
+"""Settings of a Bohdi run, each declared once with default, bounds and meaning, as in `training.settings`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Interval
 
-from fusion.distill.fusechat.settings import Count, Source, Train
+from fusion.distill.training.settings import Count, Source, Train
 
 Draws = Literal["bandit", "fixed"]
 JudgeBy = Literal["source", "ensemble", "fused"]

@@ -15,7 +15,7 @@ from alignment.methods.map_cache import MapCache
 from alignment.methods.origin import PAPERS
 from fusion.assembly.runtime import Runtime, build
 from fusion.core import OnMemberFailure, Prompt
-from fusion.distill.fusechat.settings import Source
+from fusion.distill.training.settings import Source
 from fusion.ensemble import Ensemble
 from fusion.loop.listener import Listener
 from fusion.options import EngineOptions, FusionParams, SamplingParams

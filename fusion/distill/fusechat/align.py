@@ -20,13 +20,14 @@ from alignment.vocab_map import VocabMap
 from fusion.core import Ids, LogProbs
 from fusion.distill.fusechat import pairing
 from fusion.distill.fusechat.pairing import Answer, Vocabulary
-from fusion.distill.fusechat.reading import open_tokenizer
-from fusion.distill.fusechat.represent import Progress, Represented
-from fusion.distill.fusechat.settings import BASE, Align, Source, Target, digest_of
-from fusion.distill.fusechat.shards import Arrays, read_shard, shard_path, write_shard
+from fusion.distill.fusechat.represent import Represented
+from fusion.distill.fusechat.settings import Align, Target
 from fusion.distill.loss import PADDING
 from fusion.distill.targets import choose, target_probabilities
 from fusion.distill.token_alignment import count_alignments, same_tokens, statistical_map
+from fusion.distill.training.reading import open_tokenizer
+from fusion.distill.training.settings import BASE, Progress, Source, digest_of
+from fusion.distill.training.shards import Arrays, read_shard, shard_path, write_shard
 from fusion.members.checkpoint import read_config
 
 LEAST_SHARED = 0.05

@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from fusion.distill.fusechat.conversations import Conversations
-from fusion.distill.fusechat.curve import Entry
-from fusion.distill.fusechat.settings import FuseChat, Source
-from fusion.members.identity import content_digest
-
-if TYPE_CHECKING:
-    from fusion.distill.bohdi.settings import Bohdi
-
-PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "safetensors", "numpy")
-_APART = ("name", "base", "sources", "leaders", "data", "work", "out")  # models, data and paths
+from fusion.distill.fusechat.settings import FuseChat
+from fusion.distill.training.conversations import Conversations
+from fusion.distill.training.curve import Entry
+from fusion.distill.training.record import basics
 
 
 def record(
@@ -83,26 +74,6 @@ Alignment: {settings.align.method}. Loss: {settings.train.lm_weight:g} of langua
 {1 - settings.train.lm_weight:g} of fusion ({settings.train.loss}). Data: {count} conversations.
 `distillation.json` has sources, data digest, all settings, versions and figures.
 """
-
-
-def basics(method: str, settings: FuseChat | Bohdi, inputs: str) -> dict[str, Any]:
-    """The part that the records of all methods have."""
-    return {
-        "method": method,
-        "name": settings.name,
-        "inputs": inputs,
-        "base": about_model(settings.base),
-        "sources": {name: about_model(one) for name, one in settings.sources.items()},
-        "settings": {name: value for name, value in asdict(settings).items() if name not in _APART},
-        "versions": {package: importlib.metadata.version(package) for package in PACKAGES},
-    }
-
-
-def about_model(source: Source) -> dict[str, Any]:
-    """A model by its last folder, and the digest of its files."""
-    name = Path(source.source).name if Path(source.source).is_dir() else source.source
-    digest = content_digest(source.source, revision=source.revision)
-    return {"name": name, "revision": source.revision, "digest": digest}
 
 
 def _number(value: float | None) -> str:

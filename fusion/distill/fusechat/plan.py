@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from alignment.errors import ConfigError
-from fusion.distill.fusechat.conversations import encode, held_out
-from fusion.distill.fusechat.reading import open_tokenizer
 from fusion.distill.fusechat.run import Run
-from fusion.distill.fusechat.settings import BASE
-from fusion.distill.fusechat.train import steps_of
+from fusion.distill.training.conversations import encode, held_out
+from fusion.distill.training.reading import open_tokenizer
+from fusion.distill.training.settings import BASE
+from fusion.distill.training.train import steps_of
 from fusion.members.checkpoint import DTYPES, read_config, weight_files
 
 ENTRY = 8

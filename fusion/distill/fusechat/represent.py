@@ -6,7 +6,6 @@ speaks of the same ones.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,14 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from alignment.errors import ConfigError
-from fusion.distill.fusechat.conversations import Conversations, Encoded, encode
-from fusion.distill.fusechat.reading import open_engine, open_tokenizer, read_all, read_as
-from fusion.distill.fusechat.settings import Represent, Source, digest_of
-from fusion.distill.fusechat.shards import Arrays, read_shard, require_shard, shard_path, write_shard
+from fusion.distill.fusechat.settings import Represent
+from fusion.distill.loss import PADDING
+from fusion.distill.training.conversations import Conversations, Encoded, encode
+from fusion.distill.training.examples import Example
+from fusion.distill.training.reading import open_engine, open_tokenizer, read_all, read_as
+from fusion.distill.training.settings import Progress, Source, digest_of
+from fusion.distill.training.shards import Arrays, read_shard, require_shard, shard_path, write_shard
 from fusion.members.engine import Engine
-
-Progress = Callable[[int, int], None]
-"""Called with how much is done and how much there is."""
 
 
 @dataclass(frozen=True)
@@ -150,3 +149,27 @@ def _read(engine: Engine, encoded: list[Encoded | None], best: int) -> Arrays:
         "logprobs": np.concatenate(logprobs).astype(np.float32),
         "losses": np.array(losses, np.float64),
     }
+
+
+def examples_of(pivot: Represented, targets: Arrays | None) -> list[Example | None]:
+    """The examples of a shard; None for a conversation that the base has not read.
+
+    Without `targets` they are for plain fine-tuning: there is nothing to learn towards but the text.
+    """
+    found: list[Example | None] = []
+    rows = pivot.rows()
+    for number, one in enumerate(pivot.conversations()):
+        if one is None:
+            found.append(None)
+            continue
+        here = slice(rows[number], rows[number + 1])
+        positions = np.array(one.positions, np.int64)
+        if targets is None:
+            ids, probabilities = (
+                np.full((len(positions), 1), PADDING, np.int32),
+                np.zeros((len(positions), 1), np.float32),
+            )
+        else:
+            ids, probabilities = targets["ids"][here], targets["probabilities"][here]
+        found.append(Example(np.array(one.ids, np.int32), positions, ids, probabilities))
+    return found

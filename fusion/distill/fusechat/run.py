@@ -19,16 +19,17 @@ from fusion.distill.folders import Method, merge_folders
 from fusion.distill.fusechat import align as aligning
 from fusion.distill.fusechat import card, pairing
 from fusion.distill.fusechat.align import Coverage, Teacher
-from fusion.distill.fusechat.conversations import Conversations, held_out, read_conversations
-from fusion.distill.fusechat.curve import CURVE, read_curve
-from fusion.distill.fusechat.examples import Example, Examples, examples_of
-from fusion.distill.fusechat.folders import publish
-from fusion.distill.fusechat.represent import Represented, represent, represented, shard_count
+from fusion.distill.fusechat.represent import Represented, examples_of, represent, represented, shard_count
 from fusion.distill.fusechat.represent import inputs_of as reading_inputs
-from fusion.distill.fusechat.settings import BASE, FuseChat, digest_of
-from fusion.distill.fusechat.shards import Arrays, read_json, require_shard, shard_path, write_json
-from fusion.distill.fusechat.train import STAGE, Texts, load_student, save_student, train
-from fusion.distill.fusechat.trainer import processes
+from fusion.distill.fusechat.settings import FuseChat
+from fusion.distill.training.conversations import Conversations, held_out, read_conversations
+from fusion.distill.training.curve import CURVE, read_curve
+from fusion.distill.training.examples import Example, Examples
+from fusion.distill.training.folders import publish
+from fusion.distill.training.settings import BASE, digest_of
+from fusion.distill.training.shards import Arrays, read_json, require_shard, shard_path, write_json
+from fusion.distill.training.train import STAGE, Texts, load_student, save_student, train
+from fusion.distill.training.trainer import processes
 
 Progress = Callable[[str, int, int], None]
 """Called with what is worked on, how much of it is done, and how much there is."""

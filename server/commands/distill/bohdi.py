@@ -7,8 +7,8 @@ from pathlib import Path
 from rich.console import Console
 
 from fusion.distill.bohdi.run import Run
-from fusion.distill.fusechat.folders import require_free
-from fusion.distill.fusechat.settings import BASE
+from fusion.distill.training.folders import require_free
+from fusion.distill.training.settings import BASE
 from server.commands.distill.bars import bars
 from server.commands.distill.evaluation import evaluate, served_models
 from server.commands.tables import say

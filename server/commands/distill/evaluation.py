@@ -11,8 +11,8 @@ from typing import Any
 from rich.console import Console
 
 from fusion.calibrate.asking import Form
-from fusion.distill.fusechat.settings import BASE, Source
-from fusion.distill.fusechat.shards import write_json
+from fusion.distill.training.settings import BASE, Source
+from fusion.distill.training.shards import write_json
 from server.commands.evaluate import report
 from server.commands.evaluate.asking import Answer
 from server.commands.evaluate.run import evaluate as ask_all

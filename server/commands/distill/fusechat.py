@@ -10,9 +10,9 @@ from rich.filesize import decimal
 from rich.table import Table
 
 from alignment.errors import ConfigError
-from fusion.distill.fusechat.folders import require_free
 from fusion.distill.fusechat.plan import Plan, make_plan
 from fusion.distill.fusechat.run import START, Run
+from fusion.distill.training.folders import require_free
 from server.commands.distill.bars import bars
 from server.commands.distill.evaluation import evaluate, served_models
 from server.commands.tables import right, say, table

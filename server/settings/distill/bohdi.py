@@ -15,7 +15,7 @@ from pydantic import Field, StringConstraints
 from alignment.methods.registry import METHODS
 from fusion.distill.bohdi import settings as bohdi
 from fusion.distill.bohdi.wording import FIELDS, LONGEST_NAME, misfit
-from fusion.distill.fusechat.settings import BASE, Train
+from fusion.distill.training.settings import BASE, Train
 from server.settings.derive import made, section
 from server.settings.distill.parts import DistillFile, EvaluateSection, Model, read_distill
 from server.settings.document import Path as Loc

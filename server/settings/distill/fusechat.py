@@ -1,6 +1,7 @@
 """The shape of a file for `tutti distill fusechat`, and from such a file to a distillation.
 
-What the fields mean stands with the settings themselves, in `fusion.distill.fusechat.settings`.
+What the fields mean stands with the settings themselves, in `fusion.distill.fusechat.settings` and
+`fusion.distill.training.settings`.
 """
 
 from __future__ import annotations
@@ -13,13 +14,14 @@ from pydantic import Field
 
 from alignment.methods.registry import METHODS
 from fusion.distill.fusechat import settings as fusechat
+from fusion.distill.training import settings as training
 from server.settings.derive import made, section
 from server.settings.distill.parts import DistillFile, EvaluateSection, read_distill
 from server.settings.document import Path as Loc
 from server.settings.fields import Folder, Section, ServedName
 
 
-class DataSection(section(fusechat.Data, Section, without=["files"])):  # type: ignore[misc]
+class DataSection(section(training.Data, Section, without=["files"])):  # type: ignore[misc]
     """Texts; `files` start in the folder of the file."""
 
     files: Annotated[list[Folder], Field(min_length=1)]
@@ -41,7 +43,7 @@ class TargetSection(section(fusechat.Target, Section, without=["teachers"])):  #
     teachers: Annotated[tuple[str, ...], Field(min_length=1, strict=False)]
 
 
-class TrainSection(section(fusechat.Train, Section)):  # type: ignore[misc]
+class TrainSection(section(training.Train, Section)):  # type: ignore[misc]
     """The training loop."""
 
 
@@ -62,11 +64,11 @@ class FuseChatFile(DistillFile):
     def contradictions(self) -> Iterator[tuple[Loc, str]]:
         """What each field allows but all together do not."""
         yield from super().contradictions()
-        known = [*self.sources, fusechat.BASE]
-        if fusechat.BASE in self.sources:
-            yield ("sources", fusechat.BASE), "the name is taken by the base; choose another"
+        known = [*self.sources, training.BASE]
+        if training.BASE in self.sources:
+            yield ("sources", training.BASE), "the name is taken by the base; choose another"
         for name, target in self.targets.items():
-            if name in (fusechat.BASE, "start"):
+            if name in (training.BASE, "start"):
                 yield ("targets", name), "the name is taken by the base; choose another"
             for number, teacher in enumerate(target.teachers):
                 if teacher not in known:
@@ -78,7 +80,7 @@ class FuseChatFile(DistillFile):
                 yield ("targets", name, "teachers"), "a teacher is listed twice; list each once"
             if target.combine == "mean" and self.align.method != "projected":
                 yield ("targets", name, "combine"), "mean is for align.method projected; take best, or that method"
-            if target.combine == "best" and fusechat.BASE in target.teachers:
+            if target.combine == "best" and training.BASE in target.teachers:
                 yield ("targets", name, "teachers"), "the base takes part in best anyway; leave it out"
         if self.align.rest and self.align.temperature != 1:
             yield ("align", "rest"), "what is left out is known at temperature 1 only; set rest: false"

@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BeforeValidator, Field, PositiveInt, StringConstraints
 
 from alignment.methods.registry import METHODS
-from fusion.distill.fusechat.settings import BASE
-from fusion.distill.fusechat.settings import Source as Checkpoint
+from fusion.distill.training.settings import BASE
+from fusion.distill.training.settings import Source as Checkpoint
 from fusion.members.registry import ENGINES
 from server.settings.derive import section
 from server.settings.document import Path as Loc

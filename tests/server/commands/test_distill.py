@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from alignment.errors import ConfigError
-from fusion.distill.fusechat.settings import Align, Data, Merge, Represent, Target
+from fusion.distill.fusechat.settings import Align, Merge, Represent, Target
+from fusion.distill.training.settings import Data
 from server.settings.distill.fusechat import read_fusechat
 from tests.support.distillable import save_site
 from tests.support.forks import Fork

@@ -9,8 +9,8 @@ import torch
 
 from fusion.distill.bohdi import wording
 from fusion.distill.bohdi.voices import JUDGES, Panel, Request, open_voices
-from fusion.distill.fusechat.reading import open_tokenizer
-from fusion.distill.fusechat.train import load_student
+from fusion.distill.training.reading import open_tokenizer
+from fusion.distill.training.train import load_student
 from fusion.options import SamplingParams
 
 

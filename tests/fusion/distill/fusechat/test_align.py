@@ -13,9 +13,10 @@ from fusion.distill.fusechat import align as aligning
 from fusion.distill.fusechat import pairing
 from fusion.distill.fusechat.pairing import gather
 from fusion.distill.fusechat.run import Run
-from fusion.distill.fusechat.settings import BASE, Align, FuseChat, Target
-from fusion.distill.fusechat.shards import Arrays, require_shard, shard_path
+from fusion.distill.fusechat.settings import Align, FuseChat, Target
 from fusion.distill.loss import PADDING, REST
+from fusion.distill.training.settings import BASE
+from fusion.distill.training.shards import Arrays, require_shard, shard_path
 
 
 def targets_of(run: Run, name: str, number: int = 0) -> Arrays:

@@ -13,10 +13,10 @@ from typing import NoReturn
 import pytest
 
 from alignment.errors import ConfigError
-from fusion.distill.fusechat import shards, trainer
 from fusion.distill.fusechat.run import Run
 from fusion.distill.fusechat.settings import FuseChat
-from fusion.distill.fusechat.shards import shard_path
+from fusion.distill.training import shards, trainer
+from fusion.distill.training.shards import shard_path
 from tests.support.distillable import files_of
 
 # Each attempt is a process of its own, forked from one that has imported the libraries and done nothing else.

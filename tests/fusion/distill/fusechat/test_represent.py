@@ -12,12 +12,13 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from alignment.errors import ConfigError
-from fusion.distill.fusechat.conversations import read_conversations
-from fusion.distill.fusechat.reading import read_as
 from fusion.distill.fusechat.represent import represent
 from fusion.distill.fusechat.run import Run
-from fusion.distill.fusechat.settings import BASE, FuseChat
-from fusion.distill.fusechat.shards import read_shard, shard_path, write_shard
+from fusion.distill.fusechat.settings import FuseChat
+from fusion.distill.training.conversations import read_conversations
+from fusion.distill.training.reading import read_as
+from fusion.distill.training.settings import BASE
+from fusion.distill.training.shards import read_shard, shard_path, write_shard
 
 
 @pytest.mark.parametrize("reader", [BASE, "ben"])

@@ -13,14 +13,14 @@ import torch
 from safetensors.torch import load_file
 
 from alignment.errors import ConfigError
-from fusion.distill.fusechat import train as training
-from fusion.distill.fusechat.curve import CURVE, PICTURE, read_curve
-from fusion.distill.fusechat.examples import Example, Examples, LengthGrouped, collate
 from fusion.distill.fusechat.run import Run
-from fusion.distill.fusechat.settings import Train
-from fusion.distill.fusechat.train import Texts, load_student, train
-from fusion.distill.fusechat.trainer import COMPLETE, FusionTrainer, mark_complete, newest_complete
 from fusion.distill.loss import fusion_loss
+from fusion.distill.training import train as training
+from fusion.distill.training.curve import CURVE, PICTURE, read_curve
+from fusion.distill.training.examples import Example, Examples, LengthGrouped, collate
+from fusion.distill.training.settings import Train
+from fusion.distill.training.train import Texts, load_student, train
+from fusion.distill.training.trainer import COMPLETE, FusionTrainer, mark_complete, newest_complete
 from tests.support.distillable import TRAIN, files_of
 
 Trained = Callable[..., Path]
@@ -252,7 +252,7 @@ def test_logits_from_the_first_learned_position_on_give_the_same_weights(
     trained: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     some = trained(replace(TRAIN, steps=3), name="some")
-    monkeypatch.setattr("fusion.distill.fusechat.trainer._first_learned", lambda labels: 0)
+    monkeypatch.setattr("fusion.distill.training.trainer._first_learned", lambda labels: 0)
     assert farthest(some, trained(replace(TRAIN, steps=3), name="all")) < 1e-5
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from alignment.errors import ConfigError
 from fusion.distill.bohdi.settings import Explore, Judge, Learn, Rules, Tree
-from fusion.distill.fusechat.settings import Source
+from fusion.distill.training.settings import Source
 from server.settings.distill.bohdi import read_bohdi
 
 FILE = """\

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fusion.distill.figures import new_figure, save
-from fusion.distill.fusechat.shards import write_file
+from fusion.distill.training.shards import write_file
 
 CURVE = "curve.jsonl"
 PICTURE = "curve.png"

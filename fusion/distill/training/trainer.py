@@ -14,11 +14,11 @@ import torch
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from alignment.errors import ConfigError
-from fusion.distill.fusechat.curve import CURVE, curve_of, write_curve
-from fusion.distill.fusechat.examples import Examples, LengthGrouped
-from fusion.distill.fusechat.settings import Train
-from fusion.distill.fusechat.shards import read_json, write_json
 from fusion.distill.loss import IGNORED, fusion_loss
+from fusion.distill.training.curve import CURVE, curve_of, write_curve
+from fusion.distill.training.examples import Examples, LengthGrouped
+from fusion.distill.training.settings import Train
+from fusion.distill.training.shards import read_json, write_json
 
 COMPLETE = "complete.json"
 """The last file of a checkpoint: the digests of all others. A checkpoint without it, or with others, is none."""

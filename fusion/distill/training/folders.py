@@ -12,9 +12,9 @@ from huggingface_hub import snapshot_download
 from alignment.errors import ConfigError
 from fusion.distill.checkpoint import Checkpoint, Stored, copy_beside, read, write_weights, written_at_once
 from fusion.distill.folders import FLOATS
-from fusion.distill.fusechat.settings import Source
-from fusion.distill.fusechat.shards import read_json, write_json
 from fusion.distill.lineage import RECORD
+from fusion.distill.training.settings import Source
+from fusion.distill.training.shards import read_json, write_json
 from fusion.members.checkpoint import DTYPES
 
 

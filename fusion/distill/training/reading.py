@@ -14,7 +14,7 @@ from alignment.errors import ConfigError
 from alignment.text.tokenizer import Tokenizer
 from fusion.assembly.checkpoints import read_vocabulary
 from fusion.core import Advance, AdvanceFailed, NextTokens
-from fusion.distill.fusechat.settings import Source, digest_of
+from fusion.distill.training.settings import Source, digest_of
 from fusion.members.engine import Engine
 from fusion.members.identity import content_digest
 from fusion.members.registry import EngineSpec, load_engine

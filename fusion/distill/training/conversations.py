@@ -11,7 +11,7 @@ from typing import Any
 
 from alignment.errors import ConfigError, InvalidRequestError
 from alignment.text.tokenizer import Tokenizer
-from fusion.distill.fusechat.settings import Data
+from fusion.distill.training.settings import Data
 
 Message = dict[str, str]
 ROLES = ("system", "user", "assistant")

@@ -11,8 +11,6 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset, Sampler
 
-from fusion.distill.fusechat.represent import Represented
-from fusion.distill.fusechat.shards import Arrays
 from fusion.distill.loss import IGNORED, PADDING
 
 MIXED = 20
@@ -87,30 +85,6 @@ class LengthGrouped(Sampler[int]):
             steps = [some[at : at + self._step] for at in range(0, len(some), self._step)]
             for number in rng.permutation(len(steps)):
                 yield from steps[number].tolist()
-
-
-def examples_of(pivot: Represented, targets: Arrays | None) -> list[Example | None]:
-    """The examples of a shard; None for a conversation that the base has not read.
-
-    Without `targets` they are for plain fine-tuning: there is nothing to learn towards but the text.
-    """
-    found: list[Example | None] = []
-    rows = pivot.rows()
-    for number, one in enumerate(pivot.conversations()):
-        if one is None:
-            found.append(None)
-            continue
-        here = slice(rows[number], rows[number + 1])
-        positions = np.array(one.positions, np.int64)
-        if targets is None:
-            ids, probabilities = (
-                np.full((len(positions), 1), PADDING, np.int32),
-                np.zeros((len(positions), 1), np.float32),
-            )
-        else:
-            ids, probabilities = targets["ids"][here], targets["probabilities"][here]
-        found.append(Example(np.array(one.ids, np.int32), positions, ids, probabilities))
-    return found
 
 
 def collate(examples: Sequence[Example]) -> dict[str, Any]:

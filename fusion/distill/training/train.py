@@ -20,13 +20,12 @@ from transformers import AutoModelForCausalLM, PrinterCallback, TrainingArgument
 
 from alignment.errors import ConfigError
 from fusion.distill.checkpoint import copy_beside, written_at_once
-from fusion.distill.fusechat.curve import CURVE, PICTURE, Entry, draw_curve, read_curve
-from fusion.distill.fusechat.examples import Examples, collate
-from fusion.distill.fusechat.folders import local_folder
-from fusion.distill.fusechat.represent import Progress
-from fusion.distill.fusechat.settings import Source, Train
-from fusion.distill.fusechat.shards import read_json, write_json, writing
-from fusion.distill.fusechat.trainer import FusionTrainer, Guard, go_on, newest_complete, processes
+from fusion.distill.training.curve import CURVE, PICTURE, Entry, draw_curve, read_curve
+from fusion.distill.training.examples import Examples, collate
+from fusion.distill.training.folders import local_folder
+from fusion.distill.training.settings import Progress, Source, Train
+from fusion.distill.training.shards import read_json, write_json, writing
+from fusion.distill.training.trainer import FusionTrainer, Guard, go_on, newest_complete, processes
 from fusion.members.checkpoint import quiet, read_config, weight_files
 
 STAGE = "stage.json"

@@ -1,0 +1,1 @@
+"""Training a checkpoint on conversations and targets, for every way to distill: texts, loop, folders, records."""
