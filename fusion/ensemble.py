@@ -25,6 +25,8 @@ from fusion.views import ModelView, original_spans
 Reading = tuple[list[int], Located | None]
 """Ids of a prompt, and their places in it where it can be scored."""
 
+_MOST_OWN = 32  # maps for requests that are kept; each is two numbers for every token
+
 
 @dataclass(frozen=True, slots=True)
 class Model:
@@ -86,19 +88,21 @@ class Maps:
 class View:
     """An ensemble with its pivot decided: whose tokens are emitted, and the maps into its vocabulary.
 
-    The end is one event: in `maps` every end of every member goes to `end`. A request that names one of the ends
-    apart from the others (see `Ends.distinct`) takes the maps of `apart` where there are any: members with
-    the pivot's tokenizer keep the pivot's ends there as they are. Under a constraint they take those of
-    `constrained`, which keep their special tokens, such as one that opens a tool call. `of` is the one whose
-    members these are views of.
+    The end is one event: in `maps` every end of every member goes to `end`. `of` is the one whose members these
+    are views of.
+
+    Attributes:
+        ends: the ids that end an answer of any member with the pivot's tokenizer.
+        masked: whether the pivot's other special tokens go nowhere, since there are members that could not follow.
     """
 
     models: dict[str, Model]
     pivot: str
     maps: dict[str, Maps]
-    apart: dict[str, Maps] = field(default_factory=dict)
-    constrained: dict[str, Maps] = field(default_factory=dict)
+    ends: frozenset[int] = frozenset()
+    masked: bool = False
     of: View | None = field(default=None, repr=False)
+    _own: dict[object, Maps] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -136,6 +140,42 @@ class View:
     def follows_ids(self, name: str) -> bool:
         """Return whether this member takes the pivot's ids as they are: it has the pivot's tokenizer."""
         return self.models[name].tokenizer.fingerprint == self.tokenizer.fingerprint
+
+    def maps_of(self, name: str, *, distinct: bool = False, kept: frozenset[int] = frozenset()) -> Maps:
+        """A member's maps for a request.
+
+        Args:
+            distinct: the request names one of the pivot's ends apart from the others (see `Ends.distinct`):
+                members with the pivot's tokenizer keep these ends as they are.
+            kept: special tokens that these members keep although others could not follow. Under a constraint all
+                of them, since it says itself where one may come, such as the one that opens a tool call; else
+                those that end the answer because the request wants to stop there.
+        """
+        maps = self.maps[name]
+        if maps.rest is None or not (distinct or kept) or not self.follows_ids(name):
+            return maps
+        key = name, distinct, kept
+        if (found := self._own.get(key)) is None:
+            if len(self._own) >= _MOST_OWN:
+                self._own.clear()
+            found = self._own[key] = self.own_maps(name, distinct=distinct, kept=kept)
+        return found
+
+    def own_maps(self, name: str, *, distinct: bool = False, kept: frozenset[int] = frozenset()) -> Maps:
+        """The maps of a member with the pivot's tokenizer: the identity, but for ends and what is masked.
+
+        `distinct` and `kept` as for `maps_of`. The padding of its embeddings is masked as special tokens are.
+        """
+        model = self.models[name]
+        size = model.tokenizer.vocabulary_size
+        ids = np.arange(max(model.member.vocabulary_size, size), dtype=np.int32)
+        joined = self.ends - self.stop_ids if distinct else self.ends
+        if self.masked:
+            ids[[id for id in model.tokenizer.special_ids if id not in kept and id not in self.ends]] = -1
+            ids[size:] = -1
+        ids[list(joined)] = self.end
+        own = VocabMap(ids[:, None], (ids[:, None] >= 0).astype(np.float32), len(ids))
+        return Maps(own, own, own)
 
     def mapped(self, voters: Sequence[str]) -> NDArray[np.bool_]:
         """Return whose distributions a map brings into the pivot's vocabulary, [M]; nobody's without the pivot."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from time import perf_counter
 
@@ -27,7 +28,9 @@ class Round:
     Attributes:
         model: the ensemble's name.
         voters: the members whose distributions were fused.
-        probabilities: [S, M, C], the voters' distributions in the pivot's vocabulary, as their maps left them.
+        probabilities: [S, M, C], the voters' distributions in the pivot's vocabulary, as their maps left them, of
+            what is admitted.
+        mass: [S, M], what reached the pivot's vocabulary of their distributions, admitted or not.
         weights: [S, M], those in force after the filter.
         kept: [S, M], who passed the filter.
         fused: [S, C], what the tokens were drawn from.
@@ -49,6 +52,7 @@ class Round:
     model: str
     voters: tuple[str, ...]
     probabilities: Floats
+    mass: Floats
     weights: Floats
     kept: NDArray[np.bool_]
     fused: Floats
@@ -83,6 +87,7 @@ def batch_key(sequence: Sequence) -> object:
         sequence.spelled,
         sequence.lead_spelled,
         sequence.ends.distinct,
+        sequence.ends.kept,
         sequence.inside,
         sequence.marked,
         sequence.fusion.combine,
@@ -95,6 +100,22 @@ def batch_key(sequence: Sequence) -> object:
     )
 
 
+def undo_of(batch: list[Sequence]) -> Callable[[], None]:
+    """What takes back all that a round that fails has changed of its sequences, from now."""
+    before = [
+        (one, one.rng.bit_generator.state, one.characters.getstate(), dict(one.likelihoods), one.trust)
+        for one in batch
+    ]
+
+    def undo() -> None:
+        for one, drawn, characters, likelihoods, trust in before:
+            one.rng.bit_generator.state = drawn
+            one.characters.setstate(characters)
+            one.likelihoods, one.trust = likelihoods, trust
+
+    return undo
+
+
 def run_round(batch: list[Sequence]) -> Round:
     """One round of sequences that share ensemble, voters, maps and combination."""
     began = perf_counter()
@@ -103,18 +124,22 @@ def run_round(batch: list[Sequence]) -> Round:
     pivot = voters.index(first.view.pivot) if first.view.pivot in voters else 0
     if first.terms is not None:
         candidates, result = add_up(batch, voters)
+        admitted = admissible(batch, candidates.tokens)
     else:
-        candidates = admitted(batch, gather(batch, voters))
+        candidates = gather(batch, voters)
+        admitted = admissible(batch, candidates.tokens)
         given = np.array([weights_now(sequence, voters) for sequence in batch])
         named = favoured(batch, candidates) if fusion.combine == "product" else None
-        result = fuse(candidates.probabilities, given, pivot, first.view.mapped(voters), fusion, named)
-    fused = result.distribution
+        result = fuse(candidates.probabilities, given, pivot, first.view.mapped(voters), fusion, named, admitted)
+    mass, fused = candidates.probabilities.sum(axis=2), result.distribution
+    if admitted is not None:
+        candidates = Candidates(candidates.tokens, candidates.probabilities * admitted[:, None])
+        fused = fused * admitted
     if fusion.guard:
         own = candidates.probabilities[:, pivot]
         fused = keep_the_pivots_cut(fused, own, lambda row, i: batch[row].surface(int(candidates.tokens[row, i])))
     for row, sequence in enumerate(batch):
         if sequence.constraint is not None:
-            fused[row] *= sequence.constraint.allowed(candidates.tokens[row])
             fused[row] /= fused[row].sum() or 1.0  # of what is admitted
     combined = perf_counter()
     tokens, reports = [], []
@@ -125,7 +150,7 @@ def run_round(batch: list[Sequence]) -> Round:
             note_trust(sequence, chosen, dict(zip(voters, given.tolist(), strict=True)))
         note_likelihoods(sequence, chosen)
         wanted = sequence.fusion.report
-        reports.append(report(sequence, candidates, row, chosen, result) if wanted else None)
+        reports.append(report(sequence, candidates, mass, row, chosen, result) if wanted else None)
         tokens.append(
             described(chosen, candidates.tokens[row], fused[row], sequence.sampling.logprobs, sequence.surface)
         )
@@ -135,6 +160,7 @@ def run_round(batch: list[Sequence]) -> Round:
         first.ensemble.name,
         voters,
         candidates.probabilities,
+        mass,
         result.weights,
         result.kept,
         fused,
@@ -183,12 +209,15 @@ def add_up(batch: list[Sequence], voters: tuple[str, ...]) -> tuple[Candidates, 
     return Candidates(tokens, shares), Fused(shares, weights, kept, fused)
 
 
-def admitted(batch: list[Sequence], candidates: Candidates) -> Candidates:
-    """The candidates, without probability where a sequence's constraint does not admit them."""
+def admissible(batch: list[Sequence], tokens: NDArray[np.int64]) -> NDArray[np.bool_] | None:
+    """The candidates [S, C] that the sequences' constraints admit; None where no sequence has one."""
+    if all(sequence.constraint is None for sequence in batch):
+        return None
+    found = np.ones(tokens.shape, dtype=np.bool_)
     for row, sequence in enumerate(batch):
         if sequence.constraint is not None:
-            candidates.probabilities[row] *= sequence.constraint.allowed(candidates.tokens[row])
-    return candidates
+            found[row] = sequence.constraint.allowed(tokens[row])
+    return found
 
 
 def favoured(batch: list[Sequence], candidates: Candidates) -> NDArray[np.bool_] | None:
@@ -237,7 +266,9 @@ def choose(batch: list[Sequence], tokens: NDArray[np.int64], fused: Floats) -> l
     return chosen
 
 
-def report(sequence: Sequence, candidates: Candidates, row: int, chosen: int, result: Fused) -> RoundReport:
+def report(
+    sequence: Sequence, candidates: Candidates, mass: Floats, row: int, chosen: int, result: Fused
+) -> RoundReport:
     """Each member's part in the round of one sequence, which is `row` of its batch."""
     voters, weights = sequence.voters, result.weights[row]
     where = np.flatnonzero(candidates.tokens[row] == chosen)
@@ -257,8 +288,8 @@ def report(sequence: Sequence, candidates: Candidates, row: int, chosen: int, re
         weights=by_member(weights),
         kept=dict(zip(voters, result.kept[row].tolist(), strict=True)),
         contribution=by_member(share),
-        mass=by_member(candidates.probabilities[row].sum(axis=1)),
-        rolled_back={name: sequence.seats[name].rolled_back for name in voters},
+        mass=by_member(mass[row]),
+        rolled_back={name: sequence.seats[name].rolled_back_at(sequence.cursor) for name in voters},
         cut=None if sequence.sum is None else sequence.sum.cut,
         text=sequence.characters.decode(sequence.surface(chosen)),
         ran=voters,

@@ -240,17 +240,26 @@ class Shares:
         return weights, COMBINATIONS[combine](self.probabilities, weights, named)
 
 
-def shares_of(probabilities: Floats, pivot: int, mapped: Bools, fusion: FusionParams) -> Shares:
+def shares_of(
+    probabilities: Floats, pivot: int, mapped: Bools, fusion: FusionParams, admitted: Bools | None = None
+) -> Shares:
     """Filter projected distributions [S, M, C], and make up for what the maps lost as `fusion` says.
 
-    `pivot` and `mapped` as for `fuse`.
+    `pivot`, `mapped` and `admitted` as for `fuse`. What is not admitted is not lost: it was said, and comes to
+    nothing.
     """
-    kept = _kept(probabilities, fusion.filter_top)
+    seen = _seen(probabilities, admitted)
+    kept = _kept(seen, fusion.filter_top)
     if fusion.renormalize:
-        return Shares(renormalize(probabilities), kept)
+        return Shares(renormalize(seen), kept)
     if fusion.unmapped == "pivot" and mapped.any():
         return Shares(complete(probabilities, pivot, mapped), kept)
     return Shares(probabilities, kept)
+
+
+def _seen(probabilities: Floats, admitted: Bools | None) -> Floats:
+    """The part of distributions [S, M, C] that is admitted [S, C]; None admits all."""
+    return probabilities if admitted is None else probabilities * admitted[:, None]
 
 
 def _kept(probabilities: Floats, filter_top: int | None) -> Bools:
@@ -277,20 +286,25 @@ def fuse(
     mapped: Bools,
     fusion: FusionParams,
     named: Bools | None = None,
+    admitted: Bools | None = None,
 ) -> Fused:
     """Filter and combine projected distributions [S, M, C] of members that weigh `given` [S, M].
 
     `pivot` is its index among the members, and `mapped` [M] says whose vocabulary is another than the pivot's.
-    `named` are the candidates [S, C] that members were asked about (see `product`). Where nothing of what the
-    weighty members want reaches the pivot's vocabulary, the pivot decides.
+    `named` are the candidates [S, C] that members were asked about (see `product`), and `admitted` those that may
+    come, all with None: the rest is 0. Where nothing of what the weighty members want reaches the pivot's
+    vocabulary, the pivot decides.
     """
-    shares = shares_of(probabilities, pivot, mapped, fusion)
+    seen = _seen(probabilities, admitted)
+    shares = shares_of(probabilities, pivot, mapped, fusion, admitted)
     given = among_voters(given)
     if fusion.confidence:
-        given = confident(given, shares.probabilities, fusion.confidence)
+        given = confident(given, _seen(shares.probabilities, admitted), fusion.confidence)
     weights, fused = shares.combined(given, fusion.combine, named)
-    silent = np.einsum("smc,sm->s", probabilities, weights) == 0
-    fused = np.where(silent[:, None], probabilities[:, pivot], fused)
+    if admitted is not None:
+        fused = fused * admitted
+    silent = np.einsum("smc,sm->s", seen, weights) == 0
+    fused = np.where(silent[:, None], seen[:, pivot], fused)
     return Fused(shares.probabilities, weights, shares.kept, fused)
 
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
-
-import numpy as np
 
 from alignment.methods.exact import exact_map
 from alignment.methods.first_token import first_token_map
@@ -46,22 +44,16 @@ def build_ensemble(
     twins = {n: m for n, m in models.items() if m.tokenizer.fingerprint == target.tokenizer.fingerprint}
     masked = len(twins) < len(models)
     ends = frozenset(id for model in twins.values() for id in model.stop_ids)
-    maps, apart, constrained = {}, {}, {}
+    maps: dict[str, Maps] = {}
+    view = View(dict(models), pivot, maps, ends, masked)
     for member_name, model in models.items():
         if member_name not in twins:
             _ = model.tokenizer.continuation  # worked out now, not while the first request waits
             maps[member_name] = _maps(model, target, align(model, target))
-            continue
-        if not masked and (len(ends) == 1 or len(models) == 1):
+        elif masked or (len(ends) > 1 and len(models) > 1):
+            maps[member_name] = view.own_maps(member_name)
+        else:
             maps[member_name] = Maps()
-            continue
-        one = own_tokens(model, ends, target.stop_ids[0], masked=masked)
-        several = own_tokens(model, ends - set(target.stop_ids), target.stop_ids[0], masked=masked, kept=ends)
-        maps[member_name], apart[member_name] = Maps(one, one, one), Maps(several, several, several)
-        if masked:
-            special = model.tokenizer.special_ids
-            marked = own_tokens(model, ends, target.stop_ids[0], masked=True, kept=special)
-            constrained[member_name] = Maps(marked, marked, marked)
     defaults = defaults or FusionParams()
     identity = {
         "models": {n: [m.origin, m.tokenizer.fingerprint] for n, m in models.items()},
@@ -70,7 +62,6 @@ def build_ensemble(
         "defaults": asdict(defaults),
     }
     fingerprint = "tutti-" + hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
-    view = View(dict(models), pivot, maps, apart, constrained)
     return Ensemble(name, view.models, {pivot: view}, defaults, fingerprint, on_member_failure)
 
 
@@ -106,22 +97,6 @@ def _maps(source: Model, target: Model, running: VocabMap) -> Maps:
     rest = running.padded(rows)
     first = beginning(lead) if own_lead or lead else rest
     return Maps(first, beginning(b"") if lead else first, rest)
-
-
-def own_tokens(
-    model: Model, ends: Collection[int], end: int, *, masked: bool, kept: Collection[int] = ()
-) -> VocabMap:
-    """The identity on a model's own vocabulary, but for its `ends`, which all go to `end`.
-
-    With `masked` its other special tokens, but for those `kept`, and the padding of its embeddings go nowhere.
-    """
-    size = model.member.vocabulary_size
-    ids = np.arange(max(size, model.tokenizer.vocabulary_size), dtype=np.int32)
-    if masked:
-        ids[[id for id in model.tokenizer.special_ids if id not in kept]] = -1
-        ids[model.tokenizer.vocabulary_size :] = -1
-    ids[list(ends)] = end
-    return VocabMap(ids[:, None], (ids[:, None] >= 0).astype(np.float32), len(ids))
 
 
 def _digest(maps: Maps) -> list[str]:

@@ -90,11 +90,8 @@ def _require_free_names(ensemble: Ensemble, fusion: FusionParams) -> None:
 
 def _around(view: View, models: dict[str, Model], views: dict[str, tuple[str, ModelView]]) -> View:
     """The same pivot and maps; a view has those of its member."""
-    maps, apart, constrained = (
-        {name: given[member] for name, (member, _) in views.items() if member in given}
-        for given in (view.maps, view.apart, view.constrained)
-    )
-    return replace(view, models=models, maps=maps, apart=apart, constrained=constrained, of=view)
+    maps = {name: view.maps[member] for name, (member, _) in views.items()}
+    return replace(view, models=models, maps=maps, of=view)
 
 
 def _shares(fusion: FusionParams) -> list[float] | None:

@@ -22,7 +22,7 @@ from fusion.policy.policy import ALL
 from fusion.prompt.reading import Read
 from fusion.prompt.scoring import PrefixScores
 from fusion.reports import RoundReport
-from fusion.round import Round, batch_key, run_round
+from fusion.round import Round, batch_key, run_round, undo_of
 from fusion.sequence.constraint import fill
 from fusion.sequence.drafting import accepts, pursue
 from fusion.sequence.looks import begin, take
@@ -281,13 +281,15 @@ class Decoding:
         self._readers.shutdown(wait=False, cancel_futures=True)
 
     def _fuse(self, batch: list[Sequence]) -> list[tuple[list[Sequence], Round]]:
-        """A round of a batch; a defect that one sequence meets costs that sequence alone."""
+        """A round of a batch; a defect that one sequence meets costs that sequence alone, and no other a draw."""
+        undo = undo_of(batch) if len(batch) > 1 else None
         try:
             return [(batch, run_round(batch))]
         except Exception:
-            if len(batch) == 1:
+            if undo is None:
                 self._failed_inside(batch[0])
                 return []
+            undo()
             return [pair for sequence in batch for pair in self._fuse([sequence])]
 
     def _failed_inside(self, sequence: Sequence) -> None:

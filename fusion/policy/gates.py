@@ -36,11 +36,13 @@ class Confident(Policy):
         if sequence.asked.members is None:
             return None
         [leader] = sequence.asked.members
-        latest = sequence.seats[leader].latest
-        if latest is None:
+        seat = sequence.seats[leader]
+        if seat.latest is None:
             return ALL
-        newest = latest.ids[-1:], latest.logprobs[-1:]
-        candidates = project([newest], [sequence.map_of(leader)], sequence.view.vocabulary_size)
+        newest, map = (seat.latest.ids[-1:], seat.latest.logprobs[-1:]), sequence.map_of(leader)
+        if seat.inside is not None:  # of the character that has begun, in ids of the pivot
+            newest, map = seat.inside, None
+        candidates = project([newest], [map], sequence.view.vocabulary_size)
         second, best = np.sort(np.append(candidates.probabilities[0, 0], 0.0))[-2:]
         return None if best >= max(self._threshold, _LEAST) and best - second >= self._margin else ALL
 

@@ -39,7 +39,7 @@ class EchoedSums:
             kept = np.ones(len(tokens), np.bool_)
             if mask is not None:
                 kept = kept_by(mask, np.exp(logs), kept)
-            found = Sum(tokens[kept], dict(self._terms.weights), None)
+            found = Sum(view.pivot, tokens[kept], dict(self._terms.weights), None)
             found.logs[view.pivot] = logs[kept]
             self._sums.append(found)
         named: dict[str, NDArray[np.int32]] = {}

@@ -10,15 +10,16 @@ import numpy as np
 from fusion.ensemble import View
 from fusion.options import FusionParams, SamplingParams
 from fusion.sampling import BAN
+from fusion.sequence.ends import Ends
 from fusion.sequence.grammar_table import Bits
 
 
 class Bias:
     """The ids that members name because they are favoured, and may not list because they are banned."""
 
-    def __init__(self, view: View, sampling: SamplingParams, fusion: FusionParams, *, apart: bool) -> None:
-        """`apart` says whether the request distinguishes the pivot's ends (`Ends.distinct`)."""
-        self._view, self._apart = view, apart
+    def __init__(self, view: View, sampling: SamplingParams, fusion: FusionParams, ends: Ends) -> None:
+        """Find them in the pivot's vocabulary."""
+        self._view, self._ends = view, ends
         bias = sampling.logit_bias
         # A sum asks about its candidates in a second look.
         self._favoured = [] if fusion.sums else [id for id, value in bias.items() if value > 0]
@@ -32,7 +33,7 @@ class Bias:
             return (), None
         if name not in self._known:
             size, view = self._view.models[name].member.vocabulary_size, self._view
-            maps = view.apart.get(name, view.maps[name]) if self._apart else view.maps[name]
+            maps = view.maps_of(name, distinct=self._ends.distinct, kept=self._ends.kept)
             out = maps.sources(self._banned, size)
             allowed = None
             if len(out):

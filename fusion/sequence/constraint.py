@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Collection, Iterable, Sequence
-from functools import cached_property
 
 import llguidance
 import llguidance.numpy
@@ -26,7 +25,11 @@ _executor = llguidance.LLExecutor()
 
 
 class BadWords:
-    """Texts that must not occur in an answer, over the surfaces of a vocabulary."""
+    """Texts that must not occur in an answer, over the surfaces of a vocabulary.
+
+    Attributes:
+        inside: ids whose surface alone contains a word.
+    """
 
     def __init__(self, words: Sequence[str], table: GrammarTable) -> None:
         self.words = tuple(word.encode() for word in dict.fromkeys(words) if word)
@@ -34,13 +37,9 @@ class BadWords:
         order = sorted(range(len(table.surfaces)), key=table.surfaces.__getitem__)
         self._ids = np.array(order)
         self._sorted = [table.surfaces[id] for id in order]
-
-    @cached_property
-    def inside(self) -> NDArray[np.int64]:
-        """Ids whose surface alone contains a word."""
+        # Looked for here and not in the first round, which other sequences would wait for.
         hits = [any(word in surface for word in self.words) for surface in self._sorted]
-        found: NDArray[np.int64] = self._ids[np.array(hits, bool)]
-        return found
+        self.inside: NDArray[np.int64] = self._ids[np.array(hits, bool)]
 
     def after(self, tail: bytes) -> NDArray[np.int64]:
         """Ids that complete a word whose beginning is the end of `tail`."""
@@ -71,6 +70,7 @@ class Constraint:
         allowed_ids: Sequence[int] | None = None,
         bad_words: BadWords | None = None,
         marks: Collection[int] = (),
+        stops: Collection[int] = (),
         thoughts: Thoughts | None = None,
     ) -> None:
         """Begin at the beginning.
@@ -81,17 +81,18 @@ class Constraint:
             allowed_ids: nothing else comes, but for ends under a grammar.
             bad_words: texts that must not occur.
             marks: special tokens that may come, where no grammar or list says which may.
+            stops: special tokens at which the request wants to stop, likewise.
             thoughts: what has a budget; a grammar that has no room for the closing tag wins.
         """
         self._table = table
         self._matcher = table.compile(grammar) if grammar else None
         self._param = grammar.param if grammar else None
         self._allowed: Bits | None = None if allowed_ids is None else table.bits_of(allowed_ids)
-        self._marks = frozenset(marks)
-        self._free = table.text_bits | table.bits_of([*table.end_ids, *marks])
+        self._special = frozenset([*table.end_ids, *marks, *stops])  # that may come, where text may
+        self._free = table.text_bits | table.bits_of([*self._special])
         self._bad = bad_words
         self._taken: list[int] = []
-        self.is_open = grammar is None and allowed_ids is None and bad_words is None and not self._marks
+        self.is_open = grammar is None and allowed_ids is None and bad_words is None and not marks
         self._thoughts = [] if thoughts is None else [thoughts]  # before each of the taken, and now
         self._bits: Bits | None = None
         self.ended = False
@@ -279,7 +280,7 @@ class Constraint:
         if not listed and token not in table.end_ids:
             return False
         if self._allowed is None and self._matcher is None and not table.text_ids[token]:
-            return token in table.end_ids or token in self._marks
+            return token in self._special
         return self._bad is None or not self._bad.broken_by(self._tail(), table.surfaces[token])
 
     def _tail(self) -> bytes:

@@ -105,7 +105,8 @@ def _lead_on(
         seat.back_to(seat.points[-1])
         return at
     given = seat.given(edit)
-    seat.point(cached - seat.prompt - edit.keep)
+    seat.rolled_back = cached - seat.prompt - edit.keep
+    seat.point(seat.rolled_back)
     seat.latest, seat.standing = None, -1
     advance = Advance(sequence.number, seat.prompt + given.keep, given.append)
     advances[name] = sequence.addressed(name, advance, [draft[at].constraint])
@@ -121,9 +122,6 @@ def accepts(sequence: Sequence, token: int) -> bool:
         if sequence.constraint is not None:  # it stands there, and knows already what it admits
             sequence.constraint = sequence.draft[sequence.cursor].constraint
         sequence.cursor += 1
-        for seat in sequence.seats.values():
-            if seat.points:
-                seat.rolled_back = seat.points[sequence.cursor].rolled_back
         return True
     if sequence.draft:
         sequence.policy.checked(len(sequence.draft), sequence.cursor)

@@ -175,9 +175,10 @@ def _with_closed_bounds(schema: Any, *, by_keyword: bool = True) -> Any:
             bound = closed.get(name)
             if not isinstance(bound, int | float) or isinstance(bound, bool) or abs(bound) >= LARGEST_CLOSED:
                 continue
-            if float(bound).is_integer():
+            other = closed.get(instead, bound + step)
+            if float(bound).is_integer() and isinstance(other, int | float):  # else llguidance says what is wrong
                 del closed[name]
-                closed[instead] = tighter(bound + step, closed.get(instead, bound + step))
+                closed[instead] = tighter(bound + step, other)
     return closed
 
 

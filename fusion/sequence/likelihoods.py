@@ -13,10 +13,15 @@ if TYPE_CHECKING:
     from fusion.sequence.sequence import Sequence
 
 
+def mixes(sequence: Sequence) -> bool:
+    """Return whether its rounds are means of probabilities, in which likelihoods weigh."""
+    return sequence.terms is None and sequence.fusion.combine == "mixture"
+
+
 def note_trust(sequence: Sequence, token: int, given: Mapping[str, float]) -> None:
     """Note what the voters gave to a token that may end a character."""
     likelihoods = sequence.likelihoods
-    if not likelihoods or sequence.fusion.combine != "mixture":
+    if not likelihoods or not mixes(sequence):
         return
     if not beginning_at_the_end(bytes(sequence.written[-3:]) + sequence.view.surface(token)):
         weights = {name: sequence.weights[name] for name in given}
@@ -26,7 +31,7 @@ def note_trust(sequence: Sequence, token: int, given: Mapping[str, float]) -> No
 def note_likelihoods(sequence: Sequence, token: int) -> None:
     """Note what voters that are given the pivot's ids gave to a chosen token that ends inside a character."""
     surface = sequence.view.surface
-    if surface(token)[-1:] < b"\x80" or sequence.fusion.combine != "mixture" or not spells(sequence):
+    if surface(token)[-1:] < b"\x80" or not mixes(sequence) or not spells(sequence):
         return
     begun = Begun.at_the_end([*sequence.tokens[-3:], token], surface)
     if begun is None:
@@ -45,6 +50,6 @@ def note_likelihoods(sequence: Sequence, token: int) -> None:
 def weights_now(sequence: Sequence, voters: Iterable[str]) -> list[float]:
     """The voters' weights in the round to come."""
     weights = sequence.weights
-    if sequence.likelihoods and sequence.fusion.combine == "mixture":
+    if sequence.likelihoods and mixes(sequence):
         weights = weights_inside({name: weights[name] for name in voters}, sequence.likelihoods, sequence.trust)
     return [weights[name] for name in voters]

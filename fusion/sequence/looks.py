@@ -25,9 +25,10 @@ def begin(sequence: Sequence) -> tuple[Sum, dict[str, Look]]:
     tokens, logs = seen[pivot]
     allowed = _allowed(sequence, tokens)
     mask = terms.mask
-    unseen = 1 - float(np.exp(logs).sum())
+    limited = _limited(sequence)  # what may come beyond such a list is not known
+    unseen = 0.0 if limited else 1 - float(np.exp(logs).sum())
     if mask is not None:
-        kept = kept_by(mask, np.exp(logs), allowed, limited=_limited(sequence))
+        kept = kept_by(mask, np.exp(logs), allowed, limited=limited)
         reached = bool((allowed & ~kept).any()) or (mask.top_k is not None and kept.sum() >= mask.top_k)
         chosen = tokens[kept]
     else:
@@ -40,7 +41,7 @@ def begin(sequence: Sequence) -> tuple[Sum, dict[str, Look]]:
         chosen = np.unique(np.concatenate(rows))
     if len(named := _favoured(sequence)):
         chosen = np.union1d(chosen, named)
-    found = Sum(chosen, weights, None if reached or unseen <= UNSEEN else unseen)
+    found = Sum(pivot, chosen, weights, None if reached or unseen <= UNSEEN else unseen)
     looks = {}
     for name in dict.fromkeys([pivot, *weights]):
         if name in seen and bool(np.isin(chosen, seen[name][0]).all()) and sequence.map_of(name) is None:

@@ -70,7 +70,7 @@ class Seat:
         heard: how many bytes of the generated text those are.
         latest: its newest answer; None while one is awaited.
         state: whether it votes in this round.
-        rolled_back: tokens taken back before the current round.
+        rolled_back: tokens taken back by the newest work.
         points: the boundaries of the draft that it was given, the first one before it; empty without a draft.
         held: the bytes of an unfinished character at the end of the text that it has not been given.
         asked: its answers at or after that character's beginning, but the newest.
@@ -190,6 +190,10 @@ class Seat:
         mark = None if self.spelling is None else self.spelling.mark()
         intact = self.cached - self.prompt if self.intact is None else self.intact
         self.points.append(Point(self.followed, self.heard, mark, intact, rolled_back))
+
+    def rolled_back_at(self, at: int) -> int:
+        """Tokens taken back to get to boundary `at` of the draft, or before the round where there is none."""
+        return self.points[at].rolled_back if self.points else self.rolled_back
 
     def back_to(self, point: Point) -> None:
         """Take back what it was given since."""

@@ -124,7 +124,7 @@ class Sequence:
         self.trust = first_trust(self.members, view.follows_ids)
         self.constraint = None if constraint is None else constraint.copy()
         self.ends = Ends(view, sampling)
-        self.bias = Bias(view, sampling, self.fusion, apart=self.ends.distinct)
+        self.bias = Bias(view, sampling, self.fusion, self.ends)
         repeated = self.prompt.ids[view.pivot] if sampling.repetition_penalty != 1.0 else ()
         self.prompt_ids = frozenset(repeated)
 
@@ -149,7 +149,7 @@ class Sequence:
     @property
     def marked(self) -> bool:
         """Whether special tokens may come, where its constraint admits them."""
-        return self.constraint is not None and not self.constraint.is_open and bool(self.view.constrained)
+        return self.constraint is not None and not self.constraint.is_open and self.view.masked
 
     @property
     def voters(self) -> tuple[str, ...]:
@@ -165,12 +165,8 @@ class Sequence:
 
     def map_of(self, name: str) -> VocabMap | None:
         """The vocabulary map that holds for this member in this round."""
-        view = self.view
-        maps = view.maps[name]
-        if name in view.apart and self.ends.distinct:
-            maps = view.apart[name]
-        elif self.marked:
-            maps = view.constrained.get(name, maps)
+        kept = self.view.tokenizer.special_ids if self.marked else self.ends.kept
+        maps = self.view.maps_of(name, distinct=self.ends.distinct, kept=kept)
         if self.spelled:
             return maps.rest
         return maps.unled if self.lead_spelled else maps.first
@@ -365,7 +361,7 @@ class Sequence:
         """Go on without a member; the rest share its weight."""
         del self.seats[name]
         if self.sum is not None:
-            self.sum.lead_alone(self.view.pivot)
+            self.sum.lead_alone()
         self.departed[name] = reason
         if may_return:
             self.lost.add(name)

@@ -26,6 +26,7 @@ class Sum:
     """The sum of one round, over C candidates.
 
     Attributes:
+        pivot: its name.
         tokens: [C] int64, the pivot's ids that may win, ascending.
         weights: those in force, by member.
         cut: see `fusion.core.RoundReport`.
@@ -35,6 +36,7 @@ class Sum:
         awaited: the members that have not answered yet.
     """
 
+    pivot: str
     tokens: Tokens
     weights: dict[str, float]
     cut: float | None
@@ -42,25 +44,38 @@ class Sum:
     asked: dict[str, Tokens] = field(default_factory=dict)
     awaited: set[str] = field(default_factory=set)
 
-    def lead_alone(self, pivot: str) -> None:
+    def lead_alone(self) -> None:
         """Go on without the other members: one of them has left."""
-        self.weights = {pivot: 1.0}
-        self.awaited &= {pivot}
+        self.weights = {self.pivot: 1.0}
+        self.awaited &= {self.pivot}
 
     def distribution(self) -> Floats:
-        """softmax of the weighted sum, [C]; a term that a member cannot say is left out for that token."""
-        possible = np.ones(len(self.tokens), np.bool_)
-        total = np.zeros(len(self.tokens))
-        for name, weight in self.weights.items():
-            logs = self.logs[name]
-            possible &= logs != -np.inf
-            total += weight * np.where(np.isfinite(logs), logs, 0.0)
-        if not possible.any():  # the members exclude all that the mask keeps
+        """softmax of the weighted sum, [C]; a term that a member cannot say is left out for that token.
+
+        A token that nobody on the positive side can say has no probability: with nothing but penalties, or with
+        nothing at all, it would be ahead of what somebody said. Where no token is left the pivot decides alone.
+        """
+        possible, total = self._added(self.weights)
+        if not possible.any():
+            possible, total = self._added({self.pivot: 1.0})
+        if not possible.any():
             possible[:] = True
         total = np.where(possible, total, -np.inf)
         probabilities: Floats = np.exp(total - total.max())
         probabilities /= probabilities.sum()
         return probabilities
+
+    def _added(self, weights: dict[str, float]) -> tuple[Flags, Floats]:
+        """The tokens [C] that are said and that nobody excludes, and the sum of their terms [C]."""
+        said, excluded = np.zeros((2, len(self.tokens)), np.bool_)
+        total = np.zeros(len(self.tokens))
+        for name, weight in weights.items():
+            logs = self.logs[name]
+            excluded |= logs == -np.inf
+            if weight > 0:
+                said |= np.isfinite(logs)
+            total += weight * np.where(np.isfinite(logs), logs, 0.0)
+        return said & ~excluded, total
 
 
 def named_logs(

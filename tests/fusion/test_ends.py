@@ -142,6 +142,35 @@ def test_a_stop_string_that_names_a_control_token_stops_at_it(run, include, text
     assert running.submit("Hi", max_tokens=6).wait().last.finish == "length"
 
 
+@pytest.mark.parametrize("named", [{"stop_token_ids": (END,)}, {"stop": ("<|end|>",)}], ids=["by id", "by name"])
+@pytest.mark.parametrize("kind", ["alone", "mixed"])
+def test_a_control_token_that_the_request_stops_at_may_come(run, kind, named):
+    """It ends the answer, so no member has to follow it."""
+    models = {"p": saying("p", small.byte_level(), (EOS,), END)}
+    if kind == "mixed":
+        models["m"] = saying("m", small.sentencepiece(), (EOS,), EOS)
+    running = run(build_ensemble("stopped", models, "p"))
+    weighty = FusionParams(weights={"p": 1.0})
+    listener = running.submit("Hi", weighty, max_tokens=6, **named).wait()
+    assert (listener.last.finish, listener.ids[-1]) == ("stop", END)
+    if kind == "mixed":  # what nobody asked for is not followed
+        assert END not in running.submit("Hi", weighty, max_tokens=6).wait().ids
+
+
+def test_special_tokens_and_distinct_ends_go_together():
+    """A bias on an end leaves the tokens that a constraint may admit, such as the one that opens a call."""
+    view = build_ensemble("both", pair("mixed, the pivot means its second end"), "p").first
+    special = view.tokenizer.special_ids
+    assert len(special - view.ends) > 0
+    for distinct in (False, True):
+        targets = view.maps_of("p", distinct=distinct, kept=special).rest.target_ids[:, 0]
+        assert all(targets[id] == id for id in special - view.ends)
+        assert (targets[END] == END) == distinct
+        assert targets[EOS] == EOS
+    assert view.maps_of("p", kept=special) is view.maps_of("p", kept=special)
+    assert view.maps_of("m", kept=special) is view.maps["m"]
+
+
 def test_a_mask_that_admits_the_end_admits_the_ends_of_a_twin():
     models = {"p": SimpleNamespace(stop_ids=(EOS,)), "m": SimpleNamespace(stop_ids=(END, EOS, 999))}
     view = SimpleNamespace(end=EOS, stop_ids=frozenset({EOS}), models=models)

@@ -254,3 +254,26 @@ def test_confidence_reaches_the_fusion():
     confidently = fuse(rows, given, 0, nobody, FusionParams(confidence=2.0))
     assert confidently.weights[0, 0] > plain.weights[0, 0]
     assert confidently.distribution[0, 0] > plain.distribution[0, 0]
+
+
+@pytest.mark.parametrize("combine", ["mixture", "product"])
+def test_what_is_not_admitted_is_not_lost(combine):
+    """The member said it, and it comes to nothing; it is no vote for what the pivot wants."""
+    rows = np.array([[[0.3, 0.1, 0.0], [0.05, 0.35, 0.6]]])  # the pivot lists only what is admitted
+    given, mapped = np.array([[0.5, 0.5]]), np.array([False, True])
+    admitted = np.array([[True, True, False]])
+    fused = fuse(rows, given, 0, mapped, FusionParams(combine=combine), admitted=admitted).distribution[0]
+    everything = fuse(rows, given, 0, mapped, FusionParams(combine=combine)).distribution[0]
+    np.testing.assert_allclose(fused, everything * admitted[0])
+    assert fused[1] > fused[0]
+    assert fused[2] == 0
+
+
+def test_where_nothing_admitted_is_said_the_pivot_decides():
+    rows = np.array([[[0.4, 0.0], [0.0, 1.0]]])
+    only_the_other = np.array([[0.0, 1.0]])
+    admitted = np.array([[True, False]])
+    fused = fuse(
+        rows, only_the_other, 0, np.array([False, True]), FusionParams(unmapped="drop"), admitted=admitted
+    )
+    np.testing.assert_allclose(fused.distribution, [[0.4, 0.0]])

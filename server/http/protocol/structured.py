@@ -21,6 +21,7 @@ from server.http.tools.formats import Format
 from server.http.tools.offer import GrammarFor, Offer
 
 if TYPE_CHECKING:
+    from alignment.text.tokenizer import Tokenizer
     from fusion.ensemble import Ensemble
 
 MOST_WORDS = 128
@@ -120,13 +121,15 @@ def constraints_of(
         raise field_error("bad_words", f"should hold at most {MOST_WORDS} texts, none of them empty.")
 
     def constraint(pivot: str, grammar: GrammarFor | None) -> Constraint:
-        table = ensemble.views[pivot].grammar_table
+        view = ensemble.views[pivot]
+        table = view.grammar_table
         return Constraint(
             table,
             grammar=grammar(table) if grammar else None,
             allowed_ids=fields.allowed_token_ids,
             bad_words=BadWords(words, table) if words else None,
             marks=marks[pivot],
+            stops=_stops(fields, view.tokenizer),
             thoughts=budget.of(table) if budget else None,
         )
 
@@ -138,6 +141,12 @@ def constraints_of(
     # Tools that nobody asked to be strict are served although their schemas cannot be enforced.
     grammar = replace(around, offer=relaxed).around(None)
     return {pivot: constraint(pivot, grammar) for pivot in ensemble.views}
+
+
+def _stops(fields: SamplingFields, tokenizer: Tokenizer) -> set[int]:
+    """The control tokens at which the request wants to stop, by id or by name."""
+    texts = [fields.stop] if isinstance(fields.stop, str) else fields.stop or []
+    return control_tokens(tokenizer, texts).keys() | (tokenizer.special_ids & set(fields.stop_token_ids or []))
 
 
 def _asked(fields: SamplingFields) -> Iterator[tuple[str, GrammarFor]]:

@@ -146,11 +146,10 @@ class _Model:
             self._count_votes(voters, group)
 
     def _count_votes(self, voters: tuple[str, ...], told: list[Round]) -> None:
-        weights, kept = (
-            np.concatenate([getattr(r, what) for r in told]) for what in ("weights", "kept")
+        mass, weights, kept = (
+            np.concatenate([getattr(r, what) for r in told]) for what in ("mass", "weights", "kept")
         )  # [N, M]
         best, winner = map(np.concatenate, zip(*map(best_tokens, told), strict=True))  # [N, M], [N]
-        mass = np.concatenate([rounds.probabilities.sum(axis=2) for rounds in told])  # [N, M]
         self.survivors.observe_all(kept.sum(axis=1))
         self.disagreements.inc(int((best != best[:, :1]).any(axis=1).sum()))
         for index, name in enumerate(voters):

@@ -8,6 +8,7 @@ import pytest
 from alignment.errors import InvalidRequestError, OverloadedError, UnavailableError
 from alignment.spelling import Spelling
 from alignment.text.characters import beginning_at_the_end
+from fusion import round as rounds
 from fusion.assembly.ensembles import build_ensemble
 from fusion.core import Capacity
 from fusion.loop.decoding import Decoding
@@ -378,6 +379,26 @@ def test_a_defect_in_a_round_costs_its_requests_not_the_loop(tokenizers, run, mo
         assert error is not None
         assert "division" not in str(error)
     assert running.submit().wait().last.finish is not None
+
+
+def test_a_defect_of_one_sequence_changes_no_draw_of_its_neighbours(tokenizers, run, monkeypatch):
+    running = run(toy_ensemble(tokenizers, pivot="lingvo"))
+    plain = {seed: running.submit(max_tokens=20, temperature=1.0, seed=seed).wait().ids for seed in range(3)}
+    choose, failed = rounds.choose, []
+
+    def choosing(batch, tokens, fused):
+        chosen = choose(batch, tokens, fused)
+        if any(sequence.sampling.max_tokens == 200 for sequence in batch) and (failed or len(batch) > 1):
+            failed.append(len(batch))
+            raise ZeroDivisionError
+        return chosen
+
+    monkeypatch.setattr(rounds, "choose", choosing)
+    submitted = {seed: running.submit(max_tokens=20, temperature=1.0, seed=seed) for seed in plain}
+    broken = running.submit(max_tokens=200, temperature=1.0)
+    assert "see its log" in str(broken.wait().last.error)
+    assert {seed: listener.wait().ids for seed, listener in submitted.items()} == plain
+    assert failed[0] > 1, "the case: it shared a batch"
 
 
 def test_an_answer_that_cannot_be_taken_in_costs_its_own_sequence_alone(tokenizers, run, monkeypatch):

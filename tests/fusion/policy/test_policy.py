@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
+import numpy as np
 import pytest
 
 from fusion.options import FusionParams
-from fusion.policy.policy import Ask
+from fusion.policy.gates import Confident
+from fusion.policy.policy import ALL, Ask
 from tests.support.toy_fuser import toy_ensemble
 
 EVERY = 4
@@ -61,3 +65,16 @@ def test_members_asked_later_in_a_round_see_the_same_text(with_policy, tokenizer
     plain = run(toy_ensemble(tokenizers, pivot=pivot)).submit(**options).wait()
     later = with_policy(Persuaded, pivot).submit(**options).wait()
     assert (plain.ids, plain.text) == (later.ids, later.text)
+
+
+def test_inside_a_character_the_leader_is_sure_of_what_comes_next_of_it():
+    """Its newest answer is from before the character, and says nothing of the byte that is to come."""
+    row = np.array([[7, 8]]), np.log(np.array([[0.95, 0.05]], np.float32))
+    after = np.array([[1, 2]]), np.log(np.array([[0.6, 0.4]], np.float32))
+    seat = SimpleNamespace(latest=SimpleNamespace(ids=row[0], logprobs=row[1]), inside=None)
+    view = SimpleNamespace(vocabulary_size=9)
+    sequence = SimpleNamespace(asked=Ask(("m",)), seats={"m": seat}, view=view, map_of=lambda name: None)
+    assert Confident(0.9).answered(sequence) is None
+    seat.inside = after
+    assert Confident(0.9).answered(sequence) == ALL
+    assert Confident(0.5).answered(sequence) is None

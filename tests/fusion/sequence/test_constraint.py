@@ -145,6 +145,13 @@ def test_numbers_keep_off_an_exclusive_bound(table, bounds):
         jsonschema.validate(value, schema)
 
 
+@pytest.mark.parametrize("other", [None, "x", [1]])
+def test_a_bound_that_is_no_number_is_refused(table, other):
+    grammar = json_schema({"type": "number", "exclusiveMinimum": 0, "minimum": other})
+    with pytest.raises(InvalidRequestError):
+        Constraint(table, grammar=grammar)
+
+
 def test_data_in_a_schema_is_no_schema(table):
     wanted = {"exclusiveMinimum": 15}
     text = walk(Constraint(table, grammar=json_schema({"const": wanted})), table, random.Random(0), jump=True)

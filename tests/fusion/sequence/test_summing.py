@@ -167,13 +167,26 @@ def test_masks_keep_what_the_whole_row_would_with_the_rest_excluded(values, shar
 
 def test_a_term_that_a_member_cannot_say_is_left_out_for_that_token():
     tokens = np.array([1, 4, 6])
-    total = Sum(tokens, {"a": 1.0, "b": -1.0}, None)
+    total = Sum("a", tokens, {"a": 1.0, "b": -1.0}, None)
     total.logs = {"a": np.log([0.5, 0.3, 0.2]), "b": np.array([np.log(0.25), np.nan, -np.inf])}
     np.testing.assert_allclose(total.distribution(), np.array([2.0, 0.3, 0.0]) / 2.3)
 
 
+def test_what_nobody_can_say_does_not_win():
+    """No term would be a log-probability of 0, which is certainty."""
+    total = Sum("pivot", np.array([1, 2, 3]), {"a": 1.0, "b": -0.5}, None)
+    total.logs = {
+        "pivot": np.log([0.2, 0.5, 0.3]),
+        "a": np.array([np.log(0.4), np.nan, np.nan]),
+        "b": np.array([np.nan, np.nan, np.log(0.1)]),
+    }
+    np.testing.assert_array_equal(total.distribution(), [1.0, 0.0, 0.0])
+    total.logs["a"][0] = np.nan
+    np.testing.assert_allclose(total.distribution(), [0.2, 0.5, 0.3])
+
+
 def test_no_infinity_meets_another():
-    total = Sum(np.array([1, 2]), {"a": 1.0, "b": -1.0}, None)
+    total = Sum("a", np.array([1, 2]), {"a": 1.0, "b": -1.0}, None)
     total.logs = {"a": np.array([-np.inf, 0.0]), "b": np.array([-np.inf, -1.0])}
     np.testing.assert_array_equal(total.distribution(), [0.0, 1.0])
     total.logs["a"] = total.logs["b"] = np.array([-np.inf, -np.inf])
@@ -195,8 +208,9 @@ def test_mapped_rows_are_normalised_and_sources_are_added_up():
 def test_an_answer_that_nobody_waits_for_any_more_is_dropped():
     """A member has left meanwhile, so the pivot decided alone, and perhaps the next round has begun."""
     take(SimpleNamespace(sum=None), "late", np.zeros(2))
-    found = Sum(np.arange(2), {"pivot": 1.0, "late": -1.0}, None, asked={"late": np.arange(2)}, awaited={"late"})
-    found.lead_alone("pivot")
+    found = Sum("pivot", np.arange(2), {"pivot": 1.0, "late": -1.0}, None)
+    found.asked, found.awaited = {"late": np.arange(2)}, {"late"}
+    found.lead_alone()
     take(SimpleNamespace(sum=found), "late", np.zeros(2))
     assert found.logs == {}
 

@@ -93,8 +93,22 @@ def rounds(probabilities: list[list[list[float]]], **changes) -> Round:
     size, members, _ = array.shape
     weights = np.full((size, members), 1 / members)
     kept = np.ones((size, members), dtype=bool)
-    plain = {"weights": weights, "kept": kept, "fused": array.mean(axis=1), "waiting": [0.1] * size, "last": []}
-    plain |= {"absent": [], "began": 0.0, "combined": 0.01, "ended": 0.03, "synchronisation": 0.03}
+    plain = {
+        "mass": array.sum(axis=2),
+        "weights": weights,
+        "kept": kept,
+        "fused": array.mean(axis=1),
+        "waiting": [0.1] * size,
+        "last": [],
+    }
+    plain |= {
+        "mass": array.sum(axis=2),
+        "absent": [],
+        "began": 0.0,
+        "combined": 0.01,
+        "ended": 0.03,
+        "synchronisation": 0.03,
+    }
     return Round(model="toys", voters=tuple("abc"[:members]), probabilities=array, **(plain | changes))
 
 
