@@ -99,14 +99,32 @@ def find_table(
     return EmbeddingTable(file, stored, dtype, shape)
 
 
+def empty_model(config: Any, source: str, *, revision: str | None, trust_remote_code: bool) -> Any:
+    """The causal language model of a checkpoint's configuration, without memory for its weights.
+
+    Code of the checkpoint's own is that of `revision`, which `from_config` would not know by itself. Raises
+    whatever transformers and that code do.
+    """
+    from transformers import AutoModelForCausalLM
+
+    options: dict[str, Any] = {}
+    reference = (getattr(config, "auto_map", None) or {}).get("AutoModelForCausalLM", "")
+    registered = AutoModelForCausalLM._model_mapping.get(type(config), None)
+    is_looked_up = registered is None or registered.__module__.startswith("transformers.")
+    is_its_own = bool(reference) and reference.rpartition("--")[0] in ("", source)
+    if trust_remote_code and revision is not None and is_looked_up and is_its_own:
+        options["code_revision"] = revision
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code, **options)
+
+
 def _architecture(source: str, revision: str | None, trust_remote_code: bool) -> Any:
     """The model of a checkpoint, without memory for its weights."""
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig
 
     try:
         config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=trust_remote_code)
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+        model = empty_model(config, source, revision=revision, trust_remote_code=trust_remote_code)
     except Exception as error:  # the library raises everything from OSError to KeyError here
         reason = one_line(error)
         raise ConfigError(

@@ -57,7 +57,11 @@ def fast_tokenizer(source: str, revision: str | None, trust_remote_code: bool) -
     elif folder.exists() or not _HUB_ID.fullmatch(source):
         raise ConfigError(f"The model folder {source} does not exist: check its path.")
     try:
-        hf = AutoTokenizer.from_pretrained(source, revision=revision, trust_remote_code=trust_remote_code)
+        # Where mistral-common is installed, as vLLM has it, a tekken.json would be opened with that, which has no
+        # fast tokenizer, even beside a tokenizer.json.
+        hf = AutoTokenizer.from_pretrained(
+            source, revision=revision, trust_remote_code=trust_remote_code, mistral_format=False
+        )
     except Exception as error:  # the libraries raise everything from OSError to bare Exception here
         raise ConfigError(_load_failure(source, folder.is_dir(), error)) from error
     if not getattr(hf, "is_fast", False):

@@ -16,7 +16,14 @@ from alignment.text.tokenizer import Tokenizer
 from fusion.assembly.members import device_here
 from fusion.assembly.specs import BuildError, Ensembles, ModelSpec, named
 from fusion.members.adapters import read_adapter, require_fits
-from fusion.members.checkpoint import DTYPES, empty_model, listed_stops, read_config, resolved, weight_files
+from fusion.members.checkpoint import (
+    DTYPES,
+    listed_stops,
+    model_without_weights,
+    read_config,
+    resolved,
+    weight_files,
+)
 from fusion.members.registry import ENGINES, EngineSpec
 from fusion.options import EngineOptions
 
@@ -61,7 +68,7 @@ def open_checkpoint(name: str, model: ModelSpec) -> Checkpoint:
         device_here(model)
         source, revision = resolved(model.source, model.revision)
         config = read_config(source, revision=revision, trust_remote_code=trust)
-        not_packed = _examined(model, config, source)
+        not_packed = _examined(model, config, source, revision)
         if model.engine_args.get("load_format", "auto") in ("auto", "safetensors"):
             weight_files(source, revision=revision)
         vocabulary = read_vocabulary(
@@ -107,7 +114,10 @@ def require_adapters(checkpoints: Mapping[str, Checkpoint], ensembles: Ensembles
         try:
             adapter = read_adapter(folder)
             if model not in empty:
-                empty[model] = empty_model(checkpoints[model].config, checkpoints[model].spec.trust_remote_code)
+                one = checkpoints[model]
+                empty[model] = model_without_weights(
+                    one.config, one.source, revision=one.revision, trust_remote_code=one.spec.trust_remote_code
+                )
             if empty[model] is not None:
                 require_fits(adapter, empty[model])
         except ConfigError as error:
@@ -144,13 +154,19 @@ def engine_spec(checkpoint: Checkpoint, adapters: Sequence[str] = ()) -> EngineS
     return EngineSpec(model.engine, arguments)
 
 
-def _examined(model: ModelSpec, config: Any, source: str) -> str | None:
+def _examined(model: ModelSpec, config: Any, source: str, revision: str | None) -> str | None:
     """Return why an architecture cannot take its engine's fast path. Raises ConfigError for one it cannot run."""
     kind = ENGINES[model.engine]
     if kind.examine is None:
         return None
     examine = pkgutil.resolve_name(kind.examine)
-    found: str | None = examine(config, source, model.trust_remote_code, model.max_context)
+    found: str | None = examine(
+        config,
+        source,
+        revision=revision,
+        trust_remote_code=model.trust_remote_code,
+        max_context=model.max_context,
+    )
     return found
 
 

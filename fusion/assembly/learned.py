@@ -20,7 +20,7 @@ def fingerprints(ensemble: EnsembleSpec, checkpoints: Mapping[str, Checkpoint]) 
         checkpoint = checkpoints[ensemble.model_of(member)]
         view = ensemble.views.get(member)
         adapter = (view.adapter if view else None) or checkpoint.spec.adapter
-        parts = [content_digest(checkpoint.spec.source, revision=checkpoint.spec.revision)]
+        parts = [content_digest(checkpoint.source, revision=checkpoint.revision)]
         parts += [content_digest(adapter)] if adapter else []
         parts += [repr((view.system, view.context, view.template))] if view else []
         digest = hashlib.sha256(" ".join(parts).encode()).hexdigest()[:16]

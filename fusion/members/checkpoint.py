@@ -25,6 +25,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from alignment.errors import ConfigError, one_line
+from alignment.learning.embeddings import empty_model
 from fusion.members import gguf
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
@@ -135,13 +136,20 @@ def load_model(
         raise ConfigError(_explain(source, error)) from error
 
 
-def empty_model(config: Any, trust_remote_code: bool) -> Any:
-    """The model of a configuration without weights, which takes no memory; None where transformers has none."""
+def model_without_weights(
+    config: Any, source: str, *, revision: str | None = None, trust_remote_code: bool = False
+) -> Any:
+    """The model of a configuration without weights, which takes no memory; None where transformers has none.
+
+    Raises ConfigError where code of the checkpoint's own cannot run, such as for a package that is missing.
+    """
     try:
-        with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
-    except ValueError:
-        return None
+        with quiet():
+            return empty_model(config, source, revision=revision, trust_remote_code=trust_remote_code)
+    except Exception as error:
+        if isinstance(error, ValueError) and "Unrecognized configuration class" in str(error):
+            return None
+        raise ConfigError(_explain(source, error)) from error
 
 
 def weight_files(source: str, *, revision: str | None = None) -> dict[str, int]:
@@ -156,6 +164,8 @@ def weight_files(source: str, *, revision: str | None = None) -> dict[str, int]:
         raise ConfigError(f"{source} has {found}; convert the checkpoint to safetensors.")
     if "model.safetensors" in weights:
         weights = {"model.safetensors": weights["model.safetensors"]}
+    # Mistral's own format, beside which transformers' lies.
+    weights = {name: size for name, size in weights.items() if not name.startswith("consolidated")} or weights
     if _is_folder(source):
         for name in weights:
             with whole(Path(source, name)):

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 from importlib.util import find_spec
 from typing import Any
 
 from alignment.errors import ConfigError
-from fusion.members.checkpoint import empty_model
+from fusion.members.checkpoint import model_without_weights
 
 _LAYER_TYPES = {"full_attention", "sliding_attention"}
-_SCALING = {"linear", "dynamic", "yarn"}
+_SCALING = {"linear", "yarn"}
 # Packages that transformers needs for weights that are stored quantised, and what installs them.
 _EXTRA = "'tutti-server[quantized]'"
 _PACKAGES = {
@@ -24,13 +25,15 @@ _PACKAGES = {
 _LIMITS = ("max_position_embeddings", "max_seq_len", "context_length")  # one meaning, as architectures call it
 
 
-def examine(config: Any, source: str, trust_remote_code: bool, max_context: int | None) -> str | None:
+def examine(
+    config: Any, source: str, *, revision: str | None, trust_remote_code: bool, max_context: int | None
+) -> str | None:
     """Build a checkpoint's model without weights, which takes no memory, and see whether it can run.
 
     Returns what keeps it from the fast path. Raises ConfigError for an architecture that cannot run.
     """
     _require_packages(config, source)
-    empty = empty_model(config, trust_remote_code)
+    empty = model_without_weights(config, source, revision=revision, trust_remote_code=trust_remote_code)
     if empty is None:
         raise ConfigError(
             f"{source} is a {config.model_type} model, which transformers cannot run as a causal language "
@@ -75,9 +78,19 @@ def why_not_packed(model: Any) -> str | None:
         return "it attends in chunks"
     if not model.is_backend_compatible():
         return "its attention cannot be replaced"
+    if _has_window_in_mask(model, text):
+        return "its sliding window is in the mask alone"
     if any(name.endswith(".sinks") for name, _ in model.named_parameters()):
         return "its attention has sinks"
     return None
+
+
+def _has_window_in_mask(model: Any, text: Any) -> bool:
+    """Return whether there is a sliding window that attention is not told of by its argument."""
+    if not getattr(text, "sliding_window", None) or getattr(text, "use_sliding_window", True) is False:
+        return False
+    kinds = {type(module) for module in model.modules() if type(module).__name__.endswith("Attention")}
+    return any("sliding_window" not in inspect.getsource(kind.forward) for kind in kinds)
 
 
 def unsupported(model: Any, reason: str) -> ConfigError:
@@ -100,7 +113,7 @@ def context_length(model: Any, asked: int | None) -> int | None:
         made_for = _scaled(rope, made_for)
     if rope.get("rope_type") == "longrope":
         # Beyond it, this encoding changes the frequencies of a whole forward pass by its longest row, and
-        # what is already cached does not follow.
+        # what is already cached does not follow. So does dynamic scaling, beyond the length before scaling.
         made_for = rope["original_max_position_embeddings"]
     if asked is not None and made_for is not None and asked > made_for:
         raise ConfigError(

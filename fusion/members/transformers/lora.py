@@ -119,6 +119,8 @@ class _Adapted:
         scales = self._adapters.scales(self._columns, is_head=self._is_head)
         if scales is None:
             return self._inner(x)
+        if x.dim() < scales.dim():  # some layers see the tokens of all rows in one line
+            scales = scales[:, 0].repeat_interleave(len(x) // len(scales), dim=0)
         return self._inner(x) + linear(linear(x, self._down) * scales, self._up)
 
 

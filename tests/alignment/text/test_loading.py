@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from contextlib import suppress
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 import tokenizers
 from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, normalizers, pre_tokenizers
-from transformers import LlamaConfig, PreTrainedTokenizerFast, Qwen2Config
+from transformers import LlamaConfig, MistralConfig, PreTrainedTokenizerFast, Qwen2Config
 
 from alignment.errors import ConfigError
 from alignment.text.loading import PROBES
@@ -49,6 +50,14 @@ def test_the_files_own_pipeline_is_used_whatever_class_is_named(tmp_path, name, 
         expected = described.encode(text, add_special_tokens=False).ids
         assert loaded.encode(text, add_special_tokens=False) == expected
     assert loaded.vocabulary_size == described.get_vocab_size()
+
+
+def test_mistrals_own_format_beside_the_file_is_not_opened(tmp_path):
+    """Where mistral-common is installed, transformers would open it with that, which is no fast tokenizer."""
+    data = Path(pytest.importorskip("mistral_common").__file__).parent / "data"
+    path = folder(tmp_path, tiny.byte_level(), config=MistralConfig())
+    shutil.copy(next(data.glob("tekken_*.json")), path / "tekken.json")
+    assert Tokenizer.load(str(path)).vocabulary_size == tiny.byte_level().vocabulary_size
 
 
 @pytest.mark.parametrize("more", [{}, {"unk_token": None}])

@@ -1,12 +1,13 @@
 """Whatever keeps a checkpoint from being served is said in one sentence."""
 
 import json
+import shutil
 
 import huggingface_hub.constants
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import T5Config, T5ForConditionalGeneration
+from transformers import AutoModelForCausalLM, LlamaConfig, T5Config, T5ForConditionalGeneration
 
 from alignment.errors import ConfigError
 from fusion.core import Advance
@@ -14,8 +15,10 @@ from fusion.members.checkpoint import (
     estimate,
     listed_sampling,
     listed_stops,
+    model_without_weights,
     parse_device,
     parse_dtype,
+    read_config,
     weight_files,
 )
 from fusion.members.transformers.engine import TransformersEngine
@@ -112,6 +115,43 @@ def test_code_of_its_own_is_not_run_unasked(folder):
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "own.py").write_text("raise SystemExit")
     assert "set trust_remote_code: true if you trust its author" in refusal(folder)
+
+
+def test_a_package_that_the_checkpoints_own_code_lacks_is_named(folder):
+    config = json.loads((folder / "config.json").read_text())
+    config["auto_map"] = {"AutoModelForCausalLM": "own.Model"}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "own.py").write_text("import a_package_that_is_not_here")
+    read = read_config(str(folder), trust_remote_code=True)
+    with pytest.raises(ConfigError, match="a_package_that_is_not_here"):
+        model_without_weights(read, str(folder), trust_remote_code=True)
+
+
+@pytest.mark.parametrize(
+    ("reference", "revision", "taken"),
+    [
+        ("owner/name--own.Model", "abc", "abc"),
+        ("own.Model", "abc", "abc"),
+        ("owner/other--own.Model", "abc", None),
+        ("own.Model", None, None),
+    ],
+)
+def test_code_is_that_of_the_revision(monkeypatch, reference, revision, taken):
+    """`from_config` would take the newest."""
+    asked = []
+    monkeypatch.setattr(AutoModelForCausalLM, "from_config", lambda config, **options: asked.append(options))
+    config = LlamaConfig(auto_map={"AutoModelForCausalLM": reference})
+    model_without_weights(config, "owner/name", revision=revision, trust_remote_code=True)
+    assert asked[0].get("code_revision") == taken
+    model_without_weights(LlamaConfig(), "owner/name", revision=revision, trust_remote_code=True)
+    assert "code_revision" not in asked[1]
+
+
+def test_weights_in_two_formats_are_counted_once(folder):
+    plain = weight_files(str(folder))
+    shutil.copy(folder / "model.safetensors", folder / "consolidated.safetensors")
+    (folder / "model.safetensors").rename(folder / "model-00001-of-00001.safetensors")
+    assert list(weight_files(str(folder)).values()) == list(plain.values())
 
 
 def test_a_model_that_is_not_causal(tmp_path):

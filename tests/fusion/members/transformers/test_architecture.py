@@ -3,10 +3,11 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
-from transformers import LlamaConfig
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, PhimoeConfig
 
 from alignment.errors import ConfigError
-from fusion.members.transformers.architecture import context_length, examine
+from fusion.members.transformers.architecture import context_length, examine, why_not_packed
 
 
 def model(**config):
@@ -20,7 +21,7 @@ def model(**config):
         (128, {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128}, 512),
         (512, {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128}, 512),
         (128, {"rope_type": "linear", "factor": 2.0}, 256),
-        (128, {"rope_type": "dynamic", "factor": 2.0}, 256),
+        (128, {"rope_type": "dynamic", "factor": 2.0}, 128),
         (1024, {"rope_type": "llama3", "factor": 32.0, "original_max_position_embeddings": 128}, 1024),
     ],
 )
@@ -32,6 +33,17 @@ def test_scaled_positions_scale_the_context(limit, rope, context):
     assert context_length(scaled, context) == context
     with pytest.raises(ConfigError, match=f"more than the {context} tokens"):
         context_length(scaled, context + 1)
+
+
+@pytest.mark.parametrize(("window", "packed"), [(8, False), (None, True)])
+def test_a_window_that_only_the_mask_knows_is_not_packed(window, packed):
+    """Attention of our own is not given the mask."""
+    small = {"vocab_size": 64, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
+    small |= {"num_attention_heads": 2, "num_key_value_heads": 2, "num_local_experts": 2}
+    for config, told in ((PhimoeConfig, False), (MistralConfig, True)):
+        with torch.device("meta"):
+            made = AutoModelForCausalLM.from_config(config(**small, sliding_window=window))
+        assert (why_not_packed(made) is None) == (packed or told)
 
 
 def test_layers_that_are_not_scaled_bound_the_context():
@@ -49,4 +61,4 @@ def test_a_package_that_quantised_weights_need_is_named():
     with pytest.raises(
         ConfigError, match=r"gptq, for which .* optimum and gptqmodel: pip install optimum gptqmodel"
     ):
-        examine(config, "some/model", False, None)
+        examine(config, "some/model", revision=None, trust_remote_code=False, max_context=None)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import shutil
 from contextlib import nullcontext
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from alignment.errors import ConfigError
 from fusion.core import Advance, AdvanceFailed
 from fusion.members.check import run
 from fusion.members.transformers.engine import TransformersEngine
+from fusion.members.transformers.lora import _Adapted
 from tests.support.reference import shared
 
 
@@ -188,3 +190,14 @@ def test_an_adapter_of_another_base_is_refused_by_names_and_by_shapes(golden, tm
     save_file({n: np.ascontiguousarray(t[:, :-1]) if "lora_A" in n else t for n, t in tensors.items()}, file)
     with pytest.raises(ConfigError, match="adapter of another model: it takes"):
         TransformersEngine.load(str(golden[0] / "base"), adapters={"a": str(copy)})
+
+
+def test_a_layer_that_sees_all_rows_in_one_line_gives_each_token_its_own_adapter():
+    """As a mixture of experts does on the padded path."""
+    torch.manual_seed(0)
+    down, up = torch.randn(3, 4), torch.randn(5, 3)
+    scales = torch.tensor([[[0.0, 0.0, 0.0]], [[1.0, 2.0, 0.5]]])  # [B, 1, R]
+    adapters = SimpleNamespace(scales=lambda columns, is_head: scales)
+    layer = _Adapted(lambda x: torch.zeros(*x.shape[:-1], 5), down, up, (), adapters, is_head=False)
+    x = torch.randn(2, 6, 4)
+    assert torch.equal(layer(x.view(12, 4)).view(2, 6, 5), layer(x))
