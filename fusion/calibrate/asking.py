@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from alignment.errors import TuttiError
-from alignment.text.boundaries import Indices
+from alignment.text.boundaries import Indices, Located
 from fusion.core import Prompt, Token
 from fusion.ensemble import Ensemble
 from fusion.loop.fuser import Fuser
@@ -101,15 +101,15 @@ def choose(
     The prompt is plain text, whatever the form says of chats, and a space goes between it and the choice.
     """
     asked = form.text(prompt)
-    began, listeners, places = time.perf_counter(), [], []
+    began, listeners = time.perf_counter(), []
+    places: list[Mapping[str, Located]] = []
     sampling = SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0)
     finished = threading.Semaphore(0)
     try:
         for choice in choices:
             listener = Listener(finished.release)
             encoded = ensemble.encode_text(f"{asked} {choice}", locate=True)
-            assert encoded.located is not None
-            places.append(encoded.located[ensemble.pivot].ends)
+            places.append(encoded.located or {})
             fuser.submit(ensemble, encoded, sampling, fusion, on_update=listener)
             listeners.append(listener)
     except TuttiError as error:
@@ -121,10 +121,12 @@ def choose(
     seconds = time.perf_counter() - began
     if failed:
         return Reply("", 0, 0.0, seconds, {}, failed[0])
-    scores = [
-        _after(one.prompt, ends, len(asked)) / max(1, len(text.encode()))
-        for one, ends, text in zip(listeners, places, choices, strict=True)
-    ]
+    scores = []
+    for one, located, text in zip(listeners, places, choices, strict=True):
+        here = located[one.pivot or ensemble.pivot]
+        if (span := here.texts[0]) is None:
+            return Reply("", 0, 0.0, seconds, {}, "The places of its tokens in the text are not known.")
+        scores.append(_after(one.prompt, here.ends, span[0] + len(asked)) / max(1, len(text.encode())))
     tokens = sum(len(listener.prompt) for listener in listeners)
     best = choices[max(range(len(choices)), key=scores.__getitem__)]
     return Reply(best, tokens, tokens * len(ensemble.taking_part(fusion)), seconds)

@@ -306,7 +306,6 @@ def _model(
         tasks=tasks,
         notes=notes,
     )
-    kept = np.unique(np.linspace(0, max(len(scored) - 1, 0), _PROTOTYPES).round().astype(np.int64))
     return LearnedWeights(
         about,
         design.vocabulary,
@@ -314,17 +313,27 @@ def _model(
         coefficients.text.astype(np.float32),
         coefficients.number,
         design.usual,
-        Prototypes.of([design.seen[index] for index in kept] if len(scored) else []),
+        Prototypes.of([design.seen[index] for index in _kept(design)]),
     )
 
 
+def _kept(design: Design) -> list[int]:
+    """The questions that prompts are compared with."""
+    last = len(design.seen) - 1
+    return np.unique(np.linspace(0, last, _PROTOTYPES).round().astype(np.int64)).tolist() if last >= 0 else []
+
+
 def _similar(design: Design) -> float:
-    """The likeness from which on a prompt counts as familiar: a little under what nearly every question has."""
+    """The likeness from which on a prompt counts as familiar: a little under what nearly every question has.
+
+    It is compared as a prompt is, with the prototypes, of which it is none itself.
+    """
     if len(design.seen) < 2:
         return 0.0
-    every = Prototypes.of(design.seen)
+    kept = _kept(design)
+    prototypes = Prototypes.of([design.seen[index] for index in kept])
     likeness = []
     for index, one in enumerate(design.seen):
-        cosines = every.cosines(one, len(design.vocabulary.buckets))
-        likeness.append(similarity(np.delete(cosines, index)))
+        cosines = prototypes.cosines(one, len(design.vocabulary.buckets))
+        likeness.append(similarity(np.delete(cosines, [at for at, other in enumerate(kept) if other == index])))
     return float(_UNLIKE * np.quantile(likeness, 0.02))

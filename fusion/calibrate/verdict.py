@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fusion.calibrate.intervals import Estimate, bootstrap, difference
+from fusion.calibrate.intervals import Estimate, bootstrap, chance, difference
 
 FEWEST = 10  # questions from which on an interval says anything
 APART = 10.0  # times the perplexity of another member's from which on equal weights are warned of
@@ -56,15 +56,19 @@ class Verdict:
     gain: Estimate
 
 
-def verdict(members: Sequence[Result], voting: Result | None, chosen: Result | None) -> Verdict:
-    """Compare the chosen ensemble with the best member, and with voting, question by question."""
-    best = max(members, key=lambda result: float(np.mean(result.scores)))
-    name = best.name.removesuffix(" alone")
+def verdict(members: Sequence[Result], voting: Result | None, chosen: Result | None, *, best: int) -> Verdict:
+    """Compare the chosen ensemble with the best member, and with voting, question by question.
+
+    `best` is the index of the member that was best on the questions that the ensemble was chosen on: the best on
+    these would be so by chance as well.
+    """
+    alone = members[best]
+    name = alone.name.removesuffix(" alone")
     if chosen is None or chosen.name in [member.name for member in members]:
         nothing = Estimate(0.0, 0.0, 0.0)
-        return Verdict(False, f"Fusing does not pay here: no ensemble answered better than {best.name}.", nothing)
-    gain = difference([100 * s for s in chosen.scores], [100 * s for s in best.scores])
-    cost = chosen.passes_per_question / max(best.passes_per_question, 1e-9)
+        return Verdict(False, f"Fusing does not pay here: no ensemble answered better than {alone.name}.", nothing)
+    gain = difference([100 * s for s in chosen.scores], [100 * s for s in alone.scores])
+    cost = chosen.passes_per_question / max(alone.passes_per_question, 1e-9)
     text = (
         f"{gain.mean:+.1f} points ({gain.low:+.1f} to {gain.high:+.1f}) at {cost:.1f} x the cost of {name} alone"
     )
@@ -75,7 +79,7 @@ def verdict(members: Sequence[Result], voting: Result | None, chosen: Result | N
         return Verdict(
             None, f"Fusing may pay, but {len(chosen.scores)} questions are too few to tell: {text}.", gain
         )
-    if gain.low > 0:
+    if gain.low > 0 and chance(chosen.scores, alone.scores) <= 0.025:
         return Verdict(True, f"Fusing pays: {text}.", gain)
     if gain.high <= 0 or gain.mean <= 0:
         why = f"{name} alone is as good" if gain.high >= 0 else f"{name} alone is better"
@@ -83,16 +87,16 @@ def verdict(members: Sequence[Result], voting: Result | None, chosen: Result | N
     return Verdict(None, f"Fusing may pay, but the questions are too few to tell: {text}.", gain)
 
 
-def vote(answers: Sequence[str], by_rank: Sequence[int]) -> int:
+def vote(answers: Sequence[str | None], by_rank: Sequence[int]) -> int:
     """The index of an answer that most members gave; of equals the one of the member that ranks first.
 
-    `by_rank` holds the members' indices, best first.
+    `by_rank` holds the members' indices, best first. None is no answer, and wins only where there is no other.
     """
-    times = {index: answers.count(answers[index]) for index in by_rank}
+    times = {index: 0 if answers[index] is None else answers.count(answers[index]) for index in by_rank}
     return max(by_rank, key=lambda index: (times[index], -list(by_rank).index(index)))
 
 
-def disagreement(answers: Sequence[Sequence[str]]) -> float:
+def disagreement(answers: Sequence[Sequence[str | None]]) -> float:
     """The share of questions that not all members answer alike; answers [Q][M]."""
     return float(np.mean([len(set(each)) > 1 for each in answers])) if answers else 0.0
 

@@ -15,6 +15,7 @@ class Listener:
         text: so far.
         tokens: how many.
         prompt: the tokens of the prompt, where they were asked for.
+        pivot: the member whose tokens they are.
         end: its last update; None before it, and where the request was not taken.
         error: why there is no answer; None where there is one.
     """
@@ -24,6 +25,7 @@ class Listener:
         self.text = ""
         self.tokens = 0
         self.prompt: tuple[Token, ...] = ()
+        self.pivot = ""
         self.end: End | None = None
         self.error: str | None = None
 
@@ -32,6 +34,7 @@ class Listener:
         self.text += update.text
         self.tokens += len(update.tokens)
         self.prompt = self.prompt or update.prompt
+        self.pivot = update.pivot or self.pivot
         if isinstance(update, End):
             self.end = update
             self.error = None if update.error is None else str(update.error)

@@ -5,13 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from alignment.errors import ConfigError
 from fusion.calibrate.asking import Reply
-from server.commands.evaluate.questions import Question
 
 FILE = "answers.jsonl"
 
@@ -40,7 +38,7 @@ class Answers:
                     found = row["about"]
                     if found != about:
                         raise ConfigError(
-                            f"{self._path} holds answers to other questions, of other models or by other options: "
+                            f"{self._path} holds answers of other models or by other options: "
                             "give another --out, or delete it to begin again."
                         )
                     continue
@@ -81,7 +79,6 @@ class Answers:
         return found
 
 
-def about(questions: Sequence[Question], *others: object) -> str:
-    """A digest of everything that answers depend on besides the candidate; the `others` as JSON."""
-    content = [[asdict(question) for question in questions], *others]
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
+def about(*parts: object) -> str:
+    """A digest of everything that answers depend on besides candidate and question; the parts as JSON."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]

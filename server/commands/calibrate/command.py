@@ -67,7 +67,7 @@ def calibrate(
     models = {model: settings.models[model].model_dump(mode="json") for model in map(own.model_of, own.members)}
     members = {name: asdict(one) for name, one in known.items()}
     options = {"form": asdict(form), "likelihood": likelihood, "weights": _digest(own.weighting.file)}
-    kept = Answers(out, about([*first, *second], members, models, own.model_dump(mode="json"), options))
+    kept = Answers(out, about(members, models, own.model_dump(mode="json"), options))
     learner = Learner(known, out / FILE) if learn else None
     runtime = build(variants(settings, chosen, alignments, learn=learn))
     with progress(Console(stderr=True)) as bars:

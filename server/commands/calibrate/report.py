@@ -53,9 +53,15 @@ def sentences(outcome: Outcome, untouched: int) -> list[str]:
             f"{len(first.scores)} development questions: {first.candidate.name} ({100 * first.mean:.1f})."
         )
     elif outcome.members:
-        found.append("The time allowed was too short to compare any ensemble; the members alone are below.")
+        found.append(
+            "The time allowed was too short to compare any ensemble; the members alone are below. Run the command "
+            "again to go on, or allow more --seconds."
+        )
     else:
-        found.append("The time allowed was too short for one comparison; the answers so far are kept.")
+        found.append(
+            "The time allowed was too short for one comparison; the answers so far are kept. Run the command "
+            "again to go on, or allow more --seconds."
+        )
     found += behind(outcome)
     found += unanswered(outcome)
     if outcome.members and not any(any(result.scores) for result in results_of(outcome)):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -180,7 +182,8 @@ class Calibration:
         untouched = {one: replies[first:] for one, replies in alone.items()}
         # An ensemble takes about as long as its members together; half as much again for what that leaves out.
         spent = sum(reply.seconds for replies in untouched.values() for reply in replies)
-        self._deadline = self._end - 1.5 * spent
+        # Half of what is left goes to the search whatever that is, so that every run gets further.
+        self._deadline = max(self._end - 1.5 * spent, (time.monotonic() + self._end) / 2)
         outcome.members = [self._result(one.name, replies) for one, replies in untouched.items()]
         self._note_tasks(outcome, outcome.members)
         self._alone = [_scores(self._development, replies[:first]) for replies in alone.values()]
@@ -207,7 +210,7 @@ class Calibration:
         self._note_tasks(outcome, [outcome.chosen])
         if outcome.learned is not None:
             self._compare(outcome, {one.pivot: replies[:first] for one, replies in alone.items()})
-        outcome.verdict = verdict(outcome.members, outcome.voting, outcome.chosen)
+        outcome.verdict = verdict(outcome.members, outcome.voting, outcome.chosen, best=by_rank[0])
         self._progress.update(self._bar, completed=self._planned())
         return outcome
 
@@ -350,8 +353,9 @@ def _scores(questions: Sequence[Question], replies: Sequence[Reply]) -> tuple[fl
 
 
 def key(question: Question) -> str:
-    """What a question is kept under."""
-    return f"{question.task}/{question.id}"
+    """What the replies to a question are kept under; references and ways of comparing change no reply."""
+    asked = json.dumps([question.prompt, question.choices, question.texts])
+    return f"{question.task}/{question.id}/{hashlib.sha256(asked.encode()).hexdigest()[:12]}"
 
 
 def require_questions(questions: Sequence[Question]) -> None:

@@ -49,19 +49,34 @@ def _asked_in(completions: bool, template: str | None) -> str | None:
 
 
 def _questions(
-    settings: Settings | None, tasks: list[Path] | None, limit: int | None, match: str | None
+    settings: Settings | None,
+    tasks: list[Path] | None,
+    limit: int | None,
+    match: str | None,
+    metric: str = "match",
+    names: list[str] | None = None,
 ) -> list[Question]:
-    """The questions of `tasks`, or of the configuration."""
-    from server.commands.evaluate.questions import MATCHES
+    """The questions of `tasks` and of the harness's tasks `names`, or of the configuration."""
+    from server.commands.evaluate.questions import MATCHES, METRICS
     from server.commands.evaluate.run import read_all
 
     configured = settings.evaluation if settings else None
     paths = tasks or [Path(task) for task in (configured.tasks if configured else ())]
-    if not paths:
+    if names and not tasks:
+        paths = []
+    elif not paths:
         raise ConfigError("Nothing to ask: give --tasks FILE.jsonl, or evaluation.tasks in the configuration.")
     if match is not None and match not in MATCHES:
         raise ConfigError(f"--match is one of {', '.join(MATCHES)}.")
-    return read_all(paths, limit, match or (configured.match if configured else None))
+    if metric not in METRICS:
+        raise ConfigError(f"--metric is one of {', '.join(METRICS)}.")
+    match = match or (configured.match if configured else None)
+    found: list[Question] = []
+    if names:
+        from server.commands.evaluate.harness import harness_questions
+
+        found = harness_questions(names, limit, match, metric)
+    return found + read_all(paths, limit, match, metric)
 
 
 def evaluate(
@@ -146,8 +161,8 @@ def calibrate(
     stop: Stop = None,
     match: Match = None,
     metric: Annotated[
-        str | None, typer.Option(help="The score of an answer: match, chrf, bleu or f1; match by default.")
-    ] = None,
+        str, typer.Option(help="The score of an answer whose question names none: match, chrf, bleu or f1.")
+    ] = "match",
     learn_weights: Annotated[
         bool, typer.Option("--learn-weights", help="Fit weights to the answers, and compare these.")
     ] = False,
@@ -156,25 +171,13 @@ def calibrate(
 
     Run it again with the same --out to go on where it was stopped.
     """
-    from dataclasses import replace
-
     from fusion.calibrate.asking import Form
     from server.commands.calibrate import command
-    from server.commands.evaluate.questions import METRICS
     from server.settings import read_settings
 
     settings = read_settings(config)
-    if metric is not None and metric not in METRICS:
-        raise ConfigError(f"--metric is one of {', '.join(METRICS)}.")
     form = Form(_asked_in(completions, template), tuple(stop or ()), max_tokens)
-    if lm_eval:
-        from server.commands.evaluate.harness import harness_questions
-
-        questions = harness_questions(lm_eval, limit) + (_questions(None, tasks, limit, match) if tasks else [])
-    else:
-        questions = _questions(settings, tasks, limit, match)
-    if metric is not None:
-        questions = [replace(question, metric=metric) for question in questions]
+    questions = _questions(settings, tasks, limit, match, metric, lm_eval)
     for method in alignments or ():
         method_named(method)
     command.calibrate(

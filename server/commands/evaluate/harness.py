@@ -10,20 +10,23 @@ from pathlib import Path
 from typing import Any
 
 from alignment.errors import ConfigError, one_line
-from server.commands.evaluate.questions import Question
+from server.commands.evaluate.questions import Match, Metric, Question, unmatchable
 from server.commands.evaluate.scoring import last_number
 
 LETTERS = string.ascii_uppercase + string.ascii_lowercase
 
 
-def harness_questions(names: Sequence[str], limit: int | None = None) -> list[Question]:
+def harness_questions(
+    names: Sequence[str], limit: int | None = None, match: Match | None = None, metric: Metric = "match"
+) -> list[Question]:
     """The test questions of tasks by their names there, without examples; of each task only the first `limit`.
 
     A name is `arc_easy`, a tag of several tasks, or the path of a task's YAML file; the data are what the library
     `datasets` has in its cache. `arc_easy=FOLDER` reads them from a folder: a clone of the data set's repository,
     or files (JSON lines, Parquet, CSV) called after the splits, such as test.jsonl.
 
-    Multiple choice is by likelihood, so its choices have letters that the prompts do not show.
+    Multiple choice is by likelihood, so its choices have letters that the prompts do not show. Answers are
+    compared by `match` and scored by `metric`; without `match` by the last number where the task cuts one out.
 
     Raises:
         ConfigError: the package is missing, there is no such task or no data, or a task has questions of another
@@ -36,7 +39,7 @@ def harness_questions(names: Sequence[str], limit: int | None = None) -> list[Qu
             docs = list(task.eval_docs)
             if limit is not None:
                 docs = docs[:limit]
-            found += [_question(task, doc, number) for number, doc in enumerate(docs)]
+            found += [_question(task, doc, number, match, metric) for number, doc in enumerate(docs)]
     return found
 
 
@@ -91,7 +94,7 @@ def _offline() -> Iterator[None]:
         datasets.enable_progress_bars()
 
 
-def _question(task: Any, doc: dict[str, Any], number: int) -> Question:
+def _question(task: Any, doc: dict[str, Any], number: int, match: Match | None, metric: Metric) -> Question:
     name, kind = str(task.task_name), task.OUTPUT_TYPE
     prompt = task.fewshot_context(doc, 0)
     if not isinstance(prompt, str) or kind not in ("multiple_choice", "generate_until"):
@@ -106,7 +109,16 @@ def _question(task: Any, doc: dict[str, Any], number: int) -> Question:
         return Question(str(number), name, prompt, (letters[right],), letters, None, texts)
     references = tuple(str(one) for one in ([target] if isinstance(target, str | int | float) else target))
     numbers = [last_number(one) for one in references]
-    if task.config.filter_list and all(one is not None for one in numbers):
+    if match is None and _cuts_out(task) and all(one is not None for one in numbers):
         # The harness cuts a number out of answers like these, which end in it.
-        return Question(str(number), name, prompt, tuple(map(str, numbers)))
-    return Question(str(number), name, prompt, references)
+        return Question(str(number), name, prompt, tuple(map(str, numbers)), metric=metric)
+    question = Question(str(number), name, prompt, references, match=match, metric=metric)
+    if problem := unmatchable(question):
+        raise ConfigError(f"{name}, question {number}: {problem}.")
+    return question
+
+
+def _cuts_out(task: Any) -> bool:
+    """Return whether a task compares a part of an answer, which it finds by a regular expression."""
+    steps = [step for chain in task.config.filter_list or () for step in chain.get("filter") or ()]
+    return any(step.get("function") == "regex" for step in steps)

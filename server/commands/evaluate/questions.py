@@ -61,8 +61,8 @@ class Question:
         return self.matching in ("exact", "normalized", "contains") and not self.choices
 
 
-def read_questions(path: Path, match: Match | None = None) -> list[Question]:
-    """The rows of a JSON lines file; `match` is for those that name no way of matching.
+def read_questions(path: Path, match: Match | None = None, metric: Metric = "match") -> list[Question]:
+    """The rows of a JSON lines file; `match` and `metric` are for those that name none.
 
     Raises:
         ConfigError: names the file and the line that is not a row with id, task, prompt and reference(s).
@@ -72,13 +72,13 @@ def read_questions(path: Path, match: Match | None = None) -> list[Question]:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read as a task file: {error}.") from None
     rows = [(f"{path}:{number}", line) for number, line in enumerate(lines, 1) if line.strip()]
-    questions = [_question(line, where, match) for where, line in rows]
+    questions = [_question(line, where, match, metric) for where, line in rows]
     if not questions:
         raise ConfigError(f"{path}: holds no questions; give one JSON object per line.")
     return questions
 
 
-def _question(line: str, where: str, match: Match | None) -> Question:
+def _question(line: str, where: str, match: Match | None, metric: Metric) -> Question:
     try:
         row = json.loads(line)
         json.dumps(row, ensure_ascii=False).encode()
@@ -92,11 +92,11 @@ def _question(line: str, where: str, match: Match | None) -> Question:
         raise ConfigError(f"{where}: nested too deeply for a question.") from None
     if not isinstance(row, dict):
         raise ConfigError(f"{where}: should be an object with id, task, prompt and reference.")
-    return question_of(row, where, match)
+    return question_of(row, where, match, metric)
 
 
-def question_of(row: dict[str, Any], where: str, match: Match | None = None) -> Question:
-    """The question that a row holds; `match` is for one that names no way of matching.
+def question_of(row: dict[str, Any], where: str, match: Match | None = None, metric: Metric = "match") -> Question:
+    """The question that a row holds; `match` and `metric` are for one that names none, `metric` without choices.
 
     Raises:
         ConfigError: says what is missing or wrong `where`.
@@ -113,8 +113,8 @@ def question_of(row: dict[str, Any], where: str, match: Match | None = None) -> 
     given = row.get("match")
     if given is not None and given not in MATCHES:
         raise ConfigError(f"{where}: 'match' should be one of {', '.join(MATCHES)}.")
-    metric = row.get("metric", "match")
-    if metric not in METRICS:
+    scored = row.get("metric", "match" if choices else metric)
+    if scored not in METRICS:
         raise ConfigError(f"{where}: 'metric' should be one of {', '.join(METRICS)}.")
     question = Question(
         row["id"],
@@ -124,14 +124,14 @@ def question_of(row: dict[str, Any], where: str, match: Match | None = None) -> 
         tuple(choices),
         match if given is None else given,
         tuple(map(str, choices.values())),
-        metric,
+        scored,
     )
-    if problem := _unmatchable(question):
+    if problem := unmatchable(question):
         raise ConfigError(f"{where}: {problem}.")
     return question
 
 
-def _unmatchable(question: Question) -> str | None:
+def unmatchable(question: Question) -> str | None:
     """The reason why no answer to a question can match, as a part of a sentence; None where one can."""
     match question.match:
         case "last_number" if not all(map(is_number, question.references)):

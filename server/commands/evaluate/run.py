@@ -14,7 +14,7 @@ from rich.console import Console
 from fusion.calibrate.asking import Form
 from server.commands.client import NO_KEY, api_url
 from server.commands.evaluate.asking import Answer, EvaluationError, ask_all, served_names
-from server.commands.evaluate.questions import Match, Question, read_questions
+from server.commands.evaluate.questions import Match, Metric, Question, read_questions
 from server.commands.tables import progress
 from server.settings import Settings
 
@@ -22,10 +22,12 @@ _RETRIES = 5  # of a request that an overloaded server refuses, after the time t
 _TIMEOUT = openai.Timeout(10, read=None, pool=None)  # how long an answer may take is the server's to decide
 
 
-def read_all(paths: Sequence[Path], limit: int | None = None, match: Match | None = None) -> list[Question]:
-    """The questions of all files, of each task only the first `limit`; `match` where a row names no way."""
+def read_all(
+    paths: Sequence[Path], limit: int | None = None, match: Match | None = None, metric: Metric = "match"
+) -> list[Question]:
+    """The questions of all files, of each task only the first `limit`; `match` and `metric` for rows without."""
     chosen, asked = [], Counter[str]()
-    for question in (question for path in paths for question in read_questions(path, match)):
+    for question in (question for path in paths for question in read_questions(path, match, metric)):
         asked[question.task] += 1
         if limit is None or asked[question.task] <= limit:
             chosen.append(question)

@@ -64,13 +64,14 @@ def chosen_letter(answer: str, choices: Sequence[str]) -> str | None:
     return first.group(1) if first else alone[-1] if alone else None
 
 
-def said(question: Question, answer: str) -> str:
-    """An answer as it counts in a vote: its number or letter, or its normalized text."""
+def said(question: Question, answer: str) -> str | None:
+    """An answer as it counts in a vote: its number or letter, or its normalized text; None where there is none."""
     if question.matching == "last_number":
-        return str(last_number(answer))
+        number = last_number(answer)
+        return None if number is None else str(number.normalize())
     if question.matching == "choice":
-        return str(chosen_letter(answer, question.choices))
-    return normalized(answer)
+        return chosen_letter(answer, question.choices)
+    return normalized(answer) or None
 
 
 def score(question: Question, answer: str) -> float:

@@ -40,9 +40,14 @@ def test_a_report_says_whether_it_pays_and_goes_on_where_it_stopped(site: Path, 
     answers = (out / "answers.jsonl").read_text()
     assert run(*arguments)[0] == 0
     assert (out / "answers.jsonl").read_text() == answers, "nothing is asked twice"
+    code, said, err = run(*arguments, "--metric", "f1")
+    assert code == 0, err
+    asked = [json.loads(line) for line in (out / "answers.jsonl").read_text().splitlines()[1:]]
+    pairs = [(one["candidate"], one["question"]) for one in asked]
+    assert len(set(pairs)) == len(pairs), "what is only compared in another way is not asked again"
     code, _, err = run(*arguments[:-1], "4")
     assert code == 2
-    assert "holds answers to other questions" in " ".join(err.split())
+    assert "holds answers of other models or by other options" in " ".join(err.split())
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,24 @@ def test_answers_that_end_in_a_number_are_compared_by_it(tmp_path: Path):
     assert (question.references, question.matching) == (("7",), "last_number")
 
 
+def test_answers_with_a_year_are_texts(tmp_path: Path):
+    """Only a task that cuts the number out itself compares by it."""
+    folder = written(tmp_path / "years", [{"question": "When?", "answer": "14 December 1972 UTC"}])
+    task = tmp_path / "years.yaml"
+    task.write_text(
+        "task: years\noutput_type: generate_until\ntest_split: test\ndataset_path: json\n"
+        f"dataset_kwargs: {{data_files: {{test: {folder}/test.jsonl}}}}\n"
+        "doc_to_text: '{{question}}'\ndoc_to_target: '{{answer}}'\nfilter_list:\n"
+        "  - {name: whole, filter: [{function: remove_whitespace}, {function: take_first}]}\n"
+    )
+    [question] = harness_questions([str(task)])
+    assert (question.references, question.matching) == (("14 December 1972 UTC",), "exact")
+    [question] = harness_questions([str(task)], match="contains", metric="f1")
+    assert (question.matching, question.metric) == ("contains", "f1")
+    with pytest.raises(ConfigError, match="question 0: match last_number takes references"):
+        harness_questions([str(task)], match="last_number")
+
+
 def test_what_cannot_be_asked_is_one_sentence(arc: Path, tmp_path: Path):
     for name, reason in (
         ("no_such_task", "There is no task 'no_such_task'"),

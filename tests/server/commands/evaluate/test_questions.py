@@ -64,6 +64,17 @@ def test_a_line_names_its_way_of_matching_and_the_file_is_given_one_for_the_rest
     assert [q.matching for q in read_questions(path, "normalized")] == ["contains", "normalized"]
 
 
+def test_a_metric_for_the_file_is_for_rows_that_name_none(tmp_path):
+    row = {"task": "t", "prompt": "?", "reference": "A"}
+    rows = [
+        row | {"id": "1", "metric": "bleu"},
+        row | {"id": "2"},
+        row | {"id": "3", "choices": {"A": "a", "B": "b"}},
+    ]
+    path = write(tmp_path / "t.jsonl", *rows)
+    assert [q.metric for q in read_questions(path, metric="f1")] == ["bleu", "f1", "match"]
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [

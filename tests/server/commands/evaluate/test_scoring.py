@@ -144,7 +144,6 @@ def test_what_is_exactly_right_is_right_in_every_looser_way(before, after):
 
 
 def test_metrics_of_texts_are_shares_of_one():
-
     asked = replace(question("the cat sat", "a cat"), metric="f1")
     assert score(asked, "the cat sat") == 1
     assert 0 < score(asked, "the cat ran") < 1
@@ -152,3 +151,7 @@ def test_metrics_of_texts_are_shares_of_one():
     assert score(replace(asked, metric="bleu"), "nothing alike") < 0.2
     assert score(replace(asked, metric="match"), "the  cat sat") == 1
     assert said(asked, "The CAT, sat.") == said(asked, "cat sat")
+    assert said(asked, " . ") is None
+    counted = question("18")
+    assert said(counted, "It is 18.") == said(counted, "18.00")
+    assert said(counted, "I do not know") is None
