@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Files: those that appear whole or not at all, and those of checkpoints."""
 
 from __future__ import annotations
 
@@ -14,3 +14,14 @@ def replace_file(path: Path, content: bytes) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def local_file(source: str, name: str, revision: str | None) -> Path | None:
+    """A file of the checkpoint that lies on this machine by now; None where it has none."""
+    folder = Path(source)
+    if folder.is_dir():
+        return folder / name if (folder / name).is_file() else None
+    from huggingface_hub import try_to_load_from_cache
+
+    cached = try_to_load_from_cache(source, name, revision=revision)
+    return Path(cached) if isinstance(cached, str) else None

@@ -15,6 +15,7 @@ from typing import Any
 import tokenizers
 
 from alignment.errors import ConfigError, one_line
+from alignment.files import local_file
 from alignment.text.surfaces import SPACE, components
 
 PROBES = (
@@ -105,9 +106,9 @@ def as_the_file_says(hf: Any, source: str, revision: str | None) -> list[str]:
         ConfigError: the checkpoint has only a `tokenizer.model`, and what was made of it reads text differently.
     """
     loaded: tokenizers.Tokenizer = hf.backend_tokenizer
-    file = _file(source, "tokenizer.json", revision)
+    file = local_file(source, "tokenizer.json", revision)
     if file is None:
-        _require_same_as_sentencepiece(loaded, _file(source, "tokenizer.model", revision), source)
+        _require_same_as_sentencepiece(loaded, local_file(source, "tokenizer.model", revision), source)
         return []
     described = tokenizers.Tokenizer.from_file(str(file))
     differing = [text for text, one, other in _read_by_both(loaded, described) if one != other]
@@ -173,7 +174,7 @@ def _take(hf: Any, described: tokenizers.Tokenizer, configuration: dict[str, Any
 
 
 def _configuration(source: str, revision: str | None) -> dict[str, Any]:
-    file = _file(source, "tokenizer_config.json", revision)
+    file = local_file(source, "tokenizer_config.json", revision)
     return dict(json.loads(file.read_text(encoding="utf-8"))) if file is not None else {}
 
 
@@ -195,14 +196,3 @@ def _require_same_as_sentencepiece(loaded: tokenizers.Tokenizer, model: Path | N
                 f"The tokenizer.model of {source} does not read {text!r} as what transformers makes of it does: "
                 "save a tokenizer.json that does (convert it with the transformers version of the checkpoint)."
             )
-
-
-def _file(source: str, name: str, revision: str | None) -> Path | None:
-    """A file of the checkpoint that lies on this machine by now; None where it has none."""
-    folder = Path(source)
-    if folder.is_dir():
-        return folder / name if (folder / name).is_file() else None
-    from huggingface_hub import try_to_load_from_cache
-
-    cached = try_to_load_from_cache(source, name, revision=revision)
-    return Path(cached) if isinstance(cached, str) else None

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from pathlib import Path
-
-from huggingface_hub import try_to_load_from_cache
 
 from alignment.errors import ConfigError
+from alignment.files import local_file
 from fusion.members.checkpoint import weight_files
 
 _SAMPLES = 64
@@ -29,21 +27,13 @@ def content_digest(source: str, *, revision: str | None = None) -> str:
         weights = {}
     for name, size in sorted(weights.items()):
         digest.update(f"{name} {size} ".encode())
-        file = _here(source, name, revision)
+        file = local_file(source, name, revision)
         if file is not None:
             with file.open("rb") as content:
                 for i in range(_SAMPLES):
                     content.seek(i * size // _SAMPLES)
                     digest.update(content.read(_SAMPLE))
-    config = _here(source, "config.json", revision)
-    if config is not None and config.is_file():
+    config = local_file(source, "config.json", revision)
+    if config is not None:
         digest.update(config.read_bytes())
     return digest.hexdigest()
-
-
-def _here(source: str, name: str, revision: str | None) -> Path | None:
-    """A file of the checkpoint, if it is on this machine."""
-    if Path(source).is_dir():
-        return Path(source, name)
-    cached = try_to_load_from_cache(source, name, revision=revision)
-    return Path(cached) if isinstance(cached, str) else None
