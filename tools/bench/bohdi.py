@@ -8,24 +8,17 @@ finished is kept beside the file's `work` folder, so the command can be stopped 
 """
 
 import argparse
-import asyncio
 import json
 import statistics
 from dataclasses import replace
 from pathlib import Path
 
-from rich.console import Console
-
-from fusion.calibrate.asking import Form
 from fusion.distill.bohdi.run import Run
 from fusion.distill.bohdi.settings import Bohdi
-from server.commands.evaluate.asking import Answer
-from server.commands.evaluate.report import Summary, scores_table, summarise
-from server.commands.evaluate.run import evaluate, local, read_all
-from server.settings import Settings
+from server.commands.evaluate.report import Summary
+from server.commands.evaluate.run import read_all
 from server.settings.distill.bohdi import read_bohdi
-
-console = Console(stderr=True, width=150)
+from tools.bench.distilled import by_kind, report, spread
 
 VARIANTS = ("bohdi", "fixed", "untested")
 
@@ -47,7 +40,8 @@ def main() -> None:
             models[f"{name}-{seed}"] = run.model_folder(settings.rounds)
     if arguments.only is None:
         questions = read_all([Path(task) for task in asked.tasks], asked.limit)
-        print(json.dumps(scores(models, questions)))
+        found = by_kind(models, questions)
+        print(json.dumps({kind: figures(summaries) for kind, summaries in found.items()}))
 
 
 def variant(settings: Bohdi, name: str, seed: int, leaves: tuple[tuple[str, ...], ...]) -> Run:
@@ -64,42 +58,11 @@ def variant(settings: Bohdi, name: str, seed: int, leaves: tuple[tuple[str, ...]
     return Run(settings, report)
 
 
-def scores(models: dict[str, Path], questions: list) -> dict[str, object]:
-    """Exact match over all questions and its spread across tasks, by kind of run."""
-    served = {name: {"source": str(folder.absolute()), "dtype": "float32"} for name, folder in models.items()}
-    settings = Settings.model_validate({"models": served}, context={"folder": Path.cwd()})
-
-    async def ask() -> list[Answer]:
-        async with local(settings) as client:
-            return await evaluate(client, questions, console, form=Form())
-
-    summaries = summarise(asyncio.run(ask()))
-    console.print(scores_table(summaries))
-    kinds: dict[str, list[Summary]] = {}
-    for summary in summaries:
-        kinds.setdefault(summary.model.rpartition("-")[0] or summary.model, []).append(summary)
-    return {kind: figures(found) for kind, found in kinds.items()}
-
-
 def figures(summaries: list[Summary]) -> dict[str, object]:
     """Accuracy and imbalance of one kind of run, over its seeds."""
     accuracy = [100 * one.total.exact.mean for one in summaries]
     imbalance = [statistics.pstdev(100 * task.exact.mean for task in one.tasks.values()) for one in summaries]
     return {"accuracy": spread(accuracy), "imbalance": spread(imbalance)}
-
-
-def spread(values: list[float]) -> dict[str, object]:
-    """Mean, standard deviation, and the values themselves."""
-    return {
-        "mean": round(statistics.mean(values), 2),
-        "sd": round(statistics.stdev(values), 2) if len(values) > 1 else None,
-        "each": [round(value, 2) for value in values],
-    }
-
-
-def report(what: str, done: int, total: int) -> None:
-    if done == total or done % 50 == 0:
-        console.print(f"{what}: {done} of {total}")
 
 
 if __name__ == "__main__":

@@ -8,27 +8,20 @@ What is finished is kept in the file's `work` folder, so the command can be stop
 """
 
 import argparse
-import asyncio
 import json
 import shutil
 import statistics
 from dataclasses import replace
 from pathlib import Path
 
-from rich.console import Console
-
-from fusion.calibrate.asking import Form
 from fusion.distill.fusechat.run import Run
 from fusion.distill.fusechat.settings import FuseChat
 from fusion.distill.training.settings import Train, digest_of
 from fusion.distill.training.train import train
-from server.commands.evaluate.asking import Answer
-from server.commands.evaluate.report import Summary, scores_table, summarise
-from server.commands.evaluate.run import evaluate, local, read_all
-from server.settings import Settings
+from server.commands.evaluate.report import Summary
+from server.commands.evaluate.run import read_all
 from server.settings.distill.fusechat import read_fusechat
-
-console = Console(stderr=True, width=150)
+from tools.bench.distilled import by_kind, report, spread
 
 
 def main() -> None:
@@ -58,7 +51,8 @@ def main() -> None:
     if arguments.only is None:
         questions = read_all([Path(task) for task in asked.tasks], asked.limit)
         models["start"] = first.model_folder("start")
-        print(json.dumps(scores(models, questions), indent=None))
+        found = by_kind(models, questions)
+        print(json.dumps({kind: figures(summaries) for kind, summaries in found.items()}))
 
 
 def plain(run: Run, seed: int, kind: str, times: int) -> Path:
@@ -93,43 +87,13 @@ def beside(settings: FuseChat, name: str, training: Train) -> FuseChat:
     return replace(settings, work=work, out=work / "out", train=training)
 
 
-def scores(models: dict[str, Path], questions: list) -> dict[str, object]:
-    """Exact match in percent over all questions, by kind of model."""
-    served = {name: {"source": str(folder), "dtype": "float32"} for name, folder in models.items()}
-    settings = Settings.model_validate({"models": served}, context={"folder": Path.cwd()})
-
-    async def ask() -> list[Answer]:
-        async with local(settings) as client:
-            return await evaluate(client, questions, console, form=Form())
-
-    summaries = summarise(asyncio.run(ask()))
-    console.print(scores_table(summaries))
-    kinds: dict[str, list[Summary]] = {}
-    for summary in summaries:
-        kinds.setdefault(
-            summary.model if summary.model == "start" else summary.model.rpartition("-")[0], []
-        ).append(summary)
-    return {kind: figures(found) for kind, found in kinds.items()}
-
-
 def figures(summaries: list[Summary]) -> dict[str, object]:
     """Exact match of one kind of model over all questions, seed by seed, and the mean of each task."""
-    all_tasks = [100 * summary.total.exact.mean for summary in summaries]
     tasks = {
         name: round(statistics.mean(100 * summary.tasks[name].exact.mean for summary in summaries), 1)
         for name in summaries[0].tasks
     }
-    return {
-        "mean": round(statistics.mean(all_tasks), 2),
-        "sd": round(statistics.stdev(all_tasks), 2) if len(all_tasks) > 1 else None,
-        "each": [round(value, 2) for value in all_tasks],
-        "tasks": tasks,
-    }
-
-
-def report(what: str, done: int, total: int) -> None:
-    if done == total or done % 50 == 0:
-        console.print(f"{what}: {done} of {total}")
+    return spread([100 * summary.total.exact.mean for summary in summaries]) | {"tasks": tasks}
 
 
 if __name__ == "__main__":
