@@ -41,6 +41,12 @@ class Template:
                 f"The template argument {reserved[0]} cannot be set.", param="chat_template_kwargs"
             )
         refusal: Exception | None = None
+        # After an empty message the library would take white space away that belongs to the template, so a word
+        # stands in its place. Spaces before it are the answer's to spell.
+        said = messages[-1].get("content") if messages and continue_final_message else None
+        probe = _PROBES[0] if isinstance(said, str) and not said.strip() else ""
+        if probe:
+            messages = [*messages[:-1], messages[-1] | {"content": probe}]
         for form in self._forms(messages, continued=continue_final_message):
             try:
                 text: str = self._hf.apply_chat_template(
@@ -50,7 +56,7 @@ class Template:
                     continue_final_message=continue_final_message,
                     **(template_kwargs or {}),
                 )
-                return text
+                return text.removesuffix(probe).rstrip(" ") if probe else text
             except Exception as error:  # a template is a program: it raises what it likes
                 refusal = refusal or error
         reason = " ".join(str(refusal).split())[:300]

@@ -138,6 +138,17 @@ def test_a_final_message_that_goes_on_stays_the_last():
         turns.render(conversation("user", "assistant"), continue_final_message=True)
 
 
+@pytest.mark.parametrize("content", ["", " \n"])
+@pytest.mark.parametrize("shown", ["m.content | trim", "m.content"])
+def test_an_empty_message_goes_on_after_its_header(shown, content):
+    source = "{% for m in messages %}<|{{ m.role }}|>\n\n{{ " + shown + " }}</s>{% endfor %}"
+    turns = template(source + "{% if add_generation_prompt %}<|assistant|>\n\n{% endif %}")
+    asked = [{"role": "user", "content": "Hi"}]
+    prompt = turns.render(asked, add_generation_prompt=True)
+    said = [*asked, {"role": "assistant", "content": content}]
+    assert turns.render(said, continue_final_message=True) == prompt
+
+
 def test_a_template_that_wants_a_system_message_is_given_an_empty_one():
     wants = template(STRICT["wants a system"])
     assert wants.render(conversation("user")) == "<|end|>system\n</s>\n<|end|>user\nword0</s>\n"
