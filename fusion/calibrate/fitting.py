@@ -126,7 +126,7 @@ def fit(scored: Sequence[Scored], ensemble: Ensemble, fingerprints: Mapping[str,
     held_out = out_of_fold(chosen.spec, design, likelihood, len(members))
     # Weights are fitted to stretches of text, which every member spells in tokens of its own. By the pivot's
     # tokens one whose tokens are shorter seems wrong wherever the pivot's next token is the whole word.
-    mixture, product = by_token(scored, ensemble.first, ensemble.defaults)
+    mixture, product = by_token(scored)
     gain = product(held_out)[0] - mixture(held_out)[0]
     combine: Combine = "product" if gain.mean() > max(_error(gain), _LEAST_GAIN) else "mixture"
     coefficients = fitted(chosen.spec, design, likelihood, len(members), np.ones(len(scored), np.bool_))

@@ -13,13 +13,8 @@ from numpy.typing import NDArray
 
 from fusion.calibrate.references import Scored
 from fusion.core import Floats
-from fusion.ensemble import View
-from fusion.options import FusionParams
-from fusion.step import floored_logs, shares_of
 
 LEAST = 1e-20  # the probability of a text that no member gives any
-_CANDIDATES = 64  # of a product's, the best that count
-_UNLISTED = 1e-8  # the probability of a token that a member does not list, where tokens are compared
 
 
 class Likelihood(Protocol):
@@ -78,27 +73,11 @@ def by_text(scored: Sequence[Scored]) -> Mixture:
     return Mixture([one.units for one in scored])
 
 
-def by_token(scored: Sequence[Scored], view: View, fusion: FusionParams) -> tuple[Mixture, Product]:
+def by_token(scored: Sequence[Scored]) -> tuple[Mixture, Product]:
     """Mixture and product over the pivot's tokens, through the maps, on the same positions: to be compared."""
-    members = list(view.models)
-    pivot, mapped = members.index(view.pivot), view.mapped(members)
-    labelled, logs, labels = [], [], []
-    for one in scored:
-        shares = shares_of(one.candidates.probabilities, pivot, mapped, fusion).probabilities  # [P, M, C]
-        hits = one.candidates.tokens == one.labels[:, None]
-        rows = np.flatnonzero(hits.any(axis=1))
-        if not len(rows):
-            rows, hits = np.zeros(1, np.int64), np.ones_like(hits)
-        shares, at = shares[rows], hits[rows].argmax(axis=1)
-        here = np.arange(len(rows))
-        right = shares[here, :, at] / np.maximum(shares.sum(axis=2), 1.0)
-        labelled.append(np.maximum(right, _UNLISTED))
-        kept = np.argsort(-shares.mean(axis=1), axis=1, kind="stable")[:, :_CANDIDATES]
-        kept[:, -1] = np.where((kept == at[:, None]).any(axis=1), kept[:, -1], at)
-        chosen = np.take_along_axis(floored_logs(shares), kept[:, None], axis=2)
-        logs.append(chosen.transpose(0, 2, 1).astype(np.float32))
-        labels.append((kept == at[:, None]).argmax(axis=1))
-    return Mixture(labelled), Product(logs, labels)
+    rows = [one.rows for one in scored]
+    product = Product([one.logs for one in rows], [one.labels for one in rows])
+    return Mixture([one.given for one in rows]), product
 
 
 def _means(values: Floats, counts: NDArray[np.int64]) -> Floats:

@@ -7,18 +7,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from alignment.errors import TuttiError
 from alignment.text.boundaries import Indices, shared_boundaries
 from fusion.calibrate.asking import AT_A_TIME, Form
 from fusion.core import Floats, Prompt, TextScores
-from fusion.ensemble import Ensemble, View
+from fusion.ensemble import Ensemble
 from fusion.learned.features import PromptLosses, losses_of
 from fusion.loop.fuser import Fuser
 from fusion.loop.listener import Listener
 from fusion.options import FusionParams, SamplingParams, Weighting
 from fusion.prompt.scoring import PrefixScores, choose
-from fusion.step import Candidates, project
+from fusion.step import Bools, Candidates, floored_logs, project, shares_of
+
+_CANDIDATES = 64  # of a product's, the best that count
+_UNLISTED = 1e-8  # the probability of a token that a member does not list, where tokens are compared
 
 POSITIONS = 512  # tokens of the pivot that are scored at most, prompt and reference together
 MEASURED = 24  # of these, tokens of the prompt that count as its perplexity: as many as when serving
@@ -34,6 +38,41 @@ class Question:
 
 
 @dataclass(frozen=True, slots=True)
+class Rows:
+    """The members' rows at P positions, as far as a combination needs them: whole ones would take too much memory.
+
+    Attributes:
+        given: [P, M], what the members give to the token that did come.
+        logs: [P, C, M] float32, their log-probabilities of the best candidates.
+        labels: [P], which of these did come.
+    """
+
+    given: Floats
+    logs: NDArray[np.float32]
+    labels: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, candidates: Candidates, tokens: Indices, pivot: int, mapped: Bools, fusion: FusionParams) -> Rows:
+        """From the members' distributions [P, M, C] and the pivot's tokens [P] that did come.
+
+        `pivot` is the pivot's place among the members, and `mapped` [M] says who has another vocabulary. Positions
+        whose token nobody lists are left out, unless there are no others.
+        """
+        shares = shares_of(candidates.probabilities, pivot, mapped, fusion).probabilities  # [P, M, C]
+        hits = candidates.tokens == tokens[:, None]
+        rows = np.flatnonzero(hits.any(axis=1))
+        if not len(rows):
+            rows, hits = np.zeros(1, np.int64), np.ones_like(hits)
+        shares, at = shares[rows], hits[rows].argmax(axis=1)
+        right = shares[np.arange(len(rows)), :, at] / np.maximum(shares.sum(axis=2), 1.0)
+        kept = np.argsort(-shares.mean(axis=1), axis=1, kind="stable")[:, :_CANDIDATES]
+        kept[:, -1] = np.where((kept == at[:, None]).any(axis=1), kept[:, -1], at)
+        chosen = np.take_along_axis(floored_logs(shares), kept[:, None], axis=2)
+        labels = (kept == at[:, None]).argmax(axis=1)
+        return cls(np.maximum(right, _UNLISTED), chosen.transpose(0, 2, 1).astype(np.float32), labels)
+
+
+@dataclass(frozen=True, slots=True)
 class Scored:
     """A question whose reference all members predicted.
 
@@ -43,8 +82,7 @@ class Scored:
         losses: of the members on the prompt; None where it has too little text.
         usual: [M, M], these losses of all members (columns) per token of each (rows) that may be the pivot.
         units: [U, M] float64, the probability of the text between two boundaries that all members share.
-        candidates: the members' distributions [P, M, C] in the pivot's vocabulary where such a text begins.
-        labels: [P], the pivot's tokens that did come.
+        rows: what the members expected of the pivot's tokens where such a text begins.
     """
 
     question: Question
@@ -52,8 +90,7 @@ class Scored:
     losses: PromptLosses | None
     usual: Floats
     units: Floats
-    candidates: Candidates
-    labels: Indices
+    rows: Rows
 
 
 def score_references(
@@ -87,7 +124,7 @@ def score_references(
         if listener.error is not None:
             failed.append(listener.error)
             continue
-        one = _read(question, prompt, listener.end.scores, ensemble.first, members, form)
+        one = _read(question, prompt, listener.end.scores, ensemble, members, form)
         if one is None:
             failed.append("No member, or not every one, can score the reference.")
         else:
@@ -109,12 +146,13 @@ def _read(
     question: Question,
     prompt: Prompt,
     texts: Sequence[TextScores],
-    view: View,
+    ensemble: Ensemble,
     members: Sequence[str],
     form: Form,
 ) -> Scored | None:
     """What was scored, divided into prompt and reference; None where a member finds the reference impossible."""
     assert prompt.located is not None
+    view = ensemble.first
     places = _places(prompt, members)
     if len(places) != len(texts) or not texts:
         return None
@@ -141,8 +179,9 @@ def _read(
     candidates = project(
         [after.best[name] for name in members], [view.maps[name].rest for name in members], view.vocabulary_size
     )
-    labels = after.first[view.pivot].astype(np.int64)
-    return Scored(question, text, losses, usual, np.exp(-nats), candidates, labels)
+    came = after.first[view.pivot].astype(np.int64)
+    rows = Rows.of(candidates, came, list(members).index(view.pivot), view.mapped(members), ensemble.defaults)
+    return Scored(question, text, losses, usual, np.exp(-nats), rows)
 
 
 def _places(prompt: Prompt, members: Sequence[str]) -> list[Indices]:

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from fusion.calibrate.references import Question, Scored
+from fusion.calibrate.references import Question, Rows, Scored
 from fusion.learned.features import PromptLosses
 from fusion.learned.weights import Fingerprint
+from fusion.options import FusionParams
 from fusion.step import Candidates
 
 TEXTS = {
@@ -42,8 +43,13 @@ def scored(skill: Mapping[str, list[float]], each: int, *, seed: int = 0) -> lis
                     PromptLosses(losses, losses),
                     np.tile(losses, (len(losses), 1)),
                     given,
-                    Candidates(np.tile(np.arange(IDS), (UNITS, 1)), rows),
-                    np.zeros(UNITS, np.int64),
+                    Rows.of(
+                        Candidates(np.tile(np.arange(IDS), (UNITS, 1)), rows),
+                        np.zeros(UNITS, np.int64),
+                        0,
+                        np.zeros(len(probabilities), np.bool_),
+                        FusionParams(),
+                    ),
                 )
             )
     return found
