@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 _CELLS = 1 << 21  # similarities held at a time: 8 MiB, which stay in the cache while they are looked at
+_GROUP = 32  # similarities in a row whose highest is looked at first: few groups hold any that matter
 _SLACK = 1e-5  # of the first look at a score, which rounds otherwise than the second
 
 
@@ -48,11 +49,18 @@ def nearest(
         for left in range(0, rows, side):
             part = source[left : left + side]
             cosines = torch.mm(block, part.mT, out=space[: len(block) * len(part)].view(len(block), -1))
-            highest = torch.maximum(highest, cosines.amax(dim=1))
+            whole = len(part) // _GROUP * _GROUP
+            groups = cosines[:, :whole].view(len(block), whole // _GROUP, _GROUP)
+            rest = cosines[:, whole:]
+            maxima = groups.amax(dim=2)
+            highest = torch.maximum(highest, torch.cat([maxima, rest], dim=1).amax(dim=1))
             lowest = (highest * counts + (threshold - _SLACK)) / 2
-            cells = (cosines >= lowest[:, None]).view(-1).nonzero()[:, 0]
-            column, row = cells // len(part), cells % len(part) + left
-            found.append((row, column, cosines.view(-1).index_select(0, cells)))
+            column, group = (maxima >= lowest[:, None]).nonzero(as_tuple=True)
+            members = groups[column, group]
+            which, place = (members >= lowest[column, None]).nonzero(as_tuple=True)
+            found.append((group[which] * _GROUP + place + left, column[which], members[which, place]))
+            column, place = (rest >= lowest[:, None]).nonzero(as_tuple=True)
+            found.append((place + whole + left, column, rest[column, place]))
         row, column, cosine = (torch.cat(parts) for parts in zip(*found, strict=True))
         score = 2 * (cosine - (highest * counts)[column] / 2)
         enters = (score >= torch.where(scores[:, -1] > threshold, scores[:, -1], threshold)[row]).nonzero()[:, 0]

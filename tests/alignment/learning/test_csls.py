@@ -32,11 +32,13 @@ rows = st.lists(st.sampled_from([-0.5, -0.25, 0.0, 0.25, 0.5, 1.0]), min_size=3,
     threshold=st.sampled_from([0.0625, 0.25, 1.0]),
     uncorrected=st.sets(st.integers(0, 11), max_size=3),
     cells=st.integers(1, 120),
+    group=st.integers(1, 4),
 )
-def test_blocks_give_what_the_full_matrix_gives(source, target, top, threshold, uncorrected, cells):
+def test_blocks_give_what_the_full_matrix_gives(source, target, top, threshold, uncorrected, cells, group):
     uncorrected = sorted(id for id in uncorrected if id < len(target))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(csls, "_CELLS", cells)
+        patch.setattr(csls, "_GROUP", group)
         ids, scores = csls.nearest(
             torch.tensor(source),
             torch.tensor(target),
