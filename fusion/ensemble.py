@@ -290,7 +290,9 @@ class Ensemble:
             ids, places = tokenizer.locate_chat(seen, **options, template_kwargs=kwargs)
             return ids, places if view.is_plain else original_spans(places, at)
 
-        begins_answer = add_generation_prompt and not continue_final_message
+        continued = messages[-1].get("content") if messages and continue_final_message else None
+        blank = isinstance(continued, str) and not continued.strip()
+        begins_answer = blank or (add_generation_prompt and not continue_final_message)
         leads = {name: model.tokenizer.chat_lead if begins_answer else b"" for name, model in self.models.items()}
         texts = tuple(one for message in messages if isinstance(one := message.get("content"), str))
         return self._by_each(read, leads, texts)

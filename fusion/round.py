@@ -154,8 +154,9 @@ def run_round(batch: list[Sequence]) -> Round:
         tokens.append(
             described(chosen, candidates.tokens[row], fused[row], sequence.sampling.logprobs, sequence.surface)
         )
+    for row, (sequence, token) in enumerate(zip(batch, tokens, strict=True)):
         if len(voters) > 1 and (sequence.fusion.draft == "auto" or sequence.fusion.gate == "confident"):
-            note_followed(sequence, candidates, row, chosen)
+            note_followed(sequence, candidates, row, token.chosen.id)
     return Round(
         first.ensemble.name,
         voters,

@@ -51,10 +51,10 @@ def _numbers() -> list[Panel]:
         ),
         number(
             "Line filled",
-            "Waiting sequences out of those that may wait. Full means 429.",
+            "Waiting sequences out of those that may wait. A client alone is answered 429 at 80 %, all at 100 %.",
             RATIO,
             per(f"sum(tutti_sequences_waiting{{{MODEL}}})", "sum(tutti_waiting_limit)"),
-            limits=Limits(0.5, 0.8),
+            limits=Limits(0.4, 0.6),
         ),
         number(
             "Members down",

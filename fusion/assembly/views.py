@@ -90,7 +90,7 @@ def _require_free_names(ensemble: Ensemble, fusion: FusionParams) -> None:
 
 def _around(view: View, models: dict[str, Model], views: dict[str, tuple[str, ModelView]]) -> View:
     """The same pivot and maps; a view has those of its member."""
-    maps = {name: view.maps[member] for name, (member, _) in views.items()}
+    maps = {name: view.maps[member] for name, (member, _) in views.items() if member in view.maps}
     return replace(view, models=models, maps=maps, of=view)
 
 

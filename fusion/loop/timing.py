@@ -11,14 +11,14 @@ def account_for(batch: list[Sequence], done: Round) -> None:
     """Add a round of these sequences to their accounts, and to the round who was asked and how they waited."""
     for sequence in batch:
         account, arrived = sequence.account, sequence.arrived
-        if account.rounds and not sequence.cursor:
+        if account.rounds and not sequence.cursor:  # the members read the prompt before the first
             done.waiting.append(done.began - sequence.sent)
             account.waiting += done.waiting[-1]
+            if len(arrived) > 1:
+                done.last.append((arrived[-1][0], arrived[-1][1] - arrived[-2][1]))
         account.rounds += 1
         account.fusion += done.fusion
         account.sampling += done.sampling
-        if len(arrived) > 1:
-            done.last.append((arrived[-1][0], arrived[-1][1] - arrived[-2][1]))
         sequence.arrived = []
         apart = sequence.draft or sequence.asked.members is not None
         done.policies.append(policy_name(sequence.fusion) if apart else "always")

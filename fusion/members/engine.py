@@ -64,8 +64,9 @@ class EngineKind:
         load: the function that returns an `Engine`, with the keyword arguments of `EngineSpec`.
         options: names of the options it takes beyond those of every engine.
         sizes_cache: keys of its `engine_args` that set the cache's size in place of `cache_tokens`.
-        examine: a function of (configuration of a checkpoint, source, trust_remote_code, max_context) that raises
-            ConfigError for an architecture it cannot run, and returns what keeps it from its fastest path.
+        examine: a function of a checkpoint's configuration and source, and by name `revision`, `trust_remote_code`
+            and `max_context`, that raises ConfigError for an architecture it cannot run, and returns what keeps it
+            from its fastest path.
         refusals: a function of (arguments of several engines, environment) that returns for each what its options
             are refused for, or None; asked by `tutti check`.
         changes_transformers: whether importing it changes classes of transformers in its process, so that engines

@@ -16,7 +16,7 @@ class Ends:
         named: control tokens among the stop strings, with their texts.
         wanted: ids that the request itself wants to stop at, by id or by name.
         ids: those that end the sequence.
-        kept: those of the wanted that are special tokens and end no answer by themselves.
+        kept: those of the wanted that are special tokens, which would be masked.
         distinct: whether the request distinguishes the pivot's ends: by a bias, or by stopping at some alone.
     """
 
@@ -25,7 +25,7 @@ class Ends:
         own = view.stop_ids
         self.named = control_tokens(view.tokenizer, sampling.stop) if sampling.stop else {}
         self.wanted = frozenset([*sampling.stop_token_ids, *self.named])
-        self.kept = (self.wanted & view.tokenizer.special_ids) - view.ends - own
+        self.kept = (self.wanted & view.tokenizer.special_ids) - view.ends - own if view.masked else NONE
         self.ids = self.wanted if sampling.ignore_eos else own | self.wanted
         self._ignored = own - self.wanted if sampling.ignore_eos else NONE
         self._least, self._early = sampling.min_tokens, own | self.wanted

@@ -89,7 +89,9 @@ def _has_window_in_mask(model: Any, text: Any) -> bool:
     """Return whether there is a sliding window that attention is not told of by its argument."""
     if not getattr(text, "sliding_window", None) or getattr(text, "use_sliding_window", True) is False:
         return False
-    kinds = {type(module) for module in model.modules() if type(module).__name__.endswith("Attention")}
+    # Attention that has no place among the layers, such as that of a tower for images, is not replaced.
+    replaced = (module for module in model.modules() if getattr(module, "layer_idx", None) is not None)
+    kinds = {type(module) for module in replaced if type(module).__name__.endswith("Attention")}
     return any("sliding_window" not in inspect.getsource(kind.forward) for kind in kinds)
 
 

@@ -32,7 +32,7 @@ from fusion.calibrate.halving import OutOfTime, Standing, rungs, search
 from fusion.calibrate.shortfall import shortfall
 from fusion.calibrate.verdict import Result, Verdict, disagreement, verdict, vote, warnings
 from fusion.learned.weights import LearnedWeights
-from server.commands.calibrate.answers import Answers
+from server.commands.calibrate.answers import Answers, about
 from server.commands.calibrate.learning import Learned, Learner
 from server.commands.evaluate.questions import Question
 from server.commands.evaluate.scoring import said, score
@@ -293,6 +293,8 @@ class Calibration:
         name = candidate.name
         if candidate.weights == "learned" and self._learned is not None:
             name = f"{name} {self._learned.digest}"
+        elif candidate.offsets:
+            name = f"{name} {about(candidate.offsets)}"
         missing = [q for q in questions if self._answers.get(name, key(q)) is None]
         self._progress.advance(self._bar, 0)
         for start in range(0, len(missing), CHUNK):
@@ -365,9 +367,8 @@ def require_questions(questions: Sequence[Question]) -> None:
             "One question cannot be divided into some to choose on and some to judge by: give at least 40 of the "
             "kind that will be asked."
         )
-    keys = [key(question) for question in questions]
-    if len(set(keys)) < len(keys):
-        double = next(one for one in keys if keys.count(one) > 1)
+    names = Counter(f"{question.task}/{question.id}" for question in questions)
+    if double := next((name for name, times in names.items() if times > 1), None):
         raise ConfigError(f"Two questions are called {double}: give every question of a task an id of its own.")
 
 

@@ -56,7 +56,8 @@ def tree_of(state: State) -> Tree:
         sample.path[:depth] for sample in state.samples.values() for depth in range(1, len(sample.path) + 1)
     )
     result = Tree(
-        "domain  [dim]posterior: mean of Beta(alpha, beta) · questions · samples · reset before round[/]"
+        "domain  [dim]mean of its posterior, Beta(alpha, beta) · questions · unusable draws · samples · reset "
+        "before round[/]"
     )
     branches: dict[Domain, Tree] = {(): result}
     for path in sorted(state.tree.nodes, key=lambda path: (len(path), state.tree.nodes[path].questions * -1)):
@@ -64,7 +65,7 @@ def tree_of(state: State) -> Tree:
         mean = node.alpha / (node.alpha + node.beta)
         label = (
             f"{escape(path[-1])}  [bold]{mean:.2f}[/] [dim]Beta({node.alpha:g}, {node.beta:g})[/] · "
-            f"{node.questions} · {samples[path]}"
+            f"{node.questions} · {node.unusable} · {samples[path]}"
         )
         if path in resets:
             label += f" · [yellow]reset {', '.join(map(str, resets[path]))}[/]"

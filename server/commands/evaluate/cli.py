@@ -70,13 +70,12 @@ def _questions(
         raise ConfigError(f"--match is one of {', '.join(MATCHES)}.")
     if metric not in METRICS:
         raise ConfigError(f"--metric is one of {', '.join(METRICS)}.")
-    match = match or (configured.match if configured else None)
     found: list[Question] = []
     if names:
         from server.commands.evaluate.harness import harness_questions
 
         found = harness_questions(names, limit, match, metric)
-    return found + read_all(paths, limit, match, metric)
+    return found + read_all(paths, limit, match or (configured.match if configured else None), metric)
 
 
 def evaluate(

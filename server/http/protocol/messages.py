@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -78,6 +78,12 @@ class MessagesRequest(CountTokensRequest):
 _IGNORED = frozenset({"betas", "cache_control", "container", "context_management", "mcp_servers", "service_tier"})
 
 
+def _is_prefill(messages: Sequence[Mapping[str, Any]]) -> bool:
+    """Return whether the conversation ends with the beginning of the answer, which goes on from there."""
+    last = messages[-1] if messages else {}
+    return last.get("role") == "assistant" and isinstance(last.get("content"), str) and not last.get("tool_calls")
+
+
 def as_chat(request: CountTokensRequest) -> dict[str, Any]:
     """The body of the chat request that asks the same.
 
@@ -97,6 +103,8 @@ def as_chat(request: CountTokensRequest) -> dict[str, Any]:
         "reasoning_effort": _effort(request),
         "response_format": _format(request.output_config),
     }
+    if _is_prefill(messages):
+        chat |= {"continue_final_message": True, "add_generation_prompt": False}
     if request.tool_choice:
         chat |= _choice(request.tool_choice)
     if isinstance(request, MessagesRequest):

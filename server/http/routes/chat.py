@@ -196,7 +196,7 @@ def prepared(service: Service, body: ChatRequest, asked: Asked) -> tuple[Prompt,
     around = Around(offer, format, thoughts, opened, marks=thoughts or ())
     budget = budget_of(body, settings.reasoning_tags, begun)
     prompt = replace(prompt, constraints=constraints_of(body, ensemble, around, budget=budget))
-    marks = [*([format.opener] if format and offer.tools else []), *(settings.reasoning_tags or ())]
+    marks = [*(format.marks if format and offer.tools else ()), *(settings.reasoning_tags or ())]
 
     def reading(view: View) -> Reading:
         return Reading(

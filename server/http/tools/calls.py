@@ -13,7 +13,7 @@ from typing import Any
 from alignment.errors import InvalidRequestError, field_error
 
 MOST_TOOLS = 128
-_NAME = re.compile(r"[a-zA-Z0-9_.-]{1,64}")
+_NAME = re.compile(r"[a-zA-Z0-9_.-]{1,128}")  # Anthropic's length, twice OpenAI's
 _LETTERS = string.ascii_letters + string.digits
 
 

@@ -34,6 +34,13 @@ class Format:
     opener: str
     key: str = "arguments"
 
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """What it writes that may be control tokens of a tokenizer, which stand for no text."""
+        if self.name == "args":
+            return (self.opener, "[CALL_ID]", "[ARGS]")
+        return (self.opener,) if self.opener else ()
+
     def new_id(self) -> str:
         """An id that the family's templates accept."""
         return short_id() if self.name in ("mistral", "args") else new_id()
@@ -174,10 +181,14 @@ def _fields(tool: Tool) -> str:
     required = set(tool.schema.get("required") or ())
     order = sorted(properties, key=lambda name: name not in required)
     terms = [f"field_{number}" + ("" if name in required else "?") for number, name in enumerate(order)]
+    if is_free := not order and tool.schema.get("additionalProperties") is not False:
+        terms = ["field*"]
     lines = ["%llguidance {}", "start: " + (" ".join(terms) or '""')]
+    if is_free:
+        lines.append('field: "<parameter=" /[^>\\n]+/ ">\\n" value')
     for number, name in enumerate(order):
         lines.append(f"field_{number}: {literal(f'<parameter={name}>' + chr(10))} value")
-    if order:
+    if terms:
         lines.append('value[lazy]: /(.|\\n)*/ "\\n</parameter>\\n"')
     return "\n".join(lines)
 

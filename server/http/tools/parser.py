@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ from server.http.tools.formats import Format
 _STRUCTURE = re.compile(r'["\\{}\[\]]')
 _XML_END = re.compile(r"</function>\s*</tool_call>")
 _PARAMETER = re.compile(r"<parameter=([^>\n]+)>\n?(.*?)\n?</parameter>", re.DOTALL)
-_ARGS = re.compile(r"\s*([\w.-]{1,64})(?:\[CALL_ID\]\w+)?\[ARGS\]\s*")
+_ARGS = re.compile(r"\s*([\w.-]{1,128})(?:\[CALL_ID\]\w+)?\[ARGS\]\s*")
 _PYTHON_TAG = "<|python_tag|>"
 
 
@@ -142,7 +142,7 @@ class ToolParser:
         if tool is None:
             return _Read([], end.end())
         properties = tool.schema.get("properties") or {}
-        fields = {key: _typed(value, properties.get(key)) for key, value in _PARAMETER.findall(body)}
+        fields = {key: _typed(value, properties.get(key), tool.schema) for key, value in _PARAMETER.findall(body)}
         arguments = arguments_text(fields)
         return _Read([] if arguments is None else [(tool.name, arguments)], end.end())
 
@@ -150,7 +150,7 @@ class ToolParser:
         head = _ARGS.match(self._held, start)
         if head is None:
             name_end = self._held.find("[ARGS]", start)
-            if name_end >= 0 or len(self._held) - start > 200:  # longer than any name and id
+            if name_end >= 0 or len(self._held) - start > 300:  # longer than any name and id
                 return _Read([], len(self._format.opener))
             return None
         if head.end() == len(self._held):
@@ -238,16 +238,47 @@ def _loaded(text: str) -> Any:
         return 0  # no call
 
 
-def _typed(value: str, schema: Any) -> Any:
-    """A parameter's text as its schema means it: only what is not declared a string is read as JSON."""
-    if isinstance(schema, dict) and schema.get("type") == "string":
-        return value
+def _typed(value: str, schema: Any, root: Mapping[str, Any]) -> Any:
+    """A parameter's text as its schema means it: what may be a string is one, and the rest is read as JSON.
+
+    Null is null where that may be as well.
+    """
+    kinds = _kinds(schema, root)
+    if "string" in kinds:
+        return None if value == "null" and "null" in kinds else value
     try:
         read = json.loads(value)
         json.dumps(read, allow_nan=False)  # Python reads NaN and 1e999, which JSON does not have
     except (ValueError, RecursionError):
         return value
     return read
+
+
+def _kinds(schema: Any, root: Mapping[str, Any]) -> set[str]:
+    """The types that a schema names, in whatever way; references are those within `root`."""
+    found: set[str] = set()
+    left, seen = [schema], set()
+    while left:
+        one = left.pop()
+        if not isinstance(one, dict) or id(one) in seen:
+            continue
+        seen.add(id(one))
+        found |= {kind for kind in [one.get("type"), *_listed(one.get("type"))] if isinstance(kind, str)}
+        for value in [one["const"]] if "const" in one else _listed(one.get("enum")):
+            found |= {"string"} if isinstance(value, str) else {"null"} if value is None else set()
+        for way in ("anyOf", "oneOf", "allOf"):
+            left += _listed(one.get(way))
+        reference = one.get("$ref")
+        if isinstance(reference, str) and reference.startswith("#/"):
+            target: Any = root
+            for step in reference[2:].split("/"):
+                target = target.get(step) if isinstance(target, dict) else None
+            left.append(target)
+    return found
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def _joined(pieces: list[str | ToolCall]) -> list[str | ToolCall]:

@@ -99,23 +99,31 @@ def test_times_of_rounds_are_the_times_between_tokens(watched):
     assert between == pytest.approx(decoding, rel=1e-3)
 
 
+def eventually(condition) -> None:
+    deadline = time.monotonic() + 5
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert condition()
+
+
 def test_the_last_to_answer_is_told_and_by_how_much(tokenizers, run):
     running = run(toy_ensemble(tokenizers, pivot="lingvo"))
     running.fuser.observer = seen = Recorder()
     slow = running.ensemble.models["abacus"].member
     slow.hold = True
-    running.submit("Hello", max_tokens=1)
-    time.sleep(0.2)
-    slow.hold = False
-    slow.release()
-    deadline = time.monotonic() + 5
-    while not seen.rounds and time.monotonic() < deadline:
-        time.sleep(0.01)
-    [(name, seconds)] = seen.rounds[0].last
+    running.submit("Hello", max_tokens=2)
+    for advances in (1, 2):  # the prompt, then the first token
+        eventually(lambda wanted=advances: sum(map(len, slow.submitted)) == wanted)
+        time.sleep(0.2)
+        slow.hold = advances == 1
+        slow.release()
+    eventually(lambda: len(seen.rounds) == 2)
+    assert seen.rounds[0].last == [], "members read prompts at unlike speed, before any round"
+    [(name, seconds)] = seen.rounds[1].last
     assert name == "abacus"
     assert 0.1 < seconds < 5
-    waits = {member: prompts for member, _, prompts, _ in seen.of("answered")}
-    assert waits["abacus"][0] > 0.1 > waits["lingvo"][0]
+    waits = {member: prompts[0] for member, _, prompts, _ in seen.of("answered") if prompts}
+    assert waits["abacus"] > 0.1 > waits["lingvo"]
 
 
 def test_a_member_that_leaves_is_told(tokenizers, run):

@@ -99,6 +99,15 @@ def test_a_whole_answer_is_the_same_object():
     assert message.content[1].input == {"a": 1}
 
 
+def test_an_answer_that_has_begun_goes_on():
+    asked = [{"role": "user", "content": "JSON, please"}]
+    chat = as_chat(request(messages=[*asked, {"role": "assistant", "content": "{"}]))
+    assert (chat["continue_final_message"], chat["add_generation_prompt"]) == (True, False)
+    called = [{"type": "tool_use", "id": "t1", "name": "f", "input": {}}]
+    for messages in (asked, [*asked, {"role": "assistant", "content": called}]):
+        assert "continue_final_message" not in as_chat(request(messages=messages))
+
+
 def test_a_request_becomes_the_chat_request_that_asks_the_same():
     messages = [
         {"role": "user", "content": [{"type": "text", "text": "go", "cache_control": {"type": "ephemeral"}}]},

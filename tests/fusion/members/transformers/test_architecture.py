@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, PhimoeConfig
+from transformers import AutoModelForCausalLM, Gemma3Config, LlamaConfig, MistralConfig, PhimoeConfig
 
 from alignment.errors import ConfigError
 from fusion.members.transformers.architecture import context_length, examine, why_not_packed
@@ -44,6 +44,16 @@ def test_a_window_that_only_the_mask_knows_is_not_packed(window, packed):
         with torch.device("meta"):
             made = AutoModelForCausalLM.from_config(config(**small, sliding_window=window))
         assert (why_not_packed(made) is None) == (packed or told)
+
+
+def test_a_tower_for_images_has_no_say_in_the_window():
+    text = {"vocab_size": 64, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2}
+    text |= {"num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 8, "sliding_window": 8}
+    tower = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    with torch.device("meta"):
+        made = AutoModelForCausalLM.from_config(Gemma3Config(text_config=text, vision_config=tower))
+    assert any("Siglip" in type(module).__name__ for module in made.modules())
+    assert why_not_packed(made) is None
 
 
 def test_layers_that_are_not_scaled_bound_the_context():

@@ -44,7 +44,7 @@ def test_posteriors_samples_resets_and_rounds_are_printed_and_drawn(run):
     output, notes = Console(record=True, width=120), Console(record=True, width=500)
     show(run, output, notes)
     text = output.export_text()
-    assert "lions  0.12 Beta(1, 7) · 21 · 20 · reset 3" in text
+    assert "lions  0.12 Beta(1, 7) · 21 · 1 · 20 · reset 3" in text
     assert "dropped: cut off 1; undecided: 1" in text
     rows = [line.split() for line in text.splitlines()]
     assert ["1", "24", "24", "0", "0", "1", "7"] in rows

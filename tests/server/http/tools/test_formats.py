@@ -63,6 +63,23 @@ def test_two_calls_are_admitted_unless_they_are_excluded(table, name):
     assert not accepts(table, format.grammar(TOOLS, table, choice="required", parallel=False), two)
 
 
+def test_a_tool_with_any_fields_takes_any(table):
+    """Written as XML: without properties in its schema, one that does not exclude others is no empty call."""
+    format = FORMATS["coder"]
+    free = Tool("free", "", {"type": "object"})
+    call = format.write("free", {"city": "Rome", "n": 7})
+    assert accepts(table, format.grammar([free], table, choice="required"), call)
+    assert accepts(table, format.grammar([free], table, choice="required"), format.write("free", {}))
+    closed = Tool("free", "", {"type": "object", "additionalProperties": False})
+    assert not accepts(table, format.grammar([closed], table, choice="required"), call)
+
+
+def test_the_marks_of_a_format_are_all_that_may_be_control_tokens():
+    assert FORMATS["args"].marks == ("[TOOL_CALLS]", "[CALL_ID]", "[ARGS]")
+    assert FORMATS["hermes"].marks == ("<tool_call>",)
+    assert FORMATS["json"].marks == ()
+
+
 def test_no_tools_and_none_need_no_grammar(table):
     assert FORMATS["hermes"].grammar([], table) is None
     assert FORMATS["hermes"].grammar(TOOLS, table, choice="none") is None
@@ -89,7 +106,7 @@ def test_instructions_hold_every_tool_and_the_form_of_a_call():
         ([{"type": "web_search"}], "tools[0]"),
         (["f"], "tools[0]"),
         ([{"type": "function", "function": {"name": "bad name"}}], "tools[0].function.name"),
-        ([{"type": "function", "function": {"name": "x" * 65}}], "tools[0].function.name"),
+        ([{"type": "function", "function": {"name": "x" * 129}}], "tools[0].function.name"),
         ([{"type": "function", "function": {"name": "f"}}] * 2, "tools[1].function.name"),
         ([{"type": "function", "function": {"name": "f", "parameters": []}}], "tools[0].function.parameters"),
         ([{"type": "function", "function": {"name": f"f{i}"}} for i in range(129)], "tools"),

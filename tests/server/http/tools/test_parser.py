@@ -91,6 +91,42 @@ def test_coder_parameters_have_the_types_of_the_schema():
     assert json.loads(call.arguments) == {"city": "7", "n": 7}
 
 
+REF = {"$defs": {"Kind": {"enum": ["a", "b"]}}}
+
+
+@pytest.mark.parametrize(
+    ("schema", "value", "read"),
+    [
+        ({"type": "string"}, "12345", "12345"),
+        ({"anyOf": [{"type": "string"}, {"type": "null"}]}, "12345", "12345"),
+        ({"anyOf": [{"type": "string"}, {"type": "null"}]}, "null", None),
+        ({"type": ["string", "null"]}, "true", "true"),
+        ({"type": ["integer", "null"]}, "null", None),
+        ({"type": "integer"}, "7", 7),
+        ({"enum": ["1", "2"]}, "1", "1"),
+        ({"enum": [1, 2]}, "1", 1),
+        ({"$ref": "#/$defs/Kind"}, "5", "5"),
+        ({"$ref": "#/$defs/none"}, "5", 5),
+        ({"oneOf": 7, "type": {}, "enum": "a", "$ref": "#/$defs"}, "5", 5),
+        ({}, "5", 5),
+        (None, "x", "x"),
+    ],
+)
+def test_what_may_be_a_string_is_one(schema, value, read):
+    tools = [Tool("f", "", {"type": "object", "properties": {"x": schema}} | REF)]
+    text = f"<tool_call>\n<function=f>\n<parameter=x>\n{value}\n</parameter>\n</function>\n</tool_call>"
+    [call] = ToolParser(FORMATS["coder"], tools).push(text)
+    assert json.loads(call.arguments) == {"x": read}
+
+
+def test_a_schema_that_names_itself_is_read_once():
+    node = {"anyOf": [{"$ref": "#/$defs/N"}] * 50 + [{"type": "string"}]}
+    tools = [Tool("f", "", {"type": "object", "properties": {"x": {"$ref": "#/$defs/N"}}, "$defs": {"N": node}})]
+    text = "<tool_call><function=f><parameter=x>7</parameter></function></tool_call>"
+    [call] = ToolParser(FORMATS["coder"], tools).push(text)
+    assert json.loads(call.arguments) == {"x": "7"}
+
+
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_call_that_is_cut_off_is_text(name):
     whole = FORMATS[name].write("f", {"city": "Rome"})

@@ -93,22 +93,9 @@ def rounds(probabilities: list[list[list[float]]], **changes) -> Round:
     size, members, _ = array.shape
     weights = np.full((size, members), 1 / members)
     kept = np.ones((size, members), dtype=bool)
-    plain = {
-        "mass": array.sum(axis=2),
-        "weights": weights,
-        "kept": kept,
-        "fused": array.mean(axis=1),
-        "waiting": [0.1] * size,
-        "last": [],
-    }
-    plain |= {
-        "mass": array.sum(axis=2),
-        "absent": [],
-        "began": 0.0,
-        "combined": 0.01,
-        "ended": 0.03,
-        "synchronisation": 0.03,
-    }
+    plain = {"weights": weights, "kept": kept, "fused": array.mean(axis=1), "mass": array.sum(axis=2)}
+    plain |= {"waiting": [0.1] * size, "last": [], "absent": []}
+    plain |= {"began": 0.0, "combined": 0.01, "ended": 0.03, "synchronisation": 0.03}
     return Round(model="toys", voters=tuple("abc"[:members]), probabilities=array, **(plain | changes))
 
 
@@ -128,14 +115,16 @@ def test_a_batch_of_rounds(fed) -> None:
     weights = np.array([[0.5, 0.25, 0.25], [0.0, 0.5, 0.5]])
     kept = np.array([[True, True, True], [False, True, True]])
     last = [("b", 0.5), ("c", 0.25)]
-    metrics.fused(rounds([agreeing, split], weights=weights, kept=kept, last=last, waiting=[0.1]))
+    mass = np.array([[1.0, 0.9, 1.0], [1.0, 0.9, 1.0]])
+    rounds_of = rounds([agreeing, split], weights=weights, kept=kept, mass=mass + 0.5, last=last, waiting=[0.1])
+    metrics.fused(rounds_of)
     found = scrape()
     assert found.value("rounds_total") == 2
     assert found.value("disagreement_rounds_total") == 1
     assert [found.value("fused_differs_rounds_total", member=m) for m in "abc"] == [1, 0, 0]
     assert [found.value("filter_drops_total", member=m, reason="filter") for m in "abc"] == [1, 0, 0]
     assert [found.value("member_weight_ratio_sum", member=m) for m in "abc"] == [0.5, 0.75, 0.75]
-    assert [found.value("mapped_mass_ratio_sum", member=m) for m in "abc"] == pytest.approx([2, 1.8, 2])
+    assert [found.value("mapped_mass_ratio_sum", member=m) for m in "abc"] == pytest.approx([3, 2.8, 3])
     assert found.value("surviving_members_bucket", le="2.0") == 1
     assert [found.value("straggler_rounds_total", member=m) for m in "abc"] == [0, 1, 1]
     assert found.value("straggler_wait_seconds_sum") == 0.75
