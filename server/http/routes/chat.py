@@ -11,7 +11,7 @@ from fastapi.concurrency import run_in_threadpool
 
 from alignment.text.stops import control_tokens
 from fusion import core
-from fusion.core import Prompt, Token
+from fusion.core import Prompt, SamplingConstraint, Token
 from fusion.ensemble import View
 from server.http.generation import Choice, Generation
 from server.http.protocol.body import StrictJsonRoute
@@ -184,26 +184,30 @@ def prepared(service: Service, body: ChatRequest, asked: Asked) -> tuple[Prompt,
     )
     if room is not None:
         prompt = ensemble.shortened(prompt, room, body.truncation_side or "left")
-    tokenizer = ensemble.tokenizer
-    begun = None
-    if tags is not None and conversation["continue_final_message"]:
-        begun = tags.begun_in(conversation["messages"][-1]["content"])
-    elif tags is not None and tags.opened_by(tokenizer.decode(prompt.ids[ensemble.pivot][-8:])):
-        begun = ""
-    opened = begun is not None
-    thinks = tags is not None and (opened or tags.open in str(tokenizer.hf.chat_template))
-    thoughts = settings.reasoning_tags if thinks else None
-    around = Around(offer, format, thoughts, opened, marks=thoughts or ())
-    budget = budget_of(body, settings.reasoning_tags, begun)
-    prompt = replace(prompt, constraints=constraints_of(body, ensemble, around, budget=budget))
+    begun: dict[str, str | None] = {}  # by pivot, the thoughts that its prompt ends inside of
+    constraints: dict[str, SamplingConstraint] = {}
+    for pivot, view in ensemble.views.items():
+        begun[pivot] = None
+        if tags is not None and conversation["continue_final_message"]:
+            begun[pivot] = tags.begun_in(conversation["messages"][-1]["content"])
+        elif tags is not None and tags.opened_by(view.tokenizer.decode(prompt.ids[pivot][-8:])):
+            begun[pivot] = ""
+        opened = begun[pivot] is not None
+        thinks = tags is not None and (opened or tags.open in str(view.tokenizer.hf.chat_template))
+        thoughts = settings.reasoning_tags if thinks else None
+        around = Around(offer, format, thoughts, opened, marks=thoughts or ())
+        budget = budget_of(body, settings.reasoning_tags, begun[pivot])
+        constraints |= constraints_of(body, replace(ensemble, views={pivot: view}), around, budget=budget)
+    prompt = replace(prompt, constraints=constraints)
     marks = [*(format.marks if format and offer.tools else ()), *(settings.reasoning_tags or ())]
 
     def reading(view: View) -> Reading:
+        before = begun[view.pivot]
         return Reading(
             parser=ToolParser(format, offer.tools) if format is not None and offer.tools else None,
             tags=tags,
-            opened=opened,
-            midway=bool(begun and begun.strip()),
+            opened=before is not None,
+            midway=bool(before and before.strip()),
             marks=control_tokens(view.tokenizer, filter(None, marks)),
         )
 

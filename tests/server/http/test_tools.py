@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
 
+from fusion.ensemble import View
 from server.http.app import create_app
 from server.settings import ServerSettings
-from tests.support.scripted_fuser import ScriptedFuser, ensemble, says
+from tests.support.scripted_fuser import ByteTokenizer, ScriptedFuser, ensemble, says
 from tests.support.small_requests import CHAT, CHAT_PATH, chat, error_of
 
 TOOL = {
@@ -220,3 +222,26 @@ def test_each_api_names_its_own_field(client: TestClient, path: str, fields: dic
     assert named in error["message"]
     if path != "/v1/messages":
         assert error["param"] == named
+
+
+@pytest.mark.parametrize(
+    ("pivot", "thoughts", "content"), [("a", None, "I see.</think>Yes"), ("b", "I see.", "Yes")]
+)
+def test_thoughts_are_those_that_the_prompt_of_the_chosen_pivot_opens(
+    fuser: ScriptedFuser, pivot: str, thoughts: str | None, content: str
+) -> None:
+    """Of two members that a prompt chooses between, one begins to think in its template."""
+    tokenizers = {"a": ByteTokenizer(), "b": ByteTokenizer("thinks")}
+    plain = tokenizers["b"].encode_chat
+    tokenizers["b"].encode_chat = lambda messages, **options: [*plain(messages, **options), *b"<think>\n"]
+    pair = ensemble()
+    models = {name: replace(model, tokenizer=tokenizers[name]) for name, model in pair.models.items()}
+    views = {name: View(models, name, {}) for name in models}
+    fuser.script = lambda submission: [
+        replace(update, pivot=pivot) for update in says("I see.", "</think>", "Yes")
+    ]
+    both = replace(pair, models=models, views=views)
+    settings = ServerSettings(reasoning_tags=("<think>", "</think>"))
+    with TestClient(create_app({"pair": both}, fuser, settings)) as client:
+        message = chat(client)["choices"][0]["message"]
+    assert (message.get("reasoning"), message["content"]) == (thoughts, content)
