@@ -176,11 +176,14 @@ class Catalogue:
         )
         self.straggler_wait = histogram(
             "straggler_wait_seconds",
-            "How much later the last member of a round answered than the last but one.",
+            "How much later the last member of a round answered than the last but one; the first round of a "
+            "sequence, which waits for its prompt, aside.",
             model,
             STEP,
         )
-        self.straggler_rounds = counter("straggler_rounds", "Rounds in which this member was the last.", *both)
+        self.straggler_rounds = counter(
+            "straggler_rounds", "Rounds of sequences after their first in which this member was the last.", *both
+        )
         self.member_weight = histogram(
             "member_weight_ratio", "Weight of a member in a round, 0 where it was left out.", both, WEIGHT
         )
