@@ -44,9 +44,12 @@ def _numbers() -> list[Panel]:
         number("Read", "Tokens of prompts.", TOKENS_PER_SECOND, rate("prompt_tokens_total", MODEL)),
         number(
             "Failing",
-            "Share of API requests answered with 5xx.",
+            "Share of API requests answered with 5xx, or broken off amid their stream.",
             RATIO,
-            per(f"({rate('http_requests_total', FAILED)} or vector(0))", rate("http_requests_total", API)),
+            per(
+                f"(({rate('http_requests_total', FAILED)} or vector(0)) + {rate('broken_answers_total', '')})",
+                rate("http_requests_total", API),
+            ),
             limits=Limits(0.01, 0.05),
         ),
         number(

@@ -127,6 +127,10 @@ class Catalogue:
             "a server that goes down sends to another.",
             "type",
         )
+        self.broken_answers = counter(
+            "broken_answers",
+            "Answers that the server broke off after their status of 200 was sent, as an error amid a stream.",
+        )
         self.http_requests = counter(
             "http_requests",
             "HTTP requests by route and status; paths without a route are `other`, requests that a server that "

@@ -60,6 +60,7 @@ class RequestMetrics:
     def __init__(self, catalogue: Catalogue, models: Iterable[str]) -> None:
         self.series = {model: ModelSeries(catalogue, model) for model in models}
         self._http = catalogue.http_requests
+        self._broken = catalogue.broken_answers
         self._errors = {
             name: catalogue.request_errors.labels(name) for name in (*ERROR_TYPES.values(), DRAINING, OTHER)
         }
@@ -88,6 +89,8 @@ class RequestMetrics:
             record.error is not None and record.status is not None and record.status < 400
         ):  # in the middle of its stream
             self._errors[ERROR_TYPES.get(status_of(record.error), OTHER)].inc()
+            if status_of(record.error) >= 500:
+                self._broken.inc()
         series.requests[record.outcome].inc()
         series.prompt.inc(record.prompt_tokens)
         series.prompt_length.observe(record.prompt_tokens)

@@ -251,6 +251,7 @@ ZERO_HERE = {
     "tutti_pruned_members": "weights are fixed",
     "tutti_member_prompt_nats": "weights are fixed",
     "tutti_led_requests": "weights are fixed",
+    "tutti_broken_answers": "no answer breaks off",
     "tutti_draft_tokens": "nothing is drafted",
     "tutti_draft_accepted_tokens": "nothing is drafted",
     "tutti_draft_boundary_lost_tokens": "nothing is drafted",
@@ -294,6 +295,7 @@ def test_a_failure_amid_a_stream_is_an_error(client: TestClient, fuser: Scripted
     scrape = Scrape(client.get("/metrics").text)
     assert scrape.value("requests_total", model="pair", finish_reason="error") == 1
     assert scrape.value("request_errors_total", type="internal") == 1
+    assert scrape.value("broken_answers_total") == 1
     assert scrape.value("time_to_first_token_seconds_count", model="pair") == 1
 
 
