@@ -56,6 +56,6 @@ def expressions() -> list[Expression]:
             if "record" in rule:
                 found.append(Expression(f"rule: {rule['record']}", rule["expr"]))
             else:
-                whether = re.sub(r" (==|>|<) (?=[\d.]+$)", r" \1 bool ", rule["expr"])
+                whether = re.sub(r" (==|>|<) (?=[\d.]+(?: and |$))", r" \1 bool ", rule["expr"])
                 found.append(Expression(f"alert: {rule['alert']}", whether))
     return found
