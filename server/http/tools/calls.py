@@ -112,7 +112,7 @@ def declared(tools: Iterable[Any] | None) -> list[Tool]:
         name, description = function.get("name"), function.get("description")
         if not isinstance(name, str) or not _NAME.fullmatch(name):
             raise field_error(
-                f"{where}.function.name", "should be 1 to 64 letters, digits, dots, dashes or underscores."
+                f"{where}.function.name", "should be 1 to 128 letters, digits, dots, dashes or underscores."
             )
         if name in found:
             raise field_error(f"{where}.function.name", f"repeats {name}.")
