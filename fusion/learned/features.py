@@ -39,8 +39,10 @@ def words(text: str) -> list[str]:
     """The words and signs of a text in lower case, from both ends where it is long; numbers are all `0`."""
     if len(text) > 2 * _CHARS:
         text = f"{text[:_CHARS]} {text[-_CHARS:]}"
-    found = ["0" if one.isdigit() else one for one in _WORD.findall(text.lower())]
-    return found if len(found) <= HEAD + TAIL else found[:HEAD] + found[-TAIL:]
+    found = _WORD.findall(text.lower())
+    if len(found) > HEAD + TAIL:
+        found = found[:HEAD] + found[-TAIL:]
+    return ["0" if one.isdigit() else one for one in found]
 
 
 def ngrams(found: Sequence[str]) -> Counter[str]:
