@@ -53,8 +53,10 @@ class Vocabulary:
             names.setdefault(at, ngram)
             counts[at] = counts.get(at, 0) + times
         buckets = np.fromiter(counts, np.int64, len(counts))
-        known = np.isin(buckets, self.buckets)
-        rows = np.searchsorted(self.buckets, buckets[known])
+        places = np.searchsorted(self.buckets, buckets)
+        known = places < len(self.buckets)
+        known[known] = self.buckets[places[known]] == buckets[known]
+        rows = places[known]
         often = np.fromiter(counts.values(), np.float64, len(counts))[known]
         shares: Floats = np.log1p(often) * self.rarity[rows]
         shares /= float(np.linalg.norm(shares)) or 1.0
