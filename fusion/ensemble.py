@@ -14,9 +14,9 @@ from alignment.errors import CONTEXT_LENGTH_EXCEEDED, InvalidRequestError
 from alignment.text.boundaries import Indices, Located
 from alignment.text.ids import require_ids
 from alignment.text.tokenizer import Tokenizer
-from alignment.vocab_map import VocabMap
 from fusion.core import Member, OnMemberFailure, Prompt
 from fusion.learned.weights import LearnedWeights
+from fusion.maps import Maps, identity
 from fusion.options import FusionParams, Place
 from fusion.sequence.grammar_table import GrammarTable
 from fusion.terms import terms_of
@@ -54,34 +54,6 @@ class Model:
     def engine(self) -> str:
         """The name of the member that runs it."""
         return self.member.name
-
-
-@dataclass(frozen=True, slots=True)
-class Maps:
-    """A member's vocabulary maps into the pivot's, None where it shares the pivot's vocabulary.
-
-    The first token of an answer may carry the space that a template such as Llama-2's puts before the answer.
-    `first` is used while neither the member nor the pivot has spelled that space, `unled` when the pivot alone
-    has, `rest` from then on.
-    """
-
-    first: VocabMap | None = None
-    unled: VocabMap | None = None
-    rest: VocabMap | None = None
-
-    def sources(self, targets: Sequence[int], size: int) -> NDArray[np.int64]:
-        """The member's ids below `size` that go to none but these ids of the pivot."""
-        wanted = np.asarray(targets, dtype=np.int64)
-        if not len(wanted):
-            return wanted
-        if self.rest is None:
-            return wanted[(wanted >= 0) & (wanted < size)]
-        found = np.zeros(size, np.bool_)
-        for map in {id(one): one for one in (self.first, self.unled, self.rest) if one is not None}.values():
-            hit = np.isin(map.target_ids, wanted)
-            only: NDArray[np.bool_] = np.any(hit, axis=1) & np.all(hit | (map.target_ids < 0), axis=1)
-            found |= only[:size] if len(only) >= size else np.pad(only, (0, size - len(only)))
-        return np.flatnonzero(found)
 
 
 @dataclass(frozen=True)
@@ -166,16 +138,14 @@ class View:
 
         `distinct` and `kept` as for `maps_of`. The padding of its embeddings is masked as special tokens are.
         """
-        model = self.models[name]
-        size = model.tokenizer.vocabulary_size
-        ids = np.arange(max(model.member.vocabulary_size, size), dtype=np.int32)
-        joined = self.ends - self.stop_ids if distinct else self.ends
-        if self.masked:
-            ids[[id for id in model.tokenizer.special_ids if id not in kept and id not in self.ends]] = -1
-            ids[size:] = -1
-        ids[list(joined)] = self.end
-        own = VocabMap(ids[:, None], (ids[:, None] >= 0).astype(np.float32), len(ids))
-        return Maps(own, own, own)
+        tokenizer = self.models[name].tokenizer
+        return identity(
+            tokenizer.vocabulary_size,
+            padded=self.models[name].member.vocabulary_size,
+            joined=self.ends - self.stop_ids if distinct else self.ends,
+            end=self.end,
+            masked=tokenizer.special_ids - kept - self.ends if self.masked else None,
+        )
 
     def mapped(self, voters: Sequence[str]) -> NDArray[np.bool_]:
         """Return whose distributions a map brings into the pivot's vocabulary, [M]; nobody's without the pivot."""

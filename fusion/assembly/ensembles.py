@@ -11,7 +11,8 @@ from alignment.methods.exact import exact_map
 from alignment.methods.first_token import first_token_map
 from alignment.vocab_map import VocabMap
 from fusion.core import OnMemberFailure
-from fusion.ensemble import Ensemble, Maps, Model, View
+from fusion.ensemble import Ensemble, Model, View
+from fusion.maps import Maps
 from fusion.options import FusionParams
 
 # The map of one model's vocabulary into another's, for running text.
