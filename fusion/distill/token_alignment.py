@@ -176,6 +176,7 @@ def transfer(
     mode: Mode,
     same: ArrayLike,
     statistics: ArrayLike | None = None,
+    add_up: bool = False,
 ) -> tuple[NDArray[np.float32], Ids]:
     """The source's top-k rows at the pivot's positions, in the pivot's vocabulary.
 
@@ -189,6 +190,8 @@ def transfer(
         mode: which positions take a row over, see `matching_positions`.
         same: [Vs] from `same_tokens`.
         statistics: [Vs] from `statistical_map`; "exact" does without.
+        add_up: the mass of an entry that is dropped because its id is already there goes to that one, the logits
+            being log-probabilities; where it is published as dropped, normalising hides it.
 
     Returns:
         logits [P,k] float32 and ids [P,k] int32, padded at the end with -inf and -1. A row that is taken over
@@ -218,7 +221,10 @@ def transfer(
     targets = np.where(rows >= 0, lookup[rows], -1)
     new_logits = np.full((len(path), logits.shape[1]), -np.inf, dtype=np.float32)
     new_ids = np.full(new_logits.shape, -1, dtype=np.int32)
-    new_logits[taken], new_ids[taken] = _compact(logits[found[taken]], targets, _first_of_each(targets))
+    values = logits[found[taken]]
+    if add_up:
+        values = _added_up(values, targets)
+    new_logits[taken], new_ids[taken] = _compact(values, targets, _first_of_each(targets))
     following = np.asarray([*pivot_ids[1:], *pivot_ids[-1:]], dtype=np.int32)
     new_ids[~taken, 0] = following[~taken]
     new_logits[~taken, 0] = 1.0
@@ -257,6 +263,14 @@ def _first_of_each(ids: NDArray[np.int32]) -> NDArray[np.bool_]:
     mask = np.empty_like(first)
     np.put_along_axis(mask, order, first, axis=1)
     return mask
+
+
+def _added_up(logprobs: NDArray[np.float32], ids: NDArray[np.int32]) -> NDArray[np.float32]:
+    """Log-probabilities [N,k], each that of all entries of its row with the same id."""
+    together = np.where(ids[:, :, None] == ids[:, None, :], logprobs[:, None, :].astype(np.float64), -np.inf)
+    with np.errstate(divide="ignore"):
+        summed: NDArray[np.float32] = np.log(np.exp(together).sum(axis=2)).astype(np.float32)
+    return summed
 
 
 def _compact(

@@ -26,8 +26,7 @@ def record(settings: Bohdi, state: State, inputs: str) -> dict[str, Any]:
                     "source_won": state.rewards[round][1],
                     "target_won": state.rewards[round][0],
                     "reset": [list(path) for path in state.introspected.get(round, [])],
-                    "learned_from": len(state.lessons.get(round, [])),
-                    "steps": state.trained.get(round),
+                    **dict(zip(("learned_from", "steps"), state.trained.get(round, (0, None)), strict=True)),
                     "shares": shares(state, round),
                 }
                 for round in range(1, settings.rounds + 1)

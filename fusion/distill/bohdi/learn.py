@@ -16,7 +16,7 @@ from fusion.distill.bohdi.tree import KnowledgeTree, Path
 from fusion.distill.loss import PADDING
 from fusion.distill.training.conversations import encode
 from fusion.distill.training.examples import Example, Examples
-from fusion.distill.training.reading import open_tokenizer
+from fusion.distill.training.reading import open_tokenizer, read_as
 from fusion.distill.training.settings import Progress, Source, digest_of
 from fusion.distill.training.train import Texts, steps_of, train
 
@@ -52,22 +52,24 @@ def choose_lesson(round: int, state: State, settings: Bohdi) -> list[str]:
 
 def train_round(
     round: int, student: Source, lesson: Sequence[Sample], settings: Bohdi, folder: File, progress: Progress
-) -> tuple[File, int]:
-    """Train the target on a lesson; returns the folder of the model and the steps that it took.
+) -> tuple[int, int]:
+    """Train the target on a lesson; returns how many samples it could read, and the steps that it took.
 
     Raises:
         ConfigError: nothing in the lesson fits the model, a loss that is not a number, a full disk.
     """
-    examples = plain_examples(student, ((one.question, one.answer) for one in lesson), settings.max_length)
+    exchanges = [(one.question, one.answer) for one in lesson]
+    examples = plain_examples(student, exchanges, settings.max_length)
     if not len(examples):
         raise ConfigError(
             f"None of the {len(lesson)} samples of round {round} can be read by the target within "
             f"{settings.max_length} tokens; raise max_length, or lower explore.max_answer."
         )
-    inputs = digest_of(student, settings.train, settings.max_length, [one.id for one in lesson])
+    # By content: a model may lie elsewhere now, and a sample of the same number be another.
+    inputs = digest_of(read_as(student), settings.train, settings.max_length, exchanges)
     texts = Texts(examples, Examples([]))
     train(f"round {round}", student, texts, settings.train, folder, inputs, progress)
-    return folder / "model", steps_of(settings.train, len(examples))
+    return len(examples), steps_of(settings.train, len(examples))
 
 
 def _with_samples(tree: KnowledgeTree, gathered: dict[Path, list[str]]) -> KnowledgeTree:

@@ -10,12 +10,14 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from alignment.errors import ConfigError
 from fusion.distill.bohdi.settings import Rules
 
+_CONTROL = ("Cc", "Cs", "Co", "Cn")
 CUT_OFF = "cut off"
 DUPLICATE = "a duplicate"
 EXCLUDED = "excluded"
@@ -27,11 +29,17 @@ def fault(text: str, *, finished: bool, rules: Rules) -> str | None:
         return CUT_OFF
     if len(text.strip()) < rules.shortest:
         return "too short"
-    if any(not character.isprintable() and character not in "\n\t" for character in text):
+    if has_control_characters(text):
         return "degenerate: control characters"
     if repetition(text) > rules.repeats:
         return "degenerate: repetitions"
     return None
+
+
+def has_control_characters(text: str) -> bool:
+    """Return whether a text holds what no text does: control characters other than tabs and line breaks, lone
+    surrogates, characters of private use or without a meaning. Spaces and joiners of any script are text."""
+    return any(unicodedata.category(character) in _CONTROL and character not in "\n\r\t" for character in text)
 
 
 def repetition(text: str) -> float:

@@ -104,7 +104,7 @@ class Run:
         if round > 1 and settings.tree.window is not None and round not in state.introspected:
             self._note([{"event": "introspection", "round": round}])
         wanted = settings.explore.questions
-        why = None
+        why = self._barren(round)
         with open_voices(self._models(student), self._panel()) as voices:
             while (done := state.questions(round)) < wanted and why is None:
                 self.progress(f"round {round}: questions", done, wanted)
@@ -143,11 +143,16 @@ class Run:
             self._note([{"event": "lesson", "round": round, "ids": lesson}])
         samples = [state.samples[id] for id in state.lessons[round]]
         folder = self._round_folder(round)
-        _, steps = train_round(
+        read, steps = train_round(
             round, student, samples, settings, folder, lambda a, b: self.progress(f"round {round}: training", a, b)
         )
         if round not in state.trained:
-            self._note([{"event": "trained", "round": round, "steps": steps}])
+            self._note([{"event": "trained", "round": round, "samples": read, "steps": steps}])
+        if read < len(samples):
+            self.notes.append(
+                f"Round {round} learned from {read} of {len(samples)} samples: the target cannot read the others "
+                f"within {settings.max_length} tokens."
+            )
 
     def _nothing_gathered(self, round: int) -> str:
         state = self.state

@@ -43,7 +43,7 @@ class State:
         explored: by round whose exploration is over, why it ended early, None where it did not.
         introspected: by round, the paths that were reset.
         lessons: by round, the ids of the samples that are learned from.
-        trained: by round, the steps of the training that is over.
+        trained: by round, the samples and the steps of the training that is over.
         dropped: reasons, and how many questions each took.
         undecided: how many questions no judge decided.
         rewards: the questions by reward: 1 where a source won, 0 where the target did.
@@ -60,7 +60,7 @@ class State:
     explored: dict[int, str | None] = field(default_factory=dict)
     introspected: dict[int, list[Path]] = field(default_factory=dict)
     lessons: dict[int, list[str]] = field(default_factory=dict)
-    trained: dict[int, int] = field(default_factory=dict)
+    trained: dict[int, tuple[int, int]] = field(default_factory=dict)
     dropped: Counter[str] = field(default_factory=Counter)
     undecided: int = 0
     rewards: defaultdict[int, Counter[int]] = field(default_factory=lambda: defaultdict(Counter))
@@ -132,7 +132,7 @@ class State:
         self.lessons[event["round"]] = event["ids"]
 
     def _trained(self, event: Event) -> None:
-        self.trained[event["round"]] = event["steps"]
+        self.trained[event["round"]] = event["samples"], event["steps"]
 
 
 def _nothing(event: Any) -> None:

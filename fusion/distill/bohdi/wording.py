@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from string import Formatter
 from typing import Any
 
+from fusion.distill.bohdi.rules import has_control_characters
 from fusion.distill.bohdi.settings import Prompts
 from fusion.distill.bohdi.tree import Path
 
@@ -82,4 +83,4 @@ def name_of(text: str) -> str | None:
     """A domain's name as it goes into the tree; None where there is no usable one."""
     value = field_of(text, "name")
     name = " ".join(value.split()) if isinstance(value, str) else ""
-    return name if 0 < len(name) <= LONGEST_NAME and name.isprintable() else None
+    return name if 0 < len(name) <= LONGEST_NAME and not has_control_characters(name) else None

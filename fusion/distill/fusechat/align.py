@@ -116,6 +116,9 @@ def warp(
         special=dict.fromkeys(own.stops, base.stops[0]),
     )
     same = same_tokens(base.strings, own.strings, pivot_marker=base.marker, source_marker=own.marker)
+    for stop in own.stops:
+        if same[stop] not in base.stops:  # a namesake that ends nothing in the base
+            same[stop] = base.stops[0]
     return Teacher(name, own, same=same, statistics=statistics)
 
 
@@ -315,6 +318,7 @@ def _warped(
             settings.method,
             teacher.same,
             teacher.statistics,
+            add_up=settings.rest,
         )
     return ids, logits, taken
 

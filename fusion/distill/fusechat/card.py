@@ -18,8 +18,12 @@ def record(
     curves: Mapping[str, Sequence[Entry]],
     coverage: Mapping[str, Any],
     merged: Mapping[str, Any],
+    unread: Mapping[str, int],
 ) -> dict[str, Any]:
-    """The content of `distillation.json`. Models go by their last folder: paths mean nothing elsewhere."""
+    """The content of `distillation.json`. Models go by their last folder: paths mean nothing elsewhere.
+
+    `unread` are the conversations that each reader could not read.
+    """
     weights = merged.get("weights", {})
     shares = [sum(values) / len(weights) for values in zip(*weights.values(), strict=True)] if weights else []
     return basics("fusechat", settings, inputs) | {
@@ -27,15 +31,14 @@ def record(
             "digest": conversations.digest,
             "conversations": len(conversations.messages),
             "without_answer": conversations.without_answer,
+            "unread": dict(unread),
             "held_out": settings.data.held_out,
         },
         "figures": {
             "targets": {
                 name: {
                     "steps": max((int(entry["step"]) for entry in curve), default=0),
-                    "held_out_loss": min(
-                        (entry["held_out"] for entry in curve if "held_out" in entry), default=None
-                    ),
+                    "held_out_loss": _held_out_loss(settings, curve),
                     **coverage.get(name, {}),
                 }
                 for name, curve in curves.items()
@@ -43,6 +46,14 @@ def record(
             "merge_weights": dict(zip(settings.targets, shares, strict=False)),
         },
     }
+
+
+def _held_out_loss(settings: FuseChat, curve: Sequence[Entry]) -> float | None:
+    """That of the weights that were kept: the lowest where training stops by it, else the last."""
+    losses = [float(entry["held_out"]) for entry in curve if "held_out" in entry]
+    if not losses:
+        return None
+    return losses[-1] if settings.train.patience is None else min(losses)
 
 
 def model_card(settings: FuseChat, about: Mapping[str, Any]) -> str:
@@ -54,7 +65,9 @@ def model_card(settings: FuseChat, about: Mapping[str, Any]) -> str:
         f"{_number(figures['held_out_loss'])} |"
         for name, figures in about["figures"]["targets"].items()
     )
-    method, count = settings.merge.method, about["data"]["conversations"]
+    method, data = settings.merge.method, about["data"]
+    left_out = ", ".join(f"{number} by `{name}`" for name, number in data["unread"].items() if number)
+    conversations = f"{data['conversations']} conversations" + (f" (not read: {left_out})" if left_out else "")
     return f"""\
 ---
 library_name: transformers
@@ -71,7 +84,7 @@ distributions of {sources}, once for each target below, and the targets were mer
 {rows}
 
 Alignment: {settings.align.method}. Loss: {settings.train.lm_weight:g} of language modelling on the answers,
-{1 - settings.train.lm_weight:g} of fusion ({settings.train.loss}). Data: {count} conversations.
+{1 - settings.train.lm_weight:g} of fusion ({settings.train.loss}). Data: {conversations}.
 `distillation.json` has sources, data digest, all settings, versions and figures.
 """
 

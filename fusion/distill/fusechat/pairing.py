@@ -125,6 +125,8 @@ def warped_rows(
     mode: Mode,
     same: Ids,
     statistics: Ids,
+    *,
+    add_up: bool,
 ) -> tuple[Ids, LogProbs, NDArray[np.bool_]]:
     """The source's rows [P,k] at one answer's P positions, and which [P] were taken over.
 
@@ -145,6 +147,7 @@ def warped_rows(
         mode=mode,
         same=same,
         statistics=statistics,
+        add_up=add_up,
     )
     taken = matching_positions(path, own, other, mode=mode) >= 0
     logits[~taken, 0] = 0.0

@@ -19,8 +19,17 @@ from fusion.distill.training.conversations import Conversations, Encoded, encode
 from fusion.distill.training.examples import Example
 from fusion.distill.training.reading import open_engine, open_tokenizer, read_all, read_as
 from fusion.distill.training.settings import Progress, Source, digest_of
-from fusion.distill.training.shards import Arrays, read_shard, require_shard, shard_path, write_shard
+from fusion.distill.training.shards import (
+    Arrays,
+    read_shard,
+    require_shard,
+    shard_path,
+    write_json,
+    write_shard,
+)
 from fusion.members.engine import Engine
+
+UNREAD = "unread.json"
 
 
 @dataclass(frozen=True)
@@ -70,8 +79,10 @@ def represent(
     max_length: int,
     folder: Path,
     progress: Progress,
-) -> None:
+) -> int:
     """Write a model's shards into `folder`; those that are there and whole are kept.
+
+    Returns the number of conversations that the model cannot read, which `UNREAD` in `folder` holds as well.
 
     Raises:
         ConfigError: the model cannot be run, or reads none of the conversations.
@@ -79,13 +90,13 @@ def represent(
     tokenizer, stops = open_tokenizer(source)
     inputs = inputs_of(source, conversations, settings, max_length)
     total, size = len(conversations.messages), settings.shard
-    missing, readable = [], False
+    missing, read = [], 0
     for number in range(shard_count(conversations, settings)):
         shard = read_shard(shard_path(folder, number), inputs)
         if shard is None:
             missing.append(number)
         else:
-            readable = readable or bool(shard["lengths"].any())
+            read += int(np.count_nonzero(shard["lengths"]))
     done = total - sum(min(size, total - number * size) for number in missing)
     progress(done, total)
     if missing:
@@ -94,16 +105,18 @@ def represent(
             for number in missing:
                 some = conversations.messages[number * size : (number + 1) * size]
                 encoded = [encode(tokenizer, stops, messages, longest) for messages in some]
-                readable = readable or any(one is not None for one in encoded)
+                read += sum(one is not None for one in encoded)
                 write_shard(shard_path(folder, number), _read(engine, encoded, settings.best), inputs)
                 done += len(some)
                 progress(done, total)
-    if not readable:
+    if not read:
         raise ConfigError(
             f"{name} ({source.source}) can read none of {total} conversations: they are longer than {max_length} "
             "tokens or its context, or its chat template does not write an answer after its generation prompt; "
             "raise data.max_length, or leave this model out."
         )
+    write_json(folder / UNREAD, {"conversations": total - read})
+    return total - read
 
 
 def shard_count(conversations: Conversations, settings: Represent) -> int:

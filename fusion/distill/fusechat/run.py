@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,14 @@ from fusion.distill.folders import Method, merge_folders
 from fusion.distill.fusechat import align as aligning
 from fusion.distill.fusechat import card, pairing
 from fusion.distill.fusechat.align import Coverage, Teacher
-from fusion.distill.fusechat.represent import Represented, examples_of, represent, represented, shard_count
+from fusion.distill.fusechat.represent import (
+    UNREAD,
+    Represented,
+    examples_of,
+    represent,
+    represented,
+    shard_count,
+)
 from fusion.distill.fusechat.represent import inputs_of as reading_inputs
 from fusion.distill.fusechat.settings import FuseChat
 from fusion.distill.training.conversations import Conversations, held_out, read_conversations
@@ -45,10 +52,12 @@ class Run:
     Attributes:
         settings: of all stages.
         progress: called by every stage.
+        notes: sentences on what did not go as it should, for whoever started the run.
     """
 
     settings: FuseChat
     progress: Progress = lambda what, done, total: None
+    notes: list[str] = field(default_factory=list)
 
     @cached_property
     def conversations(self) -> Conversations:
@@ -72,7 +81,7 @@ class Run:
     def represent(self) -> None:
         """Every model reads the texts."""
         for name, source in self.settings.readers.items():
-            represent(
+            unread = represent(
                 name,
                 source,
                 self.conversations,
@@ -81,6 +90,12 @@ class Run:
                 self._folder("represent", name),
                 partial(self.progress, f"represent {name}"),
             )
+            if unread:
+                self.notes.append(
+                    f"{name} cannot read {unread} of {len(self.conversations.messages)} conversations: they are "
+                    f"longer than {self.settings.data.max_length} tokens or its context, or its chat template "
+                    "does not write their answers after its generation prompt."
+                )
 
     def align(self) -> dict[str, Coverage]:
         """Every target's distributions; returns what they cover."""
@@ -237,5 +252,9 @@ class Run:
             name: read_json(self._folder("align", f"target-{name}") / "coverage.json")
             for name in self.settings.targets
         }
-        record = card.record(self.settings, self.conversations, inputs, curves, coverage, merged)
+        unread = {
+            name: int(read_json(self._folder("represent", name) / UNREAD).get("conversations", 0))
+            for name in self.settings.readers
+        }
+        record = card.record(self.settings, self.conversations, inputs, curves, coverage, merged, unread)
         return record, card.model_card(self.settings, record)

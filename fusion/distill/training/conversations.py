@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -111,12 +112,10 @@ def encode(tokenizer: Tokenizer, stops: Sequence[int], messages: list[Message], 
 
 
 def held_out(count: int, share: float) -> list[bool]:
-    """Return which of `count` conversations are held out: every n-th, at least one where the share is above 0."""
-    if share <= 0:
-        return [False] * count
-    step = max(2, round(1 / share))
-    marked = [number % step == step - 1 for number in range(count)]
-    if count > 1 and not any(marked):
+    """Return which of `count` conversations are held out: a share, evenly spread; at least one if above 0."""
+    ends = [int(number * share + 1e-9) for number in range(count + 1)]
+    marked = [after > before for before, after in pairwise(ends)]
+    if count > 1 and share > 0 and not any(marked):
         marked[-1] = True
     return marked
 

@@ -50,6 +50,11 @@ class Examples(Dataset[Example]):
         """Tokens of each."""
         return [len(example.ids) for example in self._examples]
 
+    @property
+    def positions_each(self) -> float:
+        """Learned positions of one, in the mean."""
+        return sum(len(example.positions) for example in self._examples) / len(self._examples)
+
 
 class LengthGrouped(Sampler[int]):
     """Indices of an epoch in an order that puts examples of like length into one step, to save padding.

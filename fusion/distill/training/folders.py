@@ -10,7 +10,7 @@ import torch
 from huggingface_hub import snapshot_download
 
 from alignment.errors import ConfigError
-from fusion.distill.checkpoint import Checkpoint, Stored, copy_beside, read, write_weights, written_at_once
+from fusion.distill.checkpoint import BESIDE, Checkpoint, Stored, copy_beside, read, write_weights, written_at_once
 from fusion.distill.folders import FLOATS
 from fusion.distill.lineage import RECORD
 from fusion.distill.training.settings import Source
@@ -19,10 +19,10 @@ from fusion.members.checkpoint import DTYPES
 
 
 def local_folder(source: Source) -> Path:
-    """The folder of a checkpoint, downloaded where it is a name of the hub."""
+    """The folder with what a checkpoint has beside its weights; downloaded where it is a name of the hub."""
     if Path(source.source).is_dir():
         return Path(source.source)
-    return Path(snapshot_download(source.source, revision=source.revision))
+    return Path(snapshot_download(source.source, revision=source.revision, allow_patterns=list(BESIDE)))
 
 
 def require_free(out: Path) -> None:

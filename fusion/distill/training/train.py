@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +16,9 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, PrinterCallback, TrainingArguments
+from transformers import AutoModelForCausalLM, GenerationConfig, PrinterCallback, TrainingArguments
 
-from alignment.errors import ConfigError
+from alignment.errors import ConfigError, one_line
 from fusion.distill.checkpoint import copy_beside, written_at_once
 from fusion.distill.training.curve import CURVE, PICTURE, Entry, draw_curve, read_curve
 from fusion.distill.training.examples import Examples, collate
@@ -29,6 +29,7 @@ from fusion.distill.training.trainer import FusionTrainer, Guard, go_on, newest_
 from fusion.members.checkpoint import quiet, read_config, weight_files
 
 STAGE = "stage.json"
+GENERATION = "generation_config.json"
 
 
 @dataclass(frozen=True)
@@ -58,20 +59,36 @@ def load_student(base: Source) -> Any:
     if report["missing_keys"]:
         missing = sorted(report["missing_keys"])
         raise ConfigError(f"{base.source} lacks {len(missing)} of the model's weights, among them {missing[0]}.")
+    # What transformers would not generate with it does not write either, at any checkpoint: a temperature without
+    # do_sample, say. `save_student` copies the base's own file.
+    model.generation_config = GenerationConfig()
+    for name in model.config._get_generation_parameters():
+        delattr(model.config, name)
     return model
 
 
-def save_student(model: Any, base: Source, folder: Path, about: dict[str, Any]) -> None:
-    """Write a model with the base's tokenizer and settings beside it; the folder appears whole or not at all."""
-    with written_at_once(folder) as unfinished, quiet():
+def save_student(
+    model: Any, base: Source, folder: Path, about: dict[str, Any], beside: Sequence[Path] = ()
+) -> None:
+    """Write a model with the base's tokenizer and settings, and the files `beside` that are there.
+
+    The folder appears whole or not at all.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
+    with _disk(folder), written_at_once(folder) as unfinished, quiet():
         copy_beside(local_folder(base), unfinished)
-        try:
-            model.save_pretrained(unfinished)
-        except SafetensorError as error:  # how safetensors says that a file could not be written
-            raise ConfigError(
-                f"{folder} cannot be written ({error}); make room there, or name another folder as work, "
-                "and run again."
-            ) from error
+        generation = unfinished / GENERATION
+        own = generation.read_bytes() if generation.exists() else None
+        model.save_pretrained(unfinished)
+        if own is None:
+            generation.unlink(missing_ok=True)
+        else:
+            generation.write_bytes(own)
+        for file in beside:
+            if file.exists():
+                shutil.copyfile(file, unfinished / file.name)
         write_json(unfinished / STAGE, about)
 
 
@@ -123,7 +140,10 @@ def train(
     curve = read_curve(run / CURVE)
     final = trainer.accelerator.unwrap_model(trainer.model)
     if trainer.is_world_process_zero():
-        _store(name, final, settings, base, result, run, inputs, curve)
+        if settings.lora_rank is not None:
+            final = final.merge_and_unload()
+        draw_curve(run / PICTURE, curve, name)
+        save_student(final, base, result, {"inputs": inputs}, (run / CURVE, run / PICTURE))
         shutil.rmtree(run)
     return curve
 
@@ -134,21 +154,6 @@ def steps_of(settings: Train, examples: int, devices: int = 1) -> int:
         return settings.steps
     batches = math.ceil(examples / (settings.batch * devices))
     return math.ceil(settings.epochs * math.ceil(batches / settings.accumulate))
-
-
-def _store(
-    name: str, model: Any, settings: Train, base: Source, result: Path, run: Path, inputs: str, curve: list[Entry]
-) -> None:
-    if settings.lora_rank is not None:
-        model = model.merge_and_unload()
-    draw_curve(run / PICTURE, curve, name)
-    with written_at_once(result) as folder, quiet():
-        copy_beside(local_folder(base), folder)
-        model.save_pretrained(folder)
-        for file in (CURVE, PICTURE):
-            if (run / file).exists():
-                shutil.copyfile(run / file, folder / file)
-        write_json(folder / STAGE, {"inputs": inputs})
 
 
 def _arguments(settings: Train, texts: Texts, run: Path) -> TrainingArguments:
@@ -207,15 +212,16 @@ def _with_adapters(model: Any, settings: Train) -> Any:
 
 
 @contextmanager
-def _disk(run: Path) -> Iterator[None]:
-    """A full disk, which PyTorch reports as a RuntimeError of its own writer."""
+def _disk(folder: Path) -> Iterator[None]:
+    """A full disk, which the writers of PyTorch and safetensors report by errors of their own."""
     try:
-        with writing(run):
+        with writing(folder):
             yield
-    except RuntimeError as error:
-        if "PytorchStreamWriter" not in str(error) and "No space left" not in str(error):
+    except (RuntimeError, SafetensorError) as error:
+        is_full = "PytorchStreamWriter" in str(error) or "No space left" in str(error)
+        if isinstance(error, RuntimeError) and not is_full:
             raise
         raise ConfigError(
-            f"{run} cannot be written: the disk is full; make room there, or name another folder as work, and run "
-            "the same again."
+            f"{folder} cannot be written ({one_line(error)}); make room there, or name another folder as work, "
+            "and run the same again."
         ) from error

@@ -75,9 +75,14 @@ class FusionTrainer(Trainer):  # type: ignore[misc]
         return (total, {"loss": total}) if return_outputs else total
 
     def prediction_step(self, model: Any, inputs: dict[str, Any], *_: Any, **__: Any) -> tuple[Any, None, None]:
-        """The held-out loss of a batch; its logits are not kept."""
+        """The held-out loss of a batch; its logits are not kept.
+
+        The Trainer means over conversations, so a batch counts by its share of the positions.
+        """
         with torch.no_grad(), self.compute_loss_context_manager():
-            return self.compute_loss(model, self._prepare_inputs(inputs)).detach().mean(), None, None
+            loss = self.compute_loss(model, self._prepare_inputs(inputs)).detach().mean()
+        learned = int((inputs["labels"] != IGNORED).sum())
+        return loss * (learned / len(inputs["labels"]) / self.eval_dataset.positions_each), None, None
 
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
         """See Trainer; a loss that is not a number ends the run before it reaches the weights."""

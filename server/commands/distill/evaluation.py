@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,11 +47,13 @@ def served_models(
     folders: Mapping[str, Path], sources: Mapping[str, Source], settings: EvaluateSection
 ) -> Settings:
     """The configuration of a server with what is in folders, the models it came from (the base as `BASE`), and
-    their ensemble."""
+    their ensemble. What is in folders runs as the base does, in float32."""
     models: dict[str, Any] = {
-        name: {"source": str(folder), "dtype": "float32"} for name, folder in folders.items() if folder.exists()
+        name: asdict(replace(sources[BASE], source=str(folder), revision=None, dtype="float32"))
+        for name, folder in folders.items()
+        if folder.exists()
     }
-    models |= {name: _model(source) for name, source in sources.items()}
+    models |= {name: asdict(source) for name, source in sources.items()}
     ensembles: dict[str, Any] = {}
     if settings.ensemble:
         ensembles[ENSEMBLE] = {
@@ -61,7 +63,3 @@ def served_models(
         }
     served: Mapping[str, Any] = {"models": models, "ensembles": ensembles}
     return Settings.model_validate(served, context={"folder": Path.cwd()})
-
-
-def _model(source: Source) -> dict[str, Any]:
-    return asdict(source)

@@ -49,6 +49,8 @@ def distill(path: Path, stage: Stage | None, dry_run: bool, output: Console, pro
         for name in STAGES[:-1] if stage is None else (stage,):
             if name != "evaluate":
                 getattr(run, name)()
+    for note in run.notes:
+        say(progress, note)
     if evaluated is not None and stage in (None, "evaluate"):
         served = served_models(_folders(run), settings.readers, evaluated)
         evaluate(served, evaluated, settings.work / "evaluate.json", output, progress)

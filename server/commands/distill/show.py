@@ -78,15 +78,15 @@ def rounds_table(state: State) -> Table:
     columns = ("round", "questions", "source won", "target won", "reset", "learned from", "steps")
     result = table("Rounds", *map(right, columns))
     for round in sorted(state.drawn):
-        steps = state.trained.get(round)
+        samples, steps = state.trained.get(round, (len(state.lessons.get(round, [])), ""))
         result.add_row(
             str(round),
             str(state.questions(round)),
             str(state.rewards[round][1]),
             str(state.rewards[round][0]),
             str(len(state.introspected.get(round, []))),
-            str(len(state.lessons.get(round, []))),
-            "" if steps is None else str(steps),
+            str(samples),
+            str(steps),
         )
     dropped = ", ".join(f"{escape(why)} {number}" for why, number in state.dropped.most_common(6))
     result.caption = f"dropped: {dropped or 'none'}; undecided: {state.undecided}"

@@ -71,6 +71,12 @@ class BohdiFile(DistillFile):
     train: TrainingSection = TrainingSection()
     max_length: Annotated[int, Field(ge=2)] = 2048
 
+    def needed(self) -> Iterator[tuple[str, str]]:
+        """The paths that a run reads or goes on from, by field."""
+        yield from super().needed()
+        yield from ((f"leaders.{name}", one.source) for name, one in self.leaders.items())
+        yield from (("rules.exclude", path) for path in self.rules.exclude)
+
     def contradictions(self) -> Iterator[tuple[Loc, str]]:
         """What each field allows but all together do not."""
         yield from super().contradictions()

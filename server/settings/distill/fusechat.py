@@ -61,6 +61,11 @@ class FuseChatFile(DistillFile):
     train: TrainSection = TrainSection()
     merge: MergeSection = MergeSection()
 
+    def needed(self) -> Iterator[tuple[str, str]]:
+        """The paths that a run reads or goes on from, by field."""
+        yield from super().needed()
+        yield from (("data.files", path) for path in self.data.files)
+
     def contradictions(self) -> Iterator[tuple[Loc, str]]:
         """What each field allows but all together do not."""
         yield from super().contradictions()

@@ -67,13 +67,19 @@ class DistillFile(Section):
     out: Folder
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
 
+    def needed(self) -> Iterator[tuple[str, str]]:
+        """The paths that a run reads or goes on from, by field."""
+        yield "work", self.work
+        yield "base", self.base.source
+        yield from ((f"sources.{name}", one.source) for name, one in self.sources.items())
+        if self.evaluate is not None:
+            yield from (("evaluate.tasks", path) for path in self.evaluate.tasks)
+
     def contradictions(self) -> Iterator[tuple[Loc, str]]:
         """What each field allows but all together do not."""
-        used = {"work": self.work, "base": self.base.source}
-        used |= {f"sources.{name}": one.source for name, one in self.sources.items()}
-        for name, folder in used.items():
+        for name, path in self.needed():
             # A result replaces the one that was there, with all that lies in its folder.
-            if Path(folder).resolve().is_relative_to(Path(self.out).resolve()):
+            if Path(path).resolve().is_relative_to(Path(self.out).resolve()):
                 yield ("out",), f"holds {name}, which would be lost; name another folder"
         for name in self.sources:
             if name == self.name or _MADE.fullmatch(name):

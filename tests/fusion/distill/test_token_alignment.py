@@ -218,6 +218,16 @@ def test_an_exact_row_may_be_left_empty_and_padding_stays_padding():
     np.testing.assert_array_equal(logits, np.float32([[-np.inf, -np.inf], [3, -np.inf]]))
 
 
+def test_entries_of_one_token_are_added_up_where_asked():
+    row = np.log(np.float32([[0.6, 0.3, 0.05]]))
+    given_ = ([[0]], [5], ["a"], ["a"], row, [[0, 1, 2]])
+    published, _ = transfer(*given_, mode="exact", same=[5, 5, 7])
+    added, ids = transfer(*given_, mode="exact", same=[5, 5, 7], add_up=True)
+    np.testing.assert_array_equal(ids, [[5, 7, -1]])
+    np.testing.assert_allclose(np.exp(published), [[0.6, 0.05, 0]], atol=1e-6)
+    np.testing.assert_allclose(np.exp(added), [[0.9, 0.05, 0]], atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [

@@ -102,6 +102,7 @@ def test_a_file_is_read_with_its_defaults(folder: Path) -> None:
         ),
         ("  ben: ben\n", "  base: ben\n", "sources.base: the name is taken by the base"),
         ("out: out", "out: work", "out: holds work, which would be lost"),
+        ("files: [", "files: [out/texts.jsonl, ", "out: holds data.files, which would be lost"),
         ("evaluate: {", "evaluate: {pivot: bob, ", "evaluate.pivot: there is no model 'bob'"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -120,6 +121,45 @@ def test_a_leader_that_writes_nothing_usable_ends_the_run_with_a_sentence(settin
     assert len([event for event in read_events(settings.work / "journal.jsonl") if event["event"] == "batch"]) == 2
 
 
+def test_exploration_that_was_over_when_a_run_ended_is_not_gone_on_with(settings, voices):
+    voices.reply = lambda request: said("?") if "question" in str(request.schema) else None
+    patient = replace(settings, explore=replace(settings.explore, questions=400, barren=2))
+    with pytest.raises(ConfigError, match="nothing to learn from"):
+        Run(patient).run()
+    path = settings.work / "journal.jsonl"
+    journal = path.read_bytes()
+    path.write_bytes(journal[: journal.index(b'{"event": "explored"')])
+    with pytest.raises(ConfigError, match="nothing to learn from"):
+        Run(patient).run()
+    assert path.read_bytes() == journal
+
+
+def test_models_are_not_trained_again_where_the_base_lies_elsewhere(settings, voices, tmp_path):
+    Run(settings).run()
+    first = settings.work / "round-01" / "model"
+    before = {file: file.stat().st_mtime_ns for file in first.iterdir()}
+    elsewhere = replace(settings.base, source=str(shutil.copytree(settings.base.source, tmp_path / "elsewhere")))
+    longer = Run(replace(settings, base=elsewhere, rounds=3))
+    longer.run()
+    assert {file: file.stat().st_mtime_ns for file in first.iterdir()} == before
+
+
+def test_what_the_target_cannot_read_is_no_part_of_what_it_learned(settings, voices):
+    def reply(request):
+        if request.schema is not None or request.model == TARGET or "1" not in request.prompt:
+            return None
+        return said(f"{request.prompt} well, and a house that is far away sees it as well from where it stands")
+
+    voices.reply = reply
+    run = Run(replace(settings, rounds=1, max_length=100))
+    run.run()
+    samples, _ = run.state.trained[1]
+    assert 0 < samples < len(run.state.lessons[1])
+    record = json.loads((settings.out / "distillation.json").read_text())
+    assert record["figures"]["rounds"]["1"]["learned_from"] == samples
+    assert f"learned from {samples} of {len(run.state.lessons[1])} samples" in run.notes[-1]
+
+
 def test_a_target_that_dies_ends_exploration_and_keeps_what_was_gathered(settings, voices):
     def reply(request):
         late = sum(asked.schema is None for asked in voices.asked) > 2 * 4
@@ -130,7 +170,7 @@ def test_a_target_that_dies_ends_exploration_and_keeps_what_was_gathered(setting
     run.run()
     assert "models do not answer any more (target: it is down.)" in run.notes[0]
     assert 0 < run.state.questions(1) < 40
-    assert run.state.trained == {1: 2}
+    assert {round: steps for round, (_, steps) in run.state.trained.items()} == {1: 2}
 
 
 def test_lessons_follow_the_tree_and_take_all_samples_of_a_leaf_before_one_again(settings):

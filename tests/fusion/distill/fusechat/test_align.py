@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -69,6 +71,23 @@ def test_without_the_rest_entries_are_renormalised_as_published(done: Run, site:
 def test_the_other_published_ways_take_over_fewer_positions(done: Run, site: FuseChat, method: str) -> None:
     run = aligned(done, replace(site, align=Align(method=method)))  # type: ignore[arg-type]
     assert targets_of(run, "ben")["positions"][1] <= targets_of(done, "ben")["positions"][1]
+
+
+def test_an_end_goes_to_an_end_though_the_base_has_its_namesake(done: Run, site: FuseChat, tmp_path: Path) -> None:
+    """The base ends a turn with <end>; the source with what is a token of another role there."""
+    other = shutil.copytree(site.sources["ben"].source, tmp_path / "other")
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        path = other / name
+        path.write_text(path.read_text().replace("<end>", "<END>").replace("<system>", "<end>"))
+        path.write_text(path.read_text().replace("<END>", "<system>"))
+    source = replace(site.sources["ben"], source=str(other))
+    run = Run(replace(site, sources={"ben": source}, targets={"ben": Target(("ben",))}))
+    run.represent()
+    base = aligning.open_vocabulary(site.base)
+    teacher = run._teacher("ben", base)
+    assert teacher.vocabulary.strings[teacher.vocabulary.stops[0]] == "<system>"
+    assert teacher.same is not None
+    assert int(teacher.same[teacher.vocabulary.stops[0]]) == base.stops[0]
 
 
 def test_equal_models_are_projected_onto_themselves(done: Run, site: FuseChat) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import resource
+import shutil
 import signal
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,6 +125,21 @@ def test_a_full_disk_is_one_sentence_and_nothing_half_written_stays(
     assert "cannot be written" in first.error
     assert "make room" in first.error
     assert f"{site.work}/{place}" in first.error
+    assert len(first.error.splitlines()) == 1
+    assert attempt(site, tmp_path).returncode == 0
+    assert_same_result(done, site)
+
+
+def test_a_disk_that_is_full_when_weights_are_written_is_one_sentence(
+    done: Run, site: FuseChat, tmp_path: Path
+) -> None:
+    """The first file of a checkpoint; what comes before the first training is there already."""
+    for stage in ("represent", "align", "train/start"):
+        shutil.copytree(done.settings.work / stage, site.work / stage)
+    first = attempt(site, tmp_path, limit=60_000)
+    assert first.returncode == 2
+    assert f"{site.work}/train" in first.error
+    assert "make room" in first.error
     assert len(first.error.splitlines()) == 1
     assert attempt(site, tmp_path).returncode == 0
     assert_same_result(done, site)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -9,13 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from alignment.errors import ConfigError
 from fusion.distill.fusechat.represent import represent
 from fusion.distill.fusechat.run import Run
 from fusion.distill.fusechat.settings import FuseChat
-from fusion.distill.training.conversations import read_conversations
+from fusion.distill.training.conversations import held_out, read_conversations
 from fusion.distill.training.reading import read_as
 from fusion.distill.training.settings import BASE
 from fusion.distill.training.shards import read_shard, shard_path, write_shard
@@ -126,6 +129,21 @@ def test_a_shard_of_conversations_that_are_too_long_is_empty(site: FuseChat) -> 
         assert all(one.positions > 0 for one in coverage.values())
         texts = run.texts("ben")
         assert 0 < len(texts.learned) < len(lengths)
+    unread = sum(length > limit for length in lengths)
+    assert run.notes[0].startswith(f"base cannot read {unread} of {len(lengths)} conversations")
+    run.train()
+    run.merge()
+    record = json.loads((site.out / "distillation.json").read_text())
+    assert record["data"]["unread"]["base"] == unread
+    assert f"{unread} by `base`" in (site.out / "README.md").read_text()
+
+
+@given(st.integers(1, 300), st.floats(0.01, 0.99))
+def test_the_share_that_is_held_out_is_the_one_asked_for(count: int, share: float) -> None:
+    marked = held_out(count, share)
+    assert len(marked) == count
+    assert abs(sum(marked) - count * share) <= 1
+    assert sum(marked) > 0 or count == 1
 
 
 def test_another_chat_template_is_read_anew(site: FuseChat, tmp_path: Path) -> None:

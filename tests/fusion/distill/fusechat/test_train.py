@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,15 +11,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import load_file
 
 from alignment.errors import ConfigError
 from fusion.distill.fusechat.run import Run
 from fusion.distill.loss import fusion_loss
+from fusion.distill.training import folders
 from fusion.distill.training import train as training
 from fusion.distill.training.curve import CURVE, PICTURE, read_curve
 from fusion.distill.training.examples import Example, Examples, LengthGrouped, collate
-from fusion.distill.training.settings import Train
+from fusion.distill.training.settings import Source, Train
 from fusion.distill.training.train import Texts, load_student, train
 from fusion.distill.training.trainer import COMPLETE, FusionTrainer, mark_complete, newest_complete
 from tests.support.distillable import TRAIN, files_of
@@ -75,6 +78,52 @@ def test_training_brings_the_held_out_loss_down(trained: Trained) -> None:
     assert len(held_out) == 3
 
 
+def test_the_held_out_loss_is_a_mean_over_positions_whatever_the_batch(done: Run, trained: Trained) -> None:
+    texts = done.texts("ben")
+    uneven = sorted((texts.learned[i] for i in range(len(texts.learned))), key=lambda one: len(one.positions))
+    texts = Texts(texts.learned, Examples([*uneven[:2], *uneven[-1:]]))
+    settings = replace(TRAIN, steps=1, check_every=1)
+    losses = [
+        read_curve(trained(replace(settings, batch=batch, accumulate=4 // batch), texts, name=str(batch)) / CURVE)
+        for batch in (1, 4)
+    ]
+    one, four = ([entry["held_out"] for entry in curve if "held_out" in entry] for curve in losses)
+    assert one == pytest.approx(four, rel=1e-4)
+
+
+def test_settings_that_transformers_would_not_write_are_the_bases_still(done: Run, tmp_path: Path) -> None:
+    base = replace(done.settings.base, source=str(shutil.copytree(done.settings.base.source, tmp_path / "base")))
+    own = '{"temperature": 0.6, "top_p": 0.9, "eos_token_id": 2}\n'
+    for content in (own, None):
+        path = Path(base.source) / "generation_config.json"
+        path.unlink(missing_ok=True)
+        if content is not None:
+            path.write_text(content)
+        config = Path(base.source) / "config.json"
+        config.write_text(json.dumps(json.loads(config.read_text()) | {"temperature": 0.6}))
+        settings = replace(TRAIN, steps=1, accumulate=1, check_every=1)
+        folder = tmp_path / str(content is None)
+        train("ben", base, done.texts("ben"), settings, folder, "x", lambda *_: None)
+        written = folder / "model" / "generation_config.json"
+        assert (written.read_text() if written.exists() else None) == content
+
+
+def test_of_a_hub_model_only_what_lies_beside_its_weights_is_fetched_to_be_copied(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    repository = ["config.json", "tokenizer.model", "chat_templates/tool.jinja", "LICENSE", "model.safetensors"]
+    repository += ["original/consolidated.00.pth", "pytorch_model.bin", "model.gguf", "onnx/model.onnx"]
+
+    def fetched(source: str, *, revision: str | None, allow_patterns: list[str]) -> str:
+        wanted.extend(filter_repo_objects(repository, allow_patterns=allow_patterns))
+        return str(tmp_path)
+
+    wanted: list[str] = []
+    monkeypatch.setattr(folders, "snapshot_download", fetched)
+    assert folders.local_folder(Source("someone/model")) == tmp_path
+    assert wanted == repository[:4]
+
+
 def test_a_run_stops_when_the_held_out_loss_no_longer_falls_and_keeps_the_lowest(trained: Trained) -> None:
     settings = replace(TRAIN, steps=60, learning_rate=0.05, schedule="constant_with_warmup", patience=2)
     curve = read_curve(trained(settings) / CURVE)
@@ -97,15 +146,15 @@ def test_a_run_that_was_over_is_not_trained_further(
 ) -> None:
     """It ended between its last checkpoint and its result, as with a full disk."""
     whole = trained(settings, name="whole")
-    store = training._store
+    save = training.save_student
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(training, "_store", full)
+    monkeypatch.setattr(training, "save_student", full)
     with pytest.raises(OSError, match="No space"):
         trained(settings, name="again")
-    monkeypatch.setattr(training, "_store", store)
+    monkeypatch.setattr(training, "save_student", save)
     again = trained(settings, name="again")
     assert farthest(whole, again) == 0
     assert (again / CURVE).read_text() == (whole / CURVE).read_text()

@@ -36,7 +36,12 @@ def run(tmp_path: Path) -> Path:
     journal.add([sample(number, 2, 0) for number in range(16)])
     dropped = {"event": "dropped", "round": 2, "id": "x", "path": ["cats", "lions"], "why": "cut off"}
     journal.add([dropped, sample(99, 2, None), {"event": "introspection", "round": 3}])
-    journal.add([{"event": "lesson", "round": 1, "ids": ["1-1"]}, {"event": "trained", "round": 1, "steps": 7}])
+    journal.add(
+        [
+            {"event": "lesson", "round": 1, "ids": ["1-1"]},
+            {"event": "trained", "round": 1, "samples": 1, "steps": 7},
+        ]
+    )
     return tmp_path / "run"
 
 

@@ -98,6 +98,20 @@ def test_a_result_does_not_replace_what_it_is_made_of(tmp_path, out, lost):
         read(tmp_path, file=FILE.replace("out: out", f"out: {out}"))
 
 
+@pytest.mark.parametrize(
+    ("more", "lost"),
+    [
+        ("leaders: {mia: out/mia}\n", "leaders.mia"),
+        ("rules: {exclude: [out/test.jsonl]}\n", "rules.exclude"),
+        ("evaluate: {tasks: [out/test.jsonl]}\n", "evaluate.tasks"),
+    ],
+)
+def test_nor_what_asks_and_tests_it(tmp_path, more, lost):
+    (tmp_path / "out" / "mia").mkdir(parents=True)
+    with pytest.raises(ConfigError, match=rf"run.yaml:\d+: out: holds {lost}, which would be lost"):
+        read(tmp_path, more)
+
+
 @pytest.mark.parametrize("name", ["target", "base", "start", "round-2"])
 def test_names_of_the_target_are_taken(tmp_path, name):
     with pytest.raises(ConfigError, match=f"sources.{name}: the name is taken by"):
