@@ -181,10 +181,25 @@ def _files_of(source: str, revision: str | None) -> dict[str, str]:
             f"The weights of {source} are a GGUF file, and embeddings are read from safetensors alone: take a "
             "method that needs none, such as spelled, or the original checkpoint."
         )
+    if not Path(source).is_dir():
+        _require_reach(source, revision)
     raise ConfigError(
         f"The checkpoint {source} has no safetensors weights, and pickles are never loaded: convert it to "
         "safetensors."
     )
+
+
+def _require_reach(source: str, revision: str | None) -> None:
+    """Raise ConfigError where the hub does not say what files the checkpoint has."""
+    from huggingface_hub import HfApi
+
+    try:
+        HfApi().model_info(source, revision=revision)
+    except Exception as error:  # of the hub's, of httpx's and the system's
+        raise ConfigError(
+            f"The weights of {source} are not on this machine, and could not be fetched from the model hub "
+            f"({one_line(error)}): check the network, or take a method that needs none, such as spelled."
+        ) from error
 
 
 def _path(source: str, name: str, revision: str | None) -> Path | None:

@@ -23,22 +23,20 @@ def exact_map(
     """Map each source id onto the target id with the same surface, weight 1.
 
     Every id of `source_stops` maps onto `target_stop`. Other special tokens, unused ids and tokens whose bytes no
-    target token stands for have empty rows. Of several target ids with one surface an ordinary token goes before
-    a `<0xXX>` byte token, then the lowest id.
+    target token stands for have empty rows. Of several target ids with one surface that of
+    `Tokenizer.ids_by_surface` is taken.
 
     The leads are for the first position of an answer, where a template may glue a space to the first word: a
     surface that begins with its side's lead is compared without it, so that "▁Hello" after `[/INST]` is "Hello"
     after `<|im_start|>assistant\\n`. A target that had the lead goes before one that had not.
     """
     ids_of: dict[bytes, int] = {}
-    byte_tokens = {id for id in target.byte_ids if id is not None}
-    ordinary = [id for id in range(target.vocabulary_size) if id not in byte_tokens]
-    in_order = ordinary + sorted(byte_tokens)
+    in_order = list(target.ids_by_surface.items())
     if target_lead:
-        in_order.sort(key=lambda id: not (target.surfaces[id] or b"").startswith(target_lead))
-    for id in in_order:
-        if surface := _after(target.surfaces[id], target_lead):
-            ids_of.setdefault(surface, id)
+        in_order.sort(key=lambda item: not item[0].startswith(target_lead))
+    for surface, id in in_order:
+        if after := _after(surface, target_lead):
+            ids_of.setdefault(after, id)
     of_source = (ids_of.get(_after(surface, source_lead), -1) for surface in source.surfaces)
     target_ids = np.fromiter(of_source, np.int32, source.vocabulary_size)
     target_ids[list(source_stops)] = target_stop

@@ -9,7 +9,7 @@ read them as text, so they stay text unless they are flagged.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import tokenizers
@@ -30,6 +30,8 @@ _CLASSIC = re.compile(
     r"</?s>|<(?:unk|pad|mask|bos|eos|eot|eod|sep|cls|start_of_turn|end_of_turn|begin_of_text|end_of_text|"
     r"endoftext|im_start|im_end)>|\[(?:UNK|PAD|MASK|BOS|EOS|SEP|CLS)\]"
 )
+_MARKER = "<|marker|>"
+_TAGS = ("<s>", "</s>")  # struck text, where a vocabulary has HTML's tags
 _BRACKETED = re.compile(r"[<\[{«⟨].*\S.*[>\]}»⟩]", re.DOTALL)
 
 
@@ -50,26 +52,37 @@ def control_ids(
     written: Iterable[int],
     *,
     kind: Kind,
+    of_model: Callable[[int], str | None],
+    ends: Collection[int],
 ) -> frozenset[int]:
     """The ids of a vocabulary's control tokens.
 
     Args:
         vocabulary: spelling -> id, added tokens included.
         added: the added tokens by id.
-        named: ids to which the tokenizer's configuration gives a role: end, beginning, padding.
+        named: ids to which the tokenizer's configuration gives a role: end, beginning, padding. A role makes no
+            control token of a word of the model's own: a copied `pad_token_id` of 0 is `!` in many vocabularies.
         written: ids in which the chat template's own text is read.
-        kind: how the vocabulary writes bytes. A byte-level one may have merged the HTML tag `<s>`.
+        kind: how the vocabulary writes bytes. A byte-level one may have merged the HTML tag `<s>`; others have it
+            among HTML's other tags.
+        of_model: the spelling of an id in the model's own vocabulary, without added tokens.
+        ends: ids that end a text, whatever they look like.
     """
     flagged = {id for id, token in added.items() if token.special}
+    flagged = {id for id in flagged.union(named) if id in ends or _could_mark(of_model(id) or _MARKER)}
     shaped = {id for text, id in vocabulary.items() if text[:1] in "<[" and _PIPES.fullmatch(text)}
     classic = vocabulary if kind == "sentencepiece" else {token.content: id for id, token in added.items()}
-    shaped |= {id for text, id in classic.items() if text[:1] in "<[" and _CLASSIC.fullmatch(text)}
+    shaped |= {
+        id
+        for text, id in classic.items()
+        if text[:1] in "<[" and _CLASSIC.fullmatch(text) and not (text in _TAGS and "<u>" in vocabulary)
+    }
     spelling = {id: token.content for id, token in added.items()}
     marking = {id for id in written if id in spelling and _could_mark(spelling[id])}
     if len(marking) < len(written := set(written)):
         by_id = {id: text for text, id in vocabulary.items() if id in written and id not in spelling}
         marking |= {id for id, text in by_id.items() if len(text) > 2 and _is_bracketed(text)}
-    return frozenset(flagged.union(named, shaped, marking))
+    return frozenset(flagged.union(shaped, marking))
 
 
 def _is_bracketed(text: str) -> bool:

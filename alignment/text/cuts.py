@@ -157,7 +157,10 @@ class _Expression:
             if escape is None:
                 raise _NotUnderstoodError(self._pattern)
             end = escape.end()
-        elif character in "^$)?*+{":
+        elif character == "$":  # looks one character ahead, as `(?!\S)` does
+            self._at += 1
+            return _Part(empty=False)
+        elif character in "^)?*+{":
             raise _NotUnderstoodError(self._pattern)
         else:
             end = self._at + 1

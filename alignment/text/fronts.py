@@ -20,7 +20,7 @@ def derive(
 
     Whether special tokens are read from text is a state of the backend, which transformers flips on each call:
     a front of our own keeps the choice, whatever thread encodes. The model itself is shared, not copied. Added
-    tokens in `control` count as special, whether the file flags them or not.
+    tokens in `control` count as special, and no others, whatever the file flags.
     """
     front = tokenizers.Tokenizer(backend.model)
     for part in ("normalizer", "pre_tokenizer", "post_processor", "decoder"):
@@ -28,7 +28,7 @@ def derive(
             setattr(front, part, value)
     added = backend.get_added_tokens_decoder()
     for id, token in added.items():
-        token.special = token.special or id in control
+        token.special = id in control
     in_order = (token for _, token in sorted(added.items()))
     for special, tokens in itertools.groupby(in_order, key=lambda token: bool(token.special)):
         (front.add_special_tokens if special else front.add_tokens)(list(tokens))
@@ -36,7 +36,7 @@ def derive(
         # Ids of added tokens with holes between them can only be had from a file.
         whole = json.loads(backend.to_str())
         for stated in whole["added_tokens"]:
-            stated["special"] = stated["special"] or stated["id"] in control
+            stated["special"] = stated["id"] in control
         front = tokenizers.Tokenizer.from_str(json.dumps(whole))
         front.no_truncation()
         front.no_padding()

@@ -114,7 +114,9 @@ def surfaces_of(
             continue
         if id in added:
             text = added[id].content
-            of[id] = (text if kind == "byte_level" else text.replace(SPACE, " ")).encode()
+            of[id] = surface = (text if kind == "byte_level" else text.replace(SPACE, " ")).encode()
+            if kind == "byte_level" and len(surface) == 1:
+                byte_ids[surface[0]] = id
         elif kind == "byte_level":
             of[id] = surface = _bytes_of(token)
             if len(surface) == 1 and len(token) == 1:

@@ -13,7 +13,7 @@ from contextlib import suppress
 from functools import cache, cached_property
 from typing import Any
 
-from alignment.errors import InvalidRequestError
+from alignment.errors import InvalidRequestError, one_line
 
 Messages = list[dict[str, Any]]
 _SYSTEM = ("system", "developer")
@@ -119,6 +119,17 @@ class Template:
             return True
         return self._bears("user", "user") and self._bears("user", "assistant", "assistant", "user")
 
+    @cached_property
+    def fault(self) -> str | None:
+        """Why not even a plain conversation is rendered with its text; None where one is."""
+        if self._bears("user") or self._bears("system", "user"):
+            return None
+        try:
+            self.render(_conversation("user"), add_generation_prompt=True)
+        except InvalidRequestError as error:
+            return one_line(error.__cause__ or error)
+        return "it leaves out what the messages say"
+
     def _bears(self, *roles: str) -> bool:
         """Return whether a conversation of these roles is rendered with all its contents."""
         return self._shows(_handed(_conversation(*roles), self.takes_parts))
@@ -133,6 +144,10 @@ class Template:
 
     def findings(self) -> list[str]:
         """The repairs that this template needs, in sentences."""
+        if self.fault is not None:
+            return [
+                f"The chat template renders no plain conversation ({self.fault}): chats fail, or lose their text."
+            ]
         repairs = (
             (bool(self.takes_parts), "The chat template drops plain texts: contents are handed to it in parts."),
             (

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property, lru_cache, partial
 from typing import Any
 
 import tokenizers
 
-from alignment.errors import CONTEXT_LENGTH_EXCEEDED, NO_CHAT_TEMPLATE, InvalidRequestError
+from alignment.errors import CONTEXT_LENGTH_EXCEEDED, NO_CHAT_TEMPLATE, ConfigError, InvalidRequestError
 from alignment.text import chat
 from alignment.text.boundaries import Located
 from alignment.text.characters import Beginnings
@@ -58,7 +59,15 @@ class Tokenizer:
         vocabulary = backend.get_vocab(with_added_tokens=True)
         self.template = Template(hf) if hf.chat_template else None
         written = self._written(backend)
-        self.special_ids = control_ids(vocabulary, added, hf.all_special_ids, written, kind=kind)
+        self.special_ids = control_ids(
+            vocabulary,
+            added,
+            hf.all_special_ids,
+            written,
+            kind=kind,
+            of_model=backend.model.id_to_token,
+            ends={hf.eos_token_id},
+        )
         surfaces = surfaces_of(pipeline, kind, vocabulary, added, self.special_ids)
         self.kind = kind
         self.surfaces = surfaces.of
@@ -131,7 +140,10 @@ class Tokenizer:
         hf = fast_tokenizer(source, revision, trust_remote_code)
         if chat_template is not None:
             hf.chat_template = template_file(chat_template)
-        return cls(hf, source, findings=as_the_file_says(hf, source, revision))
+        tokenizer = cls(hf, source, findings=as_the_file_says(hf, source, revision))
+        if chat_template is not None and tokenizer.template and (reason := tokenizer.template.fault):
+            raise ConfigError(f"The chat template {chat_template} renders no conversation ({reason}): mend it.")
+        return tokenizer
 
     def encode(self, text: str, *, add_special_tokens: bool, limit: int | None = None) -> list[int]:
         """Tokenise `text`, none of which is read as a control token.
@@ -299,9 +311,21 @@ class Tokenizer:
     def chat_lead(self) -> bytes:
         """The white space the template puts between its generation prompt and the answer's content.
 
-        b" " for Llama 2 (`[/INST] Hello`), b"" for most and where there is no template.
+        b" " for Llama 2 (`[/INST] Hello`), where the template writes it, and for Phi-3, whose tokenizer puts it
+        there after a control token; b"" for most and where there is no template.
         """
-        return self.template.lead if self.template else b""
+        if self.template is None:
+            return b""
+        question, answer = {"role": "user", "content": "Tutti"}, {"role": "assistant", "content": "Ripieno"}
+        try:
+            prompt = self.encode_chat([question])
+            whole = self.encode_chat([question, answer], add_generation_prompt=False)
+        except InvalidRequestError:  # a template that refuses so plain a conversation has no known lead
+            return b""
+        if whole[: len(prompt)] != prompt:
+            return self.template.lead
+        between, said, _ = self.surface_of(whole[len(prompt) :]).partition(b"Ripieno")
+        return between if said and not between.strip() else b""
 
     @cached_property
     def continuation(self) -> Continuation:
@@ -322,12 +346,20 @@ class Tokenizer:
 
     @cached_property
     def ids_by_surface(self) -> dict[bytes, int]:
-        """The first id of each surface; a token for a single byte only where there is no other."""
+        """The id of each surface: of several the one that a text is read in, which the model knows.
+
+        Where that says nothing the first, a token for a single byte only where there is no other.
+        """
         byte_tokens = {id for id in self.byte_ids if id is not None}
         ids: dict[bytes, int] = {}
         for id in sorted(range(self.vocabulary_size), key=byte_tokens.__contains__):
             if surface := self.surfaces[id]:
                 ids.setdefault(surface, id)
+        for surface in {surface for id in self.doubles if (surface := self.surfaces[id])}:
+            with suppress(UnicodeDecodeError):
+                spelled = self.continuation.encode(surface.decode())
+                if len(spelled) == 1 and self.surfaces[spelled[0]] == surface:
+                    ids[surface] = spelled[0]
         return ids
 
     def longest_beginning(self, data: bytes) -> int | None:

@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from alignment.errors import ConfigError
-from alignment.learning.embeddings import find_table
+from alignment.learning.embeddings import _files_of, find_table
 
 SMALL = {
     "vocab_size": 70,
@@ -186,3 +186,13 @@ def test_a_checkpoint_without_its_table_is_refused_in_a_sentence(spoil, message,
         find_table(str(tmp_path), "input").read()
     assert str(tmp_path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_without_a_network_nobody_is_told_to_convert_a_checkpoint(monkeypatch):
+    def unreachable(*_: object, **__: object) -> None:
+        raise ConnectionError("Connection refused")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", unreachable)
+    monkeypatch.setattr("alignment.learning.embeddings._path", lambda *_: None)
+    with pytest.raises(ConfigError, match=r"could not be fetched from the model hub \(Connection refused\)"):
+        _files_of("someone/model", None)

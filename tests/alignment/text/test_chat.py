@@ -201,6 +201,22 @@ def test_the_lead_is_the_space_between_prompt_and_answer(name, lead):
     assert CHATTING[name]().chat_lead == lead
 
 
+def test_a_lead_may_be_the_tokenizers_own():
+    """Phi-3's template writes nothing between a control token and the answer, its tokenizer a space."""
+    backend = Backend.from_str(tiny.sentencepiece().hf.backend_tokenizer.to_str())
+    marks = [AddedToken(mark, special=True, rstrip=True) for mark in ("<|user|>", "<|assistant|>")]
+    backend.add_special_tokens(marks)
+    hf = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+    hf.chat_template = (
+        "{% for m in messages %}{{ '<|' + m['role'] + '|>\n' + m['content'] + '<|end|>\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
+    )
+    tokenizer = Tokenizer(hf)
+    assert tokenizer.template is not None
+    assert tokenizer.template.lead == b""
+    assert tokenizer.chat_lead == b" "
+
+
 @pytest.mark.parametrize(
     ("template", "lead"),
     [

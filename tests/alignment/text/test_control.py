@@ -11,6 +11,7 @@ from tokenizers import Tokenizer as Backend
 from transformers import PreTrainedTokenizerFast
 
 from alignment.errors import InvalidRequestError
+from alignment.methods.exact import exact_map
 from alignment.spelling import Edit, Spelling
 from alignment.text.tokenizer import Tokenizer
 from tests.support import small_tokenizers as tiny
@@ -246,3 +247,38 @@ def test_an_edit_never_keeps_less_than_nothing():
     spelling._low, spelling._old = 2, []
     spelling._replace(0, [])
     assert spelling._edit() == Edit(0, [])
+
+
+def test_a_role_makes_no_control_token_of_a_word(tmp_path):
+    """A copied `pad_token_id = 0` is `!` in vocabularies that begin with the printable characters."""
+    plain = tiny.split_digits()
+    hf = PreTrainedTokenizerFast(
+        tokenizer_object=Backend.from_str(plain.hf.backend_tokenizer.to_str()), eos_token="</s>", pad_token="!"
+    )
+    hf.save_pretrained(tmp_path)
+    tokenizer = Tokenizer.load(str(tmp_path))
+    [mark] = tokenizer.hf.convert_tokens_to_ids(["!"])
+    assert tokenizer.hf.pad_token_id == mark
+    assert tokenizer.special_ids == plain.special_ids
+    for text in ("Hello! Stop!! 3!", "!", "a!b"):
+        ids = tokenizer.encode(text, add_special_tokens=False)
+        assert tokenizer.surface_of(ids).decode() == text
+        assert tokenizer.surface_of(tokenizer.continuation.encode(text)).decode() == text
+    assert tokenizer.byte_ids[ord("!")] == mark
+    assert exact_map(tokenizer, tokenizer, source_stops=(), target_stop=2).target_ids[mark, 0] == mark
+
+
+def test_tags_of_html_are_text_where_a_vocabulary_has_them(tmp_path):
+    """Gemma's `<s>` strikes text out; its own marks are `<bos>` and `<eos>`."""
+    backend = Backend.from_str(tiny.sentencepiece("<u>", "</u>").hf.backend_tokenizer.to_str())
+    whole = json.loads(backend.to_str())
+    for token in whole["added_tokens"]:
+        token["special"] = token["content"] in ("<unk>", "<|end|>")
+    hf = PreTrainedTokenizerFast(
+        tokenizer_object=Backend.from_str(json.dumps(whole)), eos_token="<|end|>", unk_token="<unk>"
+    )
+    tokenizer = Tokenizer(hf)
+    struck = hf.convert_tokens_to_ids("<s>")
+    assert struck not in tokenizer.special_ids
+    assert tokenizer.surfaces[struck] == b"<s>"
+    assert struck in tokenizer.encode("a <s>b</s>", add_special_tokens=False)

@@ -19,6 +19,8 @@ PATTERNS = {
     "han": r"[\p{Han}]+|[^\r\n\p{L}\p{N}]?[\p{L}&&[^\p{Han}]]+|\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
     "digits from the right": r"\p{N}{1,3}(?=(?:\p{N}{3})*(?!\p{N}))|\p{N}| ?\p{L}+| ?[^\s\p{L}\p{N}]+|\s+",
     "pairs of words": r"[a-z]+ [a-z]+|(?:\p{L}{2})+|.|\s",
+    "ends of texts": r" ?\p{L}+|\p{N}+| ?[^\s\p{L}\p{N}]+[\r\n]*|\s++$|\s*[\r\n]|\s+(?!\S)|\s",
+    "an end alone": r"\s+$",
     "gaps": r"\p{L}+|\p{N}+",
     "possessive": r"[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+|\s++|[^\s\p{L}\p{N}]++",
 }
@@ -82,7 +84,7 @@ def test_pairs_that_are_and_are_not_cuts(name, pair, expected):
     assert cut(*pair) is expected
 
 
-@pytest.mark.parametrize("pattern", [r"(?<=a)b|.", r"\s+$|.", r"(a)\1|.", r"\bword|.", r"x*", r"(?>a+)b|."])
+@pytest.mark.parametrize("pattern", [r"(?<=a)b|.", r"^a|.", r"(a)\1|.", r"\bword|.", r"x*", r"(?>a+)b|."])
 def test_what_is_not_understood_has_no_cuts(pattern):
     step = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
     assert cuts_of(step) is None

@@ -147,3 +147,14 @@ def test_a_folder_with_a_sentencepiece_model_alone_reads_as_that_model_does(tmp_
         loaded = Tokenizer.load(str(path))
         for probe in PROBES[:-1]:
             assert loaded.encode(probe, add_special_tokens=False) == original.encode(probe)
+
+
+def test_a_class_that_makes_a_model_which_reads_nothing_gives_way_to_the_file(tmp_path):
+    """GemmaTokenizer over a byte-level file: its unknown token is not in the vocabulary."""
+    path = folder(tmp_path / "model", tiny.byte_level(), kind="GemmaTokenizer")
+    tokenizer = Tokenizer.load(str(path))
+    assert any("the file's own pipeline is used" in finding for finding in tokenizer.findings)
+    text = "The quick brown fox"
+    assert tokenizer.encode(text, add_special_tokens=False) == tiny.byte_level().encode(
+        text, add_special_tokens=False
+    )

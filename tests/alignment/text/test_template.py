@@ -3,8 +3,9 @@ from __future__ import annotations
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from alignment.errors import InvalidRequestError
+from alignment.errors import ConfigError, InvalidRequestError
 from alignment.text.template import Template
+from alignment.text.tokenizer import Tokenizer
 from tests.support import small_tokenizers as tiny
 
 HEAD = "{% for m in messages %}{{ '<|end|>' + m['role'] + '\n' }}"
@@ -184,3 +185,25 @@ def _hf(source: str) -> PreTrainedTokenizerFast:
     hf = PreTrainedTokenizerFast(tokenizer_object=tiny.byte_level().hf.backend_tokenizer, eos_token="</s>")
     hf.chat_template = source
     return hf
+
+
+BROKEN = {
+    "a syntax error": "{% for m in messages %}{{ m.content }",
+    "no message": "Just a text",
+    "another field": "{% for m in messages %}{{ m['role'] + ': ' }}{{ m['contents'] }}\n{% endfor %}",
+    "always a refusal": "{{ raise_exception('never') }}",
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_template_that_renders_nothing_is_found_out(name, tmp_path):
+    hf = PreTrainedTokenizerFast(tokenizer_object=tiny.byte_level().hf.backend_tokenizer)
+    hf.chat_template = BROKEN[name]
+    [finding] = Template(hf).findings()
+    assert finding.startswith("The chat template renders no plain conversation (")
+    hf.chat_template = None
+    hf.save_pretrained(tmp_path / "model")
+    (tmp_path / "t.jinja").write_text(BROKEN[name])
+    with pytest.raises(ConfigError, match=r"t\.jinja renders no conversation \(.*\): mend it") as caught:
+        Tokenizer.load(str(tmp_path / "model"), chat_template=str(tmp_path / "t.jinja"))
+    assert "\n" not in str(caught.value)

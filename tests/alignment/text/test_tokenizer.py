@@ -2,13 +2,15 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import suppress
 
 import pytest
+from tokenizers import AddedToken, models, pre_tokenizers
 from tokenizers import Tokenizer as Backend
-from tokenizers import models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from alignment.errors import ConfigError, InvalidRequestError
+from alignment.methods.exact import exact_map
 from alignment.text.tokenizer import Tokenizer
 from tests.support import small_tokenizers as tiny
 from tests.support.reference import REAL, real_tokenizer
@@ -177,3 +179,23 @@ def test_loading_finds_what_was_saved(tmp_path):
     assert loaded.surfaces == tokenizer.surfaces
     assert loaded.special_ids == tokenizer.special_ids
     assert loaded.chat_lead == tokenizer.chat_lead == b" "
+
+
+def test_of_several_ids_with_one_surface_the_one_that_texts_are_read_in_is_found():
+    """GPT-NeoX has runs of spaces twice, as merges and as added tokens; texts are read in the latter."""
+    backend = Backend.from_str(tiny.byte_level().hf.backend_tokenizer.to_str())
+    merged = next(token for token in sorted(backend.get_vocab()) if token.startswith("Ġ") and token[1:].isalpha())
+    text = " " + merged[1:]
+    backend.add_tokens([AddedToken(text, special=False, normalized=False)])
+    tokenizer = Tokenizer(hf(backend))
+    surface, added = text.encode(), backend.token_to_id(text)
+    assert len([id for id, one in enumerate(tokenizer.surfaces) if one == surface]) == 2
+    assert tokenizer.encode(f"so{text}", add_special_tokens=False)[-1] == added
+    assert tokenizer.ids_by_surface[surface] == added
+    for id in tokenizer.doubles:
+        with suppress(UnicodeDecodeError):
+            read = tokenizer.continuation.encode((tokenizer.surfaces[id] or b"").decode())
+            assert len(read) > 1 or tokenizer.ids_by_surface[tokenizer.surfaces[id] or b""] == read[0]
+    other = tiny.byte_level()
+    mapped = exact_map(other, tokenizer, source_stops=(), target_stop=2)
+    assert mapped.target_ids[other.hf.convert_tokens_to_ids(merged), 0] == added
