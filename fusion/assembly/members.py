@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from contextlib import ExitStack
 from importlib.util import find_spec
@@ -65,8 +66,13 @@ def environment(model: ModelSpec) -> dict[str, str]:
     worker = model.worker
     if model.host == "inline":
         return {}
-    visible = {"CUDA_VISIBLE_DEVICES": ",".join(map(str, worker.gpus))} if worker.gpus else {}
-    return {**visible, **worker.environment}
+    if not worker.gpus:
+        return dict(worker.environment)
+    # The numbers are those of this process, which may itself see some of the machine's only, by number or name.
+    seen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = seen.split(",") if seen else []
+    visible = [names[gpu].strip() if gpu < len(names) else str(gpu) for gpu in worker.gpus]
+    return {"CUDA_VISIBLE_DEVICES": ",".join(visible), **worker.environment}
 
 
 def _launch(model: ModelSpec) -> Launch:
@@ -89,5 +95,9 @@ def _launch(model: ModelSpec) -> Launch:
 def _patience(model: ModelSpec) -> Patience:
     worker = model.worker
     return Patience(
-        worker.silence_seconds, worker.step_seconds, worker.restart_seconds, worker.longest_restart_seconds
+        worker.silence_seconds,
+        worker.step_seconds,
+        worker.load_seconds,
+        worker.restart_seconds,
+        worker.longest_restart_seconds,
     )

@@ -33,10 +33,12 @@ class WorkerSettings(Section):
     """The worker of a model that is not hosted inline.
 
     Attributes:
-        gpus: numbers of the GPUs that the process sees; `device: cuda:0` is the first of them. None for all.
+        gpus: those that the process sees, by their numbers among what the server sees; `device: cuda:0` is the
+            first of them. None for all.
         environment: variables besides the server's own; OMP_NUM_THREADS keeps models on one CPU apart.
         silence_seconds: a worker that is silent for this long has hung and is replaced.
         step_seconds: an engine whose step takes this long has hung too.
+        load_seconds: so has a process that has not loaded its model, downloads included, by then.
         restart_seconds: before a worker that ended is started again; doubles with every attempt that fails.
         longest_restart_seconds: the longest time between two attempts.
         ray: for `host: ray`.
@@ -46,6 +48,7 @@ class WorkerSettings(Section):
     environment: dict[str, str] = Field(default_factory=dict)
     silence_seconds: PositiveFloat = 10.0
     step_seconds: PositiveFloat = 300.0
+    load_seconds: PositiveFloat = 3600.0
     restart_seconds: PositiveFloat = 1.0
     longest_restart_seconds: PositiveFloat = 60.0
     ray: RaySettings = RaySettings()

@@ -49,7 +49,7 @@ class InlineMember:
         place = self._place
         if place is None:
             return None
-        if reason := self._engine.broken:
+        if reason := self._engine.broken or place.lost:
             return reason
         if place.failures >= FAILED_STEPS_LIMIT:
             return f"its engine failed {place.failures} times in a row, last with {place.failure}"
@@ -95,6 +95,7 @@ class _Place:
     begun: float | None = None  # when the step in progress began
     failures: int = 0  # steps in a row that failed,
     failure: str = ""  # the last one with this
+    lost: str | None = None  # why the device will not compute for this process any more
     is_down: bool = False
 
     def post(self, item: list[Task] | set[int]) -> None:
@@ -137,6 +138,7 @@ class _Place:
             log.exception("a step of an engine on %s failed", self.engine.device)
             self.failure = f"{type(error).__name__}: {one_line(error)}"
             self.failures += 1
+            self.lost = self.lost or _lost(error)
             reason = f"The engine failed: {self.failure}"
             answers = [AdvanceFailed(sequence, reason) for sequence in sorted(self.outstanding)]
             closed = {sequence for item in posted if isinstance(item, set) for sequence in item}
@@ -148,7 +150,7 @@ class _Place:
             closed = {sequence for item in self.inbox if isinstance(item, set) for sequence in item}
         answers = [answer for answer in answers if answer.sequence not in closed]
         # Steps that fail are no proof: a request may make them fail. What the engine says of itself is.
-        if self.failures and not self.is_down and (broken := self.engine.broken):
+        if self.failures and not self.is_down and (broken := self.engine.broken or self.lost):
             self.is_down = True
             self._tell(Down(broken, None))
         if answers:
@@ -160,6 +162,23 @@ class _Place:
             self.deliver(what)
         except Exception:
             log.exception("the receiver of an engine's answers failed")
+
+
+def _lost(error: Exception) -> str | None:
+    """Return why a device is lost to this process, None where it is not.
+
+    After an illegal address or a failed assertion on a GPU each later call fails, whatever it is for; a call that
+    waits for the device tells such an error from one that has passed, such as of memory.
+    """
+    import torch
+
+    if not isinstance(error, torch.AcceleratorError):
+        return None
+    try:
+        torch.accelerator.synchronize()
+    except torch.AcceleratorError as lasting:
+        return f"its device is lost to this process: {one_line(lasting)}"
+    return None
 
 
 def _is_last(answer: Answer) -> bool:

@@ -50,12 +50,14 @@ class Patience:
     Attributes:
         silence: a worker that sends nothing for this long has hung, and is ended.
         step: an engine whose step takes this long has hung too.
+        load: so has a worker that has not loaded by then.
         restart: pause before the first attempt to start another worker; doubles with each failed attempt.
         longest: the longest pause between two attempts. A worker that lives longer resets the pause.
     """
 
     silence: float = 10.0
     step: float = 300.0
+    load: float = 3600.0
     restart: float = 1.0
     longest: float = 60.0
 
@@ -201,6 +203,8 @@ class RemoteMember:
                 if told_at == math.inf:
                     channel.send(Stop())
                     told_at = now
+            elif self._channel is None and now - began > self._patience.load:
+                return f"its {worker.what} hung: it did not load within {self._patience.load:g} seconds"
             elif messages:
                 quiet = 0.0
             elif self._channel is not None:

@@ -17,6 +17,7 @@ import os
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -30,13 +31,14 @@ from vllm.envs import disable_envs_cache
 from vllm.platforms import current_platform
 from vllm.sampling_params import SamplingParams
 from vllm.utils.cpu_resource_utils import get_visible_memory_node
+from vllm.v1.core.kv_cache_utils import get_kv_cache_groups
 from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.core.single_type_kv_cache_manager import FullAttentionManager, SlidingWindowManager
 from vllm.v1.engine import EngineCoreOutput
 from vllm.v1.engine.core import EngineCore
 from vllm.v1.executor import Executor
-from vllm.v1.kv_cache_interface import MambaSpec
+from vllm.v1.kv_cache_interface import KVCacheConfig, KVCacheSpec, MambaSpec
 from vllm.v1.outputs import LogprobsTensors
 from vllm.v1.request import Request, RequestStatus
 
@@ -240,22 +242,36 @@ def rooms(pool: int, groups: Sequence[tuple[int, bool]]) -> tuple[int, int]:
         groups: of each its tokens a block, and whether its layers are recurrent: such a block may stand for a
             whole context, and says nothing about how text grows.
     """
+    tokens, cost = _room(groups)
+    return tokens, pool // cost
+
+
+def pool_for(cache_tokens: int, groups: Sequence[tuple[int, bool]], sequences: int) -> int:
+    """The blocks in whose rooms (see `rooms`) so many tokens fit; where all layers are recurrent, and a room is a
+    context, so many sequences."""
+    tokens, cost = _room(groups)
+    recurrent = bool(groups) and all(recurrent for _, recurrent in groups)
+    return max(-(-cache_tokens // tokens), sequences if recurrent else 0) * cost
+
+
+def _room(groups: Sequence[tuple[int, bool]]) -> tuple[int, int]:
+    """The tokens of a room and the blocks that it costs."""
     growing = [size for size, recurrent in groups if not recurrent]
     tokens = max(growing or [size for size, _ in groups], default=1)
-    return tokens, pool // max(1, sum(-(-tokens // size) for size, _ in groups))
+    return tokens, max(1, sum(-(-tokens // size) for size, _ in groups))
 
 
 class Core:
     """A vLLM engine core in this process: opens, extends, shortens and steps requests. Not thread-safe."""
 
-    def __init__(self, config: VllmConfig) -> None:
-        """Build the engine. Raises whatever vLLM raises."""
+    def __init__(self, config: VllmConfig, *, cache_tokens: int | None) -> None:
+        """Build the engine; None leaves the size of the cache to vLLM. Raises whatever vLLM raises."""
         global _alive
         self.config = config
         with _coming_or_going, starting():
             _share_cores(config)
             with told_why(config):
-                self._core = _build(config)
+                self._core = _build(config, cache_tokens)
             _alive += 1
         self.reminded = not self.config.use_v2_model_runner
         if self.reminded:
@@ -266,7 +282,7 @@ class Core:
         self.context: int = self.config.model_config.max_model_len - 1  # vLLM keeps a place for the sampled token
         cache = self._core.scheduler.kv_cache_manager
         managers = cache.coordinator.single_type_managers
-        groups = [(manager.block_size, isinstance(manager.kv_cache_spec, MambaSpec)) for manager in managers]
+        groups = [(manager.block_size, _is_recurrent(manager.kv_cache_spec)) for manager in managers]
         pool = self.config.cache_config.num_gpu_blocks - 1  # less the null block
         self.block, self.blocks = rooms(pool, groups)
 
@@ -363,9 +379,37 @@ def _share_cores(config: VllmConfig) -> None:
         disable_envs_cache()  # with an engine in this process already, vLLM would not look again
 
 
-def _build(config: VllmConfig) -> EngineCore:
+class _EngineCore(EngineCore):  # type: ignore[misc]
+    """vLLM's engine core with a cache for `cache_tokens`: a block's size is known once the model is loaded."""
+
+    cache_tokens: int | None
+
+    def _initialize_kv_caches(self, vllm_config: VllmConfig) -> KVCacheConfig:
+        asked, cache_tokens = self.model_executor.get_kv_cache_specs, self.cache_tokens
+
+        def sized(cache_tokens: int) -> list[dict[str, KVCacheSpec]]:
+            found: list[dict[str, KVCacheSpec]] = asked()
+            specs = {name: spec for of_worker in found for name, spec in of_worker.items()}
+            groups = get_kv_cache_groups(vllm_config, specs)
+            sizes = [(group.kv_cache_spec.block_size, _is_recurrent(group.kv_cache_spec)) for group in groups]
+            sequences = vllm_config.scheduler_config.max_num_seqs
+            blocks = 1 + pool_for(cache_tokens, sizes, sequences)  # one is the null block
+            vllm_config.cache_config.num_gpu_blocks_override = blocks
+            return found
+
+        if cache_tokens is not None:
+            self.model_executor.get_kv_cache_specs = partial(sized, cache_tokens)
+        return super()._initialize_kv_caches(vllm_config)
+
+
+def _is_recurrent(spec: KVCacheSpec) -> bool:
+    return isinstance(spec, MambaSpec)
+
+
+def _build(config: VllmConfig, cache_tokens: int | None) -> EngineCore:
     """The engine core; what it had started is ended if it does not come up."""
-    core = EngineCore.__new__(EngineCore)
+    core: Any = _EngineCore.__new__(_EngineCore)
+    core.cache_tokens = cache_tokens
     try:
         core.__init__(config, Executor.get_class(config), log_stats=False)
     except BaseException:

@@ -32,7 +32,7 @@ from fusion.members.vllm.hints import explained
 from fusion.members.vllm.naming import EXTRA
 from fusion.members.vllm.options import Options, configured, lora_requests, quiet, sized_by_tokens
 from fusion.members.vllm.outputs import generated, has_rows, next_tokens
-from fusion.members.vllm.sampling import generation
+from fusion.members.vllm.sampling import MOST_BIASED, generation
 
 if TYPE_CHECKING:
     from vllm.sampling_params import SamplingParams
@@ -136,17 +136,11 @@ class VllmEngine:
         from fusion.members.vllm.core import Core
 
         with explained(source), quiet():
-            core = Core(config)
-        if (held := core.blocks * core.block) < chosen.cache_tokens and sized_by_tokens(chosen):
-            log.warning(
-                "%s: the cache holds %d tokens, not the %d of cache_tokens: its layers are of several kinds, and "
-                "each keeps the same text in blocks of its own; raise cache_tokens",
-                source,
-                held,
-                chosen.cache_tokens,
-            )
+            core = Core(config, cache_tokens=chosen.cache_tokens if sized_by_tokens(chosen) else None)
         lora = lora_requests(chosen.adapters)
-        engine = cls(core, device=chosen.device, candidates=chosen.candidates, lora=lora)
+        # Engines take turns on what has one name: torch's own, and the first of its kind is what vLLM takes.
+        device = "cpu" if chosen.device == "cpu" else f"{chosen.device.partition(':')[0]}:0"
+        engine = cls(core, device=device, candidates=chosen.candidates, lora=lora)
         try:
             with explained(source):
                 engine.check(source)
@@ -215,7 +209,7 @@ class VllmEngine:
         looks, self._looks = self._looks, []
         answers: list[Answer] = self._look([look for look in looks if look.sequence in self._open])
         if self._working and not answers:
-            for output in self._core.step():
+            for output in self._core_step():
                 number = self._by_request.get(output.request_id)
                 if number is not None:
                     sequence = self._open[number]
@@ -234,12 +228,27 @@ class VllmEngine:
             self.add([self._held.pop(0)])
         return answers
 
+    def _core_step(self) -> list[EngineCoreOutput]:
+        """A step of vLLM's, which notes what its cache will hold before it computes it: a step that fails leaves
+        blocks that nobody wrote."""
+        try:
+            return self._core.step()
+        except BaseException:
+            for sequence in self._open.values():
+                if sequence.work is not None:
+                    self._core.forget(sequence.request)
+            raise
+
     def shutdown(self) -> None:
         """Free weights and caches; no other call may follow."""
         self._core.shutdown()
 
     def _admit(self, work: Advance | Generate) -> str | None:
         """Set blocks aside for work and queue it, or say why there are none."""
+        if isinstance(work, Generate):
+            sampling = generation(work, self.vocabulary_size)
+            if (biased := len(sampling.logit_bias or ())) > MOST_BIASED:
+                return f"logit_bias and the ids that end an answer are {biased}; vLLM takes {MOST_BIASED}."
         needed = -(-work.length // self.capacity.block)
         sequence = self._open.get(work.sequence)
         extra = max(0, needed - (sequence.blocks if sequence is not None else 0))
@@ -253,7 +262,7 @@ class VllmEngine:
         sequence.kept = sequence.kept or (isinstance(work, Advance) and work.kept)
         if isinstance(work, Generate):
             sequence.tokens = []
-            self._begin(work, sequence, work.ids, generation(work, self.vocabulary_size))
+            self._begin(work, sequence, work.ids, sampling)
         else:
             self._queue(work, sequence)
         return None
@@ -276,24 +285,23 @@ class VllmEngine:
         vLLM scores all of a part or nothing of it, and looks nothing up in its cache of prefixes for one that
         it scores. What comes before the first scored position is a part of its own where it is worth a block.
         """
-        append, scored = list(advance.append), advance.scored
-        head = scored[0] if scored else 0
-        score: Score = advance.score if scored else "last"
-        if head >= self.capacity.block:
-            append, sequence.rest, score = append[:head], append[head:], "last"
-        else:
-            sequence.rest = []
         in_place = (
             advance.keep > 0 and sequence.work is None and self._core.truncate(sequence.request, advance.keep)
         )
         del sequence.tokens[advance.keep :]
-        sequence.tokens += append
+        read = len(sequence.tokens) if in_place else 0
+        sequence.tokens += advance.append
+        scored, score, end = advance.scored, advance.score if advance.scored else "last", len(sequence.tokens)
+        if scored and advance.keep + scored[0] - read >= self.capacity.block:
+            end, score = advance.keep + scored[0], "last"
+        part, sequence.rest = sequence.tokens[read:end], sequence.tokens[end:]
+        del sequence.tokens[end:]
         if in_place:
             sequence.work = advance
             self._working += 1
-            self._core.extend(sequence.request, append, self._parameters(advance, score))
+            self._core.extend(sequence.request, part, self._parameters(advance, score))
         else:
-            self._begin(advance, sequence, sequence.tokens, self._parameters(advance, score))
+            self._begin(advance, sequence, part, self._parameters(advance, score))
 
     def _parameters(self, advance: Advance, score: Score) -> SamplingParams:
         """Return vLLM's sampling parameters for a part of an advance."""

@@ -29,7 +29,7 @@ def wrap_sampler(runner: Any, kept: Kept) -> None:
     """Have a model runner's sampler answer what `EXTRA` asks for, and keep rows; the runner of V1 or of V2."""
     if isinstance(runner.sampler, torch.nn.Module):
         runner.sampler.forward = _V1(runner, runner.sampler.forward, kept)
-    else:
+    elif runner.sampler is not None:  # only the last stage of a pipeline has one there
         runner.sampler = _V2(runner.sampler, kept)
 
 

@@ -39,6 +39,7 @@ FIXED = (
     "logprobs_mode",
     "scheduler_cls",
     "skip_tokenizer_init",
+    "speculative_config",
     "worker_extension_cls",
 )
 UNPROFILED = 0.01
@@ -133,10 +134,7 @@ def arguments(options: Options) -> dict[str, Any]:
     if result.get("tensor_parallel_size", 1) == result.get("pipeline_parallel_size", 1) == 1:
         result.setdefault("distributed_executor_backend", "uni")  # no process of its own for one worker
     if sized_by_tokens(options):
-        block = result.get("block_size")
-        block = block if isinstance(block, int) and block > 0 else 16
-        result["num_gpu_blocks_override"] = 1 + -(-options.cache_tokens // block)
-        result["kv_cache_memory_bytes"] = 1  # known beforehand: nothing to profile
+        result["kv_cache_memory_bytes"] = 1  # the core counts blocks: nothing to profile
     if "kv_cache_memory_bytes" in result:
         result.setdefault("gpu_memory_utilization", UNPROFILED)
     return result

@@ -5,6 +5,7 @@ from collections import deque
 
 import numpy as np
 import pytest
+import torch
 
 from fusion.core import Advance, AdvanceFailed, Capacity, Down, NextTokens
 from fusion.members.hosts import inline
@@ -276,3 +277,29 @@ def test_an_engine_that_says_it_is_broken_is_down_for_good(host, inbox):
     (_, down), (_, answers) = inbox.batches
     assert down == Down("a worker died", None)
     assert isinstance(answers[0], AdvanceFailed)
+
+
+def test_a_device_that_fails_for_good_is_down_for_good(host, inbox, monkeypatch):
+    """As a CUDA context after an illegal address: each later call fails, whatever it is for."""
+    engine = ToyEngine()
+    member = host("a", engine)
+
+    def fail():
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+    lost = False
+    monkeypatch.setattr(engine, "step", fail)
+    monkeypatch.setattr(torch.accelerator, "synchronize", lambda: fail() if lost else None)
+    member.submit([Advance(1, 0, [1])])
+    inbox.wait_for(1)
+    assert not any(isinstance(what, Down) for _, what in inbox.batches)  # it may have passed
+    engine.queue.clear()
+    inbox.batches.clear()
+    lost = True
+    member.submit([Advance(1, 0, [1])])
+    with inbox.arrived:
+        assert inbox.arrived.wait_for(lambda: len(inbox.batches) == 2, LIMIT)
+    _, down = inbox.batches[0]
+    reason = "its device is lost to this process: CUDA error: an illegal memory access was encountered"
+    assert down == Down(reason, None)
+    assert member.trouble(60) == reason

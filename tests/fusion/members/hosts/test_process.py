@@ -320,3 +320,14 @@ def test_no_worker_outlives_a_server_that_is_killed(suspended):
             os.kill(worker, signal.SIGSTOP)
         server.kill()
     assert gone(worker, 2)
+
+
+def test_a_worker_that_never_loads_is_replaced(tmp_path, inbox):
+    note, patience = tmp_path / "note", Patience(restart=0.05, longest=0.2, load=1.0)
+    member = RemoteMember("ada", EngineSpec(f"{HERE}:stuck", {"note": str(note)}), process({}), patience)
+    member.wait()
+    member.start(inbox)
+    workers()[0].kill()
+    downs = inbox.wait_for(3)[:3]
+    assert [down.reason for down in downs[1:]] == ["its worker process hung: it did not load within 1 seconds"] * 2
+    member.stop()

@@ -350,3 +350,55 @@ def test_no_step_waits_for_a_compiler(engine, monkeypatch, score):
 
     monkeypatch.setattr("vllm.v1.sample.sampler.batched_count_greater_than", compiled)
     assert isinstance(run(engine, Advance(1, 0, [5, 6, 7, 8], score))[1], NextTokens)
+
+
+def test_a_step_that_fails_leaves_nothing_behind_that_is_found_again(pair, engine, monkeypatch):
+    """vLLM notes what blocks will hold before it computes them."""
+    model, _ = pair
+    text = tokens(random.Random(11), 100)
+
+    def fail(*_, **__):
+        raise RuntimeError("no such luck")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(engine._core._core.model_executor, "execute_model", fail)
+        engine.add([Advance(1, 0, text)])
+        with pytest.raises(RuntimeError, match="no such luck"):
+            engine.step()
+    engine.close([1])
+    answer = run(engine, Advance(2, 0, text))[2]
+    assert answer.reused == 0
+    assert error_of(answer, plain_logprobs(model, text)[-1:]) < EXACT
+
+
+def test_a_reopened_text_is_scored_from_where_it_is_asked_for_on(pair, engine, monkeypatch):
+    """Where nothing can be taken back in place, vLLM looks up nothing of a request that it scores."""
+    model, _ = pair
+    rng = random.Random(12)
+    text, more = tokens(rng, 96), tokens(rng, 5)
+    run(engine, Advance(1, 0, text))
+    monkeypatch.setattr(engine._core, "truncate", lambda *_: False)
+    computed, step = [], engine._core._core.scheduler.schedule
+
+    def scheduled(*arguments):
+        output = step(*arguments)
+        computed.append(output.total_num_scheduled_tokens)
+        return output
+
+    monkeypatch.setattr(engine._core._core.scheduler, "schedule", scheduled)
+    answer = run(engine, Advance(1, 90, more, "all"))[1]
+    whole = plain_logprobs(model, text[:90] + more)
+    assert error_of(answer, whole[-len(answer.ids) :]) < EXACT
+    assert answer.appended_logprobs == pytest.approx(
+        [float(whole[89 + at, id]) for at, id in enumerate(more)][-len(answer.appended_logprobs) :], abs=EXACT
+    )
+    assert sum(computed) <= 96 - 64 + 5
+
+
+def test_a_bias_that_vllm_has_no_room_for_fails_its_own_request_alone(pair, engine, monkeypatch):
+    monkeypatch.setattr("fusion.members.vllm.engine.MOST_BIASED", 3)
+    ids = tokens(random.Random(13), 10)
+    biased = SamplingParams(max_tokens=2, temperature=0.0, logit_bias={1: 1.0, 2: 1.0, 3: 1.0})
+    answers = run(engine, Advance(1, 0, ids), Generate(2, ids, biased, [], [4]))
+    assert isinstance(answers[1], NextTokens)
+    assert answers[2] == AdvanceFailed(2, "logit_bias and the ids that end an answer are 4; vLLM takes 3.")

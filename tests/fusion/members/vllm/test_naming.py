@@ -1,5 +1,7 @@
 """vLLM gives log-probabilities of named ids, and the best among allowed ones, as the other engine does."""
 
+from types import SimpleNamespace
+
 import pytest
 from transformers import LlamaConfig
 
@@ -9,6 +11,14 @@ from tests.support.random_models import SHAPE, build
 pytest.importorskip("vllm")
 
 from fusion.members.vllm.engine import VllmEngine
+from fusion.members.vllm.naming import wrap_sampler
+
+
+def test_a_stage_of_a_pipeline_without_a_sampler_stays_without():
+    """The V2 runner has one in the last stage only, and asks whether it is there."""
+    runner = SimpleNamespace(sampler=None)
+    wrap_sampler(runner, {})
+    assert runner.sampler is None
 
 
 @pytest.mark.parametrize("k", [2, 5])

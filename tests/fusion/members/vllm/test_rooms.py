@@ -4,7 +4,7 @@ import pytest
 
 pytest.importorskip("vllm")
 
-from fusion.members.vllm.core import rooms
+from fusion.members.vllm.core import pool_for, rooms
 
 GROWING, RECURRENT = False, True
 
@@ -34,3 +34,18 @@ def test_no_text_takes_more_than_its_rooms(groups, length):
     tokens, count = rooms(pool, groups)
     taken = sum(-(-length // size) for size, _ in groups)
     assert taken <= -(-length // tokens) * (pool / count)
+
+
+@pytest.mark.parametrize(
+    ("groups", "pool"),
+    [
+        ([(32, GROWING)], 512),
+        ([(32, GROWING)] * 6, 3072),  # each group has blocks of its own for the same text
+        ([(528, GROWING), (528, RECURRENT)], 64),  # and not 16,384 / 16 of these large blocks
+        ([(4096, RECURRENT)], 8),  # a state for each sequence
+    ],
+)
+def test_the_pool_holds_the_tokens_that_are_asked_for(groups, pool):
+    assert pool_for(16_384, groups, sequences=8) == pool
+    tokens, count = rooms(pool, groups)
+    assert tokens * count >= 16_384

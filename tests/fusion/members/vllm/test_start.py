@@ -62,6 +62,10 @@ MISTAKES = {
         {"engine_args": {"async_scheduling": True}},
         "engine_args.async_scheduling is not free: fusion depends on it; leave it out.",
     ),
+    "drafts of vLLM's own": (
+        {"engine_args": {"speculative_config": {"method": "ngram", "num_speculative_tokens": 2}}},
+        "engine_args.speculative_config is not free: fusion depends on it; leave it out.",
+    ),
     "value that vLLM refuses": (
         {"engine_args": {"block_size": -5}},
         r"vLLM cannot start it \(block_size: .*\): correct its engine_args",
