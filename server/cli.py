@@ -116,6 +116,13 @@ def align(
     model_b: Annotated[
         str | None, typer.Argument(metavar="MODEL_B", help="Whose tokens they are mapped to, the pivot.")
     ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="CONFIG",
+            help="A configuration: MODEL_A and MODEL_B are names of models in it.",
+        ),
+    ] = None,
     method: Annotated[str, typer.Option(help=METHODS_HELP)] = "hybrid",
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Where the map is written.")] = None,
     embeddings: Annotated[
@@ -153,7 +160,7 @@ def align(
         )
     given = {"embeddings": embeddings, "top": top, "threshold": threshold, "temperature": temperature}
     parameters = {name: value for name, value in given.items() if value is not None}
-    command.align(*models, method, parameters, out, device, hold_out, console())
+    command.align(*models, method, parameters, out, device, hold_out, console(), config)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from alignment.errors import ConfigError
 from alignment.methods.held_out import held_out
+from alignment.methods.method import ModelVocabulary
 from alignment.methods.origin import load_with_origin, save_with_origin
 from alignment.methods.registry import Alignment, method_named, special_digest
 from alignment.text.tokenizer import Tokenizer
@@ -23,6 +25,8 @@ from server.commands.map_report import examples_table, row_table, shown, summary
 from server.commands.tables import say
 from server.settings.complaints import expectation
 from server.settings.ensembles import AlignmentSettings
+from server.settings.read import read_settings
+from server.settings.schema import ModelSettings
 
 
 def align(
@@ -34,11 +38,14 @@ def align(
     device: str,
     hold_out: float | None,
     console: Console,
+    config: Path | None = None,
 ) -> None:
     """Learn the map of one model's vocabulary into another's and write it; progress and summary go to `console`.
 
-    `parameters` are those that were given, by their names in the configuration. With `hold_out` it is learned
-    without that share of the anchors first, and the summary gives the number of these that it found.
+    `source` and `target` are folders or hub ids, or names of models in the configuration `config`, where they may
+    have revisions, code and chat templates of their own. `parameters` are those that were given, by their names in
+    the configuration. With `hold_out` it is learned without that share of the anchors first, and the summary gives
+    the number of these that it found.
 
     Raises:
         ConfigError: a model, file or option cannot be used; nothing is written then.
@@ -46,8 +53,10 @@ def align(
     settings = _settings(method, parameters)
     on = parse_device(device)
     _require_writable(out)
-    vocabularies = (read_vocabulary(resolved(source)[0]), read_vocabulary(resolved(target)[0]))
-    if vocabularies[0].tokenizer.fingerprint == vocabularies[1].tokenizer.fingerprint:
+    models = None if config is None else read_settings(config).models
+    (source, theirs), (target, pivots) = _read(source, models), _read(target, models)
+    vocabularies = (theirs, pivots)
+    if theirs.tokenizer.fingerprint == pivots.tokenizer.fingerprint:
         raise ConfigError(f"{source} and {target} have the same tokenizer: they need no map.")
     alignment = Alignment(*vocabularies, settings.method, settings.parameters)
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
@@ -71,7 +80,7 @@ def align(
         save_with_origin(map, out, origin)
     except OSError as error:
         raise ConfigError(f"{out} cannot be written ({error.strerror or error}): give another --out.") from error
-    tokenizers = (vocabularies[0].tokenizer, vocabularies[1].tokenizer)
+    tokenizers = (theirs.tokenizer, pivots.tokenizer)
     console.print(summary_table(map, *tokenizers, found))
     console.print()
     console.print(examples_table(map, *tokenizers))
@@ -106,6 +115,23 @@ def inspect(path: Path, token: str, sources: tuple[str, str] | None, console: Co
     heading = f"{shown(tokenizers[0], id)} (id {id}) of {source} in {target} ({origin.method})"
     say(console, heading)
     console.print(row_table(map, id, tokenizers[1]))
+
+
+def _read(name: str, models: Mapping[str, ModelSettings] | None) -> tuple[str, ModelVocabulary]:
+    """The source of a model, and its vocabulary; with `models`, of the one that has the name there."""
+    if models is None:
+        return name, read_vocabulary(resolved(name)[0])
+    if name not in models:
+        raise ConfigError(f"There is no model {name!r} in the configuration; choose from {', '.join(models)}.")
+    model = models[name]
+    source, revision = resolved(model.source, model.revision)
+    vocabulary = read_vocabulary(
+        source,
+        revision=revision,
+        trust_remote_code=model.trust_remote_code,
+        chat_template=model.chat_template,
+    )
+    return model.source, vocabulary
 
 
 def _settings(method: str, parameters: dict[str, Any]) -> AlignmentSettings:

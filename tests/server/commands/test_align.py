@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from alignment.methods.origin import Parameters, load_with_origin
+from alignment.methods.registry import special_digest
 from alignment.text.tokenizer import Tokenizer
 from server import __version__
 from tests.support.model_folders import REPOSITORY, run, save_tokenizer
@@ -190,3 +191,20 @@ def test_models_that_nothing_can_be_learned_from(broken, tmp_path):
     assert (code, printed, err.count("\n")) == (2, "", 1)
     assert "damaged" in err
     assert not out.exists()
+
+
+def test_models_of_a_configuration_have_its_chat_templates(site, tmp_path):
+    """A map that is made without one is of other control tokens, and `maps:` would refuse it for ever."""
+    (tmp_path / "turns.jinja").write_text("{% for m in messages %}<|end|>{{ m.content }}{% endfor %}")
+    config = tmp_path / "duo.yaml"
+    models = {"ben": f"source: {site / 'ben'}, chat_template: turns.jinja", "ada": f"source: {site / 'ada'}"}
+    config.write_text("models:\n" + "".join(f"  {name}: {{{fields}}}\n" for name, fields in models.items()))
+    out = tmp_path / "map.safetensors"
+    code, _, err = run("align", "ben", "ada", "--config", config, "--method", "spelled", "--out", out)
+    assert (code, err) == (0, "")
+    origin = load_with_origin(out)[1]
+    told = Tokenizer.load(str(site / "ben"), chat_template=str(tmp_path / "turns.jinja"))
+    assert origin.source.special == special_digest(told)
+    assert origin.source.name == str(site / "ben")
+    code, _, err = run("align", "bob", "ada", "--config", config, "--out", out)
+    assert (code, err.strip()) == (2, "There is no model 'bob' in the configuration; choose from ben, ada.")
