@@ -49,20 +49,18 @@ def count_alignments(
 
     A source id that is repeated within one pivot position's path counts once there.
     """
-    total = sparse.csr_array(shape, dtype=np.int64)
+    rows: list[int] = []
+    columns: list[int] = []
     for pivot_ids, source_ids, path in aligned:
         if len(path) != len(pivot_ids):
             raise ValueError(f"a path has {len(path)} entries for {len(pivot_ids)} pivot tokens")
-        pairs = [
-            (pivot, token)
-            for pivot, positions in zip(pivot_ids, path, strict=True)
-            for token in {source_ids[j] for j in positions}
-        ]
-        if pairs:
-            rows, columns = np.array(pairs, dtype=np.int64).T
-            # COO sums what is listed twice, so a pair met at two positions counts twice, as it should.
-            total = total + sparse.coo_array((np.ones(len(pairs), np.int64), (rows, columns)), shape=shape).tocsr()
-    return total
+        for pivot, positions in zip(pivot_ids, path, strict=True):
+            met = {source_ids[j] for j in positions}
+            rows += [pivot] * len(met)
+            columns += met
+    # COO sums what is listed twice, so a pair met at two positions counts twice, as it should.
+    ones = np.ones(len(rows), np.int64)
+    return sparse.coo_array((ones, (np.array(rows, np.int64), np.array(columns, np.int64))), shape=shape).tocsr()
 
 
 def same_tokens(
