@@ -337,10 +337,11 @@ class TextScores:
 
     @property
     def size(self) -> int:
-        """Bytes."""
+        """Bytes, with about what the objects around the numbers take."""
         flat = (self.nats, self.tokens, self.first, self.text)
-        arrays = [array for by_member in flat for array in by_member.values()]
-        return sum(array.nbytes for array in [*arrays, *(array for pair in self.best.values() for array in pair)])
+        sizes = [array.nbytes for by_member in flat for array in by_member.values()]
+        sizes += [array.nbytes for pair in self.best.values() for array in pair]
+        return 1024 + sum(sizes) + 192 * len(sizes)
 
     @property
     def finite(self) -> bool:

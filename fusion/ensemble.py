@@ -267,9 +267,15 @@ class Ensemble:
         texts = tuple(one for message in messages if isinstance(one := message.get("content"), str))
         return self._by_each(read, leads, texts)
 
-    def encode_text(self, text: str, *, add_special_tokens: bool = True, locate: bool = False) -> Prompt:
-        """A text to go on from, in every member's own tokens; with `locate` it can be scored."""
-        options: dict[str, Any] = {"add_special_tokens": add_special_tokens, "limit": self.longest_context}
+    def encode_text(
+        self, text: str, *, add_special_tokens: bool = True, locate: bool = False, limited: bool = True
+    ) -> Prompt:
+        """A text to go on from, in every member's own tokens; with `locate` it can be scored.
+
+        Unless `limited`, it may be longer than any context.
+        """
+        limit = self.longest_context if limited else None
+        options: dict[str, Any] = {"add_special_tokens": add_special_tokens, "limit": limit}
 
         def read(name: str, tokenizer: Tokenizer) -> Reading:
             view = self.models[name].view
@@ -303,9 +309,12 @@ class Ensemble:
                 located[name] = places
         return Prompt(ids, leads, located or None, texts=texts)
 
-    def encode_ids(self, ids: list[int], *, locate: bool = False) -> Prompt:
-        """A prompt given as the pivot's ids: the pivot gets them unchanged, the others the text they stand for."""
-        if len(ids) > self.longest_context:
+    def encode_ids(self, ids: list[int], *, locate: bool = False, limited: bool = True) -> Prompt:
+        """A prompt given as the pivot's ids: the pivot gets them unchanged, the others the text they stand for.
+
+        Unless `limited`, it may be longer than any context.
+        """
+        if limited and len(ids) > self.longest_context:
             raise InvalidRequestError(
                 f"This model's maximum context length is {self.longest_context} tokens, but the prompt has "
                 f"{len(ids)} of member {self.first.pivot!r}: shorten it.",
@@ -313,7 +322,7 @@ class Ensemble:
                 code=CONTEXT_LENGTH_EXCEEDED,
             )
         require_ids(ids, self.tokenizer.vocabulary_size, param="prompt")
-        prompt = self.encode_text(self.tokenizer.text_of(ids), locate=locate)
+        prompt = self.encode_text(self.tokenizer.text_of(ids), locate=locate, limited=limited)
         followers = [n for n, one in self.models.items() if self.first.follows_ids(n) and one.view.is_plain]
         prompt.ids.update({name: list(ids) for name in followers})
         if prompt.located is not None:

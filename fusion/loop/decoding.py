@@ -9,6 +9,10 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from time import perf_counter
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from alignment.errors import RequestError, UnavailableError
 from fusion.core import Advance, AdvanceFailed, Answer, Generated, Looked, Member, NextTokens, Token
@@ -39,6 +43,8 @@ from fusion.sequence.sequence import Sequence
 
 log = logging.getLogger(__name__)
 
+Result = TypeVar("Result")
+
 
 class Decoding:
     """Moves open sequences from round to round. Used by the fuser's thread only, but for `heard`.
@@ -60,7 +66,7 @@ class Decoding:
         self._places = places
         self._outbox = outbox
         self._call = call
-        self._readers = ThreadPoolExecutor(1, thread_name_prefix="reader")  # of long prompts
+        self._readers = ThreadPoolExecutor(1, thread_name_prefix="reader")  # of long prompts, one after the other
         self._ready: dict[int, Sequence] = {}
         self._going: dict[int, Sequence] = {}  # those whose members are to be given work
         self._costs = Costs()
@@ -135,9 +141,9 @@ class Decoding:
         seat = sequence.seats[name]
         if isinstance(answer, NextTokens):
             seat.latest = answer
-            if sequence.later:
-                for other, advance in later_tasks(sequence).items():
-                    self._places.hand(sequence, other, advance)
+            if sequence.later and name == sequence.view.pivot and sequence.reading is not None:
+                search = partial(sequence.reading.about, answer)
+                self._aside(sequence, search, partial(self._hand_later, sequence))
             if seat.state == "reading":
                 return  # it takes part when the next token is handed out
             sequence.arrived.append((name, arrived))
@@ -238,8 +244,7 @@ class Decoding:
             if evaluate is None:
                 return True
             if is_long:
-                done = self._readers.submit(evaluate)
-                done.add_done_callback(lambda done: self._call(partial(self._has_read, sequence, done)))
+                self._aside(sequence, evaluate, partial(self._has_read, sequence))
                 return False
             read = evaluate()
         except Exception:
@@ -247,15 +252,32 @@ class Decoding:
             return False
         return self._take_reading(sequence, read)
 
-    def _has_read(self, sequence: Sequence, done: Future[Read]) -> None:
+    def _aside(self, sequence: Sequence, work: Callable[[], Result], then: Callable[[Result], None]) -> None:
+        """Do long work for a sequence beside decoding, and go on with its result unless the sequence is over."""
+
+        def worked() -> Result | None:
+            return work() if sequence.number in self._places.open else None  # nobody waits for it any more
+
+        def came(done: Future[Result | None]) -> None:
+            if sequence.number not in self._places.open or done.cancelled():
+                return
+            try:
+                result = done.result()
+                if result is not None:
+                    then(result)
+            except Exception:
+                self._failed_inside(sequence)
+
+        self._readers.submit(worked).add_done_callback(lambda done: self._call(partial(came, done)))
+
+    def _hand_later(self, sequence: Sequence, each: Mapping[str, NDArray[np.int32]]) -> None:
+        """Hand out the prompts that waited for what the pivot found in it."""
+        for name, advance in later_tasks(sequence, each).items():
+            self._places.hand(sequence, name, advance)
+        self.settle(sequence)
+
+    def _has_read(self, sequence: Sequence, read: Read) -> None:
         """A prompt was evaluated on another thread."""
-        if sequence.number not in self._places.open or done.cancelled():
-            return
-        try:
-            read = done.result()
-        except Exception:
-            self._failed_inside(sequence)
-            return
         if self._take_reading(sequence, read):
             self.settle(sequence)
 

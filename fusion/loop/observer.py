@@ -104,10 +104,10 @@ def member_load(
         view: one of the views that share it, for the load of that alone.
     """
     seats = [
-        (sequence, sequence.seats[name])
+        (sequence, seat)
         for sequence in running
         for name in sequence.on_engine(member.name)
-        if view in (None, name)
+        if view in (None, name) and (seat := sequence.seats.get(name)) is not None  # closed by the fuser meanwhile
     ]
     reserved = reserved if view is None else sum(seat.reserved for _, seat in seats)
     owed = [sequence.sent for sequence, seat in seats if seat.latest is None]

@@ -102,8 +102,9 @@ class Recovery:
         self._outbox.news(self._outbox.observer.came_back, member.name)
         self._places.budget.reset(member.name, member.capacity)
         for sequence in self._line.in_turn():
-            seats = [sequence.seats[name] for name in sequence.on_engine(member.name)]
-            if any(seat.reserved > member.capacity.context for seat in seats):
+            names = sequence.on_engine(member.name)
+            too_long = any(sequence.seats[name].reserved > member.capacity.context for name in names)
+            if too_long or not self._places.budget.admits(sequence, names):  # not even now, when all of it is free
                 self._line.remove(sequence)
                 error = UnavailableError(f"Member {member.name!r} came back with less room; try again.")
                 self.fail(sequence, error)

@@ -77,10 +77,13 @@ class Pace:
         return hits / tried
 
     def checked(self, drafted: int, accepted: int, confidences: list[float] | None = None) -> None:
-        """Take in how a draft went, and how sure of each of its tokens a leading member was."""
+        """Take in how a draft went, and how sure of each of its tokens a leading member was.
+
+        `confidences` may have those of tokens that were thought of and not drafted, which nothing is known of.
+        """
         self._hits = self._hits * FADING + accepted
         self._tried = self._tried * FADING + accepted + (accepted < drafted)
-        for at, confidence in enumerate((confidences or [])[: accepted + 1]):
+        for at, confidence in enumerate((confidences or [])[: min(accepted + 1, drafted)]):
             bin = self._sure[bisect_right(SURE, confidence)]
             bin[:] = bin[0] * FADING + (at < accepted), bin[1] * FADING + 1
 

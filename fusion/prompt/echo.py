@@ -61,6 +61,7 @@ class Echo:
     def __init__(self, prompt: Prompt, members: Sequence[str], view: View) -> None:
         self._view = view
         self._ids = prompt.ids[view.pivot]
+        self._follow = [name for name in members if view.follows_ids(name) and prompt.ids[name] == self._ids]
         self.own = {name: self._counterparts(prompt, name) for name in members}
         # By member and position of the pivot's, where those of the pivot end inside a character or a token.
         self._inside = {
@@ -192,11 +193,11 @@ class Echo:
     ) -> None:
         """Put the members' weights inside characters in their places, [P, M]."""
         view = self._view
-        given_ids = [name for name in prompts if view.follows_ids(name)]
+        given_ids = [name for name in prompts if name in self._follow]
         if len(given_ids) == len(prompts):
             return
         likelihoods: dict[str, float] = {}
-        trust = first_trust(prompts, view.follows_ids)
+        trust = first_trust(prompts, self._follow.__contains__)
         for at, one in enumerate(begun):
             if one is None or at == 0:
                 continue

@@ -98,15 +98,22 @@ class ScoredPrompt:
 
 @dataclass(frozen=True, slots=True)
 class _Text:
-    """A text to score: for each member the tokens before its shared boundaries [B], and which units are chosen."""
+    """A text to score: for each member the tokens before its shared boundaries [B], and which units are chosen.
+
+    `known` are its scores where they were kept.
+    """
 
     key: bytes
     before: dict[str, Indices]
     units: Indices
+    known: TextScores | None
 
 
 class PromptScoring:
     """The scoring of one sequence's prompt, from the choice of positions to the members' answers.
+
+    Texts that are not known already share `weighting.positions`, the newest first: what is asked is never crowded
+    out by a long text before it.
 
     Attributes:
         positions: by member, ascending indices of its prompt after which it is scored.
@@ -119,39 +126,34 @@ class PromptScoring:
         self._ids = {name: np.array(prompt.ids[name], dtype=np.int32) for name in members}
         self._memory = memory
         self.lists = weighting.method in DISTRIBUTIONAL
-        self.kept: list[TextScores] = []
-        before = _shared(prompt, members, weighting.history)
-        keys = [self._key(tokens, weighting) for tokens in before]
-        fresh = []
-        for key, tokens in zip(keys, before, strict=True):
-            known = memory.get(key)
-            if known is None:
-                fresh.append((key, tokens))
-            else:
-                self.kept.append(known)
-        widths = [np.diff(tokens[pivot]) for _, tokens in fresh]
-        chosen = choose(np.concatenate([np.empty(0, np.int64), *widths]), weighting.positions, weighting.spread)
-        starts = np.cumsum([0, *map(len, widths)])
-        self._new = [
-            _Text(key, tokens, chosen[(chosen >= start) & (chosen < end)] - start)
-            for (key, tokens), start, end in zip(fresh, starts[:-1], starts[1:], strict=True)
-        ]
+        self._texts: list[_Text] = []
+        found = [(self._key(tokens, weighting), tokens) for tokens in _shared(prompt, members, weighting.history)]
+        known = {key: memory.get(key) for key, _ in found}
+        left, fresh = weighting.positions, sum(scores is None for scores in known.values())
+        for key, tokens in reversed(found):
+            units, widths = np.empty(0, np.int64), np.diff(tokens[pivot])
+            if known[key] is None:
+                units = choose(widths, left if weighting.spread == "last" else left // fresh, weighting.spread)
+                left, fresh = left - int(widths[units].sum()), fresh - 1
+            self._texts.insert(0, _Text(key, tokens, units, known[key]))
+        self.kept = [text.known for text in self._texts if text.known is not None]
         self.positions = {name: self._positions(name) for name in members}
 
     def collect(self, prompts: Mapping[str, ScoredPrompt]) -> list[TextScores]:
         """The scores of all texts, of the members that answered their prompt."""
-        scores = list(self.kept)
-        for text in self._new:
-            read = self._read(text, prompts)
+        scores = []
+        for text in self._texts:
+            read = text.known or self._read(text, prompts)
             scores.append(read)
-            if len(prompts) == len(self.positions) and read.finite:
+            if text.known is None and len(text.units) and len(prompts) == len(self.positions) and read.finite:
                 self._memory.put(text.key, read)
         return scores
 
     def _positions(self, name: str) -> Indices:
         ranges = [
             np.arange(first, end)
-            for text in self._new
+            for text in self._texts
+            if text.known is None
             for first, end in zip(text.before[name][text.units], text.before[name][text.units + 1], strict=True)
         ]
         return np.sort(np.concatenate([np.empty(0, np.int64), *ranges]))

@@ -11,6 +11,9 @@ from dataclasses import replace
 from functools import partial
 from math import nan
 
+import numpy as np
+from numpy.typing import NDArray
+
 from alignment.errors import UnavailableError
 from alignment.spelling import Spelling
 from fusion.core import Advance, Generate, Generated, Task, Token, TokenLogProb
@@ -54,13 +57,9 @@ def first_tasks(sequence: Sequence, memory: PrefixScores) -> Mapping[str, Task]:
     return {name: sequence.addressed(name, advance) for name, advance in advances.items()}
 
 
-def later_tasks(sequence: Sequence) -> dict[str, Advance]:
-    """The prompts of members that were to wait for what the pivot finds in it, once it has answered."""
-    pivot = sequence.seats.get(sequence.view.pivot)
-    if not sequence.later or sequence.reading is None or pivot is None or pivot.latest is None:
-        return {}
+def later_tasks(sequence: Sequence, each: Mapping[str, NDArray[np.int32]]) -> dict[str, Advance]:
+    """The prompts of members that were to wait for what the pivot finds in it: the ids that each is to name."""
     later, sequence.later = sequence.later, {}
-    each = sequence.reading.about(pivot.latest)
     return {
         name: sequence.addressed(name, replace(advance, each=each[name] if advance.scored else None))
         for name, advance in later.items()

@@ -22,9 +22,12 @@ class TextStream:
 
     def push(self, data: bytes, *, may_stop: bool = True) -> str:
         """Add bytes; returns the text that they settle. A completed stop string sets `stopped_by`."""
+        before = len(self._held)
         self._held += self._decoder.decode(data)
         if self.stop and may_stop:
-            found = [(self._held.find(s), -len(s), s) for s in self.stop if s in self._held]
+            # One that was complete before may have come when nothing was to stop, and be held for a longer one.
+            places = [(self._held.find(s, max(0, before - len(s) + 1)), -len(s), s) for s in self.stop]
+            found = [place for place in places if place[0] >= 0]
             if found:
                 start, _, self.stopped_by = min(found)
                 end = start + len(self.stopped_by) if self.include_stop else start

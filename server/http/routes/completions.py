@@ -132,25 +132,25 @@ def completions_router(service: Service) -> APIRouter:
         special, room = body.add_special_tokens is not False, prompt_room(body, ensemble.context)
         tokenizer = ensemble.tokenizer
 
-        def cut(prompt: str | list[int]) -> str | list[int]:
-            """A prompt with no more of the pivot's tokens than `room`."""
-            if room is None:
-                return prompt
-            ids = tokenizer.encode(prompt, add_special_tokens=special) if isinstance(prompt, str) else prompt
-            if len(ids) <= room:
-                return prompt
-            pivot, side = ensemble.pivot, body.truncation_side or "left"
-            return ensemble.shortened(Prompt({pivot: ids}, {}), room, side).ids[pivot]
-
         def encode(prompt: str | list[int]) -> Prompt:
+            options = {"locate": asked.located, "limited": room is None}
             if isinstance(prompt, str):
-                return ensemble.encode_text(prompt, add_special_tokens=special, locate=asked.located)
+                return ensemble.encode_text(prompt, add_special_tokens=special, **options)
             if ensemble.chooses_pivot:
                 raise field_error(
                     "prompt",
                     f"is token ids, but {ensemble.name} has no fixed pivot whose they could be; send text.",
                 )
-            return ensemble.encode_ids(prompt, locate=asked.located)
+            return ensemble.encode_ids(prompt, **options)
+
+        def cut(prompt: str | list[int]) -> tuple[str | list[int], Prompt]:
+            """A prompt as it is given and as members read it, each with no more of its own tokens than `room`."""
+            encoded = encode(prompt)
+            if room is None:
+                return prompt, encoded
+            shorter = ensemble.shortened(encoded, room, body.truncation_side or "left")
+            ids = shorter.ids[ensemble.pivot]
+            return prompt if len(ids) == len(encoded.ids[ensemble.pivot]) else ids, shorter
 
         def budget(prompt: str | list[int]) -> Budget | None:
             tags = service.settings.reasoning_tags
@@ -159,16 +159,17 @@ def completions_router(service: Service) -> APIRouter:
 
         def prepared() -> tuple[list[Prompt], list[str]]:
             """The prompts, and the text that each choice begins with, if it is to begin with its prompt's."""
-            texts = [cut(text) for text in prompts(body, most)]
+            texts = prompts(body, most)
             if len(texts) * n > most:
                 raise InvalidRequestError(
                     f"{len(texts)} prompts with n {n} are {len(texts) * n} sequences; this server takes at most "
                     f"{most} in one request.",
                     param="prompt",
                 )
-            written = [text if isinstance(text, str) else tokenizer.text_of(text) for text in texts if body.echo]
+            cuts = [cut(text) for text in texts]
+            written = [text if isinstance(text, str) else tokenizer.text_of(text) for text, _ in cuts if body.echo]
             constraints = cache(lambda budget: constraints_of(body, ensemble, budget=budget))
-            encoded = [replace(encode(text), constraints=constraints(budget(text))) for text in texts]
+            encoded = [replace(prompt, constraints=constraints(budget(text))) for text, prompt in cuts]
             return encoded, [text for text in written for _ in range(n)]
 
         encoded, echo = await run_in_threadpool(prepared)

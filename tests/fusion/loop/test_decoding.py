@@ -6,7 +6,10 @@ import threading
 
 import pytest
 
+from fusion.options import FusionParams
+from fusion.prompt.echoed_sums import EchoedSums
 from fusion.prompt.reading import PromptReading
+from tests.support.scripted_fuser import eventually
 from tests.support.toy_fuser import toy_ensemble
 from tests.support.weighted_prompts import QUESTION, weighted
 
@@ -65,3 +68,43 @@ def test_a_member_that_is_lost_meanwhile_leaves(tokenizers, run, slow_reading):
     go_on.set()
     assert slow.wait().last.finish
     assert list(slow.last.departed) == ["abacus"]
+
+
+def test_prompts_of_the_cancelled_are_not_evaluated(tokenizers, run, slow_reading, monkeypatch):
+    go_on, waits = slow_reading
+    read, done = PromptReading.read, []
+    monkeypatch.setattr(PromptReading, "read", lambda *args: (done.append(args[0]), read(*args))[1])
+    running = run(toy_ensemble(tokenizers, pivot="lingvo"))
+    prompt = running.ensemble.encode_text(QUESTION, locate=True)
+    first, second = (running.submit(prompt, weighted("packllm-opt")) for _ in range(2))
+    assert waits.wait(20)
+    assert eventually(lambda: running.fuser.open_sequences() == 2)
+    running.submit("Hello", max_tokens=2).wait()  # by now the second waits for the reader
+    running.fuser.cancel(second.number)
+    assert eventually(lambda: running.fuser.open_sequences() == 1)
+    go_on.set()
+    assert first.wait().last.finish
+    third = running.submit(prompt, prompt_logprobs=1)
+    assert third.wait().last.finish
+    assert len(done) == 2
+
+
+def test_others_decode_while_the_candidates_of_a_sum_are_looked_for(tokenizers, run, monkeypatch):
+    go_on, waits, find = threading.Event(), threading.Event(), EchoedSums.candidates
+
+    def candidates(self, pivot):
+        waits.set()
+        assert go_on.wait(20)
+        return find(self, pivot)
+
+    monkeypatch.setattr(EchoedSums, "candidates", candidates)
+    running = run(toy_ensemble(tokenizers, pivot="lingvo"))
+    prompt = running.ensemble.encode_text(QUESTION, locate=True)
+    sums = FusionParams(combine="arithmetic", weights={"lingvo": 1.0, "abacus": 0.5, "almanac": -0.5})
+    slow = running.submit(prompt, sums, prompt_logprobs=2)
+    assert waits.wait(20)
+    running.submit("Hello", max_tokens=8).wait()
+    assert not slow.updates
+    go_on.set()
+    assert slow.wait().last.finish
+    assert slow.updates[0].prompt

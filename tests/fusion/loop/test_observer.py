@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from hypothesis.extra import numpy as npst
 from scipy.spatial.distance import jensenshannon
 
 from fusion.core import Capacity
-from fusion.loop.observer import Observer, divergence
+from fusion.loop.observer import Observer, divergence, member_load
 from fusion.options import FusionParams
 from tests.support.toy_fuser import ROOMY, toy_ensemble
 
@@ -213,3 +214,11 @@ def test_divergence_at_its_ends():
     assert divergence(same) == pytest.approx(0)
     silent = np.concatenate([same[:, :2], np.zeros((1, 1, 4))], axis=1)
     assert divergence(silent) == pytest.approx(0), "a member whose tokens all lost their way does not count"
+
+
+def test_a_seat_that_is_closed_meanwhile_is_missed():
+    """Loads are read on other threads than the one that opens and closes seats."""
+    closed = SimpleNamespace(on_engine=lambda engine: ["abacus"], seats={}, sent=0.0)
+    member = SimpleNamespace(name="abacus", capacity=ROOMY)
+    load = member_load(member, [closed], there=True, heard=0.0, reserved=0)
+    assert (load.up, load.sequences) == (True, 0)

@@ -1,6 +1,7 @@
 """Members that fail: what becomes of the sequences that they were part of, and of those that come."""
 
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -10,6 +11,7 @@ from fusion.assembly.ensembles import build_for_any_pivot
 from fusion.core import Capacity
 from fusion.options import FusionParams, Weighting
 from fusion.sequence.sequence import Sequence
+from tests.support.scripted_fuser import eventually
 from tests.support.toy_fuser import Listener, toy_ensemble, toy_model
 
 PIVOT, OTHER = "almanac", "lingvo"
@@ -226,6 +228,25 @@ def test_a_member_that_has_no_room_left_stays_away(degrading):
     listener = interrupted(degrading, {3: [member.fail], 6: [shrink, member.come_back]})
     assert listener.last.finish == "length"
     assert listener.last.returned == {}
+
+
+def test_what_waits_for_more_than_a_member_came_back_with_is_told_and_blocks_nobody(tokenizers, run):
+    """vLLM sizes its cache by the memory that is free at each start."""
+    one = Capacity(context=1024, cache_tokens=2048, sequences=1)
+    running = run(toy_ensemble(tokenizers, pivot=PIVOT, capacity=one, on_member_failure="degrade"))
+    pivot, member = running.fuser.members[PIVOT], running.fuser.members[OTHER]
+    pivot.hold = True
+    first = running.submit("Hello", max_tokens=4)
+    assert eventually(lambda: running.fuser.open_sequences() == 1)
+    second, third = (running.submit("Hello", max_tokens=tokens) for tokens in (900, 4))
+    assert eventually(lambda: running.fuser.waiting_sequences() == 2)
+    member.fail()
+    member.capacity = replace(one, cache_tokens=600)
+    member.come_back()
+    assert str(second.wait().last.error) == f"Member {OTHER!r} came back with less room; try again."
+    running.fuser.cancel(first.number)
+    pivot.hold = False
+    assert third.wait().last.finish
 
 
 def test_a_member_that_cannot_be_given_back_to_a_sequence_stays_away(degrading, monkeypatch):

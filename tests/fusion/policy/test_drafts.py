@@ -266,3 +266,10 @@ def test_drawing_one_member_a_token_is_refused_under_a_constraint():
     require_policy(gate, SamplingParams(8), ["a", "b"])
     with pytest.raises(InvalidRequestError, match="no constraint on the answer"):
         require_policy(gate, SamplingParams(8), ["a", "b"], constrained=True)
+
+
+def test_a_token_that_was_thought_of_and_not_drafted_is_no_miss():
+    one, other = Pace(), Pace()
+    one.checked(2, 2, [0.995] * 3)
+    other.checked(2, 2, [0.995] * 2)
+    assert one.chance(0.995) == other.chance(0.995)

@@ -27,7 +27,7 @@ def plain_echo(ensemble, prompt, weights):
     """By position of the pivot: who votes, and the fused distribution."""
     places = {name: dict(zip(*prompt.located[name].boundaries(0), strict=True)) for name in ensemble.models}
     place_of = {token: place for place, token in places[ensemble.pivot].items()}
-    trust = {name: 1.0 if ensemble.first.follows_ids(name) else 0.2 for name in ensemble.models}
+    trust = {name: 1.0 if prompt.ids[name] == prompt.ids[ensemble.pivot] else 0.2 for name in ensemble.models}
     for at in range(len(prompt.ids[ensemble.pivot]) - 1):
         own = {ensemble.pivot: at}
         for name in ensemble.models:
@@ -236,3 +236,31 @@ def test_a_prompt_of_one_token_has_nothing_to_predict(tokenizers, run):
     prompt = running.ensemble.encode_ids([300], locate=True)
     [token] = running.submit(prompt, max_tokens=1, prompt_logprobs=1).wait().updates[0].prompt
     assert np.isnan(token.chosen.logprob)
+
+
+@pytest.mark.parametrize("ending", ["", " 你🎉"])
+def test_a_member_with_the_pivots_tokens_and_another_prompt_speaks_from_its_own_places(tokenizers, run, ending):
+    """As one without the token that begins the pivot's prompt, or with another system text."""
+    models = {
+        name: toy_model(tokenizers[tokenizer], name, seed=seed)
+        for seed, (name, tokenizer) in enumerate({"a": "lingvo", "twin": "lingvo", "b": "abacus"}.items())
+    }
+    ensemble = everything(build_ensemble("trio", models, "a"))
+    prompt = ensemble.encode_text(TEXT + ending, locate=True)
+    prompt.ids["a"] = [ensemble.tokenizer.hf.eos_token_id, *prompt.ids["a"]]
+    places = prompt.located["a"]
+    starts, ends = (np.insert(one, 0, 0) for one in (places.starts, places.ends))
+    prompt.located["a"] = replace(places, starts=starts, ends=ends)
+    assert ensemble.first.follows_ids("twin")
+    weights = {"a": 0.5, "twin": 0.3, "b": 0.2}
+    fusion = FusionParams(weights=weights, unmapped="pivot")
+    listener = run(ensemble).submit(prompt, fusion, max_tokens=1, prompt_logprobs=1).wait()
+    assert listener.last.error is None
+    echoed = listener.updates[0].prompt
+    assert [token.chosen.id for token in echoed] == prompt.ids["a"]
+    if not ending:  # of which the plain computation knows
+        for at, (token, (_, fused)) in enumerate(
+            zip(echoed[1:], plain_echo(ensemble, prompt, weights), strict=True)
+        ):
+            # Of tokens as unlikely as one in a million float32 leaves three digits.
+            assert np.exp(token.chosen.logprob) == pytest.approx(fused[prompt.ids["a"][at + 1]], rel=2e-3)

@@ -53,10 +53,35 @@ def test_kept_scores_are_bounded():
     def scores(size):
         return TextScores({"a": np.zeros(size // 8)}, {}, {}, {})
 
-    memory = PrefixScores(limit=1000)
+    memory = PrefixScores(limit=5 * scores(400).size // 2)
     for number in range(5):
         memory.put(bytes([number]), scores(400))
         memory.get(b"\0")
     assert [memory.get(bytes([number])) is not None for number in range(5)] == [True, False, False, False, True]
     memory.put(b"huge", scores(4000))
     assert memory.get(b"huge") is None
+
+
+def test_scores_of_next_to_nothing_take_room_too():
+    memory = PrefixScores(limit=10_000)
+    for number in range(1000):
+        memory.put(number.to_bytes(2), TextScores({}, {}, {}, {}))
+    assert sum(memory.get(number.to_bytes(2)) is not None for number in range(1000)) < 10
+
+
+@pytest.mark.parametrize("spread", ["evenly", "last"])
+def test_a_long_text_before_does_not_crowd_out_what_is_asked(tokenizers, run, spread):
+    """Nor is a question that was scored nowhere taken for known the next time."""
+    running = run(toy_ensemble(tokenizers, pivot="lingvo"))
+    system = {"role": "system", "content": " ".join(["The dog is lazy and the fox is quick."] * 30)}
+    asked = {"role": "user", "content": "How many apples are there in all?"}
+    fusion = weighted("packllm-sim", positions=12, spread=spread)
+    alone = report_of(running, chat(running.ensemble, [asked]), fusion)
+    first = report_of(running, chat(running.ensemble, [system, asked]), fusion)
+    again = report_of(running, chat(running.ensemble, [system, asked]), fusion)
+    assert first.tokens <= 12
+    assert again.weights == first.weights
+    other = run(toy_ensemble(tokenizers, pivot="lingvo"))
+    without = [system, asked | {"content": "Where is the dog?"}]
+    assert report_of(other, chat(other.ensemble, without), fusion).weights != first.weights
+    assert alone.tokens > 0

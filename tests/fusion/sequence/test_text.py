@@ -68,3 +68,14 @@ def test_stop_strings_do_not_count_before_min_tokens():
     assert stream.push(b"axb", may_stop=False) == "axb"
     assert stream.push(b"cx") == "c"
     assert stream.stopped_by == "x"
+
+
+def test_a_stop_string_that_came_too_early_does_not_end_the_text_later():
+    """It is held back because it begins a longer one."""
+    stream = TextStream(("\n", "\n\nQ:"))
+    out = [stream.push(b"a", may_stop=False), stream.push(b"\n", may_stop=False), stream.push(b"cd")]
+    assert stream.stopped_by is None
+    assert "".join(out) + stream.flush() == "a\ncd"
+    stream = TextStream(("\n", "\n\nQ:"))
+    out = [stream.push(b"a\n", may_stop=False), stream.push(b"\nQ:")]
+    assert ("".join(out), stream.stopped_by) == ("a", "\n\nQ:")
