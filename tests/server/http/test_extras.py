@@ -10,7 +10,9 @@ from starlette.testclient import TestClient
 
 from fusion.core import End
 from fusion.reports import Account
-from tests.support.scripted_fuser import ScriptedFuser, says, token
+from server.http.app import create_app
+from server.settings import ServerSettings
+from tests.support.scripted_fuser import ScriptedFuser, ensemble, says, token
 from tests.support.small_requests import CHAT, CHAT_PATH, TEXT, TEXT_PATH, chat, complete, error_of
 
 PROMPT = "user:hi\nanswer:"
@@ -125,6 +127,18 @@ def test_a_prompt_too_long_is_cut_to_what_fits_beside_the_answer(client: TestCli
     assert bytes(fuser.last.prompt.ids["a"]) == b"x" * 177 + b"end"
     answer = complete(client, prompt="abcdef", truncate_prompt_tokens=2, add_special_tokens=False, echo=True)
     assert answer["choices"][0]["text"].startswith("efHello")
+
+
+def test_each_member_keeps_so_many_of_its_own_tokens(fuser: ScriptedFuser) -> None:
+    """One that spells a text in more tokens than the pivot is cut where the pivot is not."""
+    pair = ensemble()
+    pair.models["b"].tokenizer.encode = lambda text, **_: [byte for byte in text.encode() for _ in "12"]  # type: ignore[method-assign]
+    with TestClient(create_app({"pair": pair}, fuser, ServerSettings())) as client:
+        body = {"prompt": "x" * 150, "truncate_prompt_tokens": -1, "max_tokens": 20, "add_special_tokens": False}
+        complete(client, **body)
+        assert [len(fuser.last.prompt.ids[name]) for name in "ab"] == [150, 180]
+        complete(client, **body | {"truncate_prompt_tokens": 100})
+        assert [len(fuser.last.prompt.ids[name]) for name in "ab"] == [100, 100]
 
 
 @pytest.mark.parametrize(
