@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from fusion.policy.policy import ALL, Ask, Asking, Policy
+from typing import TYPE_CHECKING
+
+from fusion.policy.policy import ALL, Ask, Policy
+
+if TYPE_CHECKING:
+    from fusion.sequence.sequence import Sequence
 
 
 class Always(Policy):
     """Every member, one token at a time."""
 
-    def ask(self, sequence: Asking) -> Ask:
+    def ask(self, sequence: Sequence) -> Ask:
         """Everyone."""
         return ALL
