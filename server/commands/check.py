@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pkgutil
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,6 +19,7 @@ from fusion.assembly.maps import MapMaker
 from fusion.assembly.members import device_here, environment
 from fusion.learned.weights import UNIFORM
 from fusion.members.checkpoint import estimate
+from fusion.members.memory import machine_memory
 from fusion.members.registry import ENGINES
 from fusion.terms import terms_of
 from server import __version__
@@ -240,10 +240,10 @@ def _needed(models: Iterable[ModelPlan]) -> dict[str, int]:
 
 
 def _memory(device: str) -> int:
-    """Bytes of memory of a device; that of the whole machine for the CPU and for `mps`, which shares it."""
+    """Bytes of memory of a device; that of this process for the CPU and for `mps`, which shares it."""
     if device.startswith("cuda"):
         return int(torch.cuda.get_device_properties(device).total_memory)
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return machine_memory()
 
 
 def _models_table(plan: Plan) -> Table:

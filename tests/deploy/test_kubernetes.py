@@ -18,7 +18,7 @@ from tests.support.dockerfile import REPOSITORY, stages
 from tests.support.operator_schemas import SCHEMAS
 
 KUBERNETES = REPOSITORY / "deploy" / "kubernetes"
-OVERLAYS = ("base", "monitored", "gpu")
+OVERLAYS = ("base", "gpu")
 LABELS = {"app.kubernetes.io/name": "tutti"}
 
 Resource = dict[str, Any]
@@ -37,10 +37,15 @@ def tool() -> list[str] | None:
 
 @pytest.fixture(scope="module", params=OVERLAYS)
 def rendered(request: pytest.FixtureRequest) -> list[Resource]:
+    """All resources of an overlay that serves."""
+    return built(request.param)
+
+
+def built(overlay: str) -> list[Resource]:
     """All resources of an overlay."""
     if (command := tool()) is None:
         pytest.skip("neither kustomize nor a current kubectl is installed")
-    folder = KUBERNETES / request.param
+    folder = KUBERNETES / overlay
     result = subprocess.run([*command, folder], capture_output=True, text=True, check=False)
     assert (result.returncode, result.stderr) == (0, "")
     return list(yaml.safe_load_all(result.stdout))
@@ -56,9 +61,10 @@ def container(resources: list[Resource]) -> Resource:
     return dict(found)
 
 
-def test_a_current_cluster_takes_them(rendered: list[Resource]) -> None:
+@pytest.mark.parametrize("overlay", [*OVERLAYS, "monitored"])
+def test_a_current_cluster_takes_them(overlay: str) -> None:
     latest = kubernetes_validate.latest_version()
-    for found in rendered:
+    for found in built(overlay):
         if found["kind"] in SCHEMAS:
             jsonschema.validate(found, SCHEMAS[found["kind"]])
         else:
@@ -130,6 +136,12 @@ def test_a_gpu_for_every_model() -> None:
     limits = patch["spec"]["template"]["spec"]["containers"][0]["resources"]["limits"]
     models = read_settings(REPOSITORY / "deploy/gpu/ensemble.yaml").models
     assert int(limits["nvidia.com/gpu"]) == len({model.device for model in models.values()}) == len(models)
+
+
+def test_monitoring_is_applied_beside_what_serves() -> None:
+    """With the base in it, it would put the demo in the place of other models."""
+    resources = yaml.safe_load((KUBERNETES / "monitored" / "kustomization.yaml").read_text())["resources"]
+    assert not any(resource.removeprefix("../") in OVERLAYS for resource in resources)
 
 
 def test_the_monitor_finds_the_service() -> None:

@@ -12,12 +12,13 @@ import os
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
+
+from fusion.members.memory import free_memory
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +63,7 @@ def pack_linear_layers(model: nn.Module, timed: Callable[[_Layer], Timings] | No
             layers[tuple(weight.shape)].append(_Layer(module))
     everything = sum(layer.nbytes for group in layers.values() for layer in group)
     timed = timed or (lambda layer: _timings(layer, cold=everything > _CACHE_BYTES))
-    room = _free_memory() // _SHARE_OF_MEMORY
+    room = free_memory() // _SHARE_OF_MEMORY
     packed = 0
     for shape, group in layers.items():
         timings = timed(group[0])
@@ -181,17 +182,3 @@ def _described(use: list[bool], timings: Timings) -> str:
         f"{1e3 * timings[r][0]:.2f} and {1e3 * timings[r][1]:.2f} ms at {r}" for r in (1, 16) if r in timings
     )
     return f"{taken} (plain and packed: {measured})"
-
-
-def _free_memory() -> int:
-    """Bytes that this process may still take: what the machine has available, within the limit of its group."""
-    free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    lines = Path("/proc/meminfo").read_text().splitlines() if Path("/proc/meminfo").exists() else []
-    for line in lines:
-        if line.startswith("MemAvailable:"):
-            free = int(line.split()[1]) * 1024
-    group = Path("/sys/fs/cgroup")
-    limit, used = group / "memory.max", group / "memory.current"
-    if limit.exists() and used.exists() and (most := limit.read_text().strip()) != "max":
-        free = min(free, int(most) - int(used.read_text()))
-    return max(free, 0)

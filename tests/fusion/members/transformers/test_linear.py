@@ -47,7 +47,7 @@ def test_each_number_of_rows_takes_the_layout_that_was_faster(monkeypatch, kind)
     ],
 )
 def test_one_layout_is_kept_where_memory_is_short(monkeypatch, timings, packed):
-    monkeypatch.setattr(linear, "_free_memory", lambda: 1 << 20)
+    monkeypatch.setattr(linear, "free_memory", lambda: 1 << 20)
     layer = nn.Linear(600, 700)
     assert pack_linear_layers(nn.Sequential(layer), timings) == packed
     assert layer.weight.numel() == (0 if packed else 420_000)
