@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
@@ -309,10 +309,12 @@ class Ensemble:
                 located[name] = places
         return Prompt(ids, leads, located or None, texts=texts)
 
-    def encode_ids(self, ids: list[int], *, locate: bool = False, limited: bool = True) -> Prompt:
+    def encode_ids(
+        self, ids: list[int], *, add_special_tokens: bool = True, locate: bool = False, limited: bool = True
+    ) -> Prompt:
         """A prompt given as the pivot's ids: the pivot gets them unchanged, the others the text they stand for.
 
-        Unless `limited`, it may be longer than any context.
+        `add_special_tokens` is for those others. Unless `limited`, it may be longer than any context.
         """
         if limited and len(ids) > self.longest_context:
             raise InvalidRequestError(
@@ -322,7 +324,8 @@ class Ensemble:
                 code=CONTEXT_LENGTH_EXCEEDED,
             )
         require_ids(ids, self.tokenizer.vocabulary_size, param="prompt")
-        prompt = self.encode_text(self.tokenizer.text_of(ids), locate=locate, limited=limited)
+        text = self.tokenizer.text_of(ids)
+        prompt = self.encode_text(text, add_special_tokens=add_special_tokens, locate=locate, limited=limited)
         followers = [n for n, one in self.models.items() if self.first.follows_ids(n) and one.view.is_plain]
         prompt.ids.update({name: list(ids) for name in followers})
         if prompt.located is not None:
@@ -330,8 +333,14 @@ class Ensemble:
             prompt.located.update(dict.fromkeys(followers, places))
         return prompt
 
-    def shortened(self, prompt: Prompt, room: int, side: Literal["left", "right"] = "left") -> Prompt:
-        """A prompt of which every member keeps at most `room` (at least 1) of its own tokens.
+    def shortened(
+        self,
+        prompt: Prompt,
+        room: int,
+        side: Literal["left", "right"] = "left",
+        members: Collection[str] | None = None,
+    ) -> Prompt:
+        """A prompt of which each of `members` (None for all) keeps at most `room` (at least 1) of its own tokens.
 
         Tokens are taken from the `left` or the `right`; the one that a tokenizer begins every text with stays.
         """
@@ -343,7 +352,8 @@ class Ensemble:
             rest = rest[-(room - first) :] if side == "left" else rest[: room - first]
             return np.concatenate([np.arange(first), rest])
 
-        places = {name: kept(name) for name, ids in prompt.ids.items() if len(ids) > room}
+        cut = prompt.ids if members is None else members
+        places = {name: kept(name) for name in cut if len(prompt.ids[name]) > room}
         ids = {name: [own[i] for i in places[name]] if name in places else own for name, own in prompt.ids.items()}
         located = prompt.located and {
             name: replace(own, starts=own.starts[places[name]], ends=own.ends[places[name]])

@@ -152,7 +152,7 @@ def align(
     if inspect is not None:
         if model_a is not None and models is None:
             raise ConfigError("Give both models of the map to --inspect, or none.")
-        command.inspect(Path(inspect[0]), inspect[1], models, console())
+        command.inspect(Path(inspect[0]), inspect[1], models, console(), config)
         return
     if models is None or out is None:
         raise ConfigError(

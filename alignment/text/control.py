@@ -30,7 +30,6 @@ _CLASSIC = re.compile(
     r"</?s>|<(?:unk|pad|mask|bos|eos|eot|eod|sep|cls|start_of_turn|end_of_turn|begin_of_text|end_of_text|"
     r"endoftext|im_start|im_end)>|\[(?:UNK|PAD|MASK|BOS|EOS|SEP|CLS)\]"
 )
-_MARKER = "<|marker|>"
 _TAGS = ("<s>", "</s>")  # struck text, where a vocabulary has HTML's tags
 _BRACKETED = re.compile(r"[<\[{«⟨].*\S.*[>\]}»⟩]", re.DOTALL)
 
@@ -68,8 +67,9 @@ def control_ids(
         of_model: the spelling of an id in the model's own vocabulary, without added tokens.
         ends: ids that end a text, whatever they look like.
     """
-    flagged = {id for id, token in added.items() if token.special}
-    flagged = {id for id in flagged.union(named) if id in ends or _could_mark(of_model(id) or _MARKER)}
+    named = frozenset(named)
+    words = {id for id in named - frozenset(ends) if _is_plain_word(of_model(id))}
+    flagged = {id for id, token in added.items() if token.special} - words
     shaped = {id for text, id in vocabulary.items() if text[:1] in "<[" and _PIPES.fullmatch(text)}
     classic = vocabulary if kind == "sentencepiece" else {token.content: id for id, token in added.items()}
     shaped |= {
@@ -82,11 +82,16 @@ def control_ids(
     if len(marking) < len(written := set(written)):
         by_id = {id: text for text, id in vocabulary.items() if id in written and id not in spelling}
         marking |= {id for id, text in by_id.items() if len(text) > 2 and _is_bracketed(text)}
-    return frozenset(flagged.union(shaped, marking))
+    return frozenset(flagged.union(named - words, shaped, marking))
 
 
 def _is_bracketed(text: str) -> bool:
     return bool(_BRACKETED.fullmatch(text)) and not _WORD.fullmatch(text) and not BYTE_TOKEN.fullmatch(text)
+
+
+def _is_plain_word(text: str | None) -> bool:
+    """Return whether a model's own token can be no marker of any kind; None is none of its own."""
+    return text is not None and not _WORD.fullmatch(text) and not _could_mark(text)
 
 
 def _could_mark(text: str) -> bool:

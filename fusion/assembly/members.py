@@ -62,7 +62,11 @@ def load_members(models: Sequence[tuple[str, ModelSpec, EngineSpec]]) -> dict[st
 
 
 def environment(model: ModelSpec) -> dict[str, str]:
-    """Environment variables of the model's process beside the server's; none for an engine in the server."""
+    """Environment variables of the model's process beside the server's; none for an engine in the server.
+
+    Raises:
+        ConfigError: it is to see a GPU that the server does not.
+    """
     worker = model.worker
     if model.host == "inline":
         return {}
@@ -71,7 +75,12 @@ def environment(model: ModelSpec) -> dict[str, str]:
     # The numbers are those of this process, which may itself see some of the machine's only, by number or name.
     seen = os.environ.get("CUDA_VISIBLE_DEVICES")
     names = seen.split(",") if seen else []
-    visible = [names[gpu].strip() if gpu < len(names) else str(gpu) for gpu in worker.gpus]
+    if names and (beyond := [gpu for gpu in worker.gpus if gpu >= len(names)]):
+        raise ConfigError(
+            f"worker.gpus names GPU {beyond[0]}, but this server sees {len(names)} (CUDA_VISIBLE_DEVICES={seen}): "
+            "count from 0 among those."
+        )
+    visible = [names[gpu].strip() if names else str(gpu) for gpu in worker.gpus]
     return {"CUDA_VISIBLE_DEVICES": ",".join(visible), **worker.environment}
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from time import perf_counter
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -255,16 +255,17 @@ class Decoding:
     def _aside(self, sequence: Sequence, work: Callable[[], Result], then: Callable[[Result], None]) -> None:
         """Do long work for a sequence beside decoding, and go on with its result unless the sequence is over."""
 
+        def is_over() -> bool:
+            return sequence.number not in self._places.open
+
         def worked() -> Result | None:
-            return work() if sequence.number in self._places.open else None  # nobody waits for it any more
+            return None if is_over() else work()
 
         def came(done: Future[Result | None]) -> None:
-            if sequence.number not in self._places.open or done.cancelled():
+            if is_over() or done.cancelled():
                 return
             try:
-                result = done.result()
-                if result is not None:
-                    then(result)
+                then(cast("Result", done.result()))
             except Exception:
                 self._failed_inside(sequence)
 

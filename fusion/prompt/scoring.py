@@ -24,6 +24,7 @@ from fusion.core import Advance, Floats, Ids, LogProbs, NextTokens, Prompt, Scor
 from fusion.options import DISTRIBUTIONAL, Weighting
 
 KEPT_BYTES = 64 * 2**20
+_NONE: Indices = np.empty(0, np.int64)
 
 
 def prompt_advance(sequence: int, ids: list[int], positions: Indices, *, lists: bool) -> Advance:
@@ -112,8 +113,7 @@ class _Text:
 class PromptScoring:
     """The scoring of one sequence's prompt, from the choice of positions to the members' answers.
 
-    Texts that are not known already share `weighting.positions`, the newest first: what is asked is never crowded
-    out by a long text before it.
+    Texts that are not known already share `weighting.positions` (`shares`).
 
     Attributes:
         positions: by member, ascending indices of its prompt after which it is scored.
@@ -126,16 +126,15 @@ class PromptScoring:
         self._ids = {name: np.array(prompt.ids[name], dtype=np.int32) for name in members}
         self._memory = memory
         self.lists = weighting.method in DISTRIBUTIONAL
-        self._texts: list[_Text] = []
         found = [(self._key(tokens, weighting), tokens) for tokens in _shared(prompt, members, weighting.history)]
-        known = {key: memory.get(key) for key, _ in found}
-        left, fresh = weighting.positions, sum(scores is None for scores in known.values())
-        for key, tokens in reversed(found):
-            units, widths = np.empty(0, np.int64), np.diff(tokens[pivot])
-            if known[key] is None:
-                units = choose(widths, left if weighting.spread == "last" else left // fresh, weighting.spread)
-                left, fresh = left - int(widths[units].sum()), fresh - 1
-            self._texts.insert(0, _Text(key, tokens, units, known[key]))
+        known = [memory.get(key) for key, _ in found]
+        widths = [np.diff(tokens[pivot]) for _, tokens in found]
+        sizes = [int(own.sum()) if scores is None else 0 for own, scores in zip(widths, known, strict=True)]
+        quotas = shares(sizes, weighting.positions, weighting.spread)
+        self._texts = [
+            _Text(key, tokens, choose(own, quota, weighting.spread) if scores is None else _NONE, scores)
+            for (key, tokens), own, quota, scores in zip(found, widths, quotas, known, strict=True)
+        ]
         self.kept = [text.known for text in self._texts if text.known is not None]
         self.positions = {name: self._positions(name) for name in members}
 
@@ -153,7 +152,6 @@ class PromptScoring:
         ranges = [
             np.arange(first, end)
             for text in self._texts
-            if text.known is None
             for first, end in zip(text.before[name][text.units], text.before[name][text.units + 1], strict=True)
         ]
         return np.sort(np.concatenate([np.empty(0, np.int64), *ranges]))
@@ -194,6 +192,24 @@ def _shared(prompt: Prompt, members: Sequence[str], history: Literal["all", "las
     texts = range(len(located[members[0]].texts))
     before = [shared_boundaries(located, text) for text in (texts if history == "all" else texts[-1:])]
     return [tokens for tokens in before if len(tokens[members[0]]) > 1]
+
+
+def shares(sizes: Sequence[int], limit: int, spread: Literal["evenly", "last"]) -> list[int]:
+    """Return how many tokens of each text are scored, oldest first, at most `limit` together.
+
+    What is asked is not to be crowded out by what stands before it: from the newest on each text gets half of what
+    is left (all of it with `last`), and what shorter ones leave over goes to the newest again.
+    """
+    quotas, left = [0] * len(sizes), limit
+    newest_first = [at for at in reversed(range(len(sizes))) if sizes[at]]
+    for at in newest_first:
+        is_oldest = at == newest_first[-1]
+        quotas[at] = min(sizes[at], left if is_oldest or spread == "last" else -(-left // 2))
+        left -= quotas[at]
+    for at in newest_first:
+        more = min(sizes[at] - quotas[at], left)
+        quotas[at], left = quotas[at] + more, left - more
+    return quotas
 
 
 def choose(widths: Indices, limit: int, spread: Literal["evenly", "last"]) -> Indices:

@@ -17,7 +17,6 @@ from alignment.methods.held_out import held_out
 from alignment.methods.method import ModelVocabulary
 from alignment.methods.origin import load_with_origin, save_with_origin
 from alignment.methods.registry import Alignment, method_named, special_digest
-from alignment.text.tokenizer import Tokenizer
 from fusion.assembly.checkpoints import read_vocabulary
 from fusion.members.checkpoint import parse_device, resolved
 from server import __version__
@@ -87,10 +86,12 @@ def align(
     say(console, f"\nwrote {out}")
 
 
-def inspect(path: Path, token: str, sources: tuple[str, str] | None, console: Console) -> None:
+def inspect(
+    path: Path, token: str, sources: tuple[str, str] | None, console: Console, config: Path | None = None
+) -> None:
     """Print where one token of a map's source model goes.
 
-    The tokenizers are those of `sources`, which are by default the models that the file names.
+    The tokenizers are those of `sources`, as `align` takes them; by default of the models that the file names.
 
     Raises:
         ConfigError: the file is no map, a model is not there or not the map's, or there is no such token.
@@ -98,7 +99,8 @@ def inspect(path: Path, token: str, sources: tuple[str, str] | None, console: Co
     map, origin = load_with_origin(path)
     source, target = sources or (origin.source.name, origin.target.name)
     try:
-        tokenizers = (Tokenizer.load(resolved(source)[0]), Tokenizer.load(resolved(target)[0]))
+        models = None if config is None else read_settings(config).models
+        tokenizers = tuple(_read(name, models)[1].tokenizer for name in (source, target))
     except ConfigError as error:
         if sources:
             raise

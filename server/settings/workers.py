@@ -38,7 +38,7 @@ class WorkerSettings(Section):
         environment: variables besides the server's own; OMP_NUM_THREADS keeps models on one CPU apart.
         silence_seconds: a worker that is silent for this long has hung and is replaced.
         step_seconds: an engine whose step takes this long has hung too.
-        load_seconds: so has a process that has not loaded its model, downloads included, by then.
+        load_seconds: so has a process that has not loaded its model again by then.
         restart_seconds: before a worker that ended is started again; doubles with every attempt that fails.
         longest_restart_seconds: the longest time between two attempts.
         ray: for `host: ray`.

@@ -12,6 +12,7 @@ from fusion.distill.training.record import about_model, basics
 
 def record(settings: Bohdi, state: State, inputs: str) -> dict[str, Any]:
     """The content of `distillation.json`. Models go by their last folder: paths mean nothing elsewhere."""
+    learned = {round: state.trained.get(round, (0, None)) for round in range(1, settings.rounds + 1)}
     about = basics("bohdi", settings, inputs)
     about["settings"]["rules"]["exclude"] = [path.name for path in settings.rules.exclude]
     return about | {
@@ -26,7 +27,8 @@ def record(settings: Bohdi, state: State, inputs: str) -> dict[str, Any]:
                     "source_won": state.rewards[round][1],
                     "target_won": state.rewards[round][0],
                     "reset": [list(path) for path in state.introspected.get(round, [])],
-                    **dict(zip(("learned_from", "steps"), state.trained.get(round, (0, None)), strict=True)),
+                    "learned_from": learned[round][0],
+                    "steps": learned[round][1],
                     "shares": shares(state, round),
                 }
                 for round in range(1, settings.rounds + 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -50,7 +51,7 @@ class Examples(Dataset[Example]):
         """Tokens of each."""
         return [len(example.ids) for example in self._examples]
 
-    @property
+    @cached_property
     def positions_each(self) -> float:
         """Learned positions of one, in the mean."""
         return sum(len(example.positions) for example in self._examples) / len(self._examples)

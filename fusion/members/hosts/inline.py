@@ -138,7 +138,7 @@ class _Place:
             log.exception("a step of an engine on %s failed", self.engine.device)
             self.failure = f"{type(error).__name__}: {one_line(error)}"
             self.failures += 1
-            self.lost = self.lost or _lost(error)
+            self.lost = self.lost or _lost(error, self.engine.device)
             reason = f"The engine failed: {self.failure}"
             answers = [AdvanceFailed(sequence, reason) for sequence in sorted(self.outstanding)]
             closed = {sequence for item in posted if isinstance(item, set) for sequence in item}
@@ -164,7 +164,7 @@ class _Place:
             log.exception("the receiver of an engine's answers failed")
 
 
-def _lost(error: Exception) -> str | None:
+def _lost(error: Exception, device: str) -> str | None:
     """Return why a device is lost to this process, None where it is not.
 
     After an illegal address or a failed assertion on a GPU each later call fails, whatever it is for; a call that
@@ -175,7 +175,7 @@ def _lost(error: Exception) -> str | None:
     if not isinstance(error, torch.AcceleratorError):
         return None
     try:
-        torch.accelerator.synchronize()
+        torch.accelerator.synchronize(device)
     except torch.AcceleratorError as lasting:
         return f"its device is lost to this process: {one_line(lasting)}"
     return None

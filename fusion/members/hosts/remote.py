@@ -50,7 +50,7 @@ class Patience:
     Attributes:
         silence: a worker that sends nothing for this long has hung, and is ended.
         step: an engine whose step takes this long has hung too.
-        load: so has a worker that has not loaded by then.
+        load: so has a worker that has not loaded by then, where one had before: the first may have to download.
         restart: pause before the first attempt to start another worker; doubles with each failed attempt.
         longest: the longest pause between two attempts. A worker that lives longer resets the pause.
     """
@@ -203,7 +203,7 @@ class RemoteMember:
                 if told_at == math.inf:
                     channel.send(Stop())
                     told_at = now
-            elif self._channel is None and now - began > self._patience.load:
+            elif self._channel is None and self._settled.is_set() and now - began > self._patience.load:
                 return f"its {worker.what} hung: it did not load within {self._patience.load:g} seconds"
             elif messages:
                 quiet = 0.0

@@ -17,7 +17,6 @@ import os
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -31,7 +30,7 @@ from vllm.envs import disable_envs_cache
 from vllm.platforms import current_platform
 from vllm.sampling_params import SamplingParams
 from vllm.utils.cpu_resource_utils import get_visible_memory_node
-from vllm.v1.core.kv_cache_utils import get_kv_cache_groups
+from vllm.v1.core.kv_cache_utils import get_kv_cache_groups, resolve_dcp_kv_block_size
 from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.core.single_type_kv_cache_manager import FullAttentionManager, SlidingWindowManager
@@ -385,21 +384,28 @@ class _EngineCore(EngineCore):  # type: ignore[misc]
     cache_tokens: int | None
 
     def _initialize_kv_caches(self, vllm_config: VllmConfig) -> KVCacheConfig:
-        asked, cache_tokens = self.model_executor.get_kv_cache_specs, self.cache_tokens
+        if self.cache_tokens is not None:
+            # Asked for with weights loaded and before anything is sized by it.
+            executor, tokens = self.model_executor, self.cache_tokens
+            asked = executor.get_kv_cache_specs
 
-        def sized(cache_tokens: int) -> list[dict[str, KVCacheSpec]]:
-            found: list[dict[str, KVCacheSpec]] = asked()
-            specs = {name: spec for of_worker in found for name, spec in of_worker.items()}
-            groups = get_kv_cache_groups(vllm_config, specs)
-            sizes = [(group.kv_cache_spec.block_size, _is_recurrent(group.kv_cache_spec)) for group in groups]
-            sequences = vllm_config.scheduler_config.max_num_seqs
-            blocks = 1 + pool_for(cache_tokens, sizes, sequences)  # one is the null block
-            vllm_config.cache_config.num_gpu_blocks_override = blocks
-            return found
+            def sized() -> list[dict[str, KVCacheSpec]]:
+                found: list[dict[str, KVCacheSpec]] = asked()
+                specs = {name: spec for of_worker in found for name, spec in of_worker.items()}
+                vllm_config.cache_config.num_gpu_blocks_override = 1 + _pool(vllm_config, specs, tokens)
+                del executor.get_kv_cache_specs
+                return found
 
-        if cache_tokens is not None:
-            self.model_executor.get_kv_cache_specs = partial(sized, cache_tokens)
+            executor.get_kv_cache_specs = sized
         return super()._initialize_kv_caches(vllm_config)
+
+
+def _pool(config: VllmConfig, specs: dict[str, KVCacheSpec], tokens: int) -> int:
+    """The blocks for so many tokens of layers of these kinds, besides the null block."""
+    across = config.parallel_config.decode_context_parallel_size
+    kinds = [group.kv_cache_spec for group in get_kv_cache_groups(config, specs)]
+    sizes = [(resolve_dcp_kv_block_size(kind, across), _is_recurrent(kind)) for kind in kinds]
+    return pool_for(tokens, sizes, config.scheduler_config.max_num_seqs)
 
 
 def _is_recurrent(spec: KVCacheSpec) -> bool:

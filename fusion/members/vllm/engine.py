@@ -6,7 +6,6 @@ does not bring, taking tokens back and scoring what is appended, is in `fusion.m
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -39,8 +38,6 @@ if TYPE_CHECKING:
     from vllm.v1.engine import EngineCoreOutput
 
     from fusion.members.vllm.core import Core
-
-log = logging.getLogger(__name__)
 
 TOLERANCE = 0.5
 """Largest difference of a token's log-probability, in nats, between a text at once and in parts.

@@ -130,27 +130,36 @@ def completions_router(service: Service) -> APIRouter:
         ensemble, n = asked.ensemble, asked.choices
 
         special, room = body.add_special_tokens is not False, prompt_room(body, ensemble.context)
+        side = body.truncation_side or "left"
         tokenizer = ensemble.tokenizer
 
+        def cut(prompt: str | list[int]) -> str | list[int]:
+            """A prompt with no more of the pivot's tokens than `room`."""
+            if room is None:
+                return prompt
+            ids = tokenizer.encode(prompt, add_special_tokens=special) if isinstance(prompt, str) else prompt
+            if len(ids) <= room:
+                return prompt
+            ids = ensemble.shortened(Prompt({ensemble.pivot: ids}, {}), room, side).ids[ensemble.pivot]
+            return tokenizer.text_of(ids) if isinstance(prompt, str) and ensemble.chooses_pivot else ids
+
         def encode(prompt: str | list[int]) -> Prompt:
+            """A prompt as its members read it, within `room` each: others may spell it in more tokens."""
             options = {"locate": asked.located, "limited": room is None}
             if isinstance(prompt, str):
-                return ensemble.encode_text(prompt, add_special_tokens=special, **options)
-            if ensemble.chooses_pivot:
+                encoded = ensemble.encode_text(prompt, add_special_tokens=special, **options)
+            elif ensemble.chooses_pivot:
                 raise field_error(
                     "prompt",
                     f"is token ids, but {ensemble.name} has no fixed pivot whose they could be; send text.",
                 )
-            return ensemble.encode_ids(prompt, **options)
-
-        def cut(prompt: str | list[int]) -> tuple[str | list[int], Prompt]:
-            """A prompt as it is given and as members read it, each with no more of its own tokens than `room`."""
-            encoded = encode(prompt)
+            else:
+                encoded = ensemble.encode_ids(prompt, add_special_tokens=special, **options)
             if room is None:
-                return prompt, encoded
-            shorter = ensemble.shortened(encoded, room, body.truncation_side or "left")
-            ids = shorter.ids[ensemble.pivot]
-            return prompt if len(ids) == len(encoded.ids[ensemble.pivot]) else ids, shorter
+                return encoded
+            # What a view sets before the prompt is no part of what is cut.
+            plain = [name for name, model in ensemble.models.items() if model.view.is_plain]
+            return ensemble.shortened(encoded, room, side, plain)
 
         def budget(prompt: str | list[int]) -> Budget | None:
             tags = service.settings.reasoning_tags
@@ -159,17 +168,16 @@ def completions_router(service: Service) -> APIRouter:
 
         def prepared() -> tuple[list[Prompt], list[str]]:
             """The prompts, and the text that each choice begins with, if it is to begin with its prompt's."""
-            texts = prompts(body, most)
+            texts = [cut(text) for text in prompts(body, most)]
             if len(texts) * n > most:
                 raise InvalidRequestError(
                     f"{len(texts)} prompts with n {n} are {len(texts) * n} sequences; this server takes at most "
                     f"{most} in one request.",
                     param="prompt",
                 )
-            cuts = [cut(text) for text in texts]
-            written = [text if isinstance(text, str) else tokenizer.text_of(text) for text, _ in cuts if body.echo]
+            written = [text if isinstance(text, str) else tokenizer.text_of(text) for text in texts if body.echo]
             constraints = cache(lambda budget: constraints_of(body, ensemble, budget=budget))
-            encoded = [replace(prompt, constraints=constraints(budget(text))) for text, prompt in cuts]
+            encoded = [replace(encode(text), constraints=constraints(budget(text))) for text in texts]
             return encoded, [text for text in written for _ in range(n)]
 
         encoded, echo = await run_in_threadpool(prepared)

@@ -6,7 +6,7 @@ from contextlib import suppress
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from tokenizers import AddedToken, decoders, models, pre_tokenizers, processors
+from tokenizers import AddedToken, decoders, models, pre_tokenizers, processors, trainers
 from tokenizers import Tokenizer as Backend
 from transformers import PreTrainedTokenizerFast
 
@@ -282,3 +282,21 @@ def test_tags_of_html_are_text_where_a_vocabulary_has_them(tmp_path):
     assert struck not in tokenizer.special_ids
     assert tokenizer.surfaces[struck] == b"<s>"
     assert struck in tokenizer.encode("a <s>b</s>", add_special_tokens=False)
+
+
+@pytest.mark.parametrize("name", ["<think>", "<tool_call>", "sop"])
+def test_a_flagged_token_is_one_of_control_though_the_model_has_it_too(name):
+    """As tokenizers' own trainers make special tokens; a role alone says less than the flag."""
+    backend = Backend(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=300, special_tokens=["</s>", name], initial_alphabet=alphabet, show_progress=False
+    )
+    backend.train_from_iterator(["a text"], trainer)
+    tokenizer = Tokenizer(PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>"))
+    id = tokenizer.hf.convert_tokens_to_ids(name)
+    assert backend.model.id_to_token(id) == name
+    assert id in tokenizer.special_ids
+    assert id not in tokenizer.encode(f"a{name}b", add_special_tokens=False)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fusion.core import NextTokens
-from fusion.prompt.scoring import PrefixScores, ScoredPrompt, TextScores, choose
+from fusion.prompt.scoring import PrefixScores, ScoredPrompt, TextScores, choose, shares
 from tests.support.toy_fuser import toy_ensemble
 from tests.support.weighted_prompts import TALK, chat, report_of, weighted
 
@@ -85,3 +85,19 @@ def test_a_long_text_before_does_not_crowd_out_what_is_asked(tokenizers, run, sp
     without = [system, asked | {"content": "Where is the dog?"}]
     assert report_of(other, chat(other.ensemble, without), fusion).weights != first.weights
     assert alone.tokens > 0
+
+
+@given(st.lists(st.integers(0, 60), max_size=40), st.integers(2, 80), st.sampled_from(["evenly", "last"]))
+def test_texts_share_all_of_the_limit_and_the_newest_has_most_of_it(sizes, limit, spread):
+    quotas = shares(sizes, limit, spread)
+    assert all(quota <= size for quota, size in zip(quotas, sizes, strict=True))
+    assert sum(quotas) == min(limit, sum(sizes))
+    if sizes and sizes[-1]:
+        assert quotas[-1] >= min(sizes[-1], limit / 2)
+
+
+def test_many_texts_before_leave_the_question_half():
+    assert shares([60] * 29 + [15], 24, "evenly")[-3:] == [3, 6, 12]
+    assert shares([2, 100], 24, "evenly") == [2, 22]
+    assert shares([500, 15], 24, "evenly") == [12, 12]
+    assert shares([0, 100], 24, "evenly") == [0, 24]

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+from tokenizers import AddedToken
+from transformers import AutoTokenizer
 
 from alignment.methods.origin import Parameters, load_with_origin
 from alignment.methods.registry import special_digest
@@ -195,16 +198,26 @@ def test_models_that_nothing_can_be_learned_from(broken, tmp_path):
 
 def test_models_of_a_configuration_have_its_chat_templates(site, tmp_path):
     """A map that is made without one is of other control tokens, and `maps:` would refuse it for ever."""
-    (tmp_path / "turns.jinja").write_text("{% for m in messages %}<|end|>{{ m.content }}{% endfor %}")
+    marked = shutil.copytree(site / "ben", tmp_path / "ben")
+    tokenizer = AutoTokenizer.from_pretrained(marked)
+    tokenizer.add_tokens([AddedToken("[turn]", special=False)])
+    tokenizer.save_pretrained(marked)
+    (tmp_path / "turns.jinja").write_text("{% for m in messages %}[turn]{{ m.content }}{% endfor %}")
     config = tmp_path / "duo.yaml"
-    models = {"ben": f"source: {site / 'ben'}, chat_template: turns.jinja", "ada": f"source: {site / 'ada'}"}
+    models = {"ben": f"source: {marked}, chat_template: turns.jinja", "ada": f"source: {site / 'ada'}"}
     config.write_text("models:\n" + "".join(f"  {name}: {{{fields}}}\n" for name, fields in models.items()))
     out = tmp_path / "map.safetensors"
     code, _, err = run("align", "ben", "ada", "--config", config, "--method", "spelled", "--out", out)
     assert (code, err) == (0, "")
     origin = load_with_origin(out)[1]
-    told = Tokenizer.load(str(site / "ben"), chat_template=str(tmp_path / "turns.jinja"))
-    assert origin.source.special == special_digest(told)
-    assert origin.source.name == str(site / "ben")
+    plain, told = (
+        special_digest(Tokenizer.load(str(marked), chat_template=template))
+        for template in (None, str(tmp_path / "turns.jinja"))
+    )
+    assert origin.source.special == told != plain
+    assert origin.source.name == str(marked)
+    code, printed, err = run("align", "ben", "ada", "--config", config, "--inspect", out, "5")
+    assert (code, err) == (0, "")
+    assert "(id 5)" in printed
     code, _, err = run("align", "bob", "ada", "--config", config, "--out", out)
     assert (code, err.strip()) == (2, "There is no model 'bob' in the configuration; choose from ben, ada.")

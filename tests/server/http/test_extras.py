@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from fusion.core import End
+from fusion.core import Delta, End
 from fusion.reports import Account
 from server.http.app import create_app
 from server.settings import ServerSettings
@@ -139,6 +139,31 @@ def test_each_member_keeps_so_many_of_its_own_tokens(fuser: ScriptedFuser) -> No
         assert [len(fuser.last.prompt.ids[name]) for name in "ab"] == [150, 180]
         complete(client, **body | {"truncate_prompt_tokens": 100})
         assert [len(fuser.last.prompt.ids[name]) for name in "ab"] == [100, 100]
+
+
+def test_a_prompt_that_was_cut_is_echoed_with_its_own_tokens_and_places(
+    client: TestClient, fuser: ScriptedFuser
+) -> None:
+    fields = {"truncate_prompt_tokens": 2, "add_special_tokens": False, "echo": True, "logprobs": 1}
+    fuser.script = lambda submission: [
+        Delta("", (), prompt=tuple(token(bytes([id])) for id in submission.prompt.ids["a"])),
+        *says("X"),
+    ]
+    choice = complete(client, prompt="abcdef", **fields)["choices"][0]
+    assert choice["text"] == "efX"
+    assert choice["logprobs"]["tokens"][:3] == ["e", "f", "X"]
+    assert choice["logprobs"]["text_offset"][:3] == [0, 1, 2]
+    place = fuser.last.prompt.located["a"]
+    assert (place.starts.tolist(), place.ends.tolist()) == ([0, 1], [1, 2])
+
+
+def test_what_a_view_sets_before_a_prompt_is_not_cut(client: TestClient, fuser: ScriptedFuser) -> None:
+    views = [{"context": "DOCUMENT-0123456789", "weight": 1.0}]
+    body = {"prompt": "question?", "truncate_prompt_tokens": 12, "add_special_tokens": False}
+    complete(client, **body, fusion={"views": views}, model="other/one", max_tokens=4)
+    viewed = [bytes(ids) for ids in fuser.last.prompt.ids.values() if len(ids) > 12]
+    assert viewed
+    assert all(text.startswith(b"DOCUMENT-0123456789") and text.endswith(b"question?") for text in viewed)
 
 
 @pytest.mark.parametrize(

@@ -289,7 +289,8 @@ def test_a_device_that_fails_for_good_is_down_for_good(host, inbox, monkeypatch)
 
     lost = False
     monkeypatch.setattr(engine, "step", fail)
-    monkeypatch.setattr(torch.accelerator, "synchronize", lambda: fail() if lost else None)
+    waited: list[str] = []
+    monkeypatch.setattr(torch.accelerator, "synchronize", lambda device: (waited.append(device), lost and fail()))
     member.submit([Advance(1, 0, [1])])
     inbox.wait_for(1)
     assert not any(isinstance(what, Down) for _, what in inbox.batches)  # it may have passed
@@ -303,3 +304,4 @@ def test_a_device_that_fails_for_good_is_down_for_good(host, inbox, monkeypatch)
     reason = "its device is lost to this process: CUDA error: an illegal memory access was encountered"
     assert down == Down(reason, None)
     assert member.trouble(60) == reason
+    assert set(waited) == {"toy:0"}
