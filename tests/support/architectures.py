@@ -79,14 +79,19 @@ PADDED = {
     "diffllama": _GROUPED,
     "doge": _GROUPED,
     "gpt_oss": {**_GROUPED, "head_dim": 8, "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 8},
-    "llama4_text": {
-        **_GROUPED, "head_dim": 8, "attention_chunk_size": 8, "num_local_experts": 2, "intermediate_size_mlp": 48,
-        "num_hidden_layers": 4,
-    },
 }  # fmt: skip
 
 ONE_BY_ONE = {
     "bart": _DECODER,
+    "llama4_text": {
+        **_GROUPED,
+        "head_dim": 8,
+        "attention_chunk_size": 8,
+        "num_local_experts": 2,
+        "intermediate_size_mlp": 48,
+        "num_hidden_layers": 4,
+        "floor_scale": 8,
+    },
     "camembert": {**_LONG, "max_position_embeddings": 258, "is_decoder": True, "type_vocab_size": 1},
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from importlib.util import find_spec
 from typing import Any
 
@@ -78,21 +79,37 @@ def why_not_packed(model: Any) -> str | None:
         return "it attends in chunks"
     if not model.is_backend_compatible():
         return "its attention cannot be replaced"
-    if _has_window_in_mask(model, text):
-        return "its sliding window is in the mask alone"
+    if _has_unlike_windows(model, text):
+        return "its sliding window is not in both mask and attention"
     if any(name.endswith(".sinks") for name, _ in model.named_parameters()):
         return "its attention has sinks"
     return None
 
 
-def _has_window_in_mask(model: Any, text: Any) -> bool:
-    """Return whether there is a sliding window that attention is not told of by its argument."""
+def takes_no_padding(model: Any) -> bool:
+    """Return whether padding on the left would change what follows it, though it is masked.
+
+    Llama 4 scales queries by their positions, from 8,192 on, and takes these from the length of the cache.
+    """
+    return any(getattr(module, "attn_temperature_tuning", False) for module in model.modules())
+
+
+def _attention(model: Any) -> set[Any]:
+    """The classes of attention that have a place among the layers; that of a tower for images is not replaced."""
+    placed = (module for module in model.modules() if getattr(module, "layer_idx", None) is not None)
+    return {type(module) for module in placed if type(module).__name__.endswith("Attention")}
+
+
+def _has_unlike_windows(model: Any, text: Any) -> bool:
+    """Return whether there is a sliding window of which only one of mask and attention is told.
+
+    Attention is told by its argument, which is all that the packed path has; models' own masks count else.
+    """
     if not getattr(text, "sliding_window", None) or getattr(text, "use_sliding_window", True) is False:
         return False
-    # Attention that has no place among the layers, such as that of a tower for images, is not replaced.
-    replaced = (module for module in model.modules() if getattr(module, "layer_idx", None) is not None)
-    kinds = {type(module) for module in replaced if type(module).__name__.endswith("Attention")}
-    return any("sliding_window" not in inspect.getsource(kind.forward) for kind in kinds)
+    told = ["sliding_window" in inspect.getsource(kind.forward) for kind in _attention(model)]
+    masked = "sliding_window_causal_mask" in inspect.getsource(sys.modules[type(model).__module__])
+    return not masked or not all(told)
 
 
 def unsupported(model: Any, reason: str) -> ConfigError:

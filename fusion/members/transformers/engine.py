@@ -185,7 +185,8 @@ class TransformersEngine:
         """Free the caches of these sequences and forget their queued work; unknown ids are ignored."""
         for sequence in sequences:
             self._cached.pop(sequence, None)
-            self._work.pop(sequence, None)
+            if self._work.pop(sequence, None) is not None and (extent := self._arena.extents.get(sequence)):
+                self._cache.erase(extent.start, extent.size)  # nobody looked for NaN in what was read so far
             self._rows.pop(sequence, None)
             self._adapter.pop(sequence, None)
             self._follow_nobody(sequence)

@@ -73,6 +73,8 @@ class Work:
         # A copy: the rows of others are not to stay in memory for these.
         self.rows.append(logits[-KEPT_ROWS:].clone())
         self.totals.append(totals[-KEPT_ROWS:])
+        while sum(map(len, self.totals[1:])) >= KEPT_ROWS:
+            del self.rows[0], self.totals[0]
 
     def kept_rows(self) -> Rows | None:
         """The last rows, where they were to be kept."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from fusion.members.transformers.cache.arena import Move
@@ -40,6 +41,7 @@ class KVCache:
                     source = source.clone()
                 tensor[:, move.target : move.target + move.length] = source
 
+    @torch.inference_mode()  # as they were written
     def erase(self, start: int, size: int) -> None:
         """Zero a range of positions."""
         for tensor in (*self.keys.values(), *self.values.values()):

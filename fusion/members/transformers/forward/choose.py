@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers.cache_utils import DynamicCache, LinearAttentionCacheLayerMixin
 
-from fusion.members.transformers.architecture import why_not_packed
+from fusion.members.transformers.architecture import takes_no_padding, why_not_packed
 from fusion.members.transformers.cache.kv import KVCache
 from fusion.members.transformers.forward.base import Forward
 from fusion.members.transformers.forward.packed import PackedForward
@@ -27,7 +27,8 @@ def paths(model: Any) -> Iterator[Callable[[KVCache], Forward]]:
         yield lambda cache: StatefulForward(RowStates(model, cache), continues=True)
         yield lambda cache: StatefulForward(RowStates(model, cache), continues=False)
     else:
-        yield partial(PaddedForward, model, batched=True)
+        if not takes_no_padding(model):
+            yield partial(PaddedForward, model, batched=True)
         yield partial(PaddedForward, model, batched=False)
     yield lambda cache: StatefulForward(OwnStates(model), continues=True)
     yield lambda cache: StatefulForward(OwnStates(model), continues=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
@@ -26,6 +27,7 @@ class PackedForward(Forward):
         model.set_attn_implementation(IMPLEMENTATION)
         self._model = model
         self._cache = cache
+        self._few_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
 
     def run(self, parts: list[Part]) -> tuple[list[int], Tensor | None]:
         """As `Forward.run`."""
@@ -48,7 +50,9 @@ class PackedForward(Forward):
             input_ids=inputs[:1],
             position_ids=inputs[1:2],
             use_cache=False,
-            logits_to_keep=keep,
             packed=Packed(self._cache, inputs[2], packed_runs),
+            **({"logits_to_keep": keep} if self._few_logits else {}),
         ).logits[0]
+        if not self._few_logits:  # a model of its own code, which would have let the argument pass
+            logits = logits[keep]
         return order, logits.float() if scored else None

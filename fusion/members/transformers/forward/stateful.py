@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -14,6 +15,9 @@ from fusion.members.transformers.forward.padded import batches
 
 CHECKPOINTS = 4
 """States kept per sequence: rolling back so many forward passes of it costs next to nothing."""
+
+CHUNK = 512
+"""Tokens of a missing text that are run again at a time."""
 
 
 class Step(Protocol):
@@ -36,10 +40,14 @@ class Step(Protocol):
 
 @dataclass(slots=True)
 class _Past:
-    """The text of a sequence, run or not, and the states at some of its lengths."""
+    """The text of a sequence, run or not, and the states at some of its lengths.
+
+    `opening` is the state after the last long piece, its prompt: whatever is rolled back of an answer, that stays.
+    """
 
     text: list[int] = field(default_factory=list)
     checkpoints: list[tuple[int, Any]] = field(default_factory=list)
+    opening: tuple[int, Any] | None = None
 
     @property
     def reached(self) -> int:
@@ -51,7 +59,7 @@ class StatefulForward(Forward):
     """Forward passes over states; implements `forward.Forward`.
 
     A rollback goes back to the newest state that is not beyond it; what is missing is run again with the next
-    part. The states that are kept bound the memory: CHECKPOINTS for each sequence.
+    part. The states that are kept bound the memory: CHECKPOINTS for each sequence, and that after its prompt.
     """
 
     def __init__(self, step: Step, *, continues: bool) -> None:
@@ -79,6 +87,8 @@ class StatefulForward(Forward):
                     logits[turn[i]].append(rows)
                     past = self._past[part.sequence]
                     past.checkpoints = [*past.checkpoints[1 - CHECKPOINTS :], (part.length, state)]
+                    if len(part.ids) > DECODING_TOKENS:
+                        past.opening = past.checkpoints[-1]
         scored = [rows for pieces_of_one in logits for rows in pieces_of_one if len(rows)]
         return list(range(len(parts))), torch.cat(scored) if scored else None
 
@@ -88,6 +98,10 @@ class StatefulForward(Forward):
         if past is not None:
             del past.text[keep:]
             past.checkpoints = [one for one in past.checkpoints if one[0] <= keep]
+            if past.opening is not None and past.opening[0] > keep:
+                past.opening = None
+            if not past.checkpoints and past.opening is not None:
+                past.checkpoints = [past.opening]
 
     def forget(self, sequence: int) -> None:
         """Drop text and states."""
@@ -102,7 +116,8 @@ class StatefulForward(Forward):
         past = self._past.setdefault(part.sequence, _Past())
         past.text[part.first :] = part.ids
         if self.continues:
-            return [_from(part, past.reached, past.text)]
+            whole = _from(part, past.reached, past.text)
+            return [whole] if len(whole.ids) <= len(part.ids) else list(_chunks(whole, max(CHUNK, len(part.ids))))
         if (
             not past.reached or part.length - past.reached > DECODING_TOKENS
         ):  # opens, or went back beyond all checkpoints
@@ -113,6 +128,13 @@ class StatefulForward(Forward):
             replace(whole, ids=[token], first=whole.first + i, scored=[0] if i in whole.scored else [])
             for i, token in enumerate(whole.ids)
         ]
+
+
+def _chunks(part: Part, size: int) -> Iterator[Part]:
+    """The part in pieces of at most `size` tokens, in order."""
+    for at in range(0, len(part.ids), size):
+        scored = [index - at for index in part.scored if at <= index < at + size]
+        yield replace(part, ids=part.ids[at : at + size], first=part.first + at, scored=scored)
 
 
 def _from(part: Part, first: int, text: list[int]) -> Part:

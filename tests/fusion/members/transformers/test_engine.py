@@ -1,6 +1,7 @@
 """The engine computes what transformers computes, whatever is kept, appended, batched or rolled back."""
 
 import copy
+import inspect
 import random
 
 import numpy as np
@@ -12,6 +13,7 @@ from transformers import Phi3Config, T5Config
 from alignment.errors import ConfigError
 from fusion.core import Advance, AdvanceFailed, Capacity, NextTokens
 from fusion.members.transformers.engine import TransformersEngine
+from fusion.members.transformers.pending import KEPT_ROWS, Work
 from tests.support.advance_histories import AnyHistory
 from tests.support.random_models import (
     CONFIGS,
@@ -232,3 +234,52 @@ def test_one_place_is_enough():
     engine = TransformersEngine(build("llama"), cache_tokens=200, max_sequences=1)
     assert engine.capacity.sequences == 1
     assert engine.path == "packed"
+
+
+def test_only_the_last_rows_of_a_long_prompt_are_kept():
+    work = Work(Advance(1, 0, list(range(500))))
+    for chunk in range(30):
+        work.keep(torch.full((KEPT_ROWS, 3), float(chunk)), np.full(KEPT_ROWS, chunk, np.float32))
+    assert sum(map(len, work.rows)) < 2 * KEPT_ROWS
+    rows = work.kept_rows()
+    assert len(rows.totals) == KEPT_ROWS
+    assert set(rows.totals.tolist()) == {29.0}
+    work.keep(torch.zeros(1, 3), np.zeros(1, np.float32))
+    assert work.kept_rows().totals.tolist() == [29.0] * (KEPT_ROWS - 1) + [0.0]
+
+
+def test_what_was_read_of_a_prompt_that_is_given_up_harms_no_later_sequence():
+    """In half precision a layer may overflow, which nothing shows before a row is scored."""
+    model = build("llama")
+    engine = TransformersEngine(copy.deepcopy(model), cache_tokens=200, max_sequences=4, prefill_chunk=16)
+    engine.add([Advance(1, 0, [5] * 40)])
+    engine.step()
+    extent = engine._arena.extents[1]
+    with torch.inference_mode():
+        for written in (*engine._cache.keys.values(), *engine._cache.values.values()):
+            written[:, extent.start : extent.start + 16] = torch.nan
+    engine.close([1])
+    texts = {2: [7] * 3, 3: [8, 9] * 15}
+    answers = run(engine, *(Advance(sequence, 0, text) for sequence, text in texts.items()))
+    answers |= run(engine, *(Advance(sequence, len(text), [4]) for sequence, text in texts.items()))
+    for sequence, text in texts.items():
+        assert error_of(answers[sequence], plain_logprobs(model, [*text, 4])[-1:]) < EXACT
+
+
+def test_a_model_that_gives_all_rows_of_logits_is_read_at_those_asked_for(monkeypatch):
+    """As one of a checkpoint's own code may, whose forward takes any argument."""
+    model = build("llama")
+    forward = type(model).forward
+
+    def without(self, logits_to_keep=None, **arguments):
+        return forward(self, **arguments)
+
+    monkeypatch.setattr(without, "__signature__", inspect.signature(lambda self, **arguments: None), raising=False)
+    engine_model = copy.deepcopy(model)
+    monkeypatch.setattr(type(model), "forward", without)
+    engine = TransformersEngine(engine_model, cache_tokens=200, max_sequences=4, prefill_chunk=32)
+    assert engine.path == "packed"
+    texts = {1: [5, 6, 7], 2: [9, 8, 7, 6, 5]}
+    answers = run(engine, *(Advance(sequence, 0, text) for sequence, text in texts.items()))
+    for sequence, text in texts.items():
+        assert error_of(answers[sequence], plain_logprobs(model, text)[-1:]) < EXACT

@@ -7,7 +7,7 @@ import random
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
-from transformers import BertConfig, BertLMHeadModel
+from transformers import AutoModelForCausalLM, BertConfig, BertLMHeadModel, OlmoeConfig
 
 from alignment.errors import ConfigError
 from fusion.core import Advance
@@ -84,6 +84,58 @@ def test_a_rollback_of_a_state_costs_what_lies_after_the_nearest_one_kept():
         answer = run(engine, Advance(1, keep, [20]))[1]
         assert error_of(answer, plain_logprobs(model, [*text[:keep], 20])[-1:]) < EXACT
         assert sizes.pop() == (1, width)
+
+
+def test_a_rollback_within_an_answer_never_runs_the_prompt_again(monkeypatch):
+    """And what has to be run again is run in pieces, whatever its length."""
+    monkeypatch.setattr("fusion.members.transformers.forward.stateful.CHUNK", 16)
+    model = zoo.build("mamba2")
+    engine = engine_over(model, prefill_chunk=64)
+    text = random.Random(4).choices(range(3, engine.known_ids), k=50)
+    run(engine, Advance(1, 0, text[:40]))
+    for length in range(40, 50):
+        run(engine, Advance(1, length, [text[length]]))
+    widths = []
+    forward = engine._model.forward
+    engine._model.forward = lambda **kw: widths.append(kw["input_ids"].numel()) or forward(**kw)
+    for keep, expected in ((41, [2]), (30, [16, 15])):
+        answer = run(engine, Advance(1, keep, [20]))[1]
+        assert error_of(answer, plain_logprobs(model, [*text[:keep], 20])[-1:]) < EXACT
+        assert widths == expected
+        widths.clear()
+
+
+def test_a_window_that_the_models_mask_does_not_have_is_none():
+    """OLMoE hands its attention a window that its own mask leaves out."""
+    torch.manual_seed(0)
+    config = OlmoeConfig(
+        vocab_size=120,
+        hidden_size=32,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        num_experts=2,
+        num_experts_per_tok=1,
+        initializer_range=0.2,
+        sliding_window=16,
+    )
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+    engine = engine_over(model)
+    assert engine.path != "packed"
+    text = random.Random(5).choices(range(3, engine.known_ids), k=60)
+    assert error_of(run(engine, Advance(1, 0, text))[1], plain_logprobs(model, text)[-1:]) < EXACT
+
+
+def test_where_padding_would_move_what_follows_it_sequences_run_one_by_one():
+    """Llama 4 scales its queries by the length of the cache."""
+    model = zoo.build("llama4_text", floor_scale=8, attn_scale=2.0, no_rope_layers=[0, 0, 0, 0])
+    engine = engine_over(model)
+    texts = [random.Random(seed).choices(range(3, engine.known_ids), k=size) for seed, size in ((6, 22), (7, 40))]
+    run(engine, *(Advance(sequence, 0, text[:-1]) for sequence, text in enumerate(texts)))
+    answers = run(engine, *(Advance(sequence, len(text) - 1, text[-1:]) for sequence, text in enumerate(texts)))
+    for sequence, text in enumerate(texts):
+        assert error_of(answers[sequence], plain_logprobs(model, text)[-1:]) < EXACT
 
 
 @pytest.mark.parametrize("name", ["bloom", "jamba", "mamba", "mamba2"])
