@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from fusion.policy.policy import ALL, Ask, Policy
-
-if TYPE_CHECKING:
-    from fusion.sequence.sequence import Sequence
+from fusion.policy.policy import ALL, Ask, Asking, Policy
 
 
 class Always(Policy):
     """Every member, one token at a time."""
 
-    def ask(self, sequence: Sequence) -> Ask:
+    def ask(self, sequence: Asking) -> Ask:
         """Everyone."""
         return ALL

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
-from fusion.policy.policy import ALL, Ask, Policy
+from fusion.policy.policy import ALL, Ask, Asking, Policy
 from fusion.step import project
-
-if TYPE_CHECKING:
-    from fusion.sequence.sequence import Sequence
 
 _LEAST = 1e-6  # a leading member of which the map carries nothing decides nothing, whatever the threshold
 
@@ -28,7 +23,7 @@ class Confident(Policy):
         self._threshold = threshold
         self._margin = margin
 
-    def ask(self, sequence: Sequence) -> Ask:
+    def ask(self, sequence: Asking) -> Ask:
         """The leading member alone."""
         pivot, share = sequence.view.pivot, sequence.followed.share
         weighty = [name for name in sequence.seats if sequence.weights[name] > 0]
@@ -36,7 +31,7 @@ class Confident(Policy):
             return Ask((pivot,)) if pivot in weighty or not weighty else ALL
         return Ask((max(weighty, key=lambda name: (share(name), name == pivot), default=pivot),))
 
-    def answered(self, sequence: Sequence) -> Ask | None:
+    def answered(self, sequence: Asking) -> Ask | None:
         """Everyone, where the leading member is not sure."""
         if sequence.asked.members is None:
             return None
@@ -62,7 +57,7 @@ class Draw(Policy):
     def __init__(self) -> None:
         self._rng: np.random.Generator | None = None
 
-    def ask(self, sequence: Sequence) -> Ask:
+    def ask(self, sequence: Asking) -> Ask:
         """The member that is drawn; its numbers are not those that tokens are drawn with."""
         if self._rng is None:
             self._rng = np.random.default_rng(int(sequence.rng.integers(2**63)))
@@ -71,7 +66,7 @@ class Draw(Policy):
         shares = weights / weights.sum() if weights.sum() > 0 else np.full(len(names), 1 / len(names))
         return Ask((names[int(self._rng.choice(len(names), p=shares))],))
 
-    def answered(self, sequence: Sequence) -> Ask | None:
+    def answered(self, sequence: Asking) -> Ask | None:
         """Everyone, where the map carries nothing of what the one that was drawn would say."""
         if sequence.asked.members is None:
             return None

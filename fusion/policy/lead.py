@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 from copy import deepcopy
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from alignment.errors import InvalidRequestError
 from fusion.policy.pace import LONGEST, MOST_LED, Pace
-from fusion.policy.policy import ALL, Ask, Step
+from fusion.policy.policy import ALL, Ask, Asking, Step
 from fusion.sampling import draw
 from fusion.sequence.steps import draftable, may_draft
 from fusion.step import project
-
-if TYPE_CHECKING:
-    from fusion.sequence.sequence import Sequence
 
 
 class Lead:
@@ -34,7 +30,7 @@ class Lead:
         self._confidences: list[float] = []
         self._rng: np.random.Generator | None = None  # draws the numbers that the round is going to draw
 
-    def ask(self, sequence: Sequence) -> Ask:
+    def ask(self, sequence: Asking) -> Ask:
         """The leader alone; everyone where a draft does not pay."""
         self._least, self._chance, self._confidences = 1.0, 1.0, []
         if sequence.company > MOST_LED or len(sequence.seats) < 2 or not may_draft(sequence):
@@ -52,7 +48,7 @@ class Lead:
         self._rng = deepcopy(sequence.rng) if sequence.sampling.temperature > 0 else None
         return Ask((leader,))
 
-    def answered(self, sequence: Sequence) -> Ask | None:
+    def answered(self, sequence: Asking) -> Ask | None:
         """The leader for one token more, then everyone for all of them."""
         if self._least >= 1 or sequence.asked.members is None:
             return None
@@ -71,7 +67,7 @@ class Lead:
         """Learn how far drafts may go."""
         self._pace.checked(drafted, accepted, self._confidences)
 
-    def _best(self, sequence: Sequence, plain: float) -> str:
+    def _best(self, sequence: Asking, plain: float) -> str:
         """The member to lead, by how often it was followed and by what a pass of it takes."""
 
         def seconds(name: str) -> float:
@@ -79,7 +75,7 @@ class Lead:
 
         return min(sequence.voters, key=seconds, default="")
 
-    def _propose(self, sequence: Sequence, draft: tuple[Step, ...]) -> int | None:
+    def _propose(self, sequence: Asking, draft: tuple[Step, ...]) -> int | None:
         """What the leader would draw next if it were alone; None where that is not likely to be accepted."""
         seat = sequence.seats[self._leader]
         if seat.latest is None:
@@ -109,7 +105,7 @@ class Lead:
         )
 
 
-def _shares(sequence: Sequence, leader: str, plain: float) -> tuple[float, float]:
+def _shares(sequence: Asking, leader: str, plain: float) -> tuple[float, float]:
     """What a pass of the leader takes, and what the others take, side by side or one after the other."""
     engine, known = sequence.ensemble.engine, sequence.costs.passes
     passes = {name: known.get(engine(name), plain / len(sequence.seats)) for name in sequence.seats}

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from fusion.policy.pace import Pace
-from fusion.policy.policy import ALL, Ask, Policy
+from fusion.policy.policy import ALL, Ask, Asking, Policy
 from fusion.sequence.steps import draftable
-
-if TYPE_CHECKING:
-    from fusion.sequence.sequence import Sequence
 
 LONGEST_MATCH = 4
 SHORTEST_MATCH = 2
@@ -24,7 +19,7 @@ class Ngram(Policy):
         self._read = 0  # how many of the answer's tokens are among these
         self._after: dict[tuple[int, ...], int] = {}  # where the tokens go on that follow these
 
-    def ask(self, sequence: Sequence) -> Ask:
+    def ask(self, sequence: Asking) -> Ask:
         """Everyone, with what came after the same last tokens."""
         self._learn(sequence)
         for size in range(LONGEST_MATCH, SHORTEST_MATCH - 1, -1):
@@ -38,7 +33,7 @@ class Ngram(Policy):
         """Learn how long drafts may be."""
         self._pace.checked(drafted, accepted)
 
-    def _learn(self, sequence: Sequence) -> None:
+    def _learn(self, sequence: Asking) -> None:
         """Note what follows each few tokens; the last ones only once something follows them."""
         if not self._tokens:
             self._tokens = list(sequence.prompt.ids[sequence.view.pivot])

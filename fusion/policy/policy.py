@@ -6,14 +6,21 @@ was written meanwhile in one advance when they are asked again.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
-from fusion.core import SamplingConstraint
+import numpy as np
 
-if TYPE_CHECKING:
-    from fusion.sequence.sequence import Sequence
+from alignment.vocab_map import VocabMap
+from fusion.core import Prompt, SamplingConstraint
+from fusion.ensemble import Ensemble, View
+from fusion.options import SamplingParams
+from fusion.policy.pace import Costs, Followed
+from fusion.sequence.ends import Ends
+from fusion.sequence.seat import Seat
+from fusion.terms import Terms
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,16 +55,51 @@ class Ask:
 ALL = Ask()
 
 
+class Asking(Protocol):
+    """A sequence as its policy sees it; `fusion.sequence.sequence.Sequence` says what each part means."""
+
+    prompt: Prompt
+    sampling: SamplingParams
+    view: View
+    seats: dict[str, Seat]
+    weights: dict[str, float]
+    rng: np.random.Generator
+    tokens: list[int]
+    written: bytearray
+    constraint: SamplingConstraint | None
+    terms: Terms | None
+    length: int
+    spelled: bool
+    generated: Counter[int]
+    prompt_ids: frozenset[int]
+    company: int
+    costs: Costs
+    followed: Followed
+    ensemble: Ensemble
+    asked: Ask
+    ends: Ends
+
+    @property
+    def voters(self) -> tuple[str, ...]:
+        """The members that vote in this round."""
+
+    def map_of(self, name: str) -> VocabMap | None:
+        """The member's map in this round."""
+
+    def surface(self, token: int) -> bytes:
+        """The text that a token of the pivot adds now."""
+
+
 class Policy(Protocol):
     """Decides who is asked. Called on the fuser's thread, so it must not block.
 
     A policy that has no drafts, and asks once a round, takes both other methods from here.
     """
 
-    def ask(self, sequence: Sequence) -> Ask:
+    def ask(self, sequence: Asking) -> Ask:
         """Return the members to ask for the next token, now that one was written."""
 
-    def answered(self, sequence: Sequence) -> Ask | None:
+    def answered(self, sequence: Asking) -> Ask | None:
         """Whom to ask besides, now that all who vote have answered; None to fuse what there is."""
         return None
 

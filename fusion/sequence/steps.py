@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 from alignment.errors import InvalidRequestError
 from alignment.text.characters import beginning_at_the_end
-from fusion.policy.policy import Step
-
-if TYPE_CHECKING:
-    from fusion.sequence.sequence import Sequence
+from fusion.policy.policy import Asking, Step
 
 
-def may_draft(sequence: Sequence) -> bool:
+def may_draft(sequence: Asking) -> bool:
     """Return whether any token can be drafted now."""
     room = sequence.sampling.max_tokens - sequence.length > 1
     # Inside a character members that spell it otherwise speak from before it.
     return room and sequence.spelled and not (spells(sequence) and beginning_at_the_end(_tail(sequence)))
 
 
-def draftable(sequence: Sequence, tokens: Iterable[int], after: tuple[Step, ...] = ()) -> tuple[Step, ...]:
+def draftable(sequence: Asking, tokens: Iterable[int], after: tuple[Step, ...] = ()) -> tuple[Step, ...]:
     """Lengthen a draft by as many of `tokens`, which are the pivot's, as can be drafted.
 
     It ends before a token that the constraint does not admit or that ends the sequence, and where no whole text
@@ -63,17 +59,17 @@ def draftable(sequence: Sequence, tokens: Iterable[int], after: tuple[Step, ...]
     return tuple(steps)
 
 
-def _most(sequence: Sequence) -> int:
+def _most(sequence: Asking) -> int:
     """The steps that all boundaries of a draft can have: a sum looks at each of them again."""
     if sequence.terms is None:
         return sequence.sampling.max_tokens
     return min(sequence.view.models[name].member.capacity.rows for name in sequence.seats) - 1
 
 
-def _tail(sequence: Sequence) -> bytes:
+def _tail(sequence: Asking) -> bytes:
     return bytes(sequence.written[-3:])
 
 
-def spells(sequence: Sequence) -> bool:
+def spells(sequence: Asking) -> bool:
     """Whether a member spells the text in tokens of its own."""
     return any(seat.spelling is not None for seat in sequence.seats.values())
