@@ -22,6 +22,7 @@ LogProbs = NDArray[np.float32]
 Floats = NDArray[np.float64]
 Score = Literal["last", "appended", "all"]
 FinishReason = Literal["stop", "length"]
+MOST_BIASED = 1024  # ids that an engine's own loop takes in a bias, those that are barred included
 OnMemberFailure = Literal["fail", "degrade"]  # what becomes of sequences: a clear error, or they go on without
 
 

@@ -6,7 +6,7 @@ what evaluates the answers, on any thread, and `end_reading` takes the result in
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from math import nan
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from alignment.errors import UnavailableError
 from alignment.spelling import Spelling
-from fusion.core import Advance, Generate, Generated, Task, Token, TokenLogProb
+from fusion.core import MOST_BIASED, Advance, Generate, Generated, Task, Token, TokenLogProb
 from fusion.ensemble import View
 from fusion.prompt.reading import PromptReading, Read
 from fusion.prompt.scoring import PrefixScores
@@ -72,16 +72,21 @@ def _is_alone(sequence: Sequence) -> bool:
     models, wanted = sequence.ensemble.models, sequence.fusion.report or sequence.prompt.constraints
     if len(models) > 1 or wanted or sequence.sampling.prompt_logprobs is not None or sequence.terms is not None:
         return False
-    return models[sequence.view.pivot].member.capacity.generates
+    biased = len(sequence.sampling.logit_bias) + len(_barred(sequence))
+    return models[sequence.view.pivot].member.capacity.generates and biased <= MOST_BIASED
 
 
 def _generate(sequence: Sequence) -> Generate:
     """The task of a member that decodes by itself."""
     pivot, ends = sequence.view.pivot, sequence.ends
     adapter = sequence.ensemble.models[pivot].view.adapter
-    barred = sequence.view.stop_ids - ends.wanted if sequence.sampling.ignore_eos else ()
     ids, number = sequence.prompt.ids[pivot], sequence.numbers.of(pivot)
-    return Generate(number, ids, sequence.sampling, sorted(ends.ids), sorted(barred), adapter)
+    return Generate(number, ids, sequence.sampling, sorted(ends.ids), sorted(_barred(sequence)), adapter)
+
+
+def _barred(sequence: Sequence) -> Collection[int]:
+    """The ends that a member that decodes by itself must not write."""
+    return sequence.view.stop_ids - sequence.ends.wanted if sequence.sampling.ignore_eos else ()
 
 
 def generated(sequence: Sequence, answer: Generated) -> Iterator[Token]:

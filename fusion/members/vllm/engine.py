@@ -14,6 +14,7 @@ import numpy as np
 
 from alignment.errors import ConfigError
 from fusion.core import (
+    MOST_BIASED,
     Advance,
     AdvanceFailed,
     Answer,
@@ -31,7 +32,7 @@ from fusion.members.vllm.hints import explained
 from fusion.members.vllm.naming import EXTRA
 from fusion.members.vllm.options import Options, configured, lora_requests, quiet, sized_by_tokens
 from fusion.members.vllm.outputs import generated, has_rows, next_tokens
-from fusion.members.vllm.sampling import MOST_BIASED, generation
+from fusion.members.vllm.sampling import generation
 
 if TYPE_CHECKING:
     from vllm.sampling_params import SamplingParams
@@ -244,6 +245,7 @@ class VllmEngine:
         """Set blocks aside for work and queue it, or say why there are none."""
         if isinstance(work, Generate):
             sampling = generation(work, self.vocabulary_size)
+            # The V2 runner has room for no more, and would fail a whole step.
             if (biased := len(sampling.logit_bias or ())) > MOST_BIASED:
                 return f"logit_bias and the ids that end an answer are {biased}; vLLM takes {MOST_BIASED}."
         needed = -(-work.length // self.capacity.block)

@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from vllm.sampling_params import SamplingParams
 
 BARRED = -1e9  # added to a logit, leaves nothing
-MOST_BIASED = 1024  # ids that the V2 runner has room for in a request; with more it fails a whole step
 LARGEST_SEED = 2**63 - 1
 SAME = (
     *("max_tokens", "min_tokens", "temperature", "top_p", "top_k", "min_p", "logprobs"),

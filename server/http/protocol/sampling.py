@@ -33,7 +33,7 @@ class StreamOptions(RequestModel):
     continuous_usage_stats: bool | None = None
 
 
-MOST_BIASED = 1000  # tokens in a logit_bias, which costs time in every round; vLLM has room for a few more
+MOST_BIASED = 1024  # tokens in a logit_bias, which costs time in every round
 MOST_STOPS = 16  # stop strings of a request, and stop token ids
 MOST_LOGPROBS = 20  # alternatives per token
 

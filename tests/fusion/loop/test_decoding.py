@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 
 import pytest
 
+from fusion.assembly.ensembles import build_ensemble
+from fusion.core import Advance, Generate
 from fusion.options import FusionParams
 from fusion.prompt.echoed_sums import EchoedSums
 from fusion.prompt.reading import PromptReading
 from tests.support.scripted_fuser import eventually
-from tests.support.toy_fuser import toy_ensemble
+from tests.support.toy_fuser import ROOMY, toy_ensemble, toy_model
 from tests.support.weighted_prompts import QUESTION, weighted
 
 
@@ -108,3 +111,21 @@ def test_others_decode_while_the_candidates_of_a_sum_are_looked_for(tokenizers, 
     go_on.set()
     assert slow.wait().last.finish
     assert slow.updates[0].prompt
+
+
+@pytest.mark.parametrize(("most", "rounds"), [(2, True), (3, False)])
+def test_a_bias_beyond_what_an_engines_own_loop_takes_is_decoded_in_rounds(
+    tokenizers, run, monkeypatch, most, rounds
+):
+    monkeypatch.setattr("fusion.sequence.opening.MOST_BIASED", most)
+    model = toy_model(tokenizers["abacus"], "abacus", seed=3, capacity=replace(ROOMY, generates=True))
+    running = run(build_ensemble("one", {"abacus": model}, "abacus"))
+    tasks, submit = [], model.member.submit
+    monkeypatch.setattr(
+        model.member, "submit", lambda work: (tasks.extend(work), submit(work) if rounds else None)
+    )
+    answer = running.submit("Hello", max_tokens=3, logit_bias={5: 1.0, 6: 1.0, 7: 1.0})
+    assert eventually(lambda: bool(tasks))
+    assert isinstance(tasks[0], Advance if rounds else Generate)
+    if rounds:
+        assert answer.wait().last.finish
