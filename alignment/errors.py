@@ -40,16 +40,24 @@ class RequestError(TuttiError):
         param: the field of the request that is wrong, where it is one.
         code: a stable name of this error for programs, where it has one.
         retry_after: seconds after which the same request may succeed; None where that is not known.
+        may_repeat: whether a client may send the same request again unasked.
     """
 
     def __init__(
-        self, message: str, *, param: str | None = None, code: str | None = None, retry_after: int | None = None
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        retry_after: int | None = None,
+        may_repeat: bool = True,
     ) -> None:
         super().__init__(message)
         self.message = message
         self.param = param
         self.code = code
         self.retry_after = retry_after
+        self.may_repeat = may_repeat
 
 
 class InvalidRequestError(RequestError):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from alignment.errors import UnavailableError
 from fusion.core import Delta, End, Prompt, Token
 from fusion.options import FusionParams, SamplingParams
-from server.http.protocol.common import PromptTokensDetails, Usage
+from server.http.protocol.common import CompletionTokensDetails, PromptTokensDetails, Usage
 from server.http.protocol.fusion import FusionReport, fusion_report
 from server.telemetry.record import Record
 
@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 
 @dataclass
 class Choice:
-    """One sequence of a request: what it has produced so far."""
+    """One sequence of a request: what it has produced so far.
+
+    `thoughts` is how many of the tokens are known to be thoughts, as far as the answer was read.
+    """
 
     index: int
     texts: list[str] = field(default_factory=list)
@@ -32,6 +35,7 @@ class Choice:
     tokens: list[Token] = field(default_factory=list)
     prompt: tuple[Token, ...] = ()
     pivot: str | None = None
+    thoughts: int = 0
     end: End | None = None
 
     @property
@@ -145,6 +149,9 @@ class Generation:
             completion_tokens=completion,
             total_tokens=prompt + completion,
             prompt_tokens_details=PromptTokensDetails(cached_tokens=self._reused),
+            completion_tokens_details=CompletionTokensDetails(
+                reasoning_tokens=sum(choice.thoughts for choice in self.choices)
+            ),
         )
 
     @property
@@ -182,7 +189,8 @@ class Generation:
             if self._deadline is not None and self._loop.time() >= self._deadline:
                 self.record.error = UnavailableError(
                     f"The answer took longer than the {self.timeout:g} seconds this server allows; "
-                    "lower max_tokens or try again."
+                    "lower max_tokens or try again.",
+                    may_repeat=False,
                 )
                 raise self.record.error from None
             return False

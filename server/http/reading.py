@@ -21,6 +21,7 @@ class Reading:
         tags: of thoughts; None leaves them in the content.
         opened: whether the prompt ends inside of thoughts.
         midway: whether some of them stand in the prompt, so that white space may come next.
+        hidden: whether thoughts are left out of the answer.
         marks: control tokens, which stand for no text, whose spelling opens a call or marks thoughts.
     """
 
@@ -31,14 +32,18 @@ class Reading:
         tags: ReasoningTags | None = None,
         opened: bool = False,
         midway: bool = False,
+        hidden: bool = False,
         marks: dict[int, str] | None = None,
     ) -> None:
         self._parser = parser
         self._splitter = ReasoningSplitter(tags, opened=opened, midway=midway) if tags else None
+        self._hidden = hidden
         self._marks = marks or {}
         self.content = ""
         self.reasoning = ""
         self.calls: list[ToolCall] = []
+        self.thoughts = 0
+        """The tokens between the tags of thoughts."""
 
     def push(self, text: str, tokens: Sequence[Token], *, last: bool) -> list[Fields]:
         """The deltas that a round brings; `last` where nothing follows."""
@@ -51,11 +56,15 @@ class Reading:
         if self._splitter is None:
             self._read(text, out)
         else:
-            pieces = self._splitter.push(text) + (self._splitter.finish() if last else [])
+            inside = self._splitter.inside
+            pieces = self._splitter.push(text)
+            if inside and self._splitter.inside:
+                self.thoughts += len(tokens)
+            pieces += self._splitter.finish() if last else []
             for piece in pieces:
                 if piece.kind == "content":
                     self._read(piece.text, out)
-                else:
+                elif not self._hidden:
                     self.reasoning += piece.text
                     out.append({"reasoning": piece.text, "reasoning_content": piece.text})
         if last and self._parser is not None:

@@ -49,6 +49,11 @@ class ReasoningSplitter:
         self._held = ""
         self._trim = opened and not midway  # whether white space at the beginning of what comes next is left out
 
+    @property
+    def inside(self) -> bool:
+        """Return whether the text so far ends between the tags."""
+        return self._state == "inside"
+
     def push(self, text: str) -> list[Piece]:
         """The pieces that `text` makes certain."""
         self._held += text

@@ -22,6 +22,8 @@ def refusal(scope: Scope, error: RequestError, headers: Mapping[str, str] | None
     headers = dict(headers or {})
     if error.retry_after is not None:
         headers["Retry-After"] = str(error.retry_after)
+    if not error.may_repeat:
+        headers["x-should-retry"] = "false"  # OpenAI's and Anthropic's clients repeat every 5xx else
     if isinstance(error, UnauthorizedError):
         headers["WWW-Authenticate"] = "Bearer"
     if path_of(scope).startswith("/v1/messages"):

@@ -78,7 +78,12 @@ def accepted_keys(server: ServerSettings) -> list[str]:
     keys = [key.get_secret_value() for key in server.api_keys]
     if server.api_keys_file is None:
         return keys
-    lines = [line.strip() for line in read_text(Path(server.api_keys_file)).splitlines()]
+    text = read_text(Path(server.api_keys_file))
+    if len(text.encode()) >= MAX_BYTES:  # the rest was not read
+        raise ConfigError(
+            f"{server.api_keys_file}: holds {MAX_BYTES} bytes or more; let a proxy check so many keys."
+        )
+    lines = [line.strip() for line in text.splitlines()]
     from_file = [line for line in lines if line and not line.startswith("#")]
     if not from_file:
         raise ConfigError(f"{server.api_keys_file}: holds no key; write one per line, or leave the file out.")
@@ -116,6 +121,12 @@ def _contradictions(settings: Settings) -> Iterator[tuple[Loc, str]]:
             yield ("ensembles", name, *loc), sentence
     if not settings.ensembles and not settings.server.serve_models:
         yield ("server", "serve_models"), "nothing would be served: there are no ensembles either"
+    for index, key in enumerate(settings.server.api_keys):
+        if (text := key.get_secret_value()) != text.strip():
+            yield (
+                ("server", "api_keys", index),
+                "begins or ends with white space, which no request can send; remove it",
+            )
     try:
         accepted_keys(settings.server)
     except ConfigError as error:

@@ -10,6 +10,8 @@ from fastapi import Request, Response
 from fastapi.routing import APIRoute
 from pydantic_core import from_json
 
+from alignment.errors import InvalidRequestError
+
 
 class StrictJsonRequest(Request):
     """Refuses what JSON does not have: NaN, Infinity, lone surrogates, bytes that are not UTF-8.
@@ -25,6 +27,14 @@ class StrictJsonRequest(Request):
             raise json.JSONDecodeError(str(error), "", 0) from error
 
 
+def _is_of_a_page(request: Request) -> bool:
+    """Return whether a browser sends the request for a page.
+
+    Without a type of its body a page of any origin may send it unasked, which a server without keys would answer.
+    """
+    return "origin" in request.headers or "sec-fetch-site" in request.headers
+
+
 class StrictJsonRoute(APIRoute):
     """A route whose body is read as a `StrictJsonRequest`."""
 
@@ -33,6 +43,8 @@ class StrictJsonRoute(APIRoute):
         handler = super().get_route_handler()
 
         async def handle(request: Request) -> Response:
+            if "content-type" not in request.headers and _is_of_a_page(request):
+                raise InvalidRequestError("The body should be sent with Content-Type: application/json.")
             return await handler(StrictJsonRequest(request.scope, request.receive))
 
         return handle

@@ -23,14 +23,15 @@ RESERVED_TEMPLATE_KWARGS = signature(PreTrainedTokenizerBase.apply_chat_template
 
 
 class Part(RequestModel):
-    """A piece of a message's content; only text is understood."""
+    """A piece of a message's content; only text is understood, under the names that the APIs have for it."""
 
     type: str
     text: str | None = None
+    refusal: str | None = None
 
 
 Content = Annotated[
-    str | Listed[Part], expected('a string or a list of parts like {"type": "text", "text": "..."}')
+    str | Listed[str | Part], expected('a string or a list of parts like {"type": "text", "text": "..."}')
 ]
 
 
@@ -77,6 +78,7 @@ class ChatRequest(SamplingFields, RenderingFields):
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
     return_prompt_text: bool | None = None
+    include_reasoning: bool | None = None
 
     @property
     def limit(self) -> tuple[str, int | None]:
@@ -135,7 +137,7 @@ def _thinking(effort: Effort | None) -> dict[str, Any]:
         case "none":
             return {"enable_thinking": False, "thinking": False}
         case _:
-            return {"reasoning_effort": effort}
+            return {"reasoning_effort": effort, "enable_thinking": True, "thinking": True}
 
 
 def _plain(message: Message, index: int) -> dict[str, Any]:
@@ -168,9 +170,13 @@ def _text(message: Message, where: str) -> str:
         case parts:
             texts = []
             for index, part in enumerate(parts):
-                if part.type != "text":
+                if isinstance(part, str):
+                    texts.append(part)
+                    continue
+                if part.type not in ("text", "input_text", "output_text", "refusal"):
                     raise unknown_type(f"{where}[{index}]", part.type, "but only text is understood.", code=None)
-                if part.text is None:
-                    raise field_error(f"{where}[{index}].text", "is missing.")
-                texts.append(part.text)
+                field = "refusal" if part.type == "refusal" else "text"
+                if (text := getattr(part, field)) is None:
+                    raise field_error(f"{where}[{index}].{field}", "is missing.")
+                texts.append(text)
             return "\n".join(texts)

@@ -72,16 +72,20 @@ MAX_PARTS = 4096
 
 
 def _counted(value: Any) -> Any:
-    if isinstance(value, list):
-        contents = [each.get("content") if isinstance(each, dict) else None for each in value]
-        if sum(len(content) if isinstance(content, list) else 1 for content in contents) > MAX_PARTS:
-            what = f"at most {MAX_PARTS} messages and parts of messages"
-            raise PydanticCustomError("expected", "Input should hold {what}", {"what": what})
+    if isinstance(value, list) and sum(map(_parts, value)) > MAX_PARTS:
+        what = f"at most {MAX_PARTS} messages, parts of messages and calls"
+        raise PydanticCustomError("expected", "Input should hold {what}", {"what": what})
     return value
 
 
+def _parts(message: Any) -> int:
+    """What a message counts for: the parts of its content, and its calls."""
+    lists = [message.get("content"), message.get("tool_calls")] if isinstance(message, dict) else []
+    return max(1, sum(len(each) for each in lists if isinstance(each, list)))
+
+
 few = BeforeValidator(_counted)
-"""Bounds messages and the parts of their contents, before each takes its moment to be checked."""
+"""Bounds messages, the parts of their contents and their calls, before each takes its moment to be checked."""
 
 Strings = Annotated[str | Listed[str], expected("a string or a list of strings")]
 
@@ -104,6 +108,12 @@ class PromptTokensDetails(AnswerModel):
     cached_tokens: int = 0
 
 
+class CompletionTokensDetails(AnswerModel):
+    """`reasoning_tokens` of the answers were thoughts."""
+
+    reasoning_tokens: int = 0
+
+
 class Usage(AnswerModel):
     """Token counts, in the pivot's tokens."""
 
@@ -111,6 +121,7 @@ class Usage(AnswerModel):
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: PromptTokensDetails = PromptTokensDetails()
+    completion_tokens_details: CompletionTokensDetails = CompletionTokensDetails()
 
 
 class Envelope(AnswerModel):

@@ -14,7 +14,7 @@ from fusion.reports import RoundReport, WeightingReport
 from fusion.terms import objections
 from fusion.weights import GRID
 from server.http.errors import shorten, shorten_text
-from server.http.protocol.common import AnswerModel, Listed, RequestModel, is_none
+from server.http.protocol.common import MAX_PARTS, AnswerModel, Listed, RequestModel, is_none
 from server.settings.derive import overrides, section, updated
 from server.settings.sums import NAMES as SUMS
 from server.settings.sums import with_sums
@@ -138,6 +138,8 @@ def require_short(fusion: FusionParams, most: int, chars: int) -> None:
     texts = {f"fusion.views[{index}].context": len(view.context) for index, view in enumerate(views)}
     negative = fusion.guidance.negative if fusion.guidance is not None else None
     if negative is not None:
+        if not isinstance(negative, str) and len(negative) > MAX_PARTS:
+            raise field_error("fusion.guidance.negative", f"holds more than {MAX_PARTS} messages.")
         parts = [negative] if isinstance(negative, str) else [message["content"] for message in negative]
         texts["fusion.guidance.negative"] = sum(map(len, parts))
     for field, length in texts.items():

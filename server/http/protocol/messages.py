@@ -74,6 +74,8 @@ class MessagesRequest(CountTokensRequest):
     metadata: dict[str, Any] | None = None
 
 
+_ACCOUNTING = "x-anthropic-billing-header"
+
 # Fields of Anthropic's that change no answer.
 _IGNORED = frozenset({"betas", "cache_control", "container", "context_management", "mcp_servers", "service_tier"})
 
@@ -91,8 +93,8 @@ def as_chat(request: CountTokensRequest) -> dict[str, Any]:
         InvalidRequestError: a block, tool or choice that is not understood.
     """
     messages: list[dict[str, Any]] = []
-    if request.system:
-        messages.append({"role": "system", "content": _text(request.system, "system")})
+    if system := _system(request.system or "", "system"):
+        messages.append({"role": "system", "content": system})
     called: set[str] = set()
     for index, message in enumerate(request.messages):
         messages += _turn(message, f"messages[{index}].content", called)
@@ -102,6 +104,7 @@ def as_chat(request: CountTokensRequest) -> dict[str, Any]:
         "tools": _tools(request.tools),
         "reasoning_effort": _effort(request),
         "response_format": _format(request.output_config),
+        "chat_template_kwargs": _thinks(request.thinking),
     }
     if _is_prefill(messages):
         chat |= {"continue_final_message": True, "add_generation_prompt": False}
@@ -126,6 +129,8 @@ def _turn(message: TurnMessage, where: str, called: set[str]) -> list[dict[str, 
 
     `called` are the ids of the calls so far; those of this message are added.
     """
+    if message.role == "system":
+        return [{"role": "system", "content": _system(message.content, where)}]
     if isinstance(message.content, str):
         return [{"role": message.role, "content": message.content}]
     results: list[dict[str, Any]] = []
@@ -164,6 +169,16 @@ def _turn(message: TurnMessage, where: str, called: set[str]) -> list[dict[str, 
     if calls:
         said["tool_calls"] = calls
     return [*results, said]
+
+
+def _system(content: Any, where: str) -> str:
+    """A text of the operator's, without the line of accounting that a client puts before it.
+
+    That line is another one with each request: kept, it would make every member read the whole prompt anew.
+    """
+    blocks = [{"type": "text", "text": content}] if isinstance(content, str) else content
+    said = [each for each in blocks if not str(each.get("text") or "").startswith(_ACCOUNTING)]
+    return _text(said, where)
 
 
 def _string(block: Mapping[str, Any], name: str, where: str) -> str:
@@ -224,6 +239,12 @@ def _effort(request: CountTokensRequest) -> str | None:
     if request.thinking and request.thinking.type == "disabled":
         return "none"
     return request.output_config.effort if request.output_config else None
+
+
+def _thinks(thinking: Thinking | None) -> dict[str, Any] | None:
+    if thinking is None or thinking.type == "disabled":
+        return None
+    return {"enable_thinking": True, "thinking": True}
 
 
 def _budget(request: MessagesRequest) -> int | None:
@@ -303,7 +324,14 @@ class MessageStream:
         out += self._end()
         sequence = stop_reason if isinstance(stop_reason, str) and finish_reason == "stop" else None
         reason = "stop_sequence" if sequence is not None else _STOPS.get(finish_reason, "end_turn")
-        counts = {"input_tokens": usage["prompt_tokens"], "output_tokens": usage["completion_tokens"]}
+        # All that was read is both counts of the input together.
+        cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
+        counts = {
+            "input_tokens": usage["prompt_tokens"] - cached,
+            "cache_creation_input_tokens": 0,
+            "cache_read_input_tokens": cached,
+            "output_tokens": usage["completion_tokens"],
+        }
         self.message |= {"stop_reason": reason, "stop_sequence": sequence, "usage": counts}
         delta = {"stop_reason": reason, "stop_sequence": sequence}
         return [
@@ -340,7 +368,12 @@ class MessageStream:
             return []
         if self._open["type"] == "tool_use":
             self._open["input"] = json.loads(self._arguments or "{}")
-        out = [{"type": "content_block_stop", "index": self._index()}]
+        out = []
+        if self._open["type"] == "thinking":
+            # Clients send no thoughts back that are not signed. Nothing checks what they send.
+            self._open["signature"] = secrets.token_hex(16)
+            out.append(self._delta({"type": "signature_delta", "signature": self._open["signature"]}))
+        out.append({"type": "content_block_stop", "index": self._index()})
         self.message["content"].append(self._open)
         self._open = None
         return out

@@ -1,21 +1,23 @@
 """POST /v1/responses: the request, and the chat request that asks the same.
 
-Nothing is stored. Tools other than functions are left out, and those of a namespace are taken one by one.
+Nothing is stored. A model sees each tool as a function: one of a namespace as `NAMESPACE__NAME`, a custom tool as
+one of a single text. Tools of other types, which a server would have to run itself, are left out.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from pydantic import Field
 
 from alignment.errors import field_error
 from server.http.errors import not_built, shorten, unknown_type
-from server.http.protocol.common import Listed, RequestModel, expected
+from server.http.protocol.common import Listed, RequestModel, expected, few
 
-Input = Annotated[str | Listed[dict[str, Any]], expected("a string or a list of items")]
+Input = Annotated[str | Listed[dict[str, Any]], expected("a string or a list of items"), few]
 Choice = Annotated[str | dict[str, Any], expected('"auto", "none", "required" or an object that names a tool')]
 
 
@@ -74,7 +76,7 @@ def as_chat(request: ResponsesRequest) -> dict[str, Any]:
         "temperature": request.temperature,
         "top_p": request.top_p,
         "stream": request.stream,
-        "tools": functions(request.tools) or None,
+        "tools": [each.tool for each in callable_tools(request.tools)] or None,
         "tool_choice": _choice(request.tool_choice),
         "parallel_tool_calls": request.parallel_tool_calls,
         "reasoning_effort": request.reasoning.effort if request.reasoning else None,
@@ -110,7 +112,7 @@ def _messages(given: str | list[dict[str, Any]]) -> list[dict[str, Any]]:
         raise field_error("input", "holds no items.")
     out: list[dict[str, Any]] = []
     called: set[str] = set()
-    reasoning = ""
+    reasoning: list[str] = []
     for index, item in enumerate(given):
         where = f"input[{index}]"
         match item.get("type", "message"):
@@ -120,26 +122,31 @@ def _messages(given: str | list[dict[str, Any]]) -> list[dict[str, Any]]:
                     raise field_error(
                         f"{where}.role", f"should be user, assistant, system or developer, not {shorten(role)}."
                     )
-                message = {"role": role, "content": _text(item.get("content"), f"{where}.content")}
+                text = _text(item.get("content"), f"{where}.content")
+                if role == "assistant" and out and "tool_calls" in out[-1] and not out[-1]["content"]:
+                    out[-1]["content"] = text  # said beside the calls, whose results come next
+                    continue
+                message = {"role": role, "content": text}
                 if role == "assistant" and reasoning:
-                    message["reasoning"], reasoning = reasoning, ""
+                    message["reasoning"], reasoning = "\n".join(reasoning), []
                 out.append(message)
-            case "function_call":
-                function = {"name": item.get("name"), "arguments": _arguments(item, where)}
-                called.add(str(item.get("call_id") or item.get("id")))
-                call = {"id": item.get("call_id") or item.get("id"), "type": "function", "function": function}
+            case "function_call" | "custom_tool_call":
+                call = _call(item, where)
+                called.add(call["id"])
                 if not out or out[-1]["role"] != "assistant":
                     out.append({"role": "assistant", "content": ""})
                 if reasoning:
-                    out[-1]["reasoning"], reasoning = reasoning, ""
+                    before = [out[-1]["reasoning"]] if "reasoning" in out[-1] else []
+                    out[-1]["reasoning"], reasoning = "\n".join([*before, *reasoning]), []
                 out[-1].setdefault("tool_calls", []).append(call)
-            case "function_call_output":
+            case "function_call_output" | "custom_tool_call_output":
                 content = _text(item.get("output"), f"{where}.output")
                 if item.get("call_id") not in called:
-                    raise field_error(f"{where}.call_id", "refers to no function_call before it.")
+                    raise field_error(f"{where}.call_id", "refers to no call before it.")
                 out.append({"role": "tool", "tool_call_id": item.get("call_id"), "content": content})
             case "reasoning":
-                reasoning = _text(item.get("content") or [], f"{where}.content")
+                if text := _text(item.get("content") or [], f"{where}.content"):
+                    reasoning.append(text)
             case kind:
                 raise unknown_type(
                     where, kind, "but only messages, function calls, their outputs and reasoning are understood."
@@ -147,19 +154,20 @@ def _messages(given: str | list[dict[str, Any]]) -> list[dict[str, Any]]:
     return out
 
 
-def _arguments(item: Mapping[str, Any], where: str) -> str:
-    """The arguments of a call, which are JSON text of an object."""
+def _call(item: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """A call in the shape of chat completions, under the name that the model sees."""
     for name in ("name", "call_id"):
         if not isinstance(item.get(name), str) or not item[name]:
             raise field_error(f"{where}.{name}", "is missing.")
-    arguments = item.get("arguments") or "{}"
-    try:
-        read = json.loads(arguments) if isinstance(arguments, str) else None
-    except (ValueError, RecursionError):
-        read = None
-    if not isinstance(read, dict):
-        raise field_error(f"{where}.arguments", "should be the JSON text of an object.")
-    return str(arguments)
+    given = "input" if item["type"] == "custom_tool_call" else "arguments"
+    text = item.get(given)
+    text = "" if text is None else text
+    if not isinstance(text, str):
+        raise field_error(f"{where}.{given}", "should be a string.")
+    if given == "input":
+        text = json.dumps({CUSTOM_INPUT: text}, ensure_ascii=False)
+    function = {"name": _seen_name(item.get("namespace"), item["name"]), "arguments": text}
+    return {"id": item["call_id"], "type": "function", "function": function}
 
 
 def _text(content: Any, where: str) -> str:
@@ -179,25 +187,68 @@ def _text(content: Any, where: str) -> str:
     return "\n".join(texts)
 
 
-def functions(tools: list[dict[str, Any]] | None) -> list[dict[str, Any]]:
-    """The functions among the tools, in the shape of chat completions."""
-    out = []
+CUSTOM_INPUT = "input"
+"""The one argument of the function that stands for a custom tool."""
+
+
+@dataclass(frozen=True, slots=True)
+class CallableTool:
+    """A tool that a model may call: as a chat's `tool`, and as the client named it.
+
+    Attributes:
+        name: within its namespace.
+        custom: whether its input is one text rather than arguments.
+    """
+
+    tool: dict[str, Any]
+    name: str
+    namespace: str | None
+    custom: bool
+
+
+def callable_tools(tools: list[dict[str, Any]] | None, namespace: str | None = None) -> Iterator[CallableTool]:
+    """The functions and custom tools among the tools, those of namespaces too."""
     for tool in tools or ():
-        if tool.get("type") == "namespace" and isinstance(inner := tool.get("tools"), list):
-            out += functions([each for each in inner if isinstance(each, dict)])
-        elif tool.get("type") == "function":
-            names = ("name", "description", "parameters", "strict")
-            function = {name: tool[name] for name in names if tool.get(name) is not None}
-            out.append({"type": "function", "function": function})
-    return out
+        kind, name = tool.get("type"), tool.get("name")
+        if kind == "namespace" and isinstance(inner := tool.get("tools"), list):
+            within = name if isinstance(name, str) else None
+            yield from callable_tools([each for each in inner if isinstance(each, dict)], within)
+        elif kind in ("function", "custom"):
+            function = {key: tool[key] for key in ("description", "strict") if tool.get(key) is not None}
+            function["name"] = _seen_name(namespace, name) if isinstance(name, str) else name
+            if kind == "custom":
+                function["description"] = _described(tool)
+                function["parameters"] = {
+                    "type": "object",
+                    "properties": {CUSTOM_INPUT: {"type": "string"}},
+                    "required": [CUSTOM_INPUT],
+                    "additionalProperties": False,
+                }
+            elif tool.get("parameters") is not None:
+                function["parameters"] = tool["parameters"]
+            yield CallableTool({"type": "function", "function": function}, str(name), namespace, kind == "custom")
+
+
+def _described(tool: Mapping[str, Any]) -> str:
+    """What a model is told of a custom tool: its description, and the grammar of its input as a text."""
+    described, format = str(tool.get("description") or ""), tool.get("format")
+    if isinstance(format, dict) and isinstance(grammar := format.get("definition"), str):
+        described += f"\n\nThe input follows this grammar ({format.get('syntax') or 'lark'}):\n{grammar}"
+    return described.strip()
+
+
+def _seen_name(namespace: Any, name: str) -> str:
+    return f"{namespace}__{name}" if isinstance(namespace, str) and namespace else name
 
 
 def _choice(choice: str | dict[str, Any] | None) -> str | dict[str, Any] | None:
     if not isinstance(choice, dict):
         return choice
-    if choice.get("type") != "function":
-        raise not_built("tool_choice", "should name a function: other tools are not served.")
-    return {"type": "function", "function": {"name": choice.get("name")}}
+    if choice.get("type") not in ("function", "custom"):
+        raise not_built("tool_choice", "should name a function or a custom tool: others are not served.")
+    name = choice.get("name")
+    name = _seen_name(choice.get("namespace"), name) if isinstance(name, str) else name
+    return {"type": "function", "function": {"name": name}}
 
 
 def _format(text: TextFields | None) -> dict[str, Any] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 import time
 from collections.abc import Mapping
@@ -9,7 +10,7 @@ from typing import Any
 
 from alignment.errors import RequestError
 from server.http.errors import status_of
-from server.http.protocol.responses import ResponsesRequest, functions
+from server.http.protocol.responses import CUSTOM_INPUT, ResponsesRequest, callable_tools
 
 
 class ResponseStream:
@@ -42,14 +43,16 @@ class ResponseStream:
             "text": {"format": (request.text.format if request.text else None) or {"type": "text"}},
             "tool_choice": request.tool_choice or "auto",
             "tools": [
-                {"type": "function", "description": None, "parameters": {}, "strict": False} | tool["function"]
-                for tool in functions(request.tools)
+                (_FUNCTION if tool["type"] == "function" else {}) | tool
+                for tool in request.tools or ()
+                if tool.get("type") in _SHOWN
             ],
             "top_p": request.top_p,
             "truncation": "disabled",
             "usage": None,
             "user": request.user,
         }
+        self._tools = {each.tool["function"]["name"]: each for each in callable_tools(request.tools)}
         self._number = 0
         self._open: dict[str, Any] | None = None
         self._text = ""
@@ -84,8 +87,8 @@ class ResponseStream:
         return [*out, self._whole("incomplete" if cut else "completed")]
 
     def fail(self, error: RequestError) -> list[dict[str, Any]]:
-        """The last event of an answer that failed on the way."""
-        out = self._end("incomplete")
+        """The last event of an answer that failed on the way; the first ones come before it where nothing did."""
+        out = self._end("incomplete") if self._number else self.start()
         code = "rate_limit_exceeded" if status_of(error) == 429 else "server_error"
         self.response |= {"status": "failed", "error": {"code": code, "message": error.message}}
         return [*out, self._whole("failed")]
@@ -104,18 +107,20 @@ class ResponseStream:
 
     def _begin(self, kind: str, **fields: Any) -> list[dict[str, Any]]:
         out = self._end("completed")
-        prefix = {"reasoning": "rs", "message": "msg", "function_call": "fc"}[kind]
+        prefix = {"reasoning": "rs", "message": "msg", "function_call": "fc", "custom_tool_call": "ctc"}[kind]
         item: dict[str, Any] = {"id": _id(prefix), "type": kind, "status": "in_progress"}
         match kind:
             case "reasoning":
                 item |= {"summary": [], "content": []}
             case "message":
                 item |= {"role": "assistant", "content": []}
-            case _:
+            case "function_call":
                 item |= {"arguments": ""} | fields
+            case _:
+                item |= {"input": ""} | fields
         self._open, self._text = item, ""
         out.append(self._event("output_item.added", output_index=len(self.response["output"]), item=dict(item)))
-        if kind != "function_call":
+        if kind in ("reasoning", "message"):
             part = _part(kind, "")
             out.append(self._event("content_part.added", **self._at(), content_index=0, part=part))
         return out
@@ -132,10 +137,18 @@ class ResponseStream:
         function = call["function"]
         out = []
         if "id" in call:
-            out += self._begin("function_call", call_id=call["id"], name=function["name"])
+            called = self._tools[function["name"]]
+            named = {"call_id": call["id"], "name": called.name}
+            if called.namespace is not None:
+                named["namespace"] = called.namespace
+            out += self._begin("custom_tool_call" if called.custom else "function_call", **named)
         if text := function.get("arguments"):
+            kind = self._open["type"] if self._open else None
+            if kind == "custom_tool_call":
+                text = str(json.loads(text).get(CUSTOM_INPUT, ""))
             self._text += text
-            out.append(self._event("function_call_arguments.delta", **self._at(), delta=text))
+            name = "custom_tool_call_input" if kind == "custom_tool_call" else "function_call_arguments"
+            out.append(self._event(f"{name}.delta", **self._at(), delta=text))
         return out
 
     def _end(self, status: str) -> list[dict[str, Any]]:
@@ -148,6 +161,9 @@ class ResponseStream:
             item["arguments"] = self._text or "{}"
             done = {"arguments": item["arguments"], "name": item["name"]}
             out.append(self._event("function_call_arguments.done", **at, **done))
+        elif kind == "custom_tool_call":
+            item["input"] = self._text
+            out.append(self._event("custom_tool_call_input.done", **at, input=self._text))
         else:
             part = _part(kind, self._text)
             name = "reasoning_text" if kind == "reasoning" else "output_text"
@@ -155,11 +171,19 @@ class ResponseStream:
             out.append(self._event(f"{name}.done", **at, content_index=0, text=self._text, **logprobs))
             out.append(self._event("content_part.done", **at, content_index=0, part=part))
             item["content"] = [part]
-        item["status"] = status
+        # A call is only ever sent whole.
+        item["status"] = status if kind in ("reasoning", "message") else "completed"
         out.append(self._event("output_item.done", output_index=at["output_index"], item=item))
         self.response["output"].append(item)
         self._open = None
         return out
+
+
+_SHOWN = ("function", "custom", "namespace")
+"""The types of tools that a response repeats: those that the model was told of."""
+
+_FUNCTION: dict[str, Any] = {"description": None, "parameters": {}, "strict": False}
+"""What a function has where it was not given."""
 
 
 def as_response(request: ResponsesRequest, answer: Mapping[str, Any]) -> dict[str, Any]:

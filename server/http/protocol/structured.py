@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from fusion.ensemble import Ensemble
 
 MOST_WORDS = 128
-_WITHOUT_EFFECT = ("disable_fallback",)  # a grammar is followed or refused, there is nothing to fall back on
+# A grammar is followed or refused, there is nothing to fall back on; JSON has no white space but what a text has.
+_WITHOUT_EFFECT = ("disable_fallback", "disable_any_whitespace")
 GUIDED = {"json": json_schema, "regex": regex, "choice": choice, "grammar": rules}
 
 

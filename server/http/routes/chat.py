@@ -66,6 +66,7 @@ class ChatShape(CompletionsShape[ChatRequest, ChatChunk]):
         logprobs = self._logprobs(choice, update.tokens) if update.tokens else None
         reading = self._reading_of(choice)
         deltas = reading.push(update.text, update.tokens, last=isinstance(update, core.End))
+        choice.thoughts = reading.thoughts
         ids, rounds = self.ids(update.tokens) or None, rounds_report(update)
         if (logprobs or ids or rounds) and not deltas:
             deltas = [{"content": ""}]
@@ -81,12 +82,13 @@ class ChatShape(CompletionsShape[ChatRequest, ChatChunk]):
 
     def whole(self, choices: list[Choice], usage: Usage) -> ChatCompletion:
         """The answer in one piece."""
+        read = [self._choice(choice) for choice in choices]
         return ChatCompletion(
-            choices=[self._choice(choice) for choice in choices],
+            choices=read,
             prompt_logprobs=self.prompt_logprobs(choices[0]),
             prompt_token_ids=self.prompt_ids(choices[0]),
             prompt_text=self._prompt_text(choices[0]),
-            **self.envelope(usage),
+            **self.envelope(self.generation.usage),  # which knows of thoughts now
         )
 
     def _reading_of(self, choice: Choice) -> Reading:
@@ -105,6 +107,7 @@ class ChatShape(CompletionsShape[ChatRequest, ChatChunk]):
         for number, (text, count) in enumerate(zip(choice.texts, choice.counts, strict=True), 1):
             reading.push(text, choice.tokens[at : at + count], last=number == len(choice.texts))
             at += count
+        choice.thoughts = reading.thoughts
         thoughts = reading.reasoning or None
         message = AnswerMessage(
             content=reading.content or (None if reading.calls else ""),
@@ -208,6 +211,7 @@ def prepared(service: Service, body: ChatRequest, asked: Asked) -> tuple[Prompt,
             tags=tags,
             opened=before is not None,
             midway=bool(before and before.strip()),
+            hidden=body.include_reasoning is False,
             marks=control_tokens(view.tokenizer, filter(None, marks)),
         )
 

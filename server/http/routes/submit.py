@@ -56,7 +56,7 @@ class Asked:
         """
         check_unknown(body)
         check_stream_options(body)
-        ensemble = service.ensemble(body.model)
+        ensemble = service.ensemble(body.model or None)
         fusion = fusion_params(body.fusion, ensemble, service.settings.max_search)
         if body.fusion is not None:
             require_short(fusion, service.settings.max_views, service.settings.max_context_chars)

@@ -8,7 +8,7 @@ from fastapi.concurrency import run_in_threadpool
 from alignment.errors import InvalidRequestError
 from alignment.text.ids import require_ids
 from server.http.protocol.body import StrictJsonRoute
-from server.http.protocol.chat import ChatRequest
+from server.http.protocol.chat import ChatRequest, RenderingFields
 from server.http.protocol.tokens import (
     DetokenizeAnswer,
     DetokenizeRequest,
@@ -35,9 +35,11 @@ def tokens_router(service: Service) -> APIRouter:
         ensemble = service.ensemble(body.model or service.default_model)
         tokenizer = ensemble.tokenizer
 
+        shared = {"messages", "tools", *RenderingFields.model_fields}
+
         def encode() -> tuple[list[int], list[str] | None]:
             if body.messages is not None:
-                asked = body.model_dump(include=set(ChatRequest.model_fields), exclude_none=True)
+                asked = body.model_dump(include=shared, exclude_none=True)
                 chat = ChatRequest.model_validate(asked | {"model": ensemble.name})
                 ids = prepared(service, chat, Asked.of(service, chat))[0].ids[ensemble.pivot]
             else:

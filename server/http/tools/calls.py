@@ -12,7 +12,7 @@ from typing import Any
 
 from alignment.errors import InvalidRequestError, field_error
 
-MOST_TOOLS = 128
+MOST_TOOLS = 512  # OpenAI takes 128; agents with several servers of tools declare more
 _NAME = re.compile(r"[a-zA-Z0-9_.-]{1,128}")  # Anthropic's length, twice OpenAI's
 _LETTERS = string.ascii_letters + string.digits
 
@@ -121,6 +121,11 @@ def declared(tools: Iterable[Any] | None) -> list[Tool]:
             not isinstance(parameters, dict) or parameters.get("type", "object") != "object"
         ):
             raise field_error(f"{where}.function.parameters", "should be the JSON schema of an object.")
+        if not isinstance((parameters or {}).get("properties") or {}, dict):
+            raise field_error(f"{where}.function.parameters.properties", "should be an object of schemas.")
+        required = (parameters or {}).get("required") or []
+        if not isinstance(required, list) or not all(isinstance(each, str) for each in required):
+            raise field_error(f"{where}.function.parameters.required", "should be a list of names.")
         if description is not None and not isinstance(description, str):
             raise InvalidRequestError(f"{where}.function.description should be a text.", param=where)
         found[name] = Tool(name, description or "", dict(parameters or {}), function.get("strict") is True)

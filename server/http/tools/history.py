@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-import json
+import logging
+from collections import deque
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
+
+from pydantic_core import from_json
 
 from alignment.errors import InvalidRequestError, field_error
 from server.http.tools.calls import Tool
 from server.http.tools.formats import Format
 from server.http.tools.template import ToolSupport
 
+log = logging.getLogger(__name__)
+
 
 def checked(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Messages of a request as templates want them: arguments as mappings, contents as texts and never null.
 
     Raises:
-        InvalidRequestError: arguments that are no JSON object, or a result without its call.
+        InvalidRequestError: a call that is none, or a result without its call.
     """
     known: dict[str, str] = {}
     out = []
@@ -85,16 +91,28 @@ def _checked_call(call: Any, where: str) -> dict[str, Any]:
         raise field_error(where, "should hold a function with a name.")
     arguments = function.get("arguments")
     if isinstance(arguments, str):
-        try:
-            arguments = json.loads(arguments or "{}")
-        except (ValueError, RecursionError) as error:
-            raise field_error(f"{where}.function.arguments", "is not valid JSON.") from error
+        arguments = _read(arguments, where)
     arguments = {} if arguments is None else arguments
     if not isinstance(arguments, dict):
-        raise field_error(f"{where}.function.arguments", "should be a JSON object.")
+        raise field_error(f"{where}.function.arguments", "should be the JSON text of an object.")
     if not isinstance(id := call.get("id"), str) or not id:
         raise field_error(f"{where}.id", "is missing.")
     return {"id": id, "type": "function", "function": {"name": function["name"], "arguments": arguments}}
+
+
+def _read(arguments: str, where: str) -> dict[str, Any]:
+    """The arguments that a model wrote; none where they are no JSON object.
+
+    Another server may have cut a call off in the middle: refused, the conversation could never go on.
+    """
+    try:
+        read = from_json(arguments or "{}")
+    except ValueError:
+        read = None
+    if isinstance(read, dict):
+        return read
+    log.warning("%s.function.arguments is no JSON object; the call is shown without arguments", where)
+    return {}
 
 
 def _as_text(message: dict[str, Any], format: Format) -> dict[str, Any]:
@@ -126,20 +144,21 @@ def _merged(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _one_by_one(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Messages with several calls as one after the other, each followed by its own result."""
-    results = {message["tool_call_id"]: message for message in messages if message["role"] == "tool"}
     out: list[dict[str, Any]] = []
-    done: set[str] = set()
-    for message in messages:
+    rest = deque(messages)
+    while rest:
+        message = rest.popleft()
         calls = message.get("tool_calls") or []
         if len(calls) < 2:
-            if message["role"] != "tool" or message["tool_call_id"] not in done:
-                out.append(message)
+            out.append(message)
             continue
+        results: dict[str, list[dict[str, Any]]] = {}  # of this message: a later one may use the same ids again
+        while rest and rest[0]["role"] == "tool":
+            results.setdefault(rest[0]["tool_call_id"], []).append(rest.popleft())
         for number, call in enumerate(calls):
             out.append(message | {"content": "" if number else message["content"], "tool_calls": [call]})
-            if call["id"] in results:
-                out.append(results[call["id"]])
-                done.add(call["id"])
+            out += results.pop(call["id"], [])
+        out += chain.from_iterable(results.values())
     return out
 
 

@@ -43,6 +43,7 @@ class ToolParser:
         self._bare = not format.opener  # whether a bare call may still begin here
         self._said = False
         self._scan = _JsonScan()
+        self._sought = 0  # up to where the end of an XML call was looked for
         self.calls: list[ToolCall] = []
 
     def push(self, text: str) -> list[str | ToolCall]:
@@ -99,7 +100,7 @@ class ToolParser:
         read = self._call()
         if read is None:
             return False
-        self._inside = False
+        self._inside, self._sought = False, 0
         if read.calls:
             for name, arguments in read.calls:
                 call = ToolCall(len(self.calls), self._new_id(), name, arguments)
@@ -135,7 +136,12 @@ class ToolParser:
         return self._json_call(start)
 
     def _xml(self, start: int) -> _Read | None:
-        if (end := _XML_END.search(self._held, start)) is None:
+        if (end := _XML_END.search(self._held, max(start, self._sought))) is None:
+            # What was looked through is not looked through again, but for an end whose beginning it may hold.
+            last = self._held.rfind("</function>", max(start, self._sought))
+            if last < 0 or not "</tool_call>".startswith(self._held[last + len("</function>") :].lstrip()):
+                last = len(self._held) - len("</function>")
+            self._sought = last
             return None
         name, _, body = self._held[start + len("<function=") : end.start()].partition(">")
         tool = self._tools.get(name.strip())

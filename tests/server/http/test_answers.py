@@ -35,6 +35,7 @@ def test_chat_answer_has_the_shape_clients_read(client: TestClient) -> None:
         "completion_tokens": 3,
         "total_tokens": PROMPT_TOKENS + 3,
         "prompt_tokens_details": {"cached_tokens": 0},
+        "completion_tokens_details": {"reasoning_tokens": 0},
     }
 
 

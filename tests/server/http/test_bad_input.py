@@ -18,6 +18,7 @@ from fusion.core import Delta, End
 from fusion.options import FusionParams
 from server.http.app import create_app
 from server.http.protocol.chat import ChatRequest
+from server.http.protocol.common import MAX_PARTS
 from server.http.protocol.completions import CompletionRequest
 from server.http.protocol.fusion import FusionFields, fusion_params
 from server.http.protocol.tokens import TokenizeRequest
@@ -326,6 +327,32 @@ def test_other_content_types_are_told_what_to_send(client: TestClient) -> None:
     assert client.post(TEXT_PATH, content=json.dumps(TEXT)).status_code == 200  # none given
 
 
+def test_pages_of_other_origins_cannot_ask_unasked(client: TestClient, fuser: ScriptedFuser) -> None:
+    """Browsers send a body without a type for any page; programs may leave it out."""
+    body = json.dumps(CHAT).encode()
+    for header in ("origin", "sec-fetch-site"):
+        error = error_of(client.post(CHAT_PATH, content=body, headers={header: "cross-site"}), 400)
+        assert "application/json" in error["message"]
+    assert not fuser.submissions
+    assert client.post(CHAT_PATH, content=body).status_code == 200
+    typed = {"origin": "http://localhost", "content-type": "application/json"}
+    assert client.post(CHAT_PATH, content=body, headers=typed).status_code == 200
+
+
+def test_calls_and_messages_are_bounded_wherever_they_stand(client: TestClient) -> None:
+    call = {"id": "x", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    item = {"type": "function_call", "call_id": "x", "name": "f", "arguments": "{}"}
+    empty = {"role": "user", "content": ""}
+    message = {"role": "assistant", "tool_calls": [call] * (MAX_PARTS + 1)}
+    assert error_of(client.post(CHAT_PATH, json=CHAT | {"messages": [message]}), 400)["param"] == "messages"
+    assert (
+        error_of(client.post("/v1/responses", json={"input": [item] * (MAX_PARTS + 1)}), 400)["param"] == "input"
+    )
+    fusion = {"guidance": {"scale": 2, "negative": [empty] * (MAX_PARTS + 1)}}
+    error = error_of(client.post(CHAT_PATH, json=CHAT | {"fusion": fusion}), 400)
+    assert error["param"].startswith("fusion.guidance")
+
+
 def test_paths_methods_and_models_that_are_not_there(client: TestClient) -> None:
     error_of(client.get("/nowhere"), 404)
     error_of(client.get("/v1/models/"), 404)
@@ -335,6 +362,9 @@ def test_paths_methods_and_models_that_are_not_there(client: TestClient) -> None
     error = error_of(client.post(CHAT_PATH, json=CHAT | {"model": "gpt-9"}), 404)
     assert (error["param"], error["code"]) == ("model", "model_not_found")
     assert "pair" in error["message"]
+    named = client.post(CHAT_PATH, json=CHAT | {"model": "pair"}).json()
+    assert named["model"] == "pair"
+    assert error_of(client.post(CHAT_PATH, json=CHAT | {"model": ""}), 400)["param"] == "model"  # as if left out
 
 
 def test_a_full_line_is_429_with_retry_after(client: TestClient, fuser: ScriptedFuser) -> None:
@@ -404,7 +434,9 @@ def test_requests_over_their_time_are_503_and_stopped(fuser: ScriptedFuser) -> N
     fuser.script = lambda submission: [60.0]
     options = ServerSettings(request_seconds=0.1)
     with TestClient(create_app({"pair": ensemble()}, fuser, options)) as client:
-        assert "0.1 seconds" in error_of(client.post(CHAT_PATH, json=CHAT), 503)["message"]
+        answer = client.post(CHAT_PATH, json=CHAT)
+    assert "0.1 seconds" in error_of(answer, 503)["message"]
+    assert answer.headers["x-should-retry"] == "false"  # it would take as long again, twice
     assert fuser.last.cancelled.is_set()
 
 

@@ -47,7 +47,8 @@ def test_a_text_comes_in_the_sequence_that_clients_need():
     ]  # fmt: skip
     start = found[0]["message"]
     assert (start["content"], start["usage"]) == ([], {"input_tokens": 3, "output_tokens": 0})
-    assert found[-2]["usage"] == {"input_tokens": 3, "output_tokens": 4}
+    nothing = {"cache_creation_input_tokens": 0, "cache_read_input_tokens": 0}
+    assert found[-2]["usage"] == {"input_tokens": 3, "output_tokens": 4} | nothing
     assert (message.content[0].text, message.stop_reason) == ("Hello", "end_turn")
 
 
@@ -61,11 +62,45 @@ def test_thoughts_text_and_calls_are_blocks_one_after_the_other():
         {"tool_calls": [{"index": 1, "function": {"arguments": "{}"}}]},
     ]
     found, message = events(deltas, "tool_calls")
-    assert kinds(found)[1:-2] == ["block_start", "block_delta", "block_stop"] * 4
+    thought = ["block_start", "block_delta", "block_delta", "block_stop"]
+    assert kinds(found)[1:-2] == [*thought, *["block_start", "block_delta", "block_stop"] * 3]
+    signed = [
+        event["delta"]["signature"] for event in found if event.get("delta", {}).get("type") == "signature_delta"
+    ]
+    assert signed == [message.content[0].signature] != [""]
     assert [event["index"] for event in found if event["type"] == "content_block_start"] == [0, 1, 2, 3]
     assert [block.type for block in message.content] == ["thinking", "text", "tool_use", "tool_use"]
     assert (message.content[2].input, message.content[3].input) == ({"a": 1}, {})
     assert message.stop_reason == "tool_use"
+
+
+def test_what_was_cached_is_counted_beside_the_rest_of_the_input():
+    stream = MessageStream("m")
+    usage = USAGE | {"prompt_tokens_details": {"cached_tokens": 2}}
+    counts = stream.finish("stop", usage)[-2]["usage"]
+    assert (counts["input_tokens"], counts["cache_read_input_tokens"]) == (1, 2)
+
+
+def test_lines_of_accounting_are_no_part_of_the_prompt():
+    """They are others with each request, so that nothing after them would be found in a cache."""
+    accounting = {"type": "text", "text": "x-anthropic-billing-header: cc_version=1; cch=0a1b;"}
+    chat = as_chat(request(system=[accounting, {"type": "text", "text": "Be kind."}]))
+    assert chat["messages"][0] == {"role": "system", "content": "Be kind."}
+    assert as_chat(request(system=[accounting]))["messages"] == [{"role": "user", "content": "hi"}]
+    assert as_chat(request(system=accounting["text"]))["messages"] == [{"role": "user", "content": "hi"}]
+
+
+@pytest.mark.parametrize(
+    ("thinking", "kwargs"),
+    [
+        (None, None),
+        ({"type": "disabled"}, None),
+        ({"type": "adaptive"}, {"enable_thinking": True, "thinking": True}),
+        ({"type": "enabled", "budget_tokens": 3}, {"enable_thinking": True, "thinking": True}),
+    ],
+)
+def test_thinking_is_switched_on_in_templates(thinking, kwargs):
+    assert as_chat(request(thinking=thinking)).get("chat_template_kwargs") == kwargs
 
 
 @pytest.mark.parametrize(

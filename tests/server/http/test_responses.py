@@ -78,8 +78,75 @@ def test_a_cut_answer_is_incomplete_and_an_empty_one_still_has_a_message():
     assert events([])[-1]["response"]["output"][0]["content"][0]["text"] == ""
 
 
+def test_a_call_that_the_limit_comes_after_is_whole():
+    call = {"tool_calls": [FIRST | {"function": {"name": "f", "arguments": "{}"}}]}
+    assert events([call], "length", tools=[TOOL])[-1]["response"]["output"][0]["status"] == "completed"
+
+
+NAMESPACES = [{"type": "namespace", "name": name, "description": "", "tools": [TOOL]} for name in ("a", "b")]
+
+
+def test_a_tool_of_a_namespace_is_shown_with_it_and_called_by_both_its_names():
+    assert [tool["function"]["name"] for tool in as_chat(request(tools=NAMESPACES))["tools"]] == ["a__f", "b__f"]
+    call = {"tool_calls": [FIRST | {"function": {"name": "b__f", "arguments": "{}"}}]}
+    found = events([call], "tool_calls", tools=NAMESPACES)
+    item = found[-1]["response"]["output"][0]
+    assert (item["name"], item["namespace"]) == ("f", "b")
+    assert found[-1]["response"]["tools"] == NAMESPACES
+    history = [item, {"type": "function_call_output", "call_id": item["call_id"], "output": "r"}]
+    messages = as_chat(request(tools=NAMESPACES, input=history))["messages"]
+    assert messages[0]["tool_calls"][0]["function"]["name"] == "b__f"
+    chosen = as_chat(request(tools=NAMESPACES, tool_choice={"type": "function", "namespace": "b", "name": "f"}))
+    assert chosen["tool_choice"]["function"]["name"] == "b__f"
+
+
+def test_a_custom_tool_is_a_function_of_one_text():
+    grammar = {"type": "grammar", "syntax": "lark", "definition": 'start: "x"'}
+    tool = {"type": "custom", "name": "patch", "description": "Patches.", "format": grammar}
+    function = as_chat(request(tools=[tool]))["tools"][0]["function"]
+    assert function["description"].startswith("Patches.")
+    assert function["description"].endswith('start: "x"')
+    assert function["parameters"]["required"] == ["input"]
+    deltas = [
+        {"tool_calls": [FIRST | {"function": {"name": "patch", "arguments": ""}}]},
+        {"tool_calls": [{"index": 0, "function": {"arguments": '{"input": "a\\nb"}'}}]},
+    ]
+    found = events(deltas, "tool_calls", tools=[tool])
+    assert kinds(found)[2:-1] == [
+        "output_item.added", "custom_tool_call_input.delta", "custom_tool_call_input.done", "output_item.done"
+    ]  # fmt: skip
+    item = found[-1]["response"]["output"][0]
+    assert (item["type"], item["name"], item["input"]) == ("custom_tool_call", "patch", "a\nb")
+    history = [item, {"type": "custom_tool_call_output", "call_id": "call_1", "output": "done"}]
+    call, result = as_chat(request(tools=[tool], input=history))["messages"]
+    assert json.loads(call["tool_calls"][0]["function"]["arguments"]) == {"input": "a\nb"}
+    assert (result["role"], result["content"]) == ("tool", "done")
+
+
+def test_what_is_said_beside_calls_stands_before_their_results_and_thoughts_add_up():
+    def thought(text):
+        return {"type": "reasoning", "summary": [], "content": [{"type": "reasoning_text", "text": text}]}
+
+    items = [
+        thought("one"),
+        thought("two"),
+        {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"},
+        {"type": "message", "role": "assistant", "content": "I look."},
+        {"type": "function_call_output", "call_id": "c", "output": "r"},
+    ]
+    call, result = as_chat(request(input=items))["messages"]
+    assert (call["content"], call["reasoning"], result["content"]) == ("I look.", "one\ntwo", "r")
+
+
+def test_a_failure_before_the_first_token_is_a_whole_stream():
+    """Clients refuse any event before the first."""
+    found = ResponseStream(request(), "m").fail(OverloadedError("The line is full."))
+    assert kinds(found) == ["created", "in_progress", "failed"]
+
+
 def test_a_failure_ends_the_stream_with_its_message():
     stream = ResponseStream(request(), "m")
+    stream.start()
     stream.push({"content": "He"})
     last = stream.fail(OverloadedError("The line is full."))[-1]
     assert EVENT.validate_python(last).response.error.code == "rate_limit_exceeded"
@@ -134,7 +201,7 @@ def test_a_request_becomes_the_chat_request_that_asks_the_same():
     assert messages[2]["reasoning"] == "hm"
     assert [call["id"] for call in messages[2]["tool_calls"]] == ["c1", "c2"]
     assert (messages[4]["tool_call_id"], messages[4]["content"]) == ("c2", "r2")
-    assert [tool["function"]["name"] for tool in chat.pop("tools")] == ["f", "g"]
+    assert [tool["function"]["name"] for tool in chat.pop("tools")] == ["f", "n__g"]
     assert chat == {
         "model": "m",
         "max_completion_tokens": 5,

@@ -80,7 +80,8 @@ def test_openai_reads_tool_calls_from_chat_chunks():
 
 
 def test_openai_reads_the_events_of_a_response():
-    stream = ResponseStream(ResponsesRequest(model="m", input="hi"), "m")
+    tools = [{"type": "function", "name": name, "parameters": {}} for name in "fg"]
+    stream = ResponseStream(ResponsesRequest(model="m", input="hi", tools=tools), "m")
     events = stream.start() + [event for delta in deltas() for event in stream.push(delta)]
     client = client_of(events + stream.finish("tool_calls", USAGE))
     with client.responses.stream(model="m", input="hi") as read:

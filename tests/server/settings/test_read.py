@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from alignment.errors import ConfigError
 from server.settings import accepted_keys
+from server.settings.document import MAX_BYTES
 from tests.support.small_configurations import MINIMAL, PAIR, parse, problems
 
 
@@ -22,6 +23,14 @@ def test_a_key_file_without_keys_does_not_open_the_server(tmp_path):
     (tmp_path / "keys").write_text("# none yet\n")
     with pytest.raises(ConfigError, match=r"c.yaml:2: server.api_keys_file: .*holds no key"):
         parse(MINIMAL + "\nserver: {api_keys_file: keys}", folder=tmp_path)
+
+
+def test_keys_that_could_not_be_sent_or_were_cut_off_are_told(tmp_path):
+    (tmp_path / "keys").write_text("key\n" * (MAX_BYTES // 4))
+    with pytest.raises(ConfigError, match=r"c.yaml:2: server.api_keys_file: .*bytes or more"):
+        parse(MINIMAL + "\nserver: {api_keys_file: keys}", folder=tmp_path)
+    with pytest.raises(ConfigError, match=r"c.yaml:2: server.api_keys\[1\]: .*white space"):
+        parse(MINIMAL + "\nserver: {api_keys: [a, 'b ']}")
 
 
 def test_a_certificate_that_cannot_be_used_is_known_before_models_are_loaded(tmp_path):

@@ -33,6 +33,11 @@ def test_tokens_of_a_conversation_are_those_of_a_chat(fuser: ScriptedFuser) -> N
         assert f"the prompt has {count};" in error_of(client.post(CHAT_PATH, json=asked), 400)["message"]
 
 
+def test_what_a_chat_asks_of_its_answer_changes_no_tokens(client: TestClient) -> None:
+    chat = {"model": "pair", "messages": HELLO, "max_tokens": -1, "temperature": "hot", "n": 0}
+    assert client.post("/tokenize", json=chat).json()["count"] == PROMPT_TOKENS
+
+
 def test_tokenizer_info_is_what_evaluation_harnesses_need(client: TestClient) -> None:
     info = client.get("/tokenizer_info").json()
     assert info["eos_token"] == "<end>"

@@ -8,7 +8,7 @@ from alignment.errors import InvalidRequestError
 from alignment.text.tokenizer import Tokenizer
 from fusion.sequence.constraint import Constraint
 from fusion.sequence.grammar_table import GrammarTable
-from server.http.tools.calls import Tool, declared
+from server.http.tools.calls import MOST_TOOLS, Tool, declared
 from server.http.tools.formats import FORMATS, named_tool
 from tests.support.toy_fuser import DEMO
 
@@ -19,6 +19,10 @@ SCHEMA = {
     "additionalProperties": False,
 }
 TOOLS = [Tool("f", "", SCHEMA), Tool("g", "", SCHEMA)]
+
+
+def bad(**parameters):
+    return {"type": "function", "function": {"name": "f", "parameters": {"type": "object"} | parameters}}
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +113,10 @@ def test_instructions_hold_every_tool_and_the_form_of_a_call():
         ([{"type": "function", "function": {"name": "x" * 129}}], "tools[0].function.name"),
         ([{"type": "function", "function": {"name": "f"}}] * 2, "tools[1].function.name"),
         ([{"type": "function", "function": {"name": "f", "parameters": []}}], "tools[0].function.parameters"),
-        ([{"type": "function", "function": {"name": f"f{i}"}} for i in range(129)], "tools"),
+        ([{"type": "function", "function": {"name": f"f{i}"}} for i in range(MOST_TOOLS + 1)], "tools"),
+        ([bad(properties=5)], "tools[0].function.parameters.properties"),
+        ([bad(required=5)], "tools[0].function.parameters.required"),
+        ([bad(required=[["a"]])], "tools[0].function.parameters.required"),
     ],
 )
 def test_bad_tools_are_refused_naming_the_place(tools, param):
@@ -118,5 +125,6 @@ def test_bad_tools_are_refused_naming_the_place(tools, param):
     assert refused.value.param == param
 
 
-def test_128_tools_are_taken():
-    assert len(declared([{"type": "function", "function": {"name": f"f{i}"}} for i in range(128)])) == 128
+def test_many_tools_are_taken():
+    tools = [{"type": "function", "function": {"name": f"f{i}"}} for i in range(MOST_TOOLS)]
+    assert len(declared(tools)) == MOST_TOOLS >= 128

@@ -36,6 +36,29 @@ def test_arguments_become_mappings_and_contents_texts():
     assert joined(None) == ""
 
 
+@pytest.mark.parametrize("cut", ["{", '{"a": ', "[1]", "3", '{"a":' * 300 + "1" + "}" * 300])
+def test_arguments_that_are_no_object_do_not_end_a_conversation(cut):
+    """Another server may have cut a call off; what is nested too deep to be written is none either."""
+    clean = checked([{"role": "assistant", "tool_calls": [call("x", cut)]}])
+    assert clean[0]["tool_calls"][0]["function"]["arguments"] == {}
+
+
+def test_results_belong_to_the_calls_before_them_where_ids_are_used_again():
+    def turn(*results):
+        calls = [call(f"call_{number}") for number in range(len(results))]
+        said = [{"role": "tool", "tool_call_id": f"call_{n}", "content": text} for n, text in enumerate(results)]
+        return [{"role": "assistant", "tool_calls": calls}, *said]
+
+    history = [{"role": "user", "content": "hi"}, *turn("r0", "r1"), *turn("r2", "r3"), *turn("r4")]
+    messages, _ = shown(checked(history), TOOLS, ToolSupport(HERMES, True, True, False), HERMES)
+    assert [message["role"] for message in messages] == ["user", *["assistant", "tool"] * 5]
+    assert [message["content"] for message in messages if message["role"] == "tool"] == [f"r{n}" for n in range(5)]
+    ids = [
+        (a["tool_calls"][0]["id"], b["tool_call_id"]) for a, b in zip(messages[1::2], messages[2::2], strict=True)
+    ]
+    assert ids == [(f"call_{n}",) * 2 for n in (0, 1, 0, 1, 0)]
+
+
 def test_a_template_that_shows_tools_gets_them_as_they_are():
     messages, tools = shown(checked(HISTORY), TOOLS, FULL, HERMES)
     assert messages == checked(HISTORY)
@@ -84,8 +107,7 @@ def test_ids_for_mistral_have_nine_digits_and_still_belong_together():
 @pytest.mark.parametrize(
     ("message", "param"),
     [
-        ({"role": "assistant", "tool_calls": [call("x", "{")]}, "messages[0].tool_calls[0].function.arguments"),
-        ({"role": "assistant", "tool_calls": [call("x", "[1]")]}, "messages[0].tool_calls[0].function.arguments"),
+        ({"role": "assistant", "tool_calls": [call("x", [1])]}, "messages[0].tool_calls[0].function.arguments"),
         ({"role": "assistant", "tool_calls": [{"id": "x"}]}, "messages[0].tool_calls[0]"),
         ({"role": "assistant", "tool_calls": [call(None)]}, "messages[0].tool_calls[0].id"),
         ({"role": "user", "content": "", "tool_calls": [call("x")]}, "messages[0].tool_calls"),

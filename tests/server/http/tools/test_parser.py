@@ -119,6 +119,18 @@ def test_what_may_be_a_string_is_one(schema, value, read):
     assert json.loads(call.arguments) == {"x": read}
 
 
+@pytest.mark.parametrize("value", ["a", "</function>", "</function> x", "</function>\n</tool", "</func"])
+def test_an_xml_call_ends_at_its_end_however_it_is_cut(value):
+    tools = [Tool("f", "", {"type": "object", "properties": {"x": {"type": "string"}}})]
+    text = f"<tool_call><function=f><parameter=x>{value}</parameter></function>\n \n</tool_call>!"
+    for size in 1, 2, 3, 7:
+        parser = ToolParser(FORMATS["coder"], tools)
+        found = [piece for at in range(0, len(text), size) for piece in parser.push(text[at : at + size])]
+        [call] = parser.calls
+        assert json.loads(call.arguments) == {"x": value}
+        assert "".join(piece for piece in found if isinstance(piece, str)) == "!"
+
+
 def test_a_schema_that_names_itself_is_read_once():
     node = {"anyOf": [{"$ref": "#/$defs/N"}] * 50 + [{"type": "string"}]}
     tools = [Tool("f", "", {"type": "object", "properties": {"x": {"$ref": "#/$defs/N"}}, "$defs": {"N": node}})]
