@@ -27,12 +27,13 @@ class StrictJsonRequest(Request):
             raise json.JSONDecodeError(str(error), "", 0) from error
 
 
-def _is_of_a_page(request: Request) -> bool:
-    """Return whether a browser sends the request for a page.
+def _is_untyped_by_a_page(request: Request) -> bool:
+    """Return whether a browser sends a body without a type, for a page.
 
-    Without a type of its body a page of any origin may send it unasked, which a server without keys would answer.
+    A page of any origin may send that unasked, and a server without keys would answer.
     """
-    return "origin" in request.headers or "sec-fetch-site" in request.headers
+    by_a_page = "origin" in request.headers or "sec-fetch-site" in request.headers
+    return request.method == "POST" and "content-type" not in request.headers and by_a_page
 
 
 class StrictJsonRoute(APIRoute):
@@ -43,7 +44,7 @@ class StrictJsonRoute(APIRoute):
         handler = super().get_route_handler()
 
         async def handle(request: Request) -> Response:
-            if "content-type" not in request.headers and _is_of_a_page(request):
+            if _is_untyped_by_a_page(request):
                 raise InvalidRequestError("The body should be sent with Content-Type: application/json.")
             return await handler(StrictJsonRequest(request.scope, request.receive))
 

@@ -112,7 +112,7 @@ def _messages(given: str | list[dict[str, Any]]) -> list[dict[str, Any]]:
         raise field_error("input", "holds no items.")
     out: list[dict[str, Any]] = []
     called: set[str] = set()
-    reasoning: list[str] = []
+    thoughts: list[str] = []
     for index, item in enumerate(given):
         where = f"input[{index}]"
         match item.get("type", "message"):
@@ -125,19 +125,16 @@ def _messages(given: str | list[dict[str, Any]]) -> list[dict[str, Any]]:
                 text = _text(item.get("content"), f"{where}.content")
                 if role == "assistant" and out and "tool_calls" in out[-1] and not out[-1]["content"]:
                     out[-1]["content"] = text  # said beside the calls, whose results come next
-                    continue
-                message = {"role": role, "content": text}
-                if role == "assistant" and reasoning:
-                    message["reasoning"], reasoning = "\n".join(reasoning), []
-                out.append(message)
+                else:
+                    out.append({"role": role, "content": text})
+                if role == "assistant":
+                    thoughts = _add_thoughts(out[-1], thoughts)
             case "function_call" | "custom_tool_call":
                 call = _call(item, where)
                 called.add(call["id"])
                 if not out or out[-1]["role"] != "assistant":
                     out.append({"role": "assistant", "content": ""})
-                if reasoning:
-                    before = [out[-1]["reasoning"]] if "reasoning" in out[-1] else []
-                    out[-1]["reasoning"], reasoning = "\n".join([*before, *reasoning]), []
+                thoughts = _add_thoughts(out[-1], thoughts)
                 out[-1].setdefault("tool_calls", []).append(call)
             case "function_call_output" | "custom_tool_call_output":
                 content = _text(item.get("output"), f"{where}.output")
@@ -146,12 +143,19 @@ def _messages(given: str | list[dict[str, Any]]) -> list[dict[str, Any]]:
                 out.append({"role": "tool", "tool_call_id": item.get("call_id"), "content": content})
             case "reasoning":
                 if text := _text(item.get("content") or [], f"{where}.content"):
-                    reasoning.append(text)
+                    thoughts.append(text)
             case kind:
                 raise unknown_type(
                     where, kind, "but only messages, function calls, their outputs and reasoning are understood."
                 )
     return out
+
+
+def _add_thoughts(message: dict[str, Any], thoughts: list[str]) -> list[str]:
+    """Add thoughts to those of the assistant's message that they come before; none are left."""
+    if thoughts:
+        message["reasoning"] = "\n".join([*filter(None, [message.get("reasoning")]), *thoughts])
+    return []
 
 
 def _call(item: Mapping[str, Any], where: str) -> dict[str, Any]:

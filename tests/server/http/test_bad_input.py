@@ -335,6 +335,7 @@ def test_pages_of_other_origins_cannot_ask_unasked(client: TestClient, fuser: Sc
         assert "application/json" in error["message"]
     assert not fuser.submissions
     assert client.post(CHAT_PATH, content=body).status_code == 200
+    assert client.get("/tokenizer_info", headers={"sec-fetch-site": "same-origin"}).status_code == 200
     typed = {"origin": "http://localhost", "content-type": "application/json"}
     assert client.post(CHAT_PATH, content=body, headers=typed).status_code == 200
 

@@ -131,11 +131,15 @@ def test_what_is_said_beside_calls_stands_before_their_results_and_thoughts_add_
         thought("one"),
         thought("two"),
         {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"},
+        thought("three"),
         {"type": "message", "role": "assistant", "content": "I look."},
         {"type": "function_call_output", "call_id": "c", "output": "r"},
+        thought("four"),
+        {"type": "message", "role": "assistant", "content": "Done."},
     ]
-    call, result = as_chat(request(input=items))["messages"]
-    assert (call["content"], call["reasoning"], result["content"]) == ("I look.", "one\ntwo", "r")
+    call, result, last = as_chat(request(input=items))["messages"]
+    assert (call["content"], call["reasoning"], result["content"]) == ("I look.", "one\ntwo\nthree", "r")
+    assert (last["content"], last["reasoning"]) == ("Done.", "four")
 
 
 def test_a_failure_before_the_first_token_is_a_whole_stream():
