@@ -78,11 +78,10 @@ def accepted_keys(server: ServerSettings) -> list[str]:
     keys = [key.get_secret_value() for key in server.api_keys]
     if server.api_keys_file is None:
         return keys
-    text = read_text(Path(server.api_keys_file))
-    if len(text.encode()) >= MAX_BYTES:  # the rest was not read
-        raise ConfigError(
-            f"{server.api_keys_file}: holds {MAX_BYTES} bytes or more; let a proxy check so many keys."
-        )
+    path = Path(server.api_keys_file)
+    text = read_text(path)
+    if path.stat().st_size > MAX_BYTES:  # the rest was not read
+        raise ConfigError(f"{path}: is larger than {MAX_BYTES} bytes; let a proxy check so many keys.")
     lines = [line.strip() for line in text.splitlines()]
     from_file = [line for line in lines if line and not line.startswith("#")]
     if not from_file:

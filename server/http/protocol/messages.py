@@ -120,7 +120,10 @@ def as_chat(request: CountTokensRequest) -> dict[str, Any]:
             "top_p": request.top_p,
             "top_k": request.top_k,
         }
-    chat |= {name: value for name, value in (request.model_extra or {}).items() if name not in _IGNORED}
+    extra = {name: value for name, value in (request.model_extra or {}).items() if name not in _IGNORED}
+    if isinstance(given := extra.get("chat_template_kwargs"), dict | None):
+        extra["chat_template_kwargs"] = {**(chat["chat_template_kwargs"] or {}), **(given or {})} or None
+    chat |= extra
     return {name: value for name, value in chat.items() if value is not None}
 
 
@@ -130,7 +133,8 @@ def _turn(message: TurnMessage, where: str, called: set[str]) -> list[dict[str, 
     `called` are the ids of the calls so far; those of this message are added.
     """
     if message.role == "system":
-        return [{"role": "system", "content": _system(message.content, where)}]
+        system = _system(message.content, where)
+        return [{"role": "system", "content": system}] if system else []
     if isinstance(message.content, str):
         return [{"role": message.role, "content": message.content}]
     results: list[dict[str, Any]] = []
@@ -176,9 +180,11 @@ def _system(content: Any, where: str) -> str:
 
     That line is another one with each request: kept, it would make every member read the whole prompt anew.
     """
-    blocks = [{"type": "text", "text": content}] if isinstance(content, str) else content
-    said = [each for each in blocks if not str(each.get("text") or "").startswith(_ACCOUNTING)]
-    return _text(said, where)
+    texts = [
+        text.partition("\n")[2].lstrip("\n") if text.startswith(_ACCOUNTING) else text
+        for text in _texts(content, where)
+    ]
+    return "\n".join(filter(None, texts))
 
 
 def _string(block: Mapping[str, Any], name: str, where: str) -> str:
@@ -188,8 +194,12 @@ def _string(block: Mapping[str, Any], name: str, where: str) -> str:
 
 
 def _text(content: Any, where: str) -> str:
+    return "\n".join(_texts(content, where))
+
+
+def _texts(content: Any, where: str) -> list[str]:
     if isinstance(content, str):
-        return content
+        return [content]
     if not isinstance(content, list):
         raise field_error(where, "should be a string or a list of content blocks.")
     texts = []
@@ -201,7 +211,7 @@ def _text(content: Any, where: str) -> str:
                 code="not_implemented",
             )
         texts.append(_string(block, "text", f"{where}[{index}]"))
-    return "\n".join(texts)
+    return texts
 
 
 def _tools(tools: list[dict[str, Any]] | None) -> list[dict[str, Any]] | None:

@@ -7,8 +7,10 @@ one of a single text. Tools of other types, which a server would have to run its
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -66,7 +68,7 @@ def as_chat(request: ResponsesRequest) -> dict[str, Any]:
         InvalidRequestError: state that is not kept, or an item or format that is not understood.
     """
     _require_stateless(request)
-    messages = _messages(request.input)
+    messages, tools = _messages(request.input), list(callable_tools(request.tools))
     if request.instructions:
         messages.insert(0, {"role": "system", "content": request.instructions})
     chat: dict[str, Any] = {
@@ -76,8 +78,8 @@ def as_chat(request: ResponsesRequest) -> dict[str, Any]:
         "temperature": request.temperature,
         "top_p": request.top_p,
         "stream": request.stream,
-        "tools": [each.tool for each in callable_tools(request.tools)] or None,
-        "tool_choice": _choice(request.tool_choice),
+        "tools": [each.tool for each in tools] or None,
+        "tool_choice": _choice(request.tool_choice, tools),
         "parallel_tool_calls": request.parallel_tool_calls,
         "reasoning_effort": request.reasoning.effort if request.reasoning else None,
         "response_format": _format(request.text),
@@ -127,8 +129,8 @@ def _messages(given: str | list[dict[str, Any]]) -> list[dict[str, Any]]:
                     out[-1]["content"] = text  # said beside the calls, whose results come next
                 else:
                     out.append({"role": role, "content": text})
-                if role == "assistant":
-                    thoughts = _add_thoughts(out[-1], thoughts)
+                # What was thought before an answer that never came belongs to no other one.
+                thoughts = _add_thoughts(out[-1], thoughts) if role == "assistant" else []
             case "function_call" | "custom_tool_call":
                 call = _call(item, where)
                 called.add(call["id"])
@@ -242,16 +244,24 @@ def _described(tool: Mapping[str, Any]) -> str:
 
 
 def _seen_name(namespace: Any, name: str) -> str:
-    return f"{namespace}__{name}" if isinstance(namespace, str) and namespace else name
+    """The name of a tool as the model sees it, which has only what names of tools may have."""
+    if not isinstance(namespace, str) or not namespace:
+        return name
+    seen = re.sub(r"[^a-zA-Z0-9_.-]", "_", f"{namespace}__{name}")
+    return seen if len(seen) <= 128 else f"{seen[:111]}_{sha256(seen.encode()).hexdigest()[:16]}"
 
 
-def _choice(choice: str | dict[str, Any] | None) -> str | dict[str, Any] | None:
+def _choice(choice: str | dict[str, Any] | None, tools: list[CallableTool]) -> str | dict[str, Any] | None:
+    """`tool_choice` of a chat. Typed clients cannot name a namespace: the only tool of that name is meant."""
     if not isinstance(choice, dict):
         return choice
     if choice.get("type") not in ("function", "custom"):
         raise not_built("tool_choice", "should name a function or a custom tool: others are not served.")
-    name = choice.get("name")
-    name = _seen_name(choice.get("namespace"), name) if isinstance(name, str) else name
+    name, namespace = choice.get("name"), choice.get("namespace")
+    named = [tool for tool in tools if tool.name == name and namespace in (None, tool.namespace)]
+    outside = [tool for tool in named if tool.namespace is None]
+    if len(found := outside or named) == 1:
+        name = found[0].tool["function"]["name"]
     return {"type": "function", "function": {"name": name}}
 
 

@@ -145,7 +145,8 @@ class ResponseStream:
         if text := function.get("arguments"):
             kind = self._open["type"] if self._open else None
             if kind == "custom_tool_call":
-                text = str(json.loads(text).get(CUSTOM_INPUT, ""))
+                given = json.loads(text).get(CUSTOM_INPUT)
+                text = given if isinstance(given, str) else text  # a model that was not bound says it otherwise
             self._text += text
             name = "custom_tool_call_input" if kind == "custom_tool_call" else "function_call_arguments"
             out.append(self._event(f"{name}.delta", **self._at(), delta=text))

@@ -8,7 +8,7 @@ from fastapi.concurrency import run_in_threadpool
 from alignment.errors import InvalidRequestError
 from alignment.text.ids import require_ids
 from server.http.protocol.body import StrictJsonRoute
-from server.http.protocol.chat import ChatRequest, RenderingFields
+from server.http.protocol.chat import ChatRequest
 from server.http.protocol.tokens import (
     DetokenizeAnswer,
     DetokenizeRequest,
@@ -19,6 +19,7 @@ from server.http.protocol.tokens import (
 from server.http.protocol.unsupported import check_unknown
 from server.http.routes.chat import prepared
 from server.http.routes.submit import Asked
+from server.http.routes.translated import valid_chat
 from server.http.service import Service
 
 
@@ -35,12 +36,10 @@ def tokens_router(service: Service) -> APIRouter:
         ensemble = service.ensemble(body.model or service.default_model)
         tokenizer = ensemble.tokenizer
 
-        shared = {"messages", "tools", *RenderingFields.model_fields}
-
         def encode() -> tuple[list[int], list[str] | None]:
             if body.messages is not None:
-                asked = body.model_dump(include=shared, exclude_none=True)
-                chat = ChatRequest.model_validate(asked | {"model": ensemble.name})
+                asked = body.model_dump(include=set(ChatRequest.model_fields), exclude_none=True)
+                chat = valid_chat(asked | {"model": ensemble.name})
                 ids = prepared(service, chat, Asked.of(service, chat))[0].ids[ensemble.pivot]
             else:
                 special, limit = body.add_special_tokens is not False, ensemble.longest_context

@@ -108,17 +108,26 @@ def in_words_of(names: Names) -> Iterator[None]:
         raise
 
 
-def chat_request(fields: dict[str, Any]) -> ChatRequest:
+def valid_chat(fields: dict[str, Any]) -> ChatRequest:
     """The chat request of these fields.
 
     Raises:
-        InvalidRequestError: one of them is wrong, or several answers are asked for.
+        InvalidRequestError: one of them is wrong.
     """
     try:
-        body = ChatRequest.model_validate(fields)
+        return ChatRequest.model_validate(fields)
     except ValidationError as error:
         problems = [problem | {"loc": ("body", *problem["loc"])} for problem in error.errors()]
         raise invalid_field(problems) from error
+
+
+def chat_request(fields: dict[str, Any]) -> ChatRequest:
+    """The chat request of these fields, for an API that has one answer of text alone.
+
+    Raises:
+        InvalidRequestError: one of them is wrong, or asks for what has no place there.
+    """
+    body = valid_chat(fields)
     for name in ("logprobs", "top_logprobs", "prompt_logprobs", "return_prompt_text", "return_token_ids"):
         if getattr(body, name):
             raise UnsupportedError(

@@ -111,7 +111,7 @@ def _read(arguments: str, where: str) -> dict[str, Any]:
         read = None
     if isinstance(read, dict):
         return read
-    log.warning("%s.function.arguments is no JSON object; the call is shown without arguments", where)
+    log.info("%s.function.arguments is no JSON object; the call is shown without arguments", where)
     return {}
 
 
@@ -152,12 +152,15 @@ def _one_by_one(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
         if len(calls) < 2:
             out.append(message)
             continue
-        results: dict[str, list[dict[str, Any]]] = {}  # of this message: a later one may use the same ids again
+        results: dict[str, deque[dict[str, Any]]] = {}  # of this message: a later one may use the same ids again
         while rest and rest[0]["role"] == "tool":
-            results.setdefault(rest[0]["tool_call_id"], []).append(rest.popleft())
+            results.setdefault(rest[0]["tool_call_id"], deque()).append(rest.popleft())
         for number, call in enumerate(calls):
             out.append(message | {"content": "" if number else message["content"], "tool_calls": [call]})
-            out += results.pop(call["id"], [])
+            if call["id"] in results:
+                out.append(results[call["id"]].popleft())
+                if not results[call["id"]]:
+                    del results[call["id"]]
         out += chain.from_iterable(results.values())
     return out
 

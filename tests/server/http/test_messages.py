@@ -88,6 +88,11 @@ def test_lines_of_accounting_are_no_part_of_the_prompt():
     assert chat["messages"][0] == {"role": "system", "content": "Be kind."}
     assert as_chat(request(system=[accounting]))["messages"] == [{"role": "user", "content": "hi"}]
     assert as_chat(request(system=accounting["text"]))["messages"] == [{"role": "user", "content": "hi"}]
+    joined = accounting["text"] + "\n\nBe kind.\nBe brief."
+    for system in joined, [accounting | {"text": joined}]:
+        assert as_chat(request(system=system))["messages"][0]["content"] == "Be kind.\nBe brief."
+    turns = [{"role": "system", "content": accounting["text"]}, {"role": "user", "content": "hi"}]
+    assert as_chat(request(messages=turns))["messages"] == turns[1:]
 
 
 @pytest.mark.parametrize(
@@ -101,6 +106,11 @@ def test_lines_of_accounting_are_no_part_of_the_prompt():
 )
 def test_thinking_is_switched_on_in_templates(thinking, kwargs):
     assert as_chat(request(thinking=thinking)).get("chat_template_kwargs") == kwargs
+    assert as_chat(request(thinking=thinking, chat_template_kwargs=None)).get("chat_template_kwargs") == kwargs
+    both = as_chat(request(thinking=thinking, chat_template_kwargs={"thinking": 1, "x": 2}))[
+        "chat_template_kwargs"
+    ]
+    assert both == (kwargs or {}) | {"thinking": 1, "x": 2}
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from pydantic import TypeAdapter
 from alignment.errors import InvalidRequestError, OverloadedError
 from server.http.protocol.responses import ResponsesRequest, as_chat
 from server.http.protocol.responses_answer import ResponseStream, as_response
+from server.http.tools.calls import declared
 
 EVENT = TypeAdapter(ResponseStreamEvent)
 USAGE = {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7}
@@ -100,6 +101,33 @@ def test_a_tool_of_a_namespace_is_shown_with_it_and_called_by_both_its_names():
     assert chosen["tool_choice"]["function"]["name"] == "b__f"
 
 
+def test_a_choice_without_a_namespace_is_the_only_tool_of_that_name():
+    def chosen(tools, **choice):
+        return as_chat(request(tools=tools, tool_choice={"type": "function", "name": "f"} | choice))["tool_choice"]
+
+    assert chosen(NAMESPACES[:1])["function"]["name"] == "a__f"
+    assert chosen([*NAMESPACES, TOOL])["function"]["name"] == "f"
+    assert chosen(NAMESPACES)["function"]["name"] == "f"  # which is none of them, and refused as such
+    assert chosen(NAMESPACES, namespace="b")["function"]["name"] == "b__f"
+
+
+@pytest.mark.parametrize("namespace", ["GitHub Tools", "x" * 200, "é"])
+def test_a_namespace_may_have_any_name(namespace):
+    tools = [NAMESPACES[0] | {"name": namespace, "tools": [TOOL, TOOL | {"name": "g"}]}]
+    seen = [tool.name for tool in declared(as_chat(request(tools=tools))["tools"])]
+    assert len(set(seen)) == 2
+    call = {"tool_calls": [FIRST | {"function": {"name": seen[1], "arguments": "{}"}}]}
+    item = events([call], "tool_calls", tools=tools)[-1]["response"]["output"][0]
+    assert (item["namespace"], item["name"]) == (namespace, "g")
+
+
+@pytest.mark.parametrize("arguments", ['{"input": null}', '{"input": {"a": true}}', '{"patch": "x"}'])
+def test_an_input_that_is_no_text_is_not_lost(arguments):
+    call = {"tool_calls": [FIRST | {"function": {"name": "p", "arguments": arguments}}]}
+    found = events([call], "tool_calls", tools=[{"type": "custom", "name": "p"}])
+    assert found[-1]["response"]["output"][0]["input"] == arguments
+
+
 def test_a_custom_tool_is_a_function_of_one_text():
     grammar = {"type": "grammar", "syntax": "lark", "definition": 'start: "x"'}
     tool = {"type": "custom", "name": "patch", "description": "Patches.", "format": grammar}
@@ -140,6 +168,8 @@ def test_what_is_said_beside_calls_stands_before_their_results_and_thoughts_add_
     call, result, last = as_chat(request(input=items))["messages"]
     assert (call["content"], call["reasoning"], result["content"]) == ("I look.", "one\ntwo\nthree", "r")
     assert (last["content"], last["reasoning"]) == ("Done.", "four")
+    broken_off = [thought("lost"), {"role": "user", "content": "go on"}, {"role": "assistant", "content": "Yes."}]
+    assert "reasoning" not in as_chat(request(input=broken_off))["messages"][1]
 
 
 def test_a_failure_before_the_first_token_is_a_whole_stream():

@@ -26,8 +26,8 @@ def test_a_key_file_without_keys_does_not_open_the_server(tmp_path):
 
 
 def test_keys_that_could_not_be_sent_or_were_cut_off_are_told(tmp_path):
-    (tmp_path / "keys").write_text("key\n" * (MAX_BYTES // 4))
-    with pytest.raises(ConfigError, match=r"c.yaml:2: server.api_keys_file: .*bytes or more"):
+    (tmp_path / "keys").write_text("key\n" * (MAX_BYTES // 4 + 1))
+    with pytest.raises(ConfigError, match=r"c.yaml:2: server.api_keys_file: .*is larger than"):
         parse(MINIMAL + "\nserver: {api_keys_file: keys}", folder=tmp_path)
     with pytest.raises(ConfigError, match=r"c.yaml:2: server.api_keys\[1\]: .*white space"):
         parse(MINIMAL + "\nserver: {api_keys: [a, 'b ']}")

@@ -9,6 +9,8 @@ from server.settings import ServerSettings
 from tests.support.scripted_fuser import CONTEXT, END, ScriptedFuser, ensemble
 from tests.support.small_requests import CHAT_PATH, HELLO, PROMPT_TOKENS, error_of
 
+TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+
 
 def test_tokenize_and_detokenize_use_the_pivot(client: TestClient) -> None:
     answer = client.post("/tokenize", json={"prompt": "é"}).json()
@@ -23,19 +25,22 @@ def test_tokenize_and_detokenize_use_the_pivot(client: TestClient) -> None:
 def test_tokens_of_a_conversation_are_those_of_a_chat(fuser: ScriptedFuser) -> None:
     """With the server's arguments of the template, and with tools."""
     settings = ServerSettings(chat_template_kwargs={"thinking": False})
-    tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
     with TestClient(create_app({"pair": ensemble()}, fuser, settings)) as client:
         asked = {"model": "pair", "messages": HELLO}
         usage = client.post(CHAT_PATH, json=asked).json()["usage"]
         assert client.post("/tokenize", json=asked).json()["count"] == usage["prompt_tokens"]
-        asked["tools"] = [tool]  # too long for an answer, which says how long
+        asked["tools"] = [TOOL]  # too long for an answer, which says how long
         count = client.post("/tokenize", json=asked).json()["count"]
         assert f"the prompt has {count};" in error_of(client.post(CHAT_PATH, json=asked), 400)["message"]
 
 
-def test_what_a_chat_asks_of_its_answer_changes_no_tokens(client: TestClient) -> None:
-    chat = {"model": "pair", "messages": HELLO, "max_tokens": -1, "temperature": "hot", "n": 0}
-    assert client.post("/tokenize", json=chat).json()["count"] == PROMPT_TOKENS
+def test_what_no_chat_could_ask_is_refused_as_there(client: TestClient) -> None:
+    for name, value in {"max_tokens": -1, "temperature": "hot", "n": 0, "tool_choice": 5}.items():
+        chat = {"model": "pair", "messages": HELLO, name: value}
+        assert error_of(client.post("/tokenize", json=chat), 400)["param"] == name
+    asked = {"model": "pair", "messages": HELLO, "tools": [TOOL], "tool_choice": "none", "max_tokens": 5}
+    without = client.post("/tokenize", json={"model": "pair", "messages": HELLO}).json()["count"]
+    assert client.post("/tokenize", json=asked).json()["count"] == without == PROMPT_TOKENS
 
 
 def test_tokenizer_info_is_what_evaluation_harnesses_need(client: TestClient) -> None:

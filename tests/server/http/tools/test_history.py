@@ -59,6 +59,13 @@ def test_results_belong_to_the_calls_before_them_where_ids_are_used_again():
     assert ids == [(f"call_{n}",) * 2 for n in (0, 1, 0, 1, 0)]
 
 
+def test_calls_of_one_id_have_a_result_each():
+    said = [{"role": "tool", "tool_call_id": "x", "content": text} for text in ("r1", "r2", "r3")]
+    history = [{"role": "assistant", "tool_calls": [call("x"), call("x")]}, *said]
+    messages, _ = shown(checked(history), TOOLS, ToolSupport(HERMES, True, True, False), HERMES)
+    assert [message["content"] for message in messages] == ["", "r1", "", "r2", "r3"]
+
+
 def test_a_template_that_shows_tools_gets_them_as_they_are():
     messages, tools = shown(checked(HISTORY), TOOLS, FULL, HERMES)
     assert messages == checked(HISTORY)
