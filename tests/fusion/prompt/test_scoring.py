@@ -42,7 +42,9 @@ def test_the_choice_of_units_keeps_to_its_limit(widths, limit, spread):
     widths = widths.astype(np.int64)
     chosen = choose(widths, limit, spread)
     assert (np.diff(chosen) > 0).all()
-    assert widths[chosen].sum() <= limit or widths.sum() <= limit
+    assert widths[chosen].sum() <= limit
+    if widths.sum() <= limit:
+        assert len(chosen) == len(widths)
     if spread == "last" and len(chosen):
         assert chosen[-1] == len(widths) - 1
     if spread == "evenly" and len(widths) >= 10 and widths.max(initial=0) * 4 <= limit:
