@@ -14,7 +14,7 @@ from starlette.types import Scope
 from alignment.errors import NotFoundError, RequestError
 from server.http.errors import CLIENT_CLOSED_REQUEST, UnauthorizedError, as_request_error, error_body, status_of
 from server.http.paths import path_of, unknown_path
-from server.http.protocol import messages
+from server.http.protocol import messages_answer
 
 
 def refusal(scope: Scope, error: RequestError, headers: Mapping[str, str] | None = None) -> JSONResponse:
@@ -28,7 +28,7 @@ def refusal(scope: Scope, error: RequestError, headers: Mapping[str, str] | None
         headers["WWW-Authenticate"] = "Bearer"
     if path_of(scope).startswith("/v1/messages"):
         record = scope.get("state", {}).get("record")
-        body = messages.error_body(error, record.id if record is not None else None)
+        body = messages_answer.error_body(error, record.id if record is not None else None)
     else:
         body = error_body(error)
     return JSONResponse(body, status_of(error), headers)

@@ -6,7 +6,8 @@ from fastapi import APIRouter, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
 from server.http.protocol.body import StrictJsonRoute
-from server.http.protocol.messages import CountTokensRequest, MessagesRequest, MessageStream, as_chat, as_message
+from server.http.protocol.messages import CountTokensRequest, MessagesRequest, as_chat
+from server.http.protocol.messages_answer import MessageStream, as_message
 from server.http.routes.chat import ChatShape, answer_chat, prepared
 from server.http.routes.submit import Asked
 from server.http.routes.translated import TranslatedShape, chat_request, in_words_of

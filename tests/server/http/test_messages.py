@@ -6,14 +6,8 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from alignment.errors import InvalidRequestError, NotFoundError, OverloadedError, RequestError
-from server.http.protocol.messages import (
-    CountTokensRequest,
-    MessagesRequest,
-    MessageStream,
-    as_chat,
-    as_message,
-    error_body,
-)
+from server.http.protocol.messages import CountTokensRequest, MessagesRequest, as_chat
+from server.http.protocol.messages_answer import MessageStream, as_message, error_body
 
 types = pytest.importorskip("anthropic.types")
 EVENT = TypeAdapter(types.RawMessageStreamEvent)

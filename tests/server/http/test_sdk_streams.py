@@ -8,7 +8,7 @@ import httpx
 import openai
 import pytest
 
-from server.http.protocol.messages import MessageStream
+from server.http.protocol.messages_answer import MessageStream
 from server.http.protocol.responses import ResponsesRequest
 from server.http.protocol.responses_answer import ResponseStream
 from server.http.tools.calls import Tool, ToolCall
