@@ -1,15 +1,17 @@
 from __future__ import annotations
 
-import atexit
 import os
 import shutil
 import tempfile
+from pathlib import Path
 
 import hypothesis
 
 # What the tests learn stays out of the user's cache, in a folder that goes with them.
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="tutti-tests-")
-atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
+
+# What vLLM finds out about the classes of models takes a process of 20 seconds each: one is enough for all tests.
+os.environ.setdefault("VLLM_CACHE_ROOT", str(Path(__file__).parents[1] / "build/vllm"))
 
 # Models this small only lose time to handing work between threads, and other tests run beside these. Set before
 # torch is imported; servers and workers that tests start inherit it.
@@ -18,3 +20,8 @@ os.environ["OMP_NUM_THREADS"] = "1"
 # A busy machine makes any example slow now and then, which says nothing about the code.
 hypothesis.settings.register_profile("tutti", deadline=None)
 hypothesis.settings.load_profile("tutti")
+
+
+def pytest_unconfigure() -> None:
+    """Not at exit: workers of pytest-xdist leave without."""
+    shutil.rmtree(os.environ["XDG_CACHE_HOME"], ignore_errors=True)

@@ -46,7 +46,7 @@ from fusion.members.engine import DECODING_TOKENS
 from fusion.members.topk import best_of_row
 from fusion.members.vllm.drafted import wrap_scoring
 from fusion.members.vllm.naming import wrap_sampler
-from fusion.members.vllm.processes import starting, told_why
+from fusion.members.vllm.processes import reading_classes_here, starting, told_why
 
 TESTED = ((0, 32), (0, 34))
 """From the first version to below the second: those that this file was tried with."""
@@ -227,7 +227,7 @@ def engine_config(arguments: dict[str, Any]) -> VllmConfig:
         "worker_extension_cls": f"{__name__}.{SessionWorker.__name__}",
         **arguments,
     }
-    with _coming_or_going, starting():
+    with _coming_or_going, starting(), reading_classes_here():
         return EngineArgs(**arguments).create_engine_config()
 
 

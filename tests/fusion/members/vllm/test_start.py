@@ -214,3 +214,24 @@ def test_an_architecture_that_vllm_does_not_know(tmp_path):
     assert re.match(
         r": vLLM cannot start it \(.*\): take a model that vLLM supports, or the transformers engine", text
     ), text
+
+
+def test_the_class_of_a_model_is_read_without_another_process(folder, monkeypatch):
+    """On a CPU; vLLM starts one for each architecture it has not met, which takes 20 seconds."""
+    pytest.importorskip("vllm")
+    from vllm.model_executor.models import registry
+
+    from fusion.members.vllm.options import Options, configured
+
+    def start(*command, **options):
+        raise AssertionError(command)
+
+    read = []
+    registry._try_inspect_model_cls.cache_clear()
+    monkeypatch.setattr(registry._LazyRegisteredModel, "_load_modelinfo_from_cache", lambda *hash: None)
+    monkeypatch.setattr(
+        registry._LazyRegisteredModel, "_save_modelinfo_to_cache", lambda model, *info: read.append(model)
+    )
+    monkeypatch.setattr(registry.subprocess, "run", start)
+    configured(Options(folder, dtype="float32", cache_tokens=1024))
+    assert "LlamaForCausalLM" in {model.class_name for model in read}
