@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -106,24 +106,11 @@ def measure(
         )
     if method == "learned" and ensemble.chooses_pivot:
         pivot = heaviest(decision.weights, members)
-    weights, pruned = decision.weights, tuple[str, ...]()
-    if method != "given" and losses is not None and decision.note is None:  # equal weights keep everybody
-        weights, pruned = prune(weights, members, pivot, weighting.prune)
-    by_member = dict(zip(members, weights.tolist(), strict=True))
-    report = WeightingReport(
-        method=used,
-        perplexity={} if losses is None else dict(zip(members, np.exp(losses).tolist(), strict=True)),
-        weights=by_member,
-        pruned=pruned,
-        tokens=counted,
-        scored={},
-        kept=0,
-        coinciding=coinciding,
-        notes=(*notes, decision.note) if decision.note else tuple(notes),
-        features=decision.features,
-        similarity=decision.similarity,
-    )
-    return Measured(pivot, by_member, report)
+    threshold = None if method == "given" or losses is None else weighting.prune
+    measured = _settled(decision, members, pivot, threshold, used, notes)
+    perplexity = {} if losses is None else dict(zip(members, np.exp(losses).tolist(), strict=True))
+    report = replace(measured.report, perplexity=perplexity, tokens=counted, coinciding=coinciding)
+    return replace(measured, report=report)
 
 
 def decide(ensemble: Ensemble, prompt: Prompt, members: Sequence[str], fusion: FusionParams) -> Measured | None:
@@ -138,13 +125,25 @@ def decide(ensemble: Ensemble, prompt: Prompt, members: Sequence[str], fusion: F
         return None
     decision = learned.weigh(text_of(prompt, fusion), members)
     pivot = heaviest(decision.weights, members) if ensemble.chooses_pivot else ensemble.pivot
+    used: Literal["uniform", "learned"] = "learned" if decision.note is None else "uniform"
+    return _settled(decision, members, pivot, fusion.weighting.prune, used, ())
+
+
+def _settled(
+    decision: Decision,
+    members: Sequence[str],
+    pivot: str,
+    threshold: float | None,
+    used: Literal["uniform", "fixed", Measure],
+    notes: Iterable[str],
+) -> Measured:
+    """The weights of a decision, pruned at the threshold where there is one; equal weights keep everybody."""
     weights, pruned = decision.weights, tuple[str, ...]()
-    if decision.note is None:  # equal weights keep everybody
-        weights, pruned = prune(weights, members, pivot, fusion.weighting.prune)
+    if threshold is not None and decision.note is None:
+        weights, pruned = prune(weights, members, pivot, threshold)
     by_member = dict(zip(members, weights.tolist(), strict=True))
-    notes = () if decision.note is None else (decision.note,)
     report = WeightingReport(
-        method="learned" if decision.note is None else "uniform",
+        method=used,
         perplexity={},
         weights=by_member,
         pruned=pruned,
@@ -152,7 +151,7 @@ def decide(ensemble: Ensemble, prompt: Prompt, members: Sequence[str], fusion: F
         scored={},
         kept=0,
         coinciding=0,
-        notes=notes,
+        notes=(*notes, decision.note) if decision.note else tuple(notes),
         features=decision.features,
         similarity=decision.similarity,
     )
