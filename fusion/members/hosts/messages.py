@@ -2,7 +2,7 @@
 
 member                          worker
 Load                      ->
-                          <-    Loaded or Refused
+                          <-    Loaded or Broken
 [Advance, Look, Generate] ->
                           <-    Answers
 Close                     ->
@@ -45,13 +45,6 @@ class Loaded:
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
-    """The engine cannot be loaded; `reason` is one sentence. The worker ends."""
-
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
 class Answers:
     """The answers of one step, and the seconds that it took."""
 
@@ -61,7 +54,7 @@ class Answers:
 
 @dataclass(frozen=True, slots=True)
 class Broken:
-    """The engine will not work again; `reason` is a part of a sentence. The worker is to be replaced."""
+    """The engine cannot be loaded, or will not work again; `reason` is a sentence without its full stop."""
 
     reason: str
 
@@ -99,6 +92,6 @@ class Stop:
 
 WIRE: tuple[type, ...] = (
     *(*get_args(Task), *get_args(Answer), SamplingParams, Capacity),
-    *(Load, Loaded, Refused, Answers, Broken, Logged, Close, Ping, Pong, Stop),
+    *(Load, Loaded, Answers, Broken, Logged, Close, Ping, Pong, Stop),
 )
 """All that may cross: no other class is sent, and none is made of what is received."""

@@ -17,7 +17,7 @@ from typing import Protocol
 from alignment.errors import ConfigError, one_line
 from fusion.core import Capacity, Deliver, Delivery, Down, Task, Up
 from fusion.members.hosts.channel import Channel
-from fusion.members.hosts.messages import Answers, Broken, Close, Load, Loaded, Logged, Ping, Refused, Stop
+from fusion.members.hosts.messages import Answers, Broken, Close, Load, Loaded, Logged, Ping, Stop
 from fusion.members.registry import EngineSpec
 
 log = logging.getLogger(__name__)
@@ -195,8 +195,6 @@ class RemoteMember:
                             return reason
                     case Broken():
                         return message.reason
-                    case Refused():
-                        return message.reason.rstrip(".")
             if self._stopping.is_set():
                 if self._channel is None or now > told_at + GRACE:
                     return "it was told to stop"

@@ -17,7 +17,7 @@ from alignment.errors import ConfigError, one_line
 from fusion.core import Delivery, Member
 from fusion.members.hosts.channel import Channel
 from fusion.members.hosts.inline import InlineMember
-from fusion.members.hosts.messages import Answers, Broken, Close, Load, Loaded, Logged, Ping, Pong, Refused, Stop
+from fusion.members.hosts.messages import Answers, Broken, Close, Load, Loaded, Logged, Ping, Pong, Stop
 from fusion.members.registry import EngineSpec, load_engine
 
 log = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ def serve(channel: Channel) -> None:
     except Exception as error:
         if not isinstance(error, ConfigError):
             log.exception("the engine cannot be loaded")
-        channel.send(Refused(one_sentence(error)))
+        channel.send(Broken(one_sentence(error).rstrip(".")))
         return
     member = InlineMember(load.member, engine)
 
