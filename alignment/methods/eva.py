@@ -134,7 +134,7 @@ def _learn(request: MapRequest) -> VocabMap:
 
 METHOD = Method(
     "a token goes to those whose embeddings are near, learned from the tokens both have",
-    lambda request: _complete(request, _learn(request)),
+    _learn,
     costly=True,
     learns=True,
     complete=_complete,

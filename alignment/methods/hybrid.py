@@ -63,7 +63,7 @@ def _complete(request: MapRequest, learned: VocabMap) -> VocabMap:
 
 METHOD = Method(
     "exact where the bytes coincide, eva for the rest",
-    lambda request: hybrid_map(EXACT.learn(request), EVA.learn(request)),
+    EVA.learn,
     costly=True,
     learns=True,
     base="eva",

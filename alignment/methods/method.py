@@ -83,11 +83,11 @@ class Method:
 
     Attributes:
         description: what it does, as `tutti align --help` and errors say it.
-        learn: makes the map.
+        learn: makes the map, or that of `base`.
         costly: whether its maps take long and are worth keeping.
         learns: whether it learns from embeddings, so that `Parameters` and held-out anchors matter to it.
-        base: for a method whose map is made of another's: the name of that one, which is what is kept.
-        complete: makes the whole map of what is kept.
+        base: for a method whose map is made of another's: the name of that one.
+        complete: makes the whole map of what `learn` makes, which is what is kept; None where that is all.
     """
 
     description: str

@@ -82,9 +82,8 @@ class Alignment:
         are known to correspond to; where it takes long, `on_progress` is called with the share that is done.
         ConfigError, in one sentence, for models that nothing can be learned from.
         """
-        return METHODS[self.method].learn(
-            MapRequest(self.source, self.target, self.parameters, without, device, on_progress)
-        )
+        request = MapRequest(self.source, self.target, self.parameters, without, device, on_progress)
+        return self.complete(METHODS[self.method].learn(request))
 
     def complete(self, kept: VocabMap) -> VocabMap:
         """The whole map, of what `kept` came to."""
