@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from alignment.errors import TuttiError
 from alignment.text.boundaries import Indices, Located
 from fusion.core import Prompt, Token
 from fusion.ensemble import Ensemble
 from fusion.loop.fuser import Fuser
-from fusion.loop.listener import Listener
+from fusion.loop.listener import Listener, Submission, ask_all
 from fusion.options import FusionParams, SamplingParams
 
 AT_A_TIME = 32  # as many as a model takes by default; a pass over few rows costs about as much as one over many
@@ -64,23 +62,15 @@ class Form:
 
 def ask(fuser: Fuser, ensemble: Ensemble, fusion: FusionParams, prompts: Sequence[str], form: Form) -> list[Reply]:
     """Answers to all prompts, in their order. A prompt that cannot be asked gets a reply with the reason."""
-    places = threading.Semaphore(AT_A_TIME)
-    listeners = []
     sampling = SamplingParams(max_tokens=form.max_tokens, temperature=0.0, stop=form.stop)
+
+    def request(prompt: str) -> Submission:
+        encoded = _encoded(ensemble, prompt, fusion, form)
+        room = ensemble.max_new_tokens(encoded, ensemble.taking_part(fusion))
+        return ensemble, encoded, replace(sampling, max_tokens=min(form.max_tokens, room)), fusion
+
     began = time.perf_counter()
-    for prompt in prompts:
-        places.acquire()
-        listener = Listener(places.release)
-        listeners.append(listener)
-        try:
-            encoded = _encoded(ensemble, prompt, fusion, form)
-            room = ensemble.max_new_tokens(encoded, ensemble.taking_part(fusion))
-            limited = replace(sampling, max_tokens=min(form.max_tokens, room))
-            fuser.submit(ensemble, encoded, limited, fusion, on_update=listener)
-        except TuttiError as error:
-            listener.refuse(error)
-    for _ in range(AT_A_TIME):
-        places.acquire()
+    listeners = ask_all(fuser, request, prompts, AT_A_TIME)
     share = (time.perf_counter() - began) / max(1, len(prompts))
     return [_reply(listener, share) for listener in listeners]
 
@@ -101,22 +91,16 @@ def choose(
     The prompt is plain text, whatever the form says of chats, and a space goes between it and the choice.
     """
     asked = form.text(prompt)
-    began, listeners = time.perf_counter(), []
     places: list[Mapping[str, Located]] = []
     sampling = SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0)
-    finished = threading.Semaphore(0)
-    try:
-        for choice in choices:
-            listener = Listener(finished.release)
-            encoded = ensemble.encode_text(f"{asked} {choice}", locate=True)
-            places.append(encoded.located or {})
-            fuser.submit(ensemble, encoded, sampling, fusion, on_update=listener)
-            listeners.append(listener)
-    except TuttiError as error:
-        return Reply("", 0, 0.0, 0.0, {}, str(error))
-    finally:
-        for _ in listeners:
-            finished.acquire()
+
+    def request(choice: str) -> Submission:
+        encoded = ensemble.encode_text(f"{asked} {choice}", locate=True)
+        places.append(encoded.located or {})
+        return ensemble, encoded, sampling, fusion
+
+    began = time.perf_counter()
+    listeners = ask_all(fuser, request, choices)
     failed = [listener.error for listener in listeners if listener.error is not None]
     seconds = time.perf_counter() - began
     if failed:

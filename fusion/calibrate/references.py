@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from alignment.errors import TuttiError
 from alignment.text.boundaries import Indices, shared_boundaries
 from fusion.calibrate.asking import AT_A_TIME, Form
 from fusion.core import Floats, Prompt, TextScores
 from fusion.ensemble import Ensemble
 from fusion.learned.features import PromptLosses, losses_of
 from fusion.loop.fuser import Fuser
-from fusion.loop.listener import Listener
+from fusion.loop.listener import Submission, ask_all
 from fusion.options import FusionParams, SamplingParams, Weighting
 from fusion.prompt.scoring import PrefixScores, choose
 from fusion.step import Bools, Candidates, floored_logs, project, shares_of
@@ -97,34 +95,26 @@ def score_references(
     fuser: Fuser, ensemble: Ensemble, questions: Sequence[Question], form: Form
 ) -> tuple[list[Scored], list[str]]:
     """The questions whose references could be scored, and for each of the others a sentence."""
-    places = threading.Semaphore(AT_A_TIME)
     members = list(ensemble.models)
     weighting = Weighting("packllm-opt", positions=POSITIONS, spread="last", grid=2)
     fusion = FusionParams(weighting=weighting, unmapped=ensemble.defaults.unmapped, report=True)
     sampling = SamplingParams(max_tokens=1, temperature=0.0)
+    prompts: dict[Question, Prompt] = {}
+
+    def request(question: Question) -> Submission:
+        prompts[question] = _encoded(ensemble, question, form)
+        return ensemble, prompts[question], sampling, fusion
+
     memory, fuser.prefixes = fuser.prefixes, PrefixScores(0)
-    sent: list[tuple[Question, Prompt, Listener]] = []
-    failed = []
-    for question in questions:
-        places.acquire()
-        listener = Listener(places.release)
-        try:
-            prompt = _encoded(ensemble, question, form)
-            fuser.submit(ensemble, prompt, sampling, fusion, on_update=listener)
-            sent.append((question, prompt, listener))
-        except TuttiError as error:
-            places.release()
-            failed.append(str(error))
-    for _ in range(AT_A_TIME):
-        places.acquire()
+    listeners = ask_all(fuser, request, questions, AT_A_TIME)
     fuser.prefixes = memory
-    scored = []
-    for question, prompt, listener in sent:
-        assert listener.end is not None
+    scored, failed = [], []
+    for question, listener in zip(questions, listeners, strict=True):
         if listener.error is not None:
             failed.append(listener.error)
             continue
-        one = _read(question, prompt, listener.end.scores, ensemble, members, form)
+        assert listener.end is not None
+        one = _read(question, prompts[question], listener.end.scores, ensemble, members, form)
         if one is None:
             failed.append("No member, or not every one, can score the reference.")
         else:

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from alignment.errors import TuttiError
-from fusion.core import Delta, End, Token
+from fusion.core import Delta, End, Prompt, Token
+from fusion.ensemble import Ensemble
+from fusion.loop.fuser import Fuser
+from fusion.options import FusionParams, SamplingParams
+
+Submission = tuple[Ensemble, Prompt, SamplingParams, FusionParams]
+"""What `Fuser.submit` takes."""
+Question = TypeVar("Question")
 
 
 class Listener:
@@ -44,3 +53,33 @@ class Listener:
         """Note why the request was not taken."""
         self.error = str(error)
         self._done()
+
+
+def ask_all(
+    fuser: Fuser,
+    request: Callable[[Question], Submission],
+    questions: Sequence[Question],
+    at_a_time: int | None = None,
+) -> list[Listener]:
+    """Ask a running fuser all questions and wait for the answers, which are in their order.
+
+    One that makes no request, or whose request is not taken, has an answer with the error; the others go on.
+
+    Args:
+        request: makes the request of a question when its turn comes, or raises TuttiError.
+        at_a_time: how many may be open at most; None for all.
+    """
+    most = len(questions) if at_a_time is None else at_a_time
+    places = threading.Semaphore(most)
+    listeners = []
+    for question in questions:
+        places.acquire()
+        listener = Listener(places.release)
+        listeners.append(listener)
+        try:
+            fuser.submit(*request(question), on_update=listener)
+        except TuttiError as error:
+            listener.refuse(error)
+    for _ in range(most):
+        places.acquire()
+    return listeners

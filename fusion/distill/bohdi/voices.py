@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
-from alignment.errors import TuttiError
 from alignment.methods.map_cache import MapCache
 from alignment.methods.origin import PAPERS
 from fusion.assembly.runtime import Runtime, build
-from fusion.core import OnMemberFailure, Prompt
+from fusion.core import OnMemberFailure
 from fusion.distill.training.settings import Source
 from fusion.ensemble import Ensemble
-from fusion.loop.listener import Listener
+from fusion.loop.listener import Listener, Submission, ask_all
 from fusion.options import EngineOptions, FusionParams, SamplingParams
 from fusion.sequence.constraint import Constraint
 from fusion.sequence.grammar import json_schema
@@ -100,7 +97,7 @@ class Voices:
         A request that cannot be taken, or whose model is lost, has a reply with an error: the others go on.
         """
 
-        def started(request: Request) -> tuple[Ensemble, Prompt, SamplingParams]:
+        def started(request: Request) -> Submission:
             ensemble = self.runtime.ensembles[request.model]
             prompt = ensemble.encode_chat([{"role": "user", "content": request.prompt}])
             if request.schema is not None:
@@ -108,9 +105,9 @@ class Voices:
                 prompt = replace(prompt, constraints=constraints)
             room = ensemble.max_new_tokens(prompt, ensemble.taking_part(ensemble.defaults))
             sampling = replace(request.sampling, max_tokens=min(request.sampling.max_tokens, room))
-            return ensemble, prompt, sampling
+            return ensemble, prompt, sampling, ensemble.defaults
 
-        ended = self._decode([partial(started, one) for one in requests])
+        ended = ask_all(self.runtime.fuser, started, requests)
         self.tokens += sum(one.tokens for one in ended)
         return [
             Reply(one.text.strip(), one.end is not None and one.end.finish == "stop", one.error) for one in ended
@@ -124,7 +121,7 @@ class Voices:
         ensemble = self.runtime.ensembles[JUDGES]
         starts: list[int | None] = [None] * len(exchanges)
 
-        def started(number: int) -> tuple[Ensemble, Prompt, SamplingParams]:
+        def started(number: int) -> Submission:
             question, answer = exchanges[number]
             asked = [{"role": "user", "content": question}]
             said = [*asked, {"role": "assistant", "content": answer}]
@@ -133,9 +130,9 @@ class Voices:
             ids = prompt.ids[ensemble.pivot]
             if ids[: len(begin)] == begin:
                 starts[number] = len(begin)
-            return ensemble, prompt, SamplingParams(max_tokens=1, prompt_logprobs=0)
+            return ensemble, prompt, SamplingParams(max_tokens=1, prompt_logprobs=0), ensemble.defaults
 
-        ended = self._decode([partial(started, number) for number in range(len(exchanges))])
+        ended = ask_all(self.runtime.fuser, started, range(len(exchanges)))
         return [_answer_sum(one, start, ensemble.stop_ids) for one, start in zip(ended, starts, strict=True)]
 
     def _constraint(self, ensemble: Ensemble, schema: Mapping[str, Any]) -> Constraint:
@@ -144,19 +141,6 @@ class Voices:
             grammar = json_schema(dict(schema), param="the schema")
             self._grammars[key] = Constraint(ensemble.first.grammar_table, grammar=grammar)
         return self._grammars[key]
-
-    def _decode(self, starts: Sequence[Callable[[], tuple[Ensemble, Prompt, SamplingParams]]]) -> list[Listener]:
-        over = threading.Semaphore(0)
-        found = [Listener(over.release) for _ in starts]
-        for one, start in zip(found, starts, strict=True):
-            try:
-                ensemble, prompt, sampling = start()
-                self.runtime.fuser.submit(ensemble, prompt, sampling, ensemble.defaults, on_update=one)
-            except TuttiError as error:
-                one.refuse(error)
-        for _ in found:
-            over.acquire()
-        return found
 
 
 @contextmanager
