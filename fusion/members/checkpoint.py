@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
 import transformers
@@ -27,6 +27,7 @@ from transformers.cache_utils import DynamicLayer
 from alignment.errors import ConfigError, one_line
 from alignment.learning.embeddings import empty_model
 from fusion.members import gguf
+from fusion.options import SamplingParams
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 UNWRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOSPC}
@@ -197,23 +198,15 @@ def listed_sampling(source: str, revision: str | None = None) -> dict[str, float
 
     A value outside the bounds of its option is left out.
     """
+    hints = get_type_hints(SamplingParams, include_extras=True)
     generation = _read_json(source, "generation_config.json", revision, required=False)
     found: dict[str, float] = {}
-    for name, (low, high) in _SAMPLING.items():
-        value = generation.get(name)
-        if isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high:
+    for name in ("temperature", "top_p", "top_k", "min_p", "repetition_penalty"):
+        value, [bounds] = generation.get(name), hints[name].__metadata__
+        highest = bounds.le if bounds.lt is None else bounds.lt - 1
+        if isinstance(value, int | float) and not isinstance(value, bool) and bounds.ge <= value <= highest:
             found[name] = int(value) if name == "top_k" else float(value)
     return found
-
-
-# As in `fusion.options.SamplingParams`.
-_SAMPLING: dict[str, tuple[float, float]] = {
-    "temperature": (0, 2),
-    "top_p": (0, 1),
-    "top_k": (-1, 2**31 - 1),
-    "min_p": (0, 1),
-    "repetition_penalty": (0.01, 10),
-}
 
 
 def _ids(value: object) -> tuple[int, ...]:
