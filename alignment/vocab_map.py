@@ -82,19 +82,6 @@ class VocabMap:
         shape = (self.source_size, self.target_size)
         return csr_array(coo_array((self.weights[rows, slots], (rows, self.target_ids[rows, slots])), shape=shape))
 
-    @classmethod
-    def from_scipy(cls, matrix: csr_array[np.float32]) -> VocabMap:
-        """The map of a matrix [Vs, Vt]; R is the largest number of entries in a row, at least 1."""
-        matrix = csr_array(matrix.copy())
-        matrix.sum_duplicates()
-        counts = np.diff(matrix.indptr)
-        rows = np.repeat(np.arange(len(counts)), counts)
-        slots = np.arange(len(rows)) - matrix.indptr[rows]
-        shape = (len(counts), max(1, int(counts.max(initial=0))))
-        ids, weights = np.full(shape, -1, np.int32), np.zeros(shape, np.float32)
-        ids[rows, slots], weights[rows, slots] = matrix.indices, matrix.data
-        return cls(ids, weights, int(matrix.shape[1]))
-
     def save(self, path: str | Path, about: Mapping[str, str] = MappingProxyType({})) -> None:
         """Write the map as safetensors; readers see the old file or the new one, never a part.
 

@@ -12,6 +12,7 @@ from scipy.sparse import csr_array
 
 from alignment.errors import ConfigError
 from alignment.vocab_map import VocabMap, read_map
+from tests.support.sparse_maps import map_of
 
 
 @st.composite
@@ -25,7 +26,7 @@ def matrices(draw) -> np.ndarray:
 
 @given(matrix=matrices())
 def test_a_matrix_comes_back_as_it_was(matrix):
-    map = VocabMap.from_scipy(csr_array(matrix))
+    map = map_of(csr_array(matrix))
     np.testing.assert_array_equal(map.to_scipy().toarray(), matrix)
     assert map.target_ids.shape == (len(matrix), max(1, int((matrix > 0).sum(axis=1).max())))
     assert map.coverage == (matrix > 0).any(axis=1).mean()

@@ -26,6 +26,7 @@ from fusion.step import (
     unique_keys,
 )
 from tests.support.reference import shared
+from tests.support.sparse_maps import map_of
 
 rng = np.random.default_rng(0)
 
@@ -48,7 +49,7 @@ def test_a_step_is_what_the_authors_code_computes(step):
         else:
             k = name.removeprefix("aux")
             triple = (arrays[f"map{k}_vals"], (arrays[f"map{k}_rows"], arrays[f"map{k}_cols"]))
-            maps.append(VocabMap.from_scipy(sparse.csr_matrix(triple, shape=arrays[f"map{k}_shape"])))
+            maps.append(map_of(sparse.csr_matrix(triple, shape=arrays[f"map{k}_shape"])))
     weights, filter_top = None, spec["drop"]
     if spec["method"] == "linear_sum":
         filter_top = None
@@ -89,7 +90,7 @@ def random_map(generator, source, target, entries):
     matrix = sparse.random(
         source, target, density=entries / target, random_state=generator, dtype=np.float32, format="csr"
     )
-    return VocabMap.from_scipy(matrix)
+    return map_of(matrix)
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 4), st.integers(1, 12))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -99,7 +100,7 @@ def _draw(
     count: int, tree: KnowledgeTree, settings: Bohdi, voices: Voices, rng: np.random.Generator
 ) -> tuple[list[Event], list[Path | None]]:
     """Domains to ask about, None for a descent that found none, and what was proposed on the way."""
-    tree = KnowledgeTree.from_dict(tree.to_dict())
+    tree = deepcopy(tree)
     if settings.explore.draws == "fixed":
         return [], [evenly(tree, rng) for _ in range(count)]
     events: list[Event] = []

@@ -8,9 +8,8 @@ state and rules alone: models are asked elsewhere, and chance comes from the cal
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -208,34 +207,6 @@ class KnowledgeTree:
     def leaves(self) -> list[Path]:
         """The paths of all leaves."""
         return [path for path in self.nodes if len(path) == self.levels]
-
-    def to_dict(self) -> dict[str, Any]:
-        """The whole state, in what JSON can hold; `from_dict` reads it."""
-        return {
-            "levels": self.levels,
-            "window_size": self.window_size,
-            "threshold": self.threshold,
-            "nodes": [{"path": list(path), **asdict(node)} for path, node in self.nodes.items()],
-            "placeholders": [{"path": list(path), **asdict(node)} for path, node in self._placeholders.items()],
-        }
-
-    @classmethod
-    def from_dict(cls, state: Mapping[str, Any]) -> KnowledgeTree:
-        """The tree that `to_dict` was asked of. Draws go on as they would have."""
-        tree = cls(levels=state["levels"], window_size=state["window_size"], threshold=state["threshold"])
-        for entry in state["nodes"]:
-            path = tuple(entry["path"])
-            tree.add(path)
-            tree.nodes[path] = _node(entry)
-        for entry in state["placeholders"]:
-            tree.placeholder(tuple(entry["path"]))
-            tree._placeholders[tuple(entry["path"])] = _node(entry)
-        return tree
-
-
-def _node(entry: Mapping[str, Any]) -> Node:
-    fields = {name: value for name, value in entry.items() if name != "path"}
-    return Node(**fields | {"window": None if entry["window"] is None else list(entry["window"])})
 
 
 def _name(path: Path) -> str:

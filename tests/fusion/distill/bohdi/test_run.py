@@ -45,7 +45,7 @@ def test_a_run_is_replayed_from_its_journal(settings, voices):
     run = Run(settings)
     run.run()
     again = State.of(settings.tree, read_events(settings.work / "journal.jsonl"))
-    assert again.tree.to_dict() == run.state.tree.to_dict()
+    assert vars(again.tree) == vars(run.state.tree)
     assert (again.samples, again.lessons, again.trained) == (
         run.state.samples,
         run.state.lessons,
