@@ -12,6 +12,7 @@ from alignment.errors import ConfigError
 from alignment.learning.anchors import anchors_of
 from alignment.methods.exact import exact_map
 from alignment.methods.method import MapRequest, Method
+from alignment.text.characters import is_whole
 from alignment.text.tokenizer import Tokenizer
 from alignment.vocab_map import VocabMap
 
@@ -26,7 +27,7 @@ def learnable(tokenizer: Tokenizer) -> NDArray[np.int64]:
     ids = [
         id
         for id, surface in enumerate(tokenizer.surfaces)
-        if surface and _is_text(surface) and not (id in byte_ids and surface in ordinary)
+        if surface and is_whole(surface) and not (id in byte_ids and surface in ordinary)
     ]
     return np.array(ids, np.int64)
 
@@ -89,14 +90,6 @@ def _check_rows(ids: NDArray[np.int64], embeddings: NDArray[np.float32], whose: 
             f"The {whose} has ids up to {highest}, but the embeddings are of shape {np.shape(embeddings)}: "
             "use the embeddings that belong to the tokenizer."
         )
-
-
-def _is_text(surface: bytes) -> bool:
-    try:
-        surface.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
 
 
 def sharpened(map: VocabMap, temperature: float | None) -> VocabMap:

@@ -45,6 +45,15 @@ def beginning_at_the_end(data: bytes) -> bytes:
     return b""
 
 
+def is_whole(data: bytes) -> bool:
+    """Return whether bytes are whole characters."""
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
 class Beginnings:
     """Which tokens a tokenizer spells beginnings of characters in, as parts of its spelling of a whole one."""
 

@@ -250,13 +250,10 @@ def contents(template: Template, messages: Messages, rendered: Rendered) -> list
     template changes or leaves out, and for all of them where marking them changes what the template makes of them.
     """
     together = "".join(strings([messages, dict(rendered.options["template_kwargs"])]))
-    marks = [mark for mark in _MARKS if mark not in together]
+    opening, closing = [mark for mark in _MARKS if mark not in together][:2]  # `render` requires them
     given = [message.get("content") for message in messages]
     cores = [content.strip() if isinstance(content, str) else "" for content in given]
     found: list[tuple[int, int] | None] = [None] * len(messages)
-    if len(marks) < 2:
-        return found
-    opening, closing = marks[:2]
     marked = [
         message | {"content": message["content"].replace(core, f"{opening}{core}{closing}", 1)}
         if core

@@ -5,7 +5,7 @@ One tensor of each model is in memory at a time, and one shard of the result.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
@@ -24,9 +24,9 @@ from fusion.distill.checkpoint import (
     written_at_once,
 )
 from fusion.distill.sce import Variant, crops, linear_tensor, merge_tensor, varm_tensor
+from fusion.distill.training.settings import Progress
 
 Method = Literal["sce", "linear", "varm"]
-Progress = Callable[[int, int, str], None]
 
 FLOATS = ("F16", "BF16", "F32", "F64")
 
@@ -76,7 +76,7 @@ def merge_folders(
         method: "sce" (see `sce.merge_tensor`), "linear" (the mean) or "varm" (`sce.varm_tensor`).
         select: of SCE.
         variant: of SCE.
-        progress: called after every tensor with how many are done, how many there are, and its name.
+        progress: called after every tensor with how many are done and how many there are.
         shard_bytes: largest size of a file of the result.
 
     Raises:
@@ -98,7 +98,7 @@ def merge_folders(
     def made(own: Stored) -> torch.Tensor:
         tensor = merged(own)
         if progress is not None:
-            progress(len(report.weights) + len(report.unchanged), report.tensors, own.name)
+            progress(len(report.weights) + len(report.unchanged), report.tensors)
         return tensor
 
     def merged(own: Stored) -> torch.Tensor:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from fusion.core import Floats, Member
 from fusion.reports import WeightingReport
 from fusion.round import Round
+from fusion.step import renormalize
 
 if TYPE_CHECKING:
     from fusion.sequence import sequence as generation
@@ -131,9 +132,8 @@ def divergence(probabilities: Floats) -> Floats:
 
     What a map lost is left out of account: rows are scaled to sum to 1, and those that are empty do not count.
     """
-    mass = probabilities.sum(axis=2, keepdims=True)
-    rows = probabilities / np.where(mass > 0, mass, 1.0)
-    counted = np.maximum((mass > 0).sum(axis=1), 1)
+    rows = renormalize(probabilities)
+    counted = np.maximum(rows.any(axis=2, keepdims=True).sum(axis=1), 1)
     spread: Floats = _entropy(rows.sum(axis=1) / counted) - _entropy(rows).sum(axis=1) / counted[:, 0]
     return np.clip(spread, 0.0, np.log(probabilities.shape[1]))  # rounding may leave less, or more
 

@@ -13,7 +13,7 @@ from time import perf_counter
 import numpy as np
 
 from alignment.spelling import Spelling
-from alignment.text.characters import beginning_at_the_end
+from alignment.text.characters import beginning_at_the_end, is_whole
 from alignment.vocab_map import VocabMap
 from fusion.core import (
     Advance,
@@ -41,7 +41,7 @@ from fusion.sequence.ends import Ends
 from fusion.sequence.numbers import Numbers
 from fusion.sequence.seat import Seat
 from fusion.sequence.summing import Sum
-from fusion.sequence.text import TextStream, is_whole
+from fusion.sequence.text import TextStream
 from fusion.terms import terms_of
 from fusion.weights import member_weights
 

@@ -53,12 +53,3 @@ class TextStream:
         cut = len(self._held) - keep
         settled, self._held = self._held[:cut], self._held[cut:]
         return settled
-
-
-def is_whole(data: bytes) -> bool:
-    """Return whether bytes end with a whole character."""
-    try:
-        data.decode()
-    except UnicodeDecodeError:
-        return False
-    return True

@@ -20,7 +20,7 @@ from alignment.errors import (
     UnsupportedError,
     field_error,
 )
-from server.settings.complaints import expectation
+from server.settings.complaints import dotted, expectation
 
 log = logging.getLogger(__name__)
 
@@ -111,7 +111,7 @@ def invalid_field(problems: Sequence[Any]) -> InvalidRequestError:
     problem = problems[0]
     if problem["type"] == "json_invalid":
         return InvalidRequestError(f"The body is not valid JSON: {problem['ctx']['error']}.", code="invalid_json")
-    param = field_name(problem["loc"])
+    param = shorten_text(dotted(problem["loc"][1:]))  # without "body"
     if not param:
         return InvalidRequestError("The body should be a JSON object, sent with Content-Type: application/json.")
     if problem["type"] == "missing":
@@ -134,14 +134,6 @@ def unknown_type(
 ) -> InvalidRequestError:
     """The error of an object in a request, at `where`, whose type is none that is understood there."""
     return InvalidRequestError(f"{where} is of type {shorten(kind)}, {why}", param=f"{where}.type", code=code)
-
-
-def field_name(location: Sequence[str | int]) -> str:
-    """("body", "messages", 0, "role") as messages[0].role."""
-    name = ""
-    for part in location[1:]:
-        name += f"[{part}]" if isinstance(part, int) else f".{part}"
-    return shorten_text(name.removeprefix("."))
 
 
 def shorten(value: object) -> str:

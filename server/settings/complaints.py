@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 _KINDS = {
@@ -36,6 +36,14 @@ def expectation(error: Mapping[str, Any]) -> str | None:
         case _ if error["msg"].startswith("Input should"):
             return str(error["msg"]).removeprefix("Input ").rstrip(".")
     return None
+
+
+def dotted(path: Sequence[str | int]) -> str:
+    """`ensembles.demo.members[2]`"""
+    text = ""
+    for step in path:
+        text += f"[{step}]" if isinstance(step, int) else f".{step}" if text else step
+    return text
 
 
 def _unit(kind: str) -> str:

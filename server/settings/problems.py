@@ -9,7 +9,7 @@ from typing import Any, get_args
 from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
-from server.settings.complaints import expectation
+from server.settings.complaints import dotted, expectation
 from server.settings.document import Document, Path
 
 SECRET = "api_keys"  # noqa: S105  (the name of the field whose values are never shown)
@@ -32,14 +32,6 @@ def line(document: Document, path: Path, sentence: str) -> str:
     """`config.yaml:12: models.ada.device: sentence.`"""
     where = document.origin(path)
     return f"{where}: {dotted(path)}: {sentence}." if path else f"{where}: {sentence}."
-
-
-def dotted(path: Path) -> str:
-    """`ensembles.demo.members[2]`"""
-    text = ""
-    for step in path:
-        text += f"[{step}]" if isinstance(step, int) else f".{step}" if text else step
-    return text
 
 
 def _expectation(error: ErrorDetails) -> str:

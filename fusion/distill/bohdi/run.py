@@ -7,7 +7,6 @@ batch that is in the journal, or the last checkpoint of a training.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path as File
@@ -24,10 +23,7 @@ from fusion.distill.bohdi.state import State
 from fusion.distill.bohdi.voices import Panel, open_voices
 from fusion.distill.training.folders import publish
 from fusion.distill.training.reading import read_as
-from fusion.distill.training.settings import Source, digest_of
-
-Progress = Callable[[str, int, int], None]
-"""Called with what is worked on, how much of it is done, and how much there is."""
+from fusion.distill.training.settings import Report, Source, digest_of
 
 
 @dataclass
@@ -41,7 +37,7 @@ class Run:
     """
 
     settings: Bohdi
-    progress: Progress = lambda what, done, total: None
+    progress: Report = lambda what, done, total: None
     notes: list[str] = field(default_factory=list)
 
     @cached_property

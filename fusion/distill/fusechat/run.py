@@ -8,7 +8,6 @@ settings and inputs, and then keeps it.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -33,13 +32,10 @@ from fusion.distill.training.conversations import Conversations, held_out, read_
 from fusion.distill.training.curve import CURVE, read_curve
 from fusion.distill.training.examples import Example, Examples
 from fusion.distill.training.folders import publish
-from fusion.distill.training.settings import BASE, digest_of
+from fusion.distill.training.settings import BASE, Report, digest_of
 from fusion.distill.training.shards import Arrays, read_json, require_shard, shard_path, write_json
 from fusion.distill.training.train import STAGE, Texts, load_student, save_student, train
 from fusion.distill.training.trainer import processes
-
-Progress = Callable[[str, int, int], None]
-"""Called with what is worked on, how much of it is done, and how much there is."""
 
 START = "start"
 """The name of the base's float32 copy, from which all targets start and with which they are merged."""
@@ -56,7 +52,7 @@ class Run:
     """
 
     settings: FuseChat
-    progress: Progress = lambda what, done, total: None
+    progress: Report = lambda what, done, total: None
     notes: list[str] = field(default_factory=list)
 
     @cached_property
@@ -240,7 +236,7 @@ class Run:
             method=method,
             select=settings.select,
             variant=settings.variant,
-            progress=lambda done, total, _: self.progress(f"merge by {method}", done, total),
+            progress=partial(self.progress, f"merge by {method}"),
         )
         about = {"inputs": inputs, **asdict(report)}
         write_json(folder / STAGE, about)

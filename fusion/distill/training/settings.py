@@ -26,6 +26,8 @@ BASE = "base"
 
 Progress = Callable[[int, int], None]
 """Called with how much is done and how much there is."""
+Report = Callable[[str, int, int], None]
+"""The same, with what is worked on before it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,6 @@ import hashlib
 import inspect
 import math
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from alignment.errors import ConfigError
 from fusion.distill.loss import IGNORED, fusion_loss
 from fusion.distill.training.curve import CURVE, curve_of, write_curve
 from fusion.distill.training.examples import Examples, LengthGrouped
-from fusion.distill.training.settings import Train
+from fusion.distill.training.settings import Progress, Train
 from fusion.distill.training.shards import read_json, write_json
 
 COMPLETE = "complete.json"
@@ -104,7 +103,7 @@ class Guard(TrainerCallback):  # type: ignore[misc]
     Whether to stop follows from the log alone, which is part of a checkpoint: a resumed run decides the same.
     """
 
-    def __init__(self, settings: Train, progress: Callable[[int, int], None]) -> None:
+    def __init__(self, settings: Train, progress: Progress) -> None:
         self._patience = settings.patience
         self._progress = progress
 

@@ -122,13 +122,12 @@ def standings_table(outcome: Outcome) -> Table:
 
 def yaml_of(name: str, candidate: Candidate, settings: EnsembleSettings, learned: Path) -> str:
     """The ensemble as a configuration file has it; `learned` is the file of learned weights."""
+    own = settings.model_dump(mode="json", exclude_unset=True, exclude_none=True)
     if candidate.weights == AS_CONFIGURED:
-        own = settings.model_dump(mode="json", exclude_unset=True, exclude_none=True)
         if candidate.strength is not None:
             for part, (option, _) in STRENGTHS.items():
                 own.get(part, {})[option] = candidate.strength
     else:
-        own = settings.model_dump(mode="json", exclude_unset=True, exclude_none=True)
         weighting = own.pop("weighting", {})
         if candidate.weights == UNIFORM:
             weighting = {}

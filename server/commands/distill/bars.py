@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import TaskID
 
+from fusion.distill.training.settings import Report
 from server.commands.tables import progress
-
-Report = Callable[[str, int, int], None]
-"""Called with what is worked on, how much of it is done, and how much there is."""
 
 
 @contextmanager

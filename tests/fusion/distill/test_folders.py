@@ -163,7 +163,7 @@ def test_what_belongs_to_a_model_is_copied_and_programs_are_not(models):
 def test_a_merge_that_fails_leaves_nothing_and_one_that_was_killed_can_start_over(models):
     _, _, base_folder, task_folders, out = models
 
-    def stop(done, total, name):
+    def stop(done, total):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
