@@ -6,13 +6,13 @@
     ├── ConfigError              the configuration, a checkpoint or a device has to be changed first
     └── RequestError             this request cannot be served
         ├── InvalidRequestError  the request is wrong; `param` names the field
-        ├── NotFoundError        there is no such model
+        ├── NotFoundError        there is no such model or path
         ├── UnsupportedError     a feature of the OpenAI API that Tutti does not have
         ├── OverloadedError      over capacity; `retry_after` seconds
-        └── UnavailableError     a member cannot answer; `retry_after` seconds where it may soon
+        └── UnavailableError     a member failed or all stops; `retry_after` seconds where it comes back
 
-Every message is one sentence, or a few, that say what is wrong and what to do. `server` adds the errors that only
-it can raise.
+Every message says what is wrong and what to do, in one sentence or a few. `server` adds the errors that only it
+can raise.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The words that every other module shares. Data only: no behaviour beyond what a field means.
 
 A *sequence* is one generation in progress. A *round* is one fused token of one sequence. A *member* is a
-continuous-batching engine that knows token ids, never text; `Advance` and `NextTokens` are all it speaks.
+continuous-batching engine that knows token ids, never text: it is given a `Task`, and sends an `Answer`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """Weights of the members in the fused distribution: given, or PackLLM's from the prompt (arXiv 2404.11531).
 
-Everything here is a pure function of
-losses and logits; where those come from is `fusion.prompt.scoring`'s.
+Pure functions of losses; where these come from is said in `fusion.prompt.scoring`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The policies by name. A new one takes a file here, a line in `POLICIES`, and its option."""
+"""The policies by name. A new one takes a file, a line in `POLICIES`, and an option that `policy_name` reads."""
 
 from __future__ import annotations
 

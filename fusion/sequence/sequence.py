@@ -137,7 +137,7 @@ class Sequence:
             return Seat(len(ids), None, wanted)
         spelling = Spelling(self.ensemble.models[name].tokenizer, self.prompt.leads[name])
         # The same text may take a member more tokens than the pivot; a quarter more covers ordinary prose, and
-        # what exceeds it is asked for in `grow`. Views share the room that was found for them together.
+        # what exceeds it is found by `Places.make_room`. Views share the room that was found for them together.
         if sum(self.ensemble.engine(other) == self.ensemble.engine(name) for other in self.members) > 1:
             return Seat(len(ids), spelling, wanted)
         return Seat(len(ids), spelling, min(wanted + self.sampling.max_tokens // 4 + 8, capacity.context))

@@ -29,7 +29,7 @@ class Sum:
         pivot: its name.
         tokens: [C] int64, the pivot's ids that may win, ascending.
         weights: those in force, by member.
-        cut: see `fusion.core.RoundReport`.
+        cut: see `fusion.reports.RoundReport`.
         logs: by member, [C] its log-probabilities, normalised; NaN where it cannot say a token, -inf where it
             excludes one.
         asked: by member, the ids that it is asked for.
@@ -90,8 +90,8 @@ def named_logs(
     Args:
         vocab_map: its map, None where it shares the pivot's vocabulary.
         listed: its best tokens [1, k] and their log-probabilities, from which with `ids` comes what its map
-        carries
-            of it: mapped rows are normalised, so that what a map loses is no bias where terms are left out.
+            carries of it: mapped rows are normalised, so that what a map loses is no bias where terms are left
+            out.
 
     Returns:
         [C] float64, NaN where it has no word for a token.

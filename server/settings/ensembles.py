@@ -40,9 +40,10 @@ class AlignmentSettings(Section):
     """The way from a member's vocabulary into the pivot's. In the file the name of a method alone is enough.
 
     Attributes:
-        method: `exact` joins tokens of the same bytes; `prefix` does and takes the token that begins the same text
-            for the rest; `eva` learns from embeddings; `mined` takes the token that is spelled most like it;
-            `hybrid` is exact where the bytes coincide and eva for the rest.
+        method: `exact` joins tokens of the same bytes; `spelled` does and takes for the rest the first token of
+            the pivot's spelling; `prefix` the one that begins the same text; `eva` learns from embeddings; `mined`
+            takes the token that is spelled most like it; `hybrid` is exact where the bytes coincide and eva for
+            the rest.
         embeddings: the table that `eva` and `hybrid` read of each model: `output` (the head) or `input`.
         top: pivot tokens that a token may go to.
         threshold: the lowest score of an entry.
