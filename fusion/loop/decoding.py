@@ -29,7 +29,7 @@ from fusion.reports import RoundReport
 from fusion.round import Round, batch_key, run_round, undo_of
 from fusion.sequence.constraint import fill
 from fusion.sequence.drafting import accepts, pursue
-from fusion.sequence.looks import begin, take
+from fusion.sequence.looks import begin_sum, take_look
 from fusion.sequence.opening import (
     begin_reading,
     end_reading,
@@ -131,7 +131,7 @@ class Decoding:
     ) -> None:
         """Take in an answer of a member, and note how long it took in `prompts` or `tokens`."""
         if isinstance(answer, Looked):
-            take(sequence, name, answer.logprobs)
+            take_look(sequence, name, answer.logprobs)
             self.settle(sequence)
             return
         if isinstance(answer, AdvanceFailed):
@@ -183,7 +183,7 @@ class Decoding:
         """Have a round of a sequence whose members have answered; a sum has them look at its candidates first."""
         if sequence.terms is not None and sequence.reading is None and sequence.sum is None:
             try:
-                sequence.sum, looks = begin(sequence)
+                sequence.sum, looks = begin_sum(sequence)
             except Exception:
                 self._failed_inside(sequence)
                 return

@@ -11,7 +11,7 @@ from fusion.sequence.summing import Flags, Sum, Tokens, in_pivot, kept_by, named
 UNSEEN = 1e-6  # probability beyond the listed tokens that is rounding
 
 
-def begin(sequence: Sequence) -> tuple[Sum, dict[str, Look]]:
+def begin_sum(sequence: Sequence) -> tuple[Sum, dict[str, Look]]:
     """Find the candidates of the round to come, and what the members are to be asked about them.
 
     A round that a term is missing from (its member has left, or the text ends inside a character that it spells in
@@ -60,7 +60,7 @@ def begin(sequence: Sequence) -> tuple[Sum, dict[str, Look]]:
     return found, looks
 
 
-def take(sequence: Sequence, name: str, logprobs: LogProbs) -> None:
+def take_look(sequence: Sequence, name: str, logprobs: LogProbs) -> None:
     """Take in a member's answer to its second look; one that nobody waits for any more is dropped."""
     found = sequence.sum
     if found is None or name not in found.awaited:

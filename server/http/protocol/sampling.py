@@ -33,15 +33,17 @@ class StreamOptions(RequestModel):
     continuous_usage_stats: bool | None = None
 
 
-MOST_BIASED = 1024  # tokens in a logit_bias, which costs time in every round
+MOST_IN_LOGIT_BIAS = 1024  # tokens in a logit_bias, which costs time in every round
 MOST_STOPS = 16  # stop strings of a request, and stop token ids
 MOST_LOGPROBS = 20  # alternatives per token
 
 
 def _few_biased(value: Any) -> Any:
     """Refuse too many tokens before each is looked at: an object has no `fail_fast`."""
-    if isinstance(value, dict) and len(value) > MOST_BIASED:
-        raise field_error("logit_bias", f"names {len(value)} tokens, but at most {MOST_BIASED} are allowed.")
+    if isinstance(value, dict) and len(value) > MOST_IN_LOGIT_BIAS:
+        raise field_error(
+            "logit_bias", f"names {len(value)} tokens, but at most {MOST_IN_LOGIT_BIAS} are allowed."
+        )
     return value
 
 

@@ -15,7 +15,7 @@ from fusion.core import Capacity
 from fusion.ensemble import Model
 from fusion.loop.fuser import Fuser
 from fusion.options import FusionParams, Mask
-from fusion.sequence.looks import take
+from fusion.sequence.looks import take_look
 from fusion.sequence.summing import Sum, kept_by, named_logs
 from tests.support.reference import shared
 from tests.support.toy_fuser import Running
@@ -207,11 +207,11 @@ def test_mapped_rows_are_normalised_and_sources_are_added_up():
 
 def test_an_answer_that_nobody_waits_for_any_more_is_dropped():
     """A member has left meanwhile, so the pivot decided alone, and perhaps the next round has begun."""
-    take(SimpleNamespace(sum=None), "late", np.zeros(2))
+    take_look(SimpleNamespace(sum=None), "late", np.zeros(2))
     found = Sum("pivot", np.arange(2), {"pivot": 1.0, "late": -1.0}, None)
     found.asked, found.awaited = {"late": np.arange(2)}, {"late"}
     found.lead_alone()
-    take(SimpleNamespace(sum=found), "late", np.zeros(2))
+    take_look(SimpleNamespace(sum=found), "late", np.zeros(2))
     assert found.logs == {}
 
 
