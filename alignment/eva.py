@@ -145,7 +145,10 @@ def _as_pairs(pairs: Sequence[tuple[int, int]] | NDArray[np.integer]) -> NDArray
     if array.size == 0:
         return np.empty((0, 2), np.int64)
     if array.ndim != 2 or array.shape[1] != 2 or not np.issubdtype(array.dtype, np.integer):
-        raise ConfigError(f"Anchors must be pairs of token ids, not {array.dtype} of shape {array.shape}.")
+        raise ConfigError(
+            f"Anchors must be pairs of token ids, not {array.dtype} of shape {array.shape}: give a row "
+            "of source id and target id for each."
+        )
     return array.astype(np.int64)
 
 

@@ -38,7 +38,8 @@ class Template:
         reserved = sorted(set(template_kwargs or ()) & _reserved_arguments())
         if reserved:
             raise InvalidRequestError(
-                f"The template argument {reserved[0]} cannot be set.", param="chat_template_kwargs"
+                f"The template argument {reserved[0]} is set by the server: leave it out.",
+                param="chat_template_kwargs",
             )
         refusal: Exception | None = None
         # After an empty message the library would take white space away that belongs to the template, so a word

@@ -79,7 +79,7 @@ class Checkpoint:
         folder = Path(folder)
         config = _json(folder / "config.json")
         if config.get("quantization_config"):
-            raise ConfigError(f"{folder} is quantised, and merging needs the original weights.")
+            raise ConfigError(f"{folder} is quantised, and merging needs the original weights: give these.")
         tensors: dict[str, Stored] = {}
         for file in _weight_files(folder):
             tensors.update({stored.name: stored for stored in _headers(file)})
@@ -210,15 +210,17 @@ def _to_disk(path: Path) -> None:
 
 def _json(path: Path) -> dict[str, Any]:
     if not path.parent.is_dir():
-        raise ConfigError(f"{path.parent} is not a folder.")
+        raise ConfigError(f"{path.parent} is not a folder: give that of a checkpoint.")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ConfigError(f"{path.parent} has no {path.name}, so it is no checkpoint.") from None
+        raise ConfigError(
+            f"{path.parent} has no {path.name}, so it is no checkpoint: give the folder of one."
+        ) from None
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{path} cannot be read as JSON: {error}.") from error
+        raise ConfigError(f"{path} cannot be read as JSON ({error}): save the model again.") from error
     if not isinstance(content, dict):
-        raise ConfigError(f"{path} must hold a JSON object.")
+        raise ConfigError(f"{path} must hold a JSON object: save the model again.")
     return content
 
 
@@ -229,7 +231,9 @@ def _weight_files(folder: Path) -> list[Path]:
         raise ConfigError(f"{folder} has no {SINGLE} or {INDEX}: save the model as safetensors first.")
     names = _json(folder / INDEX).get("weight_map")
     if not isinstance(names, dict) or not all(isinstance(n, str) and Path(n).name == n for n in names.values()):
-        raise ConfigError(f"{folder / INDEX} has no weight_map of file names in its own folder.")
+        raise ConfigError(
+            f"{folder / INDEX} has no weight_map of file names in its own folder: save the model again."
+        )
     return [folder / name for name in sorted(set(names.values()))]
 
 
@@ -238,7 +242,8 @@ def _check_index(folder: Path, tensors: dict[str, Stored]) -> None:
         missing = _json(folder / INDEX)["weight_map"].keys() - tensors.keys()
         if missing:
             raise ConfigError(
-                f"{folder} lacks {len(missing)} of the tensors its index lists, such as {min(missing)}."
+                f"{folder} lacks {len(missing)} of the tensors its index lists, such as {min(missing)}: "
+                "copy it again."
             )
 
 
@@ -259,5 +264,5 @@ def _reading(path: Path) -> Iterator[Any]:
         with safe_open(path, framework="pt") as file:
             yield file
     except (OSError, SafetensorError) as error:
-        reason = "is missing" if not path.exists() else f"cannot be read as safetensors: {error}"
-        raise ConfigError(f"{path} {reason}.") from error
+        reason = "is missing" if not path.exists() else f"cannot be read as safetensors ({error})"
+        raise ConfigError(f"{path} {reason}: copy it again.") from error

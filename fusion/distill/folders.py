@@ -114,7 +114,9 @@ def merge_folders(
         else:
             result, weights = (linear_tensor if method == "linear" else varm_tensor)(arrays[0], arrays[1:])
         if not np.isfinite(result).all():
-            raise ConfigError(f"{own.name} would not be finite: a weight of the base or of a task is damaged.")
+            raise ConfigError(
+                f"{own.name} would not be finite: a weight of the base or of a task is damaged; copy it again."
+            )
         report.weights[own.name] = weights.tolist()
         return torch.from_numpy(result).to(original.dtype)
 
@@ -127,10 +129,16 @@ def merge_folders(
 def _check_kinship(base: Checkpoint, task: Checkpoint) -> None:
     kinds = [model.config.get("model_type") for model in (base, task)]
     if kinds[0] != kinds[1]:
-        raise ConfigError(f"{task.folder} is of model type {kinds[1]}, but the base {base.folder} of {kinds[0]}.")
+        raise ConfigError(
+            f"{task.folder} is of model type {kinds[1]}, but the base {base.folder} of {kinds[0]}: "
+            "merge models of one base."
+        )
     missing = [name for name in base.tensors if task.find(name) is None]
     if missing:
-        raise ConfigError(f"{task.folder} lacks {len(missing)} of the base's tensors, such as {min(missing)}.")
+        raise ConfigError(
+            f"{task.folder} lacks {len(missing)} of the base's tensors, such as {min(missing)}: "
+            "merge models of one base."
+        )
 
 
 def _taking_part(own: Stored, tasks: Sequence[Checkpoint], report: MergeReport) -> list[Stored]:
@@ -140,7 +148,9 @@ def _taking_part(own: Stored, tasks: Sequence[Checkpoint], report: MergeReport) 
         stored = task.find(own.name)
         assert stored is not None
         if stored.dtype not in FLOATS:
-            raise ConfigError(f"{own.name} of {task.folder} is of type {stored.dtype}, and merging needs floats.")
+            raise ConfigError(
+                f"{own.name} of {task.folder} is of type {stored.dtype}, and merging needs floats: dequantise it."
+            )
         if stored.shape != own.shape:
             if not crops(own.name, stored.shape, own.shape):
                 report.left_out.setdefault(own.name, []).append(number)

@@ -119,13 +119,15 @@ def _config(folder: str) -> dict[str, Any]:
 def _require_built(folder: str, config: Mapping[str, Any]) -> None:
     if config.get("peft_type") != "LORA":
         raise ConfigError(
-            f"{folder} is an adapter of the type {config.get('peft_type')!r:.40}; only LORA is built."
+            f"{folder} is an adapter of the type {config.get('peft_type')!r:.40}; only LORA is built; train one."
         )
     for option, what in _OTHER.items():
         if config.get(option):
             raise ConfigError(f"{folder} uses {option} ({what}), which is not built; train a plain LoRA.")
     if config.get("bias", "none") != "none":
-        raise ConfigError(f"{folder} trains biases (bias: {config['bias']!r:.40}), which is not built.")
+        raise ConfigError(
+            f"{folder} trains biases (bias: {config['bias']!r:.40}), which is not built: train a plain LoRA."
+        )
     initial = config.get("init_lora_weights")
     if isinstance(initial, str) and initial.lower().startswith(_OF_ITS_OWN_BASE):
         raise ConfigError(
@@ -143,7 +145,9 @@ def _layers(folder: str, config: Mapping[str, Any], shapes: Mapping[str, tuple[i
             raise ConfigError(f"{folder} holds {name} ({kind}), which is not built; train a plain LoRA.")
         parts.setdefault(match["module"], {})[match["part"]] = name
     if not parts:
-        raise ConfigError(f"{folder} holds no weights of a LoRA.")
+        raise ConfigError(
+            f"{folder} holds no weights of a LoRA: give the folder that peft's save_pretrained wrote."
+        )
     layers = {}
     for module, names in parts.items():
         down, up = (shapes.get(names.get(part, ""), ()) for part in "AB")

@@ -72,7 +72,7 @@ def resolved(source: str, revision: str | None = None) -> tuple[str, str | None]
         if path.is_file():
             return str(gguf.opened(path)), None
         if source.startswith((".", "/", "~")) or source.count("/") < 2:
-            raise ConfigError(f"The GGUF file {source} does not exist.")
+            raise ConfigError(f"The GGUF file {source} does not exist: correct source.")
         owner, name, within = source.split("/", 2)
         return str(gguf.opened(_from_hub(f"{owner}/{name}", within, revision))), None
     if path.exists() or source.count("/") != 1 or source.startswith((".", "/", "~")):
@@ -124,7 +124,7 @@ def load_model(
             if report["missing_keys"]:  # transformers would go on with random numbers
                 missing = sorted(report["missing_keys"])
                 raise ConfigError(
-                    f"{source} lacks {len(missing)} of the model's weights, among them {missing[0]}."
+                    f"{source} lacks {len(missing)} of the model's weights, such as {missing[0]}: copy it again."
                 )
             if packed.exists():
                 gguf.require_whole(model, Path(source))
@@ -132,7 +132,9 @@ def load_model(
     except ConfigError:
         raise
     except torch.OutOfMemoryError as error:
-        raise ConfigError(f"{source}: the weights do not fit into the memory of {device}.") from error
+        raise ConfigError(
+            f"{source}: the weights do not fit into the memory of {device}: take another device or dtype."
+        ) from error
     except Exception as error:
         raise ConfigError(_explain(source, error)) from error
 
@@ -255,7 +257,7 @@ def _is_folder(source: str) -> bool:
     if Path(source).exists():
         raise ConfigError(f"{source} is a file; give the folder of the checkpoint.")
     if source.startswith((".", "/", "~")) or source.count("/") != 1:
-        raise ConfigError(f"The checkpoint folder {source} does not exist.")
+        raise ConfigError(f"The checkpoint folder {source} does not exist: correct source.")
     return False
 
 
@@ -318,9 +320,9 @@ def json_object(path: Path, source: str) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text())
     except ValueError as error:
-        raise ConfigError(f"{source}: {path.name} is not valid JSON ({error}).") from error
+        raise ConfigError(f"{source}: {path.name} is not valid JSON ({error}): copy it again.") from error
     if not isinstance(content, dict):
-        raise ConfigError(f"{source}: {path.name} is not a JSON object.")
+        raise ConfigError(f"{source}: {path.name} is not a JSON object: copy it again.")
     return content
 
 
@@ -343,9 +345,12 @@ def _explain(source: str, error: Exception) -> str:
     if isinstance(error, HfHubHTTPError | LocalEntryNotFoundError) or "huggingface.co" in text:
         return f"{source} is no folder here and not in reach on the Hugging Face hub; check name and network."
     if "Unrecognized configuration class" in text:
-        return f"{source} is not a causal language model that transformers can run."
+        return f"{source} is not a causal language model that transformers can run; choose another checkpoint."
     if "model type" in text or "Unrecognized model" in text:
-        return f"{source}: transformers {transformers.__version__} does not know this architecture."
+        return (
+            f"{source}: transformers {transformers.__version__} does not know this architecture; "
+            "choose another checkpoint."
+        )
     return f"{source} cannot be loaded: {one_line(text, 300)}."
 
 

@@ -88,8 +88,9 @@ def as_request_error(error: Exception) -> RequestError:
             return error
         case RequestValidationError():
             return invalid_field(error.errors())
-        case HTTPException(status_code=405):
-            return MethodNotAllowedError("The path does not answer this method.")
+        case HTTPException(status_code=405, headers=headers):
+            allowed = (headers or {}).get("Allow", "another")
+            return MethodNotAllowedError(f"The path does not answer this method: use {allowed}.")
         case HTTPException(status_code=status) if 400 <= status < 500:
             return InvalidRequestError(f"{str(error.detail).rstrip('.')}.")
         case _:

@@ -61,7 +61,7 @@ def config(tmp_path: Path) -> Path:
 def no_checkpoint(config: Path) -> str:
     shutil.rmtree(config.parent / "abacus")
     config.write_text(config.read_text().replace("source: abacus", "source: ./abacus"))
-    return "models.abacus: The checkpoint folder ./abacus does not exist."
+    return "models.abacus: The checkpoint folder ./abacus does not exist: correct source."
 
 
 def no_tokenizer(config: Path) -> str:

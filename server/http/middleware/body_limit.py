@@ -33,7 +33,9 @@ class BodyLimit:
         elif int(headers.get("content-length", "0")) <= self.limit:
             await self.app(scope, receive, send)
             return
-        error = TooLargeError(f"The request body is larger than the {self.limit} bytes this server accepts.")
+        error = TooLargeError(
+            f"The request body is larger than the {self.limit} bytes this server accepts: send less."
+        )
         # The rest of the body is not wanted, so the connection cannot be used again.
         await refusal(scope, error, {"Connection": "close"})(scope, receive, send)
 

@@ -50,8 +50,11 @@ def test_a_saved_model_is_served_as_it_was(folder, capfd):
 
 
 def test_a_folder_that_does_not_exist(tmp_path):
-    assert refusal(tmp_path / "nothing") == f"The checkpoint folder {tmp_path}/nothing does not exist."
-    assert refusal("models/of/mine") == "The checkpoint folder models/of/mine does not exist."
+    assert (
+        refusal(tmp_path / "nothing")
+        == f"The checkpoint folder {tmp_path}/nothing does not exist: correct source."
+    )
+    assert refusal("models/of/mine") == "The checkpoint folder models/of/mine does not exist: correct source."
     (tmp_path / "file").touch()
     assert refusal(tmp_path / "file").endswith("is a file; give the folder of the checkpoint.")
 
@@ -72,7 +75,7 @@ def test_a_broken_configuration(folder):
     (folder / "config.json").write_text('{"model_type": ')
     assert "config.json is not valid JSON" in refusal(folder)
     (folder / "config.json").write_text("[]")
-    assert refusal(folder) == f"{folder}: config.json is not a JSON object."
+    assert refusal(folder) == f"{folder}: config.json is not a JSON object: copy it again."
     (folder / "config.json").write_text('{"model_type": "perpetuum"}')
     assert "does not know this architecture" in refusal(folder)
 
@@ -104,7 +107,7 @@ def test_missing_weights_are_not_made_up(folder):
     del weights["model.layers.1.mlp.up_proj.weight"]
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     assert refusal(folder) == (
-        f"{folder} lacks 1 of the model's weights, among them model.layers.1.mlp.up_proj.weight."
+        f"{folder} lacks 1 of the model's weights, such as model.layers.1.mlp.up_proj.weight: copy it again."
     )
 
 
