@@ -6,7 +6,7 @@ the chat template writes after an assistant's message: an ensemble adds the memb
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from alignment.errors import InvalidRequestError
 from alignment.text.tokenizer import Tokenizer
@@ -59,13 +59,3 @@ def _after_answer(tokenizer: Tokenizer, ids: Sequence[int]) -> Sequence[int]:
         if answer in text:
             return ids[index + 1 :]
     return ()
-
-
-def control_tokens(tokenizer: Tokenizer, texts: Iterable[str]) -> dict[int, str]:
-    """Those of `texts` that are spellings of control tokens, by id."""
-    found = {}
-    for text in texts:
-        id = tokenizer.hf.convert_tokens_to_ids(text)
-        if id in tokenizer.special_ids and tokenizer.hf.convert_ids_to_tokens(id) == text:
-            found[id] = text
-    return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property, lru_cache, partial
@@ -297,6 +297,11 @@ class Tokenizer:
         """The texts of the control tokens, by id."""
         texts = self.hf.backend_tokenizer.id_to_token
         return {id: text for id in self.special_ids if (text := texts(id)) is not None}
+
+    def control_tokens(self, texts: Iterable[str]) -> dict[int, str]:
+        """Those of `texts` that are spellings of control tokens, by id."""
+        id_of = self.hf.backend_tokenizer.token_to_id
+        return {id: text for text in texts if (id := id_of(text)) in self.special_ids}
 
     @cached_property
     def _unknown(self) -> int | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from alignment.text.stops import control_tokens
 from fusion.ensemble import View
 from fusion.options import SamplingParams
 
@@ -23,7 +22,7 @@ class Ends:
     def __init__(self, view: View, sampling: SamplingParams) -> None:
         """Find them in the pivot's vocabulary."""
         own = view.stop_ids
-        self.named = control_tokens(view.tokenizer, sampling.stop) if sampling.stop else {}
+        self.named = view.tokenizer.control_tokens(sampling.stop) if sampling.stop else {}
         self.wanted = frozenset([*sampling.stop_token_ids, *self.named])
         self.kept = (self.wanted & view.tokenizer.special_ids) - view.ends - own if view.masked else NONE
         self.ids = self.wanted if sampling.ignore_eos else own | self.wanted

@@ -44,7 +44,6 @@ class ByteTokenizer:
             unk_token=None,
             pad_token=None,
             convert_ids_to_tokens=self._names,
-            convert_tokens_to_ids=lambda text: END if text == "<end>" else None,
         )
 
     def encode(self, text: str, *, add_special_tokens: bool, limit: int | None = None) -> list[int]:
@@ -73,6 +72,9 @@ class ByteTokenizer:
     def locate_chat(self, messages: list[dict[str, Any]], **options: Any) -> tuple[list[int], Located]:
         ids = self.encode_chat(messages, **options)
         return ids, Located.of_surfaces([self.surface_of([token]) for token in ids])
+
+    def control_tokens(self, texts: Iterable[str]) -> dict[int, str]:
+        return {END: "<end>"} if "<end>" in texts else {}
 
     def decode(self, ids: list[int]) -> str:
         return "".join("<end>" if i == END else chr(i) for i in ids)

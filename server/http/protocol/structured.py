@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from alignment.errors import InvalidRequestError, field_error
 from alignment.text.ids import require_ids
-from alignment.text.stops import control_tokens
 from fusion.sequence.constraint import BadWords, Constraint
 from fusion.sequence.grammar import Grammar, choice, json_object, json_schema, regex, rules
 from fusion.sequence.grammar_table import GrammarTable
@@ -107,7 +106,7 @@ def constraints_of(
     param = asked[0][0] if asked else "tool_choice"
     tags = around.marks if around is not None else budget.tags if budget is not None else ()
     marks = {
-        pivot: control_tokens(view.tokenizer, tags if len(view.models) > 1 else ())
+        pivot: view.tokenizer.control_tokens(tags if len(view.models) > 1 else ())
         for pivot, view in ensemble.views.items()
     }
     if not (grammar or words or budget or any(marks.values())) and fields.allowed_token_ids is None:
@@ -147,7 +146,7 @@ def constraints_of(
 def _stops(fields: SamplingFields, tokenizer: Tokenizer) -> set[int]:
     """The control tokens at which the request wants to stop, by id or by name."""
     texts = [fields.stop] if isinstance(fields.stop, str) else fields.stop or []
-    return control_tokens(tokenizer, texts).keys() | (tokenizer.special_ids & set(fields.stop_token_ids or []))
+    return tokenizer.control_tokens(texts).keys() | (tokenizer.special_ids & set(fields.stop_token_ids or []))
 
 
 def _asked(fields: SamplingFields) -> Iterator[tuple[str, GrammarFor]]:

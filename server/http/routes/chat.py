@@ -9,7 +9,6 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
-from alignment.text.stops import control_tokens
 from fusion import core
 from fusion.core import Prompt, SamplingConstraint, Token
 from fusion.ensemble import View
@@ -212,7 +211,7 @@ def prepared(service: Service, body: ChatRequest, asked: Asked) -> tuple[Prompt,
             opened=before is not None,
             midway=bool(before and before.strip()),
             hidden=body.include_reasoning is False,
-            marks=control_tokens(view.tokenizer, filter(None, marks)),
+            marks=view.tokenizer.control_tokens(filter(None, marks)),
         )
 
     return prompt, reading

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from alignment.text.stops import control_tokens, ordered_stops, turn_end
+from alignment.text.stops import ordered_stops, turn_end
 from alignment.text.tokenizer import Tokenizer
 from tests.support import small_tokenizers as small
 
@@ -62,7 +62,7 @@ def test_ids_beyond_the_vocabulary_are_no_ends():
 
 def test_spellings_of_control_tokens_are_found_and_other_texts_are_not():
     tokenizer = small.byte_level()
-    assert control_tokens(tokenizer, ["<|end|>", "fox", "</s>", "<|nothing|>", ""]) == {
+    assert tokenizer.control_tokens(["<|end|>", "fox", "</s>", "<|nothing|>", ""]) == {
         END: "<|end|>",
         EOS: "</s>",
     }
