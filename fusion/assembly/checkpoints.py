@@ -17,13 +17,13 @@ from fusion.assembly.members import device_here
 from fusion.assembly.specs import BuildError, Ensembles, ModelSpec, named
 from fusion.members.adapters import read_adapter, require_fits
 from fusion.members.checkpoint import (
-    DTYPES,
     listed_stops,
     model_without_weights,
     read_config,
     resolved,
     weight_files,
 )
+from fusion.members.devices import DTYPES
 from fusion.members.registry import ENGINES, EngineSpec
 from fusion.options import EngineOptions
 

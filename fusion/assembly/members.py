@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from alignment.errors import ConfigError
 from fusion.assembly.specs import ModelSpec, named
 from fusion.core import Member
-from fusion.members.checkpoint import parse_device
+from fusion.members.devices import parse_device
 from fusion.members.hosts.inline import InlineMember
 from fusion.members.hosts.process import process
 from fusion.members.hosts.remote import Launch, Patience, RemoteMember

@@ -27,38 +27,11 @@ from transformers.cache_utils import DynamicLayer
 from alignment.errors import ConfigError, one_line
 from alignment.learning.embeddings import empty_model
 from fusion.members import gguf
+from fusion.members.devices import parse_dtype
 from fusion.options import SamplingParams
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 UNWRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOSPC}
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-def parse_device(device: str) -> torch.device:
-    """`cpu`, `cuda:1`, `mps`: a device of this machine. Raises ConfigError."""
-    try:
-        parsed = torch.device(device)
-    except RuntimeError as error:
-        raise ConfigError(f"{device!r} is not a device; use cpu, cuda, cuda:N or mps.") from error
-    if parsed.type == "cpu":
-        return torch.device("cpu")
-    if parsed.type == "mps" and torch.backends.mps.is_available():
-        return torch.device("mps")
-    if parsed.type == "cuda":
-        count = torch.cuda.device_count()
-        index = parsed.index or 0
-        if index < count:
-            return torch.device("cuda", index)
-        present = f"CUDA devices are cuda:0 to cuda:{count - 1}" if count else "it has no CUDA device"
-        raise ConfigError(f"Device {device!r} does not exist on this machine: {present}.")
-    raise ConfigError(f"Device {device!r} does not exist on this machine; use cpu, cuda, cuda:N or mps.")
-
-
-def parse_dtype(dtype: str) -> torch.dtype:
-    """One of DTYPES. Raises ConfigError."""
-    if dtype not in DTYPES:
-        raise ConfigError(f"{dtype!r} is not a dtype for weights; use one of {', '.join(DTYPES)}.")
-    return DTYPES[dtype]
 
 
 def resolved(source: str, revision: str | None = None) -> tuple[str, str | None]:
@@ -78,7 +51,7 @@ def resolved(source: str, revision: str | None = None) -> tuple[str, str | None]
     if path.exists() or source.count("/") != 1 or source.startswith((".", "/", "~")):
         files = _local_files(source) if path.is_dir() and not (path / "config.json").exists() else {}
     else:
-        files = {} if _on_hub(source, "config.json", revision) else _hub_files(source, revision)
+        files = {} if _has_config(source, revision) else _hub_files(source, revision)
     found = sorted(name for name in files if name.endswith(".gguf"))
     if not found or "config.json" in files:
         return source, revision
@@ -278,10 +251,10 @@ def _hub_files(source: str, revision: str | None) -> dict[str, int]:
     return {file.rfilename: file.size or 0 for file in info.siblings or []}
 
 
-def _on_hub(source: str, name: str, revision: str | None) -> bool:
-    """Return whether a repository has a file; True where that cannot be found out."""
+def _has_config(source: str, revision: str | None) -> bool:
+    """Return whether a repository has a config.json; True where that cannot be found out."""
     try:
-        hf_hub_download(source, name, revision=revision)
+        hf_hub_download(source, "config.json", revision=revision)
     except EntryNotFoundError as error:
         return isinstance(error, LocalEntryNotFoundError)
     except (HfHubHTTPError, OSError, ValueError):
@@ -293,7 +266,7 @@ def _from_hub(source: str, name: str, revision: str | None) -> Path:
     """A file of a repository. Raises ConfigError."""
     try:
         return Path(hf_hub_download(source, name, revision=revision))
-    except (EntryNotFoundError, LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
+    except (EntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
         raise ConfigError(_explain(source, error)) from error
 
 
@@ -304,8 +277,8 @@ def _read_json(source: str, name: str, revision: str | None, *, required: bool) 
     else:
         try:
             path = Path(hf_hub_download(source, name, revision=revision))
-        except (EntryNotFoundError, LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
-            if required or not isinstance(error, EntryNotFoundError | LocalEntryNotFoundError):
+        except (EntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
+            if required or not isinstance(error, EntryNotFoundError):
                 raise ConfigError(_explain(source, error)) from error
             return {}
     if not path.is_file():

@@ -18,7 +18,8 @@ from alignment.methods.method import ModelVocabulary
 from alignment.methods.origin import load_with_origin, save_with_origin
 from alignment.methods.registry import Alignment, method_named, special_digest
 from fusion.assembly.checkpoints import read_vocabulary
-from fusion.members.checkpoint import parse_device, resolved
+from fusion.members.checkpoint import resolved
+from fusion.members.devices import parse_device
 from server import __version__
 from server.commands.map_report import examples_table, row_table, shown, summary_table, token_id
 from server.commands.tables import say

@@ -10,7 +10,8 @@ from fusion.distill.training.conversations import encode, held_out
 from fusion.distill.training.reading import open_tokenizer
 from fusion.distill.training.settings import BASE
 from fusion.distill.training.train import steps_of
-from fusion.members.checkpoint import DTYPES, read_config, weight_files
+from fusion.members.checkpoint import read_config, weight_files
+from fusion.members.devices import DTYPES
 
 ENTRY = 8
 """Bytes of an entry of a distribution: an id and a log-probability."""

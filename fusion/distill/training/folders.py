@@ -15,7 +15,7 @@ from fusion.distill.folders import FLOATS
 from fusion.distill.lineage import RECORD
 from fusion.distill.training.settings import Source
 from fusion.distill.training.shards import read_json, write_json
-from fusion.members.checkpoint import DTYPES
+from fusion.members.devices import DTYPES
 
 
 def local_folder(source: Source) -> Path:

@@ -14,7 +14,8 @@ from alignment.errors import ConfigError
 from fusion.core import Advance, AdvanceFailed, Answer, Capacity, Ids, LogProbs, Look, Task
 from fusion.members.adapters import read_adapter
 from fusion.members.check import CheckFailedError
-from fusion.members.checkpoint import load_model, parse_device, parse_dtype, quiet
+from fusion.members.checkpoint import load_model, quiet
+from fusion.members.devices import parse_device, parse_dtype
 from fusion.members.engine import DECODING_TOKENS
 from fusion.members.refusal import NO_ROW, Limits
 from fusion.members.topk import best_tokens, normalisers

@@ -16,11 +16,10 @@ from fusion.members.checkpoint import (
     listed_sampling,
     listed_stops,
     model_without_weights,
-    parse_device,
-    parse_dtype,
     read_config,
     weight_files,
 )
+from fusion.members.devices import parse_device, parse_dtype
 from fusion.members.transformers.engine import TransformersEngine
 from tests.support import architectures as zoo
 from tests.support.random_models import build, error_of, plain_logprobs, run
