@@ -140,7 +140,7 @@ class Begun:
     def fits(self, added: bytes, pivot: Tokenizer) -> bool:
         """Whether the pivot spells what is there and `added` after it in tokens that begin with the first one."""
         data = self.spelled + added
-        return len(beginning_at_the_end(data)) > len(added) or pivot.first_token(data) == self.tokens[0]
+        return len(beginning_at_the_end(data)) > len(added) or pivot.reverse.first_token(data) == self.tokens[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,7 +211,7 @@ def conditioned(
             if begun is not None and not begun.fits(added, pivot):
                 continue  # it was a vote for another token of the pivot, where the character began
             total += share * probability
-            target = pivot.first_token(added)
+            target = pivot.reverse.first_token(added)
             if target is not None:
                 targets.append(target)
                 masses.append(share * probability)

@@ -24,14 +24,14 @@ def exact_map(
 
     Every id of `source_stops` maps onto `target_stop`. Other special tokens, unused ids and tokens whose bytes no
     target token stands for have empty rows. Of several target ids with one surface that of
-    `Tokenizer.ids_by_surface` is taken.
+    `Reverse.ids_by_surface` is taken.
 
     The leads are for the first position of an answer, where a template may glue a space to the first word: a
     surface that begins with its side's lead is compared without it, so that "▁Hello" after `[/INST]` is "Hello"
     after `<|im_start|>assistant\\n`. A target that had the lead goes before one that had not.
     """
     ids_of: dict[bytes, int] = {}
-    in_order = list(target.ids_by_surface.items())
+    in_order = list(target.reverse.ids_by_surface.items())
     if target_lead:
         in_order.sort(key=lambda item: not item[0].startswith(target_lead))
     for surface, id in in_order:

@@ -21,7 +21,7 @@ def prefix_map(
     is. A beginning may end inside a character. Rows stay empty where the target has no token for the first byte.
     """
     exact = exact_map(source, target, source_stops=source_stops, target_stop=target_stop)
-    return completed(exact, source, lambda surface: target.longest_beginning(surface[:-1]))
+    return completed(exact, source, lambda surface: target.reverse.longest_beginning(surface[:-1]))
 
 
 METHOD = Method(

@@ -22,7 +22,7 @@ def spelled_map(
     that of `alignment.methods.prefix.prefix_map`.
     """
     exact = exact_map(source, target, source_stops=source_stops, target_stop=target_stop)
-    return completed(exact, source, target.first_token)
+    return completed(exact, source, target.reverse.first_token)
 
 
 METHOD = Method(

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
-from contextlib import suppress
 from dataclasses import replace
-from functools import cached_property, lru_cache, partial
+from functools import cached_property, partial
 from typing import Any
 
 import tokenizers
@@ -22,10 +20,10 @@ from alignment.text.conversations import Conversations
 from alignment.text.fronts import derive
 from alignment.text.length import Lengths
 from alignment.text.loading import as_the_file_says, fast_tokenizer, require_lossless, template_file
+from alignment.text.reverse import Reverse
 from alignment.text.surfaces import components, fingerprint_of, kind_of, surfaces_of
 from alignment.text.template import Template
 
-_REMEMBERED = 1 << 16  # first tokens of texts
 _COMPATIBILITY = {"NFKC", "NFKD", "Precompiled"}  # normalisers that make characters of others
 # UTF-8 uses all but these.
 _BYTES_OF_TEXT = sorted({*range(0xF5)} - {0xC0, 0xC1})
@@ -81,7 +79,6 @@ class Tokenizer:
         names = [text.encode() for text in self.spelling.values()]
         self._lengths = Lengths.of([*self.surfaces, *names], pipeline)
         self._added = frozenset(added)
-        self._first_tokens = lru_cache(_REMEMBERED)(self._first_token)
         self._plain = self._front(encode_special_tokens=True)
         # What adds tokens around a text also trims the spaces off the places of tokens: these do neither.
         self._placing = self._front(encode_special_tokens=True, post_process=False)
@@ -283,16 +280,6 @@ class Tokenizer:
         return chat.Shades.of(self.spelling.values(), literals, normalized)
 
     @cached_property
-    def doubles(self) -> dict[int, list[int]]:
-        """By id, the others that stand for the same bytes: byte tokens of characters that have a token, mostly."""
-        same: defaultdict[bytes, list[int]] = defaultdict(list)
-        for id, surface in enumerate(self.surfaces):
-            if surface:
-                same[surface].append(id)
-        several = [ids for ids in same.values() if len(ids) > 1]
-        return {id: [other for other in ids if other != id] for ids in several for id in ids}
-
-    @cached_property
     def spelling(self) -> dict[int, str]:
         """The texts of the control tokens, by id."""
         texts = self.hf.backend_tokenizer.id_to_token
@@ -350,43 +337,9 @@ class Tokenizer:
         return replace(continuation, respelling=respelling)
 
     @cached_property
-    def ids_by_surface(self) -> dict[bytes, int]:
-        """The id of each surface: of several the one that a text is read in, which the model knows.
-
-        Where that says nothing the first, a token for a single byte only where there is no other.
-        """
-        byte_tokens = {id for id in self.byte_ids if id is not None}
-        ids: dict[bytes, int] = {}
-        for id in sorted(range(self.vocabulary_size), key=byte_tokens.__contains__):
-            if surface := self.surfaces[id]:
-                ids.setdefault(surface, id)
-        for surface in {surface for id in self.doubles if (surface := self.surfaces[id])}:
-            with suppress(UnicodeDecodeError):
-                spelled = self.continuation.encode(surface.decode())
-                if len(spelled) == 1 and self.surfaces[spelled[0]] == surface:
-                    ids[surface] = spelled[0]
-        return ids
-
-    def longest_beginning(self, data: bytes) -> int | None:
-        """The id whose surface is the longest that `data` begins with; None where there is none."""
-        ids = self.ids_by_surface
-        return next((ids[data[:size]] for size in range(len(data), 0, -1) if data[:size] in ids), None)
-
-    def first_token(self, data: bytes) -> int | None:
-        """The first id of this tokenizer's own spelling of `data`, as a continuation of other text.
-
-        The longest beginning where that spelling does not begin with the bytes (some have no token), or `data` is
-        no text. None where there is neither.
-        """
-        return self._first_tokens(data)
-
-    def _first_token(self, data: bytes) -> int | None:
-        try:
-            ids = self.continuation.encode(data.decode())
-        except UnicodeDecodeError:
-            ids = []
-        surface = self.surface_of(ids[:1])
-        return ids[0] if surface and data.startswith(surface) else self.longest_beginning(data)
+    def reverse(self) -> Reverse:
+        """The way back from bytes to ids."""
+        return Reverse(self.surfaces, self.byte_ids, self.continuation)
 
     @cached_property
     def beginnings(self) -> Beginnings:

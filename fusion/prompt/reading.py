@@ -89,7 +89,7 @@ class PromptReading:
 
     def _scored(self, name: str, answer: NextTokens) -> ScoredPrompt:
         lists = self._scoring is not None and self._scoring.lists
-        doubles = self._ensemble.models[name].tokenizer.doubles if lists else {}
+        doubles = self._ensemble.models[name].tokenizer.reverse.doubles if lists else {}
         ids = np.array(self._prompt.ids[name], dtype=np.int32)
         return ScoredPrompt(ids, self._positions[name], answer, doubles)
 

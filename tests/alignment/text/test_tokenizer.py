@@ -191,11 +191,11 @@ def test_of_several_ids_with_one_surface_the_one_that_texts_are_read_in_is_found
     surface, added = text.encode(), backend.token_to_id(text)
     assert len([id for id, one in enumerate(tokenizer.surfaces) if one == surface]) == 2
     assert tokenizer.encode(f"so{text}", add_special_tokens=False)[-1] == added
-    assert tokenizer.ids_by_surface[surface] == added
-    for id in tokenizer.doubles:
+    assert tokenizer.reverse.ids_by_surface[surface] == added
+    for id in tokenizer.reverse.doubles:
         with suppress(UnicodeDecodeError):
             read = tokenizer.continuation.encode((tokenizer.surfaces[id] or b"").decode())
-            assert len(read) > 1 or tokenizer.ids_by_surface[tokenizer.surfaces[id] or b""] == read[0]
+            assert len(read) > 1 or tokenizer.reverse.ids_by_surface[tokenizer.surfaces[id] or b""] == read[0]
     other = tiny.byte_level()
     mapped = exact_map(other, tokenizer, source_stops=(), target_stop=2)
     assert mapped.target_ids[other.hf.convert_tokens_to_ids(merged), 0] == added

@@ -22,7 +22,7 @@ def said(model, text: list[int], id: int) -> float:
     """The log-probability of a token's text: tokens of the same bytes count where they are listed."""
     row = model.member.distribution(text)
     listed = set(np.argsort(-row, kind="stable")[: model.member.k].tolist())
-    same = [id, *(other for other in model.tokenizer.doubles.get(id, ()) if other in listed)]
+    same = [id, *(other for other in model.tokenizer.reverse.doubles.get(id, ()) if other in listed)]
     return float(np.logaddexp.reduce(row[same].astype(np.float64)))
 
 
@@ -104,7 +104,7 @@ def test_what_cannot_be_scored_gets_a_sentence(running):
     member = running.ensemble.models["abacus"].member
     plain = member.distribution
     tokenizer = running.ensemble.models["abacus"].tokenizer
-    end, doubles = tokenizer.encode("January.", add_special_tokens=False)[-1], tokenizer.doubles
+    end, doubles = tokenizer.encode("January.", add_special_tokens=False)[-1], tokenizer.reverse.doubles
 
     def distribution(tokens):
         row = plain(tokens).copy()

@@ -106,7 +106,7 @@ def within(ensemble, prompt, name, place):
         if text and (text.startswith(seen) or seen.startswith(text)):
             total += p[token]
             if rest := text.removeprefix(seen) if text.startswith(seen) else b"":
-                fused[pivot.first_token(rest)] += p[token]
+                fused[pivot.reverse.first_token(rest)] += p[token]
     return fused / total if fused.any() else None
 
 
@@ -131,7 +131,7 @@ def conditioned(ensemble, prompt, name, begins, spelled, data, strict):
 
     def fits(added):
         goes_on = not codecs.utf_8_decode(begun + added, "ignore", False)[1]
-        return not strict or goes_on or pivot.first_token(whole + added) == spelled[0]
+        return not strict or goes_on or pivot.reverse.first_token(whole + added) == spelled[0]
 
     fused, total, share = np.zeros(pivot.vocabulary_size), 0.0, 1.0
     while True:
@@ -149,7 +149,7 @@ def conditioned(ensemble, prompt, name, begins, spelled, data, strict):
         for token, text in enumerate(member.tokenizer.surfaces):
             if text and text.startswith(data) and text != data and fits(text[len(data) :]):
                 total += share * p[token]
-                target = pivot.first_token(text[len(data) :])
+                target = pivot.reverse.first_token(text[len(data) :])
                 if target is not None:
                     fused[target] += share * p[token]
             elif text and data.startswith(text) and not goes_on:
