@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from fusion.core import Advance, AdvanceFailed, NextTokens
+from fusion.core import Advance, AdvanceFailed, NextTokens, Task
 from fusion.members.engine import Engine
 
 Difference = Callable[[int, int, Sequence[int], NextTokens], float]
@@ -71,9 +71,9 @@ class StartUpCheck:
         return worst
 
 
-def run(engine: Engine, advances: list[Advance]) -> dict[int, NextTokens]:
+def run(engine: Engine, work: list[Task]) -> dict[int, NextTokens]:
     """Step an idle engine until it has answered; by sequence. Raises CheckFailedError if an advance fails."""
-    engine.add(list(advances))
+    engine.add(work)
     answers: dict[int, NextTokens] = {}
     while engine.has_work():
         for answer in engine.step():
