@@ -136,7 +136,8 @@ def context_length(model: Any, asked: int | None) -> int | None:
         made_for = rope["original_max_position_embeddings"]
     if asked is not None and made_for is not None and asked > made_for:
         raise ConfigError(
-            f"max_context {asked} is more than the {made_for} tokens of {type(model).__name__}: lower it."
+            f"max_context {asked} is more than the {made_for} tokens that {type(model).__name__} can serve: "
+            "lower it."
         )
     return asked or made_for
 
