@@ -23,7 +23,7 @@ from fusion.members.transformers.engine import TransformersEngine
 from fusion.options import SamplingParams
 from tests.support.demo import MODELS, questions, user
 
-PROMPTS = 50
+PROMPTS = 32
 LENGTH = 64
 AT_A_TIME = 16
 
@@ -138,8 +138,8 @@ class Run:
 
 @pytest.mark.parametrize("size", ["one", "twice"])
 def test_alone_token_for_token(site: Site, size: str) -> None:
-    """One prompt after another, all to the full length: every third, since each token takes a round of its own."""
-    requests = [(index, LENGTH) for index in range(0, PROMPTS, 3)]
+    """One prompt after another, all to the full length: every sixth, since each token takes a round of its own."""
+    requests = [(index, LENGTH) for index in range(0, PROMPTS, 6)]
     answers = Run(site, site.ensembles[size], at_a_time=1).answer(requests)
     assert answers == {request: site.expected[request] for request in requests}
 

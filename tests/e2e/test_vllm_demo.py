@@ -62,7 +62,7 @@ def require_the_same(told: list[dict[str, Any]], expected: list[dict[str, Any]])
         assert max(distance) < 1e-3
 
 
-@pytest.mark.parametrize(("at_a_time", "prompts"), [(1, 25), (32, len(PROMPTS))])
+@pytest.mark.parametrize(("at_a_time", "prompts"), [(1, 8), (32, len(PROMPTS))])
 @pytest.mark.parametrize("model", [ENSEMBLE, *MODELS])
 def test_the_same_tokens(
     vllm: Server, expected: dict[str, list[dict[str, Any]]], model: str, at_a_time: int, prompts: int

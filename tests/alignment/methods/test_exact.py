@@ -26,7 +26,7 @@ def test_real_vocabularies_meet_where_their_bytes_are_equal(real, source, target
     assert map.target_ids.shape == (a.vocabulary_size, 1)
     assert map.target_size == b.vocabulary_size
     surfaces = set(b.surfaces) - {None, b""}
-    for id, (target_id,) in enumerate(map.target_ids):
+    for id, target_id in enumerate(map.target_ids[:, 0].tolist()):
         if id == a.hf.eos_token_id:
             assert target_id == b.hf.eos_token_id
         elif target_id >= 0:

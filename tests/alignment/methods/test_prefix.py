@@ -31,7 +31,9 @@ def test_what_exact_leaves_out_goes_to_a_token_that_begins_it(real, source, targ
     exact, prefix = exact_map(a, b, **stops), prefix_map(a, b, **stops)
     joined = exact.target_ids[:, 0] >= 0
     np.testing.assert_array_equal(prefix.target_ids[joined], exact.target_ids[joined])
-    for id, target_id in zip(np.flatnonzero(~joined), prefix.target_ids[~joined, 0], strict=True):
+    for id, target_id in zip(
+        np.flatnonzero(~joined).tolist(), prefix.target_ids[~joined, 0].tolist(), strict=True
+    ):
         if target_id >= 0:
             assert a.surfaces[id].startswith(b.surfaces[target_id])
             assert a.surfaces[id] != b.surfaces[target_id]
