@@ -4,7 +4,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from fusion.options import SamplingParams
@@ -65,19 +65,33 @@ def test_truncation_leaves_what_it_says(limits, left):
 
 
 @given(
-    st.lists(st.floats(1e-6, 1), min_size=1, max_size=30),
-    st.floats(0.01, 3),
-    st.floats(0.0001, 1),
-    st.integers(0, 40),
-    st.floats(0, 1),
+    st.lists(st.integers(1, 999), min_size=1, max_size=30),
+    st.floats(0.1, 3),
+    st.sampled_from([0.05, 0.3, 0.6, 0.9, 1.0]),
+    st.integers(0, 12),
+    st.sampled_from([0.0, 0.02, 0.1, 0.4]),
     st.integers(0, 99),
 )
-def test_a_seed_gives_the_same_token_which_is_always_a_candidate(p, temperature, top_p, top_k, min_p, seed):
+def test_a_seed_draws_one_number_and_that_one_of_the_tokens_that_the_limits_leave(
+    p, temperature, top_p, top_k, min_p, seed
+):
+    sharp = (np.array(p) / max(p)) ** (1 / temperature)
+    ranked = sorted(range(len(p)), key=lambda i: -sharp[i])
+    ranked = [i for i in ranked if sharp[i] >= min_p][: top_k or None]
+    before = np.cumsum([0.0, *sharp[ranked]]) / sharp[ranked].sum()
+    left = sorted(i for i, mass in zip(ranked, before, strict=False) if mass < top_p)
+    ends = np.cumsum(sharp[left]) / sharp[left].sum()
+    number = np.random.default_rng(seed).random()
+    # What lies on a limit itself falls on either side, by the rounding of its logarithm.
+    assume(
+        all(np.abs(at - limit).min() > 1e-9 for at, limit in ((sharp, min_p), (before[1:-1], top_p)) if len(at))
+    )
+    assume(np.abs(ends - number).min() > 1e-9)
+    asked = params(temperature=temperature, top_p=top_p, top_k=top_k, min_p=min_p)
     tokens = np.arange(len(p)) * 7
-    given_params = params(temperature=temperature, top_p=top_p, top_k=top_k, min_p=min_p)
-    first = draw(given_params, p=np.array(p), tokens=tokens, seed=seed)
-    assert first in tokens
-    assert first == draw(given_params, p=np.array(p), tokens=tokens, seed=seed)
+    for scale in (1.0, 0.3):  # the candidates need not sum to 1
+        found = draw(asked, p=np.array(p) / sum(p) * scale, tokens=tokens, seed=seed)
+        assert found == 7 * left[int((ends < number).sum())]
 
 
 def test_a_favoured_token_outside_the_candidates_can_win():

@@ -33,12 +33,16 @@ def test_a_letter_is_the_anchor_and_not_its_byte_token():
 
 
 def test_a_spelling_with_two_ids_is_no_anchor():
-    ambiguous = tiny.byte_level("the")
-    twice = [id for id, surface in enumerate(ambiguous.surfaces) if surface == b"the"]
-    if len(twice) < 2:
-        twice = [id for id, count in Counter(ambiguous.surfaces).items() if count > 1]
-    named = {s for s, _ in anchors_of(ambiguous, tiny.byte_level()).tolist()}
-    assert not named & set(twice)
+    """An added token is written as it is, beside the merged one, whose space is written as another character."""
+    twice, once = tiny.byte_level(" the", " cabbages"), tiny.byte_level()
+    merged, added = (twice.hf.convert_tokens_to_ids(token) for token in ("Ġthe", " the"))
+    assert merged != added
+    assert twice.surfaces[merged] == twice.surfaces[added] == b" the"
+    assert b" the" in once.surfaces
+    for pairs in (anchors_of(twice, once), anchors_of(once, twice)[:, ::-1]):
+        named = set(pairs[:, 0].tolist())
+        assert not named & {merged, added}
+        assert named >= set(range(len(once.surfaces))) - {merged, *once.special_ids}, "no other token is left out"
 
 
 def test_real_vocabularies_share_much(real):

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-from contextlib import suppress
 
 import pytest
 from hypothesis import example, given, settings
@@ -189,29 +188,38 @@ DELETING = {
 
 
 PARTS = ["<tu", "rn>", "<b>", "\n", " ", "</think>", "<i>", "hi", "<ha", "lt>", "<s", ">"]
+JOINED = {
+    "replaced": ["<tu<b>rn>"],
+    "first lines": ["<ha\nlt>", "<tu\nrn>"],
+    "after thinking": ["</think><turn>", "<halt>"],
+    "each word": ["<s >", "<tu rn>"],
+    "no tags": ["<tu</i>rn>", "<ha<i>lt>"],
+    "small": ["<TURN>", "<S>"],
+}
 
 
 @pytest.mark.parametrize("rule", DELETING)
-@settings(deadline=None, max_examples=60)
-@given(
-    words=st.lists(
-        st.sampled_from(["<tu", "rn>", "<b>", "\n", " ", "</think>", "<i>", "hi", "<ha", "lt>", "<s", ">"])
-    )
-)
-@example(words=["<tu", "<b>", "rn>"])
-@example(words=["<ha", "\n", "lt>"])
-@example(words=["<ha", "</think>", "<s", " ", ">"])
-def test_what_a_template_deletes_joins_nothing_into_a_marker(rule, words):
-    tokenizer = _deleting(rule)
-    message = {"role": "user", "content": "".join(words)}
-    with suppress(InvalidRequestError):
-        assert_same_controls(tokenizer, message)
+def test_what_a_template_deletes_joins_nothing_into_a_marker(rule):
+    tokenizer, drawn = _deleting(rule), 0
+    begun = {"role": "user", "content": "hi"}
+    genuine = controls(tokenizer, tokenizer.encode_chat([begun]))
+    markers = tokenizer.template.render([begun], add_generation_prompt=True).count("<")
 
+    @settings(deadline=None, max_examples=60)
+    @given(words=st.lists(st.sampled_from([*PARTS, *JOINED[rule] * 4])))
+    @example(words=["<tu", "<b>", "rn>"])
+    @example(words=["<ha", "\n", "lt>"])
+    @example(words=["<ha", "</think>", "<s", " ", ">"])
+    @example(words=["<tu", "</think>", "rn>"])
+    def reads(words):
+        nonlocal drawn
+        message = begun | {"content": "".join(words)}
+        assert controls(tokenizer, tokenizer.encode_chat([message])) == genuine
+        written = tokenizer.template.render([message], add_generation_prompt=True)
+        drawn += sum(written.count(marker) for marker in ("<turn>", "<halt>", "<s>")) > markers
 
-def assert_same_controls(tokenizer, message):
-    ids = tokenizer.encode_chat([message])
-    harmless = tokenizer.encode_chat([message | {"content": "hi"}])
-    assert controls(tokenizer, ids) == controls(tokenizer, harmless)
+    reads()
+    assert drawn >= 6, "of the texts that were read, so many held what looks like a marker"
 
 
 _CACHE: dict[str, Tokenizer] = {}

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -125,12 +124,11 @@ def test_pipelines_that_lose_text_are_refused(steps, normalizer, message):
         Tokenizer(lossy(pre_tokenizers.Sequence(steps), normalizer), "lossy")
 
 
-def test_a_folder_with_a_sentencepiece_model_alone_reads_as_that_model_does(tmp_path):
+def sentencepiece_folder(path: Path, *, opens_with_a_space: bool):
+    """A checkpoint's folder with a SentencePiece model alone, and that model."""
     sentencepiece = pytest.importorskip("sentencepiece")
-    text = tmp_path / "text.txt"
+    text = path / "text.txt"
     text.write_text("\n".join(tiny.TEXTS))
-    path = tmp_path / "model"
-    path.mkdir()
     sentencepiece.SentencePieceTrainer.train(
         input=str(text),
         model_prefix=str(path / "tokenizer"),
@@ -138,15 +136,28 @@ def test_a_folder_with_a_sentencepiece_model_alone_reads_as_that_model_does(tmp_
         model_type="bpe",
         byte_fallback=True,
         normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        add_dummy_prefix=opens_with_a_space,
         minloglevel=2,
     )
     LlamaConfig().save_pretrained(path)
-    (path / "tokenizer_config.json").write_text('{"tokenizer_class": "LlamaTokenizer"}')
-    original = sentencepiece.SentencePieceProcessor(model_file=str(path / "tokenizer.model"))
-    with suppress(ConfigError):  # a sentence is as good
-        loaded = Tokenizer.load(str(path))
-        for probe in PROBES[:-1]:
-            assert loaded.encode(probe, add_special_tokens=False) == original.encode(probe)
+    configuration = {"tokenizer_class": "LlamaTokenizer", "add_prefix_space": opens_with_a_space}
+    (path / "tokenizer_config.json").write_text(json.dumps(configuration))
+    return sentencepiece.SentencePieceProcessor(model_file=str(path / "tokenizer.model"))
+
+
+def test_a_folder_with_a_sentencepiece_model_alone_reads_as_that_model_does(tmp_path):
+    original = sentencepiece_folder(tmp_path, opens_with_a_space=False)
+    loaded = Tokenizer.load(str(tmp_path))
+    for probe in (*PROBES[:-1], *tiny.TEXTS):
+        assert loaded.encode(probe, add_special_tokens=False) == original.encode(probe)
+
+
+def test_a_sentencepiece_model_that_transformers_reads_differently_is_refused(tmp_path):
+    """Transformers puts no space before a text that begins with one, where the model does."""
+    sentencepiece_folder(tmp_path, opens_with_a_space=True)
+    with pytest.raises(ConfigError, match="does not read ' a  b.* as what transformers makes of it does"):
+        Tokenizer.load(str(tmp_path))
 
 
 def test_a_class_that_makes_a_model_which_reads_nothing_gives_way_to_the_file(tmp_path):
