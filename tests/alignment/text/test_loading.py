@@ -156,7 +156,7 @@ def test_a_folder_with_a_sentencepiece_model_alone_reads_as_that_model_does(tmp_
 def test_a_sentencepiece_model_that_transformers_reads_differently_is_refused(tmp_path):
     """Transformers puts no space before a text that begins with one, where the model does."""
     sentencepiece_folder(tmp_path, opens_with_a_space=True)
-    with pytest.raises(ConfigError, match="does not read ' a  b.* as what transformers makes of it does"):
+    with pytest.raises(ConfigError, match=r"does not read ' a  b.* as what transformers makes of it does"):
         Tokenizer.load(str(tmp_path))
 
 

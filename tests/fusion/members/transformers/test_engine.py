@@ -7,14 +7,13 @@ import random
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, settings
 from transformers import Phi3Config, T5Config
 
 from alignment.errors import ConfigError
 from fusion.core import Advance, AdvanceFailed, Capacity, NextTokens
 from fusion.members.transformers.engine import TransformersEngine
 from fusion.members.transformers.pending import KEPT_ROWS, Work
-from tests.support.advance_histories import AnyHistory
+from tests.support.advance_histories import AnyHistory, any_history_agrees
 from tests.support.random_models import (
     CONFIGS,
     EXACT,
@@ -101,10 +100,8 @@ def test_greedy_decoding_is_generate_alone_and_in_random_company(name):
         assert [produced[i] for i in range(20)] == expected
 
 
-AnyHistory.TestCase.settings = settings(
-    max_examples=100, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
-)
-TestAnyHistory = AnyHistory.TestCase
+def test_any_history_leaves_every_sequence_with_its_own_text():
+    any_history_agrees(AnyHistory, examples=100, steps=30, compared=100)
 
 
 def test_a_long_prompt_delays_decoding_by_no_more_than_a_chunk(engine):

@@ -6,7 +6,6 @@ import random
 
 import pytest
 import torch
-from hypothesis import HealthCheck, settings
 from transformers import AutoModelForCausalLM, BertConfig, BertLMHeadModel, OlmoeConfig
 
 from alignment.errors import ConfigError
@@ -18,7 +17,7 @@ from fusion.members.transformers.forward.base import Part
 from fusion.members.transformers.forward.padded import batches
 from fusion.members.transformers.forward.stateful import CHECKPOINTS
 from tests.support import architectures as zoo
-from tests.support.advance_histories import AnyHistory
+from tests.support.advance_histories import AnyHistory, any_history_agrees
 from tests.support.random_models import EXACT, VOCABULARY, assert_agree, error_of, plain_logprobs, run
 
 
@@ -50,13 +49,9 @@ class AnyHistoryWithoutCache(AnyHistory):
     model = zoo.build("recurrent_gemma", vocab_size=VOCABULARY)
 
 
-FEWER = settings(max_examples=15, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck))
-TestAnyPaddedHistory = AnyPaddedHistory.TestCase
-TestAnyPaddedHistory.settings = FEWER
-TestAnyHistoryOfStates = AnyHistoryOfStates.TestCase
-TestAnyHistoryOfStates.settings = FEWER
-TestAnyHistoryWithoutCache = AnyHistoryWithoutCache.TestCase
-TestAnyHistoryWithoutCache.settings = FEWER
+@pytest.mark.parametrize("history", [AnyPaddedHistory, AnyHistoryOfStates, AnyHistoryWithoutCache])
+def test_any_history_leaves_every_sequence_with_its_own_text(history):
+    any_history_agrees(history, examples=15, steps=25, compared=8)
 
 
 @pytest.mark.parametrize("name", ["bloom", "gpt_oss"])
