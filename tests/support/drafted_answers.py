@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from fusion.options import FusionParams
+from fusion.policy.pace import Pace
 from fusion.policy.policy import ALL, Ask
 from fusion.sequence.steps import draftable
 
@@ -58,6 +59,14 @@ def guesses(right, vocabulary, ahead=6):
         "wrong": lambda tokens: [(t + 1) % vocabulary for t in coming(tokens)],
         "random": mixed,
     }
+
+
+def accepted_drafts(monkeypatch) -> list[int]:
+    """How many tokens of each draft were accepted, of every drafter from now on."""
+    went: list[int] = []
+    checked = Pace.checked
+    monkeypatch.setattr(Pace, "checked", lambda *args: (went.append(args[2]), checked(*args))[1])
+    return went
 
 
 def drafts_change_nothing(running, vocabulary: int, monkeypatch) -> None:

@@ -16,6 +16,7 @@ from fusion.sequence.constraint import Constraint
 from fusion.sequence.grammar import choice, json_schema, regex
 from fusion.sequence.structural import Tag, after_thoughts, structural
 from tests.support.constrained_prompts import constrained
+from tests.support.drafted_answers import accepted_drafts, says
 from tests.support.toy_fuser import teach, toy_ensemble, toy_model
 
 SCHEMA = {
@@ -120,12 +121,18 @@ def test_penalties_and_several_answers_go_on_under_a_grammar(tokenizers, run):
     assert all(text.isalpha() and len(text) == 30 for text in texts)
 
 
-def test_a_draft_changes_no_answer_under_a_grammar(tokenizers, run):
+@pytest.mark.parametrize("draft", ["ngram", "auto", "almanac"])
+def test_a_draft_changes_no_answer_under_a_grammar(tokenizers, run, monkeypatch, draft):
+    went = accepted_drafts(monkeypatch)
     running = run(toy_ensemble(tokenizers, pivot="lingvo"))
-    prompt = constrained(running, json_schema(SCHEMA))
-    plain = running.submit(prompt, max_tokens=200).wait()
-    for draft in ("ngram", "auto", "almanac"):
-        assert running.submit(prompt, FusionParams(draft=draft), max_tokens=200).wait().ids == plain.ids
+    said = {"said": {"type": "string", "maxLength": 90}, **SCHEMA["properties"]}
+    prompt = constrained(running, json_schema(SCHEMA | {"properties": said, "required": [*said]}))
+    for model in running.ensemble.models.values():
+        says('{"said":"A rose is a rose is a rose, and a rose is a rose.","preferred', model, prompt)
+    plain = running.submit(prompt, max_tokens=120).wait()
+    assert (plain.last.finish, went) == ("stop", [])
+    assert running.submit(prompt, FusionParams(draft=draft), max_tokens=120).wait().ids == plain.ids
+    assert sum(went) >= 4
 
 
 def test_a_forced_token_is_reported_without_shares(tokenizers, run):

@@ -10,7 +10,7 @@ from fusion.sequence.grammar import regex
 from fusion.sequence.structural import after_thoughts
 from fusion.sequence.thoughts import Budget
 from tests.support.constrained_prompts import constrained
-from tests.support.drafted_answers import Scripted, guesses, same
+from tests.support.drafted_answers import Scripted, accepted_drafts, guesses, same, says
 from tests.support.small_tokenizers import byte_level
 from tests.support.toy_fuser import toy_ensemble, toy_model
 
@@ -86,10 +86,17 @@ def test_a_draft_across_the_tag_changes_no_answer(tokenizers, run, monkeypatch, 
 
 
 @pytest.mark.parametrize("draft", ["ngram", "auto", "almanac"])
-def test_every_drafter_keeps_the_budget(tokenizers, run, draft):
+def test_every_drafter_keeps_the_budget(tokenizers, run, monkeypatch, draft):
+    went = accepted_drafts(monkeypatch)
     running = run(toy_ensemble(tokenizers, pivot="lingvo"))
-    plain = running.submit(thinking(running, 6), max_tokens=30).wait()
-    assert running.submit(thinking(running, 6), FusionParams(draft=draft), max_tokens=30).wait().ids == plain.ids
+    prompt = thinking(running, 16)
+    for model in running.ensemble.models.values():
+        says("a rose is a rose is a rose is a rose is a rose is a rose", model, prompt)
+    plain = running.submit(prompt, max_tokens=30).wait()
+    assert plain.ids[16 : 16 + len(tag_of(running, TEXT))] == tag_of(running, TEXT)
+    assert not went
+    assert running.submit(prompt, FusionParams(draft=draft), max_tokens=30).wait().ids == plain.ids
+    assert sum(went) >= 4
 
 
 @pytest.mark.parametrize("weights", ["packllm-sim", "packllm-opt"])

@@ -10,11 +10,10 @@ import numpy as np
 import pytest
 
 from fusion.options import FusionParams
-from fusion.policy.pace import Pace
 from fusion.sampling import BAN
 from fusion.sequence.grammar import json_schema, regex
 from tests.support.constrained_prompts import constrained
-from tests.support.drafted_answers import Scripted, guesses, same, says
+from tests.support.drafted_answers import Scripted, accepted_drafts, guesses, same, says
 from tests.support.toy_fuser import toy_ensemble
 
 REPORT = FusionParams(report=True)
@@ -93,9 +92,7 @@ def test_a_draft_goes_over_what_a_grammar_forces(tokenizers, run, monkeypatch):
 @pytest.mark.parametrize("draft", ["ngram", "auto", "almanac", "lingvo"])
 @pytest.mark.parametrize("temperature", [0.0, 0.2])
 def test_every_drafter_drafts_under_a_constraint(tokenizers, run, monkeypatch, draft, temperature):
-    went = []
-    checked = Pace.checked
-    monkeypatch.setattr(Pace, "checked", lambda *args: (went.append(args[2]), checked(*args))[1])
+    went = accepted_drafts(monkeypatch)
     running = run(toy_ensemble(tokenizers, pivot="lingvo", defaults=REPORT))
     prompt = constrained(running, regex("[a-z0-9 ,.]{20,}"), words=["thorn"])
     for model in running.ensemble.models.values():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from dataclasses import replace
 from types import SimpleNamespace
@@ -18,7 +19,7 @@ from fusion.policy.policy import Ask, Policy
 from fusion.policy.registry import policy_of, require_policy
 from fusion.sequence.grammar import regex
 from tests.support.constrained_prompts import constrained
-from tests.support.drafted_answers import Scripted, guesses, same, says
+from tests.support.drafted_answers import Scripted, accepted_drafts, guesses, same, says
 from tests.support.reference import REAL, real_tokenizer
 from tests.support.toy_fuser import toy_ensemble, toy_model
 
@@ -71,9 +72,7 @@ def test_a_draft_that_cannot_be_followed_changes_no_report(tokenizers, run, monk
 @pytest.mark.parametrize("sampling", SAMPLING)
 def test_every_drafter_gives_the_answer_of_plain_rounds(tokenizers, run, monkeypatch, draft, sampling):
     """Of one sequence at a time, where all drafters draft, and of several that share their batches."""
-    went = []
-    checked = Pace.checked
-    monkeypatch.setattr(Pace, "checked", lambda *args: (went.append(args[2]), checked(*args))[1])
+    went = accepted_drafts(monkeypatch)
     running = run(toy_ensemble(tokenizers, pivot="lingvo", defaults=replace(REPORT, filter_top=3)))
     prompt = running.ensemble.encode_text("Hello")
     for model in running.ensemble.models.values():
@@ -149,34 +148,75 @@ def test_a_draft_is_over_where_the_answer_is(tokenizers, run, monkeypatch):
     assert all(accepted <= drafted for _, drafted, accepted, _ in seen)
 
 
+ROSES = "A rose is a rose is a rose, and naive noses know a rose is a rose. 12345 12345 12345"
+
+
+def drafted(member, members):
+    """Says of each advance whether it is in the middle of a draft: one to check, or led on with nobody else asked."""
+    others = [other for other in members if other is not member]
+    before, asked, alone = [], 0, 0
+
+    def of(tokens):
+        nonlocal before, asked, alone
+        to_check = bool(before) and len(tokens) >= len(before) + 4
+        now = sum(len(other.submitted) for other in others)
+        alone = alone + 1 if now == asked else 0
+        before, asked = tokens, now
+        return to_check or alone >= 4
+
+    return of
+
+
 def test_a_member_that_fails_in_the_middle_of_a_draft_is_done_without(tokenizers, run):
     """The draft goes on, or is given up, and nothing of the answer is lost."""
+    weights = {"lingvo": 0.5, "abacus": 0.1, "almanac": 0.4}  # the pivot is followed whoever is left
     for lost in ("almanac", "abacus"):
         running = run(toy_ensemble(tokenizers, pivot="lingvo", defaults=REPORT, on_member_failure="degrade"))
+        prompt = running.ensemble.encode_text("Hello")
+        for model in running.ensemble.models.values():
+            says(ROSES, model, prompt)
         member = running.ensemble.models[lost].member
-        calls = iter(range(10**6))
-        member.fail_on = lambda tokens, calls=calls: next(calls) == 9
-        listener = running.submit(fusion=replace(REPORT, draft="almanac"), max_tokens=40).wait()
+        member.fail_on = drafted(member, running.members())
+        fusion = replace(REPORT, draft="almanac", weights=weights)
+        listener = running.submit(prompt, fusion, max_tokens=40).wait()
         assert (listener.last.finish, len(listener.last.rounds)) == ("length", 40)
         assert set(listener.last.departed) == {lost}
+        assert listener.text.startswith(ROSES[:60])
 
 
-def test_nothing_comes_after_a_cancellation_in_the_middle_of_a_draft(tokenizers, run):
+@pytest.mark.parametrize("draft", ["ngram", "auto"])
+def test_nothing_comes_after_a_cancellation_in_the_middle_of_a_draft(tokenizers, run, draft):
     running = run(toy_ensemble(tokenizers, pivot="lingvo"))
-    for draft in ("ngram", "auto"):
-        member = running.ensemble.models["abacus"].member
-        member.hold = True
-        listener = running.submit(fusion=FusionParams(draft=draft), max_tokens=100)
-        for _ in range(20):
-            member.release()
-        running.fuser.cancel(listener.number)
+    prompt = running.ensemble.encode_text("Hello")
+    members, held = running.members(), threading.Event()
+
+    def holds(member):
+        is_drafted = drafted(member, members)
+
+        def of(tokens):
+            if is_drafted(tokens):
+                member.hold = True
+                held.set()
+            return False
+
+        member.fail_on = of
+
+    for model in running.ensemble.models.values():
+        says(ROSES, model, prompt)
+        holds(model.member)
+    listener = running.submit(prompt, fusion=FusionParams(draft=draft), max_tokens=100)
+    assert held.wait(30), "a draft is under way, and not yet answered"
+    running.fuser.cancel(listener.number)
+    for member in members:
+        member.fail_on = lambda tokens: False
         member.hold = False
         member.release()
-        running.submit(max_tokens=2).wait()
-        came = len(listener.updates)
-        running.submit(max_tokens=2).wait()
-        assert len(listener.updates) == came
-        assert running.fuser.open_sequences() == 0
+    running.submit(max_tokens=2).wait()
+    came = len(listener.updates)
+    assert came < 40
+    running.submit(max_tokens=2).wait()
+    assert len(listener.updates) == came
+    assert running.fuser.open_sequences() == 0
 
 
 @pytest.mark.parametrize(
