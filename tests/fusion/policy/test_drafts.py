@@ -152,7 +152,7 @@ ROSES = "A rose is a rose is a rose, and naive noses know a rose is a rose. 1234
 
 
 def drafted(member, members):
-    """Says of each advance whether it is in the middle of a draft: one to check, or led on with nobody else asked."""
+    """Says of each advance whether it is in a draft: one to check, or led on while nobody else is asked."""
     others = [other for other in members if other is not member]
     before, asked, alone = [], 0, 0
 
