@@ -1,13 +1,8 @@
-"""Guidance on a real model against transformers' own `guidance_scale`: the same greedy tokens.
-
-Runs where TUTTI_REAL_MODEL names a folder that holds one (docs/development.md).
-"""
+"""Guidance on the demo's models against transformers' own `guidance_scale`: the same greedy tokens."""
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -22,9 +17,9 @@ from fusion.loop.fuser import Fuser
 from fusion.members.hosts.inline import InlineMember
 from fusion.members.transformers.engine import TransformersEngine
 from fusion.options import FusionParams, Guidance, Mask
+from tests.support.demo import MODELS
 from tests.support.toy_fuser import Running
 
-REAL = Path(os.environ.get("TUTTI_REAL_MODEL", "no folder is named"))
 SCALE = 1.5
 TOKENS = 12
 PROMPTS = [
@@ -40,12 +35,12 @@ PROMPTS = [
 ]
 
 
-@pytest.mark.skipif(not REAL.is_dir(), reason="TUTTI_REAL_MODEL names no folder")
-def test_greedy_answers_equal_transformers_guidance_scale():
+@pytest.mark.parametrize("name", ["abacus", "lingvo"])
+def test_greedy_answers_equal_transformers_guidance_scale(name):
     """Its second prompt is the last token of the first; no mask."""
-    tokenizer = Tokenizer.load(str(REAL))
-    plain = AutoModelForCausalLM.from_pretrained(REAL, dtype=torch.float32).eval()
-    engine = TransformersEngine.load(str(REAL), dtype="float32", cache_tokens=4096, max_sequences=40)
+    tokenizer = Tokenizer.load(str(MODELS / name))
+    plain = AutoModelForCausalLM.from_pretrained(MODELS / name, dtype=torch.float32).eval()
+    engine = TransformersEngine.load(str(MODELS / name), dtype="float32", cache_tokens=4096, max_sequences=40)
     end = tokenizer.hf.eos_token_id
     base = Model(InlineMember("base", engine), tokenizer, (end,), "base")
     single = build_ensemble("one", {"base": base}, "base")

@@ -90,7 +90,7 @@ def pivot_is_no_member(config: Path) -> str:
 def weights_are_damaged(config: Path) -> str:
     weights = config.parent / "abacus" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
-    return "models.abacus: "
+    return f"models.abacus: {weights} is damaged ("
 
 
 def unreadable_key_file(config: Path) -> str:
