@@ -120,9 +120,19 @@ def generated(model: PreTrainedModel, tokenizer: Tokenizer, prompt: str) -> str:
 
 
 def test_as_members_of_an_ensemble(client: openai.OpenAI) -> None:
+    """Nearly the pivot's answer where they weigh little, and their own where they weigh everything."""
     messages = user(questions(4, "arithmetic")[1])
-    answers = [
-        client.chat.completions.create(model=model, messages=messages, temperature=0, max_tokens=40)
-        for model in ("abacus", "mixed")
-    ]
-    assert answers[0].choices[0].message.content == answers[1].choices[0].message.content
+
+    def ask(model: str, **weights: float) -> str | None:
+        extra = {"fusion": {"weights": weights}} if weights else {}
+        done = client.chat.completions.create(
+            model=model, messages=messages, temperature=0, max_tokens=40, extra_body=extra
+        )
+        return done.choices[0].message.content
+
+    pivot = ask("abacus")
+    assert ask("mixed") == pivot
+    for name in CONFIGS:
+        own = ask(name)
+        assert ask("mixed", **{"abacus": 0, "bloom": 0, "jamba": 0, name: 1}) == own
+        assert own != pivot

@@ -190,17 +190,19 @@ def test_what_is_not_built_yet(http: httpx.Client, param: str, value: Any) -> No
     assert response.json()["error"]["code"] == "not_implemented"
 
 
-@pytest.mark.parametrize(
-    "wanted",
-    [
-        {"response_format": {"type": "json_object"}},
-        {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"enum": ["a", 1]}}}},
-    ],
-)
-def test_what_is_wanted_as_json_is_json(http: httpx.Client, wanted: dict[str, Any]) -> None:
-    choice = chat(http, max_tokens=200, **wanted).json()["choices"][0]
-    if choice["finish_reason"] == "stop":
-        json.loads(choice["message"]["content"])
+def test_what_is_wanted_as_json_is_json(http: httpx.Client) -> None:
+    schema = {"type": "object", "properties": {"a": {"enum": ["b", 1]}}, "required": ["a"]}
+    schema["additionalProperties"] = False
+    wanted = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+    choice = chat(http, max_tokens=200, response_format=wanted).json()["choices"][0]
+    assert choice["finish_reason"] == "stop"
+    assert json.loads(choice["message"]["content"]) in ({"a": "b"}, {"a": 1})
+
+
+def test_what_is_wanted_as_some_object_begins_as_one(http: httpx.Client) -> None:
+    """A model that was not trained for it does not find the end; that is no fault of the answer's beginning."""
+    answer = chat(http, max_tokens=12, response_format={"type": "json_object"}).json()["choices"][0]["message"]
+    assert answer["content"].startswith("{")
 
 
 def test_an_error_before_the_first_token_of_a_stream_has_its_status(http: httpx.Client) -> None:

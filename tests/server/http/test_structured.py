@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -73,24 +74,42 @@ def ask(client: TestClient, **fields: Any) -> dict[str, Any]:
     return choice
 
 
-@given(schema=schemas, seed=st.integers(0, 9))
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_every_finished_answer_satisfies_its_schema(duo: TestClient, schema: dict[str, Any], seed: int) -> None:
-    format = {"type": "json_schema", "json_schema": {"name": "x", "strict": True, "schema": schema}}
-    choice = ask(duo, response_format=format, seed=seed)
-    if choice["finish_reason"] == "stop":
-        jsonschema.validate(json.loads(choice["message"]["content"]), schema)
+def test_every_finished_answer_satisfies_its_schema(duo: TestClient) -> None:
+    finished = 0
+
+    @given(schema=schemas, seed=st.integers(0, 9))
+    @settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+    def answers(schema: dict[str, Any], seed: int) -> None:
+        nonlocal finished
+        format = {"type": "json_schema", "json_schema": {"name": "x", "strict": True, "schema": schema}}
+        choice = ask(duo, response_format=format, seed=seed)
+        if choice["finish_reason"] == "stop":
+            jsonschema.validate(json.loads(choice["message"]["content"]), schema)
+            finished += 1
+
+    answers()
+    assert finished >= 20
 
 
-@pytest.mark.parametrize("seed", range(12))
-def test_drawn_schemas_are_followed_or_refused(duo: TestClient, seed: int) -> None:
-    assert outcome(duo, "duo", drawn(seed), seed, max_tokens=120) in ("valid", "cut", "refused")
+def test_drawn_schemas_are_followed_or_refused(duo: TestClient) -> None:
+    found = {seed: outcome(duo, "duo", drawn(seed), seed, max_tokens=120) for seed in range(12)}
+    assert {seed for seed, how in found.items() if how == "refused"} == {11}
+    assert not [how for how in found.values() if how not in ("valid", "cut", "refused")]
+    assert [*found.values()].count("valid") >= 6
 
 
 def test_a_structural_tag_is_completed_once_it_is_begun(duo: TestClient) -> None:
     structure = {"begin": "<city>", "schema": {"enum": ["Bern", "Rom"]}, "end": "</city>"}
     legacy = {"type": "structural_tag", "structures": [structure], "triggers": ["<city"]}
-    assert ask(duo, response_format=legacy, max_tokens=8)["finish_reason"] in ("stop", "length")
+    assert "<" not in ask(duo, response_format=legacy)["message"]["content"]
+    sign = duo.post("/tokenize", json={"model": "duo", "prompt": "a<", "add_special_tokens": False}).json()
+    begun = ask(
+        duo,
+        response_format=legacy | {"triggers": ["<"]},
+        logit_bias={str(sign["tokens"][-1]): 100},
+        max_tokens=30,
+    )
+    assert re.match('<city>"(Bern|Rom)"</city><city>', begun["message"]["content"])
     tag = {
         "begin": "<city>",
         "content": {"type": "json_schema", "json_schema": {"enum": ["Bern"]}},
