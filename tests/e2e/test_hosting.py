@@ -20,11 +20,13 @@ import yaml
 from alignment.errors import UnavailableError
 from fusion.core import Delta, End
 from fusion.options import SamplingParams
+from fusion.policy.pace import Pace
 from fusion.sequence.grammar import regex
 from server.loading import Runtime, build
 from server.settings import parse_settings
 from tests.support.constrained_prompts import constrained
 from tests.support.demo import CONFIG, ENSEMBLE, REPOSITORY, questions, user
+from tests.support.drafted_answers import accepted_drafts
 from tests.support.serving import START
 from tests.support.toy_fuser import Running
 from tests.support.worker_processes import workers
@@ -117,29 +119,42 @@ def test_the_tokens_are_those_of_the_same_members_in_the_server(runtime: Runtime
 
 
 @pytest.mark.parametrize("draft", ["auto", "ngram", "abacus"])
-def test_drafts_change_no_token(runtime: Runtime, draft: str) -> None:
+def test_drafts_change_no_token(runtime: Runtime, monkeypatch: pytest.MonkeyPatch, draft: str) -> None:
+    monkeypatch.setattr(Pace, "least_chance", lambda *costs: 0.2)  # a lead pays, whatever passes take here
+    went = accepted_drafts(monkeypatch)
     for prompt in questions(3):
         plain, drafted = ask(runtime, ENSEMBLE, prompt, Answer()), Answer()
         wait(plain)
         wait(ask(runtime, ENSEMBLE, prompt, drafted, draft))
         assert drafted.ids == plain.ids
+    assert sum(went) > 0
 
 
 @pytest.mark.parametrize("draft", ["auto", "ngram", "abacus"])
-def test_drafts_under_a_grammar_and_biases_change_no_token(runtime: Runtime, draft: str) -> None:
+def test_drafts_under_a_grammar_and_biases_change_no_token(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch, draft: str
+) -> None:
+    monkeypatch.setattr(Pace, "least_chance", lambda *costs: 0.2)  # a lead pays, whatever passes take here
+    went = accepted_drafts(monkeypatch)
     running = Running(runtime.fuser, runtime.ensembles[ENSEMBLE])
     prompt = constrained(running, regex("(The answer to that is: [a-z ]{8,20}[.] ){2,4}"))
     options = {"max_tokens": 60, "temperature": 0.7, "seed": 1, "logit_bias": {400: 2.0, 401: -100.0}}
     plain = running.submit(prompt, **options).wait()
     drafted = running.submit(prompt, replace(running.ensemble.defaults, draft=draft), **options).wait()
     assert (drafted.ids, drafted.text, drafted.last.finish) == (plain.ids, plain.text, plain.last.finish)
+    assert sum(went) > 0
 
 
-def test_a_worker_killed_in_the_middle_of_a_draft_is_done_without(runtime: Runtime) -> None:
+def test_a_worker_killed_in_the_middle_of_a_draft_is_done_without(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Pace, "least_chance", lambda *costs: 0.2)  # a lead pays, whatever passes take here
+    went = accepted_drafts(monkeypatch)
     answer = Answer(lambda tokens: kill("almanac") if tokens == 10 else None)
     update = wait(ask(runtime, "forgiving", questions(1)[0], answer, "lingvo", ignore_eos=True, max_tokens=60))
     assert (update.finish, len(answer.ids)) == ("length", 60)
     assert set(update.departed) == {"almanac"}
+    assert sum(went) > 0
     until(lambda: not runtime.fuser.attendance.down)
 
 
