@@ -32,7 +32,7 @@ serve: setup
 # Two files of tests at a time; then, with nothing beside them, the tests that compare measured times, of the files that
 # have any.
 test: setup
-	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder --durations 40 --durations-min 5 -m "not alone"
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 40 --durations-min 5 -m "not alone"
 	$(BIN)/python -m pytest -m alone $$(grep -rl --include="*.py" "mark\.alone" tests)
 
 bench: setup

@@ -4,9 +4,11 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
+from xdist.scheduler import LoadFileScheduling
 
 # What the tests learn stays out of the user's cache, in a folder that goes with them.
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="tutti-tests-")
@@ -22,15 +24,22 @@ os.environ["OMP_NUM_THREADS"] = "1"
 hypothesis.settings.register_profile("tutti", deadline=None)
 hypothesis.settings.load_profile("tutti")
 
-# By the beginning of their paths: tests that share servers, tokenizers or the import of vLLM, for one worker.
+# By the beginning of their paths: tests that share tokenizers or the import of vLLM, for one worker of pytest-xdist.
 TOGETHER = ("tests/alignment/", "tests/fusion/members/vllm/")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """One worker of pytest-xdist runs a file, or what stands in TOGETHER (`--dist loadgroup`)."""
-    for item in items:
-        file = item.nodeid.split("::")[0]
-        item.add_marker(pytest.mark.xdist_group(next(filter(file.startswith, TOGETHER), file)))
+class Together(LoadFileScheduling):
+    """One worker runs a file, or all files that stand together."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = super()._split_scope(nodeid)
+        return next(filter(file.startswith, TOGETHER), file)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Together:
+    """Take the place of what `--dist` names."""
+    return Together(config, log)
 
 
 def pytest_unconfigure() -> None:
