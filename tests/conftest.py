@@ -24,7 +24,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 hypothesis.settings.register_profile("tutti", deadline=None)
 hypothesis.settings.load_profile("tutti")
 
-# By the beginning of their paths: tests that share tokenizers or the import of vLLM, for one worker of pytest-xdist.
+# By the beginning of their paths: tests that share tokenizers or the import of vLLM, for one worker of xdist.
 TOGETHER = ("tests/alignment/", "tests/fusion/members/vllm/")
 
 
