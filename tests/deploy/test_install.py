@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,7 +90,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installed]:
     environ = image.environ | {"PYTHONDONTWRITEBYTECODE": ""}
     subprocess.run([image.here(f"{INSTALLED}/bin/python"), "-c", imports], env=environ, check=True)
     yield image
-    subprocess.Popen(["rm", "-rf", str(image.root)])  # a gigabyte, which nobody waits for
+    threading.Thread(target=shutil.rmtree, args=[image.root]).start()  # a gigabyte, which nobody waits for
 
 
 @pytest.mark.timeout(900)  # a gigabyte of packages is unpacked
