@@ -24,16 +24,22 @@ os.environ["OMP_NUM_THREADS"] = "1"
 hypothesis.settings.register_profile("tutti", deadline=None)
 hypothesis.settings.load_profile("tutti")
 
-# By the beginning of their paths: tests that share tokenizers or the import of vLLM, for one worker of xdist.
-TOGETHER = ("tests/alignment/", "tests/fusion/members/vllm/")
+# By the beginnings of their paths: tests that share tokenizers, the import of vLLM or the demo's server.
+TOGETHER = (
+    ("tests/alignment/",),
+    ("tests/fusion/members/vllm/",),
+    tuple(
+        f"tests/e2e/test_{name}." for name in ("api", "bad_input", "demo", "health", "hub", "lm_eval", "vllm_demo")
+    ),
+)
 
 
 class Together(LoadFileScheduling):
-    """One worker runs a file, or all files that stand together."""
+    """One worker of pytest-xdist runs a file, or all files that stand together."""
 
     def _split_scope(self, nodeid: str) -> str:
         file = super()._split_scope(nodeid)
-        return next(filter(file.startswith, TOGETHER), file)
+        return next((group[0] for group in TOGETHER if file.startswith(group)), file)
 
 
 @pytest.hookimpl(optionalhook=True)
