@@ -9,7 +9,7 @@
         ├── NotFoundError        there is no such model or path
         ├── UnsupportedError     a feature of the OpenAI API that Tutti does not have
         ├── OverloadedError      over capacity; `retry_after` seconds
-        └── UnavailableError     a member failed or all stops; `retry_after` seconds where it comes back
+        └── UnavailableError     a member failed, or the server stops; `retry_after` seconds where it comes back
 
 Every message says what is wrong and what to do, in one sentence or a few. `server` adds the errors that only it
 can raise.

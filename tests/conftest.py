@@ -3,7 +3,6 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from pathlib import Path
 from typing import Any
 
 import hypothesis
@@ -11,10 +10,8 @@ import pytest
 from xdist.scheduler import LoadFileScheduling
 
 # What the tests learn stays out of the user's cache, in a folder that goes with them.
-os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="tutti-tests-")
-
-# What vLLM finds out about the classes of models takes a process of 20 seconds each: one is enough for all tests.
-os.environ.setdefault("VLLM_CACHE_ROOT", str(Path(__file__).parents[1] / "build/vllm"))
+CACHE = tempfile.mkdtemp(prefix="tutti-tests-")
+os.environ["XDG_CACHE_HOME"] = CACHE
 
 # Models this small only lose time to handing work between threads, and other tests run beside these. Set before
 # torch is imported; servers and workers that tests start inherit it.
@@ -29,7 +26,8 @@ TOGETHER = (
     ("tests/alignment/",),
     ("tests/fusion/members/vllm/",),
     tuple(
-        f"tests/e2e/test_{name}." for name in ("api", "bad_input", "demo", "health", "hub", "lm_eval", "vllm_demo")
+        f"tests/e2e/test_{name}."
+        for name in ("api", "bad_input", "demo", "health", "hub", "leaks", "lm_eval", "vllm_demo")
     ),
 )
 
@@ -42,12 +40,11 @@ class Together(LoadFileScheduling):
         return next((group[0] for group in TOGETHER if file.startswith(group)), file)
 
 
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Together:
-    """Take the place of what `--dist` names."""
-    return Together(config, log)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Together | None:
+    """What `--dist loadfile` means here."""
+    return Together(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 def pytest_unconfigure() -> None:
     """Not at exit: workers of pytest-xdist leave without."""
-    shutil.rmtree(os.environ["XDG_CACHE_HOME"], ignore_errors=True)
+    shutil.rmtree(CACHE, ignore_errors=True)

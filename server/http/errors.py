@@ -89,8 +89,8 @@ def as_request_error(error: Exception) -> RequestError:
         case RequestValidationError():
             return invalid_field(error.errors())
         case HTTPException(status_code=405, headers=headers):
-            allowed = (headers or {}).get("Allow", "another")
-            return MethodNotAllowedError(f"The path does not answer this method: use {allowed}.")
+            allowed = sorted((headers or {}).get("Allow", "another").split(", "))
+            return MethodNotAllowedError(f"The path does not answer this method: use {' or '.join(allowed)}.")
         case HTTPException(status_code=status) if 400 <= status < 500:
             return InvalidRequestError(f"{str(error.detail).rstrip('.')}.")
         case _:

@@ -90,7 +90,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installed]:
     environ = image.environ | {"PYTHONDONTWRITEBYTECODE": ""}
     subprocess.run([image.here(f"{INSTALLED}/bin/python"), "-c", imports], env=environ, check=True)
     yield image
-    threading.Thread(target=shutil.rmtree, args=[image.root]).start()  # a gigabyte, which nobody waits for
+    threading.Thread(target=shutil.rmtree, args=[image.root, True]).start()  # a gigabyte, which nobody waits for
 
 
 @pytest.mark.timeout(900)  # a gigabyte of packages is unpacked

@@ -150,11 +150,19 @@ def test_a_worker_killed_in_the_middle_of_a_draft_is_done_without(
 ) -> None:
     monkeypatch.setattr(Pace, "least_chance", lambda *costs: 0.2)  # a lead pays, whatever passes take here
     went = accepted_drafts(monkeypatch)
-    answer = Answer(lambda tokens: kill("almanac") if tokens == 10 else None)
+    until_killed = 0
+
+    def act(tokens: int) -> None:
+        nonlocal until_killed
+        if tokens == 10:
+            until_killed = sum(went)
+            kill("almanac")
+
+    answer = Answer(act)
     update = wait(ask(runtime, "forgiving", questions(1)[0], answer, "lingvo", ignore_eos=True, max_tokens=60))
     assert (update.finish, len(answer.ids)) == ("length", 60)
     assert set(update.departed) == {"almanac"}
-    assert sum(went) > 0
+    assert sum(went) > until_killed > 0
     until(lambda: not runtime.fuser.attendance.down)
 
 

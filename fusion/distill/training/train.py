@@ -58,7 +58,9 @@ def load_student(base: Source) -> Any:
         )
     if report["missing_keys"]:
         missing = sorted(report["missing_keys"])
-        raise ConfigError(f"{base.source} lacks {len(missing)} of the model's weights, among them {missing[0]}.")
+        raise ConfigError(
+            f"{base.source} lacks {len(missing)} of the model's weights, such as {missing[0]}: copy it again."
+        )
     # What transformers would not generate with it does not write either, at any checkpoint: a temperature without
     # do_sample, say. `save_student` copies the base's own file.
     model.generation_config = GenerationConfig()

@@ -54,7 +54,7 @@ class Answers:
 
 @dataclass(frozen=True, slots=True)
 class Broken:
-    """The engine cannot be loaded, or will not work again; `reason` is a sentence without its full stop."""
+    """The engine cannot be loaded, or will not work again; `reason` is (part of) a sentence without full stop."""
 
     reason: str
 

@@ -46,6 +46,7 @@ def test_a_run_is_replayed_from_its_journal(settings, voices):
     run.run()
     again = State.of(settings.tree, read_events(settings.work / "journal.jsonl"))
     assert vars(again.tree) == vars(run.state.tree)
+    assert list(again.tree.nodes) == list(run.state.tree.nodes)
     assert (again.samples, again.lessons, again.trained) == (
         run.state.samples,
         run.state.lessons,
