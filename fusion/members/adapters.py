@@ -119,7 +119,7 @@ def _config(folder: str) -> dict[str, Any]:
 def _require_built(folder: str, config: Mapping[str, Any]) -> None:
     if config.get("peft_type") != "LORA":
         raise ConfigError(
-            f"{folder} is an adapter of the type {config.get('peft_type')!r:.40}: train another, only LORA works."
+            f"{folder} is an adapter of the type {config.get('peft_type')!r:.40}; only LORA is built: train that."
         )
     for option, what in _OTHER.items():
         if config.get(option):

@@ -23,7 +23,7 @@ from fusion.distill.bohdi.state import State
 from fusion.distill.bohdi.voices import Panel, open_voices
 from fusion.distill.training.folders import publish
 from fusion.distill.training.reading import read_as
-from fusion.distill.training.settings import Report, Source, digest_of
+from fusion.distill.training.settings import Source, StageProgress, digest_of
 
 
 @dataclass
@@ -37,7 +37,7 @@ class Run:
     """
 
     settings: Bohdi
-    progress: Report = lambda what, done, total: None
+    progress: StageProgress = lambda what, done, total: None
     notes: list[str] = field(default_factory=list)
 
     @cached_property

@@ -32,7 +32,7 @@ from fusion.distill.training.conversations import Conversations, held_out, read_
 from fusion.distill.training.curve import CURVE, read_curve
 from fusion.distill.training.examples import Example, Examples
 from fusion.distill.training.folders import publish
-from fusion.distill.training.settings import BASE, Report, digest_of
+from fusion.distill.training.settings import BASE, StageProgress, digest_of
 from fusion.distill.training.shards import Arrays, read_json, require_shard, shard_path, write_json
 from fusion.distill.training.train import STAGE, Texts, load_student, save_student, train
 from fusion.distill.training.trainer import processes
@@ -52,7 +52,7 @@ class Run:
     """
 
     settings: FuseChat
-    progress: Report = lambda what, done, total: None
+    progress: StageProgress = lambda what, done, total: None
     notes: list[str] = field(default_factory=list)
 
     @cached_property

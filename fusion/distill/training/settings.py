@@ -26,7 +26,7 @@ BASE = "base"
 
 Progress = Callable[[int, int], None]
 """Called with how much is done and how much there is."""
-Report = Callable[[str, int, int], None]
+StageProgress = Callable[[str, int, int], None]
 """The same, with what is worked on before it."""
 
 

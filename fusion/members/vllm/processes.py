@@ -49,7 +49,7 @@ def starting() -> Iterator[None]:
 def reading_classes_here() -> Iterator[None]:
     """Context in which vLLM looks at a model's class in this process, where that starts no CUDA.
 
-    vLLM starts a process for it, which imports vLLM itself: 20 seconds for each architecture it has not met.
+    vLLM starts a process for it, which imports vLLM itself, for each architecture that it has not met.
     """
     run = registry._run_in_subprocess
     if current_platform.is_cpu():

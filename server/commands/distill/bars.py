@@ -8,12 +8,12 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import TaskID
 
-from fusion.distill.training.settings import Report
+from fusion.distill.training.settings import StageProgress
 from server.commands.tables import progress
 
 
 @contextmanager
-def bars(console: Console) -> Iterator[Report]:
+def bars(console: Console) -> Iterator[StageProgress]:
     """A bar for everything that is worked on, with the time left; without a terminal a line where it ends."""
     with progress(console, disable=not console.is_terminal) as running:
         known: dict[str, TaskID] = {}

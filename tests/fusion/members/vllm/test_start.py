@@ -217,7 +217,7 @@ def test_an_architecture_that_vllm_does_not_know(tmp_path):
 
 
 def test_the_class_of_a_model_is_read_without_another_process(folder, monkeypatch):
-    """On a CPU; vLLM starts one for each architecture it has not met, which takes 20 seconds."""
+    """On a CPU; vLLM starts one, which imports vLLM itself, for each architecture it has not met."""
     pytest.importorskip("vllm")
     from vllm.model_executor.models import registry
 
