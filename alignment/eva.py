@@ -80,6 +80,7 @@ def learn_map(
         top=top,
         threshold=threshold,
         uncorrected=special_columns,
+        near=torch.from_numpy(pairs).to(device),
         on_progress=on_progress,
     )
     ids[torch.isin(ids, special_columns)] = -1

@@ -6,7 +6,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alignment.learning import csls
+from alignment.learning import csls, looks
+from alignment.learning.looks import ByteLook, FloatLook
 
 
 def naive(source, target, top, threshold, uncorrected):
@@ -31,20 +32,28 @@ rows = st.lists(st.sampled_from([-0.5, -0.25, 0.0, 0.25, 0.5, 1.0]), min_size=3,
     top=st.integers(1, 4),
     threshold=st.sampled_from([0.0625, 0.25, 1.0]),
     uncorrected=st.sets(st.integers(0, 11), max_size=3),
+    near=st.lists(st.tuples(st.integers(0, 8), st.integers(0, 11)), max_size=4),
     cells=st.integers(1, 120),
     group=st.integers(1, 4),
+    look=st.sampled_from([FloatLook, ByteLook]),
 )
-def test_blocks_give_what_the_full_matrix_gives(source, target, top, threshold, uncorrected, cells, group):
+def test_blocks_give_what_the_full_matrix_gives(
+    source, target, top, threshold, uncorrected, near, cells, group, look
+):
     uncorrected = sorted(id for id in uncorrected if id < len(target))
+    near = [(i, j) for i, j in near if i < len(source) and j < len(target)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(csls, "_CELLS", cells)
         patch.setattr(csls, "_GROUP", group)
+        patch.setattr(csls, "choose", look)
+        patch.setattr(looks, "_whole_products", lambda block, part, _: (block.double() @ part.double().T).int())
         ids, scores = csls.nearest(
             torch.tensor(source),
             torch.tensor(target),
             top=top,
             threshold=threshold,
             uncorrected=torch.tensor(uncorrected, dtype=torch.int64),
+            near=torch.tensor(near, dtype=torch.int64).view(-1, 2),
         )
     expected = naive(np.array(source), np.array(target), top, threshold, uncorrected)
     got = [
@@ -57,6 +66,7 @@ def test_blocks_give_what_the_full_matrix_gives(source, target, top, threshold, 
 
 def test_progress_ends_at_one(monkeypatch):
     monkeypatch.setattr(csls, "_CELLS", 8)
+    monkeypatch.setattr(csls, "_GROUP", 2)
     told: list[float] = []
     table = torch.eye(4)
     csls.nearest(
@@ -65,6 +75,7 @@ def test_progress_ends_at_one(monkeypatch):
         top=1,
         threshold=0.1,
         uncorrected=torch.empty(0, dtype=torch.int64),
+        near=torch.empty(0, 2, dtype=torch.int64),
         on_progress=told.append,
     )
     assert told == [0.5, 1.0]
