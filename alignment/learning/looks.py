@@ -87,9 +87,9 @@ class ByteLook(Look):
     def __init__(self, source: Tensor, target: Tensor, side: int) -> None:
         self.side = side
         turn = _rotation(source.shape[1])
-        need = torch.cat([(part @ turn).abs_().amax(dim=1) for part in torch.split(source, side)])
-        self._order = torch.split(need.argsort(), side)
-        self._source = [_Rounded.of(source[rows] @ turn, shared=True) for rows in self._order]
+        turned = source @ turn
+        self._order = torch.split(turned.abs().amax(dim=1).argsort(), side)
+        self._source = [_Rounded.of(turned[rows], shared=True) for rows in self._order]
         self._target = [_Rounded.of(block @ turn, shared=False) for block in torch.split(target, side)]
         self._space = torch.empty(side * side, dtype=torch.int32)
 
