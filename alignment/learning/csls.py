@@ -8,7 +8,7 @@ from math import isqrt
 import torch
 from torch import Tensor
 
-from alignment.learning.looks import ROUNDING, Square, choose, inner_products
+from alignment.learning.looks import Square, choose, inner_products, rounding
 
 _CELLS = 1 << 21  # similarities held at a time: 8 MiB, which stay in the cache while they are looked at
 _GROUP = 32  # similarities in a row whose highest is looked at first: few groups hold any that matter
@@ -46,8 +46,9 @@ def nearest(
     scores = source.new_full((len(source), top), -torch.inf)
     corrected = torch.ones(len(target), dtype=torch.bool, device=target.device)
     corrected[uncorrected] = False
-    found = (source.index_select(0, near[:, 0]) * target.index_select(0, near[:, 1])).sum(dim=1) - ROUNDING
-    least = source.new_full((len(target),), -torch.inf).scatter_reduce_(0, near[:, 1], found, "amax")
+    of_source, of_target = near[near[:, 1].argsort()].T.contiguous()
+    reached = inner_products(source, target, of_source, of_target) - rounding(source.shape[1])
+    least = source.new_full((len(target),), -torch.inf).scatter_reduce_(0, of_target, reached, "amax")
     for start in range(0, len(target), side):
         block, counts = target[start : start + side], corrected[start : start + side]
         needed = torch.where(scores[:, -1] > threshold, scores[:, -1], threshold)
@@ -71,8 +72,8 @@ def _candidates(
     They are those with which a target row may have its highest cosine, if that reaches `threshold`, and those
     whose score may be as high as `needed` [Vs].
 
-    squares: of some target rows with all source rows. counts: which of these target rows are corrected.
-    highest: what their highest cosine is known to be at least.
+    squares: of some target rows with all source rows. counts: [b] bool, which of these target rows are corrected.
+    highest: [b] float32, what their highest cosine is known to be at least. needed: float32.
     """
     found: list[tuple[Tensor, Tensor, Tensor]] = []
     for square in squares:
@@ -82,7 +83,7 @@ def _candidates(
         rest = values[:, whole:]
         maxima = groups.amax(dim=2)
         highest = torch.maximum(highest, torch.cat([maxima, rest], dim=1).amax(dim=1) * unit - error)
-        lowest = square.least(torch.minimum((highest * counts + threshold) / 2, highest) - error)
+        lowest = square.least((highest * counts + threshold) / 2 - error)
         # Places in flattened tensors: pairs of places take twice the time.
         hit = (maxima >= lowest[:, None]).flatten().nonzero()[:, 0]
         column = hit // max(1, maxima.shape[1])
@@ -102,7 +103,10 @@ def _candidates(
 
 
 def _merge(ids: Tensor, scores: Tensor, rows: Tensor, new_ids: Tensor, new_scores: Tensor) -> None:
-    """Let new entries (all [n], ids ascending, scores above 0) into the best of their rows, in place."""
+    """Let new entries into the best of their rows, in place.
+
+    rows, new_ids: [n] int64, the ids ascending and above all that are there. new_scores: [n] float32, above 0.
+    """
     top = ids.shape[1]
     touched, which, counts = torch.unique(rows, return_inverse=True, return_counts=True)
     which = torch.cat([torch.arange(len(touched), device=ids.device).repeat_interleave(top), which])

@@ -12,16 +12,20 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
 
-ROUNDING = 1e-5
-"""More than what an inner product of unit rows in float32 is off by."""
-
-_SMALLEST = 1 << 26  # products below which trying both costs more than the faster one saves
 _WORTH = 0.7  # of the time of float32: a look in 8 bits leaves more to be computed again
-_PAIRS = 1 << 16
+_SQUARES = 64  # fewer are done before it is known what is faster
+_LARGEST = 1 << 30  # more than any product of rows in 8 bits, up to a width of 66,000
+_GATHERED = 1 << 24  # numbers of each table that are gathered at a time, where pairs have to be
+
+
+def rounding(width: int) -> float:
+    """More than what an inner product of unit rows of this width in float32 is off by."""
+    return width * 2.0**-23
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +45,14 @@ class Square:
     error: Tensor
 
     def least(self, products: Tensor) -> Tensor:
-        """What `values` that stand for at least these products [b] are not below, in the type of `values`."""
+        """What `values` that stand for at least these products [b] are not below, in the type of `values`.
+
+        Up to the rounding of float32, which `error` has room for.
+        """
         values = products / self.unit
-        return values if self.values.is_floating_point() else values.floor_().to(self.values.dtype)
+        if self.values.is_floating_point():
+            return values
+        return values.floor_().clamp_(-_LARGEST, _LARGEST).to(self.values.dtype)
 
 
 class Look(ABC):
@@ -63,16 +72,17 @@ class FloatLook(Look):
         self.side = side
         self._source, self._target = source, target
         self._space = source.new_empty(side * side)
+        # A GPU may have been told to multiply float32 in 10 bits.
+        self._error = rounding(source.shape[1]) if torch.get_float32_matmul_precision() == "highest" else 2.0**-9
 
     def squares(self, start: int) -> Iterator[Square]:
         """As `Look.squares`."""
         block = self._target[start : start + self.side]
-        unit, error = block.new_ones(len(block)), block.new_full((len(block),), ROUNDING)
-        rows = torch.arange(len(self._source), device=block.device)
-        for some in torch.split(rows, self.side):
-            part = self._source[some[0] : some[-1] + 1]
+        unit, error = block.new_ones(len(block)), block.new_full((len(block),), self._error)
+        every = torch.arange(len(self._source), device=block.device)
+        for rows, part in zip(torch.split(every, self.side), torch.split(self._source, self.side), strict=True):
             values = torch.mm(block, part.mT, out=self._space[: len(block) * len(part)].view(len(block), -1))
-            yield Square(some, values, unit, error)
+            yield Square(rows, values, unit, error)
 
 
 class ByteLook(Look):
@@ -81,17 +91,19 @@ class ByteLook(Look):
     Target rows have a unit each. The source rows of a square share one, and are ordered by what each would need.
     Both tables are turned by one random rotation first, which leaves their products alone and spreads the numbers
     of a row evenly. By the triangle and the Cauchy-Schwarz inequality a product is off by no more than
-    |x - x'| |z| + |x'| |z - z'|, where x' and z' are the rows as they were rounded.
+    |x - x'| |z| + |x'| |z - z'|, where x' and z' are the rows as they were rounded; `rounding` is added for what
+    float32 takes.
     """
 
     def __init__(self, source: Tensor, target: Tensor, side: int) -> None:
         self.side = side
         turn = _rotation(source.shape[1])
         turned = source @ turn
-        self._order = torch.split(turned.abs().amax(dim=1).argsort(), side)
+        self._order = torch.split(torch.linalg.vector_norm(turned, ord=torch.inf, dim=1).argsort(), side)
         self._source = [_Rounded.of(turned[rows], shared=True) for rows in self._order]
         self._target = [_Rounded.of(block @ turn, shared=False) for block in torch.split(target, side)]
         self._space = torch.empty(side * side, dtype=torch.int32)
+        self._rounding = rounding(source.shape[1])
 
     def squares(self, start: int) -> Iterator[Square]:
         """As `Look.squares`."""
@@ -99,15 +111,8 @@ class ByteLook(Look):
         for rows, part in zip(self._order, self._source, strict=True):
             values = _whole_products(block.values, part.values, self._space)
             longest, furthest = part.length.max(), part.off.max()
-            error = furthest * block.length + (longest + furthest) * block.off + ROUNDING
+            error = furthest * block.length + (longest + furthest) * block.off + self._rounding
             yield Square(rows, values, block.unit * part.unit, error)
-
-    @staticmethod
-    def is_exact(width: int, side: int) -> bool:
-        """Whether this processor adds up the largest numbers right; some saturate at 16 bits on the way."""
-        largest = torch.full((side, width), 127, dtype=torch.int8)
-        found = _whole_products(largest, largest, torch.empty(side * side, dtype=torch.int32))
-        return bool((found == 127 * 127 * width).all())
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,48 +137,79 @@ class _Rounded:
 
 def choose(source: Tensor, target: Tensor, side: int) -> Look:
     """The faster look, at source [Vs, m] and target [Vt, m], both float32 on one device."""
-    plain = FloatLook(source, target, side)
-    if source.device.type != "cpu" or len(source) * len(target) < _SMALLEST:
-        return plain
-    if not ByteLook.is_exact(source.shape[1], side):
-        return plain
-    rough = ByteLook(source, target, side)
-    return rough if _seconds(rough) < _WORTH * _seconds(plain) else plain
+    cells, width = len(source) * len(target), source.shape[1]
+    pays = (
+        source.device.type == "cpu"
+        and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+        and cells > _SQUARES * side * side
+        and cells > 8 * width * (len(source) + len(target))  # turning the tables is products too
+        and bytes_are_exact(width, side)
+        and bytes_are_faster(width, side)
+    )
+    return (ByteLook if pays else FloatLook)(source, target, side)
+
+
+def bytes_are_exact(width: int, side: int) -> bool:
+    """Whether this processor adds up the largest numbers of 8 bits right; some saturate at 16 bits on the way."""
+    largest = torch.full((side, width), 127, dtype=torch.int8)
+    found = _whole_products(largest, largest, torch.empty(side * side, dtype=torch.int32))
+    return bool((found == 127 * 127 * width).all())
+
+
+def bytes_are_faster(width: int, side: int) -> bool:
+    """Whether products of 8 bits take so much less time than those of float32 that they pay.
+
+    The best of a few of each counts, because what else runs here can only add to it.
+    """
+    rows, space = torch.ones(side, width), torch.empty(side, side)
+    whole, whole_space = rows.to(torch.int8), torch.empty(side * side, dtype=torch.int32)
+    in_float32, in_bytes = float("inf"), float("inf")
+    for _ in range(4):
+        begun = time.perf_counter()
+        torch.mm(rows, rows.mT, out=space)
+        between = time.perf_counter()
+        _whole_products(whole, whole, whole_space)
+        ended = time.perf_counter()
+        in_float32, in_bytes = min(in_float32, between - begun), min(in_bytes, ended - between)
+    return in_bytes < _WORTH * in_float32
 
 
 def inner_products(source: Tensor, target: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """source[rows[i]] . target[columns[i]] for every i, [n] float32. `columns` must ascend."""
+    """source[rows[i]] . target[columns[i]] for every i, [n] float32.
+
+    rows, columns: [n] int64; `columns` ascend, and pairs may repeat.
+    """
     if source.device.type == "cpu":
+        # Neither that the ids of a row ascend nor that each is there once is needed for this product.
+        _warn_of_csr_once()
         ends = torch.searchsorted(columns, torch.arange(len(target) + 1))
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
-            wanted = torch.sparse_csr_tensor(
-                ends, rows, source.new_zeros(len(rows)), (len(target), len(source)), check_invariants=False
-            )
+        nothing, shape = source.new_zeros(len(rows)), (len(target), len(source))
+        wanted = torch.sparse_csr_tensor(ends, rows, nothing, shape, check_invariants=False)
         found: Tensor = torch.sparse.sampled_addmm(wanted, target, source.mT, beta=0.0).values()
         return found
-    parts = zip(torch.split(rows, _PAIRS), torch.split(columns, _PAIRS), strict=True)
+    count = max(1, _GATHERED // source.shape[1])
+    parts = zip(torch.split(rows, count), torch.split(columns, count), strict=True)
     return torch.cat([torch.linalg.vecdot(source[some], target[others]) for some, others in parts])
+
+
+@cache
+def _warn_of_csr_once() -> None:
+    """Let torch say, unheard, that it may change sparse tensors, which it says once in a process."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.sparse_csr_tensor([0, 0], [], [], (1, 1), dtype=torch.float32)
 
 
 def _rotation(width: int) -> Tensor:
     """A random rotation [width, width] float32, always the same."""
-    turn: Tensor = torch.linalg.qr(torch.randn(width, width, generator=torch.Generator().manual_seed(0))).Q
+    turn: Tensor = torch.linalg.qr(
+        torch.randn(width, width, generator=torch.Generator().manual_seed(0), dtype=torch.float32)
+    ).Q
     return turn
 
 
 def _whole_products(block: Tensor, part: Tensor, space: Tensor) -> Tensor:
-    """block @ part' of int8 in int32, [len(block), len(part)]."""
+    """block [b, m] @ part' [m, p] of int8 in int32, [b, p], written into `space` [at least b p]."""
     out = space[: len(block) * len(part)].view(len(block), -1)
     torch._int_mm(block, part.mT, out=out)
     return out
-
-
-def _seconds(look: Look) -> float:
-    """Of the first square; the best of a few, because what else runs here can only add to it."""
-    taken = []
-    for _ in range(4):
-        begun = time.perf_counter()
-        next(look.squares(0))
-        taken.append(time.perf_counter() - begun)
-    return min(taken)

@@ -3,8 +3,9 @@
     python -m tools.bench.views
 
 One of the benchmark's models of 30M parameters, as an ensemble of one, as four views that differ in their prompts,
-and as three adapters of rank 16 beside the bare model. All are measured in turn in one process. Last, processor
-time per token of the demo's ensemble of adapters over that of its ensemble of models.
+and as three adapters of rank 16 beside the bare model. All are measured in turn in one process, and so are the
+products of the model's linear layers alone, which no round does without: over one row per sequence, and over four.
+Last, processor time per token of the demo's ensemble of adapters over that of its ensemble of models.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import json
 import statistics
 import tempfile
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -68,21 +70,35 @@ def ensembles(base: Model, adapters: list[str]) -> dict[str, Ensemble]:
     }
 
 
+@torch.inference_mode()
+def products_seconds(model: torch.nn.Module, rows: int) -> float:
+    """Seconds of all linear layers of a model, one after another, over so many rows."""
+    layers = [module for module in model.modules() if isinstance(module, torch.nn.Linear)]
+    inputs = {layer.in_features: torch.randn(1, rows, layer.in_features) for layer in layers}
+    times = []
+    for _ in range(20):
+        start = time.perf_counter()
+        for layer in layers:
+            layer(inputs[layer.in_features])
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
 def run(folder: Path, repeats: int = 5) -> dict[str, object]:
     """Measure; returns milliseconds of a round and their ratio to one view's."""
     source = build(folder)[MODEL]
-    plain = AutoModelForCausalLM.from_pretrained(source)
+    model = AutoModelForCausalLM.from_pretrained(source, attn_implementation="eager")
+    weights = sum(weight.nbytes for weight in model.parameters())
     names = [f"adapter{index}" for index in range(VIEWS - 1)]
     for index, name in enumerate(names):
-        write_adapter(folder / name, plain, index)
+        write_adapter(folder / name, model, index)
     rows = max(SEQUENCES) * VIEWS
-    engine = TransformersEngine.load(
-        str(source),
+    engine = TransformersEngine(
+        model,
         cache_tokens=rows * 512,
         max_sequences=rows,
         adapters={name: str(folder / name) for name in names},
     )
-    weights = sum(weight.nbytes for weight in plain.parameters())
     adapters = engine.adapters_nbytes
     base = Model(InlineMember("base", engine), Tokenizer.load(str(source)), (2,), str(source))
     compared = ensembles(base, names)
@@ -92,11 +108,15 @@ def run(folder: Path, repeats: int = 5) -> dict[str, object]:
     try:
         for sequences in SEQUENCES:
             times: dict[str, list[float]] = {name: [] for name in compared}
+            products: list[tuple[float, float]] = []
             for repeat in range(repeats + 1):
                 for name, ensemble in compared.items():
                     seconds = fused_round_seconds(fuser, ensemble, sequences, seed=100 * repeat, tokens=TOKENS)
                     if repeat:  # the first warms up
                         times[name].append(seconds)
+                few, many = (products_seconds(model, n) for n in (sequences, VIEWS * sequences))
+                if repeat:
+                    products.append((few, many))
             medians = {name: statistics.median(found) for name, found in times.items()}
             result[str(sequences)] = {
                 **{f"{name}_ms": round(1e3 * value, 3) for name, value in medians.items()},
@@ -106,6 +126,8 @@ def run(folder: Path, repeats: int = 5) -> dict[str, object]:
                     )
                     for name in ("views", "adapters")
                 },
+                "products_ms": [round(1e3 * statistics.median(found), 3) for found in zip(*products, strict=True)],
+                "products_ratio": round(statistics.median(many / few for few, many in products), 3),
             }
     finally:
         fuser.stop()
