@@ -72,8 +72,8 @@ class FloatLook(Look):
         self.side = side
         self._source, self._target = source, target
         self._space = source.new_empty(side * side)
-        # A GPU may have been told to multiply float32 in 10 bits.
-        self._error = rounding(source.shape[1]) if torch.get_float32_matmul_precision() == "highest" else 2.0**-9
+        # torch may have been told to multiply float32 in fewer bits, of which bfloat16 has the fewest.
+        self._error = rounding(source.shape[1]) if torch.get_float32_matmul_precision() == "highest" else 2.0**-7
 
     def squares(self, start: int) -> Iterator[Square]:
         """As `Look.squares`."""
