@@ -10,7 +10,7 @@ from torch import Tensor
 
 from alignment.learning.looks import Square, choose, inner_products, rounding
 
-_CELLS = 1 << 21  # similarities held at a time: 8 MiB, which stay in the cache while they are looked at
+_CELLS = 1 << 22  # similarities held at a time: 16 MiB, which stay in the cache while they are looked at
 _GROUP = 32  # similarities in a row whose highest is looked at first: few groups hold any that matter
 
 

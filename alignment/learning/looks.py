@@ -89,19 +89,16 @@ class ByteLook(Look):
     """In whole numbers of 8 bits, on a CPU.
 
     Target rows have a unit each. The source rows of a square share one, and are ordered by what each would need.
-    Both tables are turned by one random rotation first, which leaves their products alone and spreads the numbers
-    of a row evenly. By the triangle and the Cauchy-Schwarz inequality a product is off by no more than
+    By the triangle and the Cauchy-Schwarz inequality a product is off by no more than
     |x - x'| |z| + |x'| |z - z'|, where x' and z' are the rows as they were rounded; `rounding` is added for what
-    float32 takes.
+    float32 takes. The more evenly the numbers of a row are spread, the less that is.
     """
 
     def __init__(self, source: Tensor, target: Tensor, side: int) -> None:
         self.side = side
-        turn = _rotation(source.shape[1])
-        turned = source @ turn
-        self._order = torch.split(torch.linalg.vector_norm(turned, ord=torch.inf, dim=1).argsort(), side)
-        self._source = [_Rounded.of(turned[rows], shared=True) for rows in self._order]
-        self._target = [_Rounded.of(block @ turn, shared=False) for block in torch.split(target, side)]
+        self._order = torch.split(torch.linalg.vector_norm(source, ord=torch.inf, dim=1).argsort(), side)
+        self._source = [_Rounded.of(source[rows], shared=True) for rows in self._order]
+        self._target = [_Rounded.of(block, shared=False) for block in torch.split(target, side)]
         self._space = torch.empty(side * side, dtype=torch.int32)
         self._rounding = rounding(source.shape[1])
 
@@ -137,18 +134,18 @@ class _Rounded:
 
 def choose(source: Tensor, target: Tensor, side: int) -> Look:
     """The faster look, at source [Vs, m] and target [Vt, m], both float32 on one device."""
-    cells, width = len(source) * len(target), source.shape[1]
+    width = source.shape[1]
     pays = (
         source.device.type == "cpu"
         and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-        and cells > _SQUARES * side * side
-        and cells > 8 * width * (len(source) + len(target))  # turning the tables is products too
+        and len(source) * len(target) > _SQUARES * side * side
         and bytes_are_exact(width, side)
         and bytes_are_faster(width, side)
     )
     return (ByteLook if pays else FloatLook)(source, target, side)
 
 
+@cache
 def bytes_are_exact(width: int, side: int) -> bool:
     """Whether this processor adds up the largest numbers of 8 bits right; some saturate at 16 bits on the way."""
     largest = torch.full((side, width), 127, dtype=torch.int8)
@@ -156,6 +153,7 @@ def bytes_are_exact(width: int, side: int) -> bool:
     return bool((found == 127 * 127 * width).all())
 
 
+@cache
 def bytes_are_faster(width: int, side: int) -> bool:
     """Whether products of 8 bits take so much less time than those of float32 that they pay.
 
@@ -164,7 +162,7 @@ def bytes_are_faster(width: int, side: int) -> bool:
     rows, space = torch.ones(side, width), torch.empty(side, side)
     whole, whole_space = rows.to(torch.int8), torch.empty(side * side, dtype=torch.int32)
     in_float32, in_bytes = float("inf"), float("inf")
-    for _ in range(4):
+    for _ in range(3):
         begun = time.perf_counter()
         torch.mm(rows, rows.mT, out=space)
         between = time.perf_counter()
@@ -198,14 +196,6 @@ def _warn_of_csr_once() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.sparse_csr_tensor([0, 0], [], [], (1, 1), dtype=torch.float32)
-
-
-def _rotation(width: int) -> Tensor:
-    """A random rotation [width, width] float32, always the same."""
-    turn: Tensor = torch.linalg.qr(
-        torch.randn(width, width, generator=torch.Generator().manual_seed(0), dtype=torch.float32)
-    ).Q
-    return turn
 
 
 def _whole_products(block: Tensor, part: Tensor, space: Tensor) -> Tensor:

@@ -29,7 +29,9 @@ def map_together(source: Tensor, target: Tensor, pairs: Tensor) -> tuple[Tensor,
     anchor rows; turned by the orthogonal map between the whitened anchors, U S V' = svd(Xw' Zw); both sides
     weighted by S^0.5; de-whitened by their own statistics. Where the widths differ, U and V are the m columns
     that belong to singular values, so the wider table is projected on the m directions that the narrower one
-    has a counterpart for; where they are equal, this is VecMap's result. Directions that the anchors leave empty
+    has a counterpart for; where they are equal, this is VecMap's result. Last, both are turned by one random
+    rotation, always the same, which spreads the numbers of every row evenly: they are rounded to 8 bits next
+    (`alignment.learning.looks`). Directions that the anchors leave empty
     (a dead column) are left out of the whitening instead of dividing by zero.
 
     Raises:
@@ -41,7 +43,9 @@ def map_together(source: Tensor, target: Tensor, pairs: Tensor) -> tuple[Tensor,
     z = _whitening(target, pairs[:, 1], "target")
     covariance = x.root_inverse @ _product(source, target, pairs) @ z.root_inverse
     u, s, vt = torch.linalg.svd(covariance, full_matrices=False)
-    return source @ _transform(x, u, s), target @ _transform(z, vt.mT, s)
+    normal = torch.randn(len(s), len(s), dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    rotation = torch.linalg.qr(normal).Q.to(s.device)
+    return source @ _transform(x, u, s, rotation), target @ _transform(z, vt.mT, s, rotation)
 
 
 def unit_(table: Tensor) -> Tensor:
@@ -95,6 +99,6 @@ def _product(source: Tensor, target: Tensor, pairs: Tensor) -> Tensor:
     return total
 
 
-def _transform(side: _Whitening, turn: Tensor, s: Tensor) -> Tensor:
-    """Whitening, turn, weights and de-whitening of one side as one matrix, [d, m] float32."""
-    return ((side.root_inverse @ turn) * s**_REWEIGHT @ (turn.mT @ side.root @ turn)).float()
+def _transform(side: _Whitening, turn: Tensor, s: Tensor, rotation: Tensor) -> Tensor:
+    """Whitening, turn, weights, de-whitening and rotation of one side as one matrix, [d, m] float32."""
+    return ((side.root_inverse @ turn) * s**_REWEIGHT @ (turn.mT @ side.root @ turn) @ rotation).float()
