@@ -27,6 +27,7 @@ from fusion.ensemble import Ensemble, Model
 from fusion.loop.fuser import Fuser
 from fusion.members.hosts.inline import InlineMember
 from fusion.members.transformers.engine import TransformersEngine
+from fusion.members.transformers.linear import pack_linear_layers
 from fusion.views import ModelView
 from tools.bench.asked import milliseconds_a_token
 from tools.bench.decode import fused_round_seconds
@@ -100,6 +101,8 @@ def run(folder: Path, repeats: int = 5) -> dict[str, object]:
         adapters={name: str(folder / name) for name in names},
     )
     adapters = engine.adapters_nbytes
+    bare = AutoModelForCausalLM.from_pretrained(source)
+    pack_linear_layers(bare)
     base = Model(InlineMember("base", engine), Tokenizer.load(str(source)), (2,), str(source))
     compared = ensembles(base, names)
     fuser = Fuser({"base": base.member})
@@ -114,7 +117,7 @@ def run(folder: Path, repeats: int = 5) -> dict[str, object]:
                     seconds = fused_round_seconds(fuser, ensemble, sequences, seed=100 * repeat, tokens=TOKENS)
                     if repeat:  # the first warms up
                         times[name].append(seconds)
-                few, many = (products_seconds(model, n) for n in (sequences, VIEWS * sequences))
+                few, many = (products_seconds(bare, n) for n in (sequences, VIEWS * sequences))
                 if repeat:
                     products.append((few, many))
             medians = {name: statistics.median(found) for name, found in times.items()}
