@@ -39,9 +39,9 @@ def map_together(source: Tensor, target: Tensor, pairs: Tensor) -> tuple[Tensor,
     """
     _normalise(source, "source")
     _normalise(target, "target")
-    x = _whitening(source, pairs[:, 0], "source")
-    z = _whitening(target, pairs[:, 1], "target")
-    covariance = x.root_inverse @ _product(source, target, pairs) @ z.root_inverse
+    of_source, of_target, of_both = _products(source, target, pairs)
+    x, z = _whitening(of_source, "source"), _whitening(of_target, "target")
+    covariance = x.root_inverse @ of_both @ z.root_inverse
     u, s, vt = torch.linalg.svd(covariance, full_matrices=False)
     normal = torch.randn(len(s), len(s), dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     rotation = torch.linalg.qr(normal).Q.to(s.device)
@@ -73,11 +73,8 @@ class _Whitening:
     root: Tensor
 
 
-def _whitening(table: Tensor, rows: Tensor, side: str) -> _Whitening:
-    gram = table.new_zeros((table.shape[1], table.shape[1]), dtype=torch.float64)
-    for start in range(0, len(rows), _CHUNK):
-        anchors = table[rows[start : start + _CHUNK]].double()
-        gram += anchors.mT @ anchors
+def _whitening(gram: Tensor, side: str) -> _Whitening:
+    """That of anchor rows A, by A'A."""
     values, vectors = torch.linalg.eigh(gram)
     spread = values.clamp(min=0).sqrt()
     used = spread > _RANK_TOLERANCE * spread[-1]
@@ -90,13 +87,18 @@ def _whitening(table: Tensor, rows: Tensor, side: str) -> _Whitening:
     return _Whitening((vectors / spread) @ vectors.mT, (vectors * spread) @ vectors.mT)
 
 
-def _product(source: Tensor, target: Tensor, pairs: Tensor) -> Tensor:
-    """X'Z of the anchor rows, [d1, d2] float64."""
-    total = source.new_zeros((source.shape[1], target.shape[1]), dtype=torch.float64)
-    for start in range(0, len(pairs), _CHUNK):
-        chunk = pairs[start : start + _CHUNK]
-        total += source[chunk[:, 0]].double().mT @ target[chunk[:, 1]].double()
-    return total
+def _products(source: Tensor, target: Tensor, pairs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """X'X, Z'Z and X'Z of the anchor rows X and Z, float64."""
+    d1, d2 = source.shape[1], target.shape[1]
+    of_source, of_target, of_both = (
+        source.new_zeros(shape, dtype=torch.float64) for shape in ((d1, d1), (d2, d2), (d1, d2))
+    )
+    for chunk in torch.split(pairs, _CHUNK):
+        x, z = source[chunk[:, 0]].double(), target[chunk[:, 1]].double()
+        of_source.addmm_(x.mT, x)
+        of_target.addmm_(z.mT, z)
+        of_both.addmm_(x.mT, z)
+    return of_source, of_target, of_both
 
 
 def _transform(side: _Whitening, turn: Tensor, s: Tensor, rotation: Tensor) -> Tensor:

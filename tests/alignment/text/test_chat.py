@@ -27,8 +27,8 @@ def controls(tokenizer: Tokenizer, ids: list[int]) -> list[int]:
 def genuine(words: list[str]) -> str:
     """A text from `words` without a whole control token."""
     text = "".join(words)
-    for forgery in (*FORGERIES, "<pad>"):
-        text = text.replace(forgery, "")
+    while found := [forgery for forgery in (*FORGERIES, "<pad>") if forgery in text]:
+        text = text.replace(found[0], "")  # what is left and right of it may be the next
     return text
 
 
