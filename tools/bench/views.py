@@ -28,6 +28,7 @@ from fusion.loop.fuser import Fuser
 from fusion.members.hosts.inline import InlineMember
 from fusion.members.transformers.engine import TransformersEngine
 from fusion.members.transformers.linear import pack_linear_layers
+from fusion.teams import release_team
 from fusion.views import ModelView
 from tools.bench.asked import milliseconds_a_token
 from tools.bench.decode import fused_round_seconds
@@ -88,20 +89,19 @@ def products_seconds(model: torch.nn.Module, rows: int) -> float:
 def run(folder: Path, repeats: int = 5) -> dict[str, object]:
     """Measure; returns milliseconds of a round and their ratio to one view's."""
     source = build(folder)[MODEL]
-    model = AutoModelForCausalLM.from_pretrained(source, attn_implementation="eager")
-    weights = sum(weight.nbytes for weight in model.parameters())
+    bare = AutoModelForCausalLM.from_pretrained(source)
+    weights = sum(weight.nbytes for weight in bare.parameters())
     names = [f"adapter{index}" for index in range(VIEWS - 1)]
     for index, name in enumerate(names):
-        write_adapter(folder / name, model, index)
+        write_adapter(folder / name, bare, index)
     rows = max(SEQUENCES) * VIEWS
-    engine = TransformersEngine(
-        model,
+    engine = TransformersEngine.load(
+        str(source),
         cache_tokens=rows * 512,
         max_sequences=rows,
         adapters={name: str(folder / name) for name in names},
     )
     adapters = engine.adapters_nbytes
-    bare = AutoModelForCausalLM.from_pretrained(source)
     pack_linear_layers(bare)
     base = Model(InlineMember("base", engine), Tokenizer.load(str(source)), (2,), str(source))
     compared = ensembles(base, names)
@@ -118,6 +118,7 @@ def run(folder: Path, repeats: int = 5) -> dict[str, object]:
                     if repeat:  # the first warms up
                         times[name].append(seconds)
                 few, many = (products_seconds(bare, n) for n in (sequences, VIEWS * sequences))
+                release_team()  # of this thread, which would wait beside the fuser's
                 if repeat:
                     products.append((few, many))
             medians = {name: statistics.median(found) for name, found in times.items()}
