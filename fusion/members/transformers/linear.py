@@ -1,4 +1,4 @@
-"""Linear layers for CPUs: float32 weights in the layout that was measured the faster for the rows that come.
+"""Linear layers for CPUs: weights in the layout that was measured the faster for the rows that come.
 
 torch's own float32 path hands the plain matrix to MKL, which repacks it on every call. `mkldnn` lays a matrix out
 once in the blocks that oneDNN multiplies. Neither is always faster: on an AVX2 server core a layer of 28,000 x 448
@@ -12,6 +12,7 @@ import os
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -40,7 +41,9 @@ Timings = dict[int, tuple[float, float]]
 
 
 def pack_linear_layers(model: nn.Module, timed: Callable[[_Layer], Timings] | None = None) -> int:
-    """Time the larger linear layers of a float32 model on a CPU in both layouts, and keep what is faster.
+    """Time the larger linear layers of a model on a CPU in both layouts, and keep what is faster.
+
+    Weights are float32, or bfloat16 or float16 where oneDNN computes with them on this processor.
 
     Where one layout is faster for few rows and the other for many, both are kept, as far as memory allows. Where
     it does not, the packed one is only taken if it is slower neither for one row nor for sixteen.
@@ -82,7 +85,15 @@ def pack_linear_layers(model: nn.Module, timed: Callable[[_Layer], Timings] | No
 
 def _is_large(weight: Any) -> bool:
     large = weight.numel() >= SMALLEST_WEIGHT
-    return bool(weight.device.type == "cpu" and weight.dtype == torch.float32 and large)
+    return bool(large and weight.device.type == "cpu" and weight.dtype in _dtypes())
+
+
+@cache
+def _dtypes() -> tuple[torch.dtype, ...]:
+    """What oneDNN multiplies on this processor; it raises at others."""
+    half = ((torch.bfloat16, "bf16"), (torch.float16, "fp16"))
+    supported = [kind for kind, name in half if getattr(torch.ops.mkldnn, f"_is_mkldnn_{name}_supported")()]
+    return (torch.float32, *supported)
 
 
 class _Layer:
@@ -100,6 +111,11 @@ class _Layer:
         self._packed: Tensor | None = None
         self._use: tuple[bool, ...] = ()
         self._apply = torch.ops.mkldnn._linear_pointwise.default
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of x and the weight."""
+        return self._module.weight.dtype  # type: ignore[no-any-return]
 
     @property
     def inputs(self) -> int:
@@ -144,7 +160,7 @@ def _timings(layer: _Layer, *, cold: bool) -> Timings:
     flushed = torch.zeros(_CACHE_BYTES // 4 if cold and layer.nbytes < _CACHE_BYTES else 1)
     timings: Timings = {}
     for rows in ROWS:
-        x = torch.randn(1, rows, layer.inputs)
+        x = torch.randn(1, rows, layer.inputs, dtype=layer.dtype)
         best = [float("inf")] * 2
         for repeat in range(_REPEATS + 1):
             for at, run in enumerate((layer.plain, layer.packed)):

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
+from fusion.members.engine import DECODING_TOKENS
 from fusion.members.transformers.cache.kv import KVCache
 
 IMPLEMENTATION = "tutti"
@@ -153,10 +154,7 @@ def packed_attention(
         k = _view(keys, run, rows, first, longest)
         v = _view(values, run, rows, first, longest)
         if softcap is None:
-            grouped = k.shape[1] != heads
-            out = scaled_dot_product_attention(
-                q, k, v, attn_mask=mask, is_causal=causal, scale=scaling, enable_gqa=grouped
-            )
+            out = _attention(q, k, v, mask, causal, scaling)
         else:
             out = _softcapped_attention(q, k, v, mask, causal, scaling, softcap)
         outputs.append(out.transpose(1, 2).reshape(rows * count, heads, width))
@@ -169,6 +167,28 @@ def _view(tensor: Tensor, run: Run, rows: int, first: int, length: int) -> Tenso
     heads, tokens, dim = tensor.shape
     return tensor.as_strided(
         (rows, heads, length, dim), (run.stride * dim, tokens * dim, dim, 1), (run.start + first) * dim
+    )
+
+
+def _attention(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, scaling: float | None
+) -> Tensor:
+    """Attention of q [rows, heads, count, dim] over k and v [rows, kv_heads, length, dim]; shaped as q is.
+
+    Few queries whose heads share keys and values count as that many more queries of one head: these are read once,
+    and not once for each head, which decoding waits for.
+    """
+    rows, heads, count, dim = q.shape
+    shared = heads // k.shape[1]
+    if shared == 1 or causal or count > DECODING_TOKENS:
+        return scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, is_causal=causal, scale=scaling, enable_gqa=shared > 1
+        )
+    q = q.reshape(rows, k.shape[1], shared * count, dim)
+    if mask is not None and count > 1:
+        mask = mask.repeat(1, 1, shared, 1)
+    return scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scaling).reshape(
+        rows, heads, count, v.shape[-1]
     )
 
 

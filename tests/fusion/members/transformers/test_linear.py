@@ -91,7 +91,21 @@ def test_an_embedding_that_shares_the_weight_keeps_it():
     )
 
 
-def test_half_precision_is_left_alone():
+@torch.inference_mode()
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_packed_where_this_processor_multiplies_it(dtype):
+    layer = nn.Linear(600, 700).to(dtype)
+    inputs = [torch.randn(1, rows, 600).to(dtype) for rows in (1, 16)]
+    expected = [nn.functional.linear(x.double(), layer.weight.double(), layer.bias.double()) for x in inputs]
+    packed = pack_linear_layers(nn.Sequential(layer), packed_wins)
+    assert packed == (dtype in linear._dtypes())
+    assert layer.weight.numel() == (0 if packed else 420_000)
+    for x, y in zip(inputs, expected, strict=True):
+        torch.testing.assert_close(layer(x).double(), y, atol=1e-2, rtol=1e-2)
+
+
+def test_what_onednn_does_not_multiply_is_left_alone(monkeypatch):
+    monkeypatch.setattr(linear, "_dtypes", lambda: (torch.float32,))
     layer = nn.Linear(600, 700).to(torch.bfloat16)
-    assert pack_linear_layers(nn.Sequential(layer)) == 0
+    assert pack_linear_layers(nn.Sequential(layer), packed_wins) == 0
     assert layer.weight.shape == (700, 600)

@@ -23,7 +23,8 @@ def rows(draw):
         if start + size > TOKENS:
             break
         length = draw(st.integers(1, size))
-        found.append(Row(draw(st.integers(1, min(length, 4))), length, start, size))
+        most = min(length, draw(st.sampled_from((4, 20))))  # of a decoding step, and of a prompt
+        found.append(Row(draw(st.integers(1, most)), length, start, size))
         start += size
     return draw(st.permutations(found))
 
