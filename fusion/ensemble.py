@@ -253,7 +253,7 @@ class Ensemble:
         def read(name: str, tokenizer: Tokenizer) -> Reading:
             view = self.models[name].view
             own, extra = (shown or {}).get(name, (messages, {}))
-            seen, at = view.chat(own, place)
+            seen, at = view.chat(own, place, continued=continue_final_message)
             kwargs = {**(template_kwargs or {}), **view.template, **extra}
             if not locate:
                 return tokenizer.encode_chat(seen, **options, template_kwargs=kwargs), None
@@ -411,20 +411,22 @@ class Ensemble:
             if len(names) == 1:
                 continue
             capacity = self.models[names[0]].member.capacity
+            asked = next((one for name in names if (one := self.models[name].view.param)), None)
+            field = asked.partition("[")[0] if asked else None
+            views_of = f"{len(names)} views of {engine!r}{f' (of {field})' if field else ''}"
             if len(names) > capacity.sequences:
                 raise InvalidRequestError(
-                    f"{len(names)} views of {engine!r} take more places than the {capacity.sequences} it has; "
-                    "take fewer of them.",
-                    param=param,
+                    f"{views_of} take more places than the {capacity.sequences} it has; take fewer of them.",
+                    param=field or param,
                 )
             # Each ends inside a block of its own.
             taken = sum(len(prompt.ids[name]) + capacity.block - 1 for name in names)
             each = (capacity.cache_tokens - taken) // len(names)
             if each < 1:
                 raise InvalidRequestError(
-                    f"The prompts of the {len(names)} views of {engine!r} take {taken} tokens, with at least one "
-                    f"for each answer, but its cache holds {capacity.cache_tokens}; shorten them, or take fewer.",
-                    param=param,
+                    f"The prompts of the {views_of} take {taken} tokens, with at least one for each answer, but "
+                    f"its cache holds {capacity.cache_tokens}; shorten them, or take fewer.",
+                    param=field or param,
                     code=CONTEXT_LENGTH_EXCEEDED,
                 )
             room.update({name: min(room[name], each) for name in names})

@@ -102,6 +102,7 @@ def objections(fusion: FusionParams, members: Sequence[str], pivot: str | None) 
         ("filter_top", fusion.filter_top is not None),
         ("guard", fusion.guard),
         ("gate", fusion.gate is not None),
+        ("confidence", fusion.confidence != 0),
         ("weighting", fusion.weighting.method != "given"),
         ("views", bool(fusion.views) and fusion.guidance is None),
     ):

@@ -26,6 +26,7 @@ class ModelView:
         negative: messages in the place of the conversation, or a text in the place of its system message; in a
             text completion a text in the place of the prompt.
         param: the field of the request that it comes from, which refusals name.
+        of: the member of the ensemble that it is one of several views of, for one request.
     """
 
     name: str = ""
@@ -35,21 +36,27 @@ class ModelView:
     template: Mapping[str, Any] = field(default_factory=dict)
     negative: str | tuple[dict[str, Any], ...] | None = None
     param: str | None = None
+    of: str | None = None
 
     @property
     def is_plain(self) -> bool:
         """Return whether the model is shown the request as it is."""
         return self.system is None and self.context is None and self.negative is None
 
-    def chat(self, messages: Messages, place: Place) -> tuple[Messages, list[tuple[int, int] | None]]:
-        """The messages that the model is shown.
+    def chat(
+        self, messages: Messages, place: Place, *, continued: bool = False
+    ) -> tuple[Messages, list[tuple[int, int] | None]]:
+        """The messages that the model is shown; where the last one is `continued`, they end with it.
 
         Returns also, for each of the given messages, the index of the one that it is shown in and the length of
         its text at the end of that one; None where it is not shown.
         """
         shown, kept = [dict(message) for message in messages], list(range(len(messages)))
         if isinstance(self.negative, tuple):
-            shown, kept = [dict(message) for message in self.negative], []
+            shown, kept = [dict(message) for message in self.negative], [-1] * len(messages)
+            if continued:
+                kept[-1] = len(shown)
+                shown.append(dict(messages[-1]))
         elif self.negative is not None:
             systems = [index for index, message in enumerate(messages) if message["role"] == "system"]
             if systems:
@@ -62,8 +69,9 @@ class ModelView:
             if text is not None:
                 kept = _add(shown, kept, text, to_user=to_user)
         lengths = [len(str(message.get("content") or "").strip()) for message in messages]
-        at = kept + [-1] * (len(messages) - len(kept))
-        return shown, [(index, length) if index >= 0 else None for index, length in zip(at, lengths, strict=True)]
+        return shown, [
+            (index, length) if index >= 0 else None for index, length in zip(kept, lengths, strict=True)
+        ]
 
     def text(self, text: str) -> str:
         """The text that the model is shown in a text completion."""

@@ -35,7 +35,7 @@ class Template:
         template_kwargs: Mapping[str, Any] | None = None,
     ) -> str:
         """The conversation as text; InvalidRequestError where the template refuses it however it is repaired."""
-        reserved = sorted(set(template_kwargs or ()) & _reserved_arguments())
+        reserved = sorted(set(template_kwargs or ()) & reserved_arguments())
         if reserved:
             raise InvalidRequestError(
                 f"The template argument {reserved[0]} is set by the server: leave it out.",
@@ -317,7 +317,8 @@ def _neighbours_joined(messages: Messages) -> Messages:
 
 
 @cache
-def _reserved_arguments() -> frozenset[str]:
+def reserved_arguments() -> frozenset[str]:
+    """Names of template arguments that the server sets."""
     from transformers import PreTrainedTokenizerBase
 
     return frozenset(inspect.signature(PreTrainedTokenizerBase.apply_chat_template).parameters) - {

@@ -39,6 +39,7 @@ def with_views(ensemble: Ensemble, fusion: FusionParams) -> tuple[Ensemble, Fusi
                     else GAP.join([view.context, document.context]),
                     param=f"fusion.views[{index}].context",
                     name=name if index == 0 else f"{name}/{index + 1}",
+                    of=name,
                 )
                 views[own.name] = name, own
                 if weights is not None:
@@ -73,7 +74,11 @@ def with_views(ensemble: Ensemble, fusion: FusionParams) -> tuple[Ensemble, Fusi
     total = sum(weights.values()) if weights and fusion.views else 0.0
     if total:
         weights = {name: weight / total for name, weight in (weights or {}).items()}
-    return joined, replace(fusion, members=None, weights=weights, views=None)
+    weighting = fusion.weighting
+    if weighting.offsets is not None:
+        usual = {name: weighting.offsets.get(member, 0.0) for name, (member, _) in views.items()}
+        weighting = replace(weighting, offsets=usual)
+    return joined, replace(fusion, members=None, weights=weights, weighting=weighting, views=None)
 
 
 def _require_free_names(ensemble: Ensemble, fusion: FusionParams) -> None:

@@ -13,7 +13,7 @@ from fusion.core import Prompt, Token
 from fusion.ensemble import Ensemble
 from fusion.loop.fuser import Fuser
 from fusion.loop.listener import Listener, Submission, ask_all
-from fusion.options import FusionParams, SamplingParams
+from fusion.options import FusionParams, Mask, SamplingParams
 
 AT_A_TIME = 32  # as many as a model takes by default; a pass over few rows costs about as much as one over many
 QUESTION = "{prompt}"
@@ -93,11 +93,13 @@ def choose(
     asked = form.text(prompt)
     places: list[Mapping[str, Located]] = []
     sampling = SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0)
+    # Under a mask most texts have no probability at all, whichever is the likelier.
+    scored = replace(fusion, mask=Mask(off=True)) if fusion.sums else fusion
 
     def request(choice: str) -> Submission:
         encoded = ensemble.encode_text(f"{asked} {choice}", locate=True)
         places.append(encoded.located or {})
-        return ensemble, encoded, sampling, fusion
+        return ensemble, encoded, sampling, scored
 
     began = time.perf_counter()
     listeners = ask_all(fuser, request, choices)
@@ -125,5 +127,6 @@ def _after(tokens: Sequence[Token], ends: Indices, asked: int) -> float:
 def _encoded(ensemble: Ensemble, prompt: str, fusion: FusionParams, form: Form) -> Prompt:
     locate = ensemble.scores(fusion)
     if form.template is None:
-        return ensemble.encode_chat([{"role": "user", "content": prompt}], locate=locate)
+        messages = [{"role": "user", "content": prompt}]
+        return ensemble.encode_chat(messages, locate=locate, place=fusion.context_place)
     return ensemble.encode_text(form.text(prompt), locate=locate)

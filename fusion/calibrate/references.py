@@ -129,7 +129,13 @@ def _encoded(ensemble: Ensemble, question: Question, form: Form) -> Prompt:
         gap = "" if answer[:1].isspace() else " "
         return ensemble.encode_text(f"{text.rstrip()}{gap}{answer}", locate=True)
     messages = [{"role": "user", "content": text}, {"role": "assistant", "content": question.reference.strip()}]
-    return ensemble.encode_chat(messages, add_generation_prompt=False, continue_final_message=True, locate=True)
+    return ensemble.encode_chat(
+        messages,
+        add_generation_prompt=False,
+        continue_final_message=True,
+        locate=True,
+        place=ensemble.defaults.context_place,
+    )
 
 
 def _read(

@@ -162,7 +162,12 @@ def _layers(folder: str, config: Mapping[str, Any], shapes: Mapping[str, tuple[i
 def _scaling(folder: str, config: Mapping[str, Any], module: str, rank: int) -> float:
     """As peft has it: alpha / r, with rslora alpha / sqrt(r); a pattern may give a layer an alpha of its own."""
     pattern = config.get("alpha_pattern") or {}
-    own = next((key for key in pattern if re.match(rf"(.*\.)?({key})$", module)), None)
+    try:
+        own = next((key for key in pattern.keys() if re.match(rf"(.*\.)?({key})$", module)), None)  # noqa: SIM118
+    except (AttributeError, re.error) as error:
+        raise ConfigError(
+            f"{folder}: alpha_pattern is {pattern!r:.60}, which names no layers ({error}); save it again."
+        ) from None
     alpha = config.get("lora_alpha") if own is None else pattern[own]
     if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not math.isfinite(alpha):
         raise ConfigError(f"{folder}: lora_alpha is {alpha!r:.40}; it should be a number.")

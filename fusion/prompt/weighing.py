@@ -10,8 +10,8 @@ import numpy as np
 
 from fusion.core import Floats, Ids, LogProbs, Prompt, TextScores
 from fusion.ensemble import Ensemble, View
-from fusion.learned.features import losses_of
-from fusion.learned.weights import Decision
+from fusion.learned.features import PromptLosses, losses_of
+from fusion.learned.weights import Decision, LearnedWeights
 from fusion.options import DISTRIBUTIONAL, FusionParams, Measure
 from fusion.reports import WeightingReport
 from fusion.step import effective_weights, floored_logs, project, shares_of
@@ -106,7 +106,7 @@ def measure(
         )
     if method == "learned" and ensemble.chooses_pivot:
         pivot = heaviest(decision.weights, members)
-    threshold = None if method == "given" or losses is None else weighting.prune
+    threshold = None if method == "given" or losses is None else weighting.prune / _siblings(ensemble, members)
     measured = _settled(decision, members, pivot, threshold, used, notes)
     perplexity = {} if losses is None else dict(zip(members, np.exp(losses).tolist(), strict=True))
     report = replace(measured.report, perplexity=perplexity, tokens=counted, coinciding=coinciding)
@@ -123,21 +123,22 @@ def decide(ensemble: Ensemble, prompt: Prompt, members: Sequence[str], fusion: F
         return None
     if fusion.sums or len(members) < 2:
         return None
-    decision = learned.weigh(text_of(prompt, fusion), members)
+    decision = _by_learned(learned, ensemble, members, text_of(prompt, fusion), None)
     pivot = heaviest(decision.weights, members) if ensemble.chooses_pivot else ensemble.pivot
     used: Literal["uniform", "learned"] = "learned" if decision.note is None else "uniform"
-    return _settled(decision, members, pivot, fusion.weighting.prune, used, ())
+    threshold = fusion.weighting.prune / _siblings(ensemble, members)
+    return _settled(decision, members, pivot, threshold, used, ())
 
 
 def _settled(
     decision: Decision,
     members: Sequence[str],
     pivot: str,
-    threshold: float | None,
+    threshold: Floats | None,
     used: Literal["uniform", "fixed", Measure],
     notes: Iterable[str],
 ) -> Measured:
-    """The weights of a decision, pruned at the threshold where there is one; equal weights keep everybody."""
+    """The weights of a decision, pruned at the threshold [M] where there is one; equal weights keep everybody."""
     weights, pruned = decision.weights, tuple[str, ...]()
     if threshold is not None and decision.note is None:
         weights, pruned = prune(weights, members, pivot, threshold)
@@ -158,6 +159,12 @@ def _settled(
     return Measured(pivot, by_member, report)
 
 
+def _siblings(ensemble: Ensemble, members: Sequence[str]) -> Floats:
+    """How many of the members are views of the same one for the request, [M]: a threshold is for them together."""
+    one_of = [ensemble.models[name].view.of or name for name in members]
+    return np.array([float(one_of.count(name)) for name in one_of])
+
+
 def text_of(prompt: Prompt, fusion: FusionParams) -> str:
     """The text that learned weights look at: all messages, or the last."""
     texts = prompt.texts if fusion.weighting.history == "all" else prompt.texts[-1:]
@@ -169,8 +176,10 @@ def heaviest(weights: Floats, members: Sequence[str]) -> str:
     return members[int(weights.argmax())]
 
 
-def prune(weights: Floats, members: Sequence[str], pivot: str, threshold: float) -> tuple[Floats, tuple[str, ...]]:
-    """Weights [M] of 0 for members at the threshold or below, the rest summing to 1; and who can be closed.
+def prune(
+    weights: Floats, members: Sequence[str], pivot: str, threshold: Floats | float
+) -> tuple[Floats, tuple[str, ...]]:
+    """Weights [M] of 0 for members at their threshold or below, the rest summing to 1; and who can be closed.
 
     The best one stays whatever the threshold. The pivot may lose its vote, but runs on: its tokens are emitted.
     """
@@ -255,7 +264,22 @@ def _learned(evidence: Evidence) -> Decision:
     if learned is None:
         return Decision(np.full(len(evidence.members), 1 / len(evidence.members)))
     losses = losses_of(evidence.texts, evidence.members)
-    return learned.weigh(text_of(evidence.prompt, evidence.fusion), evidence.members, losses)
+    text = text_of(evidence.prompt, evidence.fusion)
+    return _by_learned(learned, evidence.ensemble, evidence.members, text, losses)
+
+
+def _by_learned(
+    learned: LearnedWeights, ensemble: Ensemble, members: Sequence[str], text: str, losses: PromptLosses | None
+) -> Decision:
+    """The learned weights of members; those that are views of one for the request share its weight equally."""
+    one_of = [ensemble.models[name].view.of or name for name in members]
+    known = list(dict.fromkeys(one_of))
+    at = np.array([known.index(name) for name in one_of])
+    if losses is not None:  # a member's loss is the mean over its views
+        counts = np.bincount(at)
+        losses = PromptLosses(*(np.bincount(at, each) / counts for each in (losses.whole, losses.last)))
+    decision = learned.weigh(text, known, losses)
+    return replace(decision, weights=decision.weights[at] / _siblings(ensemble, members))
 
 
 # One function each; a new measure is one more, with its name in `fusion.options.Measure`.

@@ -8,11 +8,12 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from alignment.errors import ConfigError
+from alignment.text.template import reserved_arguments
 from fusion.options import DRAFTERS, needed_to_draw
 from fusion.terms import objections
 from server.settings import problems
@@ -120,6 +121,8 @@ def _contradictions(settings: Settings) -> Iterator[tuple[Loc, str]]:
             yield ("ensembles", name, *loc), sentence
     if not settings.ensembles and not settings.server.serve_models:
         yield ("server", "serve_models"), "nothing would be served: there are no ensembles either"
+    for argument in _reserved(settings.server.chat_template_kwargs):
+        yield ("server", "chat_template_kwargs", argument), "is set by the server; leave it out"
     for index, key in enumerate(settings.server.api_keys):
         if (text := key.get_secret_value()) != text.strip():
             yield (
@@ -137,6 +140,11 @@ def _contradictions(settings: Settings) -> Iterator[tuple[Loc, str]]:
             advice = "give PEM files of a certificate and its key, without a password"
             sentence = f"and tls_key cannot be used ({error.strerror or error}): {advice}"
             yield ("server", "tls_certificate"), sentence
+
+
+def _reserved(arguments: Mapping[str, Any]) -> list[str]:
+    """Arguments for chat templates that every request would be refused for."""
+    return sorted(reserved_arguments() & set(arguments)) if arguments else []  # they take transformers to be known
 
 
 def _in_worker(model: ModelSettings) -> Iterator[tuple[Loc, str]]:
@@ -218,6 +226,8 @@ def _in_views(name: str, settings: Settings) -> Iterator[tuple[Loc, str]]:
         loc = ("views", view)
         if one.model not in models:
             yield (*loc, "model"), f"there is no model '{one.model}'; allowed: {', '.join(models)}"
+        for argument in _reserved(one.template):
+            yield (*loc, "template", argument), "is set by the server; leave it out"
         if view not in ensemble.members:
             yield loc, "is not among the members; list it there, or leave it out"
         if view in models or view in settings.ensembles:
@@ -227,9 +237,12 @@ def _in_views(name: str, settings: Settings) -> Iterator[tuple[Loc, str]]:
                 yield loc, f"is another view in ensemble {other}; take another name"
     numbers = Counter(ensemble.model_of(member) for member in ensemble.members)
     for model, number in numbers.items():
+        number *= 1 if ensemble.guidance is None else 2
         if model in models and number > models[model].max_sequences:
+            with_seconds = "" if ensemble.guidance is None else ", with a second prompt each for guidance,"
             sentence = (
-                f"{number} views of {model} take more places than its max_sequences, {models[model].max_sequences}"
+                f"{number} views of {model}{with_seconds} take more places than its max_sequences, "
+                f"{models[model].max_sequences}"
             )
             yield ("members",), sentence
 

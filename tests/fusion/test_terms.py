@@ -46,6 +46,7 @@ GUIDED = {"guidance": Guidance(1.5, negative="x")}
         (SUM | {"filter_top": 3}, "filter_top"),
         (SUM | {"guard": True}, "guard"),
         (SUM | {"gate": "confident"}, "gate"),
+        (GUIDED | {"confidence": 1.0}, "confidence"),
         (SUM | {"draft": "auto"}, "draft"),
         (SUM | {"weighting": Weighting("top1")}, "weighting"),
         (SUM | {"mask": Mask(plausibility=0.1, nucleus=0.2)}, "mask"),

@@ -57,6 +57,15 @@ def test_a_second_prompt_takes_the_place_of_the_system_message_or_of_all():
     assert at == [None] * 4
 
 
+def test_a_second_prompt_ends_with_the_message_that_is_continued():
+    begun = [*CHAT, {"role": "assistant", "content": "The answer"}]
+    view = ModelView(negative=({"role": "user", "content": "?"},), context="Rome.")
+    shown, at = view.chat(begun, "user", continued=True)
+    assert contents(shown) == [("user", "Rome.\n\n?"), ("assistant", "The answer")]
+    assert at == [None] * 4 + [(1, len("The answer"))]
+    assert view.chat(begun, "system", continued=True)[1][-1] == (2, len("The answer"))
+
+
 def test_the_request_is_left_unchanged():
     before = contents(CHAT)
     ModelView(system="a", context="b", negative="c").chat(CHAT, "user")

@@ -1,6 +1,9 @@
-"""lm-evaluation-harness runs against a server, with their results printed as JSON; argument: the server's URL.
+"""lm-evaluation-harness runs against a server, with their results printed as JSON.
 
-Printed is, by run: the `accuracy`, and by question what was said (`said`).
+    python -m tests.support.lm_eval_runs URL [ENSEMBLE]
+
+All runs are of the demo's ensemble; with another one, multiple choice alone. Printed is, by run: the `accuracy`,
+and by question what was said (`said`).
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from tests.support.demo import ENSEMBLE, MODELS, REPOSITORY
 MEMBER, PIVOT = "almanac", "lingvo"
 
 
-def main(url: str) -> None:
+def main(url: str, other: str | None = None) -> None:
     from lm_eval import simple_evaluate
     from lm_eval.tasks import TaskManager
 
@@ -39,6 +42,9 @@ def main(url: str) -> None:
     member, pivot = (local | {"tokenizer": str(MODELS / name)} for name in (MEMBER, PIVOT))
     text = {"chat": False, "tokenizer_backend": "none"}
     by_text = ("tutti_demo_text", "exact_match", "completions")
+    if other is not None:
+        print(json.dumps({"choice": run("tutti_demo_choice", "acc", "completions", other, **pivot)}))
+        return
     print(
         json.dumps(
             {
@@ -54,4 +60,4 @@ def main(url: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

@@ -43,6 +43,11 @@ class CompletionRequest(SamplingFields):
         asked = [self.logprobs if self.echo else None, self.prompt_logprobs]
         return max((number for number in asked if number is not None), default=None)
 
+    @property
+    def prompt_field(self) -> str:
+        """As above."""
+        return "echo" if self.prompt_logprobs is None else "prompt_logprobs"
+
 
 def prompts(body: CompletionRequest, limit: int) -> list[str] | list[list[int]]:
     """The prompts one by one.

@@ -123,7 +123,11 @@ def fusion_params(fields: FusionFields | None, ensemble: Ensemble, max_search: i
         )
     weights = None if uniform else _weights(fields.weights, defaults.weights, taking_part, combine)
     views = tuple(ContextView(view.context, view.weight) for view in fields.views or ()) or None
-    fusion = updated(defaults, fields, members=members, weights=weights, weighting=weighting, views=views)
+    if fields.combine is None and combine == "product" and len(views or ()) > 1:
+        combine = "mixture"  # REPLUG's; a product of documents is for those who ask for it
+    fusion = updated(
+        defaults, fields, members=members, weights=weights, weighting=weighting, combine=combine, views=views
+    )
     pivot = None if ensemble.chooses_pivot else ensemble.pivot
     for field, sentence in objections(fusion, taking_part, pivot):
         raise field_error(f"fusion.{field}", f"{sentence}.")

@@ -99,6 +99,11 @@ class SamplingFields(overrides(SamplingParams, RequestModel, without=NOT_THE_SAM
         return self.prompt_logprobs
 
     @property
+    def prompt_field(self) -> str:
+        """The field that asks for these."""
+        return "prompt_logprobs"
+
+    @property
     def include_usage(self) -> bool:
         """Return whether a stream ends with a chunk of usage."""
         return bool(self.stream_options and self.stream_options.include_usage)
@@ -190,7 +195,7 @@ def require_fixed_pivot(fields: SamplingFields, ensemble: Ensemble) -> None:
         if getattr(fields, name) is not None:
             raise field_error(name, f"{needs}; leave it out.")
     if fields.prompt_alternatives is not None:
-        raise field_error("echo", f"with logprobs {needs}; leave out one of the two.")
+        raise field_error(fields.prompt_field, f"with logprobs {needs}; leave out one of the two.")
 
 
 def check_stream_options(fields: SamplingFields) -> None:

@@ -60,14 +60,9 @@ class Asked:
         fusion = fusion_params(body.fusion, ensemble, service.settings.max_search)
         if body.fusion is not None:
             require_short(fusion, service.settings.max_views, service.settings.max_context_chars)
-        if (fusion.views or fusion.guidance) and body.prompt_alternatives is not None:
-            field = "fusion.views" if fusion.views else "fusion.guidance"
-            raise field_error(
-                field, "shows the members another prompt, whose tokens cannot be echoed; leave it out."
-            )
+        if body.prompt_alternatives is not None:
+            _require_the_prompt_itself(body, ensemble, fusion)
         ensemble, fusion = with_views(ensemble, fusion)
-        if fusion.sums and body.prompt_alternatives is not None:
-            require_each_position(ensemble)
         n = choices(body, min(service.settings.max_choices, service.max_prompts))
         require_fixed_pivot(body, ensemble)
         located = ensemble.scores(fusion) or body.prompt_alternatives is not None
@@ -135,16 +130,22 @@ class Asked:
             raise InvalidRequestError(
                 f"The prompts have {count} log-probabilities to answer with, alternatives included; this server "
                 f"gives at most {most} in one answer: send fewer prompts, or ask for fewer alternatives.",
-                param="echo" if self.body.prompt_logprobs is None else "prompt_logprobs",
+                param=self.body.prompt_field,
             )
 
 
-def require_each_position(ensemble: Ensemble) -> None:
-    """Raise InvalidRequestError where a member cannot answer for given tokens at every position of a prompt."""
-    for name, model in ensemble.models.items():
-        if model.member.capacity.rows == 1:
-            raise field_error(
-                "echo",
-                "and prompt_logprobs of a sum of log-probabilities are not built for members on vLLM, which "
-                f"{name} is; leave them out.",
-            )
+def _require_the_prompt_itself(
+    body: ChatRequest | CompletionRequest, ensemble: Ensemble, fusion: FusionParams
+) -> None:
+    """Raise InvalidRequestError where members are shown another prompt, whose tokens cannot be echoed."""
+    if not fusion.views and fusion.guidance is None:
+        return
+    option = "views" if fusion.views else "guidance"
+    if body.fusion is not None and getattr(body.fusion, option) is not None:
+        raise field_error(
+            f"fusion.{option}", "shows the members another prompt, whose tokens cannot be echoed; leave it out."
+        )
+    raise field_error(
+        body.prompt_field,
+        f"does not go with the {option} of {ensemble.name}, which shows the members another prompt; leave it out.",
+    )

@@ -15,6 +15,7 @@ from fusion.core import Capacity
 from fusion.loop.fuser import Fuser
 from fusion.options import ContextView, FusionParams, Guidance, Mask, Weighting
 from fusion.views import ModelView
+from tests.support.learned import by_words
 from tests.support.scripted_fuser import eventually
 from tests.support.toy_fuser import Listener, Running, toy_ensemble, toy_model
 
@@ -191,6 +192,29 @@ def test_the_prompts_perplexity_under_each_document_may_weigh_them(single, ask):
     assert report.weights["almanac"] == pytest.approx((1 / first) / (1 / first + 1 / second))
 
 
+def test_what_a_member_usually_loses_is_taken_off_all_its_documents(single, ask):
+    documents = (ContextView("Rome is in Italy."), ContextView("Oslo is in Norway."))
+    weighting = Weighting(method="packllm-sim", offsets={"almanac": 2.0})
+    listener, _ = ask(single, FusionParams(views=documents, weighting=weighting))
+    plain, _ = ask(single, FusionParams(views=documents, weighting=replace(weighting, offsets=None)))
+    assert listener.last.weighting.weights == pytest.approx(plain.last.weighting.weights)
+
+
+def test_documents_share_the_learned_weight_of_their_member(tokenizers, ask):
+    fixed = toy_ensemble(tokenizers, pivot="almanac")
+    ensemble = replace(fixed, learned=by_words({"rome": "abacus"}, list(fixed.models), score=3.0))
+    documents = tuple(ContextView(f"Document {index}.") for index in range(3))
+    fusion = FusionParams(weighting=Weighting("learned", prune=0.04))
+    plain = ask(ensemble, fusion)[0].last.weighting
+    assert plain.method == "learned"
+    assert not plain.pruned
+    listener, (viewed, _) = ask(ensemble, replace(fusion, views=documents))
+    report = listener.last.weighting
+    assert report.method == "learned"
+    assert not report.pruned
+    assert report.weights == pytest.approx({n: plain.weights[n.partition("/")[0]] / 3 for n in viewed.models})
+
+
 def test_views_take_room_together_and_a_request_that_can_never_fit_is_refused(tokenizers):
     capacity = Capacity(context=200, cache_tokens=200, sequences=3)
     model = toy_model(tokenizers["almanac"], "almanac", seed=1, capacity=capacity)
@@ -205,8 +229,14 @@ def test_views_take_room_together_and_a_request_that_can_never_fit_is_refused(to
     assert room == (200 - sum(map(len, prompt.ids.values()))) // 2
     four = viewed(4)
     prompt = four.encode_chat(CHAT)
-    with pytest.raises(InvalidRequestError, match="take more places than the 3"):
-        four.max_new_tokens(prompt, list(four.models))
+    with pytest.raises(InvalidRequestError, match=r"\(of fusion\.views\) take more places than the 3") as refused:
+        four.max_new_tokens(prompt, list(four.models), param="messages")
+    assert refused.value.param == "fusion.views"
+    guided = with_views(single, FusionParams(guidance=Guidance(1.5, negative="Rome. " * 90)))[0]
+    prompt = guided.encode_chat([{"role": "user", "content": "Rome. " * 60}])
+    with pytest.raises(InvalidRequestError, match="its cache holds 200") as refused:
+        guided.max_new_tokens(prompt, list(guided.models), param="messages")
+    assert refused.value.param == "fusion.guidance.negative"
     long = with_views(single, FusionParams(views=(ContextView("Rome. " * 190),)))[0]
     prompt = long.encode_chat(CHAT)
     with pytest.raises(InvalidRequestError, match=r"fusion\.views\[0\]\.context"):

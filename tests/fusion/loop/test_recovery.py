@@ -9,7 +9,7 @@ from alignment.errors import UnavailableError
 from alignment.spelling import Spelling
 from fusion.assembly.ensembles import build_for_any_pivot
 from fusion.core import Capacity
-from fusion.options import FusionParams, Weighting
+from fusion.options import Contrast, FusionParams, Mask, Weighting
 from fusion.sequence.sequence import Sequence
 from tests.support.scripted_fuser import eventually
 from tests.support.toy_fuser import Listener, toy_ensemble, toy_model
@@ -71,6 +71,26 @@ def test_with_fail_new_sequences_are_refused_until_the_member_is_back(strict):
     while strict.fuser.attendance.down:
         time.sleep(0.001)
     assert interrupted(strict, {}).last.finish == "length"
+
+
+def test_of_a_sum_that_loses_a_member_the_pivot_decides_alone(degrading):
+    """The rest would be another sum; the member takes part again once it is back."""
+    fusion = FusionParams(members=(PIVOT, OTHER), contrast=Contrast(OTHER), mask=Mask(off=True), report=True)
+    member = degrading.fuser.members[OTHER]
+    listener = interrupted(degrading, {5: [member.fail], 12: [member.come_back]}, fusion=fusion)
+    assert listener.last.finish == "length"
+    assert listener.last.departed == {OTHER: "its engine is gone"}
+    assert set(listener.last.returned) == {OTHER}
+    weights = [round.weights for round in listener.last.rounds]
+    both, alone = {PIVOT: 1.5, OTHER: -0.5}, {PIVOT: 1.0}
+    assert weights[0] == weights[-1] == pytest.approx(both)
+    assert weights[8] == alone
+    asked = degrading.ensemble.encode_chat([{"role": "user", "content": "Hello"}]).ids[PIVOT]
+    best = degrading.ensemble.models[PIVOT].member.distribution
+    for number, one in enumerate(weights):
+        assert one in (pytest.approx(both), alone, alone | {OTHER: 0.0})
+        if OTHER not in one:
+            assert listener.ids[number] == best([*asked, *listener.ids[:number]]).argmax()
 
 
 def test_with_degrade_a_sequence_goes_on_and_says_so(degrading):

@@ -7,6 +7,7 @@ import copy
 import json
 import math
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from starlette.testclient import TestClient
 
 from alignment.errors import OverloadedError, UnavailableError
 from fusion.core import Delta, End
-from fusion.options import FusionParams
+from fusion.options import FusionParams, Guidance
 from server.http.app import create_app
 from server.http.protocol.chat import ChatRequest
 from server.http.protocol.common import MAX_PARTS
@@ -184,6 +185,34 @@ def test_the_innermost_wrong_field_is_named(
     error = error_of(answer, 400)
     assert error["param"] == param
     assert not any(jargon in str(error["message"]) for jargon in ("Input", "after validation", "valid "))
+
+
+def test_an_echo_that_the_ensembles_own_guidance_rules_out_is_named_by_its_field(fuser: ScriptedFuser) -> None:
+    guided = replace(ensemble(), defaults=FusionParams(guidance=Guidance(1.5, negative="Be rude.")))
+    asked = [
+        (TEXT_PATH, {"echo": True, "logprobs": 1, "max_tokens": 0}, "echo"),
+        (CHAT_PATH, {"prompt_logprobs": 1}, "prompt_logprobs"),
+        (CHAT_PATH, {"prompt_logprobs": 1, "fusion": {"guidance": {"negative": "x"}}}, "fusion.guidance"),
+    ]
+    with TestClient(create_app({"pair": guided}, fuser, ServerSettings())) as client:
+        for path, fields, param in asked:
+            base = CHAT if path == CHAT_PATH else TEXT
+            assert error_of(client.post(path, json=base | fields), 400)["param"] == param
+
+
+def test_documents_are_a_mixture_unless_a_product_is_asked_for(fuser: ScriptedFuser) -> None:
+    product = replace(ensemble(), defaults=FusionParams(combine="product"))
+    documents = [{"context": "Rome."}, {"context": "Oslo."}]
+    asked = [
+        ({"views": documents}, "mixture"),
+        ({"views": documents, "combine": "product"}, "product"),
+        ({"views": documents[:1]}, "product"),
+        ({}, "product"),
+    ]
+    with TestClient(create_app({"pair": product}, fuser, ServerSettings())) as client:
+        for fusion, combine in asked:
+            assert client.post(CHAT_PATH, json=CHAT | {"fusion": fusion}).status_code == 200
+            assert fuser.last.fusion.combine == combine
 
 
 def test_messages_say_what_is_allowed(client: TestClient) -> None:

@@ -434,8 +434,25 @@ def test_members_may_be_views_in_a_list_or_a_mapping():
         ("amateur: calm", "amateur: ada", "the pivot, which leads"),
         ("amateur: calm", "amateur: calm, alpha: 2", "less than or equal to 1"),
         ("Be calm.", '""', "should not be empty"),
+        ("system: Be calm.", "template: {tokenize: false}", "views.calm.template.tokenize: is set by the server"),
+        ("models/ada", "models/ada, max_sequences: 2", "3 views of ada take more places than its max_sequences"),
     ],
 )
 def test_mistakes_in_views_and_sums_are_named(before, after, message):
     found = problems(VIEWS.replace(before, after))
     assert any(message in line for line in found), found
+
+
+def test_guidance_reads_a_second_prompt_which_takes_a_place_too():
+    guided = PAIR.replace("models/ada", "models/ada, max_sequences: 1") + "    guidance: {negative: Be rude.}\n"
+    assert problems(guided) == [
+        "c.yaml:6: ensembles.both.members: 2 views of ada, with a second prompt each for guidance, take more "
+        "places than its max_sequences, 1."
+    ]
+
+
+def test_arguments_that_the_server_gives_every_template_are_named():
+    found = problems(MINIMAL + "\nserver: {chat_template_kwargs: {add_generation_prompt: false}}")
+    assert found == [
+        "c.yaml:2: server.chat_template_kwargs.add_generation_prompt: is set by the server; leave it out."
+    ]

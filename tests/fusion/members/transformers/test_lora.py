@@ -98,6 +98,29 @@ def test_an_adapter_of_the_output_layer_reaches_its_own_rows_alone(golden, tmp_p
     engine.close(range(4))
 
 
+def test_layers_may_have_ranks_and_alphas_of_their_own(golden, tmp_path):
+    folder, _, _ = golden
+    torch.manual_seed(1)
+    config = LoraConfig(
+        r=4,
+        lora_alpha=8,
+        target_modules=["q_proj", "v_proj", "down_proj"],
+        rank_pattern={"v_proj": 2},
+        alpha_pattern={r"layers\.1\.self_attn\.q_proj": 32, "down_proj": 1},
+        init_lora_weights=False,
+    )
+    wrapped = get_peft_model(AutoModelForCausalLM.from_pretrained(folder / "base"), config).eval()
+    wrapped.save_pretrained(tmp_path / "own")
+    engine = TransformersEngine.load(
+        str(folder / "base"), candidates=10_000, adapters={"own": str(tmp_path / "own")}
+    )
+    ids = np.random.default_rng(3).integers(3, engine.known_ids, 9).tolist()
+    answers = run(engine, [Advance(0, 0, ids, adapter="own")])
+    with torch.inference_mode():
+        expected = wrapped(torch.tensor([ids])).logits[0, -1].log_softmax(-1).numpy()
+    np.testing.assert_allclose(dense(answers[0]), expected, rtol=0, atol=1e-5)
+
+
 def test_an_unknown_adapter_fails_the_advance_alone(engine):
     engine.add([Advance(1, 0, [3, 4], adapter="nobody"), Advance(2, 0, [3, 4])])
     answers = {answer.sequence: answer for answer in engine.step()}
@@ -164,6 +187,9 @@ def changed(folder, tmp_path, **config):
         ({"peft_type": "LOHA"}, "only LORA"),
         ({"init_lora_weights": "pissa"}, "weights of its own"),
         ({"lora_alpha": None}, "lora_alpha"),
+        ({"alpha_pattern": {"q_proj(": 4}}, "alpha_pattern"),
+        ({"alpha_pattern": ["q_proj"]}, "alpha_pattern"),
+        ({"alpha_pattern": {"q_proj": "4"}}, "lora_alpha"),
     ],
 )
 def test_what_is_not_built_is_refused(golden, tmp_path, config, sentence):
