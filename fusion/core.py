@@ -230,6 +230,9 @@ class Member(Protocol):
     def step_seconds(self) -> float:
         """Seconds of the engine step that the answers being delivered come from; 0 if that is not known."""
 
+    def trouble(self) -> str | None:
+        """Return why work is not answered, as a part of a sentence, where `Down` does not say so; or None."""
+
     def start(self, deliver: Deliver) -> None:
         """Begin to accept work."""
 

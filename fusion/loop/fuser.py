@@ -93,6 +93,11 @@ class Fuser:
         """Return whether the loop runs."""
         return self._thread.is_alive()
 
+    def stuck(self) -> dict[str, str]:
+        """Return the members that are not down and yet answer nothing, with the reasons as parts of sentences."""
+        found = {name: member.trouble() for name, member in self.members.items()}
+        return {name: reason for name, reason in found.items() if reason is not None}
+
     def submit(
         self,
         ensemble: Ensemble,

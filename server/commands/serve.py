@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import stat
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from time import monotonic
@@ -24,6 +25,8 @@ from server.telemetry.logs import set_up_log
 KEEP_ALIVE_SECONDS = 75
 """Seconds that an idle connection stays open: longer than the 60 of the usual load balancers and client pools, so
 that none of them sends a request on a connection that is being closed."""
+FORCED_SECONDS = 10.0
+"""Seconds after the second signal in which all must have ended: an engine that hangs would be waited for."""
 CLOSING_SECONDS = 1  # for the last errors to reach clients that were cut off
 
 
@@ -70,7 +73,7 @@ class _Server(uvicorn.Server):
 
     At the first signal it stops taking requests but goes on listening, so that /ready and whatever is still sent
     here get an answer, until the requests in progress are over or `seconds` have passed. The second signal ends
-    it at once.
+    it at once, whatever an engine does.
     """
 
     def __init__(
@@ -90,6 +93,10 @@ class _Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self._captured_signals.append(sig)
         if self._deadline is not None:
+            if self._deadline:
+                end = threading.Timer(FORCED_SECONDS, os._exit, (1,))
+                end.daemon = True
+                end.start()
             self._deadline = 0.0
             return
         self._deadline = monotonic() + self.seconds

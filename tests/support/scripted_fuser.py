@@ -170,6 +170,7 @@ class ScriptedFuser:
         self.started = False
         self.stopped = False
         self.silent: set[str] = set()
+        self.stuck_members: dict[str, str] = {}
         self.attendance = Attendance()
         self.observer = Observer()
         self._numbers = itertools.count(1)
@@ -182,6 +183,9 @@ class ScriptedFuser:
 
     def alive(self) -> bool:
         return not self.stopped
+
+    def stuck(self) -> dict[str, str]:
+        return self.stuck_members
 
     def load(self) -> Load:
         away = self.silent | self.attendance.down.keys()

@@ -56,6 +56,9 @@ class ToyMember:
     def start(self, deliver: Callable[[Member, list[Answer]], None]) -> None:
         self._deliver = deliver
 
+    def trouble(self) -> str | None:
+        return None
+
     def submit(self, advances: list[Advance]) -> None:
         with self._lock:
             if self.down:

@@ -20,7 +20,11 @@ CHUNK = 1 << 18
 
 
 class Channel:
-    """One end of a connection. `receive` and `close` belong to one thread."""
+    """One end of a connection. `receive` and `close` belong to one thread.
+
+    Attributes:
+        heard: whether anything arrived in the last `receive`, be it a part of a message.
+    """
 
     def __init__(self, connection: socket.socket) -> None:
         connection.setblocking(False)
@@ -28,6 +32,7 @@ class Channel:
         self._lock = threading.Lock()
         self._unsent: deque[memoryview] = deque()
         self._received = bytearray()
+        self.heard = False
         self._woken, self._wake = os.pipe()
         os.set_blocking(self._wake, False)
         self._poll = select.poll()
@@ -58,6 +63,7 @@ class Channel:
         Raises:
             EOFError: the peer is gone, and all that it sent has been received.
         """
+        self.heard = False
         self._poll.register(self._socket, select.POLLIN | (select.POLLOUT if self._unsent else 0))
         events = dict(self._poll.poll(seconds * 1000))
         if self._woken in events:
@@ -79,6 +85,7 @@ class Channel:
             if not data:
                 raise EOFError
             self._received += data
+            self.heard = True
         return self._messages()
 
     def close(self) -> None:

@@ -10,8 +10,10 @@ run code.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import struct
+from contextlib import suppress
 from dataclasses import fields
 from functools import cache
 from typing import Any
@@ -95,10 +97,11 @@ def _pack_list(values: list[Any], arrays: list[NDArray[Any]]) -> Any:
     kinds = set(map(type, values))
     kind = kinds.pop() if len(kinds) == 1 else None
     if kind is int:
-        if len(values) <= IDS_IN_HEADER:
-            return values
-        arrays.append(np.array(values, dtype=np.int64))
-        return {IDS: len(values)}
+        if len(values) > IDS_IN_HEADER:
+            with suppress(OverflowError):  # seeds may be larger, and stay in the header
+                arrays.append(np.array(values, dtype=np.int64))
+                return {IDS: len(values)}
+        return values
     if kind is np.ndarray and values[0].ndim and len({(array.dtype, array.shape) for array in values}) == 1:
         arrays.append(np.concatenate(values))  # as `np.stack`, in a fraction of the time
         return {STACK: [arrays[-1].dtype.str, [len(values), *values[0].shape]]}
@@ -136,6 +139,12 @@ def _unpack(value: Any, arrays: _Arrays) -> Any:
 def _classes() -> dict[str, type]:
     """The messages by name."""
     return {kind.__name__: kind for kind in WIRE}
+
+
+@cache
+def dialect() -> str:
+    """A digest of the messages and their fields: both ends must have the same."""
+    return hashlib.sha256(json.dumps(_fields()).encode()).hexdigest()[:16]
 
 
 @cache

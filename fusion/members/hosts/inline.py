@@ -20,6 +20,7 @@ from fusion.members.engine import Engine
 log = logging.getLogger(__name__)
 
 WAIT_SHARE = 0.25  # how long an engine waits for company, as a share of the step before
+LONGEST_STEP = 300.0  # seconds of a step, after which an engine has hung
 FAILED_STEPS_LIMIT = 3  # steps that fail one after the other, after which an engine is given up
 
 
@@ -44,8 +45,11 @@ class InlineMember:
         """Seconds that the engine's last step took."""
         return self._place.step_seconds if self._place else 0.0
 
-    def trouble(self, longest_step: float) -> str | None:
-        """Return the reason to restart the engine, as a part of a sentence, or None."""
+    def trouble(self, longest_step: float = LONGEST_STEP) -> str | None:
+        """Return the reason to restart the engine, as a part of a sentence, or None.
+
+        A step that takes longer than `longest_step` seconds counts as hung.
+        """
         place = self._place
         if place is None:
             return None

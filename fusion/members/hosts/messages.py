@@ -26,9 +26,10 @@ from fusion.options import SamplingParams
 class Load:
     """The first message: what to load (an `EngineSpec`), for which member, and the level of its log.
 
-    A step that takes longer than `longest_step` seconds counts as hung.
+    A step that takes longer than `longest_step` seconds counts as hung. `dialect` is `codec.dialect()`.
     """
 
+    dialect: str
     member: str
     longest_step: float
     log_level: int

@@ -17,6 +17,8 @@ from typing import Protocol
 from alignment.errors import ConfigError, one_line
 from fusion.core import Capacity, Deliver, Delivery, Down, Task, Up
 from fusion.members.hosts.channel import Channel
+from fusion.members.hosts.codec import dialect
+from fusion.members.hosts.inline import LONGEST_STEP
 from fusion.members.hosts.messages import Answers, Broken, Close, Load, Loaded, Logged, Ping, Stop
 from fusion.members.registry import EngineSpec
 
@@ -56,7 +58,7 @@ class Patience:
     """
 
     silence: float = 10.0
-    step: float = 300.0
+    step: float = LONGEST_STEP
     load: float = 3600.0
     restart: float = 1.0
     longest: float = 60.0
@@ -91,6 +93,10 @@ class RemoteMember:
     def step_seconds(self) -> float:
         """Seconds that the step took whose answers are being delivered."""
         return self._step_seconds
+
+    def trouble(self) -> str | None:
+        """Return None: a worker that hangs or fails is ended, and `Down` says so."""
+        return None
 
     def wait(self, seconds: float | None = None) -> bool:
         """Return whether the engine is loaded, after waiting for it at most `seconds`; None waits without a limit.
@@ -159,7 +165,7 @@ class RemoteMember:
             try:
                 spec = self._spec
                 level, longest = log.getEffectiveLevel(), self._patience.step
-                worker.channel.send(Load(self.name, longest, level, spec.engine, dict(spec.arguments)))
+                worker.channel.send(Load(dialect(), self.name, longest, level, spec.engine, dict(spec.arguments)))
                 reason = self._attend(worker, began)
             finally:
                 self._channel = None
@@ -203,7 +209,7 @@ class RemoteMember:
                     told_at = now
             elif self._channel is None and self._settled.is_set() and now - began > self._patience.load:
                 return f"its {worker.what} hung: it did not load within {self._patience.load:g} seconds"
-            elif messages:
+            elif channel.heard:  # of a large message the parts count, since no answer to `Ping` overtakes it
                 quiet = 0.0
             elif self._channel is not None:
                 # Time in which this process was suspended itself does not count as the worker's silence.
@@ -211,7 +217,7 @@ class RemoteMember:
                 channel.send(Ping())
                 if quiet > self._patience.silence:
                     return f"its {worker.what} hung: it said nothing for {self._patience.silence:g} seconds"
-            if not messages and worker.ended() is not None:
+            if not channel.heard and worker.ended() is not None:
                 return None
 
     def _loaded(self, message: Loaded, channel: Channel, seconds: float) -> str | None:

@@ -12,10 +12,12 @@ import os
 import signal
 import socket
 import sys
+from typing import Any
 
 from alignment.errors import ConfigError, one_line
 from fusion.core import Delivery, Member
 from fusion.members.hosts.channel import Channel
+from fusion.members.hosts.codec import dialect
 from fusion.members.hosts.inline import InlineMember
 from fusion.members.hosts.messages import Answers, Broken, Close, Load, Loaded, Logged, Ping, Pong, Stop
 from fusion.members.registry import EngineSpec, load_engine
@@ -32,10 +34,10 @@ def serve(channel: Channel) -> None:
     Raises:
         EOFError: the server is gone.
     """
-    while not (messages := channel.receive(FOREVER)):
-        pass
-    [load] = messages
-    assert isinstance(load, Load)
+    load = _first(channel)
+    if load is None:
+        channel.send(Broken("The worker has another version of Tutti than the server; install the same one there"))
+        return
     logging.basicConfig(level=load.log_level, handlers=[_ServersLog(channel)], format="%(message)s")
     try:
         engine = load_engine(EngineSpec(load.engine, load.arguments))
@@ -66,6 +68,18 @@ def serve(channel: Channel) -> None:
                 case Stop():
                     member.stop()
                     return
+
+
+def _first(channel: Channel) -> Load | None:
+    """The first message; None where the server's messages are others than here."""
+    messages: list[Any] = []
+    try:
+        while not messages:
+            messages = channel.receive(FOREVER)
+    except (KeyError, TypeError):  # an unknown message, or another number of fields
+        return None
+    load = messages[0]
+    return load if isinstance(load, Load) and load.dialect == dialect() else None
 
 
 class _ServersLog(logging.Handler):

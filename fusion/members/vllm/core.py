@@ -13,7 +13,9 @@ caller's thread: vLLM's asynchronous front end costs milliseconds a token.
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import signal
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
@@ -148,6 +150,10 @@ class SessionWorker:
 
     def name_ids(self) -> None:
         """See `fusion.members.vllm.naming` and `drafted`."""
+        if multiprocessing.parent_process() is not None:
+            # A signal to the whole group is for the server, which lets requests finish; vLLM's own worker leaves.
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
         self.kept_rows: dict[int, torch.Tensor] = {}
         wrap_sampler(self.model_runner, self.kept_rows)
         wrap_scoring(self.model_runner)

@@ -133,7 +133,7 @@ def completed(output: Any, raw: torch.Tensor, wanted: Mapping[int, Mapping[str, 
     normal = torch.log_softmax(raw, dim=-1)
     for scores, (row, extra) in zip(normal, wanted.items(), strict=True):
         if extra.get("kept") is not None:
-            kept[extra["kept"]] = scores
+            kept[extra["kept"]] = scores.clone()  # of its own: not a view that keeps the rows of the whole step
         if extra.get("allowed") is not None:
             mask = np.frombuffer(extra["allowed"], np.uint8)
             best, values = best_allowed(scores, mask, extra["k"])

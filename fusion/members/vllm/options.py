@@ -36,9 +36,18 @@ OURS = {
 FIXED = (
     "async_scheduling",
     "data_parallel_size",
+    "enable_batch_sharded_sampling",  # gathers no more than the best tokens
+    # Blocks that are copied out of the cache are taken for those of a text that was rolled back since.
+    "kv_offloading_backend",
+    "kv_offloading_size",
+    "kv_sharing_fast_prefill",  # skips positions that are scored
+    "kv_transfer_config",
     "logprobs_mode",
     "scheduler_cls",
     "skip_tokenizer_init",
+    "spec_method",
+    "spec_model",
+    "spec_tokens",
     "speculative_config",
     "worker_extension_cls",
 )

@@ -41,6 +41,12 @@ def _missed(service: Service, away: Collection[str]) -> list[str]:
     return [name for name in away if name in missed]
 
 
+def _members_on(service: Service, engines: Collection[str]) -> list[str]:
+    """The members that these engines run, views among them."""
+    run_by = {name: each.engine(name) for each in service.ensembles.values() for name in each.models}
+    return [name for name, engine in run_by.items() if engine in engines]
+
+
 def operations_router(service: Service) -> APIRouter:
     """The routes, bound to what they are asked about."""
     router = APIRouter(tags=["operations"])
@@ -53,17 +59,17 @@ def operations_router(service: Service) -> APIRouter:
     async def health() -> dict[str, str]:
         """Liveness of the process: 200, or 503 once only a restart helps.
 
-        That is when the decoding loop has ended, or an engine inside this process is broken and a served name
-        cannot do without it.
+        That is when the decoding loop has ended, or an engine inside this process is broken, hangs or fails at
+        every step, and a served name cannot do without it.
         """
         if not service.fuser.alive():
             raise UnavailableError("The decoding loop has ended; restart the server.")
-        for_good = {name for name, down in service.fuser.attendance.down.items() if down.retry_after is None}
-        if for_good:
-            engines = {name: each.engine(name) for each in service.ensembles.values() for name in each.models}
-            missed = _missed(service, [name for name, engine in engines.items() if engine in for_good])
-            if missed:
-                raise UnavailableError(f"Broken for good: {', '.join(missed)}; restart the server.")
+        down, stuck = service.fuser.attendance.down, service.fuser.stuck()
+        if missed := _missed(service, _members_on(service, {n for n in down if down[n].retry_after is None})):
+            raise UnavailableError(f"Broken for good: {', '.join(missed)}; restart the server.")
+        if missed := _missed(service, _members_on(service, stuck)):
+            why = "; ".join(f"{name}: {reason}" for name, reason in stuck.items())
+            raise UnavailableError(f"Not answering: {', '.join(missed)} ({why}); restart the server.")
         return {"status": "ok"}
 
     @router.head("/ready", include_in_schema=False)

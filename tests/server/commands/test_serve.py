@@ -7,13 +7,17 @@ import signal
 import socket
 import ssl
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
+import uvicorn
 
 from server import __version__
+from server.commands import serve
+from server.http.middleware.drain import Lifecycle
 from tests.support.forks import Fork
 from tests.support.model_folders import run
 
@@ -83,3 +87,17 @@ def test_a_socket_with_a_certificate_a_path_and_a_template_from_a_file(broken: P
             assert client.get("/openapi.json").json()["servers"] == [{"url": "/llm"}]
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=20) == 0
+
+
+def test_the_second_signal_ends_a_server_that_waits_for_an_engine_that_hangs(monkeypatch):
+    ended, codes = threading.Event(), []
+    monkeypatch.setattr(serve, "FORCED_SECONDS", 0.1)
+    monkeypatch.setattr(serve.os, "_exit", lambda code: (codes.append(code), ended.set()))
+    server = serve._Server(uvicorn.Config(None), Lifecycle(), 60.0, lambda: None)
+    server.handle_exit(signal.SIGTERM, None)
+    assert not ended.wait(0.3)
+    for _ in range(2):
+        server.handle_exit(signal.SIGTERM, None)
+    assert ended.wait(10)
+    assert not threading.Event().wait(0.3)
+    assert codes == [1]

@@ -32,9 +32,8 @@ def next_tokens(draw):
 generated = st.builds(
     Generated, numbers, ids, st.none() | st.just(np.zeros((1, 3), np.int32)), st.none(), st.booleans()
 )
-sampling = st.builds(
-    SamplingParams, numbers, logit_bias=st.dictionaries(st.integers(), floats), seed=st.none() | numbers
-)
+seeds = st.none() | st.integers(0, 2**64 - 1)
+sampling = st.builds(SamplingParams, numbers, logit_bias=st.dictionaries(st.integers(), floats), seed=seeds)
 advances = st.builds(
     Advance,
     numbers,
@@ -58,7 +57,7 @@ messages = st.one_of(
     st.lists(advances | st.builds(Generate, numbers, ids, sampling, ids, st.lists(numbers))),
     st.builds(Answers, st.lists(next_tokens() | generated | st.builds(AdvanceFailed, numbers, st.text())), floats),
     st.builds(Close, st.lists(numbers)),
-    st.builds(Load, st.text(), floats, st.integers(), st.text(), st.dictionaries(st.text(), plain)),
+    st.builds(Load, st.text(), st.text(), floats, st.integers(), st.text(), st.dictionaries(st.text(), plain)),
     st.builds(Loaded, st.builds(Capacity, numbers, numbers, numbers), numbers),
     plain,
 )
@@ -85,6 +84,12 @@ def test_parameters_with_dictionaries_and_tuples_arrive_too():
     sampling = SamplingParams(4, logit_bias={3: -1.5, 70000: float("inf")}, stop=("a", "b"), stop_token_ids=(2,))
     generate = Generate(1, [5, 6], sampling, [2], [])
     assert decode(encode([sampling, generate])) == [sampling, generate]
+
+
+@pytest.mark.parametrize("largest", [2**63 - 1, 2**63, 2**64 - 1])
+def test_many_seeds_of_any_size_arrive_together(largest):
+    work = [Generate(i, [5], SamplingParams(4, seed=largest - i), [2], []) for i in range(40)]
+    assert decode(encode(work)) == work
 
 
 def test_only_messages_that_are_listed_may_cross():

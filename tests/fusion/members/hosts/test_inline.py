@@ -186,6 +186,30 @@ def test_a_failing_step_fails_its_sequences_and_nothing_else(host, inbox, caplog
     assert inbox.wait_for(5)[-1].sequence == 4
 
 
+def test_an_engine_that_hangs_or_fails_every_step_is_in_trouble(host, inbox, caplog):
+    engine = ToyEngine()
+    member = host("a", engine)
+    assert member.trouble() is None
+    for number in range(inline.FAILED_STEPS_LIMIT):
+        assert member.trouble() is None
+        member.submit([Advance(number, 0, [13])])
+        inbox.wait_for(number + 1)
+    assert "failed 3 times in a row, last with ZeroDivisionError" in member.trouble()
+    engine.gate.clear()
+    member.submit([Advance(9, 0, [1])])
+    for _ in range(inline.FAILED_STEPS_LIMIT + 1):
+        assert engine.entered.acquire(timeout=LIMIT)
+    engine.gate.set()
+    inbox.wait_for(inline.FAILED_STEPS_LIMIT + 1)
+    assert member.trouble() is None, "a step that works clears it"
+    engine.gate.clear()
+    member.submit([Advance(10, 0, [1])])
+    assert engine.entered.acquire(timeout=LIMIT)
+    assert member.trouble() is None
+    assert "hung" in member.trouble(longest_step=0.0)
+    engine.gate.set()
+
+
 def test_a_sequence_opened_again_is_told_when_its_engine_fails(host, inbox, caplog):
     engine = ToyEngine()
     member = host("a", engine)

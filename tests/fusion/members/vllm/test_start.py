@@ -66,6 +66,14 @@ MISTAKES = {
         {"engine_args": {"speculative_config": {"method": "ngram", "num_speculative_tokens": 2}}},
         "engine_args.speculative_config is not free: fusion depends on it; leave it out.",
     ),
+    "drafts by their short names": (
+        {"engine_args": {"spec_method": "ngram"}},
+        "engine_args.spec_method is not free: fusion depends on it; leave it out.",
+    ),
+    "a connector of the cache": (
+        {"engine_args": {"kv_offloading_size": 4.0}},
+        "engine_args.kv_offloading_size is not free: fusion depends on it; leave it out.",
+    ),
     "value that vLLM refuses": (
         {"engine_args": {"block_size": -5}},
         r"vLLM cannot start it \(block_size: .*\): correct its engine_args",

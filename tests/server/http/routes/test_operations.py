@@ -74,6 +74,23 @@ def test_an_engine_that_is_broken_for_good_fails_health_where_it_is_needed(
             assert message == "Broken for good: a; restart the server."
 
 
+@pytest.mark.parametrize(("names", "health"), [("a", 503), ("b", 200)], ids=["served", "not served"])
+def test_an_engine_that_answers_nothing_fails_health_where_it_is_needed(
+    fuser: ScriptedFuser, names: str, health: int
+) -> None:
+    """Requests reach it all the same: a step that works again is how it is known to be well."""
+    fuser.stuck_members = dict.fromkeys(names, "its engine failed 3 times in a row")
+    pair = ensemble()
+    alone = replace(pair, name="a", models={"a": pair.models["a"]}, views={"a": View(pair.models, "a", {})})
+    with TestClient(create_app({"a": alone}, fuser, ServerSettings())) as client:
+        answer = client.get("/health")
+        assert answer.status_code == health
+        if health == 503:
+            message = answer.json()["error"]["message"]
+            assert message == ("Not answering: a (a: its engine failed 3 times in a row); restart the server.")
+        assert client.get("/ready").status_code == 200
+
+
 def test_a_view_that_is_away_is_spared_like_a_model(fuser: ScriptedFuser) -> None:
     """What is down is its model, by the model's name."""
     pair = replace(ensemble(), on_member_failure="degrade")
