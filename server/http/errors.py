@@ -130,11 +130,10 @@ def not_built(param: str, sentence: str) -> InvalidRequestError:
     return field_error(param, sentence, code="not_implemented")
 
 
-def unknown_type(
-    where: str, kind: object, why: str, *, code: str | None = "not_implemented"
-) -> InvalidRequestError:
+def unknown_type(where: str, kind: object, why: str) -> InvalidRequestError:
     """The error of an object in a request, at `where`, whose type is none that is understood there."""
-    return InvalidRequestError(f"{where} is of type {shorten(kind)}, {why}", param=f"{where}.type", code=code)
+    sentence = f"{where} is of type {shorten(kind)}, {why}"
+    return InvalidRequestError(sentence, param=f"{where}.type", code="not_implemented")
 
 
 def shorten(value: object) -> str:

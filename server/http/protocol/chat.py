@@ -174,7 +174,7 @@ def _text(message: Message, where: str) -> str:
                     texts.append(part)
                     continue
                 if part.type not in ("text", "input_text", "output_text", "refusal"):
-                    raise unknown_type(f"{where}[{index}]", part.type, "but only text is understood.", code=None)
+                    raise unknown_type(f"{where}[{index}]", part.type, "but only text is understood.")
                 field = "refusal" if part.type == "refusal" else "text"
                 if (text := getattr(part, field)) is None:
                     raise field_error(f"{where}[{index}].{field}", "is missing.")

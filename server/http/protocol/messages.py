@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from alignment.errors import InvalidRequestError, field_error
+from alignment.errors import field_error
 from server.http.errors import shorten, unknown_type
 from server.http.protocol.common import Listed, RequestModel, expected, few
 
@@ -190,12 +190,9 @@ def _texts(content: Any, where: str) -> list[str]:
         raise field_error(where, "should be a string or a list of content blocks.")
     texts = []
     for index, block in enumerate(content):
-        if not isinstance(block, dict) or block.get("type") != "text":
-            raise InvalidRequestError(
-                f"{where}[{index}] should be a text: nothing else is understood.",
-                param=f"{where}[{index}].type",
-                code="not_implemented",
-            )
+        kind = block.get("type") if isinstance(block, dict) else None
+        if kind != "text":
+            raise unknown_type(f"{where}[{index}]", kind, "but only text is understood.")
         texts.append(_string(block, "text", f"{where}[{index}]"))
     return texts
 
@@ -204,11 +201,8 @@ def _tools(tools: list[dict[str, Any]] | None) -> list[dict[str, Any]] | None:
     out = []
     for index, tool in enumerate(tools or ()):
         if tool.get("type") not in (None, "custom"):
-            raise InvalidRequestError(
-                f"tools[{index}] is of type {shorten(tool['type'])}; only tools with an input_schema are served.",
-                param=f"tools[{index}].type",
-                code="not_implemented",
-            )
+            why = "but only tools with an input_schema are served."
+            raise unknown_type(f"tools[{index}]", tool["type"], why)
         function = {"name": tool.get("name"), "parameters": tool.get("input_schema")}
         function |= {name: tool[name] for name in ("description", "strict") if tool.get(name)}
         out.append({"type": "function", "function": function})

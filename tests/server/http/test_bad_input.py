@@ -239,8 +239,6 @@ def test_messages_say_what_is_allowed(client: TestClient) -> None:
     assert "member 'a'" in long
     assert str(CONTEXT) in long
     assert "at most 1024" in message({"logit_bias": {str(token): 1 for token in range(1025)}})
-    image = [{"type": "image_url", "image_url": {"url": "data:"}}]
-    assert "only text" in message({"messages": [{"role": "user", "content": image}]})
 
 
 @pytest.mark.parametrize(
@@ -313,6 +311,20 @@ def test_what_is_not_built_says_so(client: TestClient, path: str, fields: dict[s
     assert error["code"] == "not_implemented"
     assert error["param"] == param
     assert "not supported yet" in error["message"]
+
+
+def test_images_are_not_built_in_any_api(client: TestClient) -> None:
+    def refused(path: str, list_name: str, image: dict[str, Any]) -> Any:
+        body = {"model": "pair", "max_tokens": 9, list_name: [{"role": "user", "content": [image]}]}
+        return client.post(path, json=body)
+
+    chat = error_of(refused(CHAT_PATH, "messages", {"type": "image_url", "image_url": {"url": "data:"}}), 400)
+    response = error_of(refused("/v1/responses", "input", {"type": "input_image"}), 400)
+    assert chat["message"] == "messages[0].content[0] is of type 'image_url', but only text is understood."
+    assert chat["code"] == response["code"] == "not_implemented"
+    message = refused("/v1/messages", "messages", {"type": "image"})
+    assert message.status_code == 400
+    assert "is of type 'image'" in message.json()["error"]["message"]  # Anthropic's errors have no code
 
 
 @pytest.mark.parametrize(

@@ -233,6 +233,14 @@ def test_what_cannot_be_served_is_refused_naming_the_field(fields, param):
     assert refused.value.param == param
 
 
+def test_an_image_is_of_a_type_that_is_not_built():
+    image = [{"type": "image"}]
+    for fields in {"system": image}, {"messages": [{"role": "user", "content": image}]}:
+        with pytest.raises(InvalidRequestError, match="is of type 'image'") as refused:
+            as_chat(request(**fields))
+        assert refused.value.code == "not_implemented"
+
+
 @pytest.mark.parametrize(
     ("error", "kind"),
     [
