@@ -19,7 +19,9 @@ log = logging.getLogger(__name__)
 
 
 def checked(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Messages of a request as templates want them: arguments as mappings, contents as texts and never null.
+    """Messages of a request as templates want them: arguments as mappings, results with the function's name.
+
+    Contents are texts already.
 
     Raises:
         InvalidRequestError: a call that is none, or a result without its call.
@@ -28,8 +30,7 @@ def checked(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     out = []
     for index, message in enumerate(messages):
         where = f"messages[{index}]"
-        clean = message | {"content": joined(message.get("content"))}
-        clean.pop("tool_calls", None)
+        clean = dict(message)
         if calls := message.get("tool_calls"):
             if message.get("role") != "assistant":
                 raise InvalidRequestError(
@@ -76,13 +77,6 @@ def shown(
     if native and support.tools:
         return out, [tool.as_dict() for tool in tools]
     return _instructed(out, format.instructions(tools)), None
-
-
-def joined(content: Any) -> str:
-    """A content as one text: the parts of a list on lines of their own, "" for null."""
-    if isinstance(content, list):
-        return "\n".join(part if isinstance(part, str) else str(part.get("text") or "") for part in content)
-    return content or ""
 
 
 def _checked_call(call: Any, where: str) -> dict[str, Any]:

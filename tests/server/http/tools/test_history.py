@@ -5,7 +5,7 @@ import pytest
 from alignment.errors import InvalidRequestError
 from server.http.tools.calls import Tool
 from server.http.tools.formats import FORMATS
-from server.http.tools.history import checked, joined, shown
+from server.http.tools.history import checked, shown
 from server.http.tools.template import ToolSupport
 
 HERMES, JSON = FORMATS["hermes"], FORMATS["json"]
@@ -20,26 +20,23 @@ def call(id, arguments='{"a": 1}'):
 
 HISTORY = [
     {"role": "user", "content": "go"},
-    {"role": "assistant", "content": None, "tool_calls": [call("one"), call("two", '{"a": 2}')]},
-    {"role": "tool", "tool_call_id": "one", "content": [{"type": "text", "text": "r1"}]},
+    {"role": "assistant", "content": "", "tool_calls": [call("one"), call("two", '{"a": 2}')]},
+    {"role": "tool", "tool_call_id": "one", "content": "r1"},
     {"role": "tool", "tool_call_id": "two", "content": "r2"},
     {"role": "user", "content": "and?"},
 ]
 
 
-def test_arguments_become_mappings_and_contents_texts():
+def test_arguments_become_mappings_and_results_get_names():
     clean = checked(HISTORY)
-    assert clean[1]["content"] == ""
     assert clean[1]["tool_calls"][0]["function"]["arguments"] == {"a": 1}
     assert clean[2] == {"role": "tool", "tool_call_id": "one", "content": "r1", "name": "f"}
-    assert joined([{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]) == "a\nb"
-    assert joined(None) == ""
 
 
 @pytest.mark.parametrize("cut", ["{", '{"a": ', "[1]", "3", '{"a":' * 300 + "1" + "}" * 300])
 def test_arguments_that_are_no_object_do_not_end_a_conversation(cut):
     """Another server may have cut a call off; what is nested too deep to be written is none either."""
-    clean = checked([{"role": "assistant", "tool_calls": [call("x", cut)]}])
+    clean = checked([{"role": "assistant", "content": "", "tool_calls": [call("x", cut)]}])
     assert clean[0]["tool_calls"][0]["function"]["arguments"] == {}
 
 
@@ -47,7 +44,7 @@ def test_results_belong_to_the_calls_before_them_where_ids_are_used_again():
     def turn(*results):
         calls = [call(f"call_{number}") for number in range(len(results))]
         said = [{"role": "tool", "tool_call_id": f"call_{n}", "content": text} for n, text in enumerate(results)]
-        return [{"role": "assistant", "tool_calls": calls}, *said]
+        return [{"role": "assistant", "content": "", "tool_calls": calls}, *said]
 
     history = [{"role": "user", "content": "hi"}, *turn("r0", "r1"), *turn("r2", "r3"), *turn("r4")]
     messages, _ = shown(checked(history), TOOLS, ToolSupport(HERMES, True, True, False), HERMES)
@@ -61,7 +58,7 @@ def test_results_belong_to_the_calls_before_them_where_ids_are_used_again():
 
 def test_calls_of_one_id_have_a_result_each():
     said = [{"role": "tool", "tool_call_id": "x", "content": text} for text in ("r1", "r2", "r3")]
-    history = [{"role": "assistant", "tool_calls": [call("x"), call("x")]}, *said]
+    history = [{"role": "assistant", "content": "", "tool_calls": [call("x"), call("x")]}, *said]
     messages, _ = shown(checked(history), TOOLS, ToolSupport(HERMES, True, True, False), HERMES)
     assert [message["content"] for message in messages] == ["", "r1", "", "r2", "r3"]
 
