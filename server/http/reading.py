@@ -28,17 +28,17 @@ class Reading:
     def __init__(
         self,
         *,
-        parser: ToolParser | None = None,
-        tags: ReasoningTags | None = None,
-        opened: bool = False,
-        midway: bool = False,
-        hidden: bool = False,
-        marks: dict[int, str] | None = None,
+        parser: ToolParser | None,
+        tags: ReasoningTags | None,
+        opened: bool,
+        midway: bool,
+        hidden: bool,
+        marks: dict[int, str],
     ) -> None:
         self._parser = parser
         self._splitter = ReasoningSplitter(tags, opened=opened, midway=midway) if tags else None
         self._hidden = hidden
-        self._marks = marks or {}
+        self._marks = marks
         self.content = ""
         self.reasoning = ""
         self.calls: list[ToolCall] = []

@@ -7,7 +7,6 @@ into pieces.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 
@@ -18,12 +17,11 @@ class Piece(NamedTuple):
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class ReasoningTags:
+class ReasoningTags(NamedTuple):
     """The tags that thoughts stand between."""
 
-    open: str = "<think>"
-    close: str = "</think>"
+    open: str
+    close: str
 
     def opened_by(self, prompt: str) -> bool:
         """Return whether a rendered prompt ends inside thoughts."""
@@ -43,8 +41,8 @@ def begun(text: str, mark: str) -> int:
 class ReasoningSplitter:
     """The state of one answer."""
 
-    def __init__(self, tags: ReasoningTags | None = None, *, opened: bool = False, midway: bool = False) -> None:
-        self._tags = tags or ReasoningTags()
+    def __init__(self, tags: ReasoningTags, *, opened: bool, midway: bool) -> None:
+        self._tags = tags
         self._state: Literal["before", "inside", "after"] = "inside" if opened else "before"
         self._held = ""
         self._trim = opened and not midway  # whether white space at the beginning of what comes next is left out

@@ -11,6 +11,7 @@ from alignment.text.tokenizer import Tokenizer
 from fusion.loop.line import most_of_one_flow
 from server.http.errors import shorten
 from server.http.middleware.drain import Lifecycle
+from server.http.reasoning import ReasoningTags
 from server.http.tools.offer import support_of
 from server.http.tools.template import ToolSupport
 from server.settings import ServerSettings
@@ -39,6 +40,11 @@ class Service:
         if key not in self._supports:
             self._supports[key] = support_of(tokenizer)
         return self._supports[key]
+
+    @property
+    def reasoning_tags(self) -> ReasoningTags | None:
+        """What thoughts stand between; None leaves them in the text."""
+        return ReasoningTags(*self.settings.reasoning_tags) if self.settings.reasoning_tags else None
 
     @property
     def max_prompts(self) -> int:

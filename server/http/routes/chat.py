@@ -30,7 +30,6 @@ from server.http.protocol.logprobs import chat_logprobs
 from server.http.protocol.sampling import prompt_room
 from server.http.protocol.structured import Around, budget_of, constraints_of
 from server.http.reading import Reading
-from server.http.reasoning import ReasoningTags
 from server.http.routes.shape import CompletionsShape
 from server.http.routes.submit import Asked
 from server.http.service import Service
@@ -171,9 +170,8 @@ def prepared(service: Service, body: ChatRequest, asked: Asked) -> tuple[Prompt,
     Raises:
         InvalidRequestError: the conversation or its tools are wrong, or a template refuses them.
     """
-    settings, ensemble, offer = service.settings, asked.ensemble, Offer.of(body)
+    settings, tags, ensemble, offer = service.settings, service.reasoning_tags, asked.ensemble, Offer.of(body)
     conversation = rendering(body.messages, body, settings.chat_template_kwargs)
-    tags = ReasoningTags(*settings.reasoning_tags) if settings.reasoning_tags else None
     history = any(message.tool_calls or message.role == "tool" for message in body.messages)
     shown = format = None
     if offer.tools or history:
@@ -196,12 +194,12 @@ def prepared(service: Service, body: ChatRequest, asked: Asked) -> tuple[Prompt,
             begun[pivot] = ""
         opened = begun[pivot] is not None
         thinks = tags is not None and (opened or tags.open in str(view.tokenizer.hf.chat_template))
-        thoughts = settings.reasoning_tags if thinks else None
+        thoughts = tags if thinks else None
         around = Around(offer, format, thoughts, opened, marks=thoughts or ())
-        budget = budget_of(body, settings.reasoning_tags, begun[pivot])
+        budget = budget_of(body, tags, begun[pivot])
         constraints |= constraints_of(body, replace(ensemble, views={pivot: view}), around, budget=budget)
     prompt = replace(prompt, constraints=constraints)
-    marks = [*(format.marks if format and offer.tools else ()), *(settings.reasoning_tags or ())]
+    marks = [*(format.marks if format and offer.tools else ()), *(tags or ())]
 
     def reading(view: View) -> Reading:
         before = begun[view.pivot]

@@ -28,7 +28,6 @@ from server.http.protocol.fusion import rounds_report
 from server.http.protocol.logprobs import CompletionText
 from server.http.protocol.sampling import prompt_room
 from server.http.protocol.structured import budget_of, constraints_of
-from server.http.reasoning import ReasoningTags
 from server.http.routes.shape import CompletionsShape
 from server.http.routes.submit import Asked
 from server.http.service import Service
@@ -162,9 +161,9 @@ def completions_router(service: Service) -> APIRouter:
             return ensemble.shortened(encoded, room, side, plain)
 
         def budget(prompt: str | list[int]) -> Budget | None:
-            tags = service.settings.reasoning_tags
+            tags = service.reasoning_tags
             text = prompt if isinstance(prompt, str) else tokenizer.decode(prompt)
-            return budget_of(body, tags, ReasoningTags(*tags).begun_in(text) if tags else None)
+            return budget_of(body, tags, tags.begun_in(text) if tags else None)
 
         def prepared() -> tuple[list[Prompt], list[str]]:
             """The prompts, and the text that each choice begins with, if it is to begin with its prompt's."""

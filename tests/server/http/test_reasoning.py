@@ -8,9 +8,11 @@ from hypothesis import strategies as st
 
 from server.http.reasoning import ReasoningSplitter, ReasoningTags
 
+THINK = ReasoningTags("<think>", "</think>")
 
-def split(pieces, **options):
-    splitter = ReasoningSplitter(**options)
+
+def split(pieces, tags=THINK, *, opened=False):
+    splitter = ReasoningSplitter(tags, opened=opened, midway=False)
     found = [piece for text in pieces for piece in splitter.push(text)] + splitter.finish()
     kinds = [kind for kind, _ in itertools.groupby(found, key=lambda piece: piece.kind)]
     assert kinds in ([], ["reasoning"], ["content"], ["reasoning", "content"])
