@@ -31,7 +31,7 @@ def with_sums(base: type[BaseModel], part: type[BaseModel]) -> Any:
 
 
 def _off(mask: Any) -> Any:
-    return {"off": True} if mask is False or mask in ("off", "none") else mask
+    return {"off": True} if mask is False else mask
 
 
 def _negative(value: Any) -> Any:

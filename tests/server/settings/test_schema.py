@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from alignment.methods.origin import Parameters
+from fusion.options import Mask
 from server.settings import read_settings
 from server.settings.ensembles import EnsembleSettings
 from tests.support.small_configurations import MINIMAL, PAIR, parse, problems
@@ -37,6 +38,15 @@ def test_uniform_weights_and_no_weights_are_the_same():
 def test_what_maps_lose_goes_to_the_pivot_unless_the_file_says_otherwise():
     assert EnsembleSettings(members=("a", "b"), pivot="a").fusion.unmapped == "pivot"
     assert EnsembleSettings(members=("a", "b"), pivot="a", unmapped="drop").fusion.unmapped == "drop"
+
+
+def test_no_mask_is_false_in_the_file_and_in_the_environment():
+    text = PAIR + "    combine: arithmetic\n"
+    environ = {"TUTTI_ENSEMBLES__BOTH__MASK": "false"}
+    asked = [parse(text + f"    mask: {mask}\n") for mask in ("false", "off", '{"off": true}')]
+    assert {one.ensembles["both"].fusion.mask for one in [*asked, parse(text, environ)]} == {Mask(off=True)}
+    assert parse(text).ensembles["both"].fusion.mask is None
+    assert "ensembles.both.mask: found 'none'" in problems(text + "    mask: none\n")[0]
 
 
 def test_relative_paths_start_where_the_file_is(tmp_path):
