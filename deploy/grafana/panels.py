@@ -104,9 +104,7 @@ def lines(
     return panel
 
 
-def number(
-    title: str, text: str, unit: str, expression: str, *, width: int = 4, limits: Limits | None = None
-) -> stat.Panel:
+def number(title: str, text: str, unit: str, expression: str, *, limits: Limits | None = None) -> stat.Panel:
     """The latest value, with its course behind it; coloured where there are limits."""
     panel = (
         stat.Panel()
@@ -116,7 +114,7 @@ def number(
         .unit(unit)
         .no_value("none yet")
         .height(4)
-        .span(width)
+        .span(4)
         .graph_mode(BigValueGraphMode.AREA)
         .color_mode(BigValueColorMode.VALUE if limits else BigValueColorMode.NONE)
         .reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]))
@@ -125,7 +123,7 @@ def number(
     return panel.thresholds(_steps(limits)) if limits else panel
 
 
-def heat(title: str, text: str, unit: str, expression: str, *, width: int = 8) -> heatmap.Panel:
+def heat(title: str, text: str, unit: str, expression: str) -> heatmap.Panel:
     """A histogram's buckets over time."""
     target = prometheus.Dataquery().expr(expression).range().format(PromQueryFormat.HEATMAP)
     return (
@@ -134,7 +132,7 @@ def heat(title: str, text: str, unit: str, expression: str, *, width: int = 8) -
         .description(text)
         .datasource(SOURCE)
         .height(8)
-        .span(width)
+        .span(8)
         .calculate(False)
         .cell_gap(1)
         .show_tooltip()

@@ -19,7 +19,7 @@ class Estimate:
     high: float
 
 
-def bootstrap(values: Sequence[float], *, seed: int = 0) -> Estimate:
+def bootstrap(values: Sequence[float]) -> Estimate:
     """The mean of at least one value, and the 2.5% and 97.5% quantiles of the means of 2,000 resamples.
 
     Values that are all equal leave nothing to resample: the interval is their point.
@@ -30,14 +30,14 @@ def bootstrap(values: Sequence[float], *, seed: int = 0) -> Estimate:
         return Estimate(mean, mean, mean)
     from scipy import stats
 
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     ends = stats.bootstrap(
         (data,), np.mean, n_resamples=_RESAMPLES, method="percentile", rng=rng
     ).confidence_interval
     return Estimate(mean, float(ends.low), float(ends.high))
 
 
-def chance(one: Sequence[float], other: Sequence[float], *, seed: int = 0) -> float:
+def chance(one: Sequence[float], other: Sequence[float]) -> float:
     """The probability of so large a mean of `one` above `other` if either were as likely to be ahead.
 
     By flipping the signs of the differences: all ways where there are few, else 10,000. Of a few questions that
@@ -56,7 +56,7 @@ def chance(one: Sequence[float], other: Sequence[float], *, seed: int = 0) -> fl
         vectorized=True,
         n_resamples=10_000,
         alternative="greater",
-        rng=np.random.default_rng(seed),
+        rng=np.random.default_rng(0),
     )
     return float(found.pvalue)
 

@@ -141,6 +141,6 @@ def shorten(value: object) -> str:
     return shorten_text(repr(value))
 
 
-def shorten_text(text: str, limit: int = 100) -> str:
-    """The text, cut to `limit` characters."""
-    return text if len(text) <= limit else text[: limit - 3] + "..."
+def shorten_text(text: str) -> str:
+    """The text, cut to 100 characters."""
+    return text if len(text) <= 100 else text[:97] + "..."

@@ -78,8 +78,8 @@ class Generation:
         *,
         prompts: Sequence[Prompt],
         record: Record,
-        timeout: float | None = None,
-        prompt_only: bool = False,
+        timeout: float | None,
+        prompt_only: bool,
     ) -> None:
         self.fuser = fuser
         self.ensemble = ensemble

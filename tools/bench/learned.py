@@ -83,6 +83,7 @@ def main() -> None:
             development=given.development,
             seed=0,
             alignments=(next(iter(settings.ensembles.values())).alignment.method,),
+            likelihood=False,
             learn=True,
         )
         numbers = json.loads((out / NUMBERS).read_text(encoding="utf-8"))

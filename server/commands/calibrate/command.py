@@ -38,9 +38,9 @@ def calibrate(
     seconds: float,
     development: float,
     seed: int,
-    alignments: Sequence[str] = ALIGNMENTS,
-    likelihood: bool = False,
-    learn: bool = False,
+    alignments: Sequence[str],
+    likelihood: bool,
+    learn: bool,
 ) -> None:
     """Measure, print tables and sentences, and write the report into `out`.
 

@@ -78,7 +78,7 @@ class Outcome:
     failures: dict[str, Counter[str]] = field(default_factory=dict)
 
 
-def variants(settings: Settings, name: str, alignments: Sequence[str], *, learn: bool = False) -> Settings:
+def variants(settings: Settings, name: str, alignments: Sequence[str], *, learn: bool) -> Settings:
     """The settings with an ensemble of each member, and one for every pivot and alignment, in place of their own.
 
     To `learn` weights takes one whose pivot the prompt decides on as well.
@@ -123,7 +123,7 @@ class Calibration:
         seconds: float,
         likelihood: bool,
         progress: Progress,
-        learner: Learner | None = None,
+        learner: Learner | None,
     ) -> None:
         self._runtime, self._settings, self._form, self._answers = runtime, settings, form, answers
         self._development, self._untouched = questions

@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import replace
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
@@ -120,8 +119,8 @@ def sampling_params(
     vocabulary_size: int,
     room: int,
     default_max_tokens: int | None,
-    clamp: bool = True,
-    defaults: Mapping[str, float] = MappingProxyType({}),
+    clamp: bool,
+    defaults: Mapping[str, float],
 ) -> SamplingParams:
     """The sampling parameters that the fields ask for.
 
