@@ -1,12 +1,12 @@
-"""Kinds of values in a configuration file: names, paths, and the base of its sections."""
+"""Kinds of values in a configuration file: names, paths, devices, ways; and the base of its sections."""
 
 from __future__ import annotations
 
 import os
 import re
-from typing import Annotated
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationInfo
+from pydantic import AfterValidator, BaseModel, ConfigDict, StringConstraints, ValidationInfo
 from pydantic_core import PydanticCustomError
 
 
@@ -51,3 +51,10 @@ def _folder(path: str, info: ValidationInfo) -> str:
 
 
 Folder = Annotated[str, AfterValidator(_names_something), AfterValidator(_folder)]
+
+
+Device = Annotated[str, StringConstraints(pattern=r"^(cpu|mps|cuda(:\d{1,3})?)$")]
+Match = Literal["exact", "normalized", "contains", "last_number", "choice"]
+"""Ways to compare an answer with its references, see `server.commands.evaluate.scoring`."""
+ToolFormat = Literal["hermes", "coder", "llama", "mistral", "args", "json"]
+"""Ways to write tool calls, see `server.http.tools.formats`."""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from fusion.members.registry import ENGINES
 from fusion.options import EngineOptions
 from server.settings.derive import section
 from server.settings.ensembles import EnsembleSettings
-from server.settings.fields import Section, ServedName, Source
+from server.settings.fields import Device, Match, Section, ServedName, Source
 from server.settings.server import ServerSettings
 from server.settings.workers import Host, WorkerSettings
 
@@ -40,7 +40,7 @@ class _Checkpoint(Section):
     source: Source
     engine: Literal[tuple(ENGINES)] = "transformers"  # type: ignore[valid-type]
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    device: Annotated[str, StringConstraints(pattern=r"^(cpu|mps|cuda(:\d{1,3})?)$")] = "cpu"
+    device: Device = "cpu"
     host: Host = "inline"
     worker: WorkerSettings = WorkerSettings()
     revision: str | None = None
@@ -86,7 +86,7 @@ class EvaluationSettings(Section):
     """
 
     tasks: Annotated[tuple[Source, ...], Field(strict=False)] = ()
-    match: Literal["exact", "normalized", "contains", "last_number", "choice"] | None = None
+    match: Match | None = None
 
 
 class Settings(Section):

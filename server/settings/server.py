@@ -18,7 +18,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from server.settings.fields import Folder, Section, ServedName, Source
+from server.settings.fields import Folder, Section, ServedName, Source, ToolFormat
 
 
 def _http_url(url: str) -> str:
@@ -92,7 +92,7 @@ class ServerSettings(Section):
     keep_alive: Literal["comment", "chunk"] = "comment"
     keep_alive_seconds: NonNegativeFloat = 5.0
     long_max_tokens: Literal["clamp", "refuse"] = "clamp"
-    tool_format: Literal["auto", "hermes", "coder", "llama", "mistral", "args", "json"] = "auto"
+    tool_format: Literal["auto", ToolFormat] = "auto"
     reasoning_tags: Annotated[tuple[str, str], Field(strict=False)] | None = ("<think>", "</think>")
     chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
     sampling_defaults: Literal["openai", "checkpoint"] = "openai"

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from alignment.errors import ConfigError, one_line
-from server.commands.evaluate.questions import Match, Metric, Question, unmatchable
+from server.commands.evaluate.questions import Metric, Question, unmatchable
 from server.commands.evaluate.scoring import last_number
+from server.settings.fields import Match
 
 LETTERS = string.ascii_uppercase + string.ascii_lowercase
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from alignment.errors import ConfigError
+from server.settings.fields import Match
 
-Match = Literal["exact", "normalized", "contains", "last_number", "choice"]
 MATCHES: tuple[Match, ...] = get_args(Match)
 Metric = Literal["match", "chrf", "bleu", "f1"]
 METRICS: tuple[Metric, ...] = get_args(Metric)

@@ -14,9 +14,10 @@ from rich.console import Console
 from fusion.calibrate.asking import Form
 from server.commands.client import NO_KEY, api_url
 from server.commands.evaluate.asking import Answer, EvaluationError, ask_all, served_names
-from server.commands.evaluate.questions import Match, Metric, Question, read_questions
+from server.commands.evaluate.questions import Metric, Question, read_questions
 from server.commands.tables import progress
 from server.settings import Settings
+from server.settings.fields import Match
 
 _RETRIES = 5  # of a request that an overloaded server refuses, after the time that it names
 _TIMEOUT = openai.Timeout(10, read=None, pool=None)  # how long an answer may take is the server's to decide

@@ -15,22 +15,21 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from alignment.errors import field_error
 from fusion.sequence.grammar import Grammar, json_rule, literal
 from fusion.sequence.grammar_table import GrammarTable
 from fusion.sequence.structural import Tag, structural
 from server.http.tools.calls import Tool, new_id, short_id
-
-Name = Literal["hermes", "coder", "llama", "mistral", "args", "json"]
+from server.settings.fields import ToolFormat
 
 
 @dataclass(frozen=True, slots=True)
 class Format:
     """One way to write calls. `opener` marks them inside text; "" where the answer must begin with them."""
 
-    name: Name
+    name: ToolFormat
     opener: str
     key: str = "arguments"
 

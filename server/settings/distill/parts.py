@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BeforeValidator, Field, PositiveInt, StringConstraints
+from pydantic import BeforeValidator, Field, PositiveInt
 
 from alignment.methods.registry import METHODS
 from fusion.distill.training.settings import BASE
@@ -16,7 +16,7 @@ from fusion.members.registry import ENGINES
 from server.settings.derive import section
 from server.settings.document import Path as Loc
 from server.settings.document import parse
-from server.settings.fields import Folder, Section, ServedName, Source
+from server.settings.fields import Device, Folder, Section, ServedName, Source
 from server.settings.read import read_text, validated
 
 _MADE = re.compile(r"start|(target|merged|round)-.+")  # names under which what is made is asked at the end
@@ -32,7 +32,7 @@ class ModelSection(section(Checkpoint, Section, without=("source", "engine", "dt
     source: Source
     engine: Literal[tuple(ENGINES)] = "transformers"  # type: ignore[valid-type]
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    device: Annotated[str, StringConstraints(pattern=r"^(cpu|mps|cuda(:\d{1,3})?)$")] = "cpu"
+    device: Device = "cpu"
 
 
 Model = Annotated[ModelSection, BeforeValidator(_bare_source)]

@@ -11,8 +11,9 @@ from rich.console import Console
 from alignment.errors import ConfigError
 from server.commands.evaluate import report
 from server.commands.evaluate.asking import Answer
-from server.commands.evaluate.questions import Match, Question
+from server.commands.evaluate.questions import Question
 from server.commands.evaluate.scoring import chrf, is_right
+from server.settings.fields import Match
 from tests.support.questions import QUESTIONS, Oracle, ask
 
 
