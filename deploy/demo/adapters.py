@@ -14,7 +14,7 @@ from peft import LoraConfig, get_peft_model
 from rich.console import Console
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from deploy.demo.batches import EncodedChat, batches, encode_chat
+from deploy.demo.batches import batches, encode_chats
 from deploy.demo.chats import ChatStream
 from deploy.demo.learning import learn
 from deploy.demo.members import LINGVO, MODELS
@@ -83,12 +83,7 @@ def train(adapter: Adapter, tokenizer: PreTrainedTokenizerFast, tokens: int, fol
     model = AutoModelForCausalLM.from_pretrained(MODELS / BASE.name, dtype=torch.float32)
     wrapped = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **LORA))
     rng = Random(adapter.seed)
-    chats: list[EncodedChat] = []
-    for chat in ChatStream(adapter.shares, rng):
-        chats.append(encode_chat(tokenizer, chat, rng))
-        tokens -= len(chats[-1].ids)
-        if tokens <= 0:
-            break
+    chats = encode_chats(tokenizer, ChatStream(adapter.shares, rng), tokens, rng)
     todo = list(batches(chats, BATCH_TOKENS, tokenizer.pad_token_id, rng))
     losses: deque[float] = deque(maxlen=100)
     for step, loss in enumerate(learn(model, todo, len(todo), adapter.seed), start=1):

@@ -1,6 +1,6 @@
 """Chats as batches of token ids, with how much each token is to be learnt."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from random import Random
@@ -57,6 +57,19 @@ def encode_chat(tokenizer: PreTrainedTokenizerFast, chat: Chat, rng: Random) -> 
             ids[start:end] = answer.ids
             learnt[start : end + 1] = [*answer.learnt, 1.0]
     return EncodedChat(ids, learnt)
+
+
+def encode_chats(
+    tokenizer: PreTrainedTokenizerFast, chats: Iterable[Chat], tokens: int, rng: Random
+) -> list[EncodedChat]:
+    """As many of the chats as make up this many tokens."""
+    encoded = []
+    for chat in chats:
+        encoded.append(encode_chat(tokenizer, chat, rng))
+        tokens -= len(encoded[-1].ids)
+        if tokens <= 0:
+            break
+    return encoded
 
 
 def _cut(tokenizer: PreTrainedTokenizerFast, text: str, whole: list[int], rng: Random) -> EncodedChat:

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from deploy.demo import testset, vocabularies
-from deploy.demo.batches import EncodedChat, batches, encode_chat
+from deploy.demo.batches import batches, encode_chats
 from deploy.demo.chats import ChatStream
 from deploy.demo.learning import learn
 from deploy.demo.members import MEMBERS, MODELS, Member
@@ -50,7 +50,8 @@ def train(member: Member, tokenizer: PreTrainedTokenizerFast, tokens: int) -> Pr
     torch.manual_seed(member.seed)
     model = AutoModelForCausalLM.from_config(member.make_config(tokenizer), dtype=torch.float32)
     rng = Random(member.seed)
-    todo = list(batches(_chats(member, tokenizer, tokens, rng), BATCH_TOKENS, tokenizer.pad_token_id, rng))
+    chats = encode_chats(tokenizer, ChatStream(member.shares, rng), tokens, rng)
+    todo = list(batches(chats, BATCH_TOKENS, tokenizer.pad_token_id, rng))
     with _progress() as progress:
         bar = progress.add_task(member.name, total=len(todo), loss=float("nan"))
         losses: deque[float] = deque(maxlen=100)
@@ -60,17 +61,6 @@ def train(member: Member, tokenizer: PreTrainedTokenizerFast, tokens: int) -> Pr
             if progress.disable and step % 100 == 0:
                 console.print(f"{member.name}: step {step} of {len(todo)}, loss {sum(losses) / len(losses):.3f}")
     return model
-
-
-def _chats(member: Member, tokenizer: PreTrainedTokenizerFast, tokens: int, rng: Random) -> list[EncodedChat]:
-    """As many chats as make up this many tokens."""
-    chats = []
-    for chat in ChatStream(member.shares, rng):
-        chats.append(encode_chat(tokenizer, chat, rng))
-        tokens -= len(chats[-1].ids)
-        if tokens <= 0:
-            break
-    return chats
 
 
 def store(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
