@@ -17,7 +17,7 @@ from alignment.text.tokenizer import Tokenizer
 from fusion.core import Member, OnMemberFailure, Prompt
 from fusion.learned.weights import LearnedWeights
 from fusion.maps import Maps, identity
-from fusion.options import FusionParams, Place
+from fusion.options import AUTO, FusionParams, Place
 from fusion.sequence.grammar_table import GrammarTable
 from fusion.terms import terms_of
 from fusion.views import ModelView, original_spans
@@ -190,7 +190,7 @@ class Ensemble:
     @property
     def pivot_name(self) -> str:
         """The pivot, or `auto`."""
-        return "auto" if self.chooses_pivot else self.pivot
+        return AUTO if self.chooses_pivot else self.pivot
 
     def scores(self, fusion: FusionParams) -> bool:
         """Return whether these parameters need scored prompts: to weigh the members, or to choose the pivot."""

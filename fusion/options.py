@@ -204,7 +204,9 @@ class FusionParams:
         return self.combine == "arithmetic" or any(one is not None for one in named)
 
 
-DRAFTERS = ("ngram", "auto")
+AUTO = "auto"
+"""In the place of a member's name, for a pivot or a drafter: which one is decided while it runs."""
+DRAFTERS = ("ngram", AUTO)
 """What `draft` may be besides a member's name."""
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fusion.core import Floats, Ids, LogProbs, Token
+from fusion.options import AUTO
 from fusion.reports import RoundReport
 from fusion.sampling import draw, is_plain, sample_plain
 from fusion.sequence.likelihoods import note_likelihoods, note_trust, weights_now
@@ -155,7 +156,7 @@ def run_round(batch: list[Sequence]) -> Round:
             described(chosen, candidates.tokens[row], fused[row], sequence.sampling.logprobs, sequence.surface)
         )
     for row, (sequence, token) in enumerate(zip(batch, tokens, strict=True)):
-        if len(voters) > 1 and (sequence.fusion.draft == "auto" or sequence.fusion.gate == "confident"):
+        if len(voters) > 1 and (sequence.fusion.draft == AUTO or sequence.fusion.gate == "confident"):
             note_followed(sequence, candidates, row, token.chosen.id)
     return Round(
         first.ensemble.name,

@@ -219,7 +219,10 @@ def floored_logs(probabilities: Floats, named: Bools | None = None) -> Floats:
     return logs
 
 
-COMBINATIONS = {"mixture": mixture, "product": product}
+COMBINATIONS: dict[Combine, Callable[[Floats, Floats, Bools | None], Floats]] = {
+    "mixture": mixture,
+    "product": product,
+}
 
 
 @dataclass(frozen=True, slots=True)

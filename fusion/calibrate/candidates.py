@@ -7,14 +7,13 @@ from dataclasses import dataclass, replace
 from itertools import combinations, product
 from typing import Any, get_args
 
-from fusion.options import DRAFTERS, Combine, FusionParams, Measure, Weighting
+from fusion.options import AUTO, DRAFTERS, Combine, FusionParams, Measure, Weighting
+from fusion.step import COMBINATIONS
 
 UNIFORM = "uniform"
 PROMPT_WEIGHTS: tuple[Measure, ...] = ("packllm-sim", "packllm-opt")
 PRUNED = (0.05, 0.3, 1.0)  # the last leaves the heaviest member alone
 SURE = 1.0  # how much confidence counts where it is tried
-AUTO = "auto"
-COMBINATIONS: tuple[Combine, ...] = ("mixture", "product")
 STRENGTHS = {  # of a sum of log-probabilities: the option that says how much, and what is tried
     "contrast": ("beta", (0.25, 0.5, 1.0)),
     "proxy": ("scale", (0.5, 1.0, 2.0)),
@@ -143,7 +142,8 @@ def with_learned(
     everyone = tuple(members)
     found = [configured]
     found += [Candidate(everyone, pivot, alignment) for pivot in everyone]
-    for way in dict.fromkeys((combine, COMBINATIONS[0])):
+    ways: tuple[Combine, ...] = (combine, "mixture")
+    for way in ways:
         found += [Candidate(everyone, AUTO, alignment, way, "learned", prune) for prune in PRUNED]
     return list(dict.fromkeys(found))
 

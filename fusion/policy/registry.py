@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 
 from alignment.errors import InvalidRequestError, field_error
-from fusion.options import DRAFTERS, FusionParams, SamplingParams, needed_to_draw
+from fusion.options import AUTO, DRAFTERS, FusionParams, SamplingParams, needed_to_draw
 from fusion.policy.always import Always
 from fusion.policy.gates import Confident, Draw
 from fusion.policy.lead import Lead
@@ -16,7 +16,7 @@ from fusion.sampling import is_plain
 POLICIES: dict[str, Callable[[FusionParams], Policy]] = {
     "always": lambda fusion: Always(),
     "ngram": lambda fusion: Ngram(),
-    "member": lambda fusion: Lead(None if fusion.draft == "auto" else fusion.draft),
+    "member": lambda fusion: Lead(None if fusion.draft == AUTO else fusion.draft),
     "confident": lambda fusion: Confident(fusion.threshold, fusion.margin),
     "draw": lambda fusion: Draw(),
 }

@@ -10,13 +10,11 @@ from pydantic_core import PydanticCustomError
 from alignment.methods.origin import PAPERS, Parameters, TableName
 from alignment.methods.registry import METHODS
 from fusion.core import OnMemberFailure
-from fusion.options import MEASURES, FusionParams, Measure, Unmapped, Weighting
+from fusion.options import AUTO, MEASURES, FusionParams, Measure, Unmapped, Weighting
 from server.settings.derive import section, updated
 from server.settings.fields import Section, ServedName, Source
 from server.settings.sums import NAMES as SUMS
 from server.settings.sums import with_sums
-
-AUTO = "auto"
 
 
 def _uniform_is_none(weights: Any) -> Any:

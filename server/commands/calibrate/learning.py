@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from alignment.errors import ConfigError
-from fusion.calibrate.asking import Form
+from fusion.calibrate.asking import AT_A_TIME, Form
 from fusion.calibrate.fitting import Fit, fit
 from fusion.calibrate.references import Question as WithReference
 from fusion.calibrate.references import Scored, score_references
@@ -20,7 +20,6 @@ from fusion.loop.fuser import Fuser
 from server.commands.evaluate.questions import Question
 from server.commands.evaluate.scoring import score
 
-CHUNK = 32
 FILE = "learned.safetensors"
 ROUNDING = 0.01  # of a weight
 UNWRITTEN = "there is no reference that a member would write, and no member is right."
@@ -112,11 +111,11 @@ class Learner:
         scored: list[Scored] = []
         failed: Counter[str] = Counter()
         references = dict(zip(questions, with_references(questions, answers), strict=True))
-        for start in range(0, len(questions), CHUNK):
+        for start in range(0, len(questions), AT_A_TIME):
             if not goes_on():
                 failed["the time allowed was over."] += len(questions) - start
                 break
-            some = [references[question] for question in questions[start : start + CHUNK]]
+            some = [references[question] for question in questions[start : start + AT_A_TIME]]
             read, reasons = score_references(fuser, ensemble, [one for one in some if one is not None], form)
             scored += read
             failed.update([*reasons, *[UNWRITTEN] * some.count(None)])

@@ -20,7 +20,6 @@ from fusion.assembly.views import with_views
 from fusion.calibrate.asking import AT_A_TIME, Form, Reply, ask, choose
 from fusion.calibrate.candidates import (
     AS_CONFIGURED,
-    AUTO,
     UNIFORM,
     Candidate,
     other_weights,
@@ -32,6 +31,7 @@ from fusion.calibrate.halving import OutOfTime, Standing, rungs, search
 from fusion.calibrate.shortfall import shortfall
 from fusion.calibrate.verdict import Result, Verdict, disagreement, verdict, vote, warnings
 from fusion.learned.weights import LearnedWeights
+from fusion.options import AUTO
 from server.commands.calibrate.answers import Answers, about
 from server.commands.calibrate.learning import Learned, Learner
 from server.commands.evaluate.questions import Question
@@ -40,7 +40,6 @@ from server.settings import EnsembleSettings, Settings
 from server.settings.ensembles import AlignmentSettings
 from server.settings.sums import NAMES as SUMS
 
-CHUNK = AT_A_TIME  # kept together, and the time is looked at in between
 VOTE = "vote of the members"
 ORACLE = "oracle that knows the task"
 
@@ -297,10 +296,10 @@ class Calibration:
             name = f"{name} {about(candidate.offsets)}"
         missing = [q for q in questions if self._answers.get(name, key(q)) is None]
         self._progress.advance(self._bar, 0)
-        for start in range(0, len(missing), CHUNK):
+        for start in range(0, len(missing), AT_A_TIME):  # kept together; in between the time is looked at
             if time.monotonic() >= self._deadline:
                 raise OutOfTime
-            some = missing[start : start + CHUNK]
+            some = missing[start : start + AT_A_TIME]
             replies = self._ask(candidate, some)
             self._answers.put(name, {key(q): r for q, r in zip(some, replies, strict=True)})
             self._progress.advance(self._bar, len(some))
