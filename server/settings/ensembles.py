@@ -166,7 +166,7 @@ class EnsembleSettings(_EnsembleOptions):  # type: ignore[misc,valid-type]
 
     @model_validator(mode="before")
     @classmethod
-    def _method_as_weights(cls, values: Any) -> Any:
+    def _weights_as_method(cls, values: Any) -> Any:
         """`weights: packllm-opt` is the method of `weighting`."""
         if isinstance(values, dict) and values.get("weights") in MEASURES:
             weighting = values.get("weighting")

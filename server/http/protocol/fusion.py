@@ -72,11 +72,11 @@ class FusionFields(_FusionFields):  # type: ignore[misc,valid-type]
                     param = shorten_text(f"fusion.{name}")
                     allowed = ", ".join(cls.model_fields)
                     raise field_error(param, f"is not known; fusion may hold {allowed}.")
-            return _with_method(value)
+            return _weights_as_method(value)
         return value
 
 
-def _with_method(fields: dict[str, Any]) -> dict[str, Any]:
+def _weights_as_method(fields: dict[str, Any]) -> dict[str, Any]:
     """`weights` may be the name of a method, which is then the one of `weighting`."""
     weights, weighting = fields.get("weights"), fields.get("weighting") or {}
     if not isinstance(weights, str) or not isinstance(weighting, dict):
