@@ -235,7 +235,7 @@ def run_batch(
 ) -> None:
     """Answer a file of requests, a line each, into a file of answers."""
     from server.commands import batch
-    from server.commands.evaluate.run import local, remote
+    from server.commands.client import local, remote
     from server.settings import read_settings
 
     if (config is None) == (url is None):
@@ -267,7 +267,7 @@ def weights(
 ) -> None:
     """Load the models of CONFIG and show how well each member understands a prompt, and what it would weigh."""
     from server.commands import weights as prompt_weights
-    from server.commands.evaluate.run import local
+    from server.commands.client import local
     from server.settings import read_settings
 
     settings = read_settings(config)

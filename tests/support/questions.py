@@ -12,9 +12,10 @@ import httpx2
 from rich.console import Console
 
 from fusion.calibrate.asking import Form
+from server.commands.client import client_of
 from server.commands.evaluate.asking import Answer
 from server.commands.evaluate.questions import Question
-from server.commands.evaluate.run import client_of, evaluate
+from server.commands.evaluate.run import evaluate
 
 
 def question(*references: str, choices: tuple[str, ...] = ()) -> Question:

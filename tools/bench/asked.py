@@ -11,7 +11,9 @@ from deploy.demo.members import MODELS
 from fusion.calibrate.asking import Form
 from fusion.distill.training.reading import open_tokenizer
 from fusion.distill.training.settings import Source
-from server.commands.evaluate.run import evaluate, local, read_all
+from server.commands.client import local
+from server.commands.evaluate.questions import read_all
+from server.commands.evaluate.run import evaluate
 from server.settings import read_settings
 
 DEPLOY = MODELS.parents[1]

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from fusion.distill.bohdi.run import Run
 from fusion.distill.bohdi.settings import Bohdi
+from server.commands.evaluate.questions import read_all
 from server.commands.evaluate.report import Summary
-from server.commands.evaluate.run import read_all
 from server.settings.distill.bohdi import read_bohdi
 from tools.bench.distilled import by_kind, report, spread
 

@@ -16,7 +16,9 @@ from fusion.calibrate.asking import Form
 from fusion.distill.bohdi.settings import TARGET
 from fusion.distill.bohdi.voices import Request, open_voices
 from fusion.options import SamplingParams
-from server.commands.evaluate.run import evaluate, local, read_all
+from server.commands.client import local
+from server.commands.evaluate.questions import read_all
+from server.commands.evaluate.run import evaluate
 from server.settings import Settings
 from server.settings.distill.bohdi import read_bohdi
 

@@ -10,10 +10,11 @@ from pathlib import Path
 from rich.console import Console
 
 from fusion.calibrate.asking import Form
+from server.commands.client import local
 from server.commands.evaluate.asking import Answer
 from server.commands.evaluate.questions import Question
 from server.commands.evaluate.report import Summary, scores_table, summarise
-from server.commands.evaluate.run import evaluate, local
+from server.commands.evaluate.run import evaluate
 from server.settings import Settings
 
 console = Console(stderr=True, width=150)

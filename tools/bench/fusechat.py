@@ -18,8 +18,8 @@ from fusion.distill.fusechat.run import Run
 from fusion.distill.fusechat.settings import FuseChat
 from fusion.distill.training.settings import Train, digest_of
 from fusion.distill.training.train import train
+from server.commands.evaluate.questions import read_all
 from server.commands.evaluate.report import Summary
-from server.commands.evaluate.run import read_all
 from server.settings.distill.fusechat import read_fusechat
 from tools.bench.distilled import by_kind, report, spread
 

@@ -23,7 +23,7 @@ from fusion.learned.weights import LearnedWeights
 from server.commands.calibrate.command import calibrate
 from server.commands.calibrate.learning import FILE
 from server.commands.calibrate.report import NUMBERS
-from server.commands.evaluate.run import read_all
+from server.commands.evaluate.questions import read_all
 from server.settings import read_settings
 
 DEMO = Path(__file__).parents[2] / "deploy" / "demo.yaml"

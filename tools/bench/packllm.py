@@ -32,8 +32,7 @@ from fusion.loop.fuser import Fuser
 from fusion.options import Combine, FusionParams, SamplingParams, Weighting
 from fusion.prompt.scoring import PrefixScores
 from fusion.step import COMBINATIONS
-from server.commands.evaluate.questions import Question
-from server.commands.evaluate.run import read_all
+from server.commands.evaluate.questions import Question, read_all
 from server.commands.evaluate.scoring import is_right
 from server.loading import build
 from server.settings import read_settings

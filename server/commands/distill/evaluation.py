@@ -13,10 +13,11 @@ from rich.console import Console
 from fusion.calibrate.asking import Form
 from fusion.distill.training.settings import BASE, Source
 from fusion.distill.training.shards import write_json
+from server.commands.client import local
 from server.commands.evaluate import report
 from server.commands.evaluate.asking import Answer
+from server.commands.evaluate.questions import read_all
 from server.commands.evaluate.run import evaluate as ask_all
-from server.commands.evaluate.run import local, read_all
 from server.settings import Settings
 from server.settings.distill.parts import EvaluateSection
 

@@ -57,8 +57,7 @@ def _questions(
     names: list[str] | None = None,
 ) -> list[Question]:
     """The questions of `tasks` and of the harness's tasks `names`, or of the configuration."""
-    from server.commands.evaluate.questions import MATCHES, METRICS
-    from server.commands.evaluate.run import read_all
+    from server.commands.evaluate.questions import MATCHES, METRICS, read_all
 
     configured = settings.evaluation if settings else None
     paths = tasks or [Path(task) for task in (configured.tasks if configured else ())]
@@ -97,7 +96,9 @@ def evaluate(
 ) -> None:
     """Measure how often each served name answers right, over the same path as a client takes."""
     from fusion.calibrate.asking import Form
-    from server.commands.evaluate import report, run
+    from server.commands.client import local, remote
+    from server.commands.evaluate import report
+    from server.commands.evaluate.run import evaluate as ask_all
     from server.settings import read_settings
 
     if (config is None) == (url is None):
@@ -108,8 +109,8 @@ def evaluate(
     progress = Console(stderr=True)
 
     async def ask() -> list[Answer]:
-        async with run.local(settings) if settings else run.remote(str(url), api_key) as client:
-            return await run.evaluate(
+        async with local(settings) if settings else remote(str(url), api_key) as client:
+            return await ask_all(
                 client,
                 questions,
                 progress,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -76,6 +78,18 @@ def read_questions(path: Path, match: Match | None = None, metric: Metric = "mat
     if not questions:
         raise ConfigError(f"{path}: holds no questions; give one JSON object per line.")
     return questions
+
+
+def read_all(
+    paths: Sequence[Path], limit: int | None = None, match: Match | None = None, metric: Metric = "match"
+) -> list[Question]:
+    """The questions of all files, of each task only the first `limit`; `match` and `metric` for rows without."""
+    chosen, asked = [], Counter[str]()
+    for question in (question for path in paths for question in read_questions(path, match, metric)):
+        asked[question.task] += 1
+        if limit is None or asked[question.task] <= limit:
+            chosen.append(question)
+    return chosen
 
 
 def _question(line: str, where: str, match: Match | None, metric: Metric) -> Question:

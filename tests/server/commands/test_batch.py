@@ -72,7 +72,7 @@ def test_a_batch_wants_files_and_one_server(site, tmp_path):
 
 
 def test_a_server_that_cannot_be_reached_fails_each_request(tmp_path, monkeypatch):
-    monkeypatch.setattr("server.commands.evaluate.run._RETRIES", 1)  # the pauses grow to seconds
+    monkeypatch.setattr("server.commands.client._RETRIES", 1)  # the pauses grow to seconds
     (tmp_path / "in.jsonl").write_text(request("one"))
     arguments = ("--url", "http://127.0.0.1:9", "-i", tmp_path / "in.jsonl", "-o", tmp_path / "out.jsonl")
     assert run("run-batch", *arguments)[0] == 1

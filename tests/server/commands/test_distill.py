@@ -154,7 +154,7 @@ def test_the_result_says_what_it_is_and_where_it_is_from(distilled: tuple[int, s
 
 
 def test_the_result_is_served_and_names_its_parents(distilled: tuple[int, str, str], folder: Path) -> None:
-    from server.commands.evaluate.run import local
+    from server.commands.client import local
     from server.settings import Settings
 
     models = {name: {"source": str(folder / name), "dtype": "float32"} for name in ("out", "ada")}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from alignment.errors import ConfigError
-from server.commands.evaluate.questions import Question, read_questions
+from server.commands.evaluate.questions import Question, read_all, read_questions
 from server.commands.evaluate.scoring import is_right
 from tests.support.questions import write
 from tests.support.reference import shared
@@ -22,6 +22,13 @@ def test_rows_of_a_task_file(tmp_path):
         Question("2", "t", "p", ("a", "b")),
         Question("3", "u", "p", ("B",), ("A", "B"), texts=("x", "y")),
     ]
+
+
+def test_the_limit_counts_by_task(tmp_path):
+    rows = [{"id": f"{task}{n}", "task": task, "prompt": "p", "reference": "a"} for task in "tu" for n in range(5)]
+    path = write(tmp_path / "t.jsonl", *rows)
+    assert [q.id for q in read_all([path], 2)] == ["t0", "t1", "u0", "u1"]
+    assert len(read_all([path, path])) == 20
 
 
 @pytest.mark.parametrize(

@@ -6,16 +6,7 @@ import json
 
 import pytest
 
-from server.commands.evaluate.run import read_all
 from tests.support.model_folders import run
-from tests.support.questions import write
-
-
-def test_the_limit_counts_by_task(tmp_path):
-    rows = [{"id": f"{task}{n}", "task": task, "prompt": "p", "reference": "a"} for task in "tu" for n in range(5)]
-    path = write(tmp_path / "t.jsonl", *rows)
-    assert [q.id for q in read_all([path], 2)] == ["t0", "t1", "u0", "u1"]
-    assert len(read_all([path, path])) == 20
 
 
 def test_eval_loads_a_configuration_and_asks_every_served_name(site, tmp_path):
@@ -57,3 +48,5 @@ def test_eval_wants_one_thing_to_evaluate_and_something_to_ask(site, broken):
     assert (code, err.startswith("Nothing to ask")) == (2, True)
     code, _, err = run("eval", "--url", "http://127.0.0.1:9", "--tasks", site / "tasks.jsonl")
     assert (code, err.startswith("http://127.0.0.1:9 cannot be evaluated")) == (1, True)
+    code, _, err = run("eval", "--url", "http://a:b", "--tasks", site / "tasks.jsonl")
+    assert (code, err.startswith("http://a:b is no URL: ")) == (2, True)
