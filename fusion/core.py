@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -213,6 +213,13 @@ class Capacity:
     rows: int = 16
 
 
+class Trouble(NamedTuple):
+    """A member that answers nothing: `reason` is a part of a sentence; `lasting` where no step would end it."""
+
+    reason: str
+    lasting: bool
+
+
 class Member(Protocol):
     """One checkpoint as the fuser sees it. All methods return at once and may be called from any thread.
 
@@ -230,8 +237,8 @@ class Member(Protocol):
     def step_seconds(self) -> float:
         """Seconds of the engine step that the answers being delivered come from; 0 if that is not known."""
 
-    def trouble(self) -> str | None:
-        """Return why work is not answered, as a part of a sentence, where `Down` does not say so; or None."""
+    def trouble(self) -> Trouble | None:
+        """Return why work is not answered, where `Down` does not say so; or None."""
 
     def start(self, deliver: Deliver) -> None:
         """Begin to accept work."""

@@ -157,8 +157,9 @@ class _Expression:
             if escape is None:
                 raise _NotUnderstoodError(self._pattern)
             end = escape.end()
-        elif character == "$":  # looks one character ahead, as `(?!\S)` does
+        elif character == "$":  # looks one character ahead, as `(?=\n)` does
             self._at += 1
+            self._position(r"\n")
             return _Part(empty=False)
         elif character in "^)?*+{":
             raise _NotUnderstoodError(self._pattern)
@@ -166,10 +167,14 @@ class _Expression:
             end = self._at + 1
         written = self._pattern[self._at : end]
         self._at = end
-        self.classes.append(f"(?{flags}:{written})" if flags else written)
-        self.follow.append(0)
-        position = 1 << (len(self.classes) - 1)
+        position = self._position(f"(?{flags}:{written})" if flags else written)
         return _Part(position, position, position, nullable=False, empty=False)
+
+    def _position(self, written: str) -> int:
+        """A new position for this class, as a bit."""
+        self.classes.append(written)
+        self.follow.append(0)
+        return 1 << (len(self.classes) - 1)
 
     def _group(self, flags: str) -> _Part:
         opening = _GROUP.match(self._pattern, self._at)

@@ -58,13 +58,14 @@ def _mean_and_p95(histogram: str, selector: str, by: str) -> list[Query]:
 
 def _numbers() -> list[Panel]:
     waiting = rate("round_stage_seconds_sum", f'{MODEL}, stage="waiting"')
+    later = rate("round_stage_seconds_count", f'{MODEL}, stage="waiting"')  # rounds after the first, each once
     return [
         number("Rounds", "Fused tokens.", OPERATIONS, ROUNDS),
         number(
             "One round, mean",
-            "All stages, waiting for the members included.",
+            "All stages of the rounds after an answer's first, waiting for the members included.",
             SECONDS,
-            per(rate("round_stage_seconds_sum", MODEL), ROUNDS),
+            per(rate("round_stage_seconds_sum", MODEL), later),
         ),
         number(
             "Members that count, mean",
@@ -98,9 +99,9 @@ def _time() -> list[Panel]:
     return [
         lines(
             "Where a round goes",
-            "Mean seconds of a round. Waiting is the members' forward passes; the rest is the fusion's own.",
+            "Mean seconds of a round after the first. Waiting is the members' passes, the rest the fusion's own.",
             SECONDS,
-            [Query(per(rate("round_stage_seconds_sum", MODEL, "stage"), f"scalar({ROUNDS})"), "{{stage}}")],
+            each(mean, "round_stage_seconds", MODEL, "stage"),
             stacked=True,
         ),
         lines(
@@ -117,9 +118,18 @@ def _time() -> list[Panel]:
         ),
         lines(
             "Who is last",
-            "Share of the rounds that each member ended. One line near 100 %: move that member, or quantise it.",
+            "Share of the rounds after the first that each member ended. Near 100 %: move it, or quantise it.",
             RATIO,
-            [Query(_of_rounds("straggler_rounds_total"), VOICE)],
+            [
+                Query(
+                    per(
+                        rate("straggler_rounds_total", BOTH, "model, member"),
+                        rate("straggler_rounds_total", MODEL, "model"),
+                        on="model",
+                    ),
+                    VOICE,
+                )
+            ],
             top=1,
         ),
         lines(

@@ -24,6 +24,7 @@ from fusion.core import (
     Down,
     Member,
     Prompt,
+    Trouble,
     Up,
 )
 from fusion.ensemble import Ensemble
@@ -93,10 +94,10 @@ class Fuser:
         """Return whether the loop runs."""
         return self._thread.is_alive()
 
-    def stuck(self) -> dict[str, str]:
-        """Return the members that are not down and yet answer nothing, with the reasons as parts of sentences."""
+    def troubled(self) -> dict[str, Trouble]:
+        """Return the members that answer nothing, whether or not they are known to be down."""
         found = {name: member.trouble() for name, member in self.members.items()}
-        return {name: reason for name, reason in found.items() if reason is not None}
+        return {name: trouble for name, trouble in found.items() if trouble is not None}
 
     def submit(
         self,

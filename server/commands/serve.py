@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import ipaddress
+import logging
 import os
 import signal
 import socket
@@ -17,16 +18,22 @@ from types import FrameType
 import uvicorn
 
 from alignment.errors import ConfigError
+from fusion.core import Trouble
 from server.commands.leaving import ended_by_sigterm, leave
 from server.http.middleware.drain import Lifecycle
 from server.settings import ServerSettings, Settings
 from server.telemetry.logs import set_up_log
+
+log = logging.getLogger(__name__)
 
 KEEP_ALIVE_SECONDS = 75
 """Seconds that an idle connection stays open: longer than the 60 of the usual load balancers and client pools, so
 that none of them sends a request on a connection that is being closed."""
 FORCED_SECONDS = 10.0
 """Seconds after the second signal in which all must have ended: an engine that hangs would be waited for."""
+UNWELL_SECONDS = 60.0
+"""Seconds for which only a restart would help, after which the server ends."""
+TICKS_BETWEEN_LOOKS = 50  # of uvicorn's, a tenth of a second each
 CLOSING_SECONDS = 1  # for the last errors to reach clients that were cut off
 
 
@@ -40,6 +47,7 @@ def serve(settings: Settings, on_ready: Callable[[str], None]) -> None:
         ConfigError: the port cannot be had, or something of the configuration cannot be loaded.
     """
     from server.http.app import create_app
+    from server.http.connection import Connection
     from server.loading import build
 
     options = settings.server
@@ -53,6 +61,8 @@ def serve(settings: Settings, on_ready: Callable[[str], None]) -> None:
             app = create_app(runtime.ensembles, runtime.fuser, settings.server)
             config = uvicorn.Config(
                 app,
+                http=Connection,
+                ws="none",
                 log_config=None,
                 server_header=False,
                 timeout_keep_alive=KEEP_ALIVE_SECONDS,
@@ -62,10 +72,16 @@ def serve(settings: Settings, on_ready: Callable[[str], None]) -> None:
             )
             scheme = "https" if options.tls_certificate else "http"
             server = _Server(
-                config, app.state.lifecycle, options.shutdown_seconds, lambda: on_ready(_url(listener, scheme))
+                config,
+                app.state.lifecycle,
+                app.state.unwell,
+                options.shutdown_seconds,
+                lambda: on_ready(_url(listener, scheme)),
             )
         with suppress(KeyboardInterrupt):  # uvicorn passes the signal on once it is done
             server.run(sockets=[listener])
+        if server.unwell_since is not None:
+            raise SystemExit(1)
 
 
 class _Server(uvicorn.Server):
@@ -73,17 +89,29 @@ class _Server(uvicorn.Server):
 
     At the first signal it stops taking requests but goes on listening, so that /ready and whatever is still sent
     here get an answer, until the requests in progress are over or `seconds` have passed. The second signal ends
-    it at once, whatever an engine does.
+    it at once, whatever an engine does. It ends by itself where only a restart helps, so that whoever supervises
+    it starts it anew.
+
+    Attributes:
+        unwell_since: when it was found that only a restart helps.
     """
 
     def __init__(
-        self, config: uvicorn.Config, lifecycle: Lifecycle, seconds: float, on_ready: Callable[[], None]
+        self,
+        config: uvicorn.Config,
+        lifecycle: Lifecycle,
+        unwell: Callable[[], Trouble | None],
+        seconds: float,
+        on_ready: Callable[[], None],
     ) -> None:
         super().__init__(config)
         self.lifecycle = lifecycle
+        self.unwell = unwell
         self.seconds = seconds
         self.on_ready = on_ready
+        self.unwell_since: float | None = None
         self._deadline: float | None = None
+        self._forced: threading.Timer | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -93,10 +121,7 @@ class _Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self._captured_signals.append(sig)
         if self._deadline is not None:
-            if self._deadline:
-                end = threading.Timer(FORCED_SECONDS, os._exit, (1,))
-                end.daemon = True
-                end.start()
+            self._force()
             self._deadline = 0.0
             return
         self._deadline = monotonic() + self.seconds
@@ -108,7 +133,29 @@ class _Server(uvicorn.Server):
             if left <= 0 or self.lifecycle.in_progress == 0:
                 self.config.timeout_graceful_shutdown = CLOSING_SECONDS
                 self.should_exit = True
+        elif counter % TICKS_BETWEEN_LOOKS == 0:
+            self._look()
         return await super().on_tick(counter)
+
+    def _look(self) -> None:
+        """End where only a restart has helped for UNWELL_SECONDS."""
+        found = self.unwell()
+        if found is None or not found.lasting:
+            self.unwell_since = None
+            return
+        self.unwell_since = self.unwell_since or monotonic()
+        if monotonic() - self.unwell_since >= UNWELL_SECONDS:
+            log.critical("%s, and only a restart helps: the server ends", found.reason)
+            self.lifecycle.draining = True
+            self._deadline = 0.0
+            self._force()
+
+    def _force(self) -> None:
+        """End the process in FORCED_SECONDS if it has not ended by then."""
+        if self._forced is None:
+            self._forced = threading.Timer(FORCED_SECONDS, os._exit, (1,))
+            self._forced.daemon = True
+            self._forced.start()
 
 
 def _bound(options: ServerSettings) -> socket.socket:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
@@ -14,6 +15,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from server import __version__
 from server.http.errors import ErrorResponse
+from server.http.health import unwell
 from server.http.middleware.auth import BearerAuth
 from server.http.middleware.body_limit import BodyLimit
 from server.http.middleware.drain import Drain
@@ -107,6 +109,7 @@ def create_app(ensembles: dict[str, Ensemble], fuser: Fuser, settings: ServerSet
         responses=RESPONSES,
     )
     app.state.lifecycle = service.lifecycle
+    app.state.unwell = partial(unwell, service)
     builders = (
         chat_router,
         completions_router,

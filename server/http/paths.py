@@ -12,6 +12,9 @@ from starlette.types import Scope
 # without a record or a line in the log.
 OPEN_PATHS = frozenset({"/health", "/load", "/metrics", "/ping", "/ready", "/version"})
 
+# Those that answer with what models generate.
+GENERATING_PATHS = ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages")
+
 # The web page and its files in `server/http/page`: without a key, which is entered on the page.
 PAGE_PATHS = {
     "/": "index.html",

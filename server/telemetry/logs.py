@@ -5,6 +5,7 @@ Neither prompts nor answers are ever logged.
 
 from __future__ import annotations
 
+import importlib
 import json
 import logging
 import logging.config
@@ -36,6 +37,11 @@ def set_up_log(level: str, log_format: LogFormat) -> None:
             "loggers": {name: {"level": "WARNING"} for name in QUIET},
         }
     )
+    logging.captureWarnings(True)
+    for name in ("transformers", "huggingface_hub"):  # each writes to stderr by itself, in a format of its own
+        importlib.import_module(name)
+        logging.getLogger(name).handlers.clear()
+        logging.getLogger(name).propagate = True
 
 
 LOGGED_SEQUENCES = 16  # sequences of one request; a completion may have a thousand

@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import Regex, pre_tokenizers
 
@@ -48,6 +48,7 @@ def splitting(pattern):
 
 
 @pytest.mark.parametrize("name", [*PATTERNS, *MORE])
+@example(chunks=[(" ", 40), ("\n\t", 40)], ends=["7"])  # `$` is the end of a line too
 @settings(max_examples=80, deadline=None)
 @given(chunks=st.lists(CHUNKS, min_size=1, max_size=6), ends=st.lists(st.text(LETTERS, min_size=1, max_size=3)))
 def test_words_of_a_text_that_grows_are_those_of_the_whole(name, chunks, ends):

@@ -14,6 +14,7 @@ from starlette.testclient import TestClient
 
 from fusion.ensemble import Ensemble
 from server.http.app import create_app
+from server.http.connection import Connection
 from server.settings import ServerSettings
 from tests.support.model_folders import save_site
 from tests.support.scripted_fuser import ScriptedFuser, ensemble
@@ -41,7 +42,9 @@ def serve(fuser: ScriptedFuser) -> Iterator[Callable[..., Served]]:
 
     def start(ensembles: dict[str, Ensemble] | None = None, **options: Any) -> Served:
         app = create_app(ensembles or {"pair": ensemble()}, fuser, ServerSettings(**options))
-        config = uvicorn.Config(app, log_config=None, log_level="warning", timeout_graceful_shutdown=2)
+        config = uvicorn.Config(
+            app, http=Connection, ws="none", log_config=None, log_level="warning", timeout_graceful_shutdown=2
+        )
         server = uvicorn.Server(config)
         listener = socket.create_server(("127.0.0.1", 0))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})

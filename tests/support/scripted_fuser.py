@@ -12,7 +12,7 @@ from typing import Any
 
 from alignment.errors import InvalidRequestError
 from alignment.text.boundaries import Located
-from fusion.core import Capacity, Delta, End, Prompt, Token, TokenLogProb
+from fusion.core import Capacity, Delta, End, Prompt, Token, TokenLogProb, Trouble
 from fusion.ensemble import Ensemble, Model, View
 from fusion.loop.observer import Load, MemberLoad, Observer
 from fusion.loop.recovery import Attendance
@@ -170,7 +170,7 @@ class ScriptedFuser:
         self.started = False
         self.stopped = False
         self.silent: set[str] = set()
-        self.stuck_members: dict[str, str] = {}
+        self.trouble: dict[str, Trouble] = {}
         self.attendance = Attendance()
         self.observer = Observer()
         self._numbers = itertools.count(1)
@@ -184,8 +184,8 @@ class ScriptedFuser:
     def alive(self) -> bool:
         return not self.stopped
 
-    def stuck(self) -> dict[str, str]:
-        return self.stuck_members
+    def troubled(self) -> dict[str, Trouble]:
+        return self.trouble
 
     def load(self) -> Load:
         away = self.silent | self.attendance.down.keys()

@@ -56,7 +56,7 @@ class ToyMember:
     def start(self, deliver: Callable[[Member, list[Answer]], None]) -> None:
         self._deliver = deliver
 
-    def trouble(self) -> str | None:
+    def trouble(self) -> None:
         return None
 
     def submit(self, advances: list[Advance]) -> None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from time import perf_counter
 
 from alignment.errors import one_line
-from fusion.core import AdvanceFailed, Answer, Capacity, Deliver, Delivery, Down, Generated, Task
+from fusion.core import AdvanceFailed, Answer, Capacity, Deliver, Delivery, Down, Generated, Task, Trouble
 from fusion.members.engine import Engine
 
 log = logging.getLogger(__name__)
@@ -45,8 +45,8 @@ class InlineMember:
         """Seconds that the engine's last step took."""
         return self._place.step_seconds if self._place else 0.0
 
-    def trouble(self, longest_step: float = LONGEST_STEP) -> str | None:
-        """Return the reason to restart the engine, as a part of a sentence, or None.
+    def trouble(self, longest_step: float = LONGEST_STEP) -> Trouble | None:
+        """Return the reason to restart the engine, or None.
 
         A step that takes longer than `longest_step` seconds counts as hung.
         """
@@ -54,12 +54,13 @@ class InlineMember:
         if place is None:
             return None
         if reason := self._engine.broken or place.lost:
-            return reason
+            return Trouble(reason, lasting=True)
         if place.failures >= FAILED_STEPS_LIMIT:
-            return f"its engine failed {place.failures} times in a row, last with {place.failure}"
+            reason = f"its engine failed {place.failures} times in a row, last with {place.failure}"
+            return Trouble(reason, lasting=False)
         begun = place.begun
         if begun is not None and perf_counter() - begun > longest_step:
-            return f"its engine hung: a step took longer than {longest_step:g} seconds"
+            return Trouble(f"its engine hung: a step took longer than {longest_step:g} seconds", lasting=True)
         return None
 
     def submit(self, work: list[Task]) -> None:

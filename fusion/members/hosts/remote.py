@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from alignment.errors import ConfigError, one_line
-from fusion.core import Capacity, Deliver, Delivery, Down, Task, Up
+from fusion.core import Capacity, Deliver, Delivery, Down, Task, Trouble, Up
 from fusion.members.hosts.channel import Channel
 from fusion.members.hosts.codec import dialect
 from fusion.members.hosts.inline import LONGEST_STEP
@@ -94,7 +94,7 @@ class RemoteMember:
         """Seconds that the step took whose answers are being delivered."""
         return self._step_seconds
 
-    def trouble(self) -> str | None:
+    def trouble(self) -> Trouble | None:
         """Return None: a worker that hangs or fails is ended, and `Down` says so."""
         return None
 

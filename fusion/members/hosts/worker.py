@@ -55,8 +55,8 @@ def serve(channel: Channel) -> None:
     member.start(deliver)
     channel.send(Loaded(member.capacity, member.vocabulary_size))
     while True:
-        if reason := member.trouble(load.longest_step):
-            channel.send(Broken(reason))
+        if trouble := member.trouble(load.longest_step):
+            channel.send(Broken(trouble.reason))
         for message in channel.receive(LOOK_SECONDS):
             match message:
                 case list():

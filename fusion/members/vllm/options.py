@@ -51,6 +51,14 @@ FIXED = (
     "speculative_config",
     "worker_extension_cls",
 )
+ENVIRONMENT = {
+    "VLLM_CONFIGURE_LOGGING": "0",
+    "VLLM_NO_USAGE_STATS": "1",  # nobody is told what runs here, unless the environment says otherwise
+    # flashinfer compiles its sampler with nvcc, which is neither in the image nor among pip's packages. Tokens are
+    # drawn here anyway, but for a model that is served alone.
+    "VLLM_USE_FLASHINFER_SAMPLER": "0",
+}
+"""What vLLM reads from the environment, where that says nothing."""
 UNPROFILED = 0.01
 """The `gpu_memory_utilization` given to vLLM where the size of its cache is set.
 
@@ -85,7 +93,8 @@ def quiet() -> Iterator[None]:
 
     Afterwards what vLLM and torch have to say goes where the server's log goes, from warnings on.
     """
-    os.environ.setdefault("VLLM_CONFIGURE_LOGGING", "0")
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     loggers = [logging.getLogger(name) for name in ("vllm", "torch")]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"(vllm|torch)\.")

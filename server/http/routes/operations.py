@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-
 from fastapi import APIRouter, Request, Response
 
 from alignment.errors import UnavailableError
 from fusion.loop.line import STOPPING
 from server import __version__
+from server.http.health import missed_by, unwell
 from server.http.protocol.common import AnswerModel
 from server.http.service import Service
 from server.telemetry.metrics.exposition import exposition, refresh
@@ -20,31 +19,6 @@ class ServerLoad(AnswerModel):
     server_load: int
     running: int
     waiting: int
-
-
-def _missed(service: Service, away: Collection[str]) -> list[str]:
-    """The members that do not answer and without which some served name cannot answer.
-
-    A member of ensembles counts as they need it, whether or not it is served under its own name too. One that does
-    not answer and is not known to be down keeps sequences waiting, even where they could go on without it.
-    """
-    joint = [ensemble for ensemble in service.ensembles.values() if len(ensemble.models) > 1]
-    shared = {name for ensemble in joint for name in ensemble.models}
-    alone = [e for e in service.ensembles.values() if len(e.models) == 1 and e.pivot not in shared]
-    down = service.fuser.attendance.down
-    missed: set[str] = set()
-    for ensemble in [*joint, *alone]:
-        needed = ensemble.taking_part(ensemble.defaults)
-        gone = [name for name in needed if name in away]
-        spared = [name for name in gone if ensemble.engine(name) in down and ensemble.can_do_without(name)]
-        missed.update(gone if len(gone) == len(needed) else set(gone).difference(spared))
-    return [name for name in away if name in missed]
-
-
-def _members_on(service: Service, engines: Collection[str]) -> list[str]:
-    """The members that these engines run, views among them."""
-    run_by = {name: each.engine(name) for each in service.ensembles.values() for name in each.models}
-    return [name for name, engine in run_by.items() if engine in engines]
 
 
 def operations_router(service: Service) -> APIRouter:
@@ -62,14 +36,8 @@ def operations_router(service: Service) -> APIRouter:
         That is when the decoding loop has ended, or an engine inside this process is broken, hangs or fails at
         every step, and a served name cannot do without it.
         """
-        if not service.fuser.alive():
-            raise UnavailableError("The decoding loop has ended; restart the server.")
-        down, stuck = service.fuser.attendance.down, service.fuser.stuck()
-        if missed := _missed(service, _members_on(service, {n for n in down if down[n].retry_after is None})):
-            raise UnavailableError(f"Broken for good: {', '.join(missed)}; restart the server.")
-        if missed := _missed(service, _members_on(service, stuck)):
-            why = "; ".join(f"{name}: {reason}" for name, reason in stuck.items())
-            raise UnavailableError(f"Not answering: {', '.join(missed)} ({why}); restart the server.")
+        if (found := unwell(service)) is not None:
+            raise UnavailableError(f"{found.reason}; restart the server.")
         return {"status": "ok"}
 
     @router.head("/ready", include_in_schema=False)
@@ -82,7 +50,7 @@ def operations_router(service: Service) -> APIRouter:
         if service.lifecycle.draining:
             raise UnavailableError(STOPPING)
         away = [name for name, member in service.fuser.load().members.items() if not member.up]
-        if missed := _missed(service, away):
+        if missed := missed_by(service, away):
             raise UnavailableError(f"Not answering: {', '.join(missed)}.")
         return {"status": "degraded", "down": away} if away else {"status": "ready"}
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import product
 
 import numpy as np
 
 from server.http.errors import CLIENT_CLOSED_REQUEST, status_of
+from server.http.paths import GENERATING_PATHS
 from server.telemetry.metrics.catalogue import FINISH_REASONS, Catalogue
 from server.telemetry.record import Record
 
@@ -60,6 +62,8 @@ class RequestMetrics:
     def __init__(self, catalogue: Catalogue, models: Iterable[str]) -> None:
         self.series = {model: ModelSeries(catalogue, model) for model in models}
         self._http = catalogue.http_requests
+        for path, status in product(GENERATING_PATHS, ("200", "500", "503")):
+            self._http.labels(path, status)  # `rate` does not see what a series is born with
         self._broken = catalogue.broken_answers
         self._errors = {
             name: catalogue.request_errors.labels(name) for name in (*ERROR_TYPES.values(), DRAINING, OTHER)

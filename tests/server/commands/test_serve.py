@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import signal
 import socket
 import ssl
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +17,7 @@ import httpx
 import pytest
 import uvicorn
 
+from fusion.core import Trouble
 from server import __version__
 from server.commands import serve
 from server.http.middleware.drain import Lifecycle
@@ -93,7 +96,7 @@ def test_the_second_signal_ends_a_server_that_waits_for_an_engine_that_hangs(mon
     ended, codes = threading.Event(), []
     monkeypatch.setattr(serve, "FORCED_SECONDS", 0.1)
     monkeypatch.setattr(serve.os, "_exit", lambda code: (codes.append(code), ended.set()))
-    server = serve._Server(uvicorn.Config(None), Lifecycle(), 60.0, lambda: None)
+    server = serve._Server(uvicorn.Config(None, log_config=None), Lifecycle(), lambda: None, 60.0, lambda: None)
     server.handle_exit(signal.SIGTERM, None)
     assert not ended.wait(0.3)
     for _ in range(2):
@@ -101,3 +104,33 @@ def test_the_second_signal_ends_a_server_that_waits_for_an_engine_that_hangs(mon
     assert ended.wait(10)
     assert not threading.Event().wait(0.3)
     assert codes == [1]
+
+
+def test_a_server_that_only_a_restart_helps_ends_by_itself(monkeypatch, caplog):
+    ended, found = threading.Event(), [Trouble("Not answering: a", lasting=False)]
+    monkeypatch.setattr(serve, "UNWELL_SECONDS", 0.3)
+    monkeypatch.setattr(serve, "FORCED_SECONDS", 0.1)
+    monkeypatch.setattr(serve.os, "_exit", lambda code: ended.set())
+    lifecycle = Lifecycle(in_progress=1)
+    server = serve._Server(uvicorn.Config(None, log_config=None), lifecycle, lambda: found[0], 60.0, lambda: None)
+
+    def ticks():
+        for _ in range(3):
+            asyncio.run(server.on_tick(0))
+            time.sleep(0.2)
+        return server.should_exit
+
+    server.servers, server.config.loaded = [], True
+    assert not ticks(), "its engine may work again at the next step"
+    found[0] = Trouble("Not answering: a", lasting=True)
+    asyncio.run(server.on_tick(0))
+    found[0] = None
+    assert not ticks(), "it is well again"
+    found[0] = Trouble("Not answering: a", lasting=True)
+    ticks()
+    asyncio.run(server.on_tick(1))
+    assert server.should_exit
+    assert lifecycle.draining
+    assert server.unwell_since is not None
+    assert ended.wait(10)
+    assert "Not answering: a, and only a restart helps: the server ends" in caplog.text

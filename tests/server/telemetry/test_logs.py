@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -40,6 +41,7 @@ def log(monkeypatch: pytest.MonkeyPatch) -> Iterator[Log]:
     yield start
     root.handlers[:] = before
     root.setLevel(level)
+    logging.captureWarnings(False)
 
 
 def lines(text: io.StringIO) -> list[dict[str, Any]]:
@@ -108,3 +110,16 @@ def test_a_request_refused_at_the_door_is_not_said_to_have_no_path(log: Log, fus
     with TestClient(create_app({"pair": ensemble()}, fuser, ServerSettings(api_keys=(SECRET,)))) as client:
         assert client.post(CHAT_PATH, json=ASK).status_code == 401
     assert "POST (unrouted): 401" in text.getvalue()
+
+
+@pytest.mark.parametrize("library", ["transformers", "huggingface_hub"])
+def test_libraries_write_lines_of_the_same_format(
+    log: Log, library: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    text = log("json")
+    logging.getLogger(f"{library}.some_module").warning("from a library")
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.warn("of python's", stacklevel=1)
+    assert [line["logger"] for line in lines(text)] == [f"{library}.some_module", "py.warnings"]
+    assert capfd.readouterr().err == ""

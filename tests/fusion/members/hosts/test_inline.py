@@ -194,7 +194,8 @@ def test_an_engine_that_hangs_or_fails_every_step_is_in_trouble(host, inbox, cap
         assert member.trouble() is None
         member.submit([Advance(number, 0, [13])])
         inbox.wait_for(number + 1)
-    assert "failed 3 times in a row, last with ZeroDivisionError" in member.trouble()
+    assert not member.trouble().lasting
+    assert "failed 3 times in a row, last with ZeroDivisionError" in member.trouble().reason
     engine.gate.clear()
     member.submit([Advance(9, 0, [1])])
     for _ in range(inline.FAILED_STEPS_LIMIT + 1):
@@ -206,7 +207,8 @@ def test_an_engine_that_hangs_or_fails_every_step_is_in_trouble(host, inbox, cap
     member.submit([Advance(10, 0, [1])])
     assert engine.entered.acquire(timeout=LIMIT)
     assert member.trouble() is None
-    assert "hung" in member.trouble(longest_step=0.0)
+    assert member.trouble(longest_step=0.0).lasting
+    assert "hung" in member.trouble(longest_step=0.0).reason
     engine.gate.set()
 
 
@@ -327,5 +329,5 @@ def test_a_device_that_fails_for_good_is_down_for_good(host, inbox, monkeypatch)
     _, down = inbox.batches[0]
     reason = "its device is lost to this process: CUDA error: an illegal memory access was encountered"
     assert down == Down(reason, None)
-    assert member.trouble(60) == reason
+    assert member.trouble(60).reason == reason
     assert set(waited) == {"toy:0"}

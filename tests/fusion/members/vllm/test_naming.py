@@ -42,7 +42,7 @@ def test_signals_for_the_servers_group_do_not_reach_vllms_own_workers(monkeypatc
     monkeypatch.setattr(core, "wrap_scoring", lambda *args: None)
     monkeypatch.setattr(core.multiprocessing, "parent_process", lambda: child or None)
     numbers = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.getsignal(number) for number in numbers]
+    before = [signal.signal(number, signal.SIG_DFL) for number in numbers]
     try:
         worker = SessionWorker()
         worker.model_runner = None

@@ -10,6 +10,7 @@ from transformers import LlamaConfig
 from alignment.errors import ConfigError
 from fusion.members.vllm.engine import VllmEngine
 from fusion.members.vllm.hints import explained
+from fusion.members.vllm.options import ENVIRONMENT, quiet
 from tests.support.random_models import SHAPE, build
 
 
@@ -35,6 +36,21 @@ def test_without_vllm(folder, monkeypatch):
     assert (
         refusal(folder) == " is to run on vLLM, which is not installed; in Tutti's folder: pip install '.[vllm]'."
     )
+
+
+def test_nobody_is_told_and_nothing_is_compiled_by_nvcc_unless_the_environment_says_so(monkeypatch):
+    envs = pytest.importorskip("vllm.envs")
+    for name in ENVIRONMENT:
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    with quiet():
+        pass
+    assert envs.VLLM_NO_USAGE_STATS is True
+    assert envs.VLLM_USE_FLASHINFER_SAMPLER is False
+    monkeypatch.setenv("VLLM_NO_USAGE_STATS", "0")
+    with quiet():
+        pass
+    assert envs.VLLM_NO_USAGE_STATS is False
 
 
 def test_with_another_vllm(folder, monkeypatch):

@@ -8,7 +8,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from fusion.assembly.ensembles import build_ensemble
-from fusion.core import Down
+from fusion.core import Down, Trouble
 from fusion.ensemble import View
 from fusion.views import ModelView
 from server import __version__
@@ -71,7 +71,7 @@ def test_an_engine_that_is_broken_for_good_fails_health_where_it_is_needed(
         assert client.get("/health").status_code == client.get("/ready").status_code == health
         if health == 503:
             message = client.get("/health").json()["error"]["message"]
-            assert message == "Broken for good: a; restart the server."
+            assert message == "Not answering: a; restart the server."
 
 
 @pytest.mark.parametrize(("names", "health"), [("a", 503), ("b", 200)], ids=["served", "not served"])
@@ -79,7 +79,7 @@ def test_an_engine_that_answers_nothing_fails_health_where_it_is_needed(
     fuser: ScriptedFuser, names: str, health: int
 ) -> None:
     """Requests reach it all the same: a step that works again is how it is known to be well."""
-    fuser.stuck_members = dict.fromkeys(names, "its engine failed 3 times in a row")
+    fuser.trouble = dict.fromkeys(names, Trouble("its engine failed 3 times in a row", lasting=False))
     pair = ensemble()
     alone = replace(pair, name="a", models={"a": pair.models["a"]}, views={"a": View(pair.models, "a", {})})
     with TestClient(create_app({"a": alone}, fuser, ServerSettings())) as client:
@@ -87,7 +87,7 @@ def test_an_engine_that_answers_nothing_fails_health_where_it_is_needed(
         assert answer.status_code == health
         if health == 503:
             message = answer.json()["error"]["message"]
-            assert message == ("Not answering: a (a: its engine failed 3 times in a row); restart the server.")
+            assert message == "Not answering: a; restart the server."
         assert client.get("/ready").status_code == 200
 
 
