@@ -147,6 +147,15 @@ class View:
             masked=tokenizer.special_ids - kept - self.ends if self.masked else None,
         )
 
+    def apart(self, ids: Sequence[int]) -> NDArray[np.bool_]:
+        """Return which of the pivot's ids its own map hides or takes for the end, [n]: rightly in decoding only.
+
+        Where such a token stands in a text, nobody but members with the pivot's tokenizer has a word for it.
+        """
+        own = self.maps[self.pivot].rest
+        tokens = np.array(ids, dtype=np.int64)
+        return np.zeros(len(tokens), np.bool_) if own is None else own.target_ids[tokens, 0] != tokens
+
     def mapped(self, voters: Sequence[str]) -> NDArray[np.bool_]:
         """Return whose distributions a map brings into the pivot's vocabulary, [M]; nobody's without the pivot."""
         return np.array([self.pivot in voters and not self.follows_ids(name) for name in voters], np.bool_)

@@ -2,7 +2,8 @@
 
 Each token of the pivot is predicted by the pivot and by the members that have a boundary before it as well.
 Members that are inside a token of their own there, or had a boundary before a character that the pivot is inside
-of, say what their distribution from before it makes of the text since (see `fusion.inside`). The others abstain.
+of, say what their distribution from before it makes of the text since (see `fusion.inside`). The others abstain,
+as all with other vocabularies do before a special token: in their own templates another one stands there, or none.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from alignment.text.boundaries import Indices
 from alignment.text.characters import beginning_at_the_end
+from alignment.vocab_map import VocabMap
 from fusion.core import Floats, Ids, LogProbs, Prompt, Token, TokenLogProb
 from fusion.ensemble import View
 from fusion.inside import (
@@ -55,6 +57,7 @@ class Echo:
 
     Attributes:
         own: by member, the position in its prompt for each of the pivot's, -1 where it has none.
+        apart: at each position of the pivot [P], whether the token after it is one of `View.apart`.
         positions: by member, those [P] that it has.
     """
 
@@ -62,10 +65,18 @@ class Echo:
         self._view = view
         self._ids = prompt.ids[view.pivot]
         self._follow = [name for name in members if view.follows_ids(name) and prompt.ids[name] == self._ids]
+        self.apart = view.apart(self._ids[1:])
         self.own = {name: self._counterparts(prompt, name) for name in members}
+        for name, own in self.own.items():
+            if not view.follows_ids(name):
+                own[self.apart] = -1
         # By member and position of the pivot's, where those of the pivot end inside a character or a token.
         self._inside = {
-            name: {**dict(self._within_tokens(prompt, name)), **dict(self._beginnings(prompt, name))}
+            name: {
+                at: beginning
+                for at, beginning in [*self._within_tokens(prompt, name), *self._beginnings(prompt, name)]
+                if not self.apart[at]
+            }
             for name in members
         }
         self.positions = {
@@ -157,20 +168,28 @@ class Echo:
         force = np.tile([weights[name] for name in prompts], (len(votes), 1))  # [P, M]
         if fusion.combine == "mixture":
             self._weigh(force, prompts, spoken, begun, weights, fusion)
-        for pattern in np.unique(votes, axis=0) if len(votes) else ():
-            voters = {name: vote for name, vote in zip(prompts, pattern.tolist(), strict=True) if vote != ABSENT}
-            at = np.flatnonzero((votes == pattern).all(axis=1))
+        alike = np.column_stack([self.apart, votes])
+        for pattern in np.unique(alike, axis=0) if len(votes) else ():
+            is_apart, *own = pattern.tolist()
+            voters = {name: vote for name, vote in zip(prompts, own, strict=True) if vote != ABSENT}
+            at = np.flatnonzero((alike == pattern).all(axis=1))
             for block in np.array_split(at, -(-len(at) // BLOCK)):
                 answers = [
                     prompts[name].best(self.own[name][block]) if vote == PLAIN else _stacked(spoken[name], block)
                     for name, vote in voters.items()
                 ]
-                given = force[block][:, pattern != ABSENT]
-                for index, token in zip(
-                    block, self._fused(block, voters, answers, given, fusion, wanted), strict=True
-                ):
+                given = force[block][:, pattern[1:] != ABSENT]
+                maps = [
+                    self.map_of(name, bool(is_apart)) if vote == PLAIN else None for name, vote in voters.items()
+                ]
+                tokens = self._fused(block, list(voters), answers, maps, given, fusion, wanted)
+                for index, token in zip(block, tokens, strict=True):
                     found[index + 1] = token
         return tuple(token for token in found if token is not None)
+
+    def map_of(self, name: str, is_apart: bool) -> VocabMap | None:
+        """The map of a member that votes on a token that is one of `View.apart`, or on any other."""
+        return None if is_apart else self._view.maps[name].rest
 
     def described(
         self, distributions: Sequence[tuple[NDArray[np.int64], NDArray[np.float64]]], wanted: int
@@ -236,17 +255,16 @@ class Echo:
     def _fused(
         self,
         at: Indices,
-        voters: Mapping[str, int],
+        names: list[str],
         answers: Sequence[tuple[Ids, LogProbs]],
+        maps: Sequence[VocabMap | None],
         given: Floats,
         fusion: FusionParams,
         wanted: int,
     ) -> list[Token]:
         """The tokens after these positions of the pivot, on which the same members vote in the same way."""
         view = self._view
-        maps = [view.maps[name].rest if vote == PLAIN else None for name, vote in voters.items()]
         candidates = project(answers, maps, view.vocabulary_size)
-        names = list(voters)
         mapped = view.mapped(names)
         fused = fuse(candidates.probabilities, given, names.index(view.pivot), mapped, fusion).distribution
         return [

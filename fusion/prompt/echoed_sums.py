@@ -30,9 +30,9 @@ class EchoedSums:
         P are that member's scored positions. Rows that name less repeat an id.
         """
         view, mask = self._view, self._terms.mask
-        vocab_map = view.maps[view.pivot].rest
         ids, logprobs = pivot.best(self._echo.own[view.pivot])
-        for row in range(len(ids)):
+        for row, is_apart in enumerate(self._echo.apart.tolist()):
+            vocab_map = self._echo.map_of(view.pivot, is_apart)
             tokens, logs = in_pivot(ids[row], logprobs[row], vocab_map, view.vocabulary_size)
             if vocab_map is not None:
                 logs = logs - np.log(np.exp(logs).sum())
@@ -45,8 +45,12 @@ class EchoedSums:
         named: dict[str, NDArray[np.int32]] = {}
         for name, own in self._echo.own.items():
             if name != view.pivot:
-                other, size = view.maps[name].rest, view.models[name].member.vocabulary_size
-                rows = [one.tokens if other is None else other.sources_of(one.tokens) for one in self._sums]
+                size = view.models[name].member.vocabulary_size
+                maps = [self._echo.map_of(name, is_apart) for is_apart in self._echo.apart.tolist()]
+                rows = [
+                    one.tokens if other is None else other.sources_of(one.tokens)
+                    for one, other in zip(self._sums, maps, strict=True)
+                ]
                 asked = [row[row < size] for row, at in zip(rows, own, strict=True) if at >= 0]
                 self._asked[name] = asked
                 width = max((len(row) for row in asked), default=0)
@@ -71,7 +75,8 @@ class EchoedSums:
                 one = self._sums[index]
                 listed = best[0][row : row + 1], best[1][row : row + 1]
                 logprobs = each[places[row], : len(ids)]
-                one.logs[name] = named_logs(one.tokens, ids, logprobs, view.maps[name].rest, listed)
+                other = self._echo.map_of(name, bool(self._echo.apart[index]))
+                one.logs[name] = named_logs(one.tokens, ids, logprobs, other, listed)
         complete = [
             one if all(name in one.logs for name in one.weights) else replace(one, weights={view.pivot: 1.0})
             for one in self._sums

@@ -11,7 +11,7 @@ import pytest
 from fusion.assembly.ensembles import build_ensemble
 from fusion.options import FusionParams
 from tests.support.toy_fuser import toy_ensemble, toy_model
-from tests.support.weighted_prompts import QUESTION, completed, dense, weighted
+from tests.support.weighted_prompts import QUESTION, TALK, completed, dense, weighted
 
 TEXT = QUESTION + " Caféterias, 你好 🎉 and 12345 words."
 
@@ -264,3 +264,35 @@ def test_a_member_with_the_pivots_tokens_and_another_prompt_speaks_from_its_own_
         ):
             # Of tokens as unlikely as one in a million float32 leaves three digits.
             assert np.exp(token.chosen.logprob) == pytest.approx(fused[prompt.ids["a"][at + 1]], rel=2e-3)
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_a_special_token_of_the_prompt_has_the_probability_that_members_with_its_tokenizer_give_it(
+    tokenizers, run, alone
+):
+    """As text it must not come, and every end is one: but here it stands where its members have seen it."""
+    kinds = {"a": "lingvo", "twin": "lingvo"} | ({} if alone else {"b": "abacus"})
+    models = {
+        name: replace(toy_model(tokenizers[kind], name, seed=seed), stop_ids=(0, 1) if kind == "lingvo" else (2,))
+        for seed, (name, kind) in enumerate(kinds.items())
+    }
+    ensemble = everything(build_ensemble("pair", models, "a"))
+    talk = ensemble.encode_chat(TALK, locate=True)
+    before = tokenizers["lingvo"].encode("Hello there", add_special_tokens=False)
+    ended = ensemble.encode_ids([*before, 1, *before, 2, *before], locate=True)
+    weights = {"a": 0.5, "twin": 0.3} | ({} if alone else {"b": 0.2})
+    for prompt in (talk, ended):
+        listener = run(ensemble).submit(
+            prompt, FusionParams(weights=weights, unmapped="pivot"), max_tokens=1, prompt_logprobs=3
+        )
+        ids, echoed = prompt.ids["a"], listener.wait().updates[0].prompt
+        special = [at for at in range(1, len(ids)) if ids[at] in (1, 2)]
+        assert special
+        for at in special:
+            rows = [
+                np.exp(models[name].member.distribution(ids[:at]).astype(np.float64)) for name in ("a", "twin")
+            ]
+            fused = np.average(rows, axis=0, weights=[0.5, 0.3])
+            assert echoed[at].chosen.logprob == pytest.approx(np.log(fused[ids[at]]), abs=1e-4)
+            assert [one.id for one in echoed[at].top] == np.argsort(-fused, kind="stable")[:3].tolist()
+        assert np.isfinite([token.chosen.logprob for token in echoed[1:]]).all()

@@ -9,7 +9,7 @@ from fusion.arithmetic import combine
 from fusion.assembly.ensembles import build_ensemble
 from fusion.options import Contrast, FusionParams, Mask
 from tests.support.toy_fuser import toy_model
-from tests.support.weighted_prompts import QUESTION
+from tests.support.weighted_prompts import QUESTION, TALK
 
 
 @pytest.mark.parametrize("k", [60, 10_000])
@@ -43,3 +43,27 @@ def test_every_token_of_the_prompt_has_the_sums_own_probability(tokenizers, run,
         else:
             assert token.chosen.logprob == -np.inf
         assert token.top[0].id == expected.argmax()
+
+
+def test_a_special_token_has_the_sum_of_members_with_its_tokenizer(tokenizers, run):
+    kinds = {"expert": "almanac", "amateur": "almanac", "other": "lingvo"}
+    models = {
+        name: toy_model(tokenizers[kind], name, seed=seed) for seed, (name, kind) in enumerate(kinds.items())
+    }
+    for model in models.values():
+        model.member.k = model.tokenizer.vocabulary_size
+    ensemble = build_ensemble("trio", models, "expert")
+    prompt = ensemble.encode_chat(TALK, locate=True)
+    contrast = FusionParams(
+        contrast=Contrast("amateur", beta=0.5), mask=Mask(off=True), members=("expert", "amateur")
+    )
+    summed = FusionParams(combine="arithmetic", mask=Mask(off=True), weights={"expert": 1.5, "other": -0.5})
+    for fusion, weights in ((contrast, [1.5, -0.5]), (summed, [1.0, 0.0])):
+        echoed = run(ensemble).submit(prompt, fusion, max_tokens=1, prompt_logprobs=1).wait().updates[0].prompt
+        ids = prompt.ids["expert"]
+        for at in range(1, len(ids)):
+            if ids[at] in (3, 4):
+                rows = np.stack([models[name].member.distribution(ids[:at]) for name in ("expert", "amateur")])
+                expected = combine(rows[None], weights)[0]
+                assert echoed[at].chosen.logprob == pytest.approx(np.log(expected[ids[at]]), abs=1e-4)
+        assert np.isfinite([token.chosen.logprob for token in echoed[1:]]).all()
