@@ -6,12 +6,15 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from alignment.errors import UnsupportedError
+from alignment.text.characters import beginning_at_the_end
 from fusion.sequence.grammar_table import GrammarTable
+
+_LONGEST_REST = 3  # of a character that has begun, in bytes and so in tokens at most
 
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """A limit on the tokens that an answer may think.
+    """A limit on the tokens that an answer may think, but for those that complete a character.
 
     Attributes:
         tags: the texts that thoughts stand between, at the beginning of an answer.
@@ -53,7 +56,7 @@ class Thoughts:
         opening, closing: the tags.
         spelled: the closing one in tokens.
         marks: those of the tags that are special tokens, by id.
-        left: tokens of the budget that are left.
+        left: tokens of the budget that are left; below 0 those that came after it.
         state: where the answer is.
         held: the end of the text, which may be the beginning of a tag.
     """
@@ -81,23 +84,28 @@ class Thoughts:
                     return self._inside(text[len(self.opening) :], self.left)
                 return replace(self, held=text, state="before" if self.opening.startswith(text) else "after")
             case "inside":
-                return self._inside(text, max(self.left - 1, 0))
+                return self._inside(text, max(self.left - 1, -_LONGEST_REST))
             case "after":
                 return self
 
     def _inside(self, text: bytes, left: int) -> Thoughts:
         if self.closing in text:
             return replace(self, state="after", held=b"")
-        return replace(self, state="inside", held=text[-len(self.closing) :], left=left)
+        return replace(self, state="inside", held=text[-max(len(self.closing), _LONGEST_REST) :], left=left)
 
     def due(self) -> list[int]:
-        """The tokens of the closing tag, or of what is missing of it, once the budget is spent; else none."""
-        if self.state != "inside" or self.left:
+        """The tokens of the closing tag, or of what is missing of it, once the budget is spent; else none.
+
+        A character that has begun is waited for, unless its bytes do not come.
+        """
+        if self.state != "inside" or self.left > 0:
             return []
-        if len(self.spelled) == 1:
-            return list(self.spelled)
         surfaces = [self.table.surfaces[token] for token in self.spelled]
         ends = [n for n in range(len(surfaces)) if self.held.endswith(b"".join(surfaces[:n]))]
+        if self.left > -_LONGEST_REST and not ends[-1] and beginning_at_the_end(self.held):
+            return []  # the tag would cut a character in two
+        if len(self.spelled) == 1:
+            return list(self.spelled)
         tag = self.closing.decode()
         there = max(n for n in range(len(tag)) if self.held.endswith(tag[:n].encode()))
         if len(tag[:there].encode()) > len(b"".join(surfaces[: ends[-1]])):  # it is begun in other tokens

@@ -92,8 +92,9 @@ def test_thoughts_take_no_more_tokens_than_they_may(kind, jump, budget, opened, 
     text = b"".join(map(thoughts.surface, ids))
     tag = constraint._table.tokens_of(thoughts.closing.decode())
     assert count is not None
-    # At the most as many as it may, and the tokens of the tag but the last, which completes it.
-    assert count <= budget + len(tag) - 1
+    # At the most as many as it may, the rest of a character, and the tokens of the tag but the last, which
+    # completes it.
+    assert count <= budget + 3 + len(tag) - 1
     assert text.index(thoughts.closing) >= 0
     free = constraint.mask()
     assert free.sum() > 100, "after the tag everything may come"
@@ -122,6 +123,26 @@ def test_the_tag_comes_once_the_budget_is_spent(kind):
     assert constraint.forced() == []
     assert constraint.admits(word[0])
     assert constraint.accepting
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_character_is_not_cut_in_two(kind):
+    """Its bytes are waited for, but not for ever where others come."""
+    table = table_of(KINDS[kind][0])
+    tag = table.tokens_of(KINDS[kind][1][1])
+    character = table.tokens_of("🎉")[-4:]
+    assert b"".join(table.surfaces[token] for token in character) == "🎉".encode(), "in one token a byte"
+    for budget in range(1, 4):
+        constraint, _ = constraint_of(kind, budget, begun="")
+        for token in character:
+            assert constraint.forced() == []
+            constraint.take(token)
+        assert constraint.forced() == tag
+    constraint, _ = constraint_of(kind, 1, begun="")
+    for _ in range(4):
+        assert constraint.forced() == []
+        constraint.take(character[0])
+    assert constraint.forced() == tag
 
 
 def test_a_tag_that_is_begun_when_the_budget_ends_is_completed():
