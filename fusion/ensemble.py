@@ -365,10 +365,7 @@ class Ensemble:
         places = {name: kept(name) for name in cut if len(prompt.ids[name]) > room}
         ids = {name: [own[i] for i in places[name]] if name in places else own for name, own in prompt.ids.items()}
         located = prompt.located and {
-            name: replace(own, starts=own.starts[places[name]], ends=own.ends[places[name]])
-            if name in places
-            else own
-            for name, own in prompt.located.items()
+            name: _kept_of(own, places[name]) if name in places else own for name, own in prompt.located.items()
         }
         return replace(prompt, ids=ids, located=located)
 
@@ -439,3 +436,14 @@ class Ensemble:
                     code=CONTEXT_LENGTH_EXCEEDED,
                 )
             room.update({name: min(room[name], each) for name in names})
+
+
+def _kept_of(located: Located, kept: Indices) -> Located:
+    """The places of the tokens that are kept. A first one stands where what is left after it begins.
+
+    Where it stood it would be a boundary that all members share, with another text after it for each.
+    """
+    starts, ends = located.starts[kept], located.ends[kept]
+    if len(kept) > 1 and kept[1] > kept[0] + 1:
+        starts[0] = ends[0] = max(starts[1], located.ends[kept[1] - 1])
+    return replace(located, starts=starts, ends=ends)
