@@ -43,7 +43,12 @@ class Confident(Policy):
         if seat.inside is not None:  # of the character that has begun, in ids of the pivot
             newest, map = seat.inside, None
         candidates = project([newest], [map], sequence.view.vocabulary_size)
-        second, best = np.sort(np.append(candidates.probabilities[0, 0], 0.0))[-2:]
+        probabilities = candidates.probabilities[0, 0]
+        if forbidden := sequence.ends.forbidden(sequence.length):  # so it is not sure of them either
+            barred = np.isin(candidates.tokens[0], list(forbidden))
+            rest = max(1 - probabilities[barred].sum(), probabilities[~barred].sum(), _LEAST)
+            probabilities = probabilities[~barred] / rest
+        second, best = np.sort(np.append(probabilities, [0.0, 0.0]))[-2:]
         return None if best >= max(self._threshold, _LEAST) and best - second >= self._margin else ALL
 
 

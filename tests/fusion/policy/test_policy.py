@@ -73,8 +73,27 @@ def test_inside_a_character_the_leader_is_sure_of_what_comes_next_of_it():
     after = np.array([[1, 2]]), np.log(np.array([[0.6, 0.4]], np.float32))
     seat = SimpleNamespace(latest=SimpleNamespace(ids=row[0], logprobs=row[1]), inside=None)
     view = SimpleNamespace(vocabulary_size=9)
-    sequence = SimpleNamespace(asked=Ask(("m",)), seats={"m": seat}, view=view, map_of=lambda name: None)
+    sequence = led_by(seat, view)
     assert Confident(0.9).answered(sequence) is None
     seat.inside = after
     assert Confident(0.9).answered(sequence) == ALL
     assert Confident(0.5).answered(sequence) is None
+
+
+@pytest.mark.parametrize(
+    ("rest", "sure"), [([0.06, 0.03], False), ([0.095, 0.004], True), ([], False), ([0.1], True)]
+)
+def test_the_leader_is_not_sure_of_an_end_that_must_not_come(rest, sure):
+    """As before `min_tokens`: of the rest it may think anything."""
+    probabilities = np.array([[0.9, *rest]], np.float32)
+    latest = SimpleNamespace(ids=np.arange(probabilities.size)[None], logprobs=np.log(probabilities))
+    seat, view = SimpleNamespace(latest=latest, inside=None), SimpleNamespace(vocabulary_size=9)
+    assert Confident(0.8, 0.2).answered(led_by(seat, view)) is None
+    assert Confident(0.8, 0.2).answered(led_by(seat, view, forbidden={0})) == (None if sure else ALL)
+
+
+def led_by(seat, view, forbidden=frozenset()):
+    ends = SimpleNamespace(forbidden=lambda length: forbidden)
+    return SimpleNamespace(
+        asked=Ask(("m",)), seats={"m": seat}, view=view, map_of=lambda name: None, ends=ends, length=3
+    )
