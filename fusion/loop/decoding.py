@@ -31,6 +31,7 @@ from fusion.sequence.constraint import fill
 from fusion.sequence.drafting import accepts, pursue
 from fusion.sequence.looks import begin_sum, take_look
 from fusion.sequence.opening import (
+    asked_again,
     begin_reading,
     end_reading,
     first_tasks,
@@ -283,21 +284,27 @@ class Decoding:
             self.settle(sequence)
 
     def _take_reading(self, sequence: Sequence, read: Read) -> bool:
-        """Take what a prompt was scored for, and go on without some members; False where it cannot go on."""
+        """Take what a prompt was scored for, and go on without some members; False where it does not go on yet."""
+        before = sequence.view
         try:
             closed = end_reading(sequence, read)
+            if read.measured is not None and sequence.weighting is not None and not sequence.account.rounds:
+                self._outbox.news(self._outbox.observer.weighed, sequence.ensemble.name, sequence.weighting)
+            for name in closed:
+                self._places.leave(sequence, name)
+                del sequence.seats[name]
+            again = asked_again(sequence, before)
         except UnavailableError as error:
             self.recovery.fail(sequence, error)
             return False
         except Exception:
             self._failed_inside(sequence)
             return False
-        if read.measured is not None and sequence.weighting is not None and not sequence.account.rounds:
-            self._outbox.news(self._outbox.observer.weighed, sequence.ensemble.name, sequence.weighting)
-        for name in closed:
-            self._places.leave(sequence, name)
-            del sequence.seats[name]
-        return True
+        if again:
+            sequence.sent = perf_counter()
+        for name, advance in again.items():
+            self._places.hand(sequence, name, advance)
+        return not again
 
     def stop(self) -> None:
         """Evaluate no more prompts."""

@@ -155,3 +155,21 @@ def turn_to(sequence: Sequence, view: View) -> None:
         seat.latest = seat.latest and replace(seat.latest, named=None)
         tokenizer = view.models[name].tokenizer
         seat.spelling = None if view.follows_ids(name) else Spelling(tokenizer, sequence.prompt.leads[name])
+
+
+def asked_again(sequence: Sequence, before: View) -> dict[str, Advance]:
+    """The end of the prompt once more, for members that picked their list under a constraint of `before`, or none.
+
+    A prompt that decides on the pivot is read before it does. Under a constraint the members with the pivot's list
+    say only what may come, and what may come first may be beyond their best tokens; the others say anything.
+    """
+    constraint, view = sequence.constraint, sequence.view
+    if view is before or constraint is None or constraint.is_open:
+        return {}
+    advances = {}
+    for name, seat in sequence.seats.items():
+        if seat.latest is not None and before.follows_ids(name) != view.follows_ids(name):
+            ids = sequence.prompt.ids[name]
+            advances[name] = sequence.addressed(name, Advance(sequence.number, len(ids) - 1, ids[-1:]))
+            seat.latest = None
+    return advances

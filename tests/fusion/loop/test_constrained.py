@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 from dataclasses import replace
 
 import jsonschema
@@ -10,8 +12,8 @@ import numpy as np
 import pytest
 
 from alignment.errors import InvalidRequestError
-from fusion.assembly.ensembles import build_for_any_pivot
-from fusion.options import FusionParams
+from fusion.assembly.ensembles import build_ensemble, build_for_any_pivot
+from fusion.options import FusionParams, Weighting
 from fusion.sequence.constraint import Constraint
 from fusion.sequence.grammar import choice, json_schema, regex
 from fusion.sequence.structural import Tag, after_thoughts, structural
@@ -164,6 +166,66 @@ def test_each_prompt_may_choose_the_pivot_whose_tokens_are_masked(tokenizers, ru
     for listener in listeners:
         jsonschema.validate(json.loads(listener.wait().text), SCHEMA)
     assert [listener.last.pivot for listener in listeners] == [*models]
+
+
+@pytest.mark.parametrize("method", ["given", "packllm-opt"])
+@pytest.mark.parametrize("expert", ["almanac", "abacus", "lingvo", "twin"])
+def test_the_first_token_is_what_it_is_where_the_pivot_was_known(tokenizers, run, expert, method):
+    """Members are asked for so few tokens that without the mask none of them would be a digit."""
+    kinds = {**tokenizers, "twin": tokenizers["almanac"]}
+    models = {name: toy_model(tokenizer, name, seed=i) for i, (name, tokenizer) in enumerate(kinds.items())}
+    for model in models.values():
+        model.member.k = 4
+    fusion = FusionParams(weighting=Weighting(method), report=True)
+    free, text = run(build_for_any_pivot("toys", models)), "One two three four five."
+    prompt = constrained(free, regex("[0-9]{4}"), text=text)
+    teach(models[expert], prompt.ids[expert])
+    listener = free.submit(prompt, fusion, logprobs=3).wait()
+    fixed = run(build_ensemble("fixed", models, expert, defaults=fusion))
+    same = fixed.submit(constrained(fixed, regex("[0-9]{4}"), text=text), logprobs=3).wait()
+    assert (listener.last.pivot, listener.last.error) == (expert, None)
+    assert listener.ids == same.ids
+    first, known = listener.last.rounds[0], same.last.rounds[0]
+    assert first.mass == pytest.approx(known.mass)
+    assert first.contribution == pytest.approx(known.contribution)
+
+
+@pytest.mark.parametrize("lost", ["almanac", "abacus", "lingvo", None])
+def test_members_may_leave_while_the_pivot_is_asked_again(tokenizers, run, lost):
+    models = {name: toy_model(tokenizer, name, seed=i) for i, (name, tokenizer) in enumerate(tokenizers.items())}
+    running = run(build_for_any_pivot("toys", models, on_member_failure="degrade"))
+    prompt = constrained(running, regex("[0-9]{4}"), text="One two three four five.")
+    teach(models["lingvo"], prompt.ids["lingvo"])
+    pivot = running.fuser.members["lingvo"]
+    submit, asked = pivot.submit, threading.Event()
+
+    def held(advances):
+        pivot.hold = any(advance.keep for advance in advances)
+        submit(advances)
+        if pivot.hold:
+            asked.set()
+
+    pivot.submit = held
+    listener = running.submit(prompt)
+    assert asked.wait(30)
+    if lost is None:
+        running.fuser.cancel(listener.number)
+    else:
+        running.fuser.members[lost].fail()
+    pivot.submit = submit
+    pivot.hold = False
+    pivot.release()
+    if lost is None:
+        while running.fuser.open_sequences():
+            time.sleep(0.001)
+        assert not listener.updates
+        assert not any(member.cached for member in running.members())
+    elif lost == "lingvo":
+        assert "'lingvo' is down" in str(listener.wait().last.error)
+    else:
+        assert listener.wait().last.error is None
+        assert listener.text.isdigit()
+        assert set(listener.last.departed) == {lost}
 
 
 def test_a_special_token_comes_where_the_grammar_names_it_and_nowhere_else(tokenizers, run):
