@@ -189,14 +189,19 @@ def _answers(
 def _cases(
     questions: Sequence[Asked], answered: Sequence[dict[str, Reply]], settings: Bohdi
 ) -> tuple[list[tuple[Asked, Case, dict[str, str]]], list[tuple[Asked, str]]]:
-    """What is judged, with the answers that are not used and why; and questions without a usable answer."""
+    """What is judged, with the answers that are not used and why; and questions without a usable answer.
+
+    A failure says nothing about who answers better, unlike an answer that is no good: it completes no case.
+    """
     cases, unanswered = [], []
     for question, replies in zip(questions, answered, strict=True):
         faults = {name: why for name, reply in replies.items() if (why := _answer_fault(reply, settings))}
         answers = {name: reply.text for name, reply in replies.items() if name not in faults}
-        if answers:
+        failed = {name for name, reply in replies.items() if reply.error is not None}
+        complete = TARGET not in failed and not failed >= settings.sources.keys()
+        if answers or not complete:
             judge = JUDGES if settings.judge.by == "ensemble" else settings.judge.source or question.leader
-            cases.append((question, Case(question.text, answers, judge), faults))
+            cases.append((question, Case(question.text, answers, judge, complete), faults))
         else:
             unanswered.append((question, f"no usable answer: {next(iter(faults.values()))}"))
     return cases, unanswered

@@ -27,13 +27,15 @@ class Case:
 
     Attributes:
         question: as it was asked.
-        answers: texts by the names of who gave them; at least one.
+        answers: texts by the names of who gave them; at least one where the case is complete.
         judge: the name of the model that decides; ignored for fused log-probabilities.
+        complete: False where the target or all sources could not answer, so that nothing is to be decided.
     """
 
     question: str
     answers: Mapping[str, str]
     judge: str
+    complete: bool = True
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Verdict:
     """A decision.
 
     Attributes:
-        answer: the best one; None where the judge did not decide.
+        answer: the best one; None where nothing was decided.
         winners: the names of those who gave it.
         shown: the different answers in the order in which they were judged.
         scores: of these, log-probabilities in nats where there are any.
@@ -65,8 +67,8 @@ def judge(
     voices: Voices,
     rng: np.random.Generator,
 ) -> list[Verdict]:
-    """Decide all cases, those together that have more than one answer."""
-    shown = [_shuffled(case, rng) for case in cases]
+    """Decide all complete cases, those together that have more than one answer."""
+    shown = [_shuffled(case, rng) if case.complete else () for case in cases]
     open_ones = [number for number, answers in enumerate(shown) if len(answers) > 1]
     choices: dict[int, int | None] = {}
     scores: dict[int, tuple[float | None, ...]] = {}
@@ -82,7 +84,7 @@ def judge(
             best: Any = wording.field_of(reply.text, "best") if reply.error is None else None
             choices[number] = best - 1 if type(best) is int and 1 <= best <= len(shown[number]) else None
     return [
-        _verdict(case, shown[number], choices.get(number, 0), scores.get(number, ()))
+        _verdict(case, shown[number], choices.get(number, 0 if case.complete else None), scores.get(number, ()))
         for number, case in enumerate(cases)
     ]
 

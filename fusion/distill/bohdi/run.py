@@ -122,12 +122,9 @@ class Run:
             return f"Exploration of round {round} ended early, as models do not answer any more ({gone})."
         if state.barren < settings.explore.barren:
             return None
-        reason, number = state.dropped.most_common(1)[0] if state.dropped else ("no verdict", 0)
-        if state.undecided > number:
-            reason = "the judge decided nothing"
         return (
             f"Exploration of round {round} ended early: no usable question in {state.barren} batches in a row, "
-            f"mostly because: {reason}."
+            f"mostly because: {self._most_frequent_reason()}."
         )
 
     def _learn(self, round: int, student: Source) -> None:
@@ -151,14 +148,17 @@ class Run:
             )
 
     def _nothing_gathered(self, round: int) -> str:
-        state = self.state
-        reasons = state.dropped + Counter({"the judge decided nothing": state.undecided})
-        most = max(reasons, key=lambda reason: reasons[reason]) if reasons else "nothing was asked"
         return (
-            f"Round {round} has nothing to learn from: of {state.questions(round)} questions none had a usable "
-            f"answer and a verdict, mostly because: {most}. {self.settings.work / NAME} has all of it; change "
-            "leaders, judge or prompts, and name another folder as work."
+            f"Round {round} has nothing to learn from: of {self.state.questions(round)} questions none had a "
+            f"usable answer and a verdict, mostly because: {self._most_frequent_reason()}. "
+            f"{self.settings.work / NAME} has all of it; change leaders, judge or prompts, and name another "
+            "folder as work."
         )
+
+    def _most_frequent_reason(self) -> str:
+        """Why most questions came to nothing."""
+        reasons = self.state.dropped + Counter({"no verdict": self.state.undecided})
+        return reasons.most_common(1)[0][0] if reasons else "nothing was asked"
 
     def _publish(self) -> File:
         settings = self.settings

@@ -45,7 +45,7 @@ class State:
         lessons: by round, the ids of the samples that are learned from.
         trained: by round, the samples and the steps of the training that is over.
         dropped: reasons, and how many questions each took.
-        undecided: how many questions no judge decided.
+        undecided: how many questions had no verdict: the judge gave none, or models that should answer failed.
         rewards: the questions by reward: 1 where a source won, 0 where the target did.
     """
 

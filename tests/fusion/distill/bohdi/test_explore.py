@@ -101,15 +101,33 @@ def test_a_leader_that_writes_nothing_usable_turns_the_bandit_away(settings, rep
     assert all(node.unusable and (node.alpha, node.beta, node.questions) == (1, 1, 0) for node in nodes)
 
 
+def answering(**replies):
+    """Voices that answer as they do, but for the models of these replies."""
+    return ScriptedVoices(reply=lambda request: None if request.schema else replies.get(request.model))
+
+
 def test_a_source_that_dies_leaves_the_others(settings):
-    dead = ScriptedVoices(
-        reply=lambda request: (
-            Reply(error="ben is gone.") if request.model == "ben" and not request.schema else None
-        )
-    )
-    events, state = batch(settings, dead)
+    two = replace(settings, sources=settings.sources | {"eve": settings.sources["ben"]})
+    events, state = batch(two, answering(ben=Reply(error="ben is gone.")))
     assert state.samples
     assert all(event["unusable"] == {"ben": "ben is gone."} for event in events if event["event"] == "sample")
+    assert set(state.rewards[1]) == {1}
+
+
+@pytest.mark.parametrize("lost", [[TARGET], ["ben"], [TARGET, "ben"]])
+def test_nothing_is_decided_where_the_target_or_all_sources_are_lost(settings, lost):
+    events, state = batch(settings, answering(**dict.fromkeys(lost, Reply(error="it is gone."))))
+    samples = [event for event in events if event["event"] == "sample"]
+    assert state.undecided == len(samples) > 0
+    assert all(event["unusable"] == dict.fromkeys(lost, "it is gone.") for event in samples)
+    assert not state.samples
+    assert all((node.alpha, node.beta) == (1, 1) for node in state.tree.nodes.values())
+
+
+def test_an_answer_that_is_cut_off_loses(settings):
+    _, state = batch(settings, answering(**{TARGET: Reply("it", finished=False)}))
+    assert set(state.rewards[1]) == {1}
+    _, state = batch(settings, answering(ben=Reply("it", finished=False)))
     assert set(state.rewards[1]) == {0}
 
 
