@@ -36,7 +36,8 @@ def choose_lesson(round: int, state: State, settings: Bohdi) -> list[str]:
     if not gathered:
         return []
     rng = np.random.default_rng([settings.explore.seed, round, LESSON_STREAM])
-    count = settings.learn.samples or sum(sample.round == round for sample in state.samples.values())
+    own = sum(sample.round == round for sample in state.samples.values())
+    count = settings.learn.samples or own or len(state.samples)
     even = 1.0 if settings.explore.draws == "fixed" else settings.learn.even
     tree = _with_samples(state.tree, gathered)
     left: dict[Path, list[str]] = {}

@@ -119,7 +119,7 @@ class Learn:
     """What a round's training takes of all that was gathered so far.
 
     Attributes:
-        samples: how many; None for as many as the round gathered.
+        samples: how many; None for as many as the round gathered, or as all have where it gathered none.
         even: share of them for which all domains are as likely, level by level. The bandit draws the others; it
             leaves what the target can do, which may then be forgotten.
     """

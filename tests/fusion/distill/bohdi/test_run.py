@@ -122,6 +122,16 @@ def test_a_leader_that_writes_nothing_usable_ends_the_run_with_a_sentence(settin
     assert len([event for event in read_events(settings.work / "journal.jsonl") if event["event"] == "batch"]) == 2
 
 
+def test_a_round_that_gathered_nothing_learns_from_what_is_there(settings, voices):
+    Run(replace(settings, rounds=1)).run()
+    voices.reply = lambda request: said("?") if "question" in str(request.schema) else None
+    run = Run(settings)
+    run.run()
+    assert not any(sample.round == 2 for sample in run.state.samples.values())
+    assert len(run.state.lessons[2]) == len(run.state.samples)
+    assert settings.out.is_dir()
+
+
 def test_exploration_that_was_over_when_a_run_ended_is_not_gone_on_with(settings, voices):
     voices.reply = lambda request: said("?") if "question" in str(request.schema) else None
     patient = replace(settings, explore=replace(settings.explore, questions=400, barren=2))
@@ -190,4 +200,5 @@ def test_lessons_follow_the_tree_and_take_all_samples_of_a_leaf_before_one_again
     even = replace(settings, learn=Learn(samples=200, even=1.0))
     assert 80 < sum(id in "0123" for id in choose_lesson(1, State.of(settings.tree, events), even)) < 120
     assert len(choose_lesson(1, State.of(settings.tree, events), settings)) == 8
+    assert len(choose_lesson(2, State.of(settings.tree, events), settings)) == 8  # it gathered none itself
     assert choose_lesson(1, State.of(settings.tree, []), settings) == []
