@@ -7,7 +7,7 @@ target the sparse distributions at the base's positions, of the model that predi
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -131,7 +131,10 @@ def project(name: str, base: Vocabulary, base_source: Source, source: Source, se
         ModelVocabulary(one.source, vocabulary.tokenizer, vocabulary.stops, one.revision)
         for one, vocabulary in ((source, own), (base_source, base))
     )
-    return Teacher(name, own, map=VocabAlignment(theirs, ours, settings.map).learn().padded(own.size))
+    learned = VocabAlignment(theirs, ours, settings.map).learn().padded(own.size)
+    # Rows of similarities may sum to more than 1, and a token must not leave with more mass than it came with.
+    sums = learned.weights.sum(axis=1, keepdims=True)
+    return Teacher(name, own, map=replace(learned, weights=learned.weights / np.maximum(sums, 1)))
 
 
 def align(

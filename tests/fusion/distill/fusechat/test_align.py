@@ -116,6 +116,18 @@ def test_projected_positions_are_those_after_the_same_text(done: Run) -> None:
     assert shared
 
 
+@pytest.mark.parametrize("map", ["eva", "hybrid"])
+def test_a_map_whose_rows_hold_more_than_a_token_had_adds_no_mass(done: Run, site: FuseChat, map: str) -> None:
+    settings = Align(method="projected", map=map)
+    base, source = aligning.open_vocabulary(site.base), site.sources["ben"]
+    projected = aligning.project("ben", base, site.base, source, settings).map
+    assert projected is not None
+    assert projected.weights.sum(axis=1).max() == pytest.approx(1)
+    targets = targets_of(aligned(done, replace(site, align=settings)), "ben")
+    taken = (targets["ids"] != PADDING).any(axis=1)
+    assert targets["probabilities"][taken].sum(axis=1) == pytest.approx(1, abs=1e-5)
+
+
 def test_the_mean_of_base_and_sources_is_what_their_ensemble_answers(done: Run, site: FuseChat) -> None:
     from fusion.step import fuse_logits
 
