@@ -26,6 +26,7 @@ __all__ = [
     "matching_positions",
     "same_tokens",
     "statistical_map",
+    "sums_of_equal",
     "transfer",
 ]
 
@@ -229,6 +230,16 @@ def transfer(
     return new_logits, new_ids
 
 
+def sums_of_equal(
+    ids: NDArray[np.int32], mass: NDArray[np.float64]
+) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+    """Of rows [N,k] sorted by id, which entries are the first of their id, and at each the mass of all of them."""
+    first = np.ones(ids.shape, dtype=bool)
+    first[:, 1:] = ids[:, 1:] != ids[:, :-1]
+    group = np.cumsum(first.ravel()) - 1
+    return first, np.bincount(group, weights=mass.ravel())[group].reshape(ids.shape)
+
+
 def _respell(token: str, marker: str, other: str) -> str:
     return token.replace(marker, other) if marker else token
 
@@ -265,9 +276,12 @@ def _first_of_each(ids: NDArray[np.int32]) -> NDArray[np.bool_]:
 
 def _added_up(logprobs: NDArray[np.float32], ids: NDArray[np.int32]) -> NDArray[np.float32]:
     """Log-probabilities [N,k], each that of all entries of its row with the same id."""
-    together = np.where(ids[:, :, None] == ids[:, None, :], logprobs[:, None, :].astype(np.float64), -np.inf)
+    order = np.argsort(ids, axis=1, kind="stable")
+    mass = np.exp(np.take_along_axis(logprobs, order, axis=1).astype(np.float64))
+    _, sums = sums_of_equal(np.take_along_axis(ids, order, axis=1), mass)
+    summed = np.empty(ids.shape, np.float32)
     with np.errstate(divide="ignore"):
-        summed: NDArray[np.float32] = np.log(np.exp(together).sum(axis=2)).astype(np.float32)
+        np.put_along_axis(summed, order, np.log(sums).astype(np.float32), axis=1)
     return summed
 
 

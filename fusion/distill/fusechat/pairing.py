@@ -20,7 +20,7 @@ from alignment.vocab_map import VocabMap
 from fusion.core import Ids, LogProbs
 from fusion.distill.fusechat.represent import Represented
 from fusion.distill.loss import PADDING
-from fusion.distill.token_alignment import Mode, align_sequences, matching_positions, transfer
+from fusion.distill.token_alignment import Mode, align_sequences, matching_positions, sums_of_equal, transfer
 
 Path = list[list[int]]
 
@@ -188,11 +188,8 @@ def gather(ids: Ids, mass: NDArray[np.float64], best: int) -> tuple[Ids, NDArray
     """Rows with equal ids summed, and the `best` of each row, most mass first; the lowest id among equals."""
     order = np.argsort(ids, axis=1, kind="stable")
     ids, mass = np.take_along_axis(ids, order, 1), np.take_along_axis(mass, order, 1)
-    starts = np.ones(ids.shape, bool)
-    starts[:, 1:] = ids[:, 1:] != ids[:, :-1]
-    group = np.cumsum(starts.ravel()) - 1
-    sums = np.bincount(group, weights=mass.ravel())
-    total = np.where(starts & (ids >= 0), sums[group].reshape(ids.shape), -1.0)
+    starts, sums = sums_of_equal(ids, mass)
+    total = np.where(starts & (ids >= 0), sums, -1.0)
     first = np.argsort(-total, axis=1, kind="stable")[:, :best]
     kept_ids, kept = np.take_along_axis(ids, first, 1), np.take_along_axis(total, first, 1)
     return np.where(kept > 0, kept_ids, PADDING).astype(np.int32), np.where(kept > 0, kept, 0.0)

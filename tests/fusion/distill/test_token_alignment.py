@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -261,3 +262,40 @@ def test_a_map_of_another_size_or_rule_is_refused():
         statistical_map(counts, ["a"], ["b"], **markers)
     with pytest.raises(ValueError, match="rules must be one of"):
         statistical_map(counts, ["a", "b"], ["b", "c"], **markers, rules="other")
+
+
+def rows_with_repetitions(count, k):
+    """Arguments of `transfer` for rows of `k` entries whose ids fall together in groups; the log-probabilities."""
+    rng = np.random.default_rng(0)
+    indices = np.stack([rng.permutation(2 * k)[:k] for _ in range(count)]).astype(np.int32)
+    indices[:, -3:] = -1
+    logprobs = np.where(indices >= 0, rng.normal(-8, 3, indices.shape), -np.inf).astype(np.float32)
+    same = rng.integers(-1, k // 3, 2 * k)
+    texts = ["a"] * count
+    return ([[i] for i in range(count)], [1] * count, texts, texts, logprobs, indices), same
+
+
+def test_adding_up_is_a_sum_over_all_pairs_of_entries():
+    given_, same = rows_with_repetitions(50, 40)
+    logprobs, indices = given_[4:]
+    added, ids = transfer(*given_, mode="exact", same=same, add_up=True)
+    targets = np.where(indices >= 0, same[indices], -1)
+    together = np.where(
+        targets[:, :, None] == targets[:, None, :], logprobs[:, None, :].astype(np.float64), -np.inf
+    )
+    sums = np.exp(together).sum(axis=2)
+    for row, target in zip(range(50), targets, strict=True):
+        firsts = [at for at, id in enumerate(target) if id >= 0 and id not in target[:at]]
+        assert ids[row, : len(firsts)].tolist() == target[firsts].tolist()
+        expected = np.log(sums[row, firsts]).astype(np.float32)
+        np.testing.assert_array_max_ulp(added[row, : len(firsts)], expected, maxulp=1)
+        assert (ids[row, len(firsts) :] == -1).all()
+
+
+def test_adding_up_takes_memory_for_the_entries_and_not_for_their_pairs():
+    given_, same = rows_with_repetitions(64, 256)
+    tracemalloc.start()
+    transfer(*given_, mode="exact", same=same, add_up=True)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 16 * 64 * 256 * 8
