@@ -33,6 +33,9 @@ from fusion.members.checkpoint import read_config
 LEAST_SHARED = 0.05
 """Share of positions that a source has to have something to say about."""
 
+TOGETHER = 2048
+"""Positions that are projected together: each takes k R numbers of every teacher, R the width of its map."""
+
 Shards = Callable[[str, int], Represented]
 """(name of a reader, number) -> its reading of that shard."""
 
@@ -212,11 +215,16 @@ def _shard(
             ]
         )
         for number, some, their in groups:
-            mine = owner[conversation_of] == number
-            names, logprobs = _projected(base, some, pivot, their)
-            new_ids, new = _probabilities(logprobs, names, settings)
-            ids[mine], probabilities[mine] = new_ids[mine], new[mine]
-            has_source[mine] = (names[mine] >= 0).any(axis=1)
+            found = [
+                _shared_rows(base, teacher, pivot, reading, owner == number)
+                for teacher, reading in zip(some, their, strict=True)
+            ]
+            mine = np.flatnonzero(owner[conversation_of] == number)
+            for start in range(0, len(mine), TOGETHER):
+                here = mine[start : start + TOGETHER]
+                names, logprobs = _projected(some, their, [rows[here] for rows in found], pivot.ids.shape[1])
+                ids[here], probabilities[here] = _probabilities(logprobs, names, settings)
+                has_source[here] = (names >= 0).any(axis=1)
     else:
         for number, (teacher, reading, path) in enumerate(zip(teachers, readings, paths, strict=True), 1):
             assert path is not None
@@ -260,29 +268,38 @@ def _probabilities(
     return names, probabilities
 
 
+def _shared_rows(
+    base: Vocabulary, teacher: Teacher, pivot: Represented, reading: Represented, wanted: NDArray[np.bool_]
+) -> NDArray[np.int64]:
+    """The teacher's row [T] after the same text as each of the base's in wanted conversations; -1 for none."""
+    rows = np.full(len(pivot.ids), -1, np.int64)
+    for answer in pairing.answers(pivot, reading):
+        if not wanted[answer.conversation]:
+            continue
+        found = pairing.shared_positions(base, teacher.vocabulary, answer)
+        here = slice(answer.pivot_row, answer.pivot_row + len(found))
+        rows[here] = np.where(found >= 0, found + answer.source_row, -1)
+    return rows
+
+
 def _projected(
-    base: Vocabulary, teachers: Sequence[Teacher], pivot: Represented, readings: Sequence[Represented]
+    teachers: Sequence[Teacher], readings: Sequence[Represented], rows: Sequence[NDArray[np.int64]], best: int
 ) -> tuple[Ids, LogProbs]:
-    """Mean of the teachers [T,k] at the positions that each shares with the base; all padding where none does."""
-    best = pivot.ids.shape[1]
+    """Mean of those teachers' `rows` [n] that are there, [n,best]; all padding where none is."""
     parts: list[tuple[Ids, NDArray[np.float64]]] = []
-    present = np.zeros(len(pivot.ids))
-    for teacher, reading in zip(teachers, readings, strict=True):
-        sources = np.full(len(pivot.ids), -1, np.int64)
-        for answer in pairing.answers(pivot, reading):
-            found = pairing.shared_positions(base, teacher.vocabulary, answer)
-            rows = np.where(found >= 0, found + answer.source_row, -1)
-            sources[answer.pivot_row : answer.pivot_row + len(found)] = rows
-        shared = sources >= 0
+    present = np.zeros(len(rows[0]))
+    for teacher, reading, own in zip(teachers, readings, rows, strict=True):
+        shared = own >= 0
         if not shared.any():
             continue
-        taken = np.where(shared, sources, 0)
+        taken = np.where(shared, own, 0)
         ids = np.where(shared[:, None], reading.ids[taken], PADDING)
         names, mass = pairing.projected_rows(ids, reading.logprobs[taken], teacher.map)
         parts.append((names, mass))
         present += shared
     if not parts:
-        return np.full(pivot.ids.shape, PADDING, np.int32), np.full(pivot.ids.shape, -np.inf, np.float32)
+        padding = np.full((len(present), best), PADDING, np.int32)
+        return padding, np.full(padding.shape, -np.inf, np.float32)
     names = np.concatenate([names for names, _ in parts], axis=1)
     mass = np.concatenate([mass for _, mass in parts], axis=1) / np.maximum(present, 1)[:, None]
     ids, kept = pairing.gather(names, mass, best)

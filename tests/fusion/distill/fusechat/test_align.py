@@ -5,11 +5,13 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from alignment.errors import ConfigError
+from fusion.core import Ids
 from fusion.distill import token_alignment
 from fusion.distill.fusechat import align as aligning
 from fusion.distill.fusechat import pairing
@@ -159,6 +161,28 @@ def test_the_mean_of_base_and_sources_is_what_their_ensemble_answers(done: Run, 
     best = int(np.argmax(fused))
     assert targets["ids"][row, 0] == best
     assert targets["probabilities"][row, 0] == pytest.approx(fused[best], abs=0.02)
+
+
+@pytest.mark.parametrize("target", [Target(("ben", "eve")), Target((BASE, "ben", "eve"), "mean")])
+def test_positions_are_projected_in_pieces_and_only_where_a_source_is_learned_from(
+    done: Run, site: FuseChat, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: Target
+) -> None:
+    settings = replace(site, targets={"all": target}, align=Align(method="projected"))
+    whole = targets_of(aligned(done, settings), "all")
+    projected, counts = pairing.projected_rows, []
+
+    def counting(ids: Ids, *rest: Any) -> Any:
+        counts.append(len(ids))
+        return projected(ids, *rest)
+
+    monkeypatch.setattr(pairing, "projected_rows", counting)
+    monkeypatch.setattr(aligning, "TOGETHER", 7)
+    run = aligned(done, replace(settings, work=tmp_path / "pieces"))
+    shards = [targets_of(run, "all", number) for number in range(run.count)]
+    assert all((shards[0][name] == whole[name]).all() for name in whole)
+    assert max(counts) == 7
+    read_each = len(target.teachers) if target.combine == "mean" else 1
+    assert sum(counts) <= read_each * sum(int(targets["positions"][0]) for targets in shards)
 
 
 def test_a_source_that_has_next_to_nothing_to_say_is_named(
