@@ -35,9 +35,16 @@ def draw_tree(path: File, state: State, title: str) -> bool:
         axes.scatter([depth], [rows[node]], c=[mean], cmap="coolwarm", vmin=0, vmax=1, s=60, zorder=2)
         label = f"{node[-1]}  {mean:.2f} of {posterior.questions}"
         axes.annotate(
-            label, (depth, rows[node]), xytext=(7, 0), textcoords="offset points", va="center", fontsize=8
+            label,
+            (depth, rows[node]),
+            xytext=(7, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=8,
+            parse_math=False,  # names are a model's words, and `$` means no formula there
         )
-    axes.set(title=f"{title}: share of questions that a source won, of all", xlim=(0.8, state.tree.levels + 1))
+    axes.set_title(f"{title}: share of questions that a source won, of all", parse_math=False)
+    axes.set(xlim=(0.8, state.tree.levels + 1))
     axes.invert_yaxis()
     axes.set_axis_off()
     return save(figure, path)
@@ -53,11 +60,16 @@ def draw_shares(path: File, state: State, title: str) -> bool:
     counts = {round: state.by_first(round) for round in rounds}
     names = list(dict.fromkeys(name for round in rounds for name in counts[round]))
     base = [0.0] * len(rounds)
+    bars = []
     for name in names:
         shares = [100 * counts[round][name] / max(counts[round].total(), 1) for round in rounds]
-        axes.bar([str(round) for round in rounds], shares, bottom=base, label=name)
+        bars.append(axes.bar([str(round) for round in rounds], shares, bottom=base))
         base = [low + share for low, share in zip(base, shares, strict=True)]
-    axes.set(xlabel="round", ylabel="questions in %", title=title)
+    axes.set(xlabel="round", ylabel="questions in %")
+    axes.set_title(title, parse_math=False)
     if names:
-        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8)
+        # Names are set afterwards, as a legend leaves out labels that begin with `_`.
+        legend = axes.legend(bars, [""] * len(bars), loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8)
+        for text, name in zip(legend.get_texts(), names, strict=True):
+            text.set(text=name, parse_math=False)
     return save(figure, path)

@@ -8,7 +8,9 @@ import pytest
 from rich.console import Console
 
 from alignment.errors import ConfigError
+from fusion.distill.bohdi import picture
 from fusion.distill.bohdi.journal import Journal
+from fusion.distill.figures import save
 from server.commands.distill.show import show
 
 
@@ -57,6 +59,21 @@ def test_posteriors_samples_resets_and_rounds_are_printed_and_drawn(run):
     assert "tree.png" in notes.export_text()
     for name in ("tree.png", "shares.png"):
         assert (run / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_names_that_a_model_made_up_are_drawn_as_they_are(run, monkeypatch):
+    names = ["$x", "cost in $ and $\\", "_private", "100 %"]
+    planted = [{"event": "planted", "path": path} for name in names for path in ([name], [name, name])]
+    asked = [sample(number, 1, 1) | {"path": [names[number % 4]] * 2} for number in range(8)]
+    (run / "journal.jsonl").unlink()
+    Journal(run / "journal.jsonl").add(
+        [{"event": "begin", "tree": {"levels": 2, "window": 6, "threshold": 0.2}}, *planted, *asked]
+    )
+    drawn = []
+    monkeypatch.setattr(picture, "save", lambda figure, path: drawn.append(figure) or save(figure, path))
+    show(run, Console(record=True), Console(record=True))
+    legend = drawn[1].axes[0].get_legend()
+    assert sorted(text.get_text() for text in legend.get_texts()) == sorted(names)
 
 
 def test_a_folder_without_a_journal_is_named(tmp_path):
