@@ -66,13 +66,14 @@ class LengthGrouped(Sampler[int]):
         lengths: of the examples.
         step: examples of a step; the order within and of steps is random.
         seed: of the order.
+        epoch: whose order comes first.
     """
 
-    def __init__(self, lengths: Sequence[int], step: int, seed: int) -> None:
+    def __init__(self, lengths: Sequence[int], step: int, seed: int, epoch: int = 0) -> None:
         self._lengths = np.array(lengths)
         self._step = step
         self._seed = seed
-        self._epoch = 0
+        self._epoch = epoch
 
     def __len__(self) -> int:
         return len(self._lengths)

@@ -42,6 +42,7 @@ class FusionTrainer(Trainer):  # type: ignore[misc]
     def __init__(self, *args: Any, settings: Train, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._settings = settings
+        self.first_epoch = 0
         # The loss below is divided by the positions of all batches of a step, and not once more by their number.
         self.model_accepts_loss_kwargs = True
         whole = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
@@ -50,7 +51,8 @@ class FusionTrainer(Trainer):  # type: ignore[misc]
     def _get_train_sampler(self, train_dataset: Examples | None = None) -> LengthGrouped:
         examples = train_dataset or self.train_dataset
         step = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
-        return LengthGrouped(examples.lengths, step, self.args.seed)
+        # Several processes that go on in the middle of an epoch do not tell the sampler which it is.
+        return LengthGrouped(examples.lengths, step, self.args.seed, self.first_epoch)
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -153,13 +155,14 @@ def learns_no_more(state: TrainerState, patience: int | None) -> bool:
     return patience is not None and bool(losses) and len(losses) - 1 - losses.index(min(losses)) >= patience
 
 
-def go_on(trainer: Trainer, checkpoint: Path, patience: int | None) -> None:
+def go_on(trainer: FusionTrainer, checkpoint: Path, patience: int | None) -> None:
     """Train from a checkpoint to the end; where that has come already, take the weights that the end takes.
 
     The Trainer itself would take a further step.
     """
     state = TrainerState.load_from_json(str(checkpoint / STATE))
     if state.global_step < state.max_steps and not learns_no_more(state, patience):
+        trainer.first_epoch = int(state.epoch)
         trainer.train(resume_from_checkpoint=str(checkpoint))
         return
     best = state.best_model_checkpoint if trainer.args.load_best_model_at_end else None

@@ -7,10 +7,13 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import transformers
+from accelerate.data_loader import BatchSamplerShard
 from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import load_file
 
@@ -158,6 +161,32 @@ def test_a_run_that_was_over_is_not_trained_further(
     again = trained(settings, name="again")
     assert farthest(whole, again) == 0
     assert (again / CURVE).read_text() == (whole / CURVE).read_text()
+
+
+def test_several_processes_go_on_in_the_middle_of_an_epoch_with_its_own_order(
+    done: Run, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between several processes accelerate divides batches by a sampler more, which hides the one of the order."""
+    skip = transformers.trainer.skip_first_batches
+
+    def shared(loader: Any, batches: int) -> Any:
+        skipped = skip(loader, batches)
+        skipped.batch_sampler.batch_sampler = BatchSamplerShard(loader.batch_sampler, 1, 0)
+        return skipped
+
+    monkeypatch.setattr(transformers.trainer, "skip_first_batches", shared)
+    settings = replace(TRAIN, steps=None, epochs=3.0, batch=2, accumulate=1, check_every=1)
+    whole = trained(settings, name="whole")
+    per_epoch = len(done.texts("ben").learned) // 2
+
+    def killed(step: int, _: int) -> None:
+        if step == per_epoch + 3:
+            raise KeyboardInterrupt
+
+    again = tmp_path / "again"
+    with pytest.raises(KeyboardInterrupt):
+        train("again", done.settings.base, done.texts("ben"), settings, again, "again", killed)
+    assert farthest(whole, trained(settings, name="again")) == 0
 
 
 def test_the_lowest_model_is_the_result(trained: Trained) -> None:
