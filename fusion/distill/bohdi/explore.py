@@ -16,10 +16,10 @@ import numpy as np
 from fusion.distill.bohdi import rules, wording
 from fusion.distill.bohdi.journal import Event
 from fusion.distill.bohdi.judging import Case, Verdict, judge
-from fusion.distill.bohdi.settings import TARGET, Bohdi
+from fusion.distill.bohdi.settings import JUDGES, TARGET, Bohdi
 from fusion.distill.bohdi.state import State
 from fusion.distill.bohdi.tree import KnowledgeTree, Path
-from fusion.distill.bohdi.voices import JUDGES, Reply, Request, Voices
+from fusion.distill.bohdi.voices import Reply, Request, Voices
 from fusion.options import SamplingParams
 
 NAME_TOKENS = 64

@@ -17,6 +17,9 @@ Temperature = Annotated[float, Interval(ge=0, le=2)]
 TARGET = "target"
 """The name of the model that learns, among those that answer."""
 
+JUDGES = "judges"
+"""The name of the ensemble that judges."""
+
 
 @dataclass(frozen=True, slots=True)
 class Tree:

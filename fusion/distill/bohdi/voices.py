@@ -12,15 +12,13 @@ from alignment.methods.map_cache import MapCache
 from alignment.methods.origin import PAPERS
 from fusion.assembly.runtime import Runtime, build
 from fusion.core import OnMemberFailure
+from fusion.distill.bohdi.settings import JUDGES
 from fusion.distill.training.settings import Source
 from fusion.ensemble import Ensemble
 from fusion.loop.listener import Listener, Submission, ask_all
 from fusion.options import EngineOptions, FusionParams, SamplingParams
 from fusion.sequence.constraint import Constraint
 from fusion.sequence.grammar import json_schema
-
-JUDGES = "judges"
-"""The name of the ensemble."""
 
 MOST_WAITING = 2**16
 

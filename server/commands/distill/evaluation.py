@@ -19,9 +19,7 @@ from server.commands.evaluate.asking import Answer
 from server.commands.evaluate.questions import read_all
 from server.commands.evaluate.run import evaluate as ask_all
 from server.settings import Settings
-from server.settings.distill.parts import EvaluateSection
-
-ENSEMBLE = "ensemble"
+from server.settings.distill.parts import ENSEMBLE, EvaluateSection
 
 
 def evaluate(served: Settings, settings: EvaluateSection, path: Path, output: Console, progress: Console) -> None:

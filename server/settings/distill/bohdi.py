@@ -80,11 +80,11 @@ class BohdiFile(DistillFile):
     def contradictions(self) -> Iterator[tuple[Loc, str]]:
         """What each field allows but all together do not."""
         yield from super().contradictions()
-        taken = (bohdi.TARGET, BASE)
+        taken = {bohdi.TARGET: "the target", BASE: "the target", bohdi.JUDGES: "the judges"}
         for part, names in (("sources", self.sources), ("leaders", self.leaders)):
             for name in names:
                 if name in taken:
-                    yield (part, name), "the name is taken by the target; choose another"
+                    yield (part, name), f"the name is taken by {taken[name]}; choose another"
                 elif part == "leaders" and name in self.sources:
                     yield (part, name), "a source has that name; choose another"
         for number, path in enumerate(self.domains):

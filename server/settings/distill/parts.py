@@ -19,7 +19,10 @@ from server.settings.document import parse
 from server.settings.fields import Device, Folder, Section, ServedName, Source
 from server.settings.read import read_text, validated
 
-_MADE = re.compile(r"start|(target|merged|round)-.+")  # names under which what is made is asked at the end
+ENSEMBLE = "ensemble"
+"""The name under which base and sources are asked together."""
+
+_ASKED = re.compile(rf"start|{ENSEMBLE}|(target|merged|round)-.+")  # who is asked at the end beside the result
 
 
 def _bare_source(model: Any) -> Any:
@@ -81,9 +84,12 @@ class DistillFile(Section):
             # A result replaces the one that was there, with all that lies in its folder.
             if Path(path).resolve().is_relative_to(Path(self.out).resolve()):
                 yield ("out",), f"holds {name}, which would be lost; name another folder"
+        taken = "the name is taken by what is asked at the end; choose another"
+        if self.name == BASE or _ASKED.fullmatch(self.name):
+            yield ("name",), taken
         for name in self.sources:
-            if name == self.name or _MADE.fullmatch(name):
-                yield ("sources", name), "the name is taken by what the distillation makes; choose another"
+            if name == self.name or _ASKED.fullmatch(name):
+                yield ("sources", name), taken
         known = [BASE, *self.sources]
         if self.evaluate is not None and self.evaluate.pivot not in (None, *known):
             pivot, allowed = self.evaluate.pivot, ", ".join(known)

@@ -101,6 +101,8 @@ def test_a_file_is_read_with_its_defaults(folder: Path) -> None:
             "targets.x.combine: mean is for align.method projected",
         ),
         ("  ben: ben\n", "  base: ben\n", "sources.base: the name is taken by the base"),
+        ("  ben: ben\n", "  ensemble: ben\n", "sources.ensemble: the name is taken by what is asked at the end"),
+        ("name: fused", "name: merged-linear", "name: the name is taken by what is asked at the end"),
         ("out: out", "out: work", "out: holds work, which would be lost"),
         ("files: [", "files: [out/texts.jsonl, ", "out: holds data.files, which would be lost"),
         ("evaluate: {", "evaluate: {pivot: bob, ", "evaluate.pivot: there is no model 'bob'"),

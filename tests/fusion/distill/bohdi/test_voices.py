@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from fusion.distill.bohdi import wording
-from fusion.distill.bohdi.voices import JUDGES, Panel, Request, open_voices
+from fusion.distill.bohdi.settings import JUDGES
+from fusion.distill.bohdi.voices import Panel, Request, open_voices
 from fusion.distill.training.reading import open_tokenizer
 from fusion.distill.training.train import load_student
 from fusion.options import SamplingParams

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from fusion.distill.training.settings import BASE, Source
-from server.commands.distill.evaluation import ENSEMBLE, served_models
-from server.settings.distill.parts import EvaluateSection
+from server.commands.distill.evaluation import served_models
+from server.settings.distill.parts import ENSEMBLE, EvaluateSection
 
 
 def test_what_was_made_runs_where_the_base_does_in_float32(tmp_path: Path) -> None:

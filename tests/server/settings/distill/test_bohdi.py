@@ -112,7 +112,19 @@ def test_nor_what_asks_and_tests_it(tmp_path, more, lost):
         read(tmp_path, more)
 
 
-@pytest.mark.parametrize("name", ["target", "base", "start", "round-2"])
-def test_names_of_the_target_are_taken(tmp_path, name):
+@pytest.mark.parametrize("name", ["target", "base", "start", "round-2", "judges", "ensemble"])
+def test_names_of_the_target_and_of_what_is_asked_are_taken(tmp_path, name):
     with pytest.raises(ConfigError, match=f"sources.{name}: the name is taken by"):
         read(tmp_path, file=FILE.replace("ben: ben", f"{name}: ben"))
+
+
+@pytest.mark.parametrize("name", ["target", "base", "judges"])
+def test_names_that_are_taken_are_no_leaders(tmp_path, name):
+    with pytest.raises(ConfigError, match=rf"run.yaml:\d+: leaders.{name}: the name is taken by"):
+        read(tmp_path, f"leaders: {{{name}: mia}}\n")
+
+
+@pytest.mark.parametrize("name", ["base", "ensemble", "start", "target-x", "merged-x", "round-1"])
+def test_a_result_has_a_name_of_its_own(tmp_path, name):
+    with pytest.raises(ConfigError, match=r"run.yaml:\d+: name: the name is taken by"):
+        read(tmp_path, file=FILE.replace("name: taught", f"name: {name}"))
