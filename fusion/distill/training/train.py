@@ -104,6 +104,9 @@ def train(
     """
     result = folder / "model"
     if read_json(result / STAGE).get("inputs") == inputs:
+        for run in folder.glob("run-*"):  # left by a kill right after the result was whole
+            if processes().is_main_process:
+                shutil.rmtree(run)
         curve = read_curve(result / CURVE)
         progress(steps := int(curve[-1]["step"]) if curve else 1, steps)
         return curve

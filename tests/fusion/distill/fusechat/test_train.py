@@ -315,6 +315,16 @@ def test_a_finished_target_is_not_trained_again(done: Run, monkeypatch: pytest.M
     assert files_of(done.settings.work / "train") == before
 
 
+def test_checkpoints_of_a_run_that_was_killed_after_its_result_was_whole_are_removed(trained: Trained) -> None:
+    model = trained(replace(TRAIN, steps=1))
+    before = files_of(model)
+    left = model.parent / "run-0123456789abcdef" / "checkpoint-1"
+    left.mkdir(parents=True)
+    assert trained(replace(TRAIN, steps=1)) == model
+    assert [path.name for path in model.parent.iterdir()] == ["model"]
+    assert files_of(model) == before
+
+
 def test_every_target_reads_the_texts_in_an_order_of_its_own(done: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     seeds: list[int] = []
     monkeypatch.setattr(
