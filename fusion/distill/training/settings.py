@@ -71,7 +71,8 @@ class Train:
         epochs: passes over the texts; `steps` sets the number of steps instead.
         batch: conversations of a batch, `accumulate` batches to a step.
         loss, lm_weight: see `fusion_loss`; `lm_weight` 1 is plain fine-tuning.
-        log_every, check_every: steps between entries of the curve, and between held-out losses and checkpoints.
+        log_every, check_every: steps between entries of the curve, and between held-out losses and checkpoints,
+            each of which makes an entry as well.
         patience: stop after this many held-out losses without a new lowest; None trains to the end.
         seed: of order and dropout; every target derives one of its own from it.
         bfloat16: autocast; weights and optimizer stay in float32.

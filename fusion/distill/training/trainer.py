@@ -121,6 +121,7 @@ class Guard(TrainerCallback):  # type: ignore[misc]
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Report how far the run is."""
+        control.should_log |= control.should_save  # a resumed run begins a mean of losses there, so this ends one
         self._progress(state.global_step, state.max_steps)
 
     def on_evaluate(

@@ -344,6 +344,25 @@ def test_logits_from_the_first_learned_position_on_give_the_same_weights(
     assert farthest(some, trained(replace(TRAIN, steps=3), name="all")) < 1e-5
 
 
+@pytest.mark.parametrize("last", [4, 5])
+def test_a_curve_of_means_is_the_same_after_a_resume_wherever_the_checkpoint_was(
+    done: Run, trained: Trained, tmp_path: Path, last: int
+) -> None:
+    settings = replace(TRAIN, steps=7, log_every=3, check_every=2)
+    whole = trained(settings, name="whole")
+
+    def killed(step: int, _: int) -> None:
+        if step == last:
+            raise KeyboardInterrupt
+
+    again = tmp_path / "again"
+    with pytest.raises(KeyboardInterrupt):
+        train("again", done.settings.base, done.texts("ben"), settings, again, "again", killed)
+    assert (trained(settings, name="again") / CURVE).read_text() == (whole / CURVE).read_text()
+    steps = [entry["step"] for entry in read_curve(whole / CURVE) if "loss" in entry]
+    assert steps == [2, 3, 4, 6, 7]
+
+
 def test_steps_follow_from_epochs_as_the_trainer_counts_them() -> None:
     settings = Train(epochs=1.5, batch=4, accumulate=2)
     assert training.steps_of(settings, 41) == 9
