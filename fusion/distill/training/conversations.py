@@ -88,7 +88,8 @@ def encode(tokenizer: Tokenizer, stops: Sequence[int], messages: list[Message], 
     """A conversation in a model's tokens; None where it is too long or an answer cannot be told from the rest.
 
     An answer is what follows the tokens of the conversation before it with a generation prompt, up to and with
-    the first of `stops`; so a template has to write a conversation as a server would have built it up.
+    the first of `stops`; so a template has to write a conversation as a server would have built it up. Empty
+    answers are read, and not learned.
     """
     try:
         ids = tokenizer.encode_chat(list(messages), add_generation_prompt=False)
@@ -96,7 +97,7 @@ def encode(tokenizer: Tokenizer, stops: Sequence[int], messages: list[Message], 
             return None
         answers = []
         for turn, message in enumerate(messages):
-            if message["role"] != "assistant":
+            if message["role"] != "assistant" or not message["content"].strip():  # of which only the end is left
                 continue
             prompt = tokenizer.encode_chat(list(messages[:turn]), add_generation_prompt=True)
             start = len(prompt)

@@ -18,8 +18,8 @@ from alignment.errors import ConfigError
 from fusion.distill.fusechat.represent import represent
 from fusion.distill.fusechat.run import Run
 from fusion.distill.fusechat.settings import FuseChat
-from fusion.distill.training.conversations import held_out, read_conversations
-from fusion.distill.training.reading import read_as
+from fusion.distill.training.conversations import encode, held_out, read_conversations
+from fusion.distill.training.reading import open_tokenizer, read_as
 from fusion.distill.training.settings import BASE
 from fusion.distill.training.shards import read_shard, shard_path, write_shard
 
@@ -48,6 +48,17 @@ def test_answers_are_learned_with_their_end_and_nothing_else(done: Run) -> None:
         assert one is not None
         answers = [message["content"] + "<end>" for message in messages if message["role"] == "assistant"]
         assert [tokenizer.decode(one.ids[start:end]) for start, end in one.answers] == answers
+
+
+@pytest.mark.parametrize("empty", ["", " \n"])
+def test_an_empty_answer_is_read_but_not_learned(site: FuseChat, empty: str) -> None:
+    tokenizer, stops = open_tokenizer(site.base)
+    said = [("user", "the"), ("assistant", empty), ("user", "house"), ("assistant", "red cat")]
+    messages = [{"role": role, "content": content} for role, content in said]
+    encoded = encode(tokenizer, stops, messages, 128)
+    assert encoded is not None
+    assert tokenizer.decode(encoded.ids[: encoded.answers[0][0]]).count("<assistant>") == 2
+    assert [tokenizer.decode(encoded.ids[start:end]) for start, end in encoded.answers] == ["red cat<end>"]
 
 
 def test_a_rerun_reads_nothing_again(done: Run, monkeypatch: pytest.MonkeyPatch) -> None:
