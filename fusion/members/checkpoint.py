@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -30,6 +30,7 @@ from fusion.members import gguf
 from fusion.members.devices import parse_dtype
 from fusion.options import SamplingParams
 
+INDEX = "model.safetensors.index.json"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 UNWRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOSPC}
 
@@ -138,8 +139,15 @@ def weight_files(source: str, *, revision: str | None = None) -> dict[str, int]:
         pickles = sorted(name for name in files if name.endswith(PICKLES))
         found = f"only {pickles[0]}, a pickle, which can run code and is never loaded" if pickles else "no weights"
         raise ConfigError(f"{source} has {found}; convert the checkpoint to safetensors.")
+    if "adapter_config.json" in files:
+        raise ConfigError(
+            f"{source} holds a LoRA adapter beside its weights, which may be merged into them already: remove "
+            "adapter_config.json, or move the adapter to a folder of its own and name that as a view's adapter."
+        )
     if "model.safetensors" in weights:
         weights = {"model.safetensors": weights["model.safetensors"]}
+    elif INDEX in files:
+        weights = _listed(source, revision, weights)
     # Mistral's own format, beside which transformers' lies.
     weights = {name: size for name, size in weights.items() if not name.startswith("consolidated")} or weights
     if _is_folder(source):
@@ -147,6 +155,24 @@ def weight_files(source: str, *, revision: str | None = None) -> dict[str, int]:
             with whole(Path(source, name)):
                 pass
     return weights
+
+
+def _listed(source: str, revision: str | None, weights: Mapping[str, int]) -> dict[str, int]:
+    """The files that a checkpoint's index names, with their sizes where those are known. Raises ConfigError."""
+    listed = _read_json(source, INDEX, revision, required=True).get("weight_map")
+    names = set(listed.values()) if isinstance(listed, dict) else set()
+    if not names or not all(isinstance(name, str) for name in names):
+        raise ConfigError(f"{source} has an index without a weight_map of names; copy {INDEX} again.")
+    for name in sorted(names):
+        # transformers would read whatever is named: a pickle, or a file of another folder.
+        if not name.endswith(".safetensors") or "/" in name or "\\" in name:
+            raise ConfigError(
+                f"{source}'s index names {name!r:.80}, which is no safetensors file beside it; convert the "
+                "checkpoint to safetensors."
+            )
+        if name not in weights and _is_folder(source):
+            raise ConfigError(f"{source} lacks {name}, which its index names: copy it again.")
+    return {name: weights.get(name, 0) for name in sorted(names)}
 
 
 @contextmanager

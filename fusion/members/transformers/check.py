@@ -14,8 +14,13 @@ from fusion.core import NextTokens
 from fusion.members.check import CheckFailedError, StartUpCheck
 from fusion.members.engine import Engine
 
-TOLERANCE = {torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 1e-1}
-"""Largest mean difference of a position's log-probabilities, in nats."""
+TOLERANCE = {torch.float32: 1e-3, torch.float16: 6e-2, torch.bfloat16: 0.25}
+"""Largest mean difference of a position's log-probabilities, over their standard deviation.
+
+Rounding grows with the logits. SmolLM2-135M has up to 0.016 in float16 and 0.09 in bfloat16 between the ways to
+run it, and 0.4 and more after a wrong token.
+"""
+_LEAST_SPREAD = 1e-3  # nats, where all tokens are about as likely
 
 
 class PlainPass:
@@ -41,15 +46,16 @@ class PlainPass:
         except Exception as error:
             raise CheckFailedError(f"a forward pass fails ({type(error).__name__}: {one_line(error)})") from error
         if not worst <= self._tolerance:
-            raise CheckFailedError(f"it differs from a plain forward pass by {worst:.2g} nats")
+            raise CheckFailedError(f"it differs from a plain forward pass by {worst:.2g} standard deviations")
 
     def _difference(self, text: int, keep: int, append: Sequence[int], answer: NextTokens) -> float:
         rows = self._expected[text][keep : keep + len(append)]  # [n, V]
+        spread = np.maximum(rows.std(dim=1, correction=0).numpy(), _LEAST_SPREAD)
         expected = np.asarray(rows.gather(1, torch.from_numpy(answer.ids).long()))
-        difference = float(np.abs(expected - answer.logprobs).mean(axis=1).max())
+        difference = float((np.abs(expected - answer.logprobs).mean(axis=1) / spread).max())
         if answer.appended_logprobs is not None and len(append) > 1:
             given = rows[:-1].gather(1, torch.tensor(append[1:])[:, None])[:, 0].numpy()
-            difference = max(difference, float(np.abs(given - answer.appended_logprobs).max()))
+            difference = max(difference, float((np.abs(given - answer.appended_logprobs) / spread[:-1]).max()))
         return difference if difference == difference else float("inf")
 
 

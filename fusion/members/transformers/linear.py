@@ -34,6 +34,7 @@ _SLACK = 1.05  # a layout that is slower by less is as good: it does not take me
 _LONGEST = 0.2  # seconds of one multiplication after which no larger number of rows is tried
 _CACHE_BYTES = 32 << 20  # a model larger than this finds its weights in memory, not in a cache
 _SHARE_OF_MEMORY = 4  # one in so many of the bytes that are free may go to second layouts
+_ROUNDING = 0.25  # of a usual result, by which two layouts may differ; a wrong one differs by more than all of it
 _HINT = 16  # rows for choosing the packed layout; other numbers of rows run just as well with it
 
 Timings = dict[int, tuple[float, float]]
@@ -134,6 +135,11 @@ class _Layer:
         """The same over the packed weight."""
         return self._apply(x, self._packed, self._bias, "none", [], "")  # type: ignore[no-any-return]
 
+    def agrees(self, x: Tensor) -> bool:
+        """Whether both layouts give the same but for rounding."""
+        plain, packed = self.plain(x).float(), self.packed(x).float()
+        return bool((plain - packed).abs().max() <= _ROUNDING * plain.std())
+
     def settle(self, use: list[bool]) -> None:
         """Run packed for the numbers of rows of `ROWS` where `use` says so, and plain for the others."""
         if not any(use):
@@ -172,6 +178,9 @@ def _timings(layer: _Layer, *, cold: bool) -> Timings:
         timings[rows] = best[0], best[1]
         if max(best) > _LONGEST:
             break
+    if not layer.agrees(x):
+        log.warning("oneDNN multiplies %s wrongly here; torch's own multiplication is used", layer.dtype)
+        return dict.fromkeys(timings, (0.0, float("inf")))
     return timings
 
 

@@ -101,6 +101,45 @@ def test_a_truncated_file_is_found_without_loading_it(folder):
         weight_files(str(folder))
 
 
+def sharded(folder) -> list[str]:
+    """The folder's weights in several files; returns their names."""
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    (folder / "model.safetensors").unlink()
+    model.save_pretrained(folder, max_shard_size="20KB")
+    names = sorted(file.name for file in folder.glob("*.safetensors"))
+    assert len(names) > 2
+    assert list(weight_files(str(folder))) == names
+    return names
+
+
+def test_a_shard_that_is_missing_is_found_without_loading_the_others(folder):
+    names = sharded(folder)
+    shutil.copy(folder / names[0], folder / "stray.safetensors")
+    assert list(weight_files(str(folder))) == names
+    (folder / names[1]).unlink()
+    with pytest.raises(ConfigError) as refused:
+        weight_files(str(folder))
+    assert str(refused.value) == f"{folder} lacks {names[1]}, which its index names: copy it again."
+
+
+@pytest.mark.parametrize("named", ["pytorch_model.bin", "../outside.safetensors", "/tmp/outside.safetensors", 7])
+def test_an_index_names_safetensors_beside_it_and_nothing_else(folder, named):
+    names = sharded(folder)
+    index = folder / "model.safetensors.index.json"
+    content = json.loads(index.read_text())
+    moved = {"pytorch_model.bin": folder / "pytorch_model.bin"}.get(named, folder.parent / "outside.safetensors")
+    shutil.copy(folder / names[0], moved)
+    content["weight_map"] = {n: named if f == names[0] else f for n, f in content["weight_map"].items()}
+    index.write_text(json.dumps(content))
+    assert "index" in refusal(folder)
+
+
+def test_an_adapter_beside_the_weights_is_not_applied_unasked(folder):
+    """They may be the merged ones."""
+    (folder / "adapter_config.json").write_text("{}")
+    assert "holds a LoRA adapter beside its weights" in refusal(folder)
+
+
 def test_missing_weights_are_not_made_up(folder):
     weights = load_file(folder / "model.safetensors")
     del weights["model.layers.1.mlp.up_proj.weight"]

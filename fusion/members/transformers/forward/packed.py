@@ -45,7 +45,8 @@ class PackedForward(Forward):
         inputs = torch.tensor([ids, positions, slots], dtype=torch.long).to(self._model.device)
         keep = torch.tensor(scored or [0], dtype=torch.long, device=inputs.device)
         if self.adapters is not None:
-            self.adapters.select([parts[i].adapter for i in order], [len(parts[i].ids) for i in order], keep)
+            counts = [len(parts[i].ids) for i in order]
+            self.adapters.select([parts[i].adapter for i in order], counts, keep if self._few_logits else None)
         logits = self._model(
             input_ids=inputs[:1],
             position_ids=inputs[1:2],
