@@ -139,7 +139,7 @@ def weight_files(source: str, *, revision: str | None = None) -> dict[str, int]:
         pickles = sorted(name for name in files if name.endswith(PICKLES))
         found = f"only {pickles[0]}, a pickle, which can run code and is never loaded" if pickles else "no weights"
         raise ConfigError(f"{source} has {found}; convert the checkpoint to safetensors.")
-    if "adapter_config.json" in files:
+    if "adapter_config.json" in files and any(not name.startswith("adapter_model") for name in weights):
         raise ConfigError(
             f"{source} holds a LoRA adapter beside its weights, which may be merged into them already: remove "
             "adapter_config.json, or move the adapter to a folder of its own and name that as a view's adapter."

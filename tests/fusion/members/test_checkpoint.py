@@ -138,6 +138,8 @@ def test_an_adapter_beside_the_weights_is_not_applied_unasked(folder):
     """They may be the merged ones."""
     (folder / "adapter_config.json").write_text("{}")
     assert "holds a LoRA adapter beside its weights" in refusal(folder)
+    (folder / "model.safetensors").rename(folder / "adapter_model.safetensors")
+    assert list(weight_files(str(folder))) == ["adapter_model.safetensors"], "of an adapter alone"
 
 
 def test_missing_weights_are_not_made_up(folder):
