@@ -110,10 +110,10 @@ def test_a_head_that_takes_too_long_is_not_waited_for(
 def test_a_body_and_an_answer_may_take_their_time(
     monkeypatch: pytest.MonkeyPatch, serve: Callable[..., Served]
 ) -> None:
-    monkeypatch.setattr(connection, "SECONDS", 0.2)
+    monkeypatch.setattr(connection, "SECONDS", 0.5)
     host, _, port = serve().url.removeprefix("http://").partition(":")
     with socket.create_connection((host, int(port)), timeout=20) as raw:
         whole = posted(json.dumps(CHAT).encode())
         raw.sendall(whole[:-5])
-        time.sleep(0.6)
+        time.sleep(1.2)
         assert send(raw, whole[-5:]).startswith(b"HTTP/1.1 200 ")
