@@ -238,7 +238,7 @@ class Member(Protocol):
         """Seconds of the engine step that the answers being delivered come from; 0 if that is not known."""
 
     def trouble(self) -> Trouble | None:
-        """Return why work is not answered, where `Down` does not say so; or None."""
+        """Return why work is not answered; None where it is, and where `Down` says all there is to say."""
 
     def start(self, deliver: Deliver) -> None:
         """Begin to accept work."""

@@ -161,8 +161,13 @@ def _settled(
 
 def _siblings(ensemble: Ensemble, members: Sequence[str]) -> Floats:
     """How many of the members are views of the same one for the request, [M]: a threshold is for them together."""
-    one_of = [ensemble.models[name].view.of or name for name in members]
+    one_of = _origins(ensemble, members)
     return np.array([float(one_of.count(name)) for name in one_of])
+
+
+def _origins(ensemble: Ensemble, members: Sequence[str]) -> list[str]:
+    """The members of the configuration that these are views of for the request, or themselves."""
+    return [ensemble.models[name].view.of or name for name in members]
 
 
 def text_of(prompt: Prompt, fusion: FusionParams) -> str:
@@ -272,7 +277,7 @@ def _by_learned(
     learned: LearnedWeights, ensemble: Ensemble, members: Sequence[str], text: str, losses: PromptLosses | None
 ) -> Decision:
     """The learned weights of members; those that are views of one for the request share its weight equally."""
-    one_of = [ensemble.models[name].view.of or name for name in members]
+    one_of = _origins(ensemble, members)
     known = list(dict.fromkeys(one_of))
     at = np.array([known.index(name) for name in one_of])
     if losses is not None:  # a member's loss is the mean over its views

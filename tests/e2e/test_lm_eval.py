@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.demo import CONFIG, ENSEMBLE, REPOSITORY
-from tests.support.lm_eval_runs import MEMBER
+from tests.support.lm_eval_runs import MEMBER, results
 from tests.support.serving import Server
 
 EVERY = 25
@@ -40,17 +40,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def theirs(server: Server, folder: Path) -> dict[str, Result]:
     """What lm-evaluation-harness finds, by run."""
-    offline = {"HF_DATASETS_OFFLINE": "1", "HF_HUB_OFFLINE": "1", "HF_HOME": str(folder), "OPENAI_API_KEY": "none"}
-    run = subprocess.run(
-        [sys.executable, "-m", "tests.support.lm_eval_runs", server.url],
-        cwd=folder,
-        env=os.environ | offline | {"PYTHONPATH": str(REPOSITORY)},
-        capture_output=True,
-        text=True,
-        timeout=280,
-    )
-    assert run.returncode == 0, run.stderr[-3000:]
-    return {name: Result(**result) for name, result in json.loads(run.stdout.splitlines()[-1]).items()}
+    return {name: Result(**found) for name, found in results(folder, server.url).items()}
 
 
 def evaluated(server: Server, folder: Path, *options: str) -> dict[str, Result]:

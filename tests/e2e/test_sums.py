@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +11,8 @@ import openai
 import pytest
 import yaml
 
-from tests.support.demo import CONFIG, MODELS, REPOSITORY, questions, user
+from tests.support.demo import CONFIG, MODELS, questions, user
+from tests.support.lm_eval_runs import results
 from tests.support.serving import Server, serving
 
 MEMBERS = ["lingvo", "almanac"]
@@ -119,21 +117,6 @@ def test_lm_evaluation_harness_scores_a_sum(server: Server, tmp_path: Path) -> N
     file.parent.mkdir(parents=True)
     rows = (CONFIG.parent / "demo" / "test.jsonl").read_text().splitlines(keepends=True)
     file.write_text("".join(rows[::25]))
-    offline = {
-        "HF_DATASETS_OFFLINE": "1",
-        "HF_HUB_OFFLINE": "1",
-        "HF_HOME": str(tmp_path),
-        "OPENAI_API_KEY": "none",
-    }
-    run = subprocess.run(
-        [sys.executable, "-m", "tests.support.lm_eval_runs", server.url, "unmasked"],
-        cwd=tmp_path,
-        env=os.environ | offline | {"PYTHONPATH": str(REPOSITORY)},
-        capture_output=True,
-        text=True,
-        timeout=280,
-    )
-    assert run.returncode == 0, run.stderr[-3000:]
-    found = json.loads(run.stdout.splitlines()[-1])["choice"]
+    found = results(tmp_path, server.url, "unmasked")["choice"]
     assert found["accuracy"] > 0.6
     assert all(float(one[0]) > -1000 for one in found["said"].values())

@@ -9,12 +9,31 @@ and by question what was said (`said`).
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 from tests.support.demo import ENSEMBLE, MODELS, REPOSITORY
 
 MEMBER, PIVOT = "almanac", "lingvo"
+
+
+def results(folder: Path, *arguments: str) -> dict[str, Any]:
+    """What the runs find, in a process of their own whose working directory, with the questions, is `folder`."""
+    offline = {"HF_DATASETS_OFFLINE": "1", "HF_HUB_OFFLINE": "1", "HF_HOME": str(folder), "OPENAI_API_KEY": "none"}
+    run = subprocess.run(
+        [sys.executable, "-m", "tests.support.lm_eval_runs", *arguments],
+        cwd=folder,
+        env=os.environ | offline | {"PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    assert run.returncode == 0, run.stderr[-3000:]
+    found: dict[str, Any] = json.loads(run.stdout.splitlines()[-1])
+    return found
 
 
 def main(url: str, other: str | None = None) -> None:

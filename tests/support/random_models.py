@@ -134,3 +134,12 @@ SHAPE = {
     "bos_token_id": 1,
     "eos_token_id": 2,
 }
+
+RANKS_AND_ALPHAS = {  # of a LoRA adapter whose layers have their own
+    "r": 4,
+    "lora_alpha": 8,
+    "target_modules": ["q_proj", "v_proj", "down_proj"],
+    "rank_pattern": {"v_proj": 2},
+    "alpha_pattern": {r"layers\.1\.self_attn\.q_proj": 32, "down_proj": 1},
+    "init_lora_weights": False,
+}

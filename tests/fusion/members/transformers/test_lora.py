@@ -17,6 +17,7 @@ from fusion.core import Advance, AdvanceFailed
 from fusion.members.check import run
 from fusion.members.transformers.engine import TransformersEngine
 from fusion.members.transformers.lora import _Adapted
+from tests.support.random_models import RANKS_AND_ALPHAS
 from tests.support.reference import shared
 
 
@@ -101,14 +102,7 @@ def test_an_adapter_of_the_output_layer_reaches_its_own_rows_alone(golden, tmp_p
 def test_layers_may_have_ranks_and_alphas_of_their_own(golden, tmp_path):
     folder, _, _ = golden
     torch.manual_seed(1)
-    config = LoraConfig(
-        r=4,
-        lora_alpha=8,
-        target_modules=["q_proj", "v_proj", "down_proj"],
-        rank_pattern={"v_proj": 2},
-        alpha_pattern={r"layers\.1\.self_attn\.q_proj": 32, "down_proj": 1},
-        init_lora_weights=False,
-    )
+    config = LoraConfig(**RANKS_AND_ALPHAS)
     wrapped = get_peft_model(AutoModelForCausalLM.from_pretrained(folder / "base"), config).eval()
     wrapped.save_pretrained(tmp_path / "own")
     engine = TransformersEngine.load(

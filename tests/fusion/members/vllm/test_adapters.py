@@ -11,7 +11,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig
 
 from fusion.core import Advance
-from tests.support.random_models import SHAPE, VOCABULARY, build, plain_logprobs, run
+from tests.support.random_models import RANKS_AND_ALPHAS, SHAPE, VOCABULARY, build, plain_logprobs, run
 
 pytest.importorskip("vllm")
 
@@ -22,14 +22,7 @@ LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_
 ADAPTERS = {
     "all": LoraConfig(r=4, lora_alpha=8, target_modules=LINEAR, init_lora_weights=False),
     "rslora": LoraConfig(r=4, lora_alpha=8, target_modules=LINEAR, use_rslora=True, init_lora_weights=False),
-    "patterns": LoraConfig(
-        r=4,
-        lora_alpha=8,
-        target_modules=["q_proj", "v_proj", "down_proj"],
-        rank_pattern={"v_proj": 2},
-        alpha_pattern={r"layers\.1\.self_attn\.q_proj": 32, "down_proj": 1},
-        init_lora_weights=False,
-    ),
+    "patterns": LoraConfig(**RANKS_AND_ALPHAS),
     "qv": LoraConfig(r=2, lora_alpha=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False),
 }
 NAMES = [*ADAPTERS, None]
