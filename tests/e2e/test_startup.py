@@ -145,7 +145,9 @@ def test_from_the_command_line(config: Path) -> None:
     """The whole way, in a process that nothing was prepared for."""
     sentence = no_checkpoint(config)
     environ = os.environ | {"PYTHONPATH": str(REPOSITORY)}
-    result = subprocess.run([*START, str(config)], env=environ, capture_output=True, text=True, check=False)
+    result = subprocess.run(
+        [*START, str(config), "--port", "0"], env=environ, capture_output=True, text=True, check=False
+    )
     assert (result.returncode, result.stdout, result.stderr) == (2, "", f"{sentence}\n")
 
 
