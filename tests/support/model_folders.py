@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from typer.testing import CliRunner
@@ -38,7 +39,8 @@ def save_tokenizer(folder: Path, extra: list[str]) -> int:
 
 
 def save_site(folder: Path) -> None:
-    """Two models, `ada` and `ben`, an ensemble of both, and questions."""
+    """Two models of random weights, `ada` and `ben`, an ensemble of both, and questions."""
+    torch.manual_seed(2)
     shape = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
     size = save_tokenizer(folder / "ada", ["th", "the"])
     ids = {"bos_token_id": None, "eos_token_id": size - 1, "pad_token_id": None}
