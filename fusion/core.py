@@ -201,8 +201,8 @@ class Capacity:
     """The limits of a member: tokens per sequence, tokens of all open sequences, open sequences.
 
     A sequence takes room for its tokens in whole blocks of `block`. `generates` says whether there is a loop that
-    takes a `Generate`. `rows` of an answer, the last ones, can be looked at again; where it is 1, a
-    sum neither drafts nor echoes prompts.
+    takes a `Generate`. `rows` of an answer, the last ones, can be looked at again; where it is 1, a sum
+    does not draft.
     """
 
     context: int
@@ -260,10 +260,12 @@ Deliver = Callable[[Member, Delivery], None]
 class SamplingConstraint(Protocol):
     """What the next token may be, as it stands after the tokens taken so far. Ids are the pivot's, V of them.
 
-    One that `is_open` admits whatever members say, but where something is forced.
+    One that `is_open` admits whatever members say, but where something is forced. One that `admits_any_text`
+    limits special tokens alone.
     """
 
     is_open: bool
+    admits_any_text: bool
 
     def bits(self) -> NDArray[np.uint8]:
         """[V / 8], the ids that may come next, a bit each in little order."""

@@ -18,8 +18,8 @@ os.environ["XDG_CACHE_HOME"] = CACHE
 # torch is imported; servers and workers that tests start inherit it.
 os.environ["OMP_NUM_THREADS"] = "1"
 
-# A busy machine makes any example slow now and then, which says nothing about the code.
-# The examples are the same in every run, so that a failure comes from the change at hand; `make explore` draws others.
+# A busy machine makes any example slow now and then, which says nothing about the code. Examples are the same in every
+# run, so that a failure comes from the change at hand; `make explore` draws others.
 hypothesis.settings.register_profile("explore", deadline=None)
 hypothesis.settings.register_profile("tutti", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("tutti")
@@ -45,7 +45,7 @@ class Together(LoadFileScheduling):
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup() -> None:
-    """Weights that a test or its fixtures draw are the same in every run: without, each process has a seed of its own."""
+    """Weights that tests draw are the same in every run: without this each process has a seed of its own."""
     if torch := sys.modules.get("torch"):
         torch.manual_seed(0)
 

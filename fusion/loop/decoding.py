@@ -136,7 +136,7 @@ class Decoding:
             self.settle(sequence)
             return
         if isinstance(answer, AdvanceFailed):
-            error = UnavailableError(f"Member {name!r} failed: {answer.reason}")
+            error = UnavailableError(f"Member {name!r} failed: {answer.reason}", retry_after=1)
             self.recovery.do_without(sequence, name, answer.reason, error)
             return
         seat = sequence.seats[name]
@@ -409,7 +409,8 @@ class Decoding:
             if sequence.number not in self._places.open or name not in sequence.seats:
                 continue  # another member has refused it too
             reason = f"it takes no work: {error}"
-            self.recovery.do_without(sequence, name, reason, UnavailableError(f"Member {name!r} failed: {reason}"))
+            failed = UnavailableError(f"Member {name!r} failed: {reason}", retry_after=1)
+            self.recovery.do_without(sequence, name, reason, failed)
         for sequence in going:
             if sequence.number in self._places.open:
                 self.settle(sequence)  # the last answers of those asked may still stand

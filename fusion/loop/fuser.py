@@ -121,7 +121,8 @@ class Fuser:
         """
         members = ensemble.taking_part(fusion)
         require_room(sampling.max_tokens, ensemble.max_new_tokens(prompt, members))
-        require_policy(fusion, sampling, members, constrained=bool(prompt.constraints))
+        limited = not all(constraint.admits_any_text for constraint in prompt.constraints.values())
+        require_policy(fusion, sampling, members, limited=limited)
         self.attendance.require(ensemble, members)
         number = next(self._numbers)
         self.line.put(Sequence(number, ensemble, prompt, sampling, fusion, flow, on_update))

@@ -106,7 +106,9 @@ class Recovery:
             too_long = any(sequence.seats[name].reserved > member.capacity.context for name in names)
             if too_long or not self._places.budget.admits(sequence, names):  # not even now, when all of it is free
                 self._line.remove(sequence)
-                error = UnavailableError(f"Member {member.name!r} came back with less room; try again.")
+                error = UnavailableError(
+                    f"Member {member.name!r} came back with less room; try again.", retry_after=1
+                )
                 self.fail(sequence, error)
         for sequence in self._places.open.values():
             for name in [one for one in sequence.lost if sequence.ensemble.engine(one) == member.name]:

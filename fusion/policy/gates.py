@@ -16,7 +16,7 @@ class Confident(Policy):
     That is under a threshold (as in GaC), or ahead of the second by less than a margin (as in SAFE, 2510.15346,
     but without a look at the others' tokens). Of the members that weigh something the one leads whose best token
     was chosen most often in the rounds of everyone, the first of which follows the prompt; the pivot among equals,
-    and under a constraint, which the others' candidates may miss.
+    and where a constraint limits the text, which the others' candidates may miss.
     """
 
     def __init__(self, threshold: float, margin: float = 0.0) -> None:
@@ -27,7 +27,7 @@ class Confident(Policy):
         """The leading member alone."""
         pivot, share = sequence.view.pivot, sequence.followed.share
         weighty = [name for name in sequence.seats if sequence.weights[name] > 0]
-        if sequence.constraint is not None:
+        if sequence.constraint is not None and not sequence.constraint.admits_any_text:
             return Ask((pivot,)) if pivot in weighty or not weighty else ALL
         return Ask((max(weighty, key=lambda name: (share(name), name == pivot), default=pivot),))
 
@@ -43,9 +43,11 @@ class Confident(Policy):
         if seat.inside is not None:  # of the character that has begun, in ids of the pivot
             newest, map = seat.inside, None
         candidates = project([newest], [map], sequence.view.vocabulary_size)
-        probabilities = candidates.probabilities[0, 0]
-        if forbidden := sequence.ends.forbidden(sequence.length):  # so it is not sure of them either
-            barred = np.isin(candidates.tokens[0], list(forbidden))
+        tokens, probabilities = candidates.tokens[0], candidates.probabilities[0, 0]
+        barred = np.isin(tokens, list(sequence.ends.forbidden(sequence.length)))
+        if sequence.constraint is not None:
+            barred |= ~sequence.constraint.allowed(tokens)
+        if barred.any():  # it is not sure of what must not come
             rest = max(1 - probabilities[barred].sum(), probabilities[~barred].sum(), _LEAST)
             probabilities = probabilities[~barred] / rest
         second, best = np.sort(np.append(probabilities, [0.0, 0.0]))[-2:]
@@ -72,13 +74,14 @@ class Draw(Policy):
         return Ask((names[int(self._rng.choice(len(names), p=shares))],))
 
     def answered(self, sequence: Asking) -> Ask | None:
-        """Everyone, where the map carries nothing of what the one that was drawn would say."""
+        """Everyone, where nothing can come of what the one that was drawn would say."""
         if sequence.asked.members is None:
             return None
         [drawn] = sequence.asked.members
-        latest, map = sequence.seats[drawn].latest, sequence.map_of(drawn)
-        if map is None or latest is None:
+        latest, map, constraint = sequence.seats[drawn].latest, sequence.map_of(drawn), sequence.constraint
+        if latest is None or (map is None and constraint is None):
             return None
         newest = latest.ids[-1:], latest.logprobs[-1:]
-        row = project([newest], [map], sequence.view.vocabulary_size).probabilities
-        return None if row.sum() > 0 else ALL
+        candidates = project([newest], [map], sequence.view.vocabulary_size)
+        may_come = True if constraint is None else constraint.allowed(candidates.tokens[0])
+        return None if candidates.probabilities[0, 0].sum(where=may_come) > 0 else ALL

@@ -37,11 +37,11 @@ def policy_of(fusion: FusionParams) -> Policy:
 
 
 def require_policy(
-    fusion: FusionParams, sampling: SamplingParams, members: Collection[str], *, constrained: bool = False
+    fusion: FusionParams, sampling: SamplingParams, members: Collection[str], *, limited: bool = False
 ) -> None:
     """Raise InvalidRequestError, naming the field, where these options have no policy.
 
-    `constrained` says whether a schema or the like limits the answer.
+    `limited` says whether a schema or the like limits the text of the answer.
     """
     if fusion.draft is not None and fusion.gate is not None:
         raise InvalidRequestError(
@@ -56,7 +56,7 @@ def require_policy(
         wrong = [
             ("temperature 1 and no other change to the distribution", not _untouched(sampling)),
             ("no logprobs", sampling.logprobs is not None),
-            ("no constraint on the answer", constrained),
+            ("no constraint on the answer", limited),
         ]
         needed = needed_to_draw(fusion) + [what for what, missing in wrong if missing]
         if needed:

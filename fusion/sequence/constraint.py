@@ -92,7 +92,9 @@ class Constraint:
         self._free = table.text_bits | table.bits_of([*self._special])
         self._bad = bad_words
         self._taken: list[int] = []
-        self.is_open = grammar is None and allowed_ids is None and bad_words is None and not marks
+        shaped = grammar is not None or allowed_ids is not None or bad_words is not None
+        self.is_open = not shaped and not marks
+        self.admits_any_text = not shaped and thoughts is None
         self._thoughts = [] if thoughts is None else [thoughts]  # before each of the taken, and now
         self._bits: Bits | None = None
         self.ended = False

@@ -63,7 +63,7 @@ class MessagesRequest(CountTokensRequest):
 _ACCOUNTING = "x-anthropic-billing-header"
 
 # Fields of Anthropic's that change no answer.
-_IGNORED = frozenset({"betas", "cache_control", "container", "context_management", "mcp_servers", "service_tier"})
+_IGNORED = frozenset({"betas", "cache_control", "container", "context_management", "service_tier"})
 
 
 def _is_prefill(messages: Sequence[Mapping[str, Any]]) -> bool:
@@ -107,6 +107,10 @@ def as_chat(request: CountTokensRequest) -> dict[str, Any]:
             "top_k": request.top_k,
         }
     extra = {name: value for name, value in (request.model_extra or {}).items() if name not in _IGNORED}
+    if extra.pop("mcp_servers", None):
+        raise field_error(
+            "mcp_servers", "should be left out: this server calls no others; give their tools in tools."
+        )
     if isinstance(given := extra.get("chat_template_kwargs"), dict | None):
         extra["chat_template_kwargs"] = {**(chat["chat_template_kwargs"] or {}), **(given or {})} or None
     chat |= extra

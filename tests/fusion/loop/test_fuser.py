@@ -275,6 +275,7 @@ def test_a_failing_member_fails_its_sequence_only(tokenizers, run):
     assert good.wait().last.finish is not None
     error = bad.wait().last.error
     assert isinstance(error, UnavailableError)
+    assert error.retry_after == 1
     assert "'abacus'" in str(error)
     eventually(lambda: running.fuser.open_sequences() == 0)
     assert all(not m.cached for m in running.members())

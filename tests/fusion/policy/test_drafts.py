@@ -272,6 +272,25 @@ def test_the_member_that_was_followed_leads_and_the_pivot_under_a_constraint(tok
     assert {len(one) for one in ran} == {2}, "the pivot, whose tokens are emitted, and the one that weighs"
 
 
+def test_gates_run_where_a_constraint_admits_any_text(tokenizers, run):
+    """As in every chat with a model that thinks between special tokens."""
+    running = run(toy_ensemble(tokenizers, pivot="lingvo"))
+    mark = next(iter(running.ensemble.tokenizer.control_tokens(["<|im_start|>"])))
+    thinks = constrained(running, marks=[mark])
+    says("A rose is a rose is a rose, and a rose.", running.ensemble.models["almanac"], thinks)
+    options = {"max_tokens": 10, "temperature": 1.0, "seed": 1}
+    drawn = running.submit(thinks, FusionParams(gate="draw", renormalize=True, report=True), **options).wait().last
+    assert drawn.error is None
+    assert {len(round.ran) for round in drawn.rounds[1:]} == {1}, "all read the prompt"
+    gate = FusionParams(gate="confident", threshold=0.5, report=True)
+    ran = [round.ran for round in running.submit(thinks, gate, max_tokens=10).wait().last.rounds]
+    assert ran.count(("almanac",)) > 5
+    with pytest.raises(InvalidRequestError, match="no constraint on the answer"):
+        running.submit(
+            constrained(running, words=["rose"]), FusionParams(gate="draw", renormalize=True), **options
+        )
+
+
 def test_a_policy_that_fails_costs_its_own_sequence_alone(tokenizers, run, monkeypatch):
     class Broken(Policy):
         def ask(self, sequence):
@@ -305,7 +324,7 @@ def test_drawing_one_member_a_token_is_refused_under_a_constraint():
     gate = FusionParams(gate="draw", renormalize=True)
     require_policy(gate, SamplingParams(8), ["a", "b"])
     with pytest.raises(InvalidRequestError, match="no constraint on the answer"):
-        require_policy(gate, SamplingParams(8), ["a", "b"], constrained=True)
+        require_policy(gate, SamplingParams(8), ["a", "b"], limited=True)
 
 
 def test_a_token_that_was_thought_of_and_not_drafted_is_no_miss():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fusion.options import FusionParams
-from fusion.policy.gates import Confident
+from fusion.policy.gates import Confident, Draw
 from fusion.policy.policy import ALL, Ask
 from tests.support.toy_fuser import toy_ensemble
 
@@ -85,15 +85,58 @@ def test_inside_a_character_the_leader_is_sure_of_what_comes_next_of_it():
 )
 def test_the_leader_is_not_sure_of_an_end_that_must_not_come(rest, sure):
     """As before `min_tokens`: of the rest it may think anything."""
-    probabilities = np.array([[0.9, *rest]], np.float32)
-    latest = SimpleNamespace(ids=np.arange(probabilities.size)[None], logprobs=np.log(probabilities))
-    seat, view = SimpleNamespace(latest=latest, inside=None), SimpleNamespace(vocabulary_size=9)
+    seat, view = SimpleNamespace(latest=answer(0.9, *rest), inside=None), SimpleNamespace(vocabulary_size=9)
     assert Confident(0.8, 0.2).answered(led_by(seat, view)) is None
     assert Confident(0.8, 0.2).answered(led_by(seat, view, forbidden={0})) == (None if sure else ALL)
 
 
-def led_by(seat, view, forbidden=frozenset()):
+def only_text(*special):
+    """A constraint that admits any text, and none of these special tokens."""
+    return SimpleNamespace(admits_any_text=True, allowed=lambda ids: ~np.isin(ids, special))
+
+
+@pytest.mark.parametrize(("rest", "sure"), [([0.06, 0.03], False), ([0.095, 0.004], True)])
+def test_the_leader_is_not_sure_of_a_special_token_that_must_not_come(rest, sure):
+    latest = answer(0.9, *rest)
+    seat, view = SimpleNamespace(latest=latest, inside=None), SimpleNamespace(vocabulary_size=9)
+    assert Confident(0.8, 0.2).answered(led_by(seat, view, constraint=only_text(5))) is None
+    assert Confident(0.8, 0.2).answered(led_by(seat, view, constraint=only_text(0))) == (None if sure else ALL)
+
+
+def test_everyone_is_asked_where_the_member_that_was_drawn_says_what_must_not_come():
+    seat, view = SimpleNamespace(latest=answer(0.9, 0.1), inside=None), SimpleNamespace(vocabulary_size=9)
+    assert Draw().answered(led_by(seat, view)) is None
+    assert Draw().answered(led_by(seat, view, constraint=only_text(0))) is None
+    assert Draw().answered(led_by(seat, view, constraint=only_text(0, 1))) == ALL
+
+
+def test_where_any_text_may_come_the_leader_is_the_member_that_was_followed():
+    seats = dict.fromkeys("pm")
+    sequence = SimpleNamespace(
+        view=SimpleNamespace(pivot="p"),
+        followed=SimpleNamespace(share={"p": 0.1, "m": 0.9}.get),
+        seats=seats,
+        weights=dict.fromkeys(seats, 0.5),
+        constraint=only_text(0),
+    )
+    assert Confident(0.5).ask(sequence) == Ask(("m",))
+    sequence.constraint.admits_any_text = False
+    assert Confident(0.5).ask(sequence) == Ask(("p",))
+
+
+def answer(*probabilities):
+    row = np.array([probabilities], np.float32)
+    return SimpleNamespace(ids=np.arange(row.size)[None], logprobs=np.log(row))
+
+
+def led_by(seat, view, forbidden=frozenset(), constraint=None):
     ends = SimpleNamespace(forbidden=lambda length: forbidden)
     return SimpleNamespace(
-        asked=Ask(("m",)), seats={"m": seat}, view=view, map_of=lambda name: None, ends=ends, length=3
+        asked=Ask(("m",)),
+        seats={"m": seat},
+        view=view,
+        map_of=lambda name: None,
+        ends=ends,
+        length=3,
+        constraint=constraint,
     )

@@ -225,6 +225,7 @@ def test_tokens_are_counted_without_a_limit_but_answers_need_one():
         ({"tool_choice": {"type": "sometimes"}}, "tool_choice.type"),
         ({"output_config": {"format": {"type": "xml"}}}, "output_config.format.type"),
         ({"system": [{"type": "image"}]}, "system[0].type"),
+        ({"mcp_servers": [{"type": "url", "url": "https://tools.example", "name": "t"}]}, "mcp_servers"),
     ],
 )
 def test_what_cannot_be_served_is_refused_naming_the_field(fields, param):
