@@ -18,8 +18,8 @@ os.environ["XDG_CACHE_HOME"] = CACHE
 # torch is imported; servers and workers that tests start inherit it.
 os.environ["OMP_NUM_THREADS"] = "1"
 
-# A busy machine makes any example slow now and then, which says nothing about the code. Examples are the same in every
-# run, so that a failure comes from the change at hand; `make explore` draws others.
+# A busy machine makes any example slow now and then, which says nothing about the code. Examples are the same in
+# every run, so that a failure comes from the change at hand; `make explore` draws others.
 hypothesis.settings.register_profile("explore", deadline=None)
 hypothesis.settings.register_profile("tutti", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("tutti")
