@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
+from copy import copy
 
 from fusion.core import Capacity, Member, Task
 from fusion.sequence.sequence import Sequence
@@ -15,7 +16,11 @@ GROWTH = 64  # tokens by which a reservation grows at a time
 
 
 class Budget:
-    """The room that is still free in every member. Used by the fuser's thread only."""
+    """The room that is still free in every member: places for sequences, and blocks of tokens.
+
+    Below zero is what was taken beyond it, in a copy that says what waiting sequences leave to those behind them.
+    Used by the fuser's thread only.
+    """
 
     def __init__(self, capacities: Mapping[str, Capacity]) -> None:
         self.blocks: dict[str, int] = {}
@@ -29,6 +34,35 @@ class Budget:
         self.blocks[name] = capacity.cache_tokens // capacity.block
         self.sequences[name] = capacity.sequences
         self._capacities[name] = capacity
+
+    def copy(self) -> Budget:
+        """The same room, to be taken without an effect on this one."""
+        copied = copy(self)
+        copied.blocks, copied.sequences = dict(self.blocks), dict(self.sequences)
+        return copied
+
+    def full(self, engine: str) -> bool:
+        """Return whether no sequence has room there."""
+        return self.sequences[engine] <= 0 or self.blocks[engine] <= 0
+
+    def claimed(self, engine: str) -> bool:
+        """Return whether as much was taken beyond the room as this member holds in all."""
+        capacity = self._capacities[engine]
+        beyond = -self.blocks[engine] * capacity.block
+        return -self.sequences[engine] >= capacity.sequences or beyond >= capacity.cache_tokens
+
+    def too_small(self, sequence: Sequence, names: Iterable[str]) -> str | None:
+        """Return an engine that has not what the sequence asks for even while nothing else is there, if any."""
+        asked: defaultdict[str, list[int]] = defaultdict(list)
+        for name in names:
+            asked[sequence.ensemble.engine(name)].append(sequence.seats[name].reserved)
+        for engine, tokens in asked.items():
+            capacity = self._capacities[engine]
+            blocks = sum(self._blocks(engine, one) for one in tokens)
+            too_long = max(tokens) > capacity.context or blocks > capacity.cache_tokens // capacity.block
+            if too_long or len(tokens) > capacity.sequences:
+                return engine
+        return None
 
     def reserved(self, name: str) -> int:
         """The tokens set aside in a member."""

@@ -17,7 +17,6 @@ from contextlib import suppress
 from functools import partial
 from time import perf_counter
 
-from alignment.errors import UnavailableError
 from fusion.core import (
     Delivery,
     Delta,
@@ -30,7 +29,7 @@ from fusion.core import (
 from fusion.ensemble import Ensemble
 from fusion.loop.budget import Places
 from fusion.loop.decoding import Decoding
-from fusion.loop.line import STOPPING, Line, require_room
+from fusion.loop.line import Line, require_room, stopping
 from fusion.loop.observer import Load, Observer, member_load
 from fusion.loop.outbox import Outbox
 from fusion.loop.recovery import Attendance
@@ -81,6 +80,10 @@ class Fuser:
             member.start(self._deliver)
         self._thread.start()
 
+    def end(self) -> None:
+        """End every sequence with an error, and take none any more. From any thread; does not wait."""
+        self._inbox.put(self._end)
+
     def stop(self) -> None:
         """End every sequence with an error, then stop the loop and the members. For good: there is no restart."""
         if self._thread.is_alive():
@@ -125,8 +128,9 @@ class Fuser:
         require_policy(fusion, sampling, members, limited=limited)
         self.attendance.require(ensemble, members)
         number = next(self._numbers)
-        self.line.put(Sequence(number, ensemble, prompt, sampling, fusion, flow, on_update))
-        self._inbox.put(_nothing)
+        sequence = Sequence(number, ensemble, prompt, sampling, fusion, flow, on_update)
+        self.line.put(sequence)
+        self._inbox.put(partial(self._recovery.joined, sequence))
         return number
 
     def cancel(self, number: int) -> None:
@@ -181,9 +185,12 @@ class Fuser:
         try:
             self._loop()
         finally:  # however the loop ends, no caller is left waiting
-            for sequence in [*self._places.open.values(), *self.line.close()]:
-                self._recovery.fail(sequence, UnavailableError(STOPPING))
+            self._end()
             self._outbox.flush()
+
+    def _end(self) -> None:
+        for sequence in [*self._places.open.values(), *self.line.close()]:
+            self._recovery.fail(sequence, stopping())
 
     def _loop(self) -> None:
         running = True
@@ -208,9 +215,15 @@ class Fuser:
         return messages
 
     def _admit(self) -> None:
-        blocked: set[str] = set()  # members whose next room belongs to a sequence further ahead
+        """Start what waits, in turn: nobody takes room that a sequence further ahead can use.
+
+        A sequence for which one member has no room yet claims what it needs in the others, so that these go on
+        with what fits beside it. No more is claimed than a member that is waited for holds: what waits for longer
+        starts when those ahead have left.
+        """
+        left = self._places.budget.copy()  # by those further ahead
         for sequence in self.line.in_turn():
-            if blocked.issuperset(self.members):
+            if all(map(left.full, self.members)):
                 break
             if error := self.attendance.hopeless(sequence):
                 self.line.remove(sequence)
@@ -218,9 +231,11 @@ class Fuser:
                 continue
             down = self.attendance.down
             present = [name for name in sequence.seats if sequence.ensemble.engine(name) not in down]
-            engines = {sequence.ensemble.engine(name) for name in present}
-            if not blocked.isdisjoint(engines) or not self._places.budget.admits(sequence, present):
-                blocked.update(engines)
+            if any(left.claimed(sequence.ensemble.engine(name)) for name in present):
+                continue
+            fits = left.admits(sequence, present)
+            left.take(sequence, present)
+            if not fits:
                 continue
             self.line.remove(sequence)
             self._places.take(sequence, present)

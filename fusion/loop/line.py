@@ -14,7 +14,10 @@ from itertools import zip_longest
 from alignment.errors import OverloadedError, UnavailableError, field_error
 from fusion.sequence.sequence import Sequence
 
-STOPPING = "The server is shutting down; send the request to another one."
+
+def stopping() -> UnavailableError:
+    """Return the error of what a server that ends leaves undone."""
+    return UnavailableError("The server is shutting down; send the request to another one.", retry_after=1)
 
 
 def require_room(max_tokens: int, room: int, *, param: str = "max_tokens") -> None:
@@ -58,7 +61,7 @@ class Line:
         """Join the line; `OverloadedError` when it is full, `UnavailableError` when it is closed."""
         with self._lock:
             if self._closed:
-                raise UnavailableError(STOPPING)
+                raise stopping()
             if self._length >= self.limit:
                 raise OverloadedError(f"{self._length} sequences are waiting already; try again later.")
             own = len(self._flows.get(sequence.flow, ()))
@@ -85,7 +88,7 @@ class Line:
                 self._flows[sequence.flow] = queue
             self._length -= 1
 
-    def cancel(self, number: int) -> None:
+    def cancel(self, number: int) -> bool:
         """Take out a sequence that is not wanted any more, if it waits here; its flow keeps its place."""
         with self._lock:
             for flow, queue in self._flows.items():
@@ -95,7 +98,8 @@ class Line:
                         self._length -= 1
                         if not queue:
                             del self._flows[flow]
-                        return
+                        return True
+        return False
 
     def close(self) -> list[Sequence]:
         """Admit no sequence any more; returns those that were waiting."""

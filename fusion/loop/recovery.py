@@ -72,6 +72,13 @@ class Recovery:
         self._outbox = outbox
         self._on_left = on_left
 
+    def joined(self, sequence: Sequence) -> None:
+        """A sequence waits: end it where a member has come back with less than it asks for."""
+        small = self._places.budget.too_small(sequence, sequence.seats)
+        if small is not None and self._line.cancel(sequence.number):
+            error = f"Member {small!r} came back with less room; try again."
+            self.fail(sequence, UnavailableError(error, retry_after=1))
+
     def lost(self, name: str, down: Down) -> None:
         """A member has lost its engine and everything cached."""
         if name not in self.attendance.down:
@@ -102,14 +109,7 @@ class Recovery:
         self._outbox.news(self._outbox.observer.came_back, member.name)
         self._places.budget.reset(member.name, member.capacity)
         for sequence in self._line.in_turn():
-            names = sequence.on_engine(member.name)
-            too_long = any(sequence.seats[name].reserved > member.capacity.context for name in names)
-            if too_long or not self._places.budget.admits(sequence, names):  # not even now, when all of it is free
-                self._line.remove(sequence)
-                error = UnavailableError(
-                    f"Member {member.name!r} came back with less room; try again.", retry_after=1
-                )
-                self.fail(sequence, error)
+            self.joined(sequence)
         for sequence in self._places.open.values():
             for name in [one for one in sequence.lost if sequence.ensemble.engine(one) == member.name]:
                 if not _misses(sequence, name):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import ipaddress
 import logging
+import math
 import os
 import signal
 import socket
@@ -31,6 +32,8 @@ KEEP_ALIVE_SECONDS = 75
 that none of them sends a request on a connection that is being closed."""
 FORCED_SECONDS = 10.0
 """Seconds after the second signal in which all must have ended: an engine that hangs would be waited for."""
+ENDING_SECONDS = 20.0
+"""Seconds after the last request in which all must have ended: workers have ten of them."""
 UNWELL_SECONDS = 60.0
 """Seconds for which only a restart would help, after which the server ends."""
 TICKS_BETWEEN_LOOKS = 50  # of uvicorn's, a tenth of a second each
@@ -75,6 +78,7 @@ def serve(settings: Settings, on_ready: Callable[[str], None]) -> None:
                 config,
                 app.state.lifecycle,
                 app.state.unwell,
+                runtime.fuser.end,
                 options.shutdown_seconds,
                 lambda: on_ready(_url(listener, scheme)),
             )
@@ -88,9 +92,9 @@ class _Server(uvicorn.Server):
     """Uvicorn, with a call when it begins to accept connections, and an end that load balancers can follow.
 
     At the first signal it stops taking requests but goes on listening, so that /ready and whatever is still sent
-    here get an answer, until the requests in progress are over or `seconds` have passed. The second signal ends
-    it at once, whatever an engine does. It ends by itself where only a restart helps, so that whoever supervises
-    it starts it anew.
+    here get an answer, until the requests in progress are over or `seconds` have passed; then what is unfinished
+    ends with an error. The second signal ends it at once, whatever an engine does. It ends by itself where only a
+    restart helps, so that whoever supervises it starts it anew.
 
     Attributes:
         unwell_since: when it was found that only a restart helps.
@@ -101,17 +105,19 @@ class _Server(uvicorn.Server):
         config: uvicorn.Config,
         lifecycle: Lifecycle,
         unwell: Callable[[], Trouble | None],
+        end_answers: Callable[[], None],
         seconds: float,
         on_ready: Callable[[], None],
     ) -> None:
         super().__init__(config)
         self.lifecycle = lifecycle
         self.unwell = unwell
+        self.end_answers = end_answers
         self.seconds = seconds
         self.on_ready = on_ready
         self.unwell_since: float | None = None
         self._deadline: float | None = None
-        self._forced: threading.Timer | None = None
+        self._forced_at = math.inf
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -121,7 +127,7 @@ class _Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self._captured_signals.append(sig)
         if self._deadline is not None:
-            self._force()
+            self._force(FORCED_SECONDS)
             self._deadline = 0.0
             return
         self._deadline = monotonic() + self.seconds
@@ -131,8 +137,10 @@ class _Server(uvicorn.Server):
         if self._deadline is not None:
             left = self._deadline - monotonic()
             if left <= 0 or self.lifecycle.in_progress == 0:
+                self.end_answers()
                 self.config.timeout_graceful_shutdown = CLOSING_SECONDS
                 self.should_exit = True
+                self._force(ENDING_SECONDS)
         elif counter % TICKS_BETWEEN_LOOKS == 0:
             self._look()
         return await super().on_tick(counter)
@@ -148,14 +156,16 @@ class _Server(uvicorn.Server):
             log.critical("%s, and only a restart helps: the server ends", found.reason)
             self.lifecycle.draining = True
             self._deadline = 0.0
-            self._force()
+            self._force(FORCED_SECONDS)
 
-    def _force(self) -> None:
-        """End the process in FORCED_SECONDS if it has not ended by then."""
-        if self._forced is None:
-            self._forced = threading.Timer(FORCED_SECONDS, os._exit, (1,))
-            self._forced.daemon = True
-            self._forced.start()
+    def _force(self, seconds: float) -> None:
+        """End the process in so many seconds, if it has not ended by then and was not told to end sooner."""
+        at = monotonic() + seconds
+        if at < self._forced_at:
+            self._forced_at = at
+            timer = threading.Timer(seconds, os._exit, (1,))
+            timer.daemon = True
+            timer.start()
 
 
 def _bound(options: ServerSettings) -> socket.socket:

@@ -90,7 +90,8 @@ class Generation:
         self.prompt_only = prompt_only
         self.choices: list[Choice] = []
         self._loop = asyncio.get_running_loop()
-        self._deadline = None if timeout is None else self._loop.time() + timeout
+        self._expired = False
+        self._timer = None if timeout is None else self._loop.call_later(timeout, self._expire)
         self._sequences: dict[int, int] = {}  # by index of the choice; unfinished ones
         self._arrived: deque[tuple[int, Delta]] = deque()
         self._signal = asyncio.Event()
@@ -179,21 +180,18 @@ class Generation:
         Raises:
             UnavailableError: the request took longer than it may.
         """
-        ends = [] if self._deadline is None else [self._deadline]
-        if seconds is not None:
-            ends.append(self._loop.time() + seconds)
         try:
-            async with asyncio.timeout_at(min(ends, default=None)):
+            async with asyncio.timeout(seconds):
                 await self._signal.wait()
         except TimeoutError:
-            if self._deadline is not None and self._loop.time() >= self._deadline:
-                self.record.error = UnavailableError(
-                    f"The answer took longer than the {self.timeout:g} seconds this server allows; "
-                    "lower max_tokens or try again.",
-                    may_repeat=False,
-                )
-                raise self.record.error from None
             return False
+        if self._expired:
+            self.record.error = UnavailableError(
+                f"The answer took longer than the {self.timeout:g} seconds this server allows; "
+                "lower max_tokens or try again.",
+                may_repeat=False,
+            )
+            raise self.record.error
         return True
 
     def take(self) -> Iterator[tuple[Choice, Delta]]:
@@ -244,11 +242,22 @@ class Generation:
 
     def close(self) -> None:
         """Stop what is still running."""
+        if self._timer is not None:
+            self._timer.cancel()
         if self._sequences:
             self.record.cancelled = True
+        self._cancel()
+        self._sequences.clear()
+
+    def _expire(self) -> None:
+        """The time is over: free the caches, also of an answer that its client is slow to read."""
+        self._expired = bool(self._sequences)
+        self._cancel()
+        self._signal.set()
+
+    def _cancel(self) -> None:
         for sequence in self._sequences.values():
             self.fuser.cancel(sequence)
-        self._sequences.clear()
 
     def _arrive(self, index: int, update: Delta) -> None:
         self.record.update(index, update)

@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import pytest
 
 from tests.support.demo import CONFIG, ENSEMBLE, user
 from tests.support.forks import Fork
+from tests.support.scripted_fuser import eventually
 
 LONG = {"model": ENSEMBLE, "messages": user("Anna has 12 apples."), "stream": True, "ignore_eos": True}
 Start = Callable[..., tuple[Fork, httpx.Client]]
@@ -74,12 +76,19 @@ def test_running_requests_finish_and_new_ones_are_sent_elsewhere(start: Start) -
     assert process.wait(timeout=10) == 0
 
 
-def test_the_time_to_finish_is_bounded(start: Start) -> None:
+def test_the_time_to_finish_is_bounded_and_what_is_unfinished_ends_with_an_error(start: Start) -> None:
     process, http = start(shutdown_seconds=1)
-    with streaming(http, max_tokens=1000, n=16) as lines:
+    whole = {**LONG, "max_tokens": 1000, "n": 8, "stream": False}
+    with ThreadPoolExecutor(1) as pool, streaming(http, max_tokens=1000, n=8) as lines:
+        asked = pool.submit(http.post, "/v1/chat/completions", json=whole)
+        assert eventually(lambda: http.get("/load").json()["server_load"] > 8)
         began = time.monotonic()
         process.send_signal(signal.SIGTERM)
-        with pytest.raises(httpx.RemoteProtocolError):
-            list(lines)
-        assert process.wait(timeout=20) == 0
-        assert 1 <= time.monotonic() - began < 8
+        *_, event, done = filter(None, lines)
+        assert "shutting down" in json.loads(event.removeprefix("data: "))["error"]["message"]
+        assert done == "data: [DONE]"
+        answer = asked.result()
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+        assert "shutting down" in answer.json()["error"]["message"]
+        assert process.wait(timeout=60) == 0
+        assert 1 <= time.monotonic() - began < 30

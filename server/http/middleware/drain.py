@@ -6,12 +6,9 @@ from dataclasses import dataclass
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from alignment.errors import UnavailableError
-from fusion.loop.line import STOPPING
+from fusion.loop.line import stopping
 from server.http.paths import OPEN_PATHS, path_of
 from server.http.refusals import refusal
-
-RETRY_SECONDS = 1  # another replica can take the request at once
 
 
 @dataclass(slots=True)
@@ -40,8 +37,7 @@ class Drain:
             return
         if self.lifecycle.draining:
             scope["state"]["record"].draining = True
-            headers = {"Retry-After": str(RETRY_SECONDS), "Connection": "close"}
-            await refusal(scope, UnavailableError(STOPPING), headers)(scope, receive, send)
+            await refusal(scope, stopping(), {"Connection": "close"})(scope, receive, send)
             return
         self.lifecycle.in_progress += 1
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Request, Response
 
 from alignment.errors import UnavailableError
-from fusion.loop.line import STOPPING
+from fusion.loop.line import stopping
 from server import __version__
 from server.http.health import missed_by, unwell
 from server.http.protocol.common import AnswerModel
@@ -48,7 +48,7 @@ def operations_router(service: Service) -> APIRouter:
         An ensemble that can decode without that member keeps the server ready.
         """
         if service.lifecycle.draining:
-            raise UnavailableError(STOPPING)
+            raise stopping()
         away = [name for name, member in service.fuser.load().members.items() if not member.up]
         if missed := missed_by(service, away):
             raise UnavailableError(f"Not answering: {', '.join(missed)}.")

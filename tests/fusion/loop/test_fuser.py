@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -250,6 +251,55 @@ def test_flows_take_turns(tokenizers, run):
     for listener in [single, *many]:
         listener.wait()
     assert ended.index("single") <= 2
+
+
+@pytest.fixture
+def busy(tokenizers, run):
+    """One sequence runs in almanac, which holds no other, and three wait for all members.
+
+    Yields the ensemble of all and that of lingvo.
+    """
+    everyone = toy_ensemble(tokenizers, pivot="lingvo")
+    almanac, lingvo = (everyone.models[name].member for name in ("almanac", "lingvo"))
+    almanac.capacity = replace(almanac.capacity, sequences=1)
+    lingvo.capacity = replace(lingvo.capacity, sequences=2)
+    together = run(everyone)
+    single = {name: replace(together, ensemble=alone(everyone, name)) for name in ("almanac", "lingvo")}
+    almanac.hold = True
+    waiting = [single["almanac"].submit()]
+    eventually(lambda: together.fuser.open_sequences() == 1)
+    waiting += [together.submit(max_tokens=2) for _ in range(3)]
+    yield together, single["lingvo"]
+    almanac.hold = False
+    almanac.release()
+    for listener in waiting:
+        assert listener.wait().last.finish
+
+
+def alone(ensemble, name):
+    return build_ensemble(name, {name: ensemble.models[name]}, name)
+
+
+def test_a_member_goes_on_while_others_are_waited_for(busy):
+    together, lingvo = busy
+    for _ in range(3):
+        assert lingvo.submit().wait().last.finish
+    assert together.fuser.waiting_sequences() == 3
+
+
+def test_nobody_takes_room_that_a_sequence_further_ahead_waits_with(busy):
+    """One of lingvo's two places is for the first that waits for everyone."""
+    together, lingvo = busy
+    member = together.fuser.members["lingvo"]
+    member.hold = True
+    first, second = lingvo.submit(), lingvo.submit()
+    eventually(lambda: len(member.cached) == 1)
+    time.sleep(0.2)
+    assert len(member.cached) == 1
+    member.hold = False
+    member.release()
+    for listener in (first, second):
+        assert listener.wait().last.finish
 
 
 def test_a_full_line_says_so(tokenizers, run):

@@ -267,6 +267,8 @@ def test_what_waits_for_more_than_a_member_came_back_with_is_told_and_blocks_nob
     running.fuser.cancel(first.number)
     pivot.hold = False
     assert third.wait().last.finish
+    running.ensemble.models[OTHER].member.capacity = one  # as read by a request just before the member comes back
+    assert "less room" in str(running.submit("Hello", max_tokens=900).wait().last.error)
 
 
 def test_a_member_that_cannot_be_given_back_to_a_sequence_stays_away(degrading, monkeypatch):

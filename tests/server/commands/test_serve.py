@@ -96,7 +96,8 @@ def test_the_second_signal_ends_a_server_that_waits_for_an_engine_that_hangs(mon
     ended, codes = threading.Event(), []
     monkeypatch.setattr(serve, "FORCED_SECONDS", 0.1)
     monkeypatch.setattr(serve.os, "_exit", lambda code: (codes.append(code), ended.set()))
-    server = serve._Server(uvicorn.Config(None, log_config=None), Lifecycle(), lambda: None, 60.0, lambda: None)
+    config, nothing = uvicorn.Config(None, log_config=None), lambda: None
+    server = serve._Server(config, Lifecycle(), nothing, nothing, 60.0, nothing)
     server.handle_exit(signal.SIGTERM, None)
     assert not ended.wait(0.3)
     for _ in range(2):
@@ -112,7 +113,8 @@ def test_a_server_that_only_a_restart_helps_ends_by_itself(monkeypatch, caplog):
     monkeypatch.setattr(serve, "FORCED_SECONDS", 0.1)
     monkeypatch.setattr(serve.os, "_exit", lambda code: ended.set())
     lifecycle = Lifecycle(in_progress=1)
-    server = serve._Server(uvicorn.Config(None, log_config=None), lifecycle, lambda: found[0], 60.0, lambda: None)
+    config, nothing = uvicorn.Config(None, log_config=None), lambda: None
+    server = serve._Server(config, lifecycle, lambda: found[0], nothing, 60.0, nothing)
 
     def ticks():
         for _ in range(3):

@@ -237,6 +237,21 @@ def test_a_request_over_its_time_ends_in_an_event(serve: Serve, fuser: ScriptedF
     assert eventually(fuser.last.cancelled.is_set)
 
 
+def test_a_client_that_does_not_read_holds_nothing_for_longer(serve: Serve, fuser: ScriptedFuser) -> None:
+    def flood(submission: Submission) -> Iterator[Step]:
+        while True:
+            yield Delta("x" * 20_000, (token(b"x"),))
+            yield 0.001
+
+    fuser.script = flood
+    served = serve(request_seconds=1)
+    with served.http() as http, http.stream("POST", "/v1/chat/completions", json=CHAT) as answer:
+        lines = answer.iter_lines()
+        next(lines)
+        assert eventually(fuser.last.cancelled.is_set, 30)
+        assert "took longer than" in [line for line in lines if line.startswith("data: {")][-1]
+
+
 def endless(submission: Any) -> Any:
     while True:
         yield Delta("x", (token(b"x"),))
