@@ -46,6 +46,7 @@ class CountTokensRequest(RequestModel):
     tool_choice: dict[str, Any] | None = None
     thinking: Thinking | None = None
     output_config: OutputConfig | None = None
+    thread: Any = None
 
 
 class MessagesRequest(CountTokensRequest):
@@ -61,6 +62,9 @@ class MessagesRequest(CountTokensRequest):
 
 
 _ACCOUNTING = "x-anthropic-billing-header"
+
+THREAD_UNSUPPORTED = "thread_unsupported_request"
+"""The code of a request that leaves its history to the server. Anthropic's SDKs send it again, with all of it."""
 
 # Fields of Anthropic's that change no answer.
 _IGNORED = frozenset({"betas", "cache_control", "container", "context_management", "service_tier"})
@@ -78,6 +82,9 @@ def as_chat(request: CountTokensRequest) -> dict[str, Any]:
     Raises:
         InvalidRequestError: a block, tool or choice that is not understood.
     """
+    if request.thread is not None:
+        why = "should be left out: this server keeps no conversations; send the whole one in messages."
+        raise field_error("thread", why, code=THREAD_UNSUPPORTED)
     messages: list[dict[str, Any]] = []
     if system := _system(request.system or "", "system"):
         messages.append({"role": "system", "content": system})

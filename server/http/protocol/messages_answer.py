@@ -9,6 +9,7 @@ from typing import Any
 
 from alignment.errors import RequestError
 from server.http.errors import status_of
+from server.http.protocol.messages import THREAD_UNSUPPORTED
 
 _ERRORS = {
     400: "invalid_request_error",
@@ -143,5 +144,7 @@ def as_message(answer: Mapping[str, Any]) -> dict[str, Any]:
 
 def error_body(error: RequestError, request_id: str | None = None) -> dict[str, Any]:
     """An error in Anthropic's shape."""
-    detail = {"type": _ERRORS.get(status_of(error), "api_error"), "message": error.message}
+    detail: dict[str, Any] = {"type": _ERRORS.get(status_of(error), "api_error"), "message": error.message}
+    if error.code == THREAD_UNSUPPORTED:
+        detail["details"] = {"error_code": THREAD_UNSUPPORTED, "unsupported": ["thread"]}
     return {"type": "error", "error": detail, "request_id": request_id}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import anthropic
 
 from tools.clients.python.cases import MESSAGES, MODEL, PARAMETERS, ROOT, Weather, is_call, run
@@ -57,6 +59,23 @@ def tools_streamed():
     assert is_call(answer.content[-1].name, answer.content[-1].input)
 
 
+def tool_runner():
+    """Its second request leaves the history to a server that keeps it; this one asks for all of it."""
+    asked = []
+
+    @anthropic.beta_tool
+    def weather(city: Literal["Bern", "Oslo"]) -> str:
+        """The weather in a city."""
+        asked.append(city)
+        return "Rain."
+
+    runner = client.beta.messages.tool_runner(
+        model=MODEL, messages=MESSAGES, tools=[weather], tool_choice=ANY, max_tokens=80, max_iterations=2
+    )
+    assert runner.until_done().stop_reason == "tool_use"
+    assert asked
+
+
 def count_tokens():
     assert client.messages.count_tokens(model=MODEL, messages=MESSAGES).input_tokens > 5
 
@@ -71,4 +90,4 @@ def errors():
 
 
 if __name__ == "__main__":
-    run("anthropic", message, message_streamed, parse, tools, tools_streamed, count_tokens, errors)
+    run("anthropic", message, message_streamed, parse, tools, tools_streamed, tool_runner, count_tokens, errors)

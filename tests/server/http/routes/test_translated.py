@@ -8,7 +8,7 @@ import pytest
 
 from alignment.errors import UnavailableError
 from fusion.core import End
-from tests.support.scripted_fuser import ScriptedFuser, says
+from tests.support.scripted_fuser import ScriptedFuser, ensemble, says
 from tests.support.served import Served
 
 Serve = Callable[..., Served]
@@ -65,3 +65,46 @@ def test_anthropics_client_streams(serve: Serve) -> None:
         model="pair", max_tokens=20, messages=[{"role": "user", "content": "hi"}]
     ) as stream:
         assert "".join(stream.text_stream) == "Hello world"
+
+
+def weather(city: str) -> str:
+    """The weather in a city.
+
+    Args:
+        city: where.
+    """
+    return f"Rain in {city}."
+
+
+def test_anthropics_tool_runner_goes_on_without_a_thread(serve: Serve, fuser: ScriptedFuser) -> None:
+    """It leaves the history to a server that can keep it."""
+    anthropic = pytest.importorskip("anthropic")
+    call = '{"name": "weather", "arguments": {"city": "Bern"}}'
+    fuser.script = lambda s: says(call if len(fuser.submissions) == 1 else "Take a coat.")
+    served = serve({"pair": ensemble(context=2000)})
+    with anthropic.Anthropic(base_url=served.url, api_key="any", max_retries=0) as client:
+        runner = client.beta.messages.tool_runner(
+            model="pair",
+            max_tokens=60,
+            system="Be brief.",
+            messages=[{"role": "user", "content": "Bern?"}],
+            tools=[anthropic.beta_tool(weather)],
+        )
+        assert runner.until_done().content[0].text == "Take a coat."
+    prompt = bytes(fuser.last.prompt.ids["a"]).decode()
+    assert all(text in prompt for text in ("Be brief.", "Bern?", "Rain in Bern.", "The weather in a city."))
+
+
+def test_a_thread_of_anthropics_client_has_its_history_or_fails(serve: Serve, fuser: ScriptedFuser) -> None:
+    anthropic = pytest.importorskip("anthropic")
+    one, two = ({"role": "user", "content": text} for text in ("one", "two"))
+    with anthropic.Anthropic(base_url=serve().url, api_key="any", max_retries=0) as client:
+        with pytest.raises(anthropic.BadRequestError, match="send the whole one") as refused:
+            client.beta.messages.thread(model="pair", max_tokens=20).send(one)
+        assert refused.value.body["error"]["details"]["error_code"] == "thread_unsupported_request"
+        thread = client.beta.messages.thread(
+            model="pair", max_tokens=20, unsupported_request_behavior="continue_unthreaded"
+        )
+        thread.send(one)
+        thread.send(two)
+    assert bytes(fuser.last.prompt.ids["a"]).decode().startswith("user:one\nassistant:Hello world\nuser:two")
