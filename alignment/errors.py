@@ -6,6 +6,7 @@
     ├── ConfigError              the configuration, a checkpoint or a device has to be changed first
     └── RequestError             this request cannot be served
         ├── InvalidRequestError  the request is wrong; `param` names the field
+        │   └── PromptTooLongError   its prompt has more tokens than a context holds
         ├── NotFoundError        there is no such model or path
         ├── UnsupportedError     a feature of the OpenAI API that Tutti does not have
         ├── OverloadedError      over capacity; `retry_after` seconds
@@ -62,6 +63,20 @@ class RequestError(TuttiError):
 
 class InvalidRequestError(RequestError):
     """The request itself is wrong; sending it again will not help."""
+
+
+class PromptTooLongError(InvalidRequestError):
+    """The prompt alone has more tokens than a member's context holds.
+
+    Attributes:
+        tokens: that it has at the least.
+        limit: the most that it may have.
+    """
+
+    def __init__(self, message: str, *, tokens: int, limit: int, param: str | None = None) -> None:
+        super().__init__(message, param=param, code=CONTEXT_LENGTH_EXCEEDED)
+        self.tokens = tokens
+        self.limit = limit
 
 
 class NotFoundError(RequestError):

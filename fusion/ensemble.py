@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from alignment.errors import CONTEXT_LENGTH_EXCEEDED, InvalidRequestError
+from alignment.errors import CONTEXT_LENGTH_EXCEEDED, InvalidRequestError, PromptTooLongError
 from alignment.text.boundaries import Indices, Located
 from alignment.text.ids import require_ids
 from alignment.text.tokenizer import Tokenizer
@@ -305,14 +305,19 @@ class Ensemble:
         for name, model in self.models.items():
             try:
                 ids[name], places = read(name, model.tokenizer)
-            except InvalidRequestError as error:
-                field = model.view.param
-                if error.code != CONTEXT_LENGTH_EXCEEDED and field is None:
-                    raise
+            except PromptTooLongError as error:
                 holds = f"member {name!r}, whose context holds {model.member.capacity.context}"
-                where = f"For {holds}" if error.code == CONTEXT_LENGTH_EXCEEDED else f"With {field}"
+                raise PromptTooLongError(
+                    f"For {holds}: {error.message}",
+                    tokens=error.tokens,
+                    limit=error.limit,
+                    param=model.view.param or error.param,
+                ) from error
+            except InvalidRequestError as error:
+                if (field := model.view.param) is None:
+                    raise
                 raise InvalidRequestError(
-                    f"{where}: {error.message}", param=field or error.param, code=error.code
+                    f"With {field}: {error.message}", param=field, code=error.code
                 ) from error
             if places is not None:
                 located[name] = places
@@ -326,11 +331,12 @@ class Ensemble:
         `add_special_tokens` is for those others. Unless `limited`, it may be longer than any context.
         """
         if limited and len(ids) > self.longest_context:
-            raise InvalidRequestError(
+            raise PromptTooLongError(
                 f"This model's maximum context length is {self.longest_context} tokens, but the prompt has "
                 f"{len(ids)} of member {self.first.pivot!r}: shorten it.",
+                tokens=len(ids),
+                limit=self.longest_context,
                 param="prompt",
-                code=CONTEXT_LENGTH_EXCEEDED,
             )
         require_ids(ids, self.tokenizer.vocabulary_size, param="prompt")
         text = self.tokenizer.text_of(ids)
@@ -392,13 +398,14 @@ class Ensemble:
         self._share_room(room, prompt, param)
         tightest = min(room, key=lambda name: room[name])
         if room[tightest] < 1:
-            field = self.models[tightest].view.param
-            raise InvalidRequestError(
-                f"This model's maximum context length is {self.models[tightest].member.capacity.context} tokens "
+            field, context = self.models[tightest].view.param, self.models[tightest].member.capacity.context
+            raise PromptTooLongError(
+                f"This model's maximum context length is {context} tokens "
                 f"(of member {tightest!r}, with at least one for the answer), but the prompt has "
                 f"{len(prompt.ids[tightest])}{f' with {field}' if field else ''}; shorten it.",
+                tokens=len(prompt.ids[tightest]),
+                limit=context - 1,
                 param=field or param,
-                code=CONTEXT_LENGTH_EXCEEDED,
             )
         for name in members:
             if not prompt.ids[name]:

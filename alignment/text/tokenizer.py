@@ -10,7 +10,7 @@ from typing import Any
 
 import tokenizers
 
-from alignment.errors import CONTEXT_LENGTH_EXCEEDED, NO_CHAT_TEMPLATE, ConfigError, InvalidRequestError
+from alignment.errors import NO_CHAT_TEMPLATE, ConfigError, InvalidRequestError, PromptTooLongError
 from alignment.text import chat
 from alignment.text.boundaries import Located
 from alignment.text.characters import Beginnings
@@ -220,11 +220,12 @@ class Tokenizer:
 
     def _require_length(self, text: str, limit: int | None, param: str) -> None:
         if limit is not None and (least := self.least_tokens(text)) > limit:
-            raise InvalidRequestError(
+            raise PromptTooLongError(
                 f"This model's maximum context length is {limit} tokens, but the prompt has at least {least} "
                 f"({len(text)} characters): shorten it.",
+                tokens=least,
+                limit=limit,
                 param=param,
-                code=CONTEXT_LENGTH_EXCEEDED,
             )
 
     def least_tokens(self, text: str) -> int:

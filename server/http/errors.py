@@ -15,6 +15,7 @@ from alignment.errors import (
     InvalidRequestError,
     NotFoundError,
     OverloadedError,
+    PromptTooLongError,
     RequestError,
     UnavailableError,
     UnsupportedError,
@@ -65,6 +66,7 @@ class Answer:
 
 ANSWERS: dict[type[RequestError], Answer] = {
     InvalidRequestError: Answer(400, "invalid_request_error"),
+    PromptTooLongError: Answer(400, "invalid_request_error"),
     UnauthorizedError: Answer(401, "invalid_request_error", "invalid_api_key"),
     NotFoundError: Answer(404, "invalid_request_error"),
     MethodNotAllowedError: Answer(405, "invalid_request_error", "method_not_allowed"),

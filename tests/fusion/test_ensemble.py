@@ -36,6 +36,7 @@ def test_a_prompt_far_too_long_is_refused_before_it_is_read(tokenizers):
         with pytest.raises(InvalidRequestError, match="maximum context length is") as caught:
             prompt()
         assert caught.value.code == "context_length_exceeded"
+        assert caught.value.tokens > caught.value.limit == ensemble.longest_context
 
 
 def test_what_members_share_of_a_shortened_prompt_is_the_same_text(tokenizers):

@@ -7,7 +7,7 @@ import secrets
 from collections.abc import Mapping
 from typing import Any
 
-from alignment.errors import RequestError
+from alignment.errors import PromptTooLongError, RequestError
 from server.http.errors import status_of
 from server.http.protocol.messages import THREAD_UNSUPPORTED
 
@@ -144,7 +144,11 @@ def as_message(answer: Mapping[str, Any]) -> dict[str, Any]:
 
 def error_body(error: RequestError, request_id: str | None = None) -> dict[str, Any]:
     """An error in Anthropic's shape."""
-    detail: dict[str, Any] = {"type": _ERRORS.get(status_of(error), "api_error"), "message": error.message}
+    message = error.message
+    if isinstance(error, PromptTooLongError):
+        # Claude Code and gateways look for these words, and then shorten the conversation by what is too much.
+        message = f"prompt is too long: {error.tokens} tokens > {error.limit} maximum. {message}"
+    detail: dict[str, Any] = {"type": _ERRORS.get(status_of(error), "api_error"), "message": message}
     if error.code == THREAD_UNSUPPORTED:
         detail["details"] = {"error_code": THREAD_UNSUPPORTED, "unsupported": ["thread"]}
     return {"type": "error", "error": detail, "request_id": request_id}

@@ -50,6 +50,16 @@ def test_a_prompt_too_long_is_worded_as_gateways_look_for_it(client: TestClient)
     assert error["code"] == "context_length_exceeded"
 
 
+@pytest.mark.parametrize("tokens", [CONTEXT, 10 * CONTEXT])
+def test_a_message_too_long_is_worded_as_claude_code_looks_for_it(client: TestClient, tokens: int) -> None:
+    content = "x" * (tokens - PROMPT_TOKENS + len("hi"))
+    body = {"model": "pair", "max_tokens": 9, "messages": [{"role": "user", "content": content}]}
+    answer = client.post("/v1/messages", json=body)
+    assert answer.status_code == 400
+    says = f"prompt is too long: {tokens} tokens > {CONTEXT - 1} maximum. This model's maximum context length is"
+    assert answer.json()["error"]["message"].startswith(says)
+
+
 def test_whole_numbers_may_be_written_as_floats(client: TestClient, fuser: ScriptedFuser) -> None:
     chat(client, max_tokens=8.0, top_k=40.0, seed=1.0, n=1.0, stop_token_ids=[5.0])
     sampling = fuser.last.sampling

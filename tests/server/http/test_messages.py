@@ -5,7 +5,13 @@ import json
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from alignment.errors import InvalidRequestError, NotFoundError, OverloadedError, RequestError
+from alignment.errors import (
+    InvalidRequestError,
+    NotFoundError,
+    OverloadedError,
+    PromptTooLongError,
+    RequestError,
+)
 from server.http.protocol.messages import CountTokensRequest, MessagesRequest, as_chat
 from server.http.protocol.messages_answer import MessageStream, as_message, error_body
 
@@ -256,4 +262,12 @@ def test_errors_have_the_shape_of_this_api(error, kind):
         "type": "error",
         "error": {"type": kind, "message": "x"},
         "request_id": "req_1",
+    }
+
+
+def test_a_prompt_too_long_is_told_in_words_that_claude_code_looks_for():
+    error = error_body(PromptTooLongError("Shorten it.", tokens=210, limit=199))["error"]
+    assert error == {
+        "type": "invalid_request_error",
+        "message": "prompt is too long: 210 tokens > 199 maximum. Shorten it.",
     }
