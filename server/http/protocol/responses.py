@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -55,7 +55,7 @@ class ResponsesRequest(RequestModel):
     tool_choice: Choice | None = None
     parallel_tool_calls: bool | None = None
     reasoning: ReasoningFields | None = None
-    truncation: str | None = None
+    truncation: Literal["auto", "disabled"] | None = None
     metadata: dict[str, Any] | None = None
     include: Listed[str] | None = None
     user: str | None = None
@@ -83,6 +83,7 @@ def as_chat(request: ResponsesRequest) -> dict[str, Any]:
         "parallel_tool_calls": request.parallel_tool_calls,
         "reasoning_effort": request.reasoning.effort if request.reasoning else None,
         "response_format": _format(request.text),
+        "truncate_prompt_tokens": -1 if request.truncation == "auto" else None,
         "user": request.user,
     }
     chat |= request.model_extra or {}
@@ -101,10 +102,6 @@ def _require_stateless(request: ResponsesRequest) -> None:
         raise not_built("include", "asks for log-probabilities; use /v1/chat/completions for them.")
     if request.background:
         raise not_built("background", "answers are stored, but this server stores nothing; leave it out.")
-    if request.truncation not in (None, "disabled"):
-        raise not_built(
-            "truncation", 'should be "disabled": this server never leaves out parts of a conversation.'
-        )
 
 
 def _messages(given: str | list[dict[str, Any]]) -> list[dict[str, Any]]:

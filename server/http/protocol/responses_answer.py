@@ -48,7 +48,7 @@ class ResponseStream:
                 if tool.get("type") in _SHOWN
             ],
             "top_p": request.top_p,
-            "truncation": "disabled",
+            "truncation": request.truncation or "disabled",
             "usage": None,
             "user": request.user,
         }

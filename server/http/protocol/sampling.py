@@ -190,9 +190,10 @@ def require_fixed_pivot(fields: SamplingFields, ensemble: Ensemble) -> None:
                 name, f"names token ids, but {ensemble.name} has no fixed pivot for these; leave it out."
             )
     needs = f"needs a fixed pivot, but in {ensemble.name} each prompt decides on it"
-    for name in ("prompt_logprobs", "truncate_prompt_tokens"):
-        if getattr(fields, name) is not None:
-            raise field_error(name, f"{needs}; leave it out.")
+    if fields.prompt_logprobs is not None:
+        raise field_error("prompt_logprobs", f"{needs}; leave it out.")
+    if fields.truncate_prompt_tokens not in (None, -1):
+        raise field_error("truncate_prompt_tokens", f"{needs}; leave it out.")
     if fields.prompt_alternatives is not None:
         raise field_error(fields.prompt_field, f"with logprobs {needs}; leave out one of the two.")
 
@@ -205,10 +206,12 @@ def check_stream_options(fields: SamplingFields) -> None:
         raise field_error("prompt_logprobs", "is allowed only without a stream; leave out one of the two.")
 
 
-def prompt_room(fields: SamplingFields, context: int) -> int | None:
-    """The most tokens of a prompt that `truncate_prompt_tokens` leaves; None where it is left out.
+def prompt_room(fields: SamplingFields, ensemble: Ensemble) -> int | None:
+    """The most tokens of a prompt that `truncate_prompt_tokens` leaves; None where it cuts nothing.
 
-    -1 stands for all that `context` holds beside the answer.
+    -1 stands for all that the context holds beside the answer. A limit of the answer that alone fills the context
+    is shortened or refused later, and leaves the prompt all but one token. A prompt that decides on the pivot is
+    not cut by -1: it has to fit.
 
     Raises:
         InvalidRequestError: it is 0, or `truncation_side` says which side without it.
@@ -220,7 +223,12 @@ def prompt_room(fields: SamplingFields, context: int) -> int | None:
         return None
     if wanted == 0:
         raise field_error("truncate_prompt_tokens", "should be at least 1, or -1 for all that fits.")
-    return wanted if wanted > 0 else max(1, context - max(1, fields.limit[1] or 1))
+    if wanted > 0:
+        return wanted
+    if ensemble.chooses_pivot:
+        return None
+    answer = fields.limit[1] or 1
+    return ensemble.context - (answer if answer < ensemble.context else 1)
 
 
 def _logit_bias(bias: dict[str, float], vocabulary_size: int) -> dict[int, float]:

@@ -178,7 +178,7 @@ def prepared(service: Service, body: ChatRequest, asked: Asked) -> tuple[Prompt,
         supports = {name: service.tool_support(model.tokenizer) for name, model in ensemble.models.items()}
         format = format_for(supports[ensemble.pivot], settings.tool_format)
         shown = conversations(ensemble, conversation["messages"], offer.tools, supports, format)
-    room, place = prompt_room(body, ensemble.context), asked.fusion.context_place
+    room, place = prompt_room(body, ensemble), asked.fusion.context_place
     prompt = ensemble.encode_chat(
         **conversation, locate=asked.located, limited=room is None, shown=shown, place=place
     )

@@ -128,7 +128,7 @@ def completions_router(service: Service) -> APIRouter:
         asked = Asked.of(service, body)
         ensemble, n = asked.ensemble, asked.choices
 
-        special, room = body.add_special_tokens is not False, prompt_room(body, ensemble.context)
+        special, room = body.add_special_tokens is not False, prompt_room(body, ensemble)
         side = body.truncation_side or "left"
         tokenizer = ensemble.tokenizer
 

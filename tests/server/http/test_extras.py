@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
 
 from fusion.core import Delta, End
+from fusion.ensemble import View
 from fusion.reports import Account
 from server.http.app import create_app
 from server.settings import ServerSettings
-from tests.support.scripted_fuser import ScriptedFuser, ensemble, says, token
+from tests.support.scripted_fuser import CONTEXT, ScriptedFuser, ensemble, says, token
 from tests.support.small_requests import CHAT, CHAT_PATH, TEXT, TEXT_PATH, chat, complete, error_of
 
 PROMPT = "user:hi\nanswer:"
@@ -127,6 +129,26 @@ def test_a_prompt_too_long_is_cut_to_what_fits_beside_the_answer(client: TestCli
     assert bytes(fuser.last.prompt.ids["a"]) == b"x" * 177 + b"end"
     answer = complete(client, prompt="abcdef", truncate_prompt_tokens=2, add_special_tokens=False, echo=True)
     assert answer["choices"][0]["text"].startswith("efHello")
+
+
+def test_a_limit_that_fills_the_context_leaves_the_prompt_whole(client: TestClient, fuser: ScriptedFuser) -> None:
+    """It is shortened to what is left, as without a cut."""
+    for limit in (CONTEXT, 10**9):
+        chat(client, truncate_prompt_tokens=-1, max_tokens=limit)
+        assert bytes(fuser.last.prompt.ids["a"]) == PROMPT.encode()
+        assert fuser.last.sampling.max_tokens == CONTEXT - len(PROMPT)
+
+
+def test_a_prompt_that_decides_on_the_pivot_is_not_cut(fuser: ScriptedFuser) -> None:
+    pair = ensemble()
+    pair = replace(pair, views={name: View(pair.models, name, {}) for name in pair.models})
+    with TestClient(create_app({"pair": pair}, fuser, ServerSettings())) as client:
+        assert chat(client, truncate_prompt_tokens=-1)["usage"]["prompt_tokens"] == len(PROMPT)
+        assert client.post("/v1/responses", json={"input": "hi", "truncation": "auto"}).status_code == 200
+        long = client.post(TEXT_PATH, json={"prompt": "x" * CONTEXT, "truncate_prompt_tokens": -1})
+        assert error_of(long, 400)["code"] == "context_length_exceeded"
+        cut = client.post(TEXT_PATH, json=TEXT | {"truncate_prompt_tokens": 5})
+        assert error_of(cut, 400)["param"] == "truncate_prompt_tokens"
 
 
 def test_each_member_keeps_so_many_of_its_own_tokens(fuser: ScriptedFuser) -> None:

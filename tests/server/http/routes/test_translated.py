@@ -8,7 +8,7 @@ import pytest
 
 from alignment.errors import UnavailableError
 from fusion.core import End
-from tests.support.scripted_fuser import ScriptedFuser, ensemble, says
+from tests.support.scripted_fuser import CONTEXT, ScriptedFuser, ensemble, says
 from tests.support.served import Served
 
 Serve = Callable[..., Served]
@@ -40,6 +40,16 @@ def test_state_is_refused(serve: Serve) -> None:
         answer = http.post("/v1/responses", json={"input": "hi", "previous_response_id": "resp_1"})
     assert answer.status_code == 400
     assert answer.json()["error"]["param"] == "previous_response_id"
+
+
+def test_a_response_may_be_cut_at_the_beginning(serve: Serve, fuser: ScriptedFuser) -> None:
+    sdk = serve().sdk()
+    short = sdk.responses.create(model="pair", input="hi", truncation="auto")
+    assert (short.truncation, short.usage and short.usage.input_tokens) == ("auto", len("user:hi\nanswer:"))
+    sdk.responses.create(model="pair", input="x" * CONTEXT + "end", truncation="auto", max_output_tokens=20)
+    prompt = bytes(fuser.last.prompt.ids["a"])
+    assert (len(prompt), prompt[-11:]) == (CONTEXT - 20, b"end\nanswer:")
+    assert sdk.responses.create(model="pair", input="hi").truncation == "disabled"
 
 
 def test_a_message_is_answered_and_its_tokens_are_counted(serve: Serve) -> None:
