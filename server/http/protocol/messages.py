@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from alignment.errors import field_error
-from server.http.errors import shorten, unknown_type
+from server.http.errors import not_built, shorten, unknown_type
 from server.http.protocol.common import Listed, RequestModel, expected, few
 
 Blocks = Annotated[str | Listed[dict[str, Any]], expected("a string or a list of content blocks")]
@@ -36,6 +36,12 @@ class OutputConfig(RequestModel):
     format: dict[str, Any] | None = None
 
 
+class ContextManagement(RequestModel):
+    """`context_management`: what the server is to leave out of a conversation."""
+
+    edits: Listed[dict[str, Any]] | None = None
+
+
 class CountTokensRequest(RequestModel):
     """A conversation whose tokens are counted. Fields it does not name mean what they mean in a chat request."""
 
@@ -46,6 +52,8 @@ class CountTokensRequest(RequestModel):
     tool_choice: dict[str, Any] | None = None
     thinking: Thinking | None = None
     output_config: OutputConfig | None = None
+    output_format: dict[str, Any] | None = None  # the older place of output_config.format
+    context_management: ContextManagement | None = None
     thread: Any = None
 
 
@@ -66,8 +74,27 @@ _ACCOUNTING = "x-anthropic-billing-header"
 THREAD_UNSUPPORTED = "thread_unsupported_request"
 """The code of a request that leaves its history to the server. Anthropic's SDKs send it again, with all of it."""
 
-# Fields of Anthropic's that change no answer.
-_IGNORED = frozenset({"betas", "cache_control", "container", "context_management", "service_tier"})
+# Fields of Anthropic's that change no answer: of `fallbacks`, because no model here declines by policy.
+_IGNORED = frozenset(
+    {
+        "betas",
+        "billing_policy",
+        "cache_control",
+        "diagnostics",
+        "fallback_credit_token",
+        "fallbacks",
+        "inference_geo",
+        "service_tier",
+        "speed",
+    }
+)
+
+# Fields of Anthropic's that would change it.
+_UNBUILT = {
+    "compaction": "should be left out: this server summarizes no conversations.",
+    "container": "should be left out: this server runs no code and has no skills.",
+    "mcp_servers": "should be left out: this server calls no others; give their tools in tools.",
+}
 
 
 def _is_prefill(messages: Sequence[Mapping[str, Any]]) -> bool:
@@ -85,6 +112,7 @@ def as_chat(request: CountTokensRequest) -> dict[str, Any]:
     if request.thread is not None:
         why = "should be left out: this server keeps no conversations; send the whole one in messages."
         raise field_error("thread", why, code=THREAD_UNSUPPORTED)
+    _require_whole(request.context_management)
     messages: list[dict[str, Any]] = []
     if system := _system(request.system or "", "system"):
         messages.append({"role": "system", "content": system})
@@ -96,7 +124,7 @@ def as_chat(request: CountTokensRequest) -> dict[str, Any]:
         "messages": messages,
         "tools": _tools(request.tools),
         "reasoning_effort": _effort(request),
-        "response_format": _format(request.output_config),
+        "response_format": _format(request),
         "chat_template_kwargs": _thinks(request.thinking),
     }
     if _is_prefill(messages):
@@ -114,14 +142,24 @@ def as_chat(request: CountTokensRequest) -> dict[str, Any]:
             "top_k": request.top_k,
         }
     extra = {name: value for name, value in (request.model_extra or {}).items() if name not in _IGNORED}
-    if extra.pop("mcp_servers", None):
-        raise field_error(
-            "mcp_servers", "should be left out: this server calls no others; give their tools in tools."
-        )
+    for name, why in _UNBUILT.items():
+        if extra.pop(name, None):
+            raise not_built(name, why)
     if isinstance(given := extra.get("chat_template_kwargs"), dict | None):
         extra["chat_template_kwargs"] = {**(chat["chat_template_kwargs"] or {}), **(given or {})} or None
     chat |= extra
     return {name: value for name, value in chat.items() if value is not None}
+
+
+def _require_whole(management: ContextManagement | None) -> None:
+    """Refuse to leave out parts of the conversation.
+
+    Thoughts of earlier turns are excepted: templates decide on them, and Claude Code asks for that by default.
+    """
+    for index, edit in enumerate((management and management.edits) or ()):
+        if not str(edit.get("type")).startswith("clear_thinking"):
+            why = "but this server leaves out nothing of a conversation; shorten it before it is sent."
+            raise unknown_type(f"context_management.edits[{index}]", edit.get("type"), why)
 
 
 def _turn(message: TurnMessage, where: str, called: set[str]) -> list[dict[str, Any]]:
@@ -264,9 +302,14 @@ def _budget(request: MessagesRequest) -> int | None:
     return thinking.budget_tokens
 
 
-def _format(config: OutputConfig | None) -> dict[str, Any] | None:
-    if config is None or config.format is None:
+def _format(request: CountTokensRequest) -> dict[str, Any] | None:
+    where, format = "output_config.format", request.output_config.format if request.output_config else None
+    if request.output_format is not None:
+        if format is not None:
+            raise field_error("output_format", f"and {where} exclude each other; leave out output_format.")
+        where, format = "output_format", request.output_format
+    if format is None:
         return None
-    if config.format.get("type") != "json_schema":
-        raise field_error("output_config.format.type", "should be json_schema.")
-    return {"type": "json_schema", "json_schema": {"name": "output", "schema": config.format.get("schema")}}
+    if format.get("type") != "json_schema":
+        raise field_error(f"{where}.type", "should be json_schema.")
+    return {"type": "json_schema", "json_schema": {"name": "output", "schema": format.get("schema")}}

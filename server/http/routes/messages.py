@@ -10,18 +10,24 @@ from server.http.protocol.messages import CountTokensRequest, MessagesRequest, a
 from server.http.protocol.messages_answer import MessageStream, as_message
 from server.http.routes.chat import ChatShape, answer_chat, prepared
 from server.http.routes.submit import Asked
-from server.http.routes.translated import TranslatedShape, chat_request, in_words_of
+from server.http.routes.translated import Names, TranslatedShape, chat_request, in_words_of
 from server.http.service import Service
 from server.http.streaming import STREAMS
 
+FORMAT = r"response_format(\.json_schema\.schema)?"
 NAMES = (
     (r"tools\[(\d+)\]\.function\.parameters", r"tools[\1].input_schema"),
     (r"tools\[(\d+)\]\.function", r"tools[\1]"),
-    (r"response_format(\.json_schema\.schema)?", "output_config.format.schema"),
+    (FORMAT, "output_config.format.schema"),
     ("reasoning_effort", "output_config.effort"),
     ("thinking_token_budget", "thinking.budget_tokens"),
     (r"stop\b", "stop_sequences"),
 )
+
+
+def _names(body: CountTokensRequest) -> Names:
+    """The names of the fields, of which the format of the answer has two places."""
+    return NAMES if body.output_format is None else ((FORMAT, "output_format.schema"), *NAMES)
 
 
 def _shape(chat: ChatShape) -> TranslatedShape:
@@ -36,13 +42,13 @@ def messages_router(service: Service) -> APIRouter:
     @router.post("/v1/messages", responses=STREAMS)
     async def create_message(request: Request, body: MessagesRequest) -> Response:
         """Answer a conversation."""
-        with in_words_of(NAMES):
+        with in_words_of(_names(body)):
             return await answer_chat(service, request, chat_request(as_chat(body)), _shape)
 
     @router.post("/v1/messages/count_tokens")
     async def count_tokens(body: CountTokensRequest) -> dict[str, int]:
         """The number of the pivot's tokens that a conversation comes to."""
-        with in_words_of(NAMES):
+        with in_words_of(_names(body)):
             chat = chat_request(as_chat(body))
             asked = Asked.of(service, chat)
             prompt, _ = await run_in_threadpool(lambda: prepared(service, chat, asked))

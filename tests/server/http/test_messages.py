@@ -17,6 +17,8 @@ from server.http.protocol.messages_answer import MessageStream, as_message, erro
 
 types = pytest.importorskip("anthropic.types")
 EVENT = TypeAdapter(types.RawMessageStreamEvent)
+CLEAR_THINKING = {"type": "clear_thinking_20251015"}
+FORMAT = {"type": "json_schema", "schema": {"type": "object"}}
 USAGE = {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7}
 FIRST = {"index": 0, "id": "toolu_1", "type": "function", "function": {"name": "f", "arguments": ""}}
 
@@ -232,12 +234,40 @@ def test_tokens_are_counted_without_a_limit_but_answers_need_one():
         ({"output_config": {"format": {"type": "xml"}}}, "output_config.format.type"),
         ({"system": [{"type": "image"}]}, "system[0].type"),
         ({"mcp_servers": [{"type": "url", "url": "https://tools.example", "name": "t"}]}, "mcp_servers"),
+        ({"container": {"skills": [{"type": "anthropic", "skill_id": "pptx"}]}}, "container"),
+        ({"compaction": {"instructions": "Shorten."}}, "compaction"),
+        (
+            {"context_management": {"edits": [CLEAR_THINKING, {"type": "clear_tool_uses_20250919"}]}},
+            "context_management.edits[1].type",
+        ),
+        ({"output_format": {"type": "xml"}}, "output_format.type"),
+        ({"output_format": FORMAT, "output_config": {"format": FORMAT}}, "output_format"),
     ],
 )
 def test_what_cannot_be_served_is_refused_naming_the_field(fields, param):
     with pytest.raises(InvalidRequestError) as refused:
         as_chat(request(**fields))
     assert refused.value.param == param
+
+
+def test_what_changes_no_answer_is_no_reason_to_refuse():
+    """Claude Code sends some of it with every request."""
+    fields = {
+        "context_management": {"edits": [CLEAR_THINKING | {"keep": "all"}]},
+        "fallbacks": "default",
+        "container": None,
+        "cache_control": {"type": "ephemeral"},
+        "service_tier": "auto",
+        "speed": "standard",
+    }
+    assert as_chat(request(**fields)) == as_chat(request())
+    assert as_chat(request(context_management={})) == as_chat(request())
+
+
+def test_the_format_of_an_answer_may_have_its_older_name():
+    older, newer = request(output_format=FORMAT), request(output_config={"format": FORMAT})
+    assert as_chat(older) == as_chat(newer)
+    assert as_chat(older)["response_format"]["json_schema"]["schema"] == FORMAT["schema"]
 
 
 def test_an_image_is_of_a_type_that_is_not_built():

@@ -68,6 +68,19 @@ def test_a_message_is_answered_and_its_tokens_are_counted(serve: Serve) -> None:
     assert "event: message_stop" in stream
 
 
+def test_a_schema_is_named_where_it_was_given(serve: Serve) -> None:
+    body = {"model": "pair", "max_tokens": 20, "messages": [{"role": "user", "content": "hi"}]}
+    format = {"type": "json_schema", "schema": {"type": "object", "minProperties": "one"}}
+    with serve().http() as http:
+        for fields, name in (
+            ({"output_format": format}, "output_format.schema"),
+            ({"output_config": {"format": format}}, "output_config.format.schema"),
+        ):
+            answer = http.post("/v1/messages", json=body | fields)
+            assert answer.status_code == 400
+            assert answer.json()["error"]["message"].startswith(f"{name} ")
+
+
 def test_anthropics_client_streams(serve: Serve) -> None:
     anthropic = pytest.importorskip("anthropic")
     client = anthropic.Anthropic(base_url=serve().url, api_key="any")
