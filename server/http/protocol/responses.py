@@ -141,7 +141,8 @@ def _messages(given: str | list[dict[str, Any]]) -> list[dict[str, Any]]:
                     raise field_error(f"{where}.call_id", "refers to no call before it.")
                 out.append({"role": "tool", "tool_call_id": item.get("call_id"), "content": content})
             case "reasoning":
-                if text := _text(item.get("content") or [], f"{where}.content"):
+                said = _text(item.get("content") or [], f"{where}.content")
+                if text := said or _text(item.get("summary") or [], f"{where}.summary"):
                     thoughts.append(text)
             case kind:
                 raise unknown_type(
@@ -181,7 +182,7 @@ def _text(content: Any, where: str) -> str:
     texts = []
     for index, part in enumerate(content):
         kind = part.get("type") if isinstance(part, dict) else None
-        if kind not in ("input_text", "output_text", "text", "reasoning_text", "refusal"):
+        if kind not in ("input_text", "output_text", "text", "reasoning_text", "summary_text", "refusal"):
             raise unknown_type(f"{where}[{index}]", kind, "but only text is understood.")
         text = part.get("refusal" if kind == "refusal" else "text")
         if not isinstance(text, str):

@@ -172,6 +172,19 @@ def test_what_is_said_beside_calls_stands_before_their_results_and_thoughts_add_
     assert "reasoning" not in as_chat(request(input=broken_off))["messages"][1]
 
 
+def test_thoughts_of_which_there_is_a_summary_alone_are_that():
+    summary = [{"type": "summary_text", "text": "in short"}]
+    said = [{"type": "reasoning_text", "text": "hm"}]
+    answer = {"role": "assistant", "content": "Yes."}
+    for fields, thought in (
+        ({"summary": summary}, "in short"),
+        ({"summary": summary, "content": None, "encrypted_content": "x"}, "in short"),
+        ({"summary": summary, "content": said}, "hm"),
+    ):
+        items = [{"type": "reasoning", "id": "rs_1"} | fields, answer]
+        assert as_chat(request(input=items))["messages"] == [answer | {"reasoning": thought}]
+
+
 def test_a_failure_before_the_first_token_is_a_whole_stream():
     """Clients refuse any event before the first."""
     found = ResponseStream(request(), "m").fail(OverloadedError("The line is full."))
