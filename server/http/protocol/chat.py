@@ -23,11 +23,12 @@ RESERVED_TEMPLATE_KWARGS = signature(PreTrainedTokenizerBase.apply_chat_template
 
 
 class Part(RequestModel):
-    """A piece of a message's content; only text is understood, under the names that the APIs have for it."""
+    """A piece of a message's content: text, under the names that the APIs have for it, or what was thought."""
 
     type: str
     text: str | None = None
     refusal: str | None = None
+    thinking: str | None = None
 
 
 Content = Annotated[
@@ -149,8 +150,8 @@ def _plain(message: Message, index: int) -> dict[str, Any]:
     }
     if message.tool_calls:
         plain["tool_calls"] = message.tool_calls
-    if thoughts := message.reasoning_content or message.reasoning:
-        plain["reasoning_content"] = thoughts
+    if thoughts := message.reasoning_content or message.reasoning or _thoughts(message, f"{where}.content"):
+        plain |= {"reasoning": thoughts, "reasoning_content": thoughts}  # templates read one or the other
     if message.name is not None:
         plain["name"] = message.name
     if message.tool_call_id is not None:
@@ -173,10 +174,27 @@ def _text(message: Message, where: str) -> str:
                 if isinstance(part, str):
                     texts.append(part)
                     continue
+                if part.type == "thinking" and message.role == "assistant":
+                    continue
                 if part.type not in ("text", "input_text", "output_text", "refusal"):
                     raise unknown_type(f"{where}[{index}]", part.type, "but only text is understood.")
-                field = "refusal" if part.type == "refusal" else "text"
-                if (text := getattr(part, field)) is None:
-                    raise field_error(f"{where}[{index}].{field}", "is missing.")
-                texts.append(text)
+                texts.append(_given(part, "refusal" if part.type == "refusal" else "text", f"{where}[{index}]"))
             return "\n".join(texts)
+
+
+def _thoughts(message: Message, where: str) -> str:
+    """The thoughts among the parts of an assistant's content."""
+    if message.role != "assistant" or isinstance(message.content, str):
+        return ""
+    parts = enumerate(message.content or ())
+    return "\n".join(
+        _given(part, "thinking", f"{where}[{index}]")
+        for index, part in parts
+        if isinstance(part, Part) and part.type == "thinking"
+    )
+
+
+def _given(part: Part, field: str, where: str) -> str:
+    if (text := getattr(part, field)) is None:
+        raise field_error(f"{where}.{field}", "is missing.")
+    return str(text)

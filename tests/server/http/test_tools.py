@@ -170,6 +170,37 @@ def test_parts_of_a_message_go_by_the_names_of_all_apis(client: TestClient, fuse
     assert "plain\ntext\nin\nout\nno" in shown(fuser)
 
 
+THOUGHT = {"type": "thinking", "thinking": "hm"}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"reasoning": "hm", "content": "Yes."},
+        {"reasoning_content": "hm", "content": "Yes."},
+        {"content": [THOUGHT, {"type": "text", "text": "Yes."}]},
+    ],
+)
+def test_thoughts_of_the_history_reach_templates_under_both_names(fields: dict[str, Any]) -> None:
+    """Each family's template reads its own."""
+    body = ChatRequest.model_validate({"messages": [{"role": "assistant"} | fields]})
+    (message,) = rendering(body.messages, body)["messages"]
+    said = {"role": "assistant", "content": "Yes."}
+    assert message == said | {"reasoning": "hm", "reasoning_content": "hm"}
+
+
+@pytest.mark.parametrize(
+    ("role", "part", "param"),
+    [
+        ("user", THOUGHT, "messages[0].content[0].type"),
+        ("assistant", {"type": "thinking"}, "messages[0].content[0].thinking"),
+    ],
+)
+def test_a_part_that_is_no_thought_is_named(client: TestClient, role: str, part: Any, param: str) -> None:
+    body = CHAT | {"messages": [{"role": role, "content": [part]}]}
+    assert error_of(client.post(CHAT_PATH, json=body), 400)["param"] == param
+
+
 def fits(fuser: ScriptedFuser, text: str) -> bool:
     """Whether the last request lets the pivot write this and end."""
     ids = [*text.encode(), 256]
