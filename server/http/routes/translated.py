@@ -121,6 +121,10 @@ def valid_chat(fields: dict[str, Any]) -> ChatRequest:
         raise invalid_field(problems) from error
 
 
+_OF_CHATS = ("logprobs", "top_logprobs", "prompt_logprobs", "return_prompt_text", "return_token_ids")
+"""Fields that ask for what only answers of chats have."""
+
+
 def chat_request(fields: dict[str, Any]) -> ChatRequest:
     """The chat request of these fields, for an API that has one answer of text alone.
 
@@ -128,11 +132,13 @@ def chat_request(fields: dict[str, Any]) -> ChatRequest:
         InvalidRequestError: one of them is wrong, or asks for what has no place there.
     """
     body = valid_chat(fields)
-    for name in ("logprobs", "top_logprobs", "prompt_logprobs", "return_prompt_text", "return_token_ids"):
-        if getattr(body, name):
-            raise UnsupportedError(
-                f"{name} has no place in the answers of this API; use /v1/chat/completions for it.", param=name
-            )
+    asked = [name for name in _OF_CHATS if getattr(body, name)]
+    if body.fusion is not None and body.fusion.report:
+        asked.append("fusion.report")
+    if asked:
+        raise UnsupportedError(
+            f"{asked[0]} has no place in the answers of this API; use /v1/chat/completions for it.", param=asked[0]
+        )
     if (body.n or 1) > 1:
         raise field_error("n", "should be 1: this API has one answer.")
     return body

@@ -52,6 +52,21 @@ def test_a_response_may_be_cut_at_the_beginning(serve: Serve, fuser: ScriptedFus
     assert sdk.responses.create(model="pair", input="hi").truncation == "disabled"
 
 
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/responses", {"input": "hi"}),
+        ("/v1/messages", {"max_tokens": 5, "messages": [{"role": "user", "content": "hi"}]}),
+    ],
+)
+def test_a_report_has_no_place(serve: Serve, path: str, body: dict[str, object]) -> None:
+    with serve().http() as http:
+        answer = http.post(path, json=body | {"fusion": {"report": True}})
+        assert answer.status_code == 400
+        assert answer.json()["error"]["message"].startswith("fusion.report has no place")
+        assert http.post(path, json=body | {"fusion": {"report": False}}).status_code == 200
+
+
 def test_a_message_is_answered_and_its_tokens_are_counted(serve: Serve) -> None:
     served = serve(api_keys=("sk-right",))
     body = {"model": "pair", "max_tokens": 20, "messages": [{"role": "user", "content": "hi"}]}
