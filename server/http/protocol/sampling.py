@@ -200,7 +200,8 @@ def require_fixed_pivot(fields: SamplingFields, ensemble: Ensemble) -> None:
 
 def check_stream_options(fields: SamplingFields) -> None:
     """Refuse what means nothing with or without a stream: `stream_options`, and `prompt_logprobs` as in vLLM."""
-    if fields.stream_options is not None and not fields.stream:
+    asked = fields.stream_options.model_dump() if fields.stream_options is not None else {}
+    if any(asked.values()) and not fields.stream:
         raise field_error("stream_options", "is allowed only with stream: true.")
     if fields.prompt_logprobs is not None and fields.stream:
         raise field_error("prompt_logprobs", "is allowed only without a stream; leave out one of the two.")

@@ -99,6 +99,8 @@ def test_defaults(client: TestClient, fuser: ScriptedFuser) -> None:
 def test_null_means_left_out(client: TestClient, fuser: ScriptedFuser) -> None:
     chat(client, max_tokens=None, temperature=None, n=None, stop=None, seed=None, logit_bias=None, fusion=None)
     chat(client, stream=None, stream_options=None, logprobs=None, top_logprobs=None, user=None)
+    for nothing in {}, {"include_usage": None}, {"include_usage": False}:
+        chat(client, stream=False, stream_options=nothing)
     assert fuser.last.sampling.temperature == 1
 
 

@@ -46,7 +46,7 @@ OUT_OF_RANGE: list[tuple[str, Any]] = [
     *[("stop_token_ids", value) for value in ([-1], [257], [1] * 17, 3)],
     *[("logit_bias", value) for value in ({"257": 1}, {"-1": 1}, {"a": 1}, {"²": 1}, {"1" * 5000: 1}, [])],
     *[("stream", value) for value in ("true", 1)],
-    *[("stream_options", value) for value in ({"include_usage": True}, {})],
+    *[("stream_options", value) for value in ({"include_usage": True}, {"include_obfuscation": True})],
     *[("ignore_eos", value) for value in (1, "no")],
     *[("user", value) for value in (1, {})],
     *[("model", value) for value in (None, 1)],
