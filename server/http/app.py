@@ -19,7 +19,7 @@ from server.http.health import unwell
 from server.http.middleware.auth import BearerAuth
 from server.http.middleware.body_limit import BodyLimit
 from server.http.middleware.drain import Drain
-from server.http.middleware.request_id import RequestId
+from server.http.middleware.request_id import ID_HEADERS, RequestId
 from server.http.paths import paths_of
 from server.http.refusals import install_handlers
 from server.http.routes.chat import chat_router
@@ -89,7 +89,7 @@ def create_app(ensembles: dict[str, Ensemble], fuser: Fuser, settings: ServerSet
                 allow_origins=settings.cors_origins,
                 allow_methods=["*"],
                 allow_headers=["*"],
-                expose_headers=["x-request-id", "retry-after"],
+                expose_headers=[*ID_HEADERS, "retry-after"],
             )
         )
     middleware += [

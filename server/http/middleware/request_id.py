@@ -19,10 +19,11 @@ from server.telemetry.record import OnTokens, Record
 log = logging.getLogger(__name__)
 
 MAX_REQUEST_ID = 128
+ID_HEADERS = ("x-request-id", "request-id")  # OpenAI's clients read the one, Anthropic's the other
 
 
 class RequestId:
-    """Puts `x-request-id` on every answer, the caller's own where it is sane, and keeps the request's record.
+    """Puts `ID_HEADERS` on every answer, the caller's own id where it is sane, and keeps the request's record.
 
     It is the outermost middleware: it also answers 500 to exceptions that no other part caught (such an answer
     needs its id most of all), and calls `on_end` with the record once an answer is complete.
@@ -55,7 +56,8 @@ class RequestId:
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
                 record.status = message["status"]
-                MutableHeaders(scope=message)["x-request-id"] = record.id
+                for name in ID_HEADERS:
+                    MutableHeaders(scope=message)[name] = record.id
             await send(message)
 
         try:

@@ -21,7 +21,8 @@ Serve = Callable[..., Served]
 
 def test_a_sane_request_id_comes_back(client: TestClient) -> None:
     for sane in ("mine", "x" * 128, "a b;c/1"):
-        assert client.get("/health", headers={"x-request-id": sane}).headers["x-request-id"] == sane
+        headers = client.get("/health", headers={"x-request-id": sane}).headers
+        assert headers["x-request-id"] == headers["request-id"] == sane
 
 
 @pytest.mark.parametrize("insane", [b"", b"x" * 129, b"caf\xc3\xa9", b"a\x7fb"])
@@ -107,7 +108,7 @@ def test_what_stands_before_the_routes_answers_messages_in_their_own_shape(fuser
         assert answer.status_code == status
         body = answer.json()
         assert (body["type"], body["error"]["type"]) == ("error", kind)
-        assert body["request_id"] == answer.headers["x-request-id"]
+        assert body["request_id"] == answer.headers["x-request-id"] == answer.headers["request-id"]
 
 
 def test_behind_a_proxy_paths_are_those_below_its_own(fuser: ScriptedFuser) -> None:

@@ -129,6 +129,7 @@ def test_a_browser_may_ask_before_it_shows_its_key(start: Start) -> None:
     allowed = {"Origin": ORIGIN, "Authorization": "Bearer sk-right"}
     stream = client.post(CHAT_PATH, json=CHAT | {"stream": True}, headers=allowed)
     assert stream.headers["access-control-allow-origin"] == ORIGIN
+    assert stream.headers["access-control-expose-headers"] == "x-request-id, request-id, retry-after"
 
 
 def test_other_origins_may_not(start: Start) -> None:

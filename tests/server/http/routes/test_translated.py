@@ -143,6 +143,6 @@ def test_a_thread_of_anthropics_client_has_its_history_or_fails(serve: Serve, fu
         thread = client.beta.messages.thread(
             model="pair", max_tokens=20, unsupported_request_behavior="continue_unthreaded"
         )
-        thread.send(one)
+        assert thread.send(one)._request_id
         thread.send(two)
     assert bytes(fuser.last.prompt.ids["a"]).decode().startswith("user:one\nassistant:Hello world\nuser:two")
