@@ -22,6 +22,13 @@ MAX_REQUEST_ID = 128
 ID_HEADERS = ("x-request-id", "request-id")  # OpenAI's clients read the one, Anthropic's the other
 
 
+def sane_id(given: str | None) -> str:
+    """The id that a caller gave, where it can stand in headers and logs, else a new one."""
+    given = given or ""
+    sane = 0 < len(given) <= MAX_REQUEST_ID and given.isascii() and given.isprintable()
+    return given if sane else uuid.uuid4().hex
+
+
 class RequestId:
     """Puts `ID_HEADERS` on every answer, the caller's own id where it is sane, and keeps the request's record.
 
@@ -41,10 +48,9 @@ class RequestId:
             return
         headers = Headers(scope=scope)
         given = headers.get("x-request-id", "")
-        sane = 0 < len(given) <= MAX_REQUEST_ID and given.isascii() and given.isprintable()
         record = Record(
             self.on_tokens,
-            id=given if sane else uuid.uuid4().hex,
+            id=sane_id(given),
             method=scope["method"],
             client=scope["client"][0] if scope.get("client") else "",
             traceparent=headers.get("traceparent"),

@@ -81,6 +81,7 @@ class SamplingFields(overrides(SamplingParams, RequestModel, without=NOT_THE_SAM
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     user: str | None = None
+    request_id: str | None = None
 
     @property
     def limit(self) -> tuple[str, int | None]:

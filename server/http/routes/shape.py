@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-import uuid
 from collections.abc import Sequence
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -14,6 +13,7 @@ from alignment.errors import RequestError
 from fusion.core import Token
 from server.http.errors import error_body
 from server.http.generation import Choice, Generation
+from server.http.middleware.request_id import sane_id
 from server.http.protocol.common import Envelope, PromptLogprobs, Usage
 from server.http.protocol.logprobs import prompt_logprobs
 from server.http.protocol.sampling import SamplingFields
@@ -39,7 +39,7 @@ class CompletionsShape(Generic[Body, Chunk]):
         self.generation = generation
         self.model = model
         self.body = body
-        self.id = f"{self.prefix}-{uuid.uuid4().hex}"
+        self.id = f"{self.prefix}-{sane_id(body.request_id)}"
         self.created = int(time.time())
 
     def frame(self, chunk: BaseModel) -> str:

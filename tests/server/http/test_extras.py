@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -193,6 +194,14 @@ def test_what_a_view_sets_before_a_prompt_is_not_cut(client: TestClient, fuser: 
 )
 def test_a_cut_that_means_nothing_is_refused(client: TestClient, fields: dict[str, Any]) -> None:
     assert error_of(client.post(CHAT_PATH, json=CHAT | fields), 400)["param"] == next(iter(fields))
+
+
+def test_an_answer_has_the_id_that_was_asked_for(client: TestClient) -> None:
+    assert chat(client, request_id="mine")["id"] == "chatcmpl-mine"
+    assert complete(client, request_id="mine")["id"] == "cmpl-mine"
+    assert {chunk["id"] for chunk in streamed(client, CHAT_PATH, request_id="mine")} == {"chatcmpl-mine"}
+    for insane in "", "x" * 129, "é", "a\nb":
+        assert re.fullmatch("chatcmpl-[0-9a-f]{32}", chat(client, request_id=insane)["id"])
 
 
 def test_usage_comes_with_every_chunk_where_asked_for(client: TestClient, fuser: ScriptedFuser) -> None:
