@@ -80,11 +80,13 @@ class MessageStream:
         reason = "stop_sequence" if sequence is not None else _STOPS.get(finish_reason, "end_turn")
         # All that was read is both counts of the input together.
         cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
+        thoughts = (usage.get("completion_tokens_details") or {}).get("reasoning_tokens") or 0
         counts = {
             "input_tokens": usage["prompt_tokens"] - cached,
             "cache_creation_input_tokens": 0,
             "cache_read_input_tokens": cached,
             "output_tokens": usage["completion_tokens"],
+            "output_tokens_details": {"thinking_tokens": thoughts},
         }
         self.message |= {"stop_reason": reason, "stop_sequence": sequence, "usage": counts}
         delta = {"stop_reason": reason, "stop_sequence": sequence}

@@ -50,6 +50,7 @@ def test_a_text_comes_in_the_sequence_that_clients_need():
     start = found[0]["message"]
     assert (start["content"], start["usage"]) == ([], {"input_tokens": 3, "output_tokens": 0})
     nothing = {"cache_creation_input_tokens": 0, "cache_read_input_tokens": 0}
+    nothing["output_tokens_details"] = {"thinking_tokens": 0}
     assert found[-2]["usage"] == {"input_tokens": 3, "output_tokens": 4} | nothing
     assert (message.content[0].text, message.stop_reason) == ("Hello", "end_turn")
 
@@ -81,6 +82,17 @@ def test_what_was_cached_is_counted_beside_the_rest_of_the_input():
     usage = USAGE | {"prompt_tokens_details": {"cached_tokens": 2}}
     counts = stream.finish("stop", usage)[-2]["usage"]
     assert (counts["input_tokens"], counts["cache_read_input_tokens"]) == (1, 2)
+
+
+def test_tokens_of_thoughts_are_counted_apart():
+    details = {"completion_tokens_details": {"reasoning_tokens": 3}}
+    answer = {
+        "model": "m",
+        "choices": [{"message": {"content": "x"}, "finish_reason": "stop"}],
+        "usage": USAGE | details,
+    }
+    usage = types.Message.model_validate(as_message(answer)).usage
+    assert (usage.output_tokens, usage.output_tokens_details.thinking_tokens) == (4, 3)
 
 
 def test_lines_of_accounting_are_no_part_of_the_prompt():
