@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Literal
 
 from server.http.protocol.common import AnswerModel
@@ -15,11 +16,18 @@ class ModelFusion(AnswerModel):
 
 
 class ModelCard(AnswerModel):
-    """One served name; `parents` are the models that it was distilled from, if it was."""
+    """One served name, with what OpenAI's, vLLM's and Anthropic's clients read of it.
+
+    `parents` are the models that it was distilled from, if it was.
+    """
 
     id: str
     object: Literal["model"] = "model"
+    type: Literal["model"] = "model"
+    display_name: str
+    lifecycle: Literal["active"] = "active"
     created: int
+    created_at: datetime
     owned_by: Literal["tutti"] = "tutti"
     root: str
     parent: None = None
@@ -29,7 +37,10 @@ class ModelCard(AnswerModel):
 
 
 class ModelList(AnswerModel):
-    """All served names."""
+    """All served names, on one page."""
 
     object: Literal["list"] = "list"
     data: list[ModelCard]
+    has_more: Literal[False] = False
+    first_id: str
+    last_id: str

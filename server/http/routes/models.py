@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 from fastapi import APIRouter
 
 from server.http.protocol.models import ModelCard, ModelFusion, ModelList
@@ -16,7 +18,9 @@ def models_router(service: Service) -> APIRouter:
         ensemble = service.ensemble(name)
         return ModelCard(
             id=name,
+            display_name=name,
             created=service.started,
+            created_at=datetime.fromtimestamp(service.started, UTC),
             root=service.settings.aliases.get(name, name),
             max_model_len=ensemble.context,
             parents=list(ensemble.models[name].parents) or None if name in ensemble.models else None,
@@ -26,7 +30,8 @@ def models_router(service: Service) -> APIRouter:
     @router.get("/v1/models")
     async def list_models() -> ModelList:
         """All served names."""
-        return ModelList(data=[card(name) for name in service.names])
+        names = service.names
+        return ModelList(data=[card(name) for name in names], first_id=names[0], last_id=names[-1])
 
     @router.get("/v1/models/{name:path}")
     async def retrieve_model(name: str) -> ModelCard:

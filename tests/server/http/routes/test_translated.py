@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 import pytest
@@ -94,6 +95,16 @@ def test_a_schema_is_named_where_it_was_given(serve: Serve) -> None:
             answer = http.post("/v1/messages", json=body | fields)
             assert answer.status_code == 400
             assert answer.json()["error"]["message"].startswith(f"{name} ")
+
+
+def test_anthropics_client_lists_the_models(serve: Serve) -> None:
+    anthropic = pytest.importorskip("anthropic")
+    with anthropic.Anthropic(base_url=serve(aliases={"claude": "pair"}).url, api_key="any") as client:
+        models = list(client.models.list(limit=1))
+        assert [model.id for model in models] == ["pair", "claude"]
+        for model in [*models, client.models.retrieve("claude")]:
+            anthropic.types.ModelInfo.model_validate(model.model_dump())
+        assert time.time() - models[0].created_at.timestamp() < 60
 
 
 def test_anthropics_client_streams(serve: Serve) -> None:
