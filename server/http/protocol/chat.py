@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from inspect import signature
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from transformers import PreTrainedTokenizerBase
 
 from alignment.errors import InvalidRequestError, field_error
@@ -36,19 +36,48 @@ Content = Annotated[
 ]
 
 
+class FunctionCall(RequestModel):
+    """A call in OpenAI's older shape, which has no id."""
+
+    name: str
+    arguments: str
+
+
 class Message(RequestModel):
     """One message of a conversation."""
 
-    role: Literal["system", "developer", "user", "assistant", "tool"]
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     content: Content | None = None
     name: str | None = None
     tool_calls: list[Any] | None = None
     tool_call_id: str | None = None
+    function_call: FunctionCall | None = None
     reasoning: str | None = None
     reasoning_content: str | None = None
 
 
-Messages = Annotated[Listed[Message], Field(min_length=1), few]
+def _with_ids(messages: list[Message]) -> list[Message]:
+    """The messages with calls and results of the older shape in today's. A result is of its name's last call."""
+    called: dict[str | None, str] = {}
+    out = []
+    for index, message in enumerate(messages):
+        if (call := message.function_call) is not None and not message.tool_calls:
+            if message.role != "assistant":
+                raise field_error(f"messages[{index}].function_call", "is for an assistant alone.")
+            id = called[call.name] = f"call_{index}"
+            function = {"name": call.name, "arguments": call.arguments}
+            message = message.model_copy(
+                update={"tool_calls": [{"id": id, "type": "function", "function": function}]}
+            )
+        elif message.role == "function":
+            if message.name not in called:
+                raise field_error(f"messages[{index}].name", "names no function that was called before it.")
+            message = message.model_copy(update={"role": "tool", "tool_call_id": called[message.name]})
+        out.append(message)
+    return out
+
+
+Messages = Annotated[Listed[Message], Field(min_length=1), few, AfterValidator(_with_ids)]
 
 
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]

@@ -95,6 +95,43 @@ def test_a_history_with_calls_and_results_reaches_the_prompt(client: TestClient,
     assert "rain" in shown(fuser)
 
 
+def test_a_history_in_the_older_shape_is_that_of_calls_with_ids(client: TestClient, fuser: ScriptedFuser) -> None:
+    call = {"name": "weather", "arguments": '{"city": "Bern"}'}
+    older = [
+        *CHAT["messages"],  # type: ignore[misc]
+        {"role": "assistant", "content": None, "function_call": call},
+        {"role": "function", "name": "weather", "content": "rain"},
+        {"role": "assistant", "content": "And?", "function_call": None, "tool_calls": None},
+    ]
+    newer = [
+        older[0],
+        {"role": "assistant", "content": None, "tool_calls": [CALL]},
+        {"role": "tool", "tool_call_id": "call_1", "content": "rain"},
+        older[3],
+    ]
+    prompts = []
+    for messages in older, newer:
+        chat(client, messages=messages)
+        prompts.append(shown(fuser))
+        counted = client.post("/tokenize", json={"model": "pair", "messages": messages}).json()["count"]
+        assert counted == len(prompts[-1])
+    assert WRITTEN in prompts[0]
+    assert prompts[0] == prompts[1]
+
+
+@pytest.mark.parametrize(
+    ("message", "param"),
+    [
+        ({"role": "function", "name": "weather", "content": "rain"}, "name"),
+        ({"role": "user", "content": "x", "function_call": {"name": "f", "arguments": ""}}, "function_call"),
+        ({"role": "assistant", "function_call": {"arguments": ""}}, "function_call.name"),
+    ],
+)
+def test_what_is_wrong_with_the_older_shape_is_named(client: TestClient, message: Any, param: str) -> None:
+    body = CHAT | {"messages": [message]}
+    assert error_of(client.post(CHAT_PATH, json=body), 400)["param"] == f"messages[0].{param}"
+
+
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
