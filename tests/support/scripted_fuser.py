@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
-from alignment.errors import InvalidRequestError
+from alignment.errors import InvalidRequestError, PromptTooLongError
 from alignment.text.boundaries import Located
 from fusion.core import Capacity, Delta, End, Prompt, Token, TokenLogProb, Trouble
 from fusion.ensemble import Ensemble, Model, View
@@ -47,6 +47,7 @@ class ByteTokenizer:
         )
 
     def encode(self, text: str, *, add_special_tokens: bool, limit: int | None = None) -> list[int]:
+        self._require_length(text, limit, "prompt")
         return list(text.encode()) + ([END] if add_special_tokens else [])
 
     def locate(
@@ -67,7 +68,19 @@ class ByteTokenizer:
         if messages[0]["content"] == "refuse this":
             raise InvalidRequestError("The template refuses it.", param="messages")
         lines = [f"{m['role']}:{m['content']}" for m in messages]
-        return list("\n".join([*lines, *sorted(template_kwargs), "answer:" * add_generation_prompt]).encode())
+        text = "\n".join([*lines, *sorted(template_kwargs), "answer:" * add_generation_prompt])
+        self._require_length(text, limit, "messages")
+        return list(text.encode())
+
+    def _require_length(self, text: str, limit: int | None, param: str) -> None:
+        """Refuse a text that is far too long, going by the least that it can come to."""
+        if limit is not None and (least := len(text) // 2) > limit:
+            raise PromptTooLongError(
+                f"This model's maximum context length is {limit} tokens, but the prompt has at least {least}.",
+                tokens=least,
+                limit=limit,
+                param=param,
+            )
 
     def locate_chat(self, messages: list[dict[str, Any]], **options: Any) -> tuple[list[int], Located]:
         ids = self.encode_chat(messages, **options)

@@ -164,8 +164,12 @@ async def answer_chat(
     )
 
 
-def prepared(service: Service, body: ChatRequest, asked: Asked) -> tuple[Prompt, Callable[[View], Reading]]:
+def prepared(
+    service: Service, body: ChatRequest, asked: Asked, *, limited: bool = True
+) -> tuple[Prompt, Callable[[View], Reading]]:
     """The prompt, and what reads each of the answers, which are in the pivot's tokens.
+
+    A prompt longer than any context is refused before it is read, unless it is not `limited`.
 
     Raises:
         InvalidRequestError: the conversation or its tools are wrong, or a template refuses them.
@@ -180,7 +184,7 @@ def prepared(service: Service, body: ChatRequest, asked: Asked) -> tuple[Prompt,
         shown = conversations(ensemble, conversation["messages"], offer.tools, supports, format)
     room, place = prompt_room(body, ensemble), asked.fusion.context_place
     prompt = ensemble.encode_chat(
-        **conversation, locate=asked.located, limited=room is None, shown=shown, place=place
+        **conversation, locate=asked.located, limited=limited and room is None, shown=shown, place=place
     )
     if room is not None:
         prompt = ensemble.shortened(prompt, room, body.truncation_side or "left")

@@ -51,7 +51,7 @@ def messages_router(service: Service) -> APIRouter:
         with in_words_of(_names(body)):
             chat = chat_request(as_chat(body))
             asked = Asked.of(service, chat)
-            prompt, _ = await run_in_threadpool(lambda: prepared(service, chat, asked))
+            prompt, _ = await run_in_threadpool(lambda: prepared(service, chat, asked, limited=False))
         return {"input_tokens": len(prompt.ids[asked.ensemble.pivot])}
 
     return router

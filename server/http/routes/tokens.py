@@ -40,10 +40,10 @@ def tokens_router(service: Service) -> APIRouter:
             if body.messages is not None:
                 asked = body.model_dump(include=set(ChatRequest.model_fields), exclude_none=True)
                 chat = valid_chat(asked | {"model": ensemble.name})
-                ids = prepared(service, chat, Asked.of(service, chat))[0].ids[ensemble.pivot]
+                ids = prepared(service, chat, Asked.of(service, chat), limited=False)[0].ids[ensemble.pivot]
             else:
-                special, limit = body.add_special_tokens is not False, ensemble.longest_context
-                ids = tokenizer.encode(body.prompt or "", add_special_tokens=special, limit=limit)
+                special = body.add_special_tokens is not False
+                ids = tokenizer.encode(body.prompt or "", add_special_tokens=special)
             if not body.return_token_strs:
                 return ids, None
             return ids, [str(token) for token in tokenizer.hf.convert_ids_to_tokens(ids)]

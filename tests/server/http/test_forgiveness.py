@@ -50,14 +50,23 @@ def test_a_prompt_too_long_is_worded_as_gateways_look_for_it(client: TestClient)
     assert error["code"] == "context_length_exceeded"
 
 
-@pytest.mark.parametrize("tokens", [CONTEXT, 10 * CONTEXT])
-def test_a_message_too_long_is_worded_as_claude_code_looks_for_it(client: TestClient, tokens: int) -> None:
+@pytest.mark.parametrize(
+    ("tokens", "says"),
+    [
+        (CONTEXT, f"{CONTEXT} tokens > {CONTEXT - 1} maximum. This model's"),
+        (10 * CONTEXT, f"{5 * CONTEXT} tokens > {CONTEXT} maximum. For member 'a'"),
+    ],
+)
+def test_a_message_too_long_is_worded_as_claude_code_looks_for_it(
+    client: TestClient, tokens: int, says: str
+) -> None:
     content = "x" * (tokens - PROMPT_TOKENS + len("hi"))
     body = {"model": "pair", "max_tokens": 9, "messages": [{"role": "user", "content": content}]}
     answer = client.post("/v1/messages", json=body)
     assert answer.status_code == 400
-    says = f"prompt is too long: {tokens} tokens > {CONTEXT - 1} maximum. This model's maximum context length is"
-    assert answer.json()["error"]["message"].startswith(says)
+    assert answer.json()["error"]["message"].startswith(f"prompt is too long: {says}")
+    counted = client.post("/v1/messages/count_tokens", json=body).json()
+    assert counted == {"input_tokens": tokens}, "by which a client decides what to leave out"
 
 
 def test_whole_numbers_may_be_written_as_floats(client: TestClient, fuser: ScriptedFuser) -> None:

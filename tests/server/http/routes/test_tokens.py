@@ -34,6 +34,15 @@ def test_tokens_of_a_conversation_are_those_of_a_chat(fuser: ScriptedFuser) -> N
         assert f"the prompt has {count};" in error_of(client.post(CHAT_PATH, json=asked), 400)["message"]
 
 
+def test_texts_far_over_the_context_are_counted(client: TestClient) -> None:
+    """That is how clients decide what to leave out."""
+    long = "x" * CONTEXT * 10
+    assert client.post("/tokenize", json={"prompt": long}).json()["count"] == len(long) + 1
+    messages = [{"role": "user", "content": long}]
+    counted = client.post("/tokenize", json={"messages": messages}).json()["count"]
+    assert counted == PROMPT_TOKENS - len("hi") + len(long)
+
+
 def test_what_no_chat_could_ask_is_refused_as_there(client: TestClient) -> None:
     for name, value in {"max_tokens": -1, "temperature": "hot", "n": 0, "tool_choice": 5}.items():
         chat = {"model": "pair", "messages": HELLO, name: value}
