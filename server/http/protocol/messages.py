@@ -188,10 +188,11 @@ def _turn(message: TurnMessage, where: str, called: set[str]) -> list[dict[str, 
             case "tool_use" if message.role == "assistant":
                 if not isinstance(given := block.get("input") or {}, dict):
                     raise field_error(f"{at}.input", "should be a JSON object.")
-                arguments = json.dumps(given, ensure_ascii=False)
-                called.add(_string(block, "id", at))
-                function = {"name": _string(block, "name", at), "arguments": arguments}
-                calls.append({"id": _string(block, "id", at), "type": "function", "function": function})
+                if not (id := _string(block, "id", at)):
+                    raise field_error(f"{at}.id", "is empty.")
+                called.add(id)
+                function = {"name": _string(block, "name", at), "arguments": json.dumps(given, ensure_ascii=False)}
+                calls.append({"id": id, "type": "function", "function": function})
             case "tool_result" if message.role == "user":
                 content = _text(block.get("content") or "", f"{at}.content")
                 content = f"Error: {content}" if block.get("is_error") else content

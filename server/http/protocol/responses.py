@@ -202,21 +202,26 @@ class CallableTool:
     Attributes:
         name: within its namespace.
         custom: whether its input is one text rather than arguments.
+        place: where it stands in the request.
     """
 
     tool: dict[str, Any]
     name: str
     namespace: str | None
     custom: bool
+    place: str
 
 
-def callable_tools(tools: list[dict[str, Any]] | None, namespace: str | None = None) -> Iterator[CallableTool]:
-    """The functions and custom tools among the tools, those of namespaces too."""
-    for tool in tools or ():
-        kind, name = tool.get("type"), tool.get("name")
+def callable_tools(
+    tools: list[dict[str, Any]] | None, namespace: str | None = None, where: str = "tools"
+) -> Iterator[CallableTool]:
+    """The functions and custom tools among the tools at `where`, those of namespaces too."""
+    for index, tool in enumerate(tools or ()):
+        if not isinstance(tool, dict):  # those inside of namespaces are not checked yet
+            continue
+        kind, name, place = tool.get("type"), tool.get("name"), f"{where}[{index}]"
         if kind == "namespace" and isinstance(inner := tool.get("tools"), list):
-            within = name if isinstance(name, str) else None
-            yield from callable_tools([each for each in inner if isinstance(each, dict)], within)
+            yield from callable_tools(inner, name if isinstance(name, str) else None, f"{place}.tools")
         elif kind in ("function", "custom"):
             function = {key: tool[key] for key in ("description", "strict") if tool.get(key) is not None}
             function["name"] = _seen_name(namespace, name) if isinstance(name, str) else name
@@ -230,7 +235,8 @@ def callable_tools(tools: list[dict[str, Any]] | None, namespace: str | None = N
                 }
             elif tool.get("parameters") is not None:
                 function["parameters"] = tool["parameters"]
-            yield CallableTool({"type": "function", "function": function}, str(name), namespace, kind == "custom")
+            seen = {"type": "function", "function": function}
+            yield CallableTool(seen, str(name), namespace, kind == "custom", place)
 
 
 def _described(tool: Mapping[str, Any]) -> str:

@@ -22,6 +22,7 @@ NAMES = (
     ("reasoning_effort", "output_config.effort"),
     ("thinking_token_budget", "thinking.budget_tokens"),
     (r"stop\b", "stop_sequences"),
+    (r"messages\[.*", "messages"),  # which are others: `system` is one, and so is each result of a tool
 )
 
 
@@ -42,14 +43,16 @@ def messages_router(service: Service) -> APIRouter:
     @router.post("/v1/messages", responses=STREAMS)
     async def create_message(request: Request, body: MessagesRequest) -> Response:
         """Answer a conversation."""
+        fields = as_chat(body)
         with in_words_of(_names(body)):
-            return await answer_chat(service, request, chat_request(as_chat(body)), _shape)
+            return await answer_chat(service, request, chat_request(fields), _shape)
 
     @router.post("/v1/messages/count_tokens")
     async def count_tokens(body: CountTokensRequest) -> dict[str, int]:
         """The number of the pivot's tokens that a conversation comes to."""
+        fields = as_chat(body)
         with in_words_of(_names(body)):
-            chat = chat_request(as_chat(body))
+            chat = chat_request(fields)
             asked = Asked.of(service, chat)
             prompt, _ = await run_in_threadpool(lambda: prepared(service, chat, asked, limited=False))
         return {"input_tokens": len(prompt.ids[asked.ensemble.pivot])}

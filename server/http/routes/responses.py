@@ -7,7 +7,7 @@ from functools import partial
 from fastapi import APIRouter, Request, Response
 
 from server.http.protocol.body import StrictJsonRoute
-from server.http.protocol.responses import ResponsesRequest, as_chat
+from server.http.protocol.responses import ResponsesRequest, as_chat, callable_tools
 from server.http.protocol.responses_answer import ResponseStream, as_response
 from server.http.routes.chat import ChatShape, answer_chat
 from server.http.routes.translated import TranslatedShape, chat_request, in_words_of
@@ -19,7 +19,7 @@ NAMES = (
     (r"response_format(\.json_schema\.schema)?", "text.format.schema"),
     ("reasoning_effort", "reasoning.effort"),
     (r"max_(completion_)?tokens", "max_output_tokens"),
-    ("messages$", "input"),
+    (r"messages\b.*", "input"),  # whose items are not the messages
 )
 
 
@@ -34,7 +34,8 @@ def responses_router(service: Service) -> APIRouter:
     @router.post("/v1/responses", responses=STREAMS)
     async def create_response(request: Request, body: ResponsesRequest) -> Response:
         """Answer a conversation; nothing is stored."""
-        with in_words_of(NAMES):
-            return await answer_chat(service, request, chat_request(as_chat(body)), partial(_shape, body))
+        fields, tools = as_chat(body), callable_tools(body.tools)
+        with in_words_of(NAMES, tools=(tool.place for tool in tools)):
+            return await answer_chat(service, request, chat_request(fields), partial(_shape, body))
 
     return router

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any, Protocol
 
 from pydantic import BaseModel, RootModel, ValidationError
@@ -95,16 +96,24 @@ Names = Sequence[tuple[str, str]]
 
 
 @contextmanager
-def in_words_of(names: Names) -> Iterator[None]:
-    """Let errors that are about a field of a chat name the field of the API that was asked."""
+def in_words_of(names: Names, tools: Iterator[str] | None = None) -> Iterator[None]:
+    """Let errors that are about a field of a chat name the field of the API that was asked.
+
+    `tools` are the places of the chat's tools in the request, where these are not the same.
+    """
     try:
         yield
     except RequestError as error:
+        if (given := error.param) is None:
+            raise
+        param = given
         for pattern, name in names:
-            if error.param is not None and (found := re.match(pattern, error.param)):
-                param = found.expand(name) + error.param[found.end() :]
-                error.message, error.param = error.message.replace(error.param, param), param
+            if found := re.match(pattern, param):
+                param = found.expand(name) + param[found.end() :]
                 break
+        if tools is not None and (found := re.match(r"tools\[(\d+)\]", param)):
+            param = next(islice(tools, int(found[1]), None), found[0]) + param[found.end() :]
+        error.message, error.param = error.message.replace(given, param), param
         raise
 
 

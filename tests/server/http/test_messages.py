@@ -241,6 +241,15 @@ def test_tokens_are_counted_without_a_limit_but_answers_need_one():
         ({"messages": [{"role": "user", "content": [{"type": "image"}]}]}, "messages[0].content[0].type"),
         ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "messages[0].content[0].text"),
         ({"messages": [{"role": "user", "content": [{"type": "tool_use"}]}]}, "messages[0].content[0].type"),
+        (
+            {
+                "system": "x",
+                "messages": [
+                    {"role": "assistant", "content": [{"type": "tool_use", "id": "", "name": "f", "input": {}}]}
+                ],
+            },
+            "messages[0].content[0].id",
+        ),
         ({"tools": [{"type": "bash_20250124", "name": "bash"}]}, "tools[0].type"),
         ({"tool_choice": {"type": "sometimes"}}, "tool_choice.type"),
         ({"output_config": {"format": {"type": "xml"}}}, "output_config.format.type"),

@@ -7,8 +7,11 @@ from collections.abc import Callable
 
 import pytest
 
-from alignment.errors import UnavailableError
+from alignment.errors import InvalidRequestError, UnavailableError, field_error
 from fusion.core import End
+from server.http.routes.messages import NAMES as MESSAGES
+from server.http.routes.responses import NAMES as RESPONSES
+from server.http.routes.translated import Names, in_words_of
 from tests.support.scripted_fuser import CONTEXT, ScriptedFuser, ensemble, says
 from tests.support.served import Served
 
@@ -66,6 +69,31 @@ def test_a_report_has_no_place(serve: Serve, path: str, body: dict[str, object])
         assert answer.status_code == 400
         assert answer.json()["error"]["message"].startswith("fusion.report has no place")
         assert http.post(path, json=body | {"fusion": {"report": False}}).status_code == 200
+
+
+def test_a_tool_of_a_response_is_named_where_it_was_given(serve: Serve) -> None:
+    """Others before it are left out, or stand for several."""
+    function = {"type": "function", "name": "f"}
+    inner = [function, "none", function | {"name": "g"}]
+    tools = [{"type": "web_search"}, {"type": "namespace", "name": "n", "tools": inner}]
+    with serve().http() as http:
+        for more, param in (
+            ([function, function], "tools[3].name"),
+            ([{"type": "namespace", "name": "n", "tools": ["none", function]}], "tools[2].tools[1].name"),
+            ([function | {"parameters": {"type": "array"}}], "tools[2].parameters"),
+        ):
+            answer = http.post("/v1/responses", json={"input": "hi", "tools": [*tools, *more]})
+            assert answer.status_code == 400
+            error = answer.json()["error"]
+            assert error["param"] == param
+            assert error["message"].startswith(f"{param} ")
+
+
+@pytest.mark.parametrize(("names", "field"), [(MESSAGES, "messages"), (RESPONSES, "input")])
+def test_an_item_is_not_named_by_the_number_of_another(names: Names, field: str) -> None:
+    with pytest.raises(InvalidRequestError) as refused, in_words_of(names):
+        raise field_error("messages[3].tool_calls[0].id", "is missing.")
+    assert (refused.value.param, refused.value.message) == (field, f"{field} is missing.")
 
 
 def test_a_message_is_answered_and_its_tokens_are_counted(serve: Serve) -> None:
