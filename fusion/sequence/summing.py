@@ -50,9 +50,10 @@ class Sum:
         self.awaited &= {self.pivot}
 
     def distribution(self) -> Floats:
-        """softmax of the weighted sum, [C]; a term that a member cannot say is left out for that token.
+        """softmax of the weighted sum, [C].
 
-        A token that nobody on the positive side can say has no probability: with nothing but penalties, or with
+        A term that a member cannot say is left out for that token, and its weight is the pivot's there: with 0 in
+        its place, the log-probability of what is certain, a missing word would be a prize or a fault. A token that nobody on the positive side can say has no probability: with nothing but penalties, or with
         nothing at all, it would be ahead of what somebody said. Where no token is left the pivot decides alone.
         """
         possible, total = self._added(self.weights)
@@ -74,7 +75,8 @@ class Sum:
             excluded |= logs == -np.inf
             if weight > 0:
                 said |= np.isfinite(logs)
-            total += weight * np.where(np.isfinite(logs), logs, 0.0)
+            terms = np.where(np.isnan(logs), self.logs[self.pivot], logs)
+            total += weight * np.where(np.isfinite(terms), terms, 0.0)
         return said & ~excluded, total
 
 
@@ -125,7 +127,10 @@ def kept_by(mask: Mask, probabilities: Floats, allowed: Flags, *, limited: bool 
     elif mask.top_k is not None:
         kept[order[: mask.top_k]] = True
     elif mask.nucleus is not None and mask.nucleus < 1:
-        falling = own[order] / (own.sum() if limited else 1 - probabilities[~allowed].sum())
+        rest = own.sum()
+        if not limited:  # rounding may make the difference less than what is there
+            rest = max(rest, 1 - probabilities[~allowed].sum())
+        falling = own[order] / rest
         before = np.cumsum(falling) - falling
         kept[order[before <= mask.nucleus]] = True
         kept[order[:1]] = True

@@ -161,11 +161,28 @@ def test_masks_keep_what_the_whole_row_would_with_the_rest_excluded(values, shar
         np.testing.assert_array_equal(kept_by(one, row, allowed)[clear], expected[clear])
 
 
-def test_a_term_that_a_member_cannot_say_is_left_out_for_that_token():
+def test_the_weight_of_a_term_that_a_member_cannot_say_is_the_pivots_for_that_token():
     tokens = np.array([1, 4, 6])
-    total = Sum("a", tokens, {"a": 1.0, "b": -1.0}, None)
+    total = Sum("a", tokens, {"a": 1.5, "b": -0.5}, None)
     total.logs = {"a": np.log([0.5, 0.3, 0.2]), "b": np.array([np.log(0.25), np.nan, -np.inf])}
-    np.testing.assert_allclose(total.distribution(), np.array([2.0, 0.3, 0.0]) / 2.3)
+    expected = np.array([0.5**1.5 / 0.25**0.5, 0.3, 0.0])
+    np.testing.assert_allclose(total.distribution(), expected / expected.sum())
+
+
+def test_a_word_that_a_member_does_not_have_is_no_prize():
+    """Log-probability 0 in place of its term would be certainty."""
+    total = Sum("a", np.array([1, 2]), {"a": 0.5, "b": 0.5}, None)
+    total.logs = {"a": np.log([0.15, 0.37]), "b": np.array([np.nan, np.log(0.37)])}
+    np.testing.assert_allclose(total.distribution(), np.array([0.15, 0.37]) / 0.52)
+
+
+@pytest.mark.parametrize("end", [0.0, 1.2e-7])
+def test_a_nucleus_is_of_the_rest_where_an_end_that_may_not_come_is_all_but_certain(end):
+    """The rest is less than the rounding of float32."""
+    rest = np.array([0.5, 0.3, 0.1, 0.05, 0.03, 0.02]) * 1e-7
+    allowed = np.array([False, *[True] * 6])
+    kept = kept_by(Mask(nucleus=0.6), np.array([np.exp(end), *rest]), allowed)
+    np.testing.assert_array_equal(np.flatnonzero(kept), [1, 2])
 
 
 def test_what_nobody_can_say_does_not_win():
