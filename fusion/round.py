@@ -240,11 +240,15 @@ def listed(sequence: Sequence, name: str) -> tuple[Ids, LogProbs]:
 
 
 def choose(batch: list[Sequence], tokens: NDArray[np.int64], fused: Floats) -> list[int]:
-    """A token for every sequence, drawn from the fused distributions [S, C] on `tokens` [S, C]."""
-    chosen = [0] * len(batch)
-    plain = [
-        row for row, sequence in enumerate(batch) if sequence.constraint is None and is_plain(sequence.sampling)
+    """A token for every sequence, drawn from the fused distributions [S, C] on `tokens` [S, C].
+
+    An end, where all that members list are tokens that the others could not follow.
+    """
+    chosen = [sequence.view.end for sequence in batch]
+    free = [
+        row for row, sequence in enumerate(batch) if sequence.constraint is not None or (fused[row] > 0).any()
     ]
+    plain = [row for row in free if batch[row].constraint is None and is_plain(batch[row].sampling)]
     if plain:
         sequences = [batch[row] for row in plain]
         temperatures = np.array([sequence.sampling.temperature for sequence in sequences])
@@ -253,7 +257,7 @@ def choose(batch: list[Sequence], tokens: NDArray[np.int64], fused: Floats) -> l
         drawn = sample_plain(tokens[plain], fused[plain], temperatures, forbidden, draws)
         for row, token in zip(plain, drawn, strict=True):
             chosen[row] = token
-    for row in set(range(len(batch))).difference(plain):
+    for row in set(free).difference(plain):
         sequence = batch[row]
         chosen[row] = draw(
             tokens[row],

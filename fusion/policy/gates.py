@@ -45,11 +45,14 @@ class Confident(Policy):
         candidates = project([newest], [map], sequence.view.vocabulary_size)
         tokens, probabilities = candidates.tokens[0], candidates.probabilities[0, 0]
         barred = np.isin(tokens, list(sequence.ends.forbidden(sequence.length)))
-        if sequence.constraint is not None:
-            barred |= ~sequence.constraint.allowed(tokens)
-        if barred.any():  # it is not sure of what must not come
-            rest = max(1 - probabilities[barred].sum(), probabilities[~barred].sum(), _LEAST)
-            probabilities = probabilities[~barred] / rest
+        limited, constraint = False, sequence.constraint
+        if constraint is not None and not constraint.is_open:
+            barred |= ~constraint.allowed(tokens)
+            limited = sequence.view.follows_ids(leader)  # then it lists nothing but what may come
+        if limited or barred.any():  # it is not sure of what must not come
+            left = probabilities[~barred].sum()
+            rest = left if limited else max(left, 1 - probabilities[barred].sum())
+            probabilities = probabilities[~barred] / max(rest, _LEAST)
         second, best = np.sort(np.append(probabilities, [0.0, 0.0]))[-2:]
         return None if best >= max(self._threshold, _LEAST) and best - second >= self._margin else ALL
 

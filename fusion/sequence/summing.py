@@ -53,8 +53,9 @@ class Sum:
         """softmax of the weighted sum, [C].
 
         A term that a member cannot say is left out for that token, and its weight is the pivot's there: with 0 in
-        its place, the log-probability of what is certain, a missing word would be a prize or a fault. A token that nobody on the positive side can say has no probability: with nothing but penalties, or with
-        nothing at all, it would be ahead of what somebody said. Where no token is left the pivot decides alone.
+        its place, the log-probability of what is certain, a missing word would be a prize or a fault. A token that
+        nobody on the positive side can say has no probability: with nothing but penalties, or with nothing at all,
+        it would be ahead of what somebody said. Where no token is left the pivot decides alone.
         """
         possible, total = self._added(self.weights)
         if not possible.any():
@@ -62,7 +63,7 @@ class Sum:
         if not possible.any():
             possible[:] = True
         total = np.where(possible, total, -np.inf)
-        probabilities: Floats = np.exp(total - total.max())
+        probabilities: Floats = np.exp(total - total.max(initial=-np.inf))
         probabilities /= probabilities.sum()
         return probabilities
 

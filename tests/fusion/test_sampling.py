@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from fusion.options import SamplingParams
+from fusion.round import choose
 from fusion.sampling import bias, is_plain, penalise, sample, sample_plain, truncate
 
 TOKENS = np.array([3, 5, 8, 13, 21])
@@ -176,3 +178,19 @@ def test_a_batch_draws_what_each_of_its_sequences_draws_alone(batch):
 def test_whoever_asks_for_more_than_a_temperature_draws_alone(asked):
     assert is_plain(params(temperature=0.7))
     assert not is_plain(params(**asked))
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_the_answer_ends_where_nothing_that_members_list_may_come(temperature):
+    """Tokens that the others could not follow, and a list too short for any other."""
+    sequence = SimpleNamespace(
+        view=SimpleNamespace(end=7),
+        constraint=None,
+        sampling=SamplingParams(8, temperature=temperature),
+        rng=np.random.default_rng(0),
+        ends=SimpleNamespace(forbidden=lambda length: frozenset()),
+        length=0,
+        generated={},
+        prompt_ids=frozenset(),
+    )
+    assert choose([sequence, sequence], np.array([[-1], [3]]), np.array([[0.0], [1.0]])) == [7, 3]

@@ -92,15 +92,24 @@ def test_the_leader_is_not_sure_of_an_end_that_must_not_come(rest, sure):
 
 def only_text(*special):
     """A constraint that admits any text, and none of these special tokens."""
-    return SimpleNamespace(admits_any_text=True, allowed=lambda ids: ~np.isin(ids, special))
+    return SimpleNamespace(is_open=False, admits_any_text=True, allowed=lambda ids: ~np.isin(ids, special))
 
 
 @pytest.mark.parametrize(("rest", "sure"), [([0.06, 0.03], False), ([0.095, 0.004], True)])
 def test_the_leader_is_not_sure_of_a_special_token_that_must_not_come(rest, sure):
     latest = answer(0.9, *rest)
-    seat, view = SimpleNamespace(latest=latest, inside=None), SimpleNamespace(vocabulary_size=9)
+    view = SimpleNamespace(vocabulary_size=9, follows_ids=lambda name: False)
+    seat = SimpleNamespace(latest=latest, inside=None)
     assert Confident(0.8, 0.2).answered(led_by(seat, view, constraint=only_text(5))) is None
     assert Confident(0.8, 0.2).answered(led_by(seat, view, constraint=only_text(0))) == (None if sure else ALL)
+
+
+def test_the_leader_is_as_sure_as_it_is_among_what_a_grammar_admits():
+    """A member with the pivot's ids lists nothing else, so that most of its probability may be missing."""
+    seat = SimpleNamespace(latest=answer(0.0198, 0.0002), inside=None)
+    view = SimpleNamespace(vocabulary_size=9, follows_ids=lambda name: True)
+    assert Confident(0.9).answered(led_by(seat, view, constraint=only_text(5))) is None
+    assert Confident(0.995).answered(led_by(seat, view, constraint=only_text(5))) == ALL
 
 
 def test_everyone_is_asked_where_the_member_that_was_drawn_says_what_must_not_come():

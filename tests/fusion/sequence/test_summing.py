@@ -241,3 +241,9 @@ def test_a_nucleus_of_what_may_come_is_the_same_however_the_list_was_made(sizes,
     margins = np.abs(np.cumsum(np.sort(left)[::-1]) / left.sum() - 0.7)
     if margins.min() > 1e-9:
         assert whole[allowed].tolist() == short.tolist()
+
+
+def test_a_sum_over_nothing_is_nothing():
+    total = Sum("a", np.array([], np.int64), {"a": 1.0}, None)
+    total.logs = {"a": np.array([])}
+    assert total.distribution().size == 0
