@@ -245,9 +245,7 @@ def choose(batch: list[Sequence], tokens: NDArray[np.int64], fused: Floats) -> l
     An end, where all that members list are tokens that the others could not follow.
     """
     chosen = [sequence.view.end for sequence in batch]
-    free = [
-        row for row, sequence in enumerate(batch) if sequence.constraint is not None or (fused[row] > 0).any()
-    ]
+    free = [row for row, sequence in enumerate(batch) if sequence.constraint is not None or (fused[row] > 0).any()]
     plain = [row for row in free if batch[row].constraint is None and is_plain(batch[row].sampling)]
     if plain:
         sequences = [batch[row] for row in plain]
