@@ -51,7 +51,7 @@ class Weighting:
     method: Method = "given"
     temperature: Annotated[float, Gt(0)] = 1.0
     grid: Annotated[int, Interval(ge=2, le=1001)] = 21
-    prune: Annotated[float, Interval(ge=0, le=1)] = 0.0
+    prune: Share = 0.0
     normalize: bool = True
     positions: Annotated[int, Interval(ge=2, le=4096)] = 24
     spread: Literal["evenly", "last"] = "evenly"
@@ -184,12 +184,12 @@ class FusionParams:
     renormalize: bool = False
     unmapped: Unmapped = "drop"
     guard: bool = False
-    confidence: Annotated[float, Interval(ge=0, le=100)] = 0.0
+    confidence: Scale = 0.0
     report: bool = False
     draft: str | None = None
     gate: Gate | None = None
-    threshold: Annotated[float, Interval(ge=0, le=1)] = 0.9
-    margin: Annotated[float, Interval(ge=0, le=1)] = 0.0
+    threshold: Share = 0.9
+    margin: Share = 0.0
     mask: Mask | None = None
     contrast: Contrast | None = None
     proxy: Proxy | None = None
@@ -252,9 +252,9 @@ class SamplingParams:
     max_tokens: Annotated[int, Ge(1)]
     min_tokens: Annotated[int, Ge(0)] = 0
     temperature: Annotated[float, Interval(ge=0, le=2)] = 1.0
-    top_p: Annotated[float, Interval(ge=0, le=1)] = 1.0
+    top_p: Share = 1.0
     top_k: Annotated[int, Interval(ge=-1, lt=2**31)] = 0
-    min_p: Annotated[float, Interval(ge=0, le=1)] = 0.0
+    min_p: Share = 0.0
     presence_penalty: Annotated[float, Interval(ge=-2, le=2)] = 0.0
     frequency_penalty: Annotated[float, Interval(ge=-2, le=2)] = 0.0
     repetition_penalty: Annotated[float, Interval(ge=0.01, le=10)] = 1.0

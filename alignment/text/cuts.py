@@ -244,9 +244,8 @@ class _Words:
         if matching & self._counted:
             return False
         left = matching
-        while (
-            left
-        ):  # take away what nothing else in the run follows, until nothing is left or all of it goes round
+        # Take away what nothing else in the run follows, until nothing is left or all of it goes round.
+        while left:
             ends = [p for p in self._of(left) if not self._follow[p] & left & ~(1 << p)]
             if not ends:
                 return False

@@ -60,7 +60,7 @@ class Template:
                 return text.removesuffix(probe).rstrip(" ") if probe else text
             except Exception as error:  # a template is a program: it raises what it likes
                 refusal = refusal or error
-        reason = " ".join(str(refusal).split())[:300]
+        reason = one_line(str(refusal), 300)
         raise InvalidRequestError(
             f"The chat template refuses this conversation: {reason}", param="messages"
         ) from refusal

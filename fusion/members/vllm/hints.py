@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import pydantic
 
-from alignment.errors import ConfigError
+from alignment.errors import ConfigError, one_line
 
 
 @contextmanager
@@ -33,8 +33,7 @@ def explain(error: Exception) -> str:
             text = from_worker[1]
         hints = (hint for pattern, hint in HINTS if re.search(pattern, text, re.IGNORECASE))
         advice = next(hints, "see the log above")
-    text = " ".join(text.removeprefix("Value error, ").split())
-    return f"vLLM cannot start it ({text[:300].rstrip('. ')}): {advice}."
+    return f"vLLM cannot start it ({one_line(text.removeprefix('Value error, '), 300)}): {advice}."
 
 
 # What vLLM, torch and CUDA say, the first that fits, and what to do about it.

@@ -89,9 +89,8 @@ class RequestMetrics:
             self._generated(record, self.series[record.model])
 
     def _generated(self, record: Record, series: ModelSeries) -> None:
-        if (
-            record.error is not None and record.status is not None and record.status < 400
-        ):  # in the middle of its stream
+        # It failed in the middle of its stream.
+        if record.error is not None and record.status is not None and record.status < 400:
             self._errors[ERROR_TYPES.get(status_of(record.error), OTHER)].inc()
             if status_of(record.error) >= 500:
                 self._broken.inc()

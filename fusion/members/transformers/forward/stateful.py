@@ -118,9 +118,8 @@ class StatefulForward(Forward):
         if self.continues:
             whole = _from(part, past.reached, past.text)
             return [whole] if len(whole.ids) <= len(part.ids) else list(_chunks(whole, max(CHUNK, len(part.ids))))
-        if (
-            not past.reached or part.length - past.reached > DECODING_TOKENS
-        ):  # opens, or went back beyond all checkpoints
+        # It opens, or went back beyond all checkpoints.
+        if not past.reached or part.length - past.reached > DECODING_TOKENS:
             past.checkpoints = []
             return [_from(part, 0, past.text)]
         whole = _from(part, past.reached, past.text)

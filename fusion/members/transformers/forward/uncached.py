@@ -22,8 +22,7 @@ class WholeForward(Forward):
     def __init__(self, model: Any) -> None:
         self._model = model
         self._texts: dict[int, list[int]] = {}
-        few = "logits_to_keep" in inspect.signature(model.forward).parameters
-        self._few_logits = few
+        self._few_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
 
     def run(self, parts: list[Part]) -> tuple[list[int], Tensor | None]:
         """As `Forward.run`; parts that are not scored only wait for those that are."""
