@@ -62,7 +62,7 @@ def build_ensemble(
         "maps": {n: _digest(m) for n, m in maps.items()},
         "defaults": asdict(defaults),
     }
-    fingerprint = "tutti-" + hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+    fingerprint = fingerprint_of(json.dumps(identity, sort_keys=True))
     return Ensemble(name, view.models, {pivot: view}, defaults, fingerprint, on_member_failure)
 
 
@@ -79,10 +79,14 @@ def build_for_any_pivot(
         build_ensemble(name, models, pivot, defaults=defaults, align=align, on_member_failure=on_member_failure)
         for pivot in models
     ]
-    identity = " ".join(ensemble.fingerprint for ensemble in single)
-    fingerprint = "tutti-" + hashlib.sha256(identity.encode()).hexdigest()[:16]
+    fingerprint = fingerprint_of(" ".join(ensemble.fingerprint for ensemble in single))
     views = {ensemble.pivot: ensemble.first for ensemble in single}
     return replace(single[0], views=views, fingerprint=fingerprint)
+
+
+def fingerprint_of(identity: str) -> str:
+    """The fingerprint of an ensemble, from all that its answers depend on."""
+    return "tutti-" + hashlib.sha256(identity.encode()).hexdigest()[:16]
 
 
 def _maps(source: Model, target: Model, running: VocabMap) -> Maps:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import time
@@ -15,7 +14,7 @@ from alignment.errors import ConfigError
 from alignment.methods.map_cache import MapCache
 from alignment.vocab_map import VocabMap
 from fusion.assembly.checkpoints import Checkpoint, engine_spec, open_checkpoint, require_adapters
-from fusion.assembly.ensembles import build_ensemble, build_for_any_pivot
+from fusion.assembly.ensembles import build_ensemble, build_for_any_pivot, fingerprint_of
 from fusion.assembly.learned import fingerprints, read_learned
 from fusion.assembly.maps import MapMaker
 from fusion.assembly.members import device_here, load_members
@@ -170,6 +169,5 @@ def _learned(name: str, ensemble: EnsembleSpec, checkpoints: dict[str, Checkpoin
 def _with_learned(ensemble: Ensemble, learned: LearnedWeights | None) -> Ensemble:
     if learned is None:
         return ensemble
-    content = f"{ensemble.fingerprint} {learned.digest}"
-    fingerprint = "tutti-" + hashlib.sha256(content.encode()).hexdigest()[:16]
+    fingerprint = fingerprint_of(f"{ensemble.fingerprint} {learned.digest}")
     return replace(ensemble, learned=learned, fingerprint=fingerprint)

@@ -27,10 +27,9 @@ class ProcessWorker:
     def __init__(self, environment: Mapping[str, str]) -> None:
         own, theirs = socket.socketpair()
         with theirs:
-            path = os.pathsep.join(entry for entry in sys.path if entry)
             self._process = subprocess.Popen(  # noqa: S603  (nothing of it comes from users)
                 [sys.executable, "-m", "fusion.members.hosts.worker", str(theirs.fileno())],
-                env={**os.environ, "PYTHONPATH": path, **environment},
+                env=child_environment(environment),
                 stdin=subprocess.DEVNULL,
                 stdout=2,
                 pass_fds=[theirs.fileno()],
@@ -58,6 +57,11 @@ class ProcessWorker:
         self._process.wait()
         self.channel.close()
         return how or "did not end and was killed"
+
+
+def child_environment(extra: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a Python process that imports what this one can; `extra` stands above this one's own."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry), **extra}
 
 
 def process(environment: Mapping[str, str]) -> Callable[[Callable[[], bool]], ProcessWorker]:

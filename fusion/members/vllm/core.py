@@ -2,8 +2,8 @@
 
 Of 0.33 its Python ran over 0.32's CPU kernels; no build of it did (docs/development.md says which tests).
 
-With `drafted`, `naming` and `processes` it is all that depends on vLLM's internals. `engine` runs it, `options` asks
-it for vLLM's own configuration, and vLLM's workers import it in whatever process they are.
+With `drafted`, `naming` and `processes` it is all that depends on vLLM's internals. `engine` runs it, `options`
+asks it for vLLM's own configuration, and vLLM's workers import it in whatever process they are.
 
 Three things have no public interface. Taking back tokens of a resumable request is a method of a subclass of
 the scheduler, named and meant like `truncate_session`, which is being discussed for vLLM itself. The V1 model

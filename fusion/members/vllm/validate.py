@@ -7,13 +7,13 @@ own, `python -m fusion.members.vllm.validate`, which sees the devices that the e
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from alignment.errors import ConfigError
+from fusion.members.hosts.process import child_environment
 from fusion.members.vllm.options import Options, configured, require_installed
 
 
@@ -28,11 +28,10 @@ def refusals(engines: Sequence[Mapping[str, Any]], environment: Mapping[str, str
         ConfigError: vLLM is not installed, or ends the process that asks it.
     """
     require_installed(engines[0]["source"])
-    path = os.pathsep.join(entry for entry in sys.path if entry)
     asked = subprocess.run(
         [sys.executable, "-m", "fusion.members.vllm.validate"],
         input=json.dumps([dict(engine) for engine in engines], default=str),
-        env={**os.environ, "PYTHONPATH": path, **environment},
+        env=child_environment(environment),
         capture_output=True,
         text=True,
         check=False,
