@@ -15,7 +15,7 @@ import yaml
 
 from alignment.errors import ConfigError
 
-Path = tuple[str | int, ...]
+Loc = tuple[str | int, ...]
 
 MAX_BYTES = 256 * 1024
 MAX_DEPTH = 16
@@ -32,9 +32,9 @@ class Document:
 
     name: str
     data: dict[str, Any]
-    origins: dict[Path, str] = field(default_factory=dict)
+    origins: dict[Loc, str] = field(default_factory=dict)
 
-    def origin(self, path: Path) -> str:
+    def origin(self, path: Loc) -> str:
         """The place where `path`, or the nearest thing around it, was written."""
         while path and path not in self.origins:
             path = path[:-1]
@@ -86,11 +86,11 @@ class _Reader:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.origins: dict[Path, str] = {}
+        self.origins: dict[Loc, str] = {}
         self.values = 0
         self.scalars = yaml.constructor.SafeConstructor()
 
-    def read(self, node: yaml.Node, path: Path) -> Any:
+    def read(self, node: yaml.Node, path: Loc) -> Any:
         self.values += 1
         if self.values > MAX_VALUES or len(path) > MAX_DEPTH:
             raise self._error(node, "aliases repeat each other into something too large")
@@ -103,7 +103,7 @@ class _Reader:
             return self._scalar(node)
         raise self._error(node, f"the tag '{node.tag}' has no place in a configuration")
 
-    def _mapping(self, node: yaml.MappingNode, path: Path) -> dict[str, Any]:
+    def _mapping(self, node: yaml.MappingNode, path: Loc) -> dict[str, Any]:
         lines: dict[str, int] = {}
         own: dict[str, Any] = {}
         merged: dict[str, Any] = {}
@@ -121,7 +121,7 @@ class _Reader:
             own[key.value] = self.read(value, (*path, key.value))
         return merged | own
 
-    def _merge(self, node: yaml.Node, path: Path) -> dict[str, Any]:
+    def _merge(self, node: yaml.Node, path: Loc) -> dict[str, Any]:
         """Return the fields that `<<: *defaults` merges in; explicit keys and earlier mappings win."""
         merged: dict[str, Any] = {}
         for source in node.value if isinstance(node, yaml.SequenceNode) else [node]:

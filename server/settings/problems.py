@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
 from server.settings.complaints import dotted, expectation
-from server.settings.document import Document, Path
+from server.settings.document import Document, Loc
 
 SECRET = "api_keys"  # noqa: S105  (the name of the field whose values are never shown)
 
@@ -28,7 +28,7 @@ def describe(error: ErrorDetails, document: Document, schema: type[BaseModel]) -
     return line(document, path, found + _expectation(error))
 
 
-def line(document: Document, path: Path, sentence: str) -> str:
+def line(document: Document, path: Loc, sentence: str) -> str:
     """`config.yaml:12: models.ada.device: sentence.`"""
     where = document.origin(path)
     return f"{where}: {dotted(path)}: {sentence}." if path else f"{where}: {sentence}."
@@ -55,7 +55,7 @@ def _unknown(name: str, allowed: list[str]) -> str:
     return f"unknown field{hint}; allowed: {', '.join(allowed)}"
 
 
-def _fields(schema: type[BaseModel], path: Path) -> list[str]:
+def _fields(schema: type[BaseModel], path: Loc) -> list[str]:
     """The names of the fields that the section at `path` has."""
     section: Any = schema
     for step in path:

@@ -17,8 +17,7 @@ from alignment.text.template import reserved_arguments
 from fusion.options import AUTO, DRAFTERS, needed_to_draw
 from fusion.terms import objections
 from server.settings import problems
-from server.settings.document import MAX_BYTES, Document, parse
-from server.settings.document import Path as Loc
+from server.settings.document import MAX_BYTES, Document, Loc, parse
 from server.settings.ensembles import EnsembleSettings
 from server.settings.environment import override
 from server.settings.schema import ModelSettings, Settings

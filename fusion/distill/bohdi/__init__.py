@@ -5,7 +5,7 @@ is explored (`explore`: a leader writes questions, target and sources answer, a 
 what was gathered (`learn`). All that happens goes to a journal, from which a run is replayed and resumed.
 """
 
-from fusion.distill.bohdi.tree import KnowledgeTree, Node, Path
+from fusion.distill.bohdi.tree import Domain, KnowledgeTree, Node
 from fusion.distill.swblrt import Verdict, swblrt
 
-__all__ = ["KnowledgeTree", "Node", "Path", "Verdict", "swblrt"]
+__all__ = ["Domain", "KnowledgeTree", "Node", "Verdict", "swblrt"]

@@ -18,7 +18,7 @@ from fusion.distill.bohdi.journal import Event
 from fusion.distill.bohdi.judging import Case, Verdict, judge
 from fusion.distill.bohdi.settings import JUDGES, TARGET, Bohdi
 from fusion.distill.bohdi.state import State
-from fusion.distill.bohdi.tree import KnowledgeTree, Path
+from fusion.distill.bohdi.tree import Domain, KnowledgeTree
 from fusion.distill.bohdi.voices import Reply, Request, Voices
 from fusion.options import SamplingParams
 
@@ -31,7 +31,7 @@ class Asked:
     """A question, and the leader that wrote it for a domain; `id` is that of its event."""
 
     id: str
-    path: Path
+    path: Domain
     leader: str
     text: str
 
@@ -84,9 +84,9 @@ def explore(
     return [{"round": round, **event} for event in [*grown, *samples, *dropped, end]]
 
 
-def evenly(tree: KnowledgeTree, rng: np.random.Generator) -> Path | None:
+def evenly(tree: KnowledgeTree, rng: np.random.Generator) -> Domain | None:
     """A leaf, with the same probability for every child at each level; None where no leaf is there."""
-    here: Path = ()
+    here: Domain = ()
     above = {leaf[:depth] for leaf in tree.leaves for depth in range(1, tree.levels + 1)}
     while len(here) < tree.levels:
         children = [path for path in tree.children(here) if path in above]
@@ -98,15 +98,15 @@ def evenly(tree: KnowledgeTree, rng: np.random.Generator) -> Path | None:
 
 def _draw(
     count: int, tree: KnowledgeTree, settings: Bohdi, voices: Voices, rng: np.random.Generator
-) -> tuple[list[Event], list[Path | None]]:
+) -> tuple[list[Event], list[Domain | None]]:
     """Domains to ask about, None for a descent that found none, and what was proposed on the way."""
     tree = deepcopy(tree)
     if settings.explore.draws == "fixed":
         return [], [evenly(tree, rng) for _ in range(count)]
     events: list[Event] = []
-    proposed: dict[Path, Counter[str]] = {}
+    proposed: dict[Domain, Counter[str]] = {}
 
-    def propose(parent: Path) -> str | None:
+    def propose(parent: Domain) -> str | None:
         event: Event = {"event": "grown", "parent": list(parent)}
         if parent not in proposed:
             proposed[parent] = _proposals(parent, settings, voices, rng)
@@ -121,7 +121,7 @@ def _draw(
     return events, [tree.draw(rng, propose) for _ in range(count)]
 
 
-def _proposals(parent: Path, settings: Bohdi, voices: Voices, rng: np.random.Generator) -> Counter[str]:
+def _proposals(parent: Domain, settings: Bohdi, voices: Voices, rng: np.random.Generator) -> Counter[str]:
     """Names for a domain below `parent`, by how often they were proposed by all who ask."""
     prompt = wording.naming(settings.prompts, parent)
     requests = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from pathlib import Path as File
+from pathlib import Path
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from alignment.errors import ConfigError
 from fusion.distill.bohdi.explore import evenly
 from fusion.distill.bohdi.settings import Bohdi
 from fusion.distill.bohdi.state import Sample, State
-from fusion.distill.bohdi.tree import KnowledgeTree, Path
+from fusion.distill.bohdi.tree import Domain, KnowledgeTree
 from fusion.distill.loss import PADDING
 from fusion.distill.training.conversations import encode
 from fusion.distill.training.examples import Example, Examples
@@ -30,7 +30,7 @@ def choose_lesson(round: int, state: State, settings: Bohdi) -> list[str]:
     A leaf is drawn along the tree as in exploration, for the share `learn.even` with equal chances; one of its
     samples evenly, and none comes again before all of the leaf have come. Leaves without samples are left out.
     """
-    gathered: dict[Path, list[str]] = defaultdict(list)
+    gathered: dict[Domain, list[str]] = defaultdict(list)
     for sample in state.samples.values():
         gathered[sample.path].append(sample.id)
     if not gathered:
@@ -40,7 +40,7 @@ def choose_lesson(round: int, state: State, settings: Bohdi) -> list[str]:
     count = settings.learn.samples or own or len(state.samples)
     even = 1.0 if settings.explore.draws == "fixed" else settings.learn.even
     tree = _with_samples(state.tree, gathered)
-    left: dict[Path, list[str]] = {}
+    left: dict[Domain, list[str]] = {}
     chosen = []
     for _ in range(count):
         path = evenly(tree, rng) if rng.random() < even else tree.draw(rng)
@@ -52,7 +52,7 @@ def choose_lesson(round: int, state: State, settings: Bohdi) -> list[str]:
 
 
 def train_round(
-    round: int, student: Source, lesson: Sequence[Sample], settings: Bohdi, folder: File, progress: Progress
+    round: int, student: Source, lesson: Sequence[Sample], settings: Bohdi, folder: Path, progress: Progress
 ) -> tuple[int, int]:
     """Train the target on a lesson; returns how many samples it could read, and the steps that it took.
 
@@ -73,7 +73,7 @@ def train_round(
     return len(examples), steps_of(settings.train, len(examples))
 
 
-def _with_samples(tree: KnowledgeTree, gathered: dict[Path, list[str]]) -> KnowledgeTree:
+def _with_samples(tree: KnowledgeTree, gathered: dict[Domain, list[str]]) -> KnowledgeTree:
     """The part of a tree that leads to samples."""
     part = KnowledgeTree(levels=tree.levels, window_size=tree.window_size, threshold=tree.threshold)
     for path, node in tree.nodes.items():

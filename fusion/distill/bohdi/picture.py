@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path as File
+from pathlib import Path
 
 from fusion.distill.bohdi.state import State
 from fusion.distill.figures import new_figure, save
@@ -11,7 +11,7 @@ LONGEST = 60
 """Leaves that a picture shows; of a larger tree those with the most questions."""
 
 
-def draw_tree(path: File, state: State, title: str) -> bool:
+def draw_tree(path: Path, state: State, title: str) -> bool:
     """Draw the tree as PNG, coloured by posterior mean; False where matplotlib is not installed."""
     figure = new_figure(7, 4)
     if figure is None:
@@ -50,7 +50,7 @@ def draw_tree(path: File, state: State, title: str) -> bool:
     return save(figure, path)
 
 
-def draw_shares(path: File, state: State, title: str) -> bool:
+def draw_shares(path: Path, state: State, title: str) -> bool:
     """Draw over the rounds how the questions were spread over the domains of the first level, as PNG."""
     figure = new_figure(7, 4)
     if figure is None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
-from pathlib import Path as File
+from pathlib import Path
 from typing import Any
 
 from alignment.errors import ConfigError
@@ -69,7 +69,7 @@ class Run:
         """Where the run stands."""
         return State.of(self.settings.tree, self.journal.events)
 
-    def run(self) -> File:
+    def run(self) -> Path:
         """Everything that is not done yet; returns the result's folder.
 
         Raises:
@@ -86,11 +86,11 @@ class Run:
             student = replace(settings.base, source=str(self.model_folder(round)), revision=None, dtype="float32")
         return self._publish()
 
-    def model_folder(self, round: int) -> File:
+    def model_folder(self, round: int) -> Path:
         """The folder of the model after a round."""
         return self._round_folder(round) / "model"
 
-    def _round_folder(self, round: int) -> File:
+    def _round_folder(self, round: int) -> Path:
         return self.settings.work / f"round-{round:02d}"
 
     def _explore(self, round: int, student: Source) -> None:
@@ -160,7 +160,7 @@ class Run:
         reasons = self.state.dropped + Counter({"no verdict": self.state.undecided})
         return reasons.most_common(1)[0][0] if reasons else "nothing was asked"
 
-    def _publish(self) -> File:
+    def _publish(self) -> Path:
         settings = self.settings
         inputs = digest_of(self._inputs(), settings.rounds, settings.name, settings.dtype)
 
@@ -196,8 +196,8 @@ class Run:
             leaders={},
             rules=replace(settings.rules, exclude=()),
             rounds=0,
-            work=File(),
-            out=File(),
+            work=Path(),
+            out=Path(),
             name="",
             dtype="",
         )

@@ -13,7 +13,7 @@ from typing import Any
 from fusion.distill.bohdi.journal import Event
 from fusion.distill.bohdi.rules import same
 from fusion.distill.bohdi.settings import Tree
-from fusion.distill.bohdi.tree import KnowledgeTree, Path
+from fusion.distill.bohdi.tree import Domain, KnowledgeTree
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,7 @@ class Sample:
 
     id: str
     round: int
-    path: Path
+    path: Domain
     question: str
     answer: str
 
@@ -52,13 +52,13 @@ class State:
     tree: KnowledgeTree
     samples: dict[str, Sample] = field(default_factory=dict)
     asked: set[str] = field(default_factory=set)
-    drawn: defaultdict[int, Counter[Path]] = field(default_factory=lambda: defaultdict(Counter))
+    drawn: defaultdict[int, Counter[Domain]] = field(default_factory=lambda: defaultdict(Counter))
     lost: Counter[int] = field(default_factory=Counter)
     batches: Counter[int] = field(default_factory=Counter)
     barren: int = 0
     silent: dict[str, str] = field(default_factory=dict)
     explored: dict[int, str | None] = field(default_factory=dict)
-    introspected: dict[int, list[Path]] = field(default_factory=dict)
+    introspected: dict[int, list[Domain]] = field(default_factory=dict)
     lessons: dict[int, list[str]] = field(default_factory=dict)
     trained: dict[int, tuple[int, int]] = field(default_factory=dict)
     dropped: Counter[str] = field(default_factory=Counter)
@@ -96,7 +96,7 @@ class State:
         self.tree.grow(tuple(event["parent"]), event["name"])
 
     def _sample(self, event: Event) -> None:
-        path: Path = tuple(event["path"])
+        path: Domain = tuple(event["path"])
         self.asked.add(same(event["question"]))
         self.drawn[event["round"]][path] += 1
         self.tree.update([(path, event["reward"])])

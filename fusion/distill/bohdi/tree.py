@@ -15,7 +15,7 @@ import numpy as np
 
 from fusion.distill.swblrt import swblrt
 
-Path = tuple[str, ...]
+Domain = tuple[str, ...]
 
 MOST_FAILURES = 10
 """Proposals of one descent that may fail before it ends."""
@@ -59,11 +59,11 @@ class KnowledgeTree:
         if not 0 <= threshold <= 1:
             raise ValueError(f"threshold must lie in [0, 1], not {threshold}")
         self.levels, self.window_size, self.threshold = levels, window_size, threshold
-        self.nodes: dict[Path, Node] = {}
-        self._children: dict[Path, list[Path]] = {(): []}
-        self._placeholders: dict[Path, Node] = {(): Node()}
+        self.nodes: dict[Domain, Node] = {}
+        self._children: dict[Domain, list[Domain]] = {(): []}
+        self._placeholders: dict[Domain, Node] = {(): Node()}
 
-    def placeholder(self, parent: Path) -> Node:
+    def placeholder(self, parent: Domain) -> Node:
         """The domain below `parent` that is not thought of yet, Beta(1, 1) at first; () is the root.
 
         Raises:
@@ -74,7 +74,7 @@ class KnowledgeTree:
             raise ValueError(f"{_name(parent)} is no node with children")
         return node
 
-    def add(self, path: Path) -> None:
+    def add(self, path: Domain) -> None:
         """A new node: Beta(1, 1), an empty window, no questions. Parents come first.
 
         Raises:
@@ -95,7 +95,7 @@ class KnowledgeTree:
             self._children[path] = []
             self._placeholders[path] = Node()
 
-    def grow(self, parent: Path, name: str | None) -> bool:
+    def grow(self, parent: Domain, name: str | None) -> bool:
         """Take a proposal for a new domain below `parent`; returns whether it is one.
 
         A new name becomes a node and counts in the placeholder's alpha. None, an empty name or one that the parent
@@ -109,12 +109,12 @@ class KnowledgeTree:
         placeholder.beta += 1
         return False
 
-    def discourage(self, path: Path) -> None:
+    def discourage(self, path: Domain) -> None:
         """Count a draw that yielded nothing usable against a domain and all above it, for later draws alone."""
         for depth in range(1, len(path) + 1):
             self.nodes[path[:depth]].unusable += 1
 
-    def update(self, outcomes: Iterable[tuple[Path, float | None]]) -> None:
+    def update(self, outcomes: Iterable[tuple[Domain, float | None]]) -> None:
         """Count questions and their rewards, for the domain they were drawn for and all above it.
 
         Args:
@@ -141,7 +141,7 @@ class KnowledgeTree:
                 if node.window is not None:
                     node.window = [*node.window, int(reward)][-(self.window_size or 0) :]
 
-    def introspect(self) -> list[Path]:
+    def introspect(self) -> list[Domain]:
         """Test every node against its window; the paths of those that were reset. Windows stay as they are."""
         changed = []
         if self.window_size is not None:
@@ -159,7 +159,9 @@ class KnowledgeTree:
                     changed.append(path)
         return changed
 
-    def draw(self, rng: np.random.Generator, propose: Callable[[Path], str | None] | None = None) -> Path | None:
+    def draw(
+        self, rng: np.random.Generator, propose: Callable[[Domain], str | None] | None = None
+    ) -> Domain | None:
         """One descent by Thompson sampling: at each level the child of the largest sample from its posterior.
 
         Args:
@@ -172,7 +174,7 @@ class KnowledgeTree:
         Returns:
             The path of a leaf; None after the tenth failure, or where no node has questions.
         """
-        here: Path = ()
+        here: Domain = ()
         failures = 0
         while len(here) < self.levels:
             children = list(self._children[here])
@@ -199,15 +201,15 @@ class KnowledgeTree:
                 return None
         return here
 
-    def children(self, parent: Path) -> list[Path]:
+    def children(self, parent: Domain) -> list[Domain]:
         """The nodes below `parent`, in the order of adding; none below a leaf."""
         return list(self._children.get(tuple(parent), []))
 
     @property
-    def leaves(self) -> list[Path]:
+    def leaves(self) -> list[Domain]:
         """The paths of all leaves."""
         return [path for path in self.nodes if len(path) == self.levels]
 
 
-def _name(path: Path) -> str:
+def _name(path: Domain) -> str:
     return "/".join(map(str, path)) or "the root"

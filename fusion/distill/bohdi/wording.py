@@ -9,7 +9,7 @@ from typing import Any
 
 from fusion.distill.bohdi.rules import has_control_characters
 from fusion.distill.bohdi.settings import Prompts
-from fusion.distill.bohdi.tree import Path
+from fusion.distill.bohdi.tree import Domain
 
 FIELDS = {
     "domain": frozenset[str](),
@@ -54,12 +54,12 @@ def misfit(prompt: str, text: str) -> str | None:
     return None
 
 
-def naming(prompts: Prompts, parent: Path) -> str:
+def naming(prompts: Prompts, parent: Domain) -> str:
     """The request for a domain below `parent`."""
     return prompts.subdomain.format(parent=", ".join(parent)) if parent else prompts.domain.format()
 
 
-def asking(prompts: Prompts, path: Path) -> str:
+def asking(prompts: Prompts, path: Domain) -> str:
     """The request for a question about a leaf."""
     return prompts.question.format(path=", ".join(path))
 

@@ -15,7 +15,7 @@ from fusion.distill.bohdi.journal import NAME, read_events
 from fusion.distill.bohdi.picture import draw_shares, draw_tree
 from fusion.distill.bohdi.settings import Tree as TreeSettings
 from fusion.distill.bohdi.state import State
-from fusion.distill.bohdi.tree import Path as Domain
+from fusion.distill.bohdi.tree import Domain
 from server.commands.tables import right, say, table
 
 

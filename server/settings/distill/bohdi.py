@@ -18,7 +18,7 @@ from fusion.distill.bohdi.wording import FIELDS, LONGEST_NAME, misfit
 from fusion.distill.training.settings import BASE, Train
 from server.settings.derive import made, section
 from server.settings.distill.parts import DistillFile, EvaluateSection, Model, read_distill
-from server.settings.document import Path as Loc
+from server.settings.document import Loc
 from server.settings.fields import Folder, Section, ServedName
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=LONGEST_NAME, strip_whitespace=True)]

@@ -17,7 +17,7 @@ from fusion.distill.fusechat import settings as fusechat
 from fusion.distill.training import settings as training
 from server.settings.derive import made, section
 from server.settings.distill.parts import DistillFile, EvaluateSection, read_distill
-from server.settings.document import Path as Loc
+from server.settings.document import Loc
 from server.settings.fields import Folder, Section, ServedName
 
 

@@ -14,8 +14,7 @@ from fusion.distill.training.settings import BASE
 from fusion.distill.training.settings import Source as Checkpoint
 from fusion.members.registry import ENGINES
 from server.settings.derive import section
-from server.settings.document import Path as Loc
-from server.settings.document import parse
+from server.settings.document import Loc, parse
 from server.settings.fields import Device, Folder, Section, ServedName, Source
 from server.settings.read import read_text, validated
 
