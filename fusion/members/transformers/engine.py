@@ -28,8 +28,8 @@ from fusion.members.transformers.forward.choose import paths
 from fusion.members.transformers.forward.packed import PackedForward
 from fusion.members.transformers.linear import pack_linear_layers
 from fusion.members.transformers.lora import Adapters
-from fusion.members.transformers.pending import KEPT_ROWS, Rows, Work, shared_beginning
 from fusion.members.transformers.schedule import share
+from fusion.members.transformers.work import KEPT_ROWS, KeptRows, Work, shared_beginning
 from fusion.options import EngineOptions
 from fusion.teams import release_team
 
@@ -88,7 +88,7 @@ class TransformersEngine:
         self._work: dict[int, Work] = {}
         self._failed: dict[int, AdvanceFailed] = {}
         self._looks: list[Look] = []
-        self._rows: dict[int, Rows] = {}  # what can be looked at again
+        self._rows: dict[int, KeptRows] = {}  # what can be looked at again
         self._adapter: dict[int, str] = {}  # by open sequence
         with quiet():
             plain = PlainPass(model, self.known_ids, context)

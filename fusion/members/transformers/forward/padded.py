@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from fusion.members.transformers.cache.kv import KVCache
-from fusion.members.transformers.cache.rows import RowCache, Rows
 from fusion.members.transformers.forward.base import Forward, Part
+from fusion.members.transformers.forward.rows import RowCache, Rows
 
 PADDING_LIMIT = 2
 """A batch may hold this many times the tokens that its rows do, in what it computes and in what it reads."""

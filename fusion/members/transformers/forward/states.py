@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from fusion.members.transformers.cache.kv import KVCache
-from fusion.members.transformers.cache.rows import State
 from fusion.members.transformers.forward.base import Part
 from fusion.members.transformers.forward.padded import CACHE_ARGUMENTS, ModelCall
+from fusion.members.transformers.forward.rows import State
 
 
 class RowStates:

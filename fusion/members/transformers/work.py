@@ -19,7 +19,7 @@ SHORTEST_SHARED = 32
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
+class KeptRows:
     """The last rows of an answer, for a second look: logits [n, V] float32 and their normalisers [n]."""
 
     logits: Tensor
@@ -76,11 +76,11 @@ class Work:
         while sum(map(len, self.totals[1:])) >= KEPT_ROWS:
             del self.rows[0], self.totals[0]
 
-    def kept_rows(self) -> Rows | None:
+    def kept_rows(self) -> KeptRows | None:
         """The last rows, where they were to be kept."""
         if not self.rows:
             return None
-        return Rows(torch.cat(self.rows)[-KEPT_ROWS:], np.concatenate(self.totals)[-KEPT_ROWS:])
+        return KeptRows(torch.cat(self.rows)[-KEPT_ROWS:], np.concatenate(self.totals)[-KEPT_ROWS:])
 
     def answer(self, sequence: int) -> NextTokens:
         """Return the collected answer, once no tokens remain."""
