@@ -78,7 +78,7 @@ class PromptReading:
         }
 
     @property
-    def leads(self) -> bool:
+    def pivot_first(self) -> bool:
         """Return whether the pivot reads first, and the others are asked about what it finds."""
         return self._sums is not None
 

@@ -51,7 +51,7 @@ def first_tasks(sequence: Sequence, memory: PrefixScores) -> Mapping[str, Task]:
         sequence.ensemble, prompt, sequence.fusion, sequence.sampling, members, view, terms, memory
     )
     advances = reading.advances(sequence.number)
-    if reading.leads:
+    if reading.pivot_first:
         sequence.later = {name: advances.pop(name) for name in members if name != view.pivot}
     sequence.reading = reading
     return {name: sequence.addressed(name, advance) for name, advance in advances.items()}
