@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 from server.http.paths import OPEN_PATHS
-from server.telemetry.record import Record
+from server.telemetry.record import SHOWN_SEQUENCES, Record
 
 LogFormat = Literal["text", "json"]
 
@@ -44,7 +44,6 @@ def set_up_log(level: str, log_format: LogFormat) -> None:
         logging.getLogger(name).propagate = True
 
 
-LOGGED_SEQUENCES = 16  # sequences of one request; a completion may have a thousand
 QUIET = ("httpx", "httpx2", "httpcore", "httpcore2", "urllib3", "filelock")
 LINE = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
@@ -108,8 +107,8 @@ def _fields(record: Record) -> dict[str, dict[str, Any]]:
         fields |= {
             "model": record.model,
             "outcome": record.outcome,
-            "sequences": [sequence.number for sequence in record.sequences[:LOGGED_SEQUENCES]],
-            "finish_reasons": [sequence.finish for sequence in record.sequences[:LOGGED_SEQUENCES]],
+            "sequences": [sequence.number for sequence in record.sequences[:SHOWN_SEQUENCES]],
+            "finish_reasons": [sequence.finish for sequence in record.sequences[:SHOWN_SEQUENCES]],
             "prompt_tokens": record.prompt_tokens,
             "generated_tokens": record.generated_tokens,
             "first_token_seconds": record.first_token and round(record.first_token - record.arrived, 6),

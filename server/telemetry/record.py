@@ -14,13 +14,15 @@ from fusion.reports import Account
 
 Outcome = Literal["stop", "length", "error", "cancelled"]
 
+SHOWN_SEQUENCES = 16  # of one request, in its log line and its trace; a completion may have a thousand
+
 # Called for tokens as they come: the served name, how many, seconds since the sequence's last ones (NaN for its
 # first), and seconds since the request came if these are its very first, else None.
 OnTokens = Callable[[str, int, float, float | None], None]
 
 
 @dataclass(slots=True)
-class Sequence:
+class Recorded:
     """One of a request's sequences, seen from where its tokens arrive. Times are `perf_counter`'s.
 
     `number` is its name in the fuser's log.
@@ -69,7 +71,7 @@ class Record:
     key: str | None = None
     model: str | None = None
     prompt_tokens: int = 0
-    sequences: list[Sequence] = field(default_factory=list)
+    sequences: list[Recorded] = field(default_factory=list)
     first_token: float | None = None
     draining: bool = False
     error: Exception | None = None
@@ -82,7 +84,7 @@ class Record:
         """Note that generation begins."""
         self.model = model
         self.prompt_tokens = prompt_tokens
-        self.sequences = [Sequence() for _ in range(sequences)]
+        self.sequences = [Recorded() for _ in range(sequences)]
 
     def refused(self) -> None:
         """The generation was refused, though some of its sequences may have begun."""

@@ -25,13 +25,13 @@ from opentelemetry.trace import SpanKind, Status, StatusCode, Tracer, set_span_i
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from server import __version__
+from server.telemetry.record import SHOWN_SEQUENCES
 
 if TYPE_CHECKING:
     from opentelemetry.util.types import AttributeValue
 
-    from server.telemetry.record import Record, Sequence
+    from server.telemetry.record import Record, Recorded
 
-TRACED_SEQUENCES = 16  # of one request; a completion may have a thousand
 OPERATIONS = {
     "/v1/chat/completions": "chat",
     "/v1/messages": "chat",
@@ -92,7 +92,7 @@ def trace(tracer: Tracer, record: Record) -> None:
         child = tracer.start_span(name, inside, attributes=attributes, start_time=wall(begin))
         child.end(wall(end))
 
-    for index, sequence in enumerate(record.sequences[:TRACED_SEQUENCES]):
+    for index, sequence in enumerate(record.sequences[:SHOWN_SEQUENCES]):
         account, choice = sequence.account, {"tutti.choice": index}
         if account is None or account.started is None:
             continue
@@ -128,7 +128,7 @@ def request_attributes(record: Record) -> dict[str, AttributeValue]:
     return attributes
 
 
-def rounds_attributes(sequence: Sequence) -> dict[str, AttributeValue]:
+def rounds_attributes(sequence: Recorded) -> dict[str, AttributeValue]:
     """Attributes of the span of decoding: its rounds."""
     account = sequence.account
     assert account is not None

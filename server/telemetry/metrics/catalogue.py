@@ -8,12 +8,14 @@ Buckets are the same for every model, so that quantiles over several can be take
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, disable_created_metrics
 
+from fusion.loop.observer import Leaving
 from server.telemetry.metrics.histogram import Histogram
 from server.telemetry.metrics.journal import Entry, Journal
+from server.telemetry.record import Outcome
 
 # vLLM's, whose first bounds are of use only to large models, with smaller ones before them.
 TO_FIRST_TOKEN = (
@@ -39,11 +41,11 @@ NATS = (0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0,
 DIVERGENCE = (0.0001, 0.001, 0.003, 0.01, 0.03, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 1.0, 1.5, 2.5)
 MEMBERS = (1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 12.0, 16.0)
 
-FINISH_REASONS = ("stop", "length", "error", "cancelled")
+FINISH_REASONS = get_args(Outcome)
 PHASES = ("prefill", "decode")
 STAGES = ("waiting", "fusion", "sampling", "synchronisation")
 DROP_REASONS = ("filter", "spelling")
-DEGRADED_REASONS = ("lost", "failed", "outgrown")
+DEGRADED_REASONS = get_args(Leaving)
 
 ENTRIES = 1024  # that a journal holds
 
