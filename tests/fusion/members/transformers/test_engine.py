@@ -12,7 +12,7 @@ from transformers import Phi3Config, T5Config
 from alignment.errors import ConfigError
 from fusion.core import Advance, AdvanceFailed, Capacity, NextTokens
 from fusion.members.transformers.engine import TransformersEngine
-from fusion.members.transformers.pending import KEPT_ROWS, Work
+from fusion.members.transformers.work import KEPT_ROWS, Work
 from tests.support.advance_histories import AnyHistory, any_history_agrees
 from tests.support.random_models import (
     CONFIGS,
