@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from alignment.errors import ConfigError
 
 
 def replace_file(path: Path, content: bytes) -> None:
@@ -14,6 +18,18 @@ def replace_file(path: Path, content: bytes) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn what can go wrong while `path` is written into one sentence."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise ConfigError(
+            f"{path} cannot be written: {reason}; make room there, or name another folder, and run the same again."
+        ) from error
 
 
 def local_file(source: str, name: str, revision: str | None) -> Path | None:

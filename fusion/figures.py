@@ -6,7 +6,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from fusion.distill.training.shards import writing
+from alignment.files import writing
 
 
 def new_figure(width: float, height: float) -> Any:

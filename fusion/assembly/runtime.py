@@ -20,12 +20,12 @@ from fusion.assembly.maps import MapMaker
 from fusion.assembly.members import device_here, load_members
 from fusion.assembly.specs import Ensembles, EnsembleSpec, Models, ViewSpec, named
 from fusion.core import Member
-from fusion.distill.lineage import parents_of
 from fusion.ensemble import Ensemble, Model
 from fusion.learned.weights import LearnedWeights, equal_weights
 from fusion.loop.fuser import Fuser
 from fusion.members.checkpoint import listed_sampling
 from fusion.members.identity import content_digest
+from fusion.members.lineage import parents_of
 from fusion.members.registry import ENGINES
 from fusion.teams import release_team
 from fusion.views import ModelView

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from alignment.errors import ConfigError
-from fusion.distill.training.shards import writing
+from alignment.files import writing
 
 Event = dict[str, Any]
 

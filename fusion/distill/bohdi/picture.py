@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from fusion.distill.bohdi.state import State
-from fusion.distill.figures import new_figure, save
+from fusion.figures import new_figure, save
 
 LONGEST = 60
 """Leaves that a picture shows; of a larger tree those with the most questions."""

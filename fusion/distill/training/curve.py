@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fusion.distill.figures import new_figure, save
 from fusion.distill.training.shards import write_file
+from fusion.figures import new_figure, save
 
 CURVE = "curve.jsonl"
 PICTURE = "curve.png"

@@ -12,10 +12,10 @@ from huggingface_hub import snapshot_download
 from alignment.errors import ConfigError
 from fusion.distill.checkpoint import BESIDE, Checkpoint, Stored, copy_beside, read, write_weights, written_at_once
 from fusion.distill.folders import FLOATS
-from fusion.distill.lineage import RECORD
 from fusion.distill.training.settings import Source
 from fusion.distill.training.shards import read_json, write_json
 from fusion.members.devices import DTYPES
+from fusion.members.lineage import RECORD
 
 
 def local_folder(source: Source) -> Path:

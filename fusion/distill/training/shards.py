@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from alignment.errors import ConfigError
+from alignment.files import writing
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -53,18 +53,6 @@ def write_file(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turn what can go wrong while `path` is written into one sentence."""
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise ConfigError(
-            f"{path} cannot be written: {reason}; make room there, or name another folder, and run the same again."
-        ) from error
 
 
 def read_shard(path: Path, inputs: str) -> Arrays | None:

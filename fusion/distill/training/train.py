@@ -19,12 +19,13 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, GenerationConfig, PrinterCallback, TrainingArguments
 
 from alignment.errors import ConfigError, one_line
+from alignment.files import writing
 from fusion.distill.checkpoint import copy_beside, written_at_once
 from fusion.distill.training.curve import CURVE, PICTURE, Entry, draw_curve, read_curve
 from fusion.distill.training.examples import Examples, collate
 from fusion.distill.training.folders import local_folder
 from fusion.distill.training.settings import Progress, Source, Train
-from fusion.distill.training.shards import read_json, write_json, writing
+from fusion.distill.training.shards import read_json, write_json
 from fusion.distill.training.trainer import FusionTrainer, Guard, go_on, newest_complete, processes
 from fusion.members.checkpoint import quiet, read_config, weight_files
 

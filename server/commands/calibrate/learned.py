@@ -6,7 +6,7 @@ import numpy as np
 from rich.markup import escape as plain
 from rich.table import Table
 
-from fusion.distill.figures import new_figure, png
+from fusion.figures import new_figure, png
 from server.commands.calibrate.learning import Learned
 from server.commands.tables import right, table
 

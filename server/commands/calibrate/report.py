@@ -16,7 +16,7 @@ from rich.table import Table
 
 from fusion.calibrate.candidates import AS_CONFIGURED, STRENGTHS, UNIFORM, Candidate
 from fusion.calibrate.verdict import Result
-from fusion.distill.figures import new_figure, png
+from fusion.figures import new_figure, png
 from server.commands.calibrate import learned
 from server.commands.calibrate.run import Outcome, write
 from server.commands.tables import right, table

@@ -225,7 +225,7 @@ def test_a_folder_that_holds_something_else_is_not_overwritten(
 
 @pytest.mark.parametrize("record", ["{", "[]", '{"base": 1}', '{"base": {"name": 3}, "sources": {}}'])
 def test_a_record_that_cannot_be_read_names_no_parents(tmp_path: Path, record: str) -> None:
-    from fusion.distill.lineage import parents_of
+    from fusion.members.lineage import parents_of
 
     (tmp_path / "distillation.json").write_text(record)
     assert parents_of(str(tmp_path)) == ()

@@ -16,7 +16,7 @@ from fusion.distill.bohdi.run import Run
 from fusion.distill.bohdi.settings import TARGET, Learn, Tree
 from fusion.distill.bohdi.state import State
 from fusion.distill.bohdi.voices import Reply
-from fusion.distill.lineage import parents_of
+from fusion.members.lineage import parents_of
 from tests.support.distillable import files_of
 from tests.support.scripted_voices import ScriptedVoices, opening, said
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from alignment.errors import ConfigError
 from fusion.distill.bohdi import picture
 from fusion.distill.bohdi.journal import Journal
-from fusion.distill.figures import save
+from fusion.figures import save
 from server.commands.distill.show import show
 
 
