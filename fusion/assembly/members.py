@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import fields
 from importlib.util import find_spec
 
 from alignment.errors import ConfigError
@@ -102,11 +103,4 @@ def _launch(model: ModelSpec) -> Launch:
 
 
 def _patience(model: ModelSpec) -> Patience:
-    worker = model.worker
-    return Patience(
-        worker.silence_seconds,
-        worker.step_seconds,
-        worker.load_seconds,
-        worker.restart_seconds,
-        worker.longest_restart_seconds,
-    )
+    return Patience(**{field.name: getattr(model.worker, field.name) for field in fields(Patience)})

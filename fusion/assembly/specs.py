@@ -40,7 +40,7 @@ class ModelSpec(Protocol):
 
     Attributes:
         worker: of a model that is hosted outside this process: `gpus` (numbers that its process sees, None for
-            all), `environment` (variables besides those of this one), the seconds of `hosts.remote.Patience`, and
+            all), `environment` (variables besides those of this one), the fields of `hosts.remote.Patience`, and
             `ray`, the options of `hosts.ray.ray_actor`.
     """
 

@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat
 
+from fusion.members.hosts.remote import Patience
+from server.settings.derive import section
 from server.settings.fields import Section
 
 Host = Literal["inline", "process", "ray"]
@@ -29,26 +31,16 @@ class RaySettings(Section):
     placement_seconds: PositiveFloat = 120.0
 
 
-class WorkerSettings(Section):
-    """The worker of a model that is not hosted inline.
+class WorkerSettings(section(Patience, Section)):  # type: ignore[misc]
+    """The worker of a model that is not hosted inline, and the `Patience` with it.
 
     Attributes:
         gpus: those that the process sees, by their numbers among what the server sees; `device: cuda:0` is the
             first of them. None for all.
         environment: variables besides the server's own; OMP_NUM_THREADS keeps models on one CPU apart.
-        silence_seconds: a worker that is silent for this long has hung and is replaced.
-        step_seconds: an engine whose step takes this long has hung too.
-        load_seconds: so has a process that has not loaded its model again by then.
-        restart_seconds: before a worker that ended is started again; doubles with every attempt that fails.
-        longest_restart_seconds: the longest time between two attempts.
         ray: for `host: ray`.
     """
 
     gpus: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1, strict=False)] | None = None
     environment: dict[str, str] = Field(default_factory=dict)
-    silence_seconds: PositiveFloat = 10.0
-    step_seconds: PositiveFloat = 300.0
-    load_seconds: PositiveFloat = 3600.0
-    restart_seconds: PositiveFloat = 1.0
-    longest_restart_seconds: PositiveFloat = 60.0
     ray: RaySettings = RaySettings()

@@ -12,7 +12,9 @@ import threading
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Annotated, Protocol
+
+from annotated_types import Gt
 
 from alignment.errors import ConfigError, one_line
 from fusion.core import Capacity, Deliver, Delivery, Down, Task, Trouble, Up
@@ -26,6 +28,8 @@ log = logging.getLogger(__name__)
 
 TICK = 0.25  # seconds between looks at a worker that says nothing
 GRACE = 10.0  # seconds for a worker to end after `Stop`
+
+Seconds = Annotated[float, Gt(0)]
 
 
 class Worker(Protocol):
@@ -47,21 +51,23 @@ Launch = Callable[[Callable[[], bool]], Worker]
 
 @dataclass(frozen=True, slots=True)
 class Patience:
-    """Time limits for a worker that fails, in seconds.
+    """Time limits for a worker that fails.
 
     Attributes:
-        silence: a worker that sends nothing for this long has hung, and is ended.
-        step: an engine whose step takes this long has hung too.
-        load: so has a worker that has not loaded by then, where one had before: the first may have to download.
-        restart: pause before the first attempt to start another worker; doubles with each failed attempt.
-        longest: the longest pause between two attempts. A worker that lives longer resets the pause.
+        silence_seconds: a worker that sends nothing for this long has hung, and is replaced.
+        step_seconds: an engine whose step takes this long has hung too.
+        load_seconds: so has a worker that has not loaded by then, where one had before: the first may have to
+            download.
+        restart_seconds: pause before the first attempt to start another worker; doubles with each failed attempt.
+        longest_restart_seconds: the longest pause between two attempts. A worker that lives longer resets the
+            pause.
     """
 
-    silence: float = 10.0
-    step: float = LONGEST_STEP
-    load: float = 3600.0
-    restart: float = 1.0
-    longest: float = 60.0
+    silence_seconds: Seconds = 10.0
+    step_seconds: Seconds = LONGEST_STEP
+    load_seconds: Seconds = 3600.0
+    restart_seconds: Seconds = 1.0
+    longest_restart_seconds: Seconds = 60.0
 
 
 class RemoteMember:
@@ -139,7 +145,7 @@ class RemoteMember:
     # -- the thread
 
     def _run(self) -> None:
-        delay = self._patience.restart
+        delay = self._patience.restart_seconds
         while True:
             reason = self._one_life()
             if not self._settled.is_set():
@@ -148,13 +154,13 @@ class RemoteMember:
                 return
             if self._stopping.is_set():
                 return
-            if time.monotonic() - self._loaded_at > self._patience.longest:
-                delay = self._patience.restart
+            if time.monotonic() - self._loaded_at > self._patience.longest_restart_seconds:
+                delay = self._patience.restart_seconds
             log.error("member %s: %s; restarting in %g s", self.name, reason, delay)
             self._tell(Down(reason, delay + self._load_seconds))
             if self._stopping.wait(delay):
                 return
-            delay = min(2 * delay, self._patience.longest)
+            delay = min(2 * delay, self._patience.longest_restart_seconds)
 
     def _one_life(self) -> str:
         """Start a worker and attend to it until it is gone; return the reason, as a part of a sentence."""
@@ -164,7 +170,7 @@ class RemoteMember:
             worker = self._launch(lambda: not self._stopping.is_set())
             try:
                 spec = self._spec
-                level, longest = log.getEffectiveLevel(), self._patience.step
+                level, longest = log.getEffectiveLevel(), self._patience.step_seconds
                 worker.channel.send(Load(dialect(), self.name, longest, level, spec.engine, dict(spec.arguments)))
                 reason = self._attend(worker, began)
             finally:
@@ -207,16 +213,18 @@ class RemoteMember:
                 if told_at == math.inf:
                     channel.send(Stop())
                     told_at = now
-            elif self._channel is None and self._settled.is_set() and now - began > self._patience.load:
-                return f"its {worker.what} hung: it did not load within {self._patience.load:g} seconds"
+            elif self._channel is None and self._settled.is_set() and now - began > self._patience.load_seconds:
+                return f"its {worker.what} hung: it did not load within {self._patience.load_seconds:g} seconds"
             elif channel.heard:  # of a large message the parts count, since no answer to `Ping` overtakes it
                 quiet = 0.0
             elif self._channel is not None:
                 # Time in which this process was suspended itself does not count as the worker's silence.
                 quiet += min(now - before, 2 * TICK)
                 channel.send(Ping())
-                if quiet > self._patience.silence:
-                    return f"its {worker.what} hung: it said nothing for {self._patience.silence:g} seconds"
+                if quiet > self._patience.silence_seconds:
+                    return (
+                        f"its {worker.what} hung: it said nothing for {self._patience.silence_seconds:g} seconds"
+                    )
             if not channel.heard and worker.ended() is not None:
                 return None
 

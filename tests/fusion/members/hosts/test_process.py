@@ -23,7 +23,7 @@ from tests.support.inbox import LIMIT, Inbox
 from tests.support.worker_engines import HERE, SumEngine, expected, sums
 from tests.support.worker_processes import workers
 
-QUICK = Patience(silence=1.0, restart=0.05, longest=0.2)
+QUICK = Patience(silence_seconds=1.0, restart_seconds=0.05, longest_restart_seconds=0.2)
 
 
 @pytest.fixture
@@ -145,7 +145,7 @@ def test_a_killed_worker_is_noticed_at_once_and_started_anew(launch, inbox):
 
 
 def test_work_for_a_worker_that_is_gone_is_dropped(launch, inbox):
-    member = launch(sums(), patience=Patience(restart=60))
+    member = launch(sums(), patience=Patience(restart_seconds=60))
     workers()[0].kill()
     assert isinstance(inbox.wait_for(1)[0], Down)
     member.submit([Advance(1, 0, [1])])
@@ -165,7 +165,7 @@ def test_a_worker_that_hangs_is_ended_and_replaced(launch, inbox):
 
 
 def test_a_hung_worker_does_not_hold_up_whoever_submits(launch, inbox):
-    member = launch(sums(context=10**8), patience=Patience(silence=60))
+    member = launch(sums(context=10**8), patience=Patience(silence_seconds=60))
     workers()[0].suspend()
     began = time.monotonic()
     for number in range(20):
@@ -182,7 +182,7 @@ def test_a_worker_that_is_busy_for_long_has_not_hung(launch, inbox):
 
 
 def test_a_step_that_never_ends_has_hung(launch, inbox):
-    member = launch(sums(seconds=60), patience=Patience(step=0.5, restart=0.05))
+    member = launch(sums(seconds=60), patience=Patience(step_seconds=0.5, restart_seconds=0.05))
     member.submit([Advance(1, 0, [1])])
     down, up = inbox.wait_for(2)
     assert down.reason == "its engine hung: a step took longer than 0.5 seconds"
@@ -220,7 +220,10 @@ def test_failures_with_success_in_between_are_not_held_against_an_engine(launch,
 def test_attempts_to_come_back_are_further_and_further_apart(inbox, tmp_path):
     note = tmp_path / "note"
     member = RemoteMember(
-        "ada", EngineSpec(f"{HERE}:once", {"note": str(note)}), process({}), Patience(restart=0.1, longest=0.4)
+        "ada",
+        EngineSpec(f"{HERE}:once", {"note": str(note)}),
+        process({}),
+        Patience(restart_seconds=0.1, longest_restart_seconds=0.4),
     )
     member.wait()
     member.start(inbox)
@@ -323,7 +326,10 @@ def test_no_worker_outlives_a_server_that_is_killed(suspended):
 
 
 def test_a_worker_that_never_loads_is_replaced(tmp_path, inbox):
-    note, patience = tmp_path / "note", Patience(restart=0.05, longest=0.2, load=1.0)
+    note, patience = (
+        tmp_path / "note",
+        Patience(restart_seconds=0.05, longest_restart_seconds=0.2, load_seconds=1.0),
+    )
     member = RemoteMember("ada", EngineSpec(f"{HERE}:stuck", {"note": str(note)}), process({}), patience)
     member.wait()
     member.start(inbox)

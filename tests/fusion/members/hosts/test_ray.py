@@ -26,7 +26,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # Ray leaves sockets and file
 
 def member_of(spec, name="ada", **options):
     ask = {"num_cpus": 0.1, "num_gpus": 0, "resources": {}, "environment": {}, "placement_seconds": 30}
-    return RemoteMember(name, spec, ray_actor(address="local", **(ask | options)), Patience(restart=0.05))
+    return RemoteMember(name, spec, ray_actor(address="local", **(ask | options)), Patience(restart_seconds=0.05))
 
 
 @pytest.fixture(scope="module")

@@ -58,7 +58,9 @@ def test_a_worker_that_sends_a_large_message_slowly_has_not_hung():
             pass
 
     inbox = Inbox()
-    member = RemoteMember("ada", SPEC, lambda wanted: Played(play), Patience(silence=2.0, restart=60))
+    member = RemoteMember(
+        "ada", SPEC, lambda wanted: Played(play), Patience(silence_seconds=2.0, restart_seconds=60)
+    )
     assert member.wait(LIMIT)
     member.start(inbox)
     try:
