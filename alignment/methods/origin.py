@@ -7,7 +7,9 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from annotated_types import Interval
 
 from alignment.errors import ConfigError
 from alignment.vocab_map import VocabMap, read_map
@@ -19,6 +21,8 @@ TableName = Literal["input", "output"]
 class Parameters:
     """Parameters of the methods that learn from embeddings; the defaults are EVA's (arXiv 2404.09492).
 
+    The bounds are checked by what reads parameters from outside.
+
     Attributes:
         embeddings: the table that is read of each model: of its input, or of its output (the language-model head).
         top: target tokens a source token may go to.
@@ -28,9 +32,9 @@ class Parameters:
     """
 
     embeddings: TableName = "output"
-    top: int = 10
-    threshold: float = 0.1
-    temperature: float | None = None
+    top: Annotated[int, Interval(ge=1, le=100)] = 10
+    threshold: Annotated[float, Interval(gt=0, le=1)] = 0.1
+    temperature: Annotated[float, Interval(gt=0, le=10)] | None = None
 
 
 PAPERS = Parameters()

@@ -140,7 +140,8 @@ def _read(name: str, models: Mapping[str, ModelSettings] | None) -> tuple[str, M
 def _settings(method: str, parameters: dict[str, Any]) -> AlignmentSettings:
     method_named(method)
     try:
-        return AlignmentSettings.model_validate({"method": method, **parameters})
+        settings: AlignmentSettings = AlignmentSettings.model_validate({"method": method, **parameters})
+        return settings
     except ValidationError as invalid:
         error = invalid.errors()[0]
         option = f"--{error['loc'][0]}: found {error['input']!r}; " if error["loc"] else ""

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from alignment.methods.origin import PAPERS, Parameters, TableName
+from alignment.methods.origin import Parameters
 from alignment.methods.registry import METHODS
 from fusion.core import OnMemberFailure
 from fusion.options import AUTO, MEASURES, FusionParams, Measure, Unmapped, Weighting
-from server.settings.derive import section, updated
+from server.settings.derive import made, section, updated
 from server.settings.fields import Section, ServedName, Source
 from server.settings.sums import NAMES as SUMS
 from server.settings.sums import with_sums
@@ -34,31 +35,27 @@ def _named(member: Any) -> list[tuple[Any, Any]]:
     return list(member.items()) if isinstance(member, dict) and member else [(member, None)]
 
 
-class AlignmentSettings(Section):
-    """The way from a member's vocabulary into the pivot's. In the file the name of a method alone is enough.
+class _Method(Section):
+    """The method of an alignment, which the file names first."""
+
+    method: Literal[tuple(METHODS)]  # type: ignore[valid-type]
+
+
+class AlignmentSettings(section(Parameters, _Method)):  # type: ignore[misc]
+    """The way from a member's vocabulary into the pivot's, with the `Parameters` of a method that learns.
+
+    In the file the name of a method alone is enough.
 
     Attributes:
         method: `exact` joins tokens of the same bytes; `spelled` does and takes for the rest the first token of
             the pivot's spelling; `prefix` the one that begins the same text; `eva` learns from embeddings; `mined`
             takes the token that is spelled most like it; `hybrid` is exact where the bytes coincide and eva for
             the rest.
-        embeddings: the table that `eva` and `hybrid` read of each model: `output` (the head) or `input`.
-        top: pivot tokens that a token may go to.
-        threshold: the lowest score of an entry.
-        temperature: makes each learned row a distribution by a softmax; null takes EVA's scores as they are.
     """
-
-    method: Literal[tuple(METHODS)]  # type: ignore[valid-type]
-    embeddings: TableName = PAPERS.embeddings
-    top: Annotated[int, Field(ge=1, le=100)] = PAPERS.top
-    threshold: Annotated[float, Field(gt=0, le=1)] = PAPERS.threshold
-    temperature: Annotated[float, Field(gt=0, le=10)] | None = PAPERS.temperature
 
     @model_validator(mode="after")
     def _only_what_the_method_takes(self) -> AlignmentSettings:
-        given = [
-            name for name in ("embeddings", "top", "threshold", "temperature") if name in self.model_fields_set
-        ]
+        given = [field.name for field in fields(Parameters) if field.name in self.model_fields_set]
         if given and not METHODS[self.method].learns:
             raise PydanticCustomError("alignment", f"{self.method} takes no {given[0]}; leave it out")
         return self
@@ -66,7 +63,7 @@ class AlignmentSettings(Section):
     @property
     def parameters(self) -> Parameters:
         """As the methods take them."""
-        return Parameters(self.embeddings, self.top, self.threshold, self.temperature)
+        return made(Parameters, self)
 
 
 def _with_method(alignment: Any) -> Any:
