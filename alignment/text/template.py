@@ -35,7 +35,7 @@ class Template:
         template_kwargs: Mapping[str, Any] | None = None,
     ) -> str:
         """The conversation as text; InvalidRequestError where the template refuses it however it is repaired."""
-        reserved = sorted(set(template_kwargs or ()) & reserved_arguments())
+        reserved = sorted(set(template_kwargs or ()) & (reserved_arguments() - {"tools"}))
         if reserved:
             raise InvalidRequestError(
                 f"The template argument {reserved[0]} is set by the server: leave it out.",
@@ -318,11 +318,8 @@ def _neighbours_joined(messages: Messages) -> Messages:
 
 @cache
 def reserved_arguments() -> frozenset[str]:
-    """Names of template arguments that the server sets."""
+    """Names of template arguments that neither a file nor a request may give: a template is called with them."""
     from transformers import PreTrainedTokenizerBase
 
-    return frozenset(inspect.signature(PreTrainedTokenizerBase.apply_chat_template).parameters) - {
-        "tools",
-        "documents",
-        "kwargs",
-    }
+    called_with = inspect.signature(PreTrainedTokenizerBase.apply_chat_template).parameters
+    return frozenset({*called_with, "load_audio_from_video", "messages", "processor_kwargs"})

@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from inspect import signature
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
-from transformers import PreTrainedTokenizerBase
 
 from alignment.errors import InvalidRequestError, field_error
+from alignment.text.template import reserved_arguments
 from server.http.errors import unknown_type
 from server.http.protocol.common import Listed, RequestModel, expected, few
 from server.http.protocol.fusion import FusionFields
 from server.http.protocol.sampling import SamplingFields
 from server.http.tools.history import checked
-
-# What a request may hand to the chat template must not replace what the template is called with.
-RESERVED_TEMPLATE_KWARGS = signature(PreTrainedTokenizerBase.apply_chat_template).parameters.keys() | {
-    *("load_audio_from_video", "messages", "processor_kwargs"),
-}
 
 
 class Part(RequestModel):
@@ -147,7 +141,7 @@ def rendering(
         raise field_error("continue_final_message", "needs a last message of role assistant.")
     kwargs = fields.chat_template_kwargs or {}
     for name in kwargs:
-        if name in RESERVED_TEMPLATE_KWARGS:
+        if name in reserved_arguments():
             raise InvalidRequestError(
                 f"chat_template_kwargs must not set {name}.", param=f"chat_template_kwargs.{name}"
             )

@@ -461,8 +461,7 @@ def test_guidance_reads_a_second_prompt_which_takes_a_place_too():
     ]
 
 
-def test_arguments_that_the_server_gives_every_template_are_named():
-    found = problems(MINIMAL + "\nserver: {chat_template_kwargs: {add_generation_prompt: false}}")
-    assert found == [
-        "c.yaml:2: server.chat_template_kwargs.add_generation_prompt: is set by the server; leave it out."
-    ]
+@pytest.mark.parametrize("name", ["add_generation_prompt", "documents", "messages", "tools"])
+def test_arguments_that_the_server_gives_every_template_are_named(name):
+    found = problems(MINIMAL + f"\nserver: {{chat_template_kwargs: {{{name}: false}}}}")
+    assert found == [f"c.yaml:2: server.chat_template_kwargs.{name}: is set by the server; leave it out."]
