@@ -6,8 +6,14 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
 
 from alignment.errors import ConfigError
+
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+"""A checkpoint's weights in one file, and what names the files that they are in otherwise."""
 
 
 def replace_file(path: Path, content: bytes) -> None:
@@ -30,6 +36,17 @@ def writing(path: Path) -> Iterator[None]:
         raise ConfigError(
             f"{path} cannot be written: {reason}; make room there, or name another folder, and run the same again."
         ) from error
+
+
+@contextmanager
+def open_tensors(file: Path) -> Iterator[Any]:
+    """An open safetensors file. Raises ConfigError where it is missing, or damaged in what is read of it."""
+    try:
+        with safe_open(file, framework="pt") as content:
+            yield content
+    except (OSError, SafetensorError) as error:
+        reason = f"is damaged ({error})" if file.exists() else "is missing"
+        raise ConfigError(f"{file} {reason}; copy it again.") from error
 
 
 def local_file(source: str, name: str, revision: str | None) -> Path | None:

@@ -12,10 +12,10 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from alignment.errors import ConfigError, one_line
+from alignment.files import INDEX, SINGLE, open_tensors
 
 Which = Literal["input", "output"]
 _CHUNK = 1 << 24  # numbers read at a time
@@ -49,13 +49,10 @@ class EmbeddingTable:
     def _chunks(self) -> Iterator[Tensor]:
         """The table by rows, as stored."""
         step = max(1, _CHUNK // self.shape[1])
-        try:
-            with safe_open(self.file, framework="pt") as file:
-                table = file.get_slice(self.name)
-                for start in range(0, self.shape[0], step):
-                    yield table[start : start + step]
-        except (OSError, SafetensorError) as error:
-            raise ConfigError(f"The weights {self.file} are damaged ({error}): download them again.") from error
+        with open_tensors(self.file) as file:
+            table = file.get_slice(self.name)
+            for start in range(0, self.shape[0], step):
+                yield table[start : start + step]
 
 
 def find_table(
@@ -85,12 +82,9 @@ def find_table(
     file = _path(source, files[stored], revision)
     if file is None:
         raise ConfigError(f"The checkpoint {source} lacks its file {files[stored]}: download it again.")
-    try:
-        with safe_open(file, framework="pt") as opened:
-            part = opened.get_slice(stored)
-            found, dtype = tuple(part.get_shape()), part.get_dtype()
-    except (OSError, SafetensorError) as error:
-        raise ConfigError(f"The weights {file} are damaged ({error}): download them again.") from error
+    with open_tensors(file) as opened:
+        part = opened.get_slice(stored)
+        found, dtype = tuple(part.get_shape()), part.get_dtype()
     if found != shape or dtype not in ("F64", "F32", "F16", "BF16"):
         raise ConfigError(
             f"The {which} embeddings {stored} of {source} are {dtype} of shape {found}, and its configuration "
@@ -166,16 +160,14 @@ def _stored_name(model: Any, name: str, stored: Iterable[str]) -> str | None:
 
 def _files_of(source: str, revision: str | None) -> dict[str, str]:
     """The file that each tensor of the checkpoint is in."""
-    single = _path(source, "model.safetensors", revision)
-    index = None if single else _path(source, "model.safetensors.index.json", revision)
-    try:
-        if single is not None:
-            with safe_open(single, framework="pt") as file:
-                return dict.fromkeys(file.keys(), "model.safetensors")
-        if index is not None:
+    if (single := _path(source, SINGLE, revision)) is not None:
+        with open_tensors(single) as file:
+            return dict.fromkeys(file.keys(), SINGLE)
+    if (index := _path(source, INDEX, revision)) is not None:
+        try:
             return dict(json.loads(index.read_text())["weight_map"])
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"The weights {single or index} are damaged ({error}): download them again.") from error
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ConfigError(f"{index} is damaged ({error}); copy it again.") from error
     if Path(source).is_dir() and any(Path(source).glob("*.gguf")):
         raise ConfigError(
             f"The weights of {source} are a GGUF file, and embeddings are read from safetensors alone: take a "

@@ -17,13 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from alignment.errors import ConfigError
+from alignment.files import INDEX, SINGLE, open_tensors
 
-INDEX = "model.safetensors.index.json"
-SINGLE = "model.safetensors"
 HEAD = "lm_head.weight"
 EMBEDDINGS = "embed_tokens.weight"
 
@@ -105,7 +104,7 @@ def embeddings(tensors: dict[str, Stored]) -> str | None:
 
 def read(stored: Stored, shape: tuple[int, ...] | None = None) -> torch.Tensor:
     """A tensor, or the part of it from the first entry of each axis on that has `shape`."""
-    with _reading(stored.file) as file:
+    with open_tensors(stored.file) as file:
         if shape is None or shape == stored.shape:
             tensor: torch.Tensor = file.get_tensor(stored.name)
         else:
@@ -248,7 +247,7 @@ def _check_index(folder: Path, tensors: dict[str, Stored]) -> None:
 
 
 def _headers(path: Path) -> Iterator[Stored]:
-    with _reading(path) as file:
+    with open_tensors(path) as file:
         for name in file.keys():  # noqa: SIM118, a safetensors file is no mapping
             view = file.get_slice(name)
             shape = tuple(view.get_shape())
@@ -256,13 +255,3 @@ def _headers(path: Path) -> Iterator[Stored]:
             # The names of safetensors' types end in their bits: F32, BF16, F8_E4M3 (rounded up by the second).
             bits = int("".join(filter(str.isdigit, view.get_dtype().split("_")[0])) or 8)
             yield Stored(path, name, shape, view.get_dtype(), size * bits // 8)
-
-
-@contextmanager
-def _reading(path: Path) -> Iterator[Any]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            yield file
-    except (OSError, SafetensorError) as error:
-        reason = "is missing" if not path.exists() else f"cannot be read as safetensors ({error})"
-        raise ConfigError(f"{path} {reason}: copy it again.") from error

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from alignment.errors import ConfigError
-from fusion.members.checkpoint import PICKLES, json_object, whole
+from alignment.files import open_tensors
+from fusion.members.checkpoint import PICKLES, json_object
 
 WEIGHTS = "adapter_model.safetensors"
 _NAME = re.compile(r"^base_model\.model\.(?P<module>.+)\.lora_(?P<part>[AB])\.weight$")
@@ -71,7 +72,7 @@ def read_adapter(folder: str) -> AdapterFile:
         pickles = sorted(path.name for path in Path(folder).iterdir() if path.suffix in PICKLES)
         found = f"only {pickles[0]}, a pickle, which can run code and is never loaded" if pickles else "no weights"
         raise ConfigError(f"{folder} has {found}; save the adapter with safe_serialization (as {WEIGHTS}).")
-    with whole(file) as content:
+    with open_tensors(file) as content:
         shapes = {name: tuple(content.get_slice(name).get_shape()) for name in content.keys()}  # noqa: SIM118
     return AdapterFile(folder, file, _layers(folder, config, shapes))
 

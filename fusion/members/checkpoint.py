@@ -20,17 +20,16 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 from alignment.errors import ConfigError, one_line
+from alignment.files import INDEX, SINGLE, open_tensors
 from alignment.learning.embeddings import empty_model
 from fusion.members import gguf
 from fusion.members.devices import parse_dtype
 from fusion.options import SamplingParams
 
-INDEX = "model.safetensors.index.json"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 UNWRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOSPC}
 
@@ -85,24 +84,17 @@ def load_model(
     if packed.exists():
         weights = {"gguf_file": str(packed), "config": config}
     try:
-        with quiet():
-            model, report = AutoModelForCausalLM.from_pretrained(
-                source,
-                revision=revision,
-                trust_remote_code=trust_remote_code,
-                dtype=dtype,
-                attn_implementation="eager",
-                output_loading_info=True,
-                **weights,
-            )
-            if report["missing_keys"]:  # transformers would go on with random numbers
-                missing = sorted(report["missing_keys"])
-                raise ConfigError(
-                    f"{source} lacks {len(missing)} of the model's weights, such as {missing[0]}: copy it again."
-                )
-            if packed.exists():
-                gguf.require_whole(model, Path(source))
-            return model.eval().to(device)
+        model = loaded_whole(
+            source,
+            revision=revision,
+            trust_remote_code=trust_remote_code,
+            dtype=dtype,
+            attn_implementation="eager",
+            **weights,
+        )
+        if packed.exists():
+            gguf.require_whole(model, Path(source))
+        return model.eval().to(device)
     except ConfigError:
         raise
     except torch.OutOfMemoryError as error:
@@ -111,6 +103,18 @@ def load_model(
         ) from error
     except Exception as error:
         raise ConfigError(_explain(source, error)) from error
+
+
+def loaded_whole(source: str, **options: Any) -> Any:
+    """What `AutoModelForCausalLM.from_pretrained` makes of a checkpoint; ConfigError where it lacks weights."""
+    with quiet():
+        model, report = AutoModelForCausalLM.from_pretrained(source, output_loading_info=True, **options)
+    if report["missing_keys"]:  # transformers would go on with random numbers
+        missing = sorted(report["missing_keys"])
+        raise ConfigError(
+            f"{source} lacks {len(missing)} of the model's weights, such as {missing[0]}: copy it again."
+        )
+    return model
 
 
 def model_without_weights(
@@ -144,15 +148,15 @@ def weight_files(source: str, *, revision: str | None = None) -> dict[str, int]:
             f"{source} holds a LoRA adapter beside its weights, which may be merged into them already: remove "
             "adapter_config.json, or move the adapter to a folder of its own and name that as a view's adapter."
         )
-    if "model.safetensors" in weights:
-        weights = {"model.safetensors": weights["model.safetensors"]}
+    if SINGLE in weights:
+        weights = {SINGLE: weights[SINGLE]}
     elif INDEX in files:
         weights = _listed(source, revision, weights)
     # Mistral's own format, beside which transformers' lies.
     weights = {name: size for name, size in weights.items() if not name.startswith("consolidated")} or weights
     if _is_folder(source):
         for name in weights:
-            with whole(Path(source, name)):
+            with open_tensors(Path(source, name)):  # which reads the header, and compares sizes
                 pass
     return weights
 
@@ -173,16 +177,6 @@ def _listed(source: str, revision: str | None, weights: Mapping[str, int]) -> di
         if name not in weights and _is_folder(source):
             raise ConfigError(f"{source} lacks {name}, which its index names: copy it again.")
     return {name: weights.get(name, 0) for name in sorted(names)}
-
-
-@contextmanager
-def whole(file: Path) -> Iterator[Any]:
-    """An open safetensors file, of which only the header is read. Raises ConfigError unless it is whole."""
-    try:
-        with safe_open(file, framework="numpy") as content:
-            yield content
-    except (SafetensorError, OSError) as error:
-        raise ConfigError(f"{file} is damaged ({error}); copy it again.") from error
 
 
 def listed_stops(source: str, revision: str | None = None) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, GenerationConfig, PrinterCallback, TrainingArguments
+from transformers import GenerationConfig, PrinterCallback, TrainingArguments
 
 from alignment.errors import ConfigError, one_line
 from alignment.files import writing
@@ -27,7 +27,7 @@ from fusion.distill.training.folders import local_folder
 from fusion.distill.training.settings import Progress, Source, Train
 from fusion.distill.training.shards import read_json, write_json
 from fusion.distill.training.trainer import FusionTrainer, Guard, go_on, newest_complete, processes
-from fusion.members.checkpoint import quiet, read_config, weight_files
+from fusion.members.checkpoint import loaded_whole, quiet, read_config, weight_files
 
 STAGE = "stage.json"
 GENERATION = "generation_config.json"
@@ -49,19 +49,7 @@ def load_student(base: Source) -> Any:
     """
     read_config(base.source, revision=base.revision)
     weight_files(base.source, revision=base.revision)
-    with quiet():
-        model, report = AutoModelForCausalLM.from_pretrained(
-            base.source,
-            revision=base.revision,
-            dtype=torch.float32,
-            use_safetensors=True,
-            output_loading_info=True,
-        )
-    if report["missing_keys"]:
-        missing = sorted(report["missing_keys"])
-        raise ConfigError(
-            f"{base.source} lacks {len(missing)} of the model's weights, such as {missing[0]}: copy it again."
-        )
+    model = loaded_whole(base.source, revision=base.revision, dtype=torch.float32, use_safetensors=True)
     # What transformers would not generate with it does not write either, at any checkpoint: a temperature without
     # do_sample, say. `save_student` copies the base's own file.
     model.generation_config = GenerationConfig()

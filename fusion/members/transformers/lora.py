@@ -10,11 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 from torch.nn.functional import linear
 
-from alignment.errors import ConfigError
+from alignment.files import open_tensors
 from fusion.members.adapters import AdapterFile, Factors, require_fits
 
 Columns = tuple[tuple[str, int, float], ...]
@@ -125,8 +124,5 @@ class _Adapted:
 
 
 def _tensors(file: AdapterFile, device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
-    try:
-        with safe_open(file.file, framework="pt") as content:
-            return {name: content.get_tensor(name).to(device, dtype) for name in content.keys()}  # noqa: SIM118
-    except Exception as error:
-        raise ConfigError(f"{file.file} cannot be read ({error}); copy it again.") from error
+    with open_tensors(file.file) as content:
+        return {name: content.get_tensor(name).to(device, dtype) for name in content.keys()}  # noqa: SIM118
