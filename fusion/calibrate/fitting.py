@@ -20,7 +20,7 @@ from fusion.calibrate.likelihood import Likelihood, by_text, by_token
 from fusion.calibrate.references import Scored
 from fusion.core import Floats
 from fusion.ensemble import Ensemble
-from fusion.learned.features import BUCKETS, bucket, ngrams, numbers, words
+from fusion.learned.features import BUCKETS, bucket, ngrams, numbers, numeric_features, words
 from fusion.learned.vocabulary import Prototypes, Seen, Vocabulary, similarity
 from fusion.learned.weights import (
     ALONE,
@@ -150,7 +150,7 @@ def design_of(scored: Sequence[Scored], members: Sequence[str]) -> Design:
     text = csr_array((values, rows, starts), shape=(len(scored), len(known)))
     measured = np.array(
         [numbers(len(text), one.losses, len(members)) for text, one in zip(found, scored, strict=True)]
-    ).reshape(len(scored), 2 * len(members) + 2)
+    ).reshape(len(scored), numeric_features(len(members)))
     deviations = measured.std(axis=0) if len(scored) else np.ones(measured.shape[1])
     means = measured.mean(axis=0) if len(scored) else np.zeros(measured.shape[1])
     usual = np.stack([means, np.where(deviations > 1e-6, deviations, 1.0)])

@@ -57,6 +57,20 @@ def rungs(candidates: int, questions: int) -> list[int]:
     return sizes
 
 
+def planned(candidates: int, questions: int) -> int:
+    """How many answers a whole search takes: no candidate answers a question twice."""
+    total = before = 0
+    for size in rungs(candidates, questions):
+        total += candidates * (size - before)
+        candidates, before = _half(candidates), size
+    return total
+
+
+def _half(candidates: int) -> int:
+    """How many go on to the next rung."""
+    return max(1, -(-candidates // 2))
+
+
 def search(
     candidates: Sequence[One],
     questions: int,
@@ -76,7 +90,7 @@ def search(
                 latest[candidate] = measure(candidate, size)
             left = [standing.candidate for standing in ranked([latest[one] for one in left])]
             order = [*left, *(one for one in order if one not in left)]
-            left = left[: max(1, -(-len(left) // 2))]
+            left = left[: _half(len(left))]
     except OutOfTime:
         pass
     # Of a rung that was not finished, only what was measured on as many questions can be compared.

@@ -75,9 +75,14 @@ def numbers(length: int, losses: PromptLosses | None, members: int) -> Floats:
     """
     base = [np.log1p(length)]
     if losses is None:
-        return np.array(base + [0.0] * (2 * members + 1))
+        return np.array(base + [0.0] * (numeric_features(members) - 1))
     parts = [one - one.mean() for one in (losses.whole, losses.last)]
     return np.concatenate([base, *parts, [losses.whole.mean()]])
+
+
+def numeric_features(members: int) -> int:
+    """How many numeric features there are."""
+    return 2 * members + 2
 
 
 def number_names(members: Sequence[str]) -> list[str]:

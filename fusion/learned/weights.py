@@ -22,7 +22,7 @@ from safetensors.numpy import save as to_safetensors
 from alignment.errors import ConfigError
 from alignment.files import replace_file
 from fusion.core import Floats
-from fusion.learned.features import PromptLosses, number_names, numbers, words
+from fusion.learned.features import PromptLosses, number_names, numbers, numeric_features, words
 from fusion.learned.vocabulary import Prototypes, Vocabulary, similarity
 from fusion.options import Combine
 from fusion.step import COMBINATIONS
@@ -227,7 +227,7 @@ def standardised(measured: Floats, usual: Floats) -> Floats:
 def equal_weights(members: Mapping[str, Fingerprint], note: str) -> LearnedWeights:
     """The stand-in for a file that cannot be used: equal weights, and the reason."""
     about = About(dict(members), UNIFORM, "mixture", 1.0, 0.0, {}, 0, (), (note,))
-    size, numeric = len(members), 2 * len(members) + 2
+    size, numeric = len(members), numeric_features(len(members))
     vocabulary = Vocabulary(np.empty(0, np.int32), np.empty(0, np.float32))
     return LearnedWeights(
         about,
@@ -252,7 +252,7 @@ def _about(listed: dict[str, Any]) -> About:
 
 def _require_fit(about: About, arrays: Mapping[str, NDArray[Any]]) -> None:
     """Raise ValueError where an array has another shape or type than the members take, or is not finite."""
-    members, numeric = len(about.members), 2 * len(about.members) + 2
+    members, numeric = len(about.members), numeric_features(len(about.members))
     known, prototypes = len(arrays["buckets"]), len(arrays["rows"])
     shapes = {
         "buckets": (np.int32, (known,)),

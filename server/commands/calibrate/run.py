@@ -27,7 +27,7 @@ from fusion.calibrate.candidates import (
     with_learned,
     worth_trying,
 )
-from fusion.calibrate.halving import OutOfTime, Standing, rungs, search
+from fusion.calibrate.halving import OutOfTime, Standing, planned, search
 from fusion.calibrate.shortfall import shortfall
 from fusion.calibrate.verdict import Result, Verdict, disagreement, verdict, vote, warnings
 from fusion.learned.weights import LearnedWeights
@@ -159,12 +159,9 @@ class Calibration:
         return same and plain and one.fusion(defaults) == own.fusion(defaults)
 
     def _planned(self) -> int:
-        everything = len(self._development) + len(self._untouched)
-        left, total, before = len(self._candidates), len(self._members) * everything + len(self._untouched), 0
-        for size in rungs(left, len(self._development)):
-            total += left * (size - before)
-            left, before = max(1, -(-left // 2)), size
-        return total
+        development, untouched = len(self._development), len(self._untouched)
+        alone = len(self._members) * (development + untouched)
+        return alone + planned(len(self._candidates), development) + untouched
 
     def run(self) -> Outcome:
         """All of it; what time did not allow is missing from the outcome."""
