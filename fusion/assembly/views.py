@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from alignment.errors import InvalidRequestError, field_error
 from fusion.ensemble import Ensemble, Model, View
-from fusion.options import FusionParams
+from fusion.options import ContextView, FusionParams, Guidance
 from fusion.terms import NEGATIVE
 from fusion.views import GAP, ModelView
+
+Views = dict[str, tuple[str, ModelView]]
+"""Views by name, each with the member that it is one of."""
 
 
 def with_views(ensemble: Ensemble, fusion: FusionParams) -> tuple[Ensemble, FusionParams]:
@@ -22,47 +26,67 @@ def with_views(ensemble: Ensemble, fusion: FusionParams) -> tuple[Ensemble, Fusi
     """
     if not fusion.views and fusion.guidance is None:
         return ensemble, fusion
-    members = fusion.members or tuple(ensemble.models)
     _require_free_names(ensemble, fusion)
-    views: dict[str, tuple[str, ModelView]] = {}  # by name, with the member that it is one of
-    weights = fusion.weights
+    views: Views = {name: (name, ensemble.models[name].view) for name in fusion.members or ensemble.models}
+    weights, weighting = fusion.weights, fusion.weighting
     if fusion.views:
-        shares = _shares(fusion)
-        weights = None if shares is None and weights is None else {}
-        for name in members:
-            for index, document in enumerate(fusion.views):
-                view = ensemble.models[name].view
-                own = replace(
-                    view,
-                    context=document.context
-                    if view.context is None
-                    else GAP.join([view.context, document.context]),
-                    param=f"fusion.views[{index}].context",
-                    name=name if index == 0 else f"{name}/{index + 1}",
-                    of=name,
-                )
-                views[own.name] = name, own
-                if weights is not None:
-                    given = 1.0 if fusion.weights is None else fusion.weights.get(name, 0.0)
-                    weights[own.name] = given * (1.0 if shares is None else shares[index])
-    else:
-        views = {name: (name, ensemble.models[name].view) for name in members}
+        views, weights = _by_document(views, fusion.views, fusion)
     if fusion.guidance is not None:
-        for name, (member, view) in list(views.items()):
-            if not fusion.guidance.without_context:
-                second = replace(view, negative=fusion.guidance.negative, param="fusion.guidance.negative")
-            elif view.context is None:
-                raise field_error(
-                    "fusion.guidance.without_context", "takes a context to do without; give one in fusion.views."
-                )
-            else:
-                second = replace(view, context=None)
-            views[name + NEGATIVE] = member, replace(second, name=name + NEGATIVE)
-    models = {
-        name: replace(ensemble.models[member], view=view) if view is not ensemble.models[member].view else model
-        for name, (member, view) in views.items()
-        for model in [ensemble.models[member]]
-    }
+        views |= _second_prompts(views, fusion.guidance)
+    if weighting.offsets is not None:
+        usual = {name: weighting.offsets.get(member, 0.0) for name, (member, _) in views.items()}
+        weighting = replace(weighting, offsets=usual)
+    options = replace(fusion, members=None, weights=weights, weighting=weighting, views=None)
+    return _joined(ensemble, views), options
+
+
+def _by_document(
+    views: Views, documents: Sequence[ContextView], fusion: FusionParams
+) -> tuple[Views, dict[str, float] | None]:
+    """A view for each member and document, and their weights; None where members and documents have none."""
+    shares = _shares(fusion)
+    found: Views = {}
+    weights: dict[str, float] = {}
+    for name, (_, view) in views.items():
+        given = 1.0 if fusion.weights is None else fusion.weights.get(name, 0.0)
+        for index, document in enumerate(documents):
+            own = replace(
+                view,
+                context=document.context if view.context is None else GAP.join([view.context, document.context]),
+                param=f"fusion.views[{index}].context",
+                name=name if index == 0 else f"{name}/{index + 1}",
+                of=name,
+            )
+            found[own.name] = name, own
+            weights[own.name] = given * (1.0 if shares is None else shares[index])
+    if shares is None and fusion.weights is None:
+        return found, None
+    total = sum(weights.values()) or 1.0
+    return found, {name: weight / total for name, weight in weights.items()}
+
+
+def _second_prompts(views: Views, guidance: Guidance) -> Views:
+    """The second prompt of every view. Raises InvalidRequestError where there is no context to do without."""
+    found: Views = {}
+    for name, (member, view) in views.items():
+        if not guidance.without_context:
+            second = replace(view, negative=guidance.negative, param="fusion.guidance.negative")
+        elif view.context is None:
+            raise field_error(
+                "fusion.guidance.without_context", "takes a context to do without; give one in fusion.views."
+            )
+        else:
+            second = replace(view, context=None)
+        found[name + NEGATIVE] = member, replace(second, name=name + NEGATIVE)
+    return found
+
+
+def _joined(ensemble: Ensemble, views: Views) -> Ensemble:
+    """The ensemble of these views; those of a pivot may be the pivot where it is chosen, else its first alone."""
+    models = {}
+    for name, (member, view) in views.items():
+        model = ensemble.models[member]
+        models[name] = model if view is model.view else replace(model, view=view)
     pivots = {name: member for name, (member, _) in views.items() if member in ensemble.views}
     if not ensemble.chooses_pivot:
         pivots = {name: member for name, member in pivots.items() if name == member}
@@ -70,15 +94,7 @@ def with_views(ensemble: Ensemble, fusion: FusionParams) -> tuple[Ensemble, Fusi
         name: replace(_around(ensemble.views[member], models, views), pivot=name)
         for name, member in pivots.items()
     }
-    joined = replace(ensemble, models=models, views=built)
-    total = sum(weights.values()) if weights and fusion.views else 0.0
-    if total:
-        weights = {name: weight / total for name, weight in (weights or {}).items()}
-    weighting = fusion.weighting
-    if weighting.offsets is not None:
-        usual = {name: weighting.offsets.get(member, 0.0) for name, (member, _) in views.items()}
-        weighting = replace(weighting, offsets=usual)
-    return joined, replace(fusion, members=None, weights=weights, weighting=weighting, views=None)
+    return replace(ensemble, models=models, views=built)
 
 
 def _require_free_names(ensemble: Ensemble, fusion: FusionParams) -> None:
@@ -93,7 +109,7 @@ def _require_free_names(ensemble: Ensemble, fusion: FusionParams) -> None:
             )
 
 
-def _around(view: View, models: dict[str, Model], views: dict[str, tuple[str, ModelView]]) -> View:
+def _around(view: View, models: dict[str, Model], views: Views) -> View:
     """The same pivot and maps; a view has those of its member."""
     maps = {name: view.maps[member] for name, (member, _) in views.items() if member in view.maps}
     return replace(view, models=models, maps=maps, of=view)
