@@ -14,7 +14,7 @@ from fusion.assembly.checkpoints import open_checkpoint
 from fusion.assembly.learned import fingerprints
 from fusion.calibrate.asking import Form
 from fusion.learned.weights import Fingerprint
-from server.commands.calibrate import learned, report
+from server.commands.calibrate import report
 from server.commands.calibrate.answers import Answers, about
 from server.commands.calibrate.learning import FILE, Learner
 from server.commands.calibrate.run import Calibration, require_questions, variants
@@ -90,21 +90,9 @@ def calibrate(
         finally:
             runtime.fuser.stop()
     spoken = report.sentences(outcome, len(second))
-    if outcome.learned is not None:
-        console.print(learned.weights_table(outcome.learned))
-        console.print()
-    if outcome.members:
-        console.print(report.results_table(outcome))
-        console.print()
-    if outcome.standings:
-        console.print(report.standings_table(outcome))
-        console.print()
-    for sentence in spoken:
-        say(console, sentence)
     candidate = outcome.candidate
     pasted = None if candidate is None else report.yaml_of(chosen, candidate, own, out / FILE)
-    if pasted is not None:
-        say(console, f"\n{pasted}")
+    report.print_outcome(console, outcome, spoken, pasted)
     image = report.picture(outcome)
     report.write_report(out, outcome, spoken, pasted, image)
     picture = "" if image is not None else " (without a picture: matplotlib is not installed)"

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from rich.console import Console
 from rich.markup import escape as plain
 from rich.table import Table
 
@@ -19,7 +20,7 @@ from fusion.calibrate.verdict import Result
 from fusion.figures import new_figure, png
 from server.commands.calibrate import learned
 from server.commands.calibrate.run import Outcome, write
-from server.commands.tables import right, table
+from server.commands.tables import right, say, table
 from server.settings import EnsembleSettings
 from server.settings.sums import NAMES as SUMS
 
@@ -100,6 +101,23 @@ def unanswered(outcome: Outcome) -> list[str]:
     if len(worst) > SHOWN_FAILURES:
         found.append(f"Neither did some from {len(worst) - SHOWN_FAILURES} other candidates.")
     return found
+
+
+def print_outcome(console: Console, outcome: Outcome, spoken: Sequence[str], pasted: str | None) -> None:
+    """Print the tables, the sentences and the YAML to paste."""
+    if outcome.learned is not None:
+        console.print(learned.weights_table(outcome.learned))
+        console.print()
+    if outcome.members:
+        console.print(results_table(outcome))
+        console.print()
+    if outcome.standings:
+        console.print(standings_table(outcome))
+        console.print()
+    for sentence in spoken:
+        say(console, sentence)
+    if pasted is not None:
+        say(console, f"\n{pasted}")
 
 
 def results_table(outcome: Outcome) -> Table:
