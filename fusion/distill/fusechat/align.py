@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,8 +26,8 @@ from fusion.distill.loss import PADDING
 from fusion.distill.targets import choose, target_probabilities
 from fusion.distill.token_alignment import count_alignments, same_tokens, statistical_map
 from fusion.distill.training.reading import open_tokenizer
-from fusion.distill.training.settings import BASE, Progress, Source, digest_of
-from fusion.distill.training.shards import Arrays, read_shard, shard_path, write_shard
+from fusion.distill.training.settings import BASE, Source, digest_of
+from fusion.distill.training.shards import Arrays, Stage
 from fusion.members.checkpoint import read_config
 
 LEAST_SHARED = 0.05
@@ -82,33 +82,22 @@ def open_vocabulary(source: Source) -> Vocabulary:
     return Vocabulary(tokenizer, stops, max(config.vocab_size, tokenizer.vocabulary_size))
 
 
-def warp(
-    name: str,
-    base: Vocabulary,
-    source: Source,
-    shards: Shards,
-    count: int,
-    inputs: str,
-    folder: Path,
-    progress: Progress,
-) -> Teacher:
-    """A teacher for the published ways: paths of all answers go to shards in `folder`, statistics follow."""
+def warp(name: str, base: Vocabulary, source: Source, shards: Shards, stage: Stage) -> Teacher:
+    """A teacher for the published ways: paths of all answers go to the stage's shards, statistics follow."""
     own = open_vocabulary(source)
     total = count_alignments((), (base.size, own.size))
-    for number in range(count):
-        pivot, other = shards(BASE, number), shards(name, number)
-        pairs = list(pairing.answers(pivot, other))
-        path = shard_path(folder, number)
-        stored = read_shard(path, inputs)
-        if stored is None:
-            stored = {"paths": pairing.paths(base, own, pairs)}
-            write_shard(path, stored, inputs)
+
+    @lru_cache(maxsize=1)  # for a shard that is made, and then counted
+    def pairs_of(number: int) -> list[Answer]:
+        return list(pairing.answers(shards(BASE, number), shards(name, number)))
+
+    for number, stored in stage.each(lambda number: {"paths": pairing.paths(base, own, pairs_of(number))}):
+        pairs = pairs_of(number)
         aligned = (
             (answer.pivot[:-1], answer.source[:-1], pairing.inner_path(pairing.path_of(bounds)))
             for answer, bounds in zip(pairs, _split(stored["paths"], pairs), strict=True)
         )
         total = total + count_alignments(aligned, (base.size, own.size))
-        progress(number + 1, count)
     statistics = statistical_map(
         total,
         base.strings,
@@ -145,12 +134,9 @@ def align(
     base: Vocabulary,
     teachers: Sequence[Teacher],
     shards: Shards,
-    count: int,
     settings: Align,
-    inputs: str,
     path_shards: Callable[[str, int], Arrays],
-    folder: Path,
-    progress: Progress,
+    stage: Stage,
 ) -> Coverage:
     """Write a target's shards: `ids` and `probabilities` [T,K], `owner` of each conversation [N], `positions` [2].
 
@@ -162,20 +148,18 @@ def align(
         ConfigError: a source has next to nothing to say in the base's tokens.
     """
     coverage = Coverage()
-    for number in range(count):
-        path = shard_path(folder, number)
-        stored = read_shard(path, inputs)
-        if stored is None:
-            pivot = shards(BASE, number)
-            readings = [pivot if teacher.name == BASE else shards(teacher.name, number) for teacher in teachers]
-            paths = [
-                path_shards(teacher.name, number)["paths"] if teacher.statistics is not None else None
-                for teacher in teachers
-            ]
-            stored = _shard(target, base, teachers, pivot, readings, paths, settings)
-            write_shard(path, stored, inputs)
+
+    def make(number: int) -> Arrays:
+        pivot = shards(BASE, number)
+        readings = [pivot if teacher.name == BASE else shards(teacher.name, number) for teacher in teachers]
+        paths = [
+            path_shards(teacher.name, number)["paths"] if teacher.statistics is not None else None
+            for teacher in teachers
+        ]
+        return _shard(target, base, teachers, pivot, readings, paths, settings)
+
+    for _, stored in stage.each(make):
         _count(coverage, stored, [teacher.name for teacher in teachers] if target.combine == "best" else [])
-        progress(number + 1, count)
     if coverage.positions and coverage.shared < LEAST_SHARED * coverage.positions:
         names = ", ".join(teacher.name for teacher in teachers)
         raise ConfigError(

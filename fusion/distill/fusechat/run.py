@@ -33,7 +33,7 @@ from fusion.distill.training.curve import CURVE, read_curve
 from fusion.distill.training.examples import Example, Examples
 from fusion.distill.training.folders import publish
 from fusion.distill.training.settings import BASE, StageProgress, digest_of
-from fusion.distill.training.shards import Arrays, read_json, require_shard, shard_path, write_json
+from fusion.distill.training.shards import Arrays, Stage, read_json, require_shard, shard_path, write_json
 from fusion.distill.training.train import STAGE, Texts, load_student, save_student, train
 from fusion.distill.training.trainer import processes
 
@@ -106,12 +106,9 @@ class Run:
                 base,
                 [teachers[teacher] for teacher in target.teachers],
                 self._reading_of,
-                self.count,
                 settings.align,
-                self._targets_inputs(name),
                 self._paths_of,
-                self._folder("align", f"target-{name}"),
-                partial(self.progress, f"align {name}"),
+                self._aligning(f"target-{name}", self._targets_inputs(name), f"align {name}"),
             )
             write_json(self._folder("align", f"target-{name}") / "coverage.json", asdict(found[name]))
         return found
@@ -202,16 +199,11 @@ class Run:
         source = self.settings.sources[name]
         if self.settings.align.method == "projected":
             return aligning.project(name, base, self.settings.base, source, self.settings.align)
-        return aligning.warp(
-            name,
-            base,
-            source,
-            self._reading_of,
-            self.count,
-            self._paths_inputs(name),
-            self._folder("align", name),
-            partial(self.progress, f"warp {name}"),
-        )
+        stage = self._aligning(name, self._paths_inputs(name), f"warp {name}")
+        return aligning.warp(name, base, source, self._reading_of, stage)
+
+    def _aligning(self, name: str, inputs: str, what: str) -> Stage:
+        return Stage(self.count, inputs, self._folder("align", name), partial(self.progress, what))
 
     def _trained(self, name: str) -> str:
         """The digest of what a target was trained from; its training has to be over."""

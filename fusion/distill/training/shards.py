@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from safetensors.numpy import save
 
 from alignment.errors import ConfigError
 from alignment.files import writing
+from fusion.distill.training.settings import Progress
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -23,6 +25,27 @@ Arrays = dict[str, NDArray[Any]]
 def shard_path(folder: Path, number: int) -> Path:
     """The path of shard `number` of a stage."""
     return folder / f"shard-{number:05d}.safetensors"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage whose files are shards: how many, made from what, and where; `progress` hears of each."""
+
+    count: int
+    inputs: str
+    folder: Path
+    progress: Progress
+
+    def each(self, make: Callable[[int], Arrays]) -> Iterator[tuple[int, Arrays]]:
+        """Every shard by its number; those that are missing or made from something else are made and written."""
+        for number in range(self.count):
+            path = shard_path(self.folder, number)
+            stored = read_shard(path, self.inputs)
+            if stored is None:
+                stored = make(number)
+                write_shard(path, stored, self.inputs)
+            yield number, stored
+            self.progress(number + 1, self.count)
 
 
 def write_shard(path: Path, arrays: Arrays, inputs: str) -> None:
