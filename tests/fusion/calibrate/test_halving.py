@@ -7,7 +7,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fusion.calibrate.halving import FEWEST, OutOfTime, Standing, ranked, rungs, search
+from fusion.calibrate.halving import FEWEST, OutOfTime, Standing, planned, ranked, rungs, search
 
 
 @given(candidates=st.integers(1, 100), questions=st.integers(1, 1000))
@@ -35,6 +35,13 @@ def test_the_best_one_wins_and_the_worse_half_is_asked_no_more(quality):
     assert found[0].mean >= max(quality.values()) - 0.03
     assert {one.candidate for one in found} == set(quality)
     assert len(quality) == 1 or sum(size == 64 for _, size in asked) < max(len(quality), 3)
+
+
+@given(candidates=st.integers(1, 100), questions=st.integers(1, 200))
+def test_a_search_takes_what_was_planned(candidates, questions):
+    asked = []
+    search(range(candidates), questions, measured([0.5] * candidates, asked))
+    assert sum(dict(asked).values()) == planned(candidates, questions)
 
 
 def test_time_that_runs_out_leaves_what_was_measured():
