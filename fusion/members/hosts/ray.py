@@ -14,6 +14,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from typing import Any
 
 from alignment.errors import ConfigError
@@ -90,10 +91,12 @@ class RayWorker:
         import ray
 
         deadline = time.monotonic() + seconds
-        while (how := self.ended()) is None and time.monotonic() < deadline:
-            time.sleep(0.01)
-        ray.kill(self._actor)
-        self.channel.close()
+        try:
+            while (how := self.ended()) is None and time.monotonic() < deadline:
+                time.sleep(0.01)
+        finally:
+            self.channel.close()
+            ray.kill(self._actor)
         return how or "did not end and was killed"
 
 
@@ -124,15 +127,10 @@ def ray_actor(
         try:
             where = _placed(actor.listen.remote(), wanted, placement_seconds, options)
             running = actor.serve.remote()
-            connection = socket.create_connection(where, CONNECTING)
-        except (OSError, ConfigError) as error:
+            return RayWorker(actor, running, _reached(where, secret))
+        except BaseException:
             ray.kill(actor)
-            if isinstance(error, ConfigError):
-                raise
-            raise ConfigError(f"the Ray actor on {where[0]} cannot be reached: {error}") from error
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        connection.sendall(secret)
-        return RayWorker(actor, running, Channel(connection))
+            raise
 
     return launch
 
@@ -185,6 +183,20 @@ def _placed(listening: Any, wanted: Callable[[], bool], seconds: float, options:
         return ray.get(listening)
     except ray.exceptions.RayError as error:
         raise ConfigError(f"the Ray actor did not start: {_first_line(error)}") from error
+
+
+def _reached(where: tuple[str, int], secret: bytes) -> Channel:
+    """Return a connection to the actor that listens there."""
+    with ExitStack() as undo:
+        try:
+            connection = undo.enter_context(socket.create_connection(where, CONNECTING))
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            connection.sendall(secret)
+            channel = Channel(connection)
+        except OSError as error:
+            raise ConfigError(f"the Ray actor on {where[0]} cannot be reached: {error}") from error
+        undo.pop_all()
+    return channel
 
 
 def _read(connection: socket.socket, size: int) -> bytes:

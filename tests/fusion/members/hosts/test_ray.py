@@ -4,6 +4,8 @@ import os
 import socket
 import threading
 import time
+from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -19,7 +21,8 @@ from tests.support.worker_engines import HERE, SumEngine, expected, sums
 
 ray = pytest.importorskip("ray")
 
-from fusion.members.hosts.ray import Actor, ray_actor  # noqa: E402
+from fusion.members.hosts import ray as host  # noqa: E402
+from fusion.members.hosts.ray import Actor, RayWorker, ray_actor  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Ray leaves sockets and files to the garbage collector
 
@@ -142,3 +145,45 @@ def test_nobody_without_the_secret_is_served(cluster):
             friend.recv(1)
     thread.join(5)
     assert served == ["the friend, to the end"]
+
+
+@pytest.fixture
+def killed(monkeypatch):
+    """The actors that were killed, on a cluster of none."""
+    found = []
+    monkeypatch.setattr(ray, "kill", found.append)
+    monkeypatch.setattr(ray, "remote", MagicMock())
+    monkeypatch.setattr(host, "_connect", lambda address: None)
+    return found
+
+
+def launched():
+    ask = {"num_cpus": 0.1, "num_gpus": 0, "resources": {}, "environment": {}, "placement_seconds": 30}
+    return ray_actor(address="local", **ask)(lambda: True)
+
+
+@pytest.mark.parametrize("fails", ["_placed", "setsockopt", "sendall"])
+def test_an_actor_that_is_not_reached_is_killed(killed, monkeypatch, fails):
+    def fail(*_):
+        raise OSError("no route")
+
+    connection = MagicMock(**({fails: fail} if fails != "_placed" else {}))
+    connection.__enter__.return_value = connection
+    monkeypatch.setattr(host, "_placed", fail if fails == "_placed" else lambda *_: ("10.0.0.1", 5))
+    monkeypatch.setattr(socket, "create_connection", lambda *_: connection)
+    with pytest.raises(OSError if fails == "_placed" else ConfigError, match="no route"):
+        launched()
+    assert len(killed) == 1
+    assert connection.__exit__.called == (fails != "_placed")
+
+
+def test_an_actor_is_killed_and_its_channel_closed_whatever_ray_says_of_it(killed, monkeypatch):
+    def wait(*_, **__):
+        raise RuntimeError("the cluster is gone")
+
+    monkeypatch.setattr(ray, "wait", wait)
+    channel = SimpleNamespace(close=MagicMock())
+    with pytest.raises(RuntimeError, match="the cluster is gone"):
+        RayWorker("actor", "running", channel).end(1.0)
+    assert killed == ["actor"]
+    assert channel.close.called
