@@ -39,7 +39,8 @@ def unwell(service: Service) -> Trouble | None:
     for lasting in (True, False):
         engines = {name for name, one in troubled.items() if one.lasting == lasting}
         if lasting:
-            engines |= {name for name, one in service.fuser.attendance.down.items() if one.retry_after is None}
+            down = list(service.fuser.attendance.down.items())  # the fuser's thread changes it meanwhile
+            engines |= {name for name, one in down if one.retry_after is None}
         if missed := missed_by(service, _run_by(service, engines)):
             return Trouble(f"Not answering: {', '.join(missed)}", lasting)
     return None

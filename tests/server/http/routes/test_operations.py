@@ -101,6 +101,19 @@ def test_a_view_that_is_away_is_spared_like_a_model(fuser: ScriptedFuser) -> Non
         assert client.get("/health").status_code == 200
 
 
+def test_members_may_come_and_go_while_health_is_asked(client: TestClient, fuser: ScriptedFuser) -> None:
+    """The fuser's thread changes what is down at any moment."""
+
+    class Returning:
+        @property
+        def retry_after(self) -> float:
+            fuser.attendance.down.pop("b", None)
+            return 1.0
+
+    fuser.attendance.down |= {"b": Returning(), "c": Returning()}  # type: ignore[dict-item]
+    assert client.get("/health").status_code == 200
+
+
 def test_health_is_the_process(client: TestClient, fuser: ScriptedFuser) -> None:
     fuser.stopped = True
     for path in ("/health",):
