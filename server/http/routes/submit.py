@@ -110,11 +110,12 @@ class Asked:
             timeout=settings.request_seconds,
             prompt_only=body.max_tokens == 0,
         )
+        shaped = shape(generation)  # before anything runs that would have to be stopped if this fails
         generation.submit(submissions, flow=flow_of(request))
         return await respond(
             request,
             generation,
-            shape(generation),
+            shaped,
             settings,
             stream=bool(body.stream),
             include_usage=body.include_usage or settings.force_usage,
