@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
+from weakref import WeakValueDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,8 +25,6 @@ from fusion.views import ModelView, original_spans
 
 Reading = tuple[list[int], Located | None]
 """Ids of a prompt, and their places in it where it can be scored."""
-
-_MOST_OWN = 32  # maps for requests that are kept; each is two numbers for every token
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +73,8 @@ class View:
     ends: frozenset[int] = frozenset()
     masked: bool = False
     of: View | None = field(default=None, repr=False)
-    _own: dict[object, Maps] = field(default_factory=dict, repr=False, compare=False)
+    # Maps for requests, while a sequence uses them; each is two numbers for every token.
+    _own: WeakValueDictionary[object, Maps] = field(default_factory=WeakValueDictionary, repr=False, compare=False)
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -128,8 +128,6 @@ class View:
             return maps
         key = name, distinct, kept
         if (found := self._own.get(key)) is None:
-            if len(self._own) >= _MOST_OWN:
-                self._own.clear()
             found = self._own[key] = self.own_maps(name, distinct=distinct, kept=kept)
         return found
 

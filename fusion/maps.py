@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from alignment.vocab_map import VocabMap
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class Maps:
     """A member's vocabulary maps into the pivot's, None where it shares the pivot's vocabulary.
 

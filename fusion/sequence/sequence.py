@@ -29,6 +29,7 @@ from fusion.core import (
 )
 from fusion.ensemble import Ensemble, View
 from fusion.inside import Begun, conditioned, first_trust
+from fusion.maps import Maps
 from fusion.options import FusionParams, SamplingParams
 from fusion.policy.pace import Costs, Followed
 from fusion.policy.policy import ALL, Ask, Step
@@ -121,6 +122,7 @@ class Sequence:
         """Emit the tokens of this view's pivot, in which all that the request wants is said."""
         sampling, constraint = self.sampling, self.prompt.constraints.get(view.pivot)
         self.view = view
+        self._maps: dict[str, Maps] = {}  # by member, as the request needs them
         self.trust = first_trust(self.members, view.follows_ids)
         self.constraint = None if constraint is None else constraint.copy()
         self.ends = Ends(view, sampling)
@@ -165,8 +167,9 @@ class Sequence:
 
     def map_of(self, name: str) -> VocabMap | None:
         """The vocabulary map that holds for this member in this round."""
-        kept = self.view.tokenizer.special_ids if self.marked else self.ends.kept
-        maps = self.view.maps_of(name, distinct=self.ends.distinct, kept=kept)
+        if (maps := self._maps.get(name)) is None:
+            kept = self.view.tokenizer.special_ids if self.marked else self.ends.kept
+            maps = self._maps[name] = self.view.maps_of(name, distinct=self.ends.distinct, kept=kept)
         if self.spelled:
             return maps.rest
         return maps.unled if self.lead_spelled else maps.first

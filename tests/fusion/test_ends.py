@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import gc
 import math
+import weakref
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from fusion.assembly.ensembles import build_ensemble, build_for_any_pivot
-from fusion.ensemble import Model
-from fusion.options import FusionParams
+from fusion.ensemble import Model, View
+from fusion.options import FusionParams, SamplingParams
 from fusion.sequence.bias import with_ends
+from fusion.sequence.sequence import Sequence
 from tests.support import small_tokenizers as small
 from tests.support.toy_fuser import ROOMY
 from tests.support.toy_members import ToyMember
@@ -169,6 +172,27 @@ def test_special_tokens_and_distinct_ends_go_together():
         assert targets[EOS] == EOS
     assert view.maps_of("p", kept=special) is view.maps_of("p", kept=special)
     assert view.maps_of("m", kept=special) is view.maps["m"]
+
+
+def test_maps_for_requests_are_made_once_and_live_as_long_as_a_sequence_uses_them(monkeypatch):
+    tokenizer = small.byte_level(*(f"<|stop {number}|>" for number in range(40)))
+    models = pair("mixed, the pivot means its second end")
+    ensemble = build_ensemble("many", models | {"p": saying("p", tokenizer, (EOS, END), END)}, "p")
+    prompt, stops = ensemble.encode_chat([{"role": "user", "content": "Hi"}]), sorted(tokenizer.special_ids)[-40:]
+    made, make = [], View.own_maps
+    monkeypatch.setattr(View, "own_maps", lambda *args, **options: made.append(args) or make(*args, **options))
+    sequences = [
+        Sequence(id, ensemble, prompt, SamplingParams(8, stop_token_ids=(id,)), FusionParams(), "", print)
+        for id in stops * 2
+    ]
+    for _ in range(3):
+        for sequence in sequences:
+            assert sequence.map_of("p").target_ids[sequence.number, 0] == sequence.number
+    assert len(made) == len(stops)
+    used = weakref.ref(ensemble.first.maps_of("p", kept=sequences[0].ends.kept))
+    del sequence, sequences
+    gc.collect()
+    assert used() is None
 
 
 def test_a_mask_that_admits_the_end_admits_the_ends_of_a_twin():
