@@ -20,6 +20,9 @@ from server.http.generation import Choice, Generation
 from server.http.protocol.common import Usage
 from server.settings.server import ServerSettings
 
+# Updates of a stream before the event loop sees to others: sending to a client that keeps up does not wait, and
+# many sequences may bring updates faster than they are written.
+IN_A_ROW = 8
 KEEP_ALIVE = ": keep-alive\n"  # an empty line would be an event without data, which ends some clients' streams
 STREAMS: dict[int | str, dict[str, Any]] = {
     200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}
@@ -119,7 +122,9 @@ async def _events(
                 yield KEEP_ALIVE if idle is None else shape.frame(idle)
                 sent = clock()
                 continue
-            for choice, update in generation.take():
+            for number, (choice, update) in enumerate(generation.take(), 1):
+                if number % IN_A_ROW == 0:
+                    await asyncio.sleep(0)
                 if not opened:  # with the first token, so that a client can time it
                     opened = True
                     for chunk in shape.opening(generation.choices):

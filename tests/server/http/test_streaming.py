@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import socket
@@ -9,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -16,6 +18,10 @@ import pytest
 
 from alignment.errors import UnavailableError
 from fusion.core import Delta, End
+from server.http.generation import Choice
+from server.http.protocol.common import Usage
+from server.http.streaming import respond
+from server.settings import ServerSettings
 from tests.support.scripted_fuser import ScriptedFuser, Step, Submission, eventually, report, says, token
 from tests.support.served import Served
 
@@ -320,3 +326,56 @@ def test_a_slow_request_does_not_hold_others_up(serve: Serve, fuser: ScriptedFus
     quick_is_answered.set()
     slow.join()
     assert answers == ["quick", "slow"]
+
+
+def test_a_stream_that_never_runs_dry_leaves_the_loop_to_others() -> None:
+    """Updates come faster than they are written, until another task has run."""
+
+    class Busy:
+        running, seen, other_has_run = True, 0, False
+
+        async def settle(self, seconds: float | None) -> None:
+            pass
+
+        async def wait(self, seconds: float | None) -> bool:
+            return True
+
+        def take(self) -> Iterator[tuple[Choice, Delta]]:
+            while not self.other_has_run and self.seen < 1000:
+                self.seen += 1
+                yield Choice(0), Delta("more")
+            self.running = False
+
+    class Plain:
+        done = ""
+
+        def opening(self, choices: object) -> list[Usage]:
+            return []
+
+        def chunks(self, choice: Choice, update: Delta) -> list[Usage]:
+            return [Usage(prompt_tokens=1, completion_tokens=1, total_tokens=2)]
+
+        def frame(self, chunk: Usage) -> str:
+            return chunk.model_dump_json()
+
+    async def connected() -> None:
+        await asyncio.Event().wait()
+
+    async def stream(busy: Any) -> None:
+        busy.choices = []
+        options: dict[str, Any] = {"stream": True, "include_usage": False}
+        request: Any = SimpleNamespace(receive=connected)
+        shape: Any = Plain()
+        answer: Any = await respond(request, busy, shape, ServerSettings(), **options)
+
+        async def other() -> None:
+            busy.other_has_run = True
+
+        asked = asyncio.create_task(other())
+        async for _ in answer.body_iterator:
+            pass
+        await asked
+
+    busy = Busy()
+    asyncio.run(stream(busy))
+    assert 0 < busy.seen < 50
