@@ -8,6 +8,7 @@ budget of thoughts is spent, their closing tag comes, whatever lists and words s
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 
 import llguidance
@@ -32,26 +33,34 @@ class BadWords:
     """
 
     def __init__(self, words: Sequence[str], table: GrammarTable) -> None:
-        self.words = tuple(word.encode() for word in dict.fromkeys(words) if word)
+        given = [word.encode() for word in dict.fromkeys(words) if word]
+        # What holds another word occurs only with that one.
+        self.words = tuple(one for one in given if not any(other in one and other != one for other in given))
         self.longest = max(map(len, self.words), default=0)
-        order = sorted(range(len(table.surfaces)), key=table.surfaces.__getitem__)
-        self._ids = np.array(order)
-        self._sorted = [table.surfaces[id] for id in order]
-        # Looked for here and not in the first round, which other sequences would wait for.
-        hits = [any(word in surface for word in self.words) for surface in self._sorted]
-        self.inside: NDArray[np.int64] = self._ids[np.array(hits, bool)]
+        # All is looked for here and not in a round, which other sequences would wait for.
+        ids, surfaces = table.by_surface
+        most = max(map(len, surfaces))
+        short = [word for word in self.words if len(word) <= most]
+        hits = [any(word in surface for word in short) for surface in surfaces]
+        self.inside: NDArray[np.int64] = ids[np.array(hits, bool)]
+        self._completing: defaultdict[bytes, list[NDArray[np.int64]]] = defaultdict(list)  # by what comes before
+        for word in self.words:
+            for size in range(max(1, len(word) - most), len(word)):
+                rest = word[size:]
+                start = bisect_left(surfaces, rest)
+                end = bisect_left(surfaces, rest + b"\xff", start)  # 0xFF is in no surface
+                if start < end:
+                    self._completing[word[:size]].append(ids[start:end])
+        self._sizes = sorted({len(begun) for begun in self._completing})
 
     def after(self, tail: bytes) -> NDArray[np.int64]:
         """Ids that complete a word whose beginning is the end of `tail`."""
-        ranges = [self.inside]
-        for word in self.words:
-            for size in range(1, min(len(word), len(tail) + 1)):
-                if tail.endswith(word[:size]):
-                    rest = word[size:]
-                    start = bisect_left(self._sorted, rest)
-                    # 0xFF is in no surface
-                    ranges.append(self._ids[start : bisect_left(self._sorted, rest + b"\xff", start)])
-        return np.concatenate(ranges)
+        found = [self.inside]
+        for size in self._sizes:
+            if size > len(tail):
+                break
+            found += self._completing.get(tail[-size:], ())
+        return np.concatenate(found)
 
     def broken_by(self, tail: bytes, surface: bytes) -> bool:
         """Return whether `surface` after `tail` completes a word."""

@@ -6,6 +6,7 @@ import re
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import llguidance
@@ -90,6 +91,12 @@ class GrammarTable:
     def original(self, id: int) -> int:
         """The id that llguidance knows for the surface of `id`."""
         return self._same.get(id, id)
+
+    @cached_property
+    def by_surface(self) -> tuple[NDArray[np.int64], list[bytes]]:
+        """All ids in the order of their surfaces, and these."""
+        order = sorted(range(len(self.surfaces)), key=self.surfaces.__getitem__)
+        return np.array(order), [self.surfaces[id] for id in order]
 
     def words(self, rows: int) -> NDArray[np.int32]:
         """Room for the bits of so many sequences, as llguidance fills it: int32 [rows, V / 32], all 0."""

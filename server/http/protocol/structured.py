@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from alignment.text.tokenizer import Tokenizer
     from fusion.ensemble import Ensemble
 
-MOST_WORDS = 128
+MOST_WORDS, LONGEST_WORD = 128, 256  # bytes of one, of which the end of a text is compared with each beginning
 # A grammar is followed or refused, there is nothing to fall back on; JSON has no white space but what a text has.
 _WITHOUT_EFFECT = ("disable_fallback", "disable_any_whitespace")
 GUIDED = {"json": json_schema, "regex": regex, "choice": choice, "grammar": rules}
@@ -117,8 +117,11 @@ def constraints_of(
         if not fields.allowed_token_ids:
             raise field_error("allowed_token_ids", "should not be empty.")
         require_ids(fields.allowed_token_ids, ensemble.tokenizer.vocabulary_size, param="allowed_token_ids")
-    if len(words) > MOST_WORDS or "" in words:
-        raise field_error("bad_words", f"should hold at most {MOST_WORDS} texts, none of them empty.")
+    if len(words) > MOST_WORDS or not all(0 < len(word.encode()) <= LONGEST_WORD for word in words):
+        raise field_error(
+            "bad_words",
+            f"should hold at most {MOST_WORDS} texts of at most {LONGEST_WORD} bytes, none of them empty.",
+        )
 
     def constraint(pivot: str, grammar: GrammarFor | None) -> Constraint:
         view = ensemble.views[pivot]

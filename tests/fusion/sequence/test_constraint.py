@@ -6,6 +6,8 @@ import random
 import jsonschema
 import numpy as np
 import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 
 from alignment.errors import InvalidRequestError
 from fusion.sequence.constraint import BadWords, Constraint, fill
@@ -307,6 +309,55 @@ def test_bad_words_never_occur_however_they_are_cut(table):
         if surface and any(word.encode() in b"a" + surface for word in words)
     ]
     assert refused.tolist() == expected
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    words=st.lists(st.text("ab é", min_size=1, max_size=12), min_size=1, max_size=6),
+    tail=st.text("ab é", max_size=12),
+)
+def test_words_are_completed_by_what_goes_on_from_their_beginnings(tables, words, tail):
+    assume(not any(word in tail for word in words))  # as they are kept out of it
+    table, bad = tables["lingvo"], BadWords(words, tables["lingvo"])
+    expected = {
+        id for id, surface in enumerate(table.surfaces) if surface and breaks(words, tail.encode(), surface)
+    }
+    assert set(bad.after(tail.encode()).tolist()) == expected
+    some = random.Random(1).sample(range(len(table.surfaces)), 50)
+    assert all(bad.broken_by(tail.encode(), table.surfaces[id]) == (id in expected) for id in some)
+
+
+def breaks(words, tail, surface):
+    """Whether a word ends in the surface."""
+    text = tail + surface
+    ends = (at + len(word.encode()) for word in words for at in places(text, word.encode()))
+    return any(end > len(tail) for end in ends)
+
+
+def places(text, word):
+    return (at for at in range(len(text)) if text.startswith(word, at))
+
+
+def test_long_words_cost_a_round_no_more_than_a_look_at_each_end_of_the_text(tables):
+    """A round is everybody's: however many and long the words are, they are not gone through again."""
+
+    class Counted(bytes):
+        looks = 0
+
+        def __getitem__(self, key):
+            Counted.looks += 1
+            return super().__getitem__(key)
+
+        def endswith(self, *args):
+            Counted.looks += 1
+            return super().endswith(*args)
+
+    words = [f"{'ab' * 120} {number}" for number in range(128)]
+    bad, tail = BadWords(words, tables["lingvo"]), Counted(words[0][:-1].encode())
+    expected = {id for id, one in enumerate(tables["lingvo"].surfaces) if breaks(words, bytes(tail), one)}
+    assert set(bad.after(tail).tolist()) == expected
+    assert expected
+    assert Counted.looks <= len(tail)
 
 
 def test_masks_of_a_batch_are_those_of_each(table):

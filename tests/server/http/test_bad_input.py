@@ -238,6 +238,7 @@ def test_messages_say_what_is_allowed(client: TestClient) -> None:
     long = message({"messages": [{"role": "user", "content": "x" * CONTEXT}]})
     assert "member 'a'" in long
     assert str(CONTEXT) in long
+    assert "at most 256 bytes" in message({"bad_words": ["é" * 129]})
     assert "at most 1024" in message({"logit_bias": {str(token): 1 for token in range(1025)}})
 
 
