@@ -6,9 +6,9 @@ continuous-batching engine that knows token ids, never text: it is given a `Task
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from alignment.text.boundaries import Indices, Located
 from fusion.options import SamplingParams
 from fusion.reports import Account, RoundReport, WeightingReport
 
+Found = TypeVar("Found")
 Ids = NDArray[np.int32]
 LogProbs = NDArray[np.float32]
 Floats = NDArray[np.float64]
@@ -301,7 +302,8 @@ class Prompt:
     the bytes its template puts between prompt and answer as part of the answer's first token (the space after
     `[/INST]`), b"" for most. `located` maps it to where its tokens stand in the messages, for prompts that are to
     be scored. `constraints` are what answers must satisfy, by the pivot whose tokens they are in; each answer
-    takes a copy. `texts` are the contents of the messages, or the text itself, that all members are shown.
+    takes a copy. `texts` are the contents of the messages, or the text itself, that all members are shown. `found`
+    is what was found out about it, for all answers to it (see `once`).
     """
 
     ids: dict[str, list[int]]
@@ -309,6 +311,13 @@ class Prompt:
     located: dict[str, Located] | None = None
     constraints: Mapping[str, SamplingConstraint] = field(default_factory=dict)
     texts: tuple[str, ...] = ()
+    found: dict[Hashable, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def once(self, what: Hashable, find: Callable[[], Found]) -> Found:
+        """Find something out about it, unless it was found before; `what` tells it from everything else."""
+        if what not in self.found:
+            self.found[what] = find()
+        return cast("Found", self.found[what])
 
 
 @dataclass(frozen=True, slots=True)

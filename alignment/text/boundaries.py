@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import reduce
+from functools import cached_property, reduce
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,7 @@ Indices = NDArray[np.int64]
 Span = tuple[int, int]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Located:
     """A member's prompt, with the character span of each token.
 
@@ -60,17 +60,20 @@ class Located:
             Ascending places in characters from the text's first, and for each the index of the token before it.
             The beginning of a prompt is no boundary: nothing comes before it.
         """
-        span = self.texts[text]
-        if span is None or len(self.ends) == 0:
-            return np.empty(0, np.int64), np.empty(0, np.int64)
+        places, tokens = self._boundaries
+        begin, end = self.texts[text] or (0, -1)
+        first, last = np.searchsorted(places, [begin, end + 1])
+        return places[first:last] - begin, tokens[first:last]
+
+    @cached_property
+    def _boundaries(self) -> tuple[Indices, Indices]:
+        """As `boundaries`, of the whole prompt. There may be thousands of texts in it."""
         before = np.arange(len(self.ends))
         # After what a tokenizer drops (white space beside a control token, say), the next token begins later.
-        following = np.append(self.starts[1:], self.ends[-1])
+        following = np.append(self.starts[1:], self.ends[-1:])
         whole = following >= self.ends  # else the two tokens share a character
         places = np.concatenate([self.ends[whole], following[whole]])
         tokens = np.concatenate([before[whole], before[whole]])
-        inside = (places >= span[0]) & (places <= span[1])
-        places, tokens = places[inside] - span[0], tokens[inside]
         order = np.lexsort((tokens, places))
         places, tokens = places[order], tokens[order]
         last = np.append(places[1:] != places[:-1], True)[: len(places)]  # after all empty tokens at a place
@@ -99,5 +102,9 @@ def shared_boundaries(members: Mapping[str, Located], text: int) -> dict[str, In
     Between boundaries j and j + 1 a member has its tokens `tokens[j] + 1` to `tokens[j + 1]`.
     """
     own = {name: located.boundaries(text) for name, located in members.items()}
-    places = reduce(np.intersect1d, (places for places, _ in own.values()))
+    places = reduce(_common, (places for places, _ in own.values()))
     return {name: tokens[np.searchsorted(places_here, places)] for name, (places_here, tokens) in own.items()}
+
+
+def _common(one: Indices, other: Indices) -> Indices:
+    return np.intersect1d(one, other, assume_unique=True)

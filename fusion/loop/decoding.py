@@ -6,7 +6,7 @@ import logging
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from functools import partial
 from time import perf_counter
 from typing import TypeVar, cast
@@ -31,12 +31,15 @@ from fusion.sequence.constraint import fill
 from fusion.sequence.drafting import accepts, pursue
 from fusion.sequence.looks import begin_sum, take_look
 from fusion.sequence.opening import (
+    Planned,
     asked_again,
+    begin_prompt,
     begin_reading,
     end_reading,
     first_tasks,
     generated,
     later_tasks,
+    plan_reading,
     scores,
     settle_alone,
 )
@@ -67,7 +70,10 @@ class Decoding:
         self._places = places
         self._outbox = outbox
         self._call = call
-        self._readers = ThreadPoolExecutor(1, thread_name_prefix="reader")  # of long prompts, one after the other
+        # Of prompts that are scored, one after the other: one finds out where, the other evaluates the answers to
+        # long ones, which nobody's first token is to wait for.
+        self._planners = ThreadPoolExecutor(1, thread_name_prefix="planner")
+        self._readers = ThreadPoolExecutor(1, thread_name_prefix="reader")
         self._ready: dict[int, Sequence] = {}
         self._going: dict[int, Sequence] = {}  # those whose members are to be given work
         self._costs = Costs()
@@ -79,15 +85,23 @@ class Decoding:
             settle_alone(sequence)
             if sequence.weighting is not None:  # the text of the prompt was enough
                 self._outbox.news(self._outbox.observer.weighed, sequence.ensemble.name, sequence.weighting)
-            if not scores(sequence) and not self._write_forced(sequence, whole=True):
-                return
-            for name, task in first_tasks(sequence, memory).items():
-                if isinstance(task, Advance):
-                    self._hand(sequence, name, task)
-                else:
-                    self._places.hand(sequence, name, task)
+            if scores(sequence):
+                plan = plan_reading(sequence, memory)
+                self._aside(sequence, plan, partial(self._hand_prompts, sequence), on=self._planners)
+            elif self._write_forced(sequence, whole=True):
+                for name, task in first_tasks(sequence).items():
+                    if isinstance(task, Advance):
+                        self._hand(sequence, name, task)
+                    else:
+                        self._places.hand(sequence, name, task)
         except Exception:
             self._failed_inside(sequence)
+
+    def _hand_prompts(self, sequence: Sequence, planned: Planned) -> None:
+        """Have the members read and score a prompt."""
+        sequence.sent = perf_counter()
+        for name, advance in begin_prompt(sequence, planned).items():
+            self._hand(sequence, name, advance)
 
     def _write_forced(self, sequence: Sequence, *, whole: bool = False) -> bool:
         """Add the tokens that a constraint forces, for which no member is asked; returns whether it goes on."""
@@ -144,7 +158,7 @@ class Decoding:
             seat.latest = answer
             if sequence.later and name == sequence.view.pivot and sequence.reading is not None:
                 search = partial(sequence.reading.about, answer)
-                self._aside(sequence, search, partial(self._hand_later, sequence))
+                self._aside(sequence, search, partial(self._hand_later, sequence), on=self._readers)
             if seat.state == "reading":
                 return  # it takes part when the next token is handed out
             sequence.arrived.append((name, arrived))
@@ -245,7 +259,7 @@ class Decoding:
             if evaluate is None:
                 return True
             if is_long:
-                self._aside(sequence, evaluate, partial(self._has_read, sequence))
+                self._aside(sequence, evaluate, partial(self._has_read, sequence), on=self._readers)
                 return False
             read = evaluate()
         except Exception:
@@ -253,7 +267,9 @@ class Decoding:
             return False
         return self._take_reading(sequence, read)
 
-    def _aside(self, sequence: Sequence, work: Callable[[], Result], then: Callable[[Result], None]) -> None:
+    def _aside(
+        self, sequence: Sequence, work: Callable[[], Result], then: Callable[[Result], None], *, on: Executor
+    ) -> None:
         """Do long work for a sequence beside decoding, and go on with its result unless the sequence is over."""
 
         def is_over() -> bool:
@@ -270,7 +286,7 @@ class Decoding:
             except Exception:
                 self._failed_inside(sequence)
 
-        self._readers.submit(worked).add_done_callback(lambda done: self._call(partial(came, done)))
+        on.submit(worked).add_done_callback(lambda done: self._call(partial(came, done)))
 
     def _hand_later(self, sequence: Sequence, each: Mapping[str, NDArray[np.int32]]) -> None:
         """Hand out the prompts that waited for what the pivot found in it."""
@@ -307,8 +323,9 @@ class Decoding:
         return not again
 
     def stop(self) -> None:
-        """Evaluate no more prompts."""
-        self._readers.shutdown(wait=False, cancel_futures=True)
+        """Plan and evaluate no more prompts."""
+        for threads in (self._planners, self._readers):
+            threads.shutdown(wait=False, cancel_futures=True)
 
     def _fuse(self, batch: list[Sequence]) -> list[tuple[list[Sequence], Round]]:
         """A round of a batch; a defect that one sequence meets costs that sequence alone, and no other a draw."""

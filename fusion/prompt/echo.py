@@ -61,6 +61,11 @@ class Echo:
         positions: by member, those [P] that it has.
     """
 
+    @classmethod
+    def of(cls, prompt: Prompt, members: Sequence[str], view: View) -> Echo:
+        """The positions of a prompt, which all answers to it share."""
+        return prompt.once((cls, tuple(members), id(view)), lambda: cls(prompt, members, view))
+
     def __init__(self, prompt: Prompt, members: Sequence[str], view: View) -> None:
         self._view = view
         self._ids = prompt.ids[view.pivot]
@@ -108,14 +113,14 @@ class Echo:
         pivot, member = prompt.located[view.pivot], prompt.located[name]
         spelled = view.tokenizer.written(self._ids)
         surfaces = view.models[name].tokenizer.written(ids)
+        inside = np.flatnonzero(pivot.starts[1:] < pivot.ends[:-1])
+        starts, ends = pivot.starts[inside + 1], pivot.ends[inside]
         for text, span in enumerate(pivot.texts):
             if span is None:
                 continue
+            first, last = np.searchsorted(starts, span[0]), np.searchsorted(ends, span[1], side="right")
             position_of = dict(zip(*(part.tolist() for part in member.boundaries(text)), strict=True))
-            inside = (
-                (pivot.starts[1:] < pivot.ends[:-1]) & (pivot.starts[1:] >= span[0]) & (pivot.ends[:-1] <= span[1])
-            )
-            for at in np.flatnonzero(inside).tolist():
+            for at in inside[first:last].tolist():
                 begins = position_of.get(int(pivot.starts[at + 1]) - span[0])
                 data = beginning_at_the_end(b"".join(spelled[max(0, at - 3) : at + 1]))
                 if begins is None or not data or begins >= len(ids) - 1:

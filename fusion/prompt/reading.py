@@ -18,6 +18,8 @@ from fusion.prompt.weighing import Measured, measure
 from fusion.teams import release_team
 from fusion.terms import Terms
 
+SHORT = 512  # texts and positions together whose evaluation takes no longer than a round
+
 
 @dataclass(frozen=True, slots=True)
 class Read:
@@ -30,6 +32,9 @@ class Read:
 
 class PromptReading:
     """A prompt that its members score while they read it.
+
+    Attributes:
+        pivot: that of `view`.
 
     Args:
         members: who reads it, in order.
@@ -49,17 +54,17 @@ class PromptReading:
         terms: Terms | None,
         memory: PrefixScores,
     ) -> None:
-        self._ensemble, self._prompt, self._fusion, self._pivot = ensemble, prompt, fusion, view.pivot
+        self._ensemble, self._prompt, self._fusion, self.pivot = ensemble, prompt, fusion, view.pivot
         self._wanted = sampling.prompt_logprobs or 0
         self._scoring: PromptScoring | None = None
         self._echo: Echo | None = None
         self._sums: EchoedSums | None = None
         self._positions = {name: np.empty(0, np.int64) for name in members}
         if len(members) > 1 and ensemble.scores(fusion):
-            self._scoring = PromptScoring(prompt, members, fusion.weighting, memory, pivot=view.pivot)
+            self._scoring = PromptScoring.of(prompt, members, fusion.weighting, memory, pivot=view.pivot)
             self._positions = dict(self._scoring.positions)
         if sampling.prompt_logprobs is not None:
-            self._echo = Echo(prompt, members, view)
+            self._echo = Echo.of(prompt, members, view)
             if terms is not None:
                 self._sums = EchoedSums(self._echo, view, terms)
             for name, positions in self._echo.positions.items():
@@ -68,12 +73,18 @@ class PromptReading:
     @property
     def is_long(self) -> bool:
         """Whether evaluating the answers can take so long that other sequences must not wait for it."""
+        texts = 0 if self._scoring is None else self._scoring.texts
+        return self._lists or texts + max(map(len, self._positions.values())) > SHORT
+
+    @property
+    def _lists(self) -> bool:
+        """Whether members are asked for their best tokens at each position, not for the prompt's own alone."""
         return self._echo is not None or (self._scoring is not None and self._scoring.lists)
 
     def advances(self, sequence: int) -> dict[str, Advance]:
         """The prompt for every member, scored where it is to be."""
         return {
-            name: prompt_advance(sequence, self._prompt.ids[name], positions, lists=self.is_long)
+            name: prompt_advance(sequence, self._prompt.ids[name], positions, lists=self._lists)
             for name, positions in self._positions.items()
         }
 
@@ -85,7 +96,7 @@ class PromptReading:
     def about(self, pivot: NextTokens) -> dict[str, NDArray[np.int32]]:
         """The ids that the other members are to name at their positions, from the pivot's answer."""
         assert self._sums is not None
-        return self._sums.candidates(self._scored(self._pivot, pivot))
+        return self._sums.candidates(self._scored(self.pivot, pivot))
 
     def _scored(self, name: str, answer: NextTokens) -> ScoredPrompt:
         lists = self._scoring is not None and self._scoring.lists
@@ -114,7 +125,7 @@ class PromptReading:
         prompts: Mapping[str, ScoredPrompt],
         weights: Mapping[str, float],
     ) -> Measured:
-        pivot = self._pivot if self._pivot in prompts else next(iter(prompts))  # where it was lost meanwhile
+        pivot = self.pivot if self.pivot in prompts else next(iter(prompts))  # where it was lost meanwhile
         measured = measure(texts, self._ensemble, list(prompts), self._fusion, weights, pivot, self._prompt)
         scored = {name: len(scoring.positions[name]) for name in prompts}
         kept = sum(int(text.tokens[measured.pivot].sum()) for text in scoring.kept)

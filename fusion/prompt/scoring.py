@@ -99,99 +99,158 @@ class ScoredPrompt:
 
 @dataclass(frozen=True, slots=True)
 class _Text:
-    """A text to score: for each member the tokens before its shared boundaries [B], and which units are chosen.
+    """A text that can be scored.
 
-    `known` are its scores where they were kept.
+    Attributes:
+        before: by member, the tokens before the boundaries [B] that all members share.
+        digest: of every member's tokens up to its end, and of its place in them.
     """
+
+    before: dict[str, Indices]
+    digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """The part of a text that is scored: some of its units [U], none where its scores are `known`."""
 
     key: bytes
     before: dict[str, Indices]
     units: Indices
     known: TextScores | None
 
+    def spans(self, name: str) -> tuple[Indices, Indices]:
+        """A member's tokens before each unit and before the next, [U] both."""
+        return self.before[name][self.units], self.before[name][self.units + 1]
+
 
 class PromptScoring:
-    """The scoring of one sequence's prompt, from the choice of positions to the members' answers.
+    """The scoring of a prompt, from the choice of positions to the members' answers.
 
     Texts that are not known already share `weighting.positions` (`shares`).
 
     Attributes:
         positions: by member, ascending indices of its prompt after which it is scored.
         kept: scores of texts that were known already.
+        texts: how many there are.
     """
 
     def __init__(
-        self, prompt: Prompt, members: Sequence[str], weighting: Weighting, memory: PrefixScores, *, pivot: str
+        self,
+        texts: Sequence[_Text],
+        known: Sequence[TextScores | None],
+        members: Sequence[str],
+        weighting: Weighting,
+        memory: PrefixScores,
+        *,
+        pivot: str,
     ) -> None:
-        self._ids = {name: np.array(prompt.ids[name], dtype=np.int32) for name in members}
-        self._memory = memory
         self.lists = weighting.method in DISTRIBUTIONAL
-        found = [(self._key(tokens, weighting), tokens) for tokens in _shared(prompt, members, weighting.history)]
-        known = [memory.get(key) for key, _ in found]
-        widths = [np.diff(tokens[pivot]) for _, tokens in found]
+        self._memory = memory
+        choice = _choice(weighting)
+        widths = [np.diff(text.before[pivot]) for text in texts]
         sizes = [int(own.sum()) if scores is None else 0 for own, scores in zip(widths, known, strict=True)]
         quotas = shares(sizes, weighting.positions, weighting.spread)
-        self._texts = [
-            _Text(key, tokens, choose(own, quota, weighting.spread) if scores is None else _NONE, scores)
-            for (key, tokens), own, quota, scores in zip(found, widths, quotas, known, strict=True)
+        self._parts = [
+            _Part(
+                choice + text.digest,
+                text.before,
+                choose(own, quota, weighting.spread) if scores is None else _NONE,
+                scores,
+            )
+            for text, own, quota, scores in zip(texts, widths, quotas, known, strict=True)
         ]
-        self.kept = [text.known for text in self._texts if text.known is not None]
+        self.texts = len(texts)
+        self.kept = [part.known for part in self._parts if part.known is not None]
         self.positions = {name: self._positions(name) for name in members}
+
+    @classmethod
+    def of(
+        cls, prompt: Prompt, members: Sequence[str], weighting: Weighting, memory: PrefixScores, *, pivot: str
+    ) -> PromptScoring:
+        """The scoring of a prompt; the answers to it share one as long as they know the same of it."""
+        names, choice = tuple(members), _choice(weighting)
+        texts = prompt.once((_texts, names, weighting.history), lambda: _texts(prompt, names, weighting.history))
+        known = [memory.get(choice + text.digest) for text in texts]
+        return prompt.once(  # it holds what ids stand for here, so that nothing else has them
+            (cls, names, weighting.history, choice, pivot, id(memory), *map(id, known)),
+            lambda: cls(texts, known, names, weighting, memory, pivot=pivot),
+        )
 
     def collect(self, prompts: Mapping[str, ScoredPrompt]) -> list[TextScores]:
         """The scores of all texts, of the members that answered their prompt."""
-        scores = []
-        for text in self._texts:
-            read = text.known or self._read(text, prompts)
+        scores, complete = [], len(prompts) == len(self.positions)
+        nothing = self._read(_Part(b"", dict.fromkeys(prompts, _NONE), _NONE, None), prompts)
+        for part in self._parts:
+            read = part.known or (self._read(part, prompts) if len(part.units) else nothing)
             scores.append(read)
-            if text.known is None and len(text.units) and len(prompts) == len(self.positions) and read.finite:
-                self._memory.put(text.key, read)
+            if read is not part.known and len(part.units) and complete and read.finite:
+                self._memory.put(part.key, read)
         return scores
 
     def _positions(self, name: str) -> Indices:
-        ranges = [
-            np.arange(first, end)
-            for text in self._texts
-            for first, end in zip(text.before[name][text.units], text.before[name][text.units + 1], strict=True)
-        ]
-        return np.sort(np.concatenate([np.empty(0, np.int64), *ranges]))
+        spans = [part.spans(name) for part in self._parts if len(part.units)]
+        begin, end = (
+            (np.concatenate([_NONE, *each]) for each in zip(*spans, strict=True)) if spans else (_NONE,) * 2
+        )
+        return np.sort(_between(begin, end))
 
-    def _read(self, text: _Text, prompts: Mapping[str, ScoredPrompt]) -> TextScores:
+    def _read(self, part: _Part, prompts: Mapping[str, ScoredPrompt]) -> TextScores:
         read = TextScores({}, {}, {}, {})
         for name, prompt in prompts.items():
-            begin, end = text.before[name][text.units], text.before[name][text.units + 1]
-            spans = [np.arange(*span) for span in zip(begin, end, strict=True)]
-            read.nats[name] = _loss([prompt.given(span) for span in spans])
-            read.tokens[name] = end - begin
+            begin, end = part.spans(name)
+            at, widths = _between(begin, end), end - begin
+            read.nats[name] = _loss(prompt.given(at), widths)
+            read.tokens[name] = widths
             read.first[name] = prompt.ids[begin + 1]
             if self.lists:
                 read.best[name] = prompt.best(begin)
-                read.text[name] = _loss([prompt.given_text(span) for span in spans])
+                read.text[name] = _loss(prompt.given_text(at), widths)
         return read
 
-    def _key(self, before: Mapping[str, Indices], weighting: Weighting) -> bytes:
-        """The key of a text's scores: every member's tokens up to its end, its place in them, what is chosen."""
-        choice = f"{weighting.positions} {weighting.spread} {self.lists}"
-        digest = hashlib.blake2b(choice.encode(), digest_size=16)
-        for name, tokens in before.items():
-            digest.update(name.encode() + b"\0")
-            digest.update(self._ids[name][: tokens[-1] + 1].tobytes())
-            digest.update(tokens.tobytes())
-        return digest.digest()
+
+def _choice(weighting: Weighting) -> bytes:
+    """What decides which units of a text are scored, and how."""
+    return f"{weighting.positions} {weighting.spread} {weighting.method in DISTRIBUTIONAL} ".encode()
 
 
-def _loss(units: Sequence[Floats | LogProbs]) -> Floats:
-    return -np.array([unit.sum(dtype=np.float64) for unit in units], dtype=np.float64)
+def _between(begin: Indices, end: Indices) -> Indices:
+    """All indices from each of `begin` to before its `end`."""
+    widths = end - begin
+    return np.repeat(end - np.cumsum(widths), widths) + np.arange(widths.sum())
 
 
-def _shared(prompt: Prompt, members: Sequence[str], history: Literal["all", "last"]) -> list[dict[str, Indices]]:
-    """By text and member, the tokens before the shared boundaries; only texts that have a unit."""
+def _loss(logprobs: Floats | LogProbs, widths: Indices) -> Floats:
+    """The loss of each unit, [U], given the log-probabilities of its tokens and how many there are."""
+    if not len(widths):
+        return np.empty(0)
+    loss: Floats = -np.add.reduceat(logprobs, np.cumsum(widths) - widths, dtype=np.float64)
+    return loss
+
+
+def _texts(prompt: Prompt, members: Sequence[str], history: Literal["all", "last"]) -> list[_Text]:
+    """The texts of a prompt that have a unit."""
     if prompt.located is None:
         return []
     located = {name: prompt.located[name] for name in members}
-    texts = range(len(located[members[0]].texts))
-    before = [shared_boundaries(located, text) for text in (texts if history == "all" else texts[-1:])]
-    return [tokens for tokens in before if len(tokens[members[0]]) > 1]
+    numbers = range(len(located[members[0]].texts))
+    shared = [shared_boundaries(located, text) for text in (numbers if history == "all" else numbers[-1:])]
+    shared = [before for before in shared if len(before[members[0]]) > 1]
+    digests = [hashlib.blake2b(digest_size=16) for _ in shared]
+    for name in members:
+        prefixes = _prefixes(prompt.ids[name], [int(before[name][-1]) + 1 for before in shared])
+        for digest, prefix, before in zip(digests, prefixes, shared, strict=True):
+            digest.update(name.encode() + b"\0" + prefix + before[name].tobytes())
+    return [_Text(before, digest.digest()) for before, digest in zip(shared, digests, strict=True)]
+
+
+def _prefixes(ids: list[int], sizes: Sequence[int]) -> list[bytes]:
+    """A digest of the first so many ids, for each of the sizes."""
+    data, digest, done, found = np.array(ids, np.int32).tobytes(), hashlib.blake2b(digest_size=16), 0, {}
+    for size in sorted(set(sizes)):
+        digest.update(data[4 * done : 4 * size])
+        found[size], done = digest.digest(), size
+    return [found[size] for size in sizes]
 
 
 def shares(sizes: Sequence[int], limit: int, spread: Literal["evenly", "last"]) -> list[int]:

@@ -1,7 +1,8 @@
 """Opening: the first tasks of a sequence's members, and what their answers to its prompt decide.
 
-Where weights, the pivot or an echo depend on the prompt, it is scored while it is read: `begin_reading` gives out
-what evaluates the answers, on any thread, and `end_reading` takes the result in.
+Where weights, the pivot or an echo depend on the prompt, it is scored while it is read: `plan_reading` gives out
+what finds where, on any thread, and `begin_prompt` takes the result in; `begin_reading` gives out what evaluates
+the members' answers, and `end_reading` takes that in.
 """
 
 from __future__ import annotations
@@ -36,25 +37,47 @@ def scores(sequence: Sequence) -> bool:
     return sequence.sampling.prompt_logprobs is not None or several
 
 
-def first_tasks(sequence: Sequence, memory: PrefixScores) -> Mapping[str, Task]:
-    """Every member's first task: its prompt, scored where weights, pivot or an echo depend on it."""
-    prompt, pivot, members = sequence.prompt, sequence.view.pivot, list(sequence.seats)
+def first_tasks(sequence: Sequence) -> Mapping[str, Task]:
+    """Every member's first task, where none scores the prompt."""
     if _is_alone(sequence):
-        return {pivot: _generate(sequence)}
-    if not scores(sequence):
-        return {name: sequence.addressed(name, _prompt(sequence, name)) for name in members}
+        return {sequence.view.pivot: _generate(sequence)}
+    return {name: sequence.addressed(name, _prompt(sequence, name)) for name in sequence.seats}
+
+
+Planned = tuple[PromptReading, dict[str, Advance]]
+"""The reading of a prompt that is scored, and what each member is given for it."""
+
+
+def plan_reading(sequence: Sequence, memory: PrefixScores) -> Callable[[], Planned]:
+    """What finds out, on any thread, where the prompt is scored.
+
+    Until `begin_prompt` takes the result the sequence is not ready.
+    """
+    sequence.is_reading = True
+    prompt, pivot, members = sequence.prompt, sequence.view.pivot, list(sequence.seats)
     view = sequence.ensemble.view(pivot if pivot in members else members[0])
     terms = sequence.terms
     if terms is not None and not terms.weights.keys() <= set(members):  # a term is missing: the pivot leads alone
         terms = Terms({view.pivot: 1.0}, terms.mask)
-    reading = PromptReading(
-        sequence.ensemble, prompt, sequence.fusion, sequence.sampling, members, view, terms, memory
-    )
-    advances = reading.advances(sequence.number)
-    if reading.pivot_first:
-        sequence.later = {name: advances.pop(name) for name in members if name != view.pivot}
-    sequence.reading = reading
-    return {name: sequence.addressed(name, advance) for name, advance in advances.items()}
+
+    def plan() -> Planned:
+        reading = PromptReading(
+            sequence.ensemble, prompt, sequence.fusion, sequence.sampling, members, view, terms, memory
+        )
+        return reading, reading.advances(sequence.number)
+
+    return plan
+
+
+def begin_prompt(sequence: Sequence, planned: Planned) -> dict[str, Advance]:
+    """The first tasks of the members that are still there: their prompts, to be scored."""
+    sequence.reading, advances = planned
+    sequence.is_reading = False
+    if sequence.reading.pivot_first:
+        sequence.later = {name: advances.pop(name) for name in list(advances) if name != sequence.reading.pivot}
+    return {
+        name: sequence.addressed(name, advance) for name, advance in advances.items() if name in sequence.seats
+    }
 
 
 def later_tasks(sequence: Sequence, each: Mapping[str, NDArray[np.int32]]) -> dict[str, Advance]:

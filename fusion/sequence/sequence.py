@@ -106,7 +106,7 @@ class Sequence:
         self.lead_spelled = False  # whether the pivot spelled the space its template puts before the answer
         self.reading: PromptReading | None = None  # until the members have answered the prompt
         self.later: dict[str, Advance] = {}
-        self.is_reading = False  # whether their answers are being evaluated
+        self.is_reading = False  # whether what they are asked for is being found, or their answers evaluated
         self.echoed: tuple[Token, ...] = ()
         self.scored: tuple[TextScores, ...] = ()
         self.departed: dict[str, str] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -10,6 +11,8 @@ import pytest
 from fusion.assembly.ensembles import build_ensemble
 from fusion.core import Advance, Generate
 from fusion.options import FusionParams
+from fusion.prompt import scoring
+from fusion.prompt.echo import Echo
 from fusion.prompt.echoed_sums import EchoedSums
 from fusion.prompt.reading import PromptReading
 from tests.support.scripted_fuser import eventually
@@ -33,11 +36,19 @@ def slow_reading(monkeypatch):
     go_on.set()
 
 
-@pytest.mark.parametrize("asks", [{"fusion": weighted("packllm-opt")}, {"prompt_logprobs": 2}])
-def test_others_decode_while_a_prompt_is_searched(tokenizers, run, slow_reading, asks):
+@pytest.mark.parametrize(
+    ("text", "asks"),
+    [
+        (QUESTION, {"fusion": weighted("packllm-opt")}),
+        (QUESTION, {"prompt_logprobs": 2}),
+        (QUESTION * 24, {"fusion": weighted("packllm-sim", positions=4096)}),
+    ],
+    ids=["search", "echo", "many positions"],
+)
+def test_others_decode_while_a_prompt_is_searched(tokenizers, run, slow_reading, text, asks):
     go_on, waits = slow_reading
     running = run(toy_ensemble(tokenizers, pivot="lingvo"))
-    prompt = running.ensemble.encode_text(QUESTION, locate=True)
+    prompt = running.ensemble.encode_text(text, locate=True)
     slow = running.submit(prompt, **asks)
     assert waits.wait(20)
     running.submit("Hello", max_tokens=8).wait()
@@ -90,6 +101,50 @@ def test_prompts_of_the_cancelled_are_not_evaluated(tokenizers, run, slow_readin
     third = running.submit(prompt, prompt_logprobs=1)
     assert third.wait().last.finish
     assert len(done) == 2
+
+
+@pytest.fixture
+def slow_plans(monkeypatch):
+    """Has it found out only once the event is set where prompts are scored; returns it, and one as above."""
+    go_on, waits, begin = threading.Event(), threading.Event(), PromptReading.__init__
+
+    def begins(self, *args):
+        waits.set()
+        assert go_on.wait(20)
+        begin(self, *args)
+
+    monkeypatch.setattr(PromptReading, "__init__", begins)
+    yield go_on, waits
+    go_on.set()
+
+
+@pytest.mark.parametrize("asks", [{"fusion": weighted("packllm-sim")}, {"prompt_logprobs": 2}])
+def test_others_decode_while_it_is_found_out_where_a_prompt_is_scored(tokenizers, run, slow_plans, asks):
+    go_on, waits = slow_plans
+    running = run(toy_ensemble(tokenizers, pivot="lingvo", on_member_failure="degrade"))
+    prompt = running.ensemble.encode_text(QUESTION, locate=True)
+    slow, cancelled = running.submit(prompt, **asks), running.submit(prompt, **asks)
+    assert waits.wait(20)
+    running.submit("Hello", max_tokens=8).wait()
+    running.ensemble.models["abacus"].member.fail()
+    running.fuser.cancel(cancelled.number)
+    running.submit("Hello", max_tokens=2).wait()
+    go_on.set()
+    assert slow.wait().last.finish
+    assert list(slow.last.departed) == ["abacus"]
+    assert slow.last.weighting is not None or slow.updates[0].prompt
+    assert not cancelled.updates
+
+
+def test_answers_to_a_prompt_share_what_is_found_out_about_it(tokenizers, run, monkeypatch):
+    running = run(toy_ensemble(tokenizers, pivot="lingvo"))
+    prompt = running.ensemble.encode_text(QUESTION, locate=True)
+    found, shared, begin = Counter(), scoring.shared_boundaries, Echo.__init__
+    monkeypatch.setattr(scoring, "shared_boundaries", lambda *args: found.update("t") or shared(*args))
+    monkeypatch.setattr(Echo, "__init__", lambda *args: found.update("e") or begin(*args))
+    answers = [running.submit(prompt, weighted("packllm-sim"), prompt_logprobs=0, seed=i) for i in range(4)]
+    assert len({tuple(answer.wait().ids) for answer in answers}) == 1
+    assert found == {"t": 1, "e": 1}
 
 
 def test_others_decode_while_the_candidates_of_a_sum_are_looked_for(tokenizers, run, monkeypatch):

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fusion.core import NextTokens
-from fusion.prompt.scoring import PrefixScores, ScoredPrompt, TextScores, choose, shares
+from fusion.options import Weighting
+from fusion.prompt.echo import Echo
+from fusion.prompt.scoring import PrefixScores, PromptScoring, ScoredPrompt, TextScores, choose, shares
 from tests.support.toy_fuser import toy_ensemble
 from tests.support.weighted_prompts import TALK, chat, report_of, weighted
 
@@ -33,6 +37,51 @@ def test_tokens_of_the_same_text_count_together_where_they_are_listed():
     prompt = ScoredPrompt(np.array([1, 5, 8], np.int32), np.arange(2), answer, {5: [7, 11], 8: [6]})
     assert np.exp(prompt.given(np.arange(2))) == pytest.approx([0.5, 0.0625])
     assert np.exp(prompt.given_text(np.arange(2))) == pytest.approx([0.75, 0.0625])
+
+
+@pytest.mark.parametrize("positions", [9, 100])
+def test_losses_are_sums_over_the_tokens_of_each_unit(tokenizers, positions):
+    ensemble = toy_ensemble(tokenizers, pivot="lingvo")
+    prompt, members = chat(ensemble, TALK), list(ensemble.models)
+    weighting = Weighting("packllm-sim", positions=positions)
+    found = PromptScoring.of(prompt, members, weighting, PrefixScores(), pivot="lingvo")
+    rng, prompts = np.random.default_rng(3), {}
+    for name, at in found.positions.items():
+        logprobs = np.log(rng.random(len(at))).astype(np.float32)
+        answer = NextTokens(0, np.empty((0, 0), np.int32), np.empty((0, 0), np.float32), logprobs)
+        prompts[name] = ScoredPrompt(np.array(prompt.ids[name], np.int32), at, answer)
+    texts = found.collect(prompts)
+    assert len(texts) == len(TALK)
+    for name, scored in prompts.items():
+        widths = np.concatenate([text.tokens[name] for text in texts])
+        units = np.split(scored.answer.appended_logprobs, np.cumsum(widths)[:-1])
+        expected = [-unit.sum(dtype=np.float64) for unit in units]
+        assert np.concatenate([text.nats[name] for text in texts]) == pytest.approx(expected, abs=1e-12)
+        assert widths.sum() == len(scored.positions)
+
+
+def test_a_long_conversation_is_gone_through_once(tokenizers, monkeypatch):
+    """Not once for every message."""
+    ensemble, hashed, sorts = toy_ensemble(tokenizers, pivot="lingvo"), [], []
+    blake2b, lexsort = hashlib.blake2b, np.lexsort
+
+    class Hash:
+        def __init__(self, data=b"", **options):
+            self.inner = blake2b(data, **options)
+            self.digest = self.inner.digest
+
+        def update(self, data):
+            hashed.append(len(data))
+            self.inner.update(data)
+
+    monkeypatch.setattr(hashlib, "blake2b", Hash)
+    monkeypatch.setattr(np, "lexsort", lambda keys: sorts.append(len(keys[0])) or lexsort(keys))
+    prompt = chat(ensemble, TALK[:2] * 8 + TALK[:1])
+    Echo(prompt, list(ensemble.models), ensemble.first)
+    PromptScoring.of(prompt, list(ensemble.models), Weighting(), PrefixScores(), pivot="lingvo")
+    tokens = sum(map(len, prompt.ids.values()))
+    assert sum(sorts) <= 2 * tokens
+    assert 4 * tokens / 2 < sum(hashed) < 16 * tokens
 
 
 @given(

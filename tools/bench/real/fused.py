@@ -52,7 +52,7 @@ def bits_of(ensemble: Ensemble, scored: dict[str, Scored], fusion: FusionParams)
         answers = {name: one.prompt(index) for name, one in scored.items()}
         weights = fusion.weights or dict.fromkeys(members, 1 / len(members))
         if fusion.weighting.method != "given":
-            scoring = PromptScoring(prompt, members, fusion.weighting, PrefixScores(), pivot=pivot)
+            scoring = PromptScoring.of(prompt, members, fusion.weighting, PrefixScores(), pivot=pivot)
             weights = measure(scoring.collect(answers), ensemble, members, fusion, weights, pivot, prompt).weights
         tokens = Echo(prompt, members, ensemble.first).tokens(answers, weights, fusion, 0)
         logprobs = np.array([token.chosen.logprob for token in tokens[1:]])
