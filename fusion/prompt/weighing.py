@@ -116,13 +116,24 @@ def measure(
 def decide(ensemble: Ensemble, prompt: Prompt, members: Sequence[str], fusion: FusionParams) -> Measured | None:
     """The learned weights, where the text of the prompt is all they take, so that no member has to read it first.
 
-    None for every other method.
+    None for every other method. All answers to a prompt share them.
     """
     learned = ensemble.learned
     if fusion.weighting.method != "learned" or learned is None or learned.needs_losses:
         return None
     if fusion.sums or len(members) < 2:
         return None
+    options = fusion.weighting.history, fusion.weighting.prune
+    _, measured = prompt.once(  # with the ensemble, so that no other has its id
+        (decide, id(ensemble), tuple(members), *options),
+        lambda: (ensemble, _by_text(learned, ensemble, prompt, members, fusion)),
+    )
+    return measured
+
+
+def _by_text(
+    learned: LearnedWeights, ensemble: Ensemble, prompt: Prompt, members: Sequence[str], fusion: FusionParams
+) -> Measured:
     decision = _by_learned(learned, ensemble, members, text_of(prompt, fusion), None)
     pivot = heaviest(decision.weights, members) if ensemble.chooses_pivot else ensemble.pivot
     used: Literal["uniform", "learned"] = "learned" if decision.note is None else "uniform"

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from fusion.assembly.ensembles import build_for_any_pivot
+from fusion.learned.weights import LearnedWeights
 from fusion.loop.observer import Observer
 from fusion.options import FusionParams, Weighting
 from tests.support.learned import by_words
@@ -38,6 +39,17 @@ def test_an_experts_question_is_read_by_the_expert_alone(ensembles, run):
     assert list(end.account.prompts) == ["abacus"]
     assert all(set(round.weights) == {"abacus"} for round in end.rounds)
     assert end.weighting.scored == {}
+
+
+def test_answers_to_a_prompt_share_the_decision(ensembles, run, monkeypatch):
+    running, decided, weigh = run(ensembles[1]), [], LearnedWeights.weigh
+    monkeypatch.setattr(LearnedWeights, "weigh", lambda *args: decided.append(args[1]) or weigh(*args))
+    prompt = plain(running.ensemble, "the farmer ran")
+    answers = [running.submit(prompt, LEARNED, max_tokens=2, seed=seed) for seed in range(3)]
+    assert {answer.wait().last.pivot for answer in answers} == {"abacus"}
+    assert decided == ["the farmer ran"]
+    other = replace(LEARNED, weighting=replace(LEARNED.weighting, prune=0.0))
+    assert not running.submit(prompt, other, max_tokens=2).wait().last.weighting.pruned
 
 
 def test_a_fixed_pivot_goes_on_without_a_vote(ensembles, run):
