@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
+
+from anyio import CapacityLimiter, to_thread
 
 from alignment.errors import NotFoundError, field_error
 from alignment.text.tokenizer import Tokenizer
@@ -21,6 +25,8 @@ if TYPE_CHECKING:
     from fusion.ensemble import Ensemble
     from fusion.loop.fuser import Fuser
 
+Prepared = TypeVar("Prepared")
+
 
 @dataclass(frozen=True)
 class Service:
@@ -33,6 +39,14 @@ class Service:
     lifecycle: Lifecycle = field(default_factory=Lifecycle)
     _supports: dict[str, ToolSupport] = field(default_factory=dict, repr=False)
     started: int = field(default_factory=lambda: int(time.time()))
+    # Long prompts and grammars take seconds of a core: what has come after them, and scrapes, have other threads.
+    _preparing: CapacityLimiter = field(
+        default_factory=lambda: CapacityLimiter((os.cpu_count() or 1) + 2), repr=False
+    )
+
+    async def prepare(self, work: Callable[[], Prepared]) -> Prepared:
+        """Read what a request sent on a thread, as soon as one of the few for that is free."""
+        return await to_thread.run_sync(work, limiter=self._preparing)
 
     def tool_support(self, tokenizer: Tokenizer) -> ToolSupport:
         """What a member's chat template shows of tools, found once."""

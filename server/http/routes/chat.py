@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
-from fastapi.concurrency import run_in_threadpool
 
 from fusion import core
 from fusion.core import Prompt, SamplingConstraint, Token
@@ -155,7 +154,7 @@ async def answer_chat(
         Exception: the request is wrong, or failed before anything was sent.
     """
     asked = Asked.of(service, body)
-    prompt, reading = await run_in_threadpool(lambda: prepared(service, body, asked))
+    prompt, reading = await service.prepare(lambda: prepared(service, body, asked))
     return await asked.answer(
         request,
         [prompt],

@@ -7,7 +7,6 @@ from dataclasses import replace
 from functools import cache
 
 from fastapi import APIRouter, Request, Response
-from fastapi.concurrency import run_in_threadpool
 
 from alignment.errors import InvalidRequestError, field_error
 from fusion.core import Delta, End, Prompt, Token
@@ -179,7 +178,7 @@ def completions_router(service: Service) -> APIRouter:
             encoded = [replace(encode(text), constraints=constraints(budget(text))) for text in texts]
             return encoded, [text for text in written for _ in range(n)]
 
-        encoded, echo = await run_in_threadpool(prepared)
+        encoded, echo = await service.prepare(prepared)
         return await asked.answer(
             request,
             encoded,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from fastapi import APIRouter, Request, Response
-from fastapi.concurrency import run_in_threadpool
 
 from server.http.protocol.body import StrictJsonRoute
 from server.http.protocol.messages import CountTokensRequest, MessagesRequest, as_chat
@@ -54,7 +53,7 @@ def messages_router(service: Service) -> APIRouter:
         with in_words_of(_names(body)):
             chat = chat_request(fields)
             asked = Asked.of(service, chat)
-            prompt, _ = await run_in_threadpool(lambda: prepared(service, chat, asked, limited=False))
+            prompt, _ = await service.prepare(lambda: prepared(service, chat, asked, limited=False))
         return {"input_tokens": len(prompt.ids[asked.ensemble.pivot])}
 
     return router

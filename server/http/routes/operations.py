@@ -62,7 +62,7 @@ def operations_router(service: Service) -> APIRouter:
         return Response(content, headers={"Content-Type": content_type})
 
     @router.get("/load")
-    def load() -> ServerLoad:
+    async def load() -> ServerLoad:
         """The sequences that are being answered and those that wait, for load balancers."""
         found = service.fuser.load()
         running, waiting = sum(found.running.values()), sum(found.waiting.values())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from fastapi import APIRouter
-from fastapi.concurrency import run_in_threadpool
 
 from alignment.errors import InvalidRequestError
 from alignment.text.ids import require_ids
@@ -48,7 +47,7 @@ def tokens_router(service: Service) -> APIRouter:
                 return ids, None
             return ids, [str(token) for token in tokenizer.hf.convert_ids_to_tokens(ids)]
 
-        ids, strings = await run_in_threadpool(encode)
+        ids, strings = await service.prepare(encode)
         return TokenizeAnswer(count=len(ids), max_model_len=ensemble.context, tokens=ids, token_strs=strings)
 
     @router.post("/detokenize")
@@ -56,9 +55,12 @@ def tokens_router(service: Service) -> APIRouter:
         """The text of tokens, special ones included."""
         check_unknown(body)
         tokenizer = service.ensemble(body.model or service.default_model).tokenizer
-        require_ids(body.tokens, tokenizer.vocabulary_size, param="tokens")
-        text = await run_in_threadpool(lambda: tokenizer.decode(body.tokens))
-        return DetokenizeAnswer(prompt=text)
+
+        def decode() -> str:
+            require_ids(body.tokens, tokenizer.vocabulary_size, param="tokens")
+            return tokenizer.decode(body.tokens)
+
+        return DetokenizeAnswer(prompt=await service.prepare(decode))
 
     @router.get("/tokenizer_info")
     async def tokenizer_info(model: str | None = None) -> TokenizerInfo:

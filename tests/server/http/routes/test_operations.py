@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from dataclasses import replace
+from typing import Any
 
+import httpx
 import pytest
 from starlette.testclient import TestClient
 
@@ -13,9 +17,11 @@ from fusion.ensemble import View
 from fusion.views import ModelView
 from server import __version__
 from server.http.app import create_app
+from server.http.routes import chat
 from server.settings import ServerSettings
 from tests.support.scraped_server import Scrape
 from tests.support.scripted_fuser import ScriptedFuser, ensemble
+from tests.support.small_requests import CHAT, CHAT_PATH
 
 GONE = Down("its engine is gone", 2.0)
 
@@ -112,6 +118,35 @@ def test_members_may_come_and_go_while_health_is_asked(client: TestClient, fuser
 
     fuser.attendance.down |= {"b": Returning(), "c": Returning()}  # type: ignore[dict-item]
     assert client.get("/health").status_code == 200
+
+
+def test_slow_preparations_keep_threads_from_nobody_else(
+    fuser: ScriptedFuser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many there are: answers, scrapes and the shutdown need threads too."""
+    begun, go_on, prepared = threading.Event(), threading.Event(), chat.prepared
+
+    def slow(*args: Any) -> Any:
+        begun.set()
+        assert go_on.wait(30)
+        return prepared(*args)
+
+    monkeypatch.setattr(chat, "prepared", slow)
+    app = create_app({"pair": ensemble()}, fuser, ServerSettings())
+
+    async def ask() -> None:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://tutti") as http:
+            asked = [asyncio.create_task(http.post(CHAT_PATH, json=CHAT)) for _ in range(48)]
+            try:
+                while not begun.is_set() or app.state.lifecycle.in_progress < len(asked):
+                    await asyncio.sleep(0.01)
+                for path in ("/metrics", "/load"):
+                    assert (await asyncio.wait_for(http.get(path), 10)).status_code == 200
+            finally:
+                go_on.set()
+            assert {(await one).status_code for one in asked} == {200}
+
+    asyncio.run(ask())
 
 
 def test_health_is_the_process(client: TestClient, fuser: ScriptedFuser) -> None:
