@@ -42,6 +42,8 @@ def install_handlers(app: FastAPI, paths: Sequence[str]) -> None:
         status = error.status_code if isinstance(error, HTTPException) else None
         if isinstance(error.__cause__, ClientDisconnect):
             return Response(status_code=CLIENT_CLOSED_REQUEST)
+        if isinstance(error.__cause__, RequestValidationError):  # of a large body, found while it was read
+            error = error.__cause__
         if status == 405 and request.method == "OPTIONS":
             # What the path answers, and no more: pages of other origins are allowed by `cors_origins` alone.
             return Response(status_code=204, headers=headers)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from fastapi import APIRouter, Request, Response
 
 from server.http.protocol.body import StrictJsonRoute
@@ -42,18 +44,22 @@ def messages_router(service: Service) -> APIRouter:
     @router.post("/v1/messages", responses=STREAMS)
     async def create_message(request: Request, body: MessagesRequest) -> Response:
         """Answer a conversation."""
-        fields = as_chat(body)
+        fields = await service.prepare(partial(as_chat, body))
         with in_words_of(_names(body)):
-            return await answer_chat(service, request, chat_request(fields), _shape)
+            chat = await service.prepare(partial(chat_request, fields))
+            return await answer_chat(service, request, chat, _shape)
 
     @router.post("/v1/messages/count_tokens")
     async def count_tokens(body: CountTokensRequest) -> dict[str, int]:
         """The number of the pivot's tokens that a conversation comes to."""
-        fields = as_chat(body)
-        with in_words_of(_names(body)):
+        fields = await service.prepare(partial(as_chat, body))
+
+        def count() -> int:
             chat = chat_request(fields)
             asked = Asked.of(service, chat)
-            prompt, _ = await service.prepare(lambda: prepared(service, chat, asked, limited=False))
-        return {"input_tokens": len(prompt.ids[asked.ensemble.pivot])}
+            return len(prepared(service, chat, asked, limited=False)[0].ids[asked.ensemble.pivot])
+
+        with in_words_of(_names(body)):
+            return {"input_tokens": await service.prepare(count)}
 
     return router

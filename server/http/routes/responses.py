@@ -34,8 +34,9 @@ def responses_router(service: Service) -> APIRouter:
     @router.post("/v1/responses", responses=STREAMS)
     async def create_response(request: Request, body: ResponsesRequest) -> Response:
         """Answer a conversation; nothing is stored."""
-        fields, tools = as_chat(body), callable_tools(body.tools)
+        fields, tools = await service.prepare(partial(as_chat, body)), callable_tools(body.tools)
         with in_words_of(NAMES, tools=(tool.place for tool in tools)):
-            return await answer_chat(service, request, chat_request(fields), partial(_shape, body))
+            chat = await service.prepare(partial(chat_request, fields))
+            return await answer_chat(service, request, chat, partial(_shape, body))
 
     return router
