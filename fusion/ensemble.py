@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 from weakref import WeakValueDictionary
 
 import numpy as np
 from numpy.typing import NDArray
 
 from alignment.errors import CONTEXT_LENGTH_EXCEEDED, InvalidRequestError, PromptTooLongError
-from alignment.text.boundaries import Indices, Located
+from alignment.text.boundaries import Located
 from alignment.text.ids import require_ids
+from alignment.text.room import Room
 from alignment.text.tokenizer import Tokenizer
 from fusion.core import Member, OnMemberFailure, Prompt
 from fusion.learned.weights import LearnedWeights
@@ -242,19 +243,21 @@ class Ensemble:
         template_kwargs: dict[str, Any] | None = None,
         locate: bool = False,
         limited: bool = True,
+        room: Room | None = None,
         shown: Mapping[str, tuple[list[dict[str, Any]], dict[str, Any]]] | None = None,
         place: Place = "user",
     ) -> Prompt:
         """The conversation in every member's own template and tokens; with `locate` it can be scored.
 
-        One longer than any context is refused before it is read, unless it is not `limited`.
+        One far longer than any context is refused, before it is read where that is certain, unless it is not
+        `limited` or there is a `room`: as much of it is what each member keeps.
         `shown` holds the messages, and further arguments of the template, for members that are to be shown others.
         `place` is where the contexts of views go.
         """
         options: dict[str, Any] = {
             "add_generation_prompt": add_generation_prompt,
             "continue_final_message": continue_final_message,
-            "limit": self.longest_context if limited else None,
+            **self._bounds(room, limited),
         }
 
         def read(name: str, tokenizer: Tokenizer) -> Reading:
@@ -275,17 +278,17 @@ class Ensemble:
         return self._by_each(read, leads, texts)
 
     def encode_text(
-        self, text: str, *, add_special_tokens: bool = True, locate: bool = False, limited: bool = True
+        self, text: str, *, add_special_tokens: bool = True, locate: bool = False, room: Room | None = None
     ) -> Prompt:
         """A text to go on from, in every member's own tokens; with `locate` it can be scored.
 
-        Unless `limited`, it may be longer than any context.
+        With `room` each member keeps as much of it; what a view sets before it is no part of what is cut.
         """
-        limit = self.longest_context if limited else None
-        options: dict[str, Any] = {"add_special_tokens": add_special_tokens, "limit": limit}
 
         def read(name: str, tokenizer: Tokenizer) -> Reading:
             view = self.models[name].view
+            bounds = self._bounds(room if view.is_plain else None)
+            options: dict[str, Any] = {"add_special_tokens": add_special_tokens, **bounds}
             if not locate:
                 return tokenizer.encode(view.text(text), **options), None
             ids, places = tokenizer.locate(view.text(text), **options)
@@ -293,6 +296,10 @@ class Ensemble:
             return ids, places if view.is_plain else original_spans(places, shown)
 
         return self._by_each(read, dict.fromkeys(self.models, b""), (text,))
+
+    def _bounds(self, room: Room | None, limited: bool = True) -> dict[str, Any]:
+        """How long a prompt may be, as arguments of a tokenizer."""
+        return {"room": room, "limit": self.longest_context if limited and room is None else None}
 
     def _by_each(
         self, read: Callable[[str, Tokenizer], Reading], leads: dict[str, bytes], texts: tuple[str, ...]
@@ -322,13 +329,14 @@ class Ensemble:
         return Prompt(ids, leads, located or None, texts=texts)
 
     def encode_ids(
-        self, ids: list[int], *, add_special_tokens: bool = True, locate: bool = False, limited: bool = True
+        self, ids: list[int], *, add_special_tokens: bool = True, locate: bool = False, room: Room | None = None
     ) -> Prompt:
         """A prompt given as the pivot's ids: the pivot gets them unchanged, the others the text they stand for.
 
-        `add_special_tokens` is for those others. Unless `limited`, it may be longer than any context.
+        `add_special_tokens` is for those others. With `room` the pivot keeps as many of them, and the others as
+        many of their own.
         """
-        if limited and len(ids) > self.longest_context:
+        if room is None and len(ids) > self.longest_context:
             raise PromptTooLongError(
                 f"This model's maximum context length is {self.longest_context} tokens, but the prompt has "
                 f"{len(ids)} of member {self.first.pivot!r}: shorten it.",
@@ -337,41 +345,15 @@ class Ensemble:
                 param="prompt",
             )
         require_ids(ids, self.tokenizer.vocabulary_size, param="prompt")
+        ids = self.tokenizer.shortened(ids, room)
         text = self.tokenizer.text_of(ids)
-        prompt = self.encode_text(text, add_special_tokens=add_special_tokens, locate=locate, limited=limited)
+        prompt = self.encode_text(text, add_special_tokens=add_special_tokens, locate=locate, room=room)
         followers = [n for n, one in self.models.items() if self.first.follows_ids(n) and one.view.is_plain]
         prompt.ids.update({name: list(ids) for name in followers})
         if prompt.located is not None:
             places = Located.of_surfaces(self.tokenizer.written(ids))
             prompt.located.update(dict.fromkeys(followers, places))
         return prompt
-
-    def shortened(
-        self,
-        prompt: Prompt,
-        room: int,
-        side: Literal["left", "right"] = "left",
-        members: Collection[str] | None = None,
-    ) -> Prompt:
-        """A prompt of which each of `members` (None for all) keeps at most `room` (at least 1) of its own tokens.
-
-        Tokens are taken from the `left` or the `right`; the one that a tokenizer begins every text with stays.
-        """
-
-        def kept(name: str) -> Indices:
-            ids, bos = prompt.ids[name], self.models[name].tokenizer.hf.bos_token_id
-            first = 1 if ids and ids[0] == bos and room > 1 else 0
-            rest = np.arange(first, len(ids))
-            rest = rest[-(room - first) :] if side == "left" else rest[: room - first]
-            return np.concatenate([np.arange(first), rest])
-
-        cut = prompt.ids if members is None else members
-        places = {name: kept(name) for name in cut if len(prompt.ids[name]) > room}
-        ids = {name: [own[i] for i in places[name]] if name in places else own for name, own in prompt.ids.items()}
-        located = prompt.located and {
-            name: _kept_of(own, places[name]) if name in places else own for name, own in prompt.located.items()
-        }
-        return replace(prompt, ids=ids, located=located)
 
     def taking_part(self, fusion: FusionParams) -> list[str]:
         """The members that run for these parameters: the pivot and all that weigh something, in order."""
@@ -441,14 +423,3 @@ class Ensemble:
                     code=CONTEXT_LENGTH_EXCEEDED,
                 )
             room.update({name: min(room[name], each) for name in names})
-
-
-def _kept_of(located: Located, kept: Indices) -> Located:
-    """The places of the tokens that are kept. A first one stands where what is left after it begins.
-
-    Where it stood it would be a boundary that all members share, with another text after it for each.
-    """
-    starts, ends = located.starts[kept], located.ends[kept]
-    if len(kept) > 1 and kept[1] > kept[0] + 1:
-        starts[0] = ends[0] = max(starts[1], located.ends[kept[1] - 1])
-    return replace(located, starts=starts, ends=ends)

@@ -6,7 +6,7 @@ between two boundaries that all of them have, every member's tokens spell exactl
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, reduce
 
@@ -33,10 +33,26 @@ class Located:
     texts: tuple[Span | None, ...]
 
     @classmethod
-    def of(cls, offsets: Iterable[Span], texts: Sequence[Span | None]) -> Located:
-        """From the spans of all tokens."""
-        spans = np.array(list(offsets), dtype=np.int64).reshape(-1, 2)
-        return cls(spans[:, 0], spans[:, 1], tuple(texts))
+    def of(cls, spans: Iterable[Span], texts: Sequence[Span | None]) -> Located:
+        """From the spans of all tokens. There may be millions: no other thread runs while numpy reads a list."""
+        places = np.fromiter((place for span in spans for place in span), np.int64).reshape(-1, 2)
+        return cls(places[:, 0], places[:, 1], tuple(texts))
+
+    @classmethod
+    def of_kept(
+        cls, spans: Callable[[Indices], Iterable[Span]], kept: Indices, texts: Sequence[Span | None]
+    ) -> Located:
+        """The places of tokens that are kept of a prompt, all of them or as a `Room` does.
+
+        A first one stands where what is left after it begins. Where it stood it would be a boundary that all
+        members share, with another text after it for each.
+        """
+        if len(kept) < 2 or kept[1] == kept[0] + 1:
+            return cls.of(spans(kept), texts)
+        known = cls.of(spans(np.insert(kept, 1, kept[1] - 1)), texts)
+        starts, ends = np.delete(known.starts, 1), np.delete(known.ends, 1)
+        starts[0] = ends[0] = max(starts[1], known.ends[1])
+        return cls(starts, ends, known.texts)
 
     @classmethod
     def of_surfaces(cls, surfaces: Sequence[bytes]) -> Located:

@@ -44,6 +44,16 @@ class Spelled(NamedTuple):
 Encoded = tokenizers.Encoding | Spelled
 
 
+def place_of(encoded: Encoded, index: int) -> Span:
+    """The characters that a token covers.
+
+    The library has a list of all of a text's too, but no other thread runs while it makes that.
+    """
+    if isinstance(encoded, Spelled):
+        return encoded.offsets[index]
+    return encoded.token_to_chars(index) or (0, 0)  # none for what a post-processor adds
+
+
 def control_ids(
     vocabulary: Mapping[str, int],
     added: Mapping[int, tokenizers.AddedToken],
@@ -167,10 +177,12 @@ class Respelling:
 
     def spelled(self, encoding: tokenizers.Encoding, text: str) -> Encoded:
         """As `ids`, with the places of the tokens. Tokens that a post-processor added stay."""
-        if self._is_text(encoding.ids):
+        own, added = encoding.ids, encoding.special_tokens_mask
+        if not any(id in self._control and not is_added for id, is_added in zip(own, added, strict=True)):
             return encoding
         spelled = Spelled([], [])
-        for id, span, is_added in zip(encoding.ids, encoding.offsets, encoding.special_tokens_mask, strict=True):
+        for index, (id, is_added) in enumerate(zip(own, added, strict=True)):
+            span = place_of(encoding, index)
             if id not in self._control or is_added:
                 ids = [id]
             elif id == self._unknown:

@@ -11,7 +11,7 @@ import tokenizers
 from alignment.errors import InvalidRequestError
 from alignment.text import chat
 from alignment.text.boundaries import Span
-from alignment.text.control import Encoded, Spelled
+from alignment.text.control import Encoded, Spelled, place_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,13 +39,14 @@ class Conversations:
     unknown: int | None
     shades: chat.Shades
 
-    def pieces(self, rendered: chat.Rendered, messages: list[dict[str, Any]]) -> list[tuple[int, Encoded]]:
+    def pieces(
+        self, rendered: chat.Rendered, whole: tokenizers.Encoding, messages: list[dict[str, Any]]
+    ) -> list[tuple[int, Encoded]]:
         """A rendered conversation in tokens, piece by piece, each with the character it begins at.
 
-        Control tokens are read only from text that the template wrote. Where messages spell some, the text
-        between the genuine ones is read as plain text.
+        `whole` is what `read` makes of it. Control tokens are read only from text that the template wrote. Where
+        messages spell some, the text between the genuine ones is read as plain text.
         """
-        whole = self.read(rendered.text)
         if self.control.isdisjoint(whole.ids):
             return [(0, whole)]
         text = rendered.text
@@ -72,9 +73,13 @@ class Conversations:
         """The control tokens that were read in `text`: those the template wrote, and those messages speak of."""
         genuine: list[tuple[int, Span]] = []
         quoted: list[Span] = []
-        if not self.control.isdisjoint(encoding.ids):
-            for id, (start, end) in zip(encoding.ids, encoding.offsets, strict=True):
-                if id not in self.control or end == start:
+        ids = encoding.ids
+        if not self.control.isdisjoint(ids):
+            for index, id in enumerate(ids):
+                if id not in self.control:
+                    continue
+                start, end = place_of(encoding, index)
+                if end == start:
                     continue
                 if id == self.unknown and self.spelling[id] not in text[start:end]:
                     continue  # a character that the vocabulary lacks

@@ -3,28 +3,31 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any
 
+import numpy as np
 import tokenizers
 
 from alignment.errors import NO_CHAT_TEMPLATE, ConfigError, InvalidRequestError, PromptTooLongError
 from alignment.text import chat
-from alignment.text.boundaries import Located
+from alignment.text.boundaries import Indices, Located, Span
 from alignment.text.characters import Beginnings
 from alignment.text.continuation import Continuation, continuation_of
-from alignment.text.control import Encoded, Respelling, Spelled, control_ids
+from alignment.text.control import Encoded, Respelling, Spelled, control_ids, place_of
 from alignment.text.conversations import Conversations
 from alignment.text.fronts import derive
 from alignment.text.length import Lengths
 from alignment.text.loading import as_the_file_says, fast_tokenizer, require_lossless, template_file
 from alignment.text.reverse import Reverse
+from alignment.text.room import Room
 from alignment.text.surfaces import components, fingerprint_of, kind_of, surfaces_of
 from alignment.text.template import Template
 
 _COMPATIBILITY = {"NFKC", "NFKD", "Precompiled"}  # normalisers that make characters of others
+FAR = 8  # times the limit of tokens, from where on a prompt's are only counted
 # UTF-8 uses all but these.
 _BYTES_OF_TEXT = sorted({*range(0xF5)} - {0xC0, 0xC1})
 
@@ -142,15 +145,16 @@ class Tokenizer:
             raise ConfigError(f"The chat template {chat_template} renders no conversation ({reason}): mend it.")
         return tokenizer
 
-    def encode(self, text: str, *, add_special_tokens: bool, limit: int | None = None) -> list[int]:
+    def encode(
+        self, text: str, *, add_special_tokens: bool, limit: int | None = None, room: Room | None = None
+    ) -> list[int]:
         """Tokenise `text`, none of which is read as a control token.
 
         With `add_special_tokens` the tokenizer's own post-processor adds what it adds (BOS for most).
-        InvalidRequestError for a text that must come to more than `limit` tokens; it is not read then.
+        InvalidRequestError for a text that must come to more than `limit` tokens, which is not read, and for one
+        that comes to far more. Where there is a `room` the text is shortened to it.
         """
-        self._require_length(text, limit, "prompt")
-        encoding = _read(self._plain, checked(text), add_special_tokens=add_special_tokens)
-        return list(self._spelled(encoding, text).ids)
+        return self.shortened(self._encoded(text, add_special_tokens, limit).ids, room)
 
     def encode_chat(
         self,
@@ -160,16 +164,18 @@ class Tokenizer:
         continue_final_message: bool = False,
         template_kwargs: dict[str, Any] | None = None,
         limit: int | None = None,
+        room: Room | None = None,
     ) -> list[int]:
         """Tokenise a conversation with the model's own chat template.
 
         Control tokens come only from the template: their spellings inside messages are plain text.
         `continue_final_message` leaves the last message open, instead of a generation prompt.
-        InvalidRequestError when there is no template, when it refuses the messages, or when they must come to
-        more than `limit` tokens.
+        InvalidRequestError when there is no template, when it refuses the messages, or when they must come to more
+        than `limit` tokens or come to far more. Where there is a `room` the conversation is shortened to it.
         """
         rendered = self._rendered(messages, add_generation_prompt, continue_final_message, template_kwargs, limit)
-        return [id for _, piece in self._conversations.pieces(rendered, messages) for id in piece.ids]
+        pieces = self._pieces(rendered, messages, limit)
+        return self.shortened([id for _, piece in pieces for id in piece.ids], room)
 
     def locate_chat(
         self,
@@ -179,26 +185,66 @@ class Tokenizer:
         continue_final_message: bool = False,
         template_kwargs: dict[str, Any] | None = None,
         limit: int | None = None,
+        room: Room | None = None,
     ) -> tuple[list[int], Located]:
         """As `encode_chat`, with the places of the tokens in the messages' contents."""
         rendered = self._rendered(messages, add_generation_prompt, continue_final_message, template_kwargs, limit)
         texts = chat.contents(self._require_template(), messages, rendered)
-        pieces = self._conversations.pieces(rendered, messages)
-        spans = [(start + at, end + at) for at, piece in pieces for start, end in piece.offsets]
-        return [id for _, piece in pieces for id in piece.ids], Located.of(spans, texts)
+        return self._located(self._pieces(rendered, messages, limit), texts, room)
 
     def locate(
-        self, text: str, *, add_special_tokens: bool, limit: int | None = None
+        self, text: str, *, add_special_tokens: bool, limit: int | None = None, room: Room | None = None
     ) -> tuple[list[int], Located]:
         """As `encode`, with the places of the tokens in `text`; those that were added around it are empty."""
-        ids = self.encode(text, add_special_tokens=add_special_tokens, limit=limit)
+        ids = self._encoded(text, add_special_tokens, limit).ids
         inner = self._spelled(_read(self._placing, text), text)
-        size = len(inner.ids)
-        first = next((i for i in range(len(ids) - size + 1) if ids[i : i + size] == inner.ids), None)
+        of_text = inner.ids
+        size, end = len(of_text), len(text)
+        first = next((i for i in range(len(ids) - size + 1) if ids[i : i + size] == of_text), None)
         if first is None:  # the post-processor does more than add
-            return ids, Located.of([(0, 0)] * len(ids), [None])
-        around = [(0, 0)] * first, [(len(text), len(text))] * (len(ids) - first - size)
-        return ids, Located.of([*around[0], *inner.offsets, *around[1]], [(0, len(text))])
+            return self._located([(0, Spelled(ids, [(0, 0)] * len(ids)))], [None], room)
+        before, after = ids[:first], ids[first + size :]
+        pieces: list[tuple[int, Encoded]] = [
+            (0, Spelled(before, [(0, 0)] * len(before))),
+            (0, inner),
+            (0, Spelled(after, [(end, end)] * len(after))),
+        ]
+        return self._located(pieces, [(0, end)], room)
+
+    def shortened(self, ids: list[int], room: Room | None) -> list[int]:
+        """The ids of a prompt that stay where there is a `room`, all where that is None."""
+        return ids if room is None else [ids[index] for index in room.kept(ids, self.hf.bos_token_id)]
+
+    def _encoded(self, text: str, add_special_tokens: bool, limit: int | None) -> Encoded:
+        self._require_length(text, limit, "prompt")
+        encoding = _read(self._plain, checked(text), add_special_tokens=add_special_tokens)
+        self._require_near(len(encoding), text, limit, "prompt")
+        return self._spelled(encoding, text)
+
+    def _pieces(
+        self, rendered: chat.Rendered, messages: list[dict[str, Any]], limit: int | None
+    ) -> list[tuple[int, Encoded]]:
+        whole = self._conversations.read(rendered.text)
+        self._require_near(len(whole), rendered.text, limit, "messages")
+        return self._conversations.pieces(rendered, whole, messages)
+
+    def _located(
+        self, pieces: list[tuple[int, Encoded]], texts: Sequence[Span | None], room: Room | None
+    ) -> tuple[list[int], Located]:
+        """The ids of a prompt and their places, of pieces with the characters that they begin at."""
+        ids = [id for _, piece in pieces for id in piece.ids]
+        kept = np.arange(len(ids)) if room is None else room.kept(ids, self.hf.bos_token_id)
+
+        def spans(indices: Indices) -> Iterator[Span]:
+            begin = 0
+            for at, piece in pieces:
+                end = begin + len(piece.ids)
+                for index in indices[(indices >= begin) & (indices < end)].tolist():
+                    first, last = place_of(piece, index - begin)
+                    yield first + at, last + at
+                begin = end
+
+        return [ids[index] for index in kept], Located.of_kept(spans, kept, texts)
 
     def _rendered(
         self,
@@ -220,13 +266,12 @@ class Tokenizer:
 
     def _require_length(self, text: str, limit: int | None, param: str) -> None:
         if limit is not None and (least := self.least_tokens(text)) > limit:
-            raise PromptTooLongError(
-                f"This model's maximum context length is {limit} tokens, but the prompt has at least {least} "
-                f"({len(text)} characters): shorten it.",
-                tokens=least,
-                limit=limit,
-                param=param,
-            )
+            raise _too_long(least, text, limit, param)
+
+    def _require_near(self, tokens: int, text: str, limit: int | None, param: str) -> None:
+        """Refuse what is `FAR` too long. What is less so may be for a member that takes no part in the answer."""
+        if limit is not None and tokens > FAR * limit:
+            raise _too_long(tokens, text, limit, param)
 
     def least_tokens(self, text: str) -> int:
         """The number of tokens that `text` comes to at the least, found without reading it."""
@@ -385,6 +430,17 @@ def _read(front: tokenizers.Tokenizer, text: str, *, add_special_tokens: bool = 
     """Tokenise one text. Reading a batch lets go of Python's lock, which reading a single text does not."""
     [encoding] = front.encode_batch([text], add_special_tokens=add_special_tokens)
     return encoding
+
+
+def _too_long(tokens: int, text: str, limit: int, param: str) -> PromptTooLongError:
+    """The error of a text that has at least so many tokens, more than `limit`."""
+    return PromptTooLongError(
+        f"This model's maximum context length is {limit} tokens, but the prompt has at least {tokens} "
+        f"({len(text)} characters): shorten it.",
+        tokens=tokens,
+        limit=limit,
+        param=param,
+    )
 
 
 def checked(text: str) -> str:

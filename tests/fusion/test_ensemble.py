@@ -1,15 +1,14 @@
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import pairwise
 
-import numpy as np
 import pytest
 
 from alignment.errors import InvalidRequestError
 from alignment.text.boundaries import shared_boundaries
-from alignment.text.tokenizer import Tokenizer
-from tests.support.toy_fuser import DEMO, toy_ensemble
+from alignment.text.room import Room
+from tests.support import small_tokenizers as tiny
+from tests.support.toy_fuser import toy_ensemble
 
 TEXT = "Anna has 12 apples and buys 7 more."
 
@@ -41,22 +40,28 @@ def test_a_prompt_far_too_long_is_refused_before_it_is_read(tokenizers):
 
 def test_what_members_share_of_a_shortened_prompt_is_the_same_text(tokenizers):
     """Also after the token that a tokenizer begins every text with, which stays."""
-    other = Tokenizer.load(str(DEMO / "lingvo"))
-    other.hf.bos_token = "<|im_start|>"
-    ensemble = toy_ensemble({"abacus": tokenizers["abacus"], "lingvo": other}, pivot="abacus")
-    prompt = ensemble.encode_text("Nom de famille: Ĉiuĵaŭde 你好 🎉, and some numbers 12 to 19 α", locate=True)
-    prompt.ids["lingvo"].insert(0, other.hf.bos_token_id)
-    places = prompt.located["lingvo"]
-    starts, ends = (np.insert(one, 0, 0) for one in (places.starts, places.ends))
-    prompt.located["lingvo"] = replace(places, starts=starts, ends=ends)
-    compared = 0
-    for room in range(1, len(prompt.ids["abacus"])):
-        cut = ensemble.shortened(prompt, room, "left")
+    ensemble = toy_ensemble({"abacus": tokenizers["abacus"], "other": tiny.sentencepiece()}, pivot="abacus")
+    bos = ensemble.models["other"].tokenizer.hf.bos_token_id
+    text, compared = "The quick fox 你好 🎉, and some numbers 12 to 19 in all, Noël", 0
+    for room in range(1, len(ensemble.encode_text(text).ids["other"])):
+        cut = ensemble.encode_text(text, locate=True, room=Room(room))
+        assert max(map(len, cut.ids.values())) <= room
+        assert (cut.ids["other"][0] == bos) == (room > 1)
         spelled = {}
         for name, before in shared_boundaries(cut.located, 0).items():
             ids, tokenizer = cut.ids[name], ensemble.models[name].tokenizer
             units = [ids[first + 1 : last + 1] for first, last in pairwise(before)]
             spelled[name] = [tokenizer.surface_of(unit).strip() for unit in units]
-        assert spelled["abacus"] == spelled["lingvo"]
+        assert spelled["abacus"] == spelled["other"]
         compared += len(spelled["abacus"])
     assert compared > 100
+
+
+def test_ids_are_shortened_for_every_member(tokenizers):
+    ensemble = toy_ensemble(tokenizers, pivot="lingvo")
+    ids = ensemble.encode_text("word " * 300).ids["lingvo"]
+    for side, part in (("left", ids[-7:]), ("right", ids[:7])):
+        cut = ensemble.encode_ids(ids, locate=True, room=Room(7, side))
+        assert cut.ids["lingvo"] == part
+        assert len(cut.located["lingvo"].starts) == 7
+        assert max(map(len, cut.ids.values())) <= 7

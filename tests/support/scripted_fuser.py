@@ -12,6 +12,7 @@ from typing import Any
 
 from alignment.errors import InvalidRequestError, PromptTooLongError
 from alignment.text.boundaries import Located
+from alignment.text.room import Room
 from fusion.core import Capacity, Delta, End, Prompt, Token, TokenLogProb, Trouble
 from fusion.ensemble import Ensemble, Model, View
 from fusion.loop.observer import Load, MemberLoad, Observer
@@ -46,14 +47,19 @@ class ByteTokenizer:
             convert_ids_to_tokens=self._names,
         )
 
-    def encode(self, text: str, *, add_special_tokens: bool, limit: int | None = None) -> list[int]:
+    def encode(
+        self, text: str, *, add_special_tokens: bool, limit: int | None = None, room: Room | None = None
+    ) -> list[int]:
         self._require_length(text, limit, "prompt")
-        return list(text.encode()) + ([END] if add_special_tokens else [])
+        return self.shortened(list(text.encode()) + ([END] if add_special_tokens else []), room)
+
+    def shortened(self, ids: list[int], room: Room | None) -> list[int]:
+        return ids if room is None else [ids[index] for index in room.kept(ids, None)]
 
     def locate(
-        self, text: str, *, add_special_tokens: bool, limit: int | None = None
+        self, text: str, *, add_special_tokens: bool, limit: int | None = None, room: Room | None = None
     ) -> tuple[list[int], Located]:
-        ids = self.encode(text, add_special_tokens=add_special_tokens)
+        ids = self.encode(text, add_special_tokens=add_special_tokens, room=room)
         return ids, Located.of_surfaces([self.surface_of([token]) for token in ids])
 
     def encode_chat(
@@ -64,13 +70,14 @@ class ByteTokenizer:
         continue_final_message: bool,
         template_kwargs: dict[str, Any],
         limit: int | None = None,
+        room: Room | None = None,
     ) -> list[int]:
         if messages[0]["content"] == "refuse this":
             raise InvalidRequestError("The template refuses it.", param="messages")
         lines = [f"{m['role']}:{m['content']}" for m in messages]
         text = "\n".join([*lines, *sorted(template_kwargs), "answer:" * add_generation_prompt])
         self._require_length(text, limit, "messages")
-        return list(text.encode())
+        return self.shortened(list(text.encode()), room)
 
     def _require_length(self, text: str, limit: int | None, param: str) -> None:
         """Refuse a text that is far too long, going by the least that it can come to."""

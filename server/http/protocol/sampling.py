@@ -11,6 +11,7 @@ from pydantic import BeforeValidator, Field
 
 from alignment.errors import field_error
 from alignment.text.ids import require_ids
+from alignment.text.room import Room
 from fusion.loop.line import require_room
 from fusion.options import Offset, SamplingParams
 from server.http.errors import shorten
@@ -208,8 +209,8 @@ def check_stream_options(fields: SamplingFields) -> None:
         raise field_error("prompt_logprobs", "is allowed only without a stream; leave out one of the two.")
 
 
-def prompt_room(fields: SamplingFields, ensemble: Ensemble) -> int | None:
-    """The most tokens of a prompt that `truncate_prompt_tokens` leaves; None where it cuts nothing.
+def prompt_room(fields: SamplingFields, ensemble: Ensemble) -> Room | None:
+    """What `truncate_prompt_tokens` leaves of a prompt; None where it cuts nothing.
 
     -1 stands for all that the context holds beside the answer. A limit of the answer that alone fills the context
     is shortened or refused later, and leaves the prompt all but one token. A prompt that decides on the pivot is
@@ -225,12 +226,13 @@ def prompt_room(fields: SamplingFields, ensemble: Ensemble) -> int | None:
         return None
     if wanted == 0:
         raise field_error("truncate_prompt_tokens", "should be at least 1, or -1 for all that fits.")
+    side = fields.truncation_side or "left"
     if wanted > 0:
-        return wanted
+        return Room(wanted, side)
     if ensemble.chooses_pivot:
         return None
     answer = fields.limit[1] or 1
-    return ensemble.context - (answer if answer < ensemble.context else 1)
+    return Room(ensemble.context - (answer if answer < ensemble.context else 1), side)
 
 
 def _logit_bias(bias: dict[str, float], vocabulary_size: int) -> dict[int, float]:

@@ -182,11 +182,10 @@ def prepared(
         format = format_for(supports[ensemble.pivot], settings.tool_format)
         shown = conversations(ensemble, conversation["messages"], offer.tools, supports, format)
     room, place = prompt_room(body, ensemble), asked.fusion.context_place
+    # A prompt that is only counted is not scored.
     prompt = ensemble.encode_chat(
-        **conversation, locate=asked.located, limited=limited and room is None, shown=shown, place=place
+        **conversation, locate=asked.located and limited, limited=limited, room=room, shown=shown, place=place
     )
-    if room is not None:
-        prompt = ensemble.shortened(prompt, room, body.truncation_side or "left")
     begun: dict[str, str | None] = {}  # by pivot, the thoughts that its prompt ends inside of
     constraints: dict[str, SamplingConstraint] = {}
     for pivot, view in ensemble.views.items():

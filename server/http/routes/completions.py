@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cache
+from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
@@ -128,7 +129,6 @@ def completions_router(service: Service) -> APIRouter:
         ensemble, n = asked.ensemble, asked.choices
 
         special, room = body.add_special_tokens is not False, prompt_room(body, ensemble)
-        side = body.truncation_side or "left"
         tokenizer = ensemble.tokenizer
 
         def cut(prompt: str | list[int]) -> str | list[int]:
@@ -136,28 +136,26 @@ def completions_router(service: Service) -> APIRouter:
             if room is None:
                 return prompt
             ids = tokenizer.encode(prompt, add_special_tokens=special) if isinstance(prompt, str) else prompt
-            if len(ids) <= room:
+            if len(ids) <= room.tokens:
                 return prompt
-            ids = ensemble.shortened(Prompt({ensemble.pivot: ids}, {}), room, side).ids[ensemble.pivot]
+            ids = tokenizer.shortened(ids, room)
             return tokenizer.text_of(ids) if isinstance(prompt, str) and ensemble.chooses_pivot else ids
 
         def encode(prompt: str | list[int]) -> Prompt:
             """A prompt as its members read it, within `room` each: others may spell it in more tokens."""
-            options = {"locate": asked.located, "limited": room is None}
+            options: dict[str, Any] = {
+                "add_special_tokens": special,
+                "locate": asked.located,
+                "room": room,
+            }
             if isinstance(prompt, str):
-                encoded = ensemble.encode_text(prompt, add_special_tokens=special, **options)
-            elif ensemble.chooses_pivot:
+                return ensemble.encode_text(prompt, **options)
+            if ensemble.chooses_pivot:
                 raise field_error(
                     "prompt",
                     f"is token ids, but {ensemble.name} has no fixed pivot whose they could be; send text.",
                 )
-            else:
-                encoded = ensemble.encode_ids(prompt, add_special_tokens=special, **options)
-            if room is None:
-                return encoded
-            # What a view sets before the prompt is no part of what is cut.
-            plain = [name for name, model in ensemble.models.items() if model.view.is_plain]
-            return ensemble.shortened(encoded, room, side, plain)
+            return ensemble.encode_ids(prompt, **options)
 
         def budget(prompt: str | list[int]) -> Budget | None:
             tags = service.reasoning_tags

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
+from alignment.text.room import Room
 from fusion.core import Delta, End
 from fusion.ensemble import View
 from fusion.reports import Account
@@ -155,7 +156,12 @@ def test_a_prompt_that_decides_on_the_pivot_is_not_cut(fuser: ScriptedFuser) -> 
 def test_each_member_keeps_so_many_of_its_own_tokens(fuser: ScriptedFuser) -> None:
     """One that spells a text in more tokens than the pivot is cut where the pivot is not."""
     pair = ensemble()
-    pair.models["b"].tokenizer.encode = lambda text, **_: [byte for byte in text.encode() for _ in "12"]  # type: ignore[method-assign]
+    other = pair.models["b"].tokenizer
+
+    def encode(text: str, *, room: Room | None, **_: object) -> list[int]:
+        return other.shortened([byte for byte in text.encode() for _ in "12"], room)
+
+    other.encode = encode  # type: ignore[method-assign]
     with TestClient(create_app({"pair": pair}, fuser, ServerSettings())) as client:
         body = {"prompt": "x" * 150, "truncate_prompt_tokens": -1, "max_tokens": 20, "add_special_tokens": False}
         complete(client, **body)
