@@ -10,6 +10,14 @@ import hypothesis
 import pytest
 from xdist.scheduler import LoadFileScheduling
 
+# No test depends on what the shell has set: colours of the command line, settings of the server and its traces, a
+# proxy even for servers of this machine. Servers and workers that tests start inherit the rest.
+COLOURS = {"GITHUB_ACTIONS", "FORCE_COLOR", "PY_COLORS", "TTY_COMPATIBLE", "TTY_INTERACTIVE"}
+for name in list(os.environ):
+    if name in COLOURS or name.startswith(("TUTTI_", "OTEL_")):
+        del os.environ[name]
+os.environ |= dict.fromkeys(("NO_PROXY", "no_proxy"), "127.0.0.1,localhost")
+
 # What the tests learn stays out of the user's cache, in a folder that goes with them.
 CACHE = tempfile.mkdtemp(prefix="tutti-tests-")
 os.environ["XDG_CACHE_HOME"] = CACHE

@@ -37,7 +37,7 @@ def tool() -> list[str]:
 def configured(*files: Path, **environ: str) -> subprocess.CompletedProcess[str]:
     """What compose makes of the files."""
     chosen = [word for file in files for word in ("-f", str(file))]
-    bare = {name: value for name, value in os.environ.items() if not name.startswith(("TUTTI_", "COMPOSE_"))}
+    bare = {name: value for name, value in os.environ.items() if not name.startswith("COMPOSE_")}
     return subprocess.run(
         [*tool(), *chosen, "config"],
         cwd=REPOSITORY,

@@ -28,8 +28,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
     clients: list[httpx.Client] = []
 
     def run(**server: object) -> tuple[Fork, httpx.Client]:
-        environ = {name: value for name, value in os.environ.items() if not name.startswith("TUTTI_")}
-        environ |= {f"TUTTI_SERVER__{name.upper()}": str(value) for name, value in server.items()}
+        environ = os.environ | {f"TUTTI_SERVER__{name.upper()}": str(value) for name, value in server.items()}
         log = tmp_path / "stderr.log"
         process = Fork("-m", "server", "serve", CONFIG, "--port", "0", environment=environ, errors=log)
         processes.append(process)

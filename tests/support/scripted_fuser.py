@@ -249,7 +249,7 @@ class ScriptedFuser:
         submission.over.set()
 
 
-def eventually(condition: Callable[[], bool], seconds: float = 5.0) -> bool:
+def eventually(condition: Callable[[], bool], seconds: float = 30.0) -> bool:
     """Whether it becomes true within the time."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:

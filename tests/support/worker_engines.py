@@ -125,7 +125,7 @@ def report(path: str) -> SumEngine:
     return SumEngine()
 
 
-def linger(path: str, seconds: float = 60.0) -> SumEngine:
+def linger(path: str, seconds: float = 600.0) -> SumEngine:
     """Takes long to load."""
     Path(path).write_text(str(os.getpid()))
     time.sleep(seconds)

@@ -100,7 +100,7 @@ def test_a_schema_binds_the_answer_after_the_budget(thinkers: TestClient) -> Non
     for pivot in PIVOTS:
         choice = ask(
             thinkers, CHAT_PATH, model=f"by-{pivot}", messages=USER, max_tokens=60, thinking_token_budget=3,
-            response_format=format,
+            response_format=format, seed=1,
         )["choices"][0]  # fmt: skip
         assert json.loads(choice["message"]["content"]) in ("yes", "no")
         assert choice["finish_reason"] == "stop"
@@ -111,7 +111,7 @@ def test_a_prompt_may_have_begun_to_think(thinkers: TestClient, begun: str) -> N
     """Its thoughts count, and those that follow are none of the content."""
     spent = len(tokens_of("lingvo", begun.removeprefix("<think>"))) if begun != "<think>" else 0
     left, tag = max(6 - spent, 0), tokens_of("lingvo", "</think>")
-    fields = {"model": "by-lingvo", "max_tokens": 20, "thinking_token_budget": 6, "ignore_eos": True}
+    fields = {"model": "by-lingvo", "max_tokens": 20, "thinking_token_budget": 6, "ignore_eos": True, "seed": 1}
     fields |= {"return_token_ids": True}
     said = [*USER, {"role": "assistant", "content": begun}]
     choice = ask(thinkers, CHAT_PATH, **fields, messages=said, continue_final_message=True)["choices"][0]

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from tests.support.inbox import LIMIT, Inbox
 from tests.support.worker_engines import HERE, SumEngine, expected, sums
 from tests.support.worker_processes import workers
 
-QUICK = Patience(silence_seconds=1.0, restart_seconds=0.05, longest_restart_seconds=0.2)
+QUICK = Patience(silence_seconds=30.0, restart_seconds=0.05, longest_restart_seconds=0.2)
 
 
 @pytest.fixture
@@ -93,9 +94,11 @@ def test_answers_come_back_as_the_engine_gave_them(launch, inbox):
 def test_a_prompt_larger_than_any_socket_buffer_arrives(launch, inbox):
     member = launch(sums(context=10**7))
     prompts = [[number % 900] * 400_000 for number in range(4)]
-    began = time.monotonic()
+    [worker] = workers()
+    worker.suspend()
     member.submit([Advance(number, 0, prompt) for number, prompt in enumerate(prompts)])
-    assert time.monotonic() - began < 2, "whoever submits does not wait for the worker to read"
+    assert inbox.received == [], "whoever submits does not wait for the worker to read, or to be ended"
+    worker.resume()
     for answer in inbox.wait_for(4):
         assert np.array_equal(answer.ids[0], expected(prompts[answer.sequence])[0])
 
@@ -135,7 +138,7 @@ def test_a_killed_worker_is_noticed_at_once_and_started_anew(launch, inbox):
     began = time.monotonic()
     worker.kill()
     down, up = inbox.wait_for(3)[1:]
-    assert inbox.times[1] - began < 0.5
+    assert inbox.times[1] - began < 15
     assert isinstance(down, Down)
     assert down.reason == "its worker process was killed by SIGKILL"
     assert down.retry_after > 0
@@ -153,12 +156,13 @@ def test_work_for_a_worker_that_is_gone_is_dropped(launch, inbox):
 
 
 def test_a_worker_that_hangs_is_ended_and_replaced(launch, inbox):
-    member = launch(sums())
+    member = launch(sums(), patience=replace(QUICK, silence=1.0))
     [worker] = workers()
-    began = time.monotonic()
-    member.submit([Advance(1, 0, [SumEngine.FREEZE])])
-    down, up = inbox.wait_for(2)
-    assert 0.9 < inbox.times[0] - began < 3
+    member.submit([Advance(1, 0, [1])])
+    inbox.wait_for(1)
+    member.submit([Advance(2, 0, [SumEngine.FREEZE])])
+    down, up = inbox.wait_for(3)[1:]
+    assert 1 < inbox.times[1] - inbox.times[0] < LIMIT
     assert down.reason == "its worker process hung: it said nothing for 1 seconds"
     assert isinstance(up, Up)
     assert gone(worker.pid)
@@ -167,16 +171,15 @@ def test_a_worker_that_hangs_is_ended_and_replaced(launch, inbox):
 def test_a_hung_worker_does_not_hold_up_whoever_submits(launch, inbox):
     member = launch(sums(context=10**8), patience=Patience(silence_seconds=60))
     workers()[0].suspend()
-    began = time.monotonic()
     for number in range(20):
         member.submit([Advance(number, 0, [1] * 100_000)])
-    assert time.monotonic() - began < 2
+    assert inbox.received == [], "it was not ended, which would have freed whoever waits"
     workers()[0].resume()
     inbox.wait_for(20)
 
 
 def test_a_worker_that_is_busy_for_long_has_not_hung(launch, inbox):
-    member = launch(sums(seconds=1.7))
+    member = launch(sums(seconds=3), patience=replace(QUICK, silence=2.0))
     member.submit([Advance(1, 0, [1])])
     assert isinstance(inbox.wait_for(1)[0], NextTokens)
 
@@ -203,7 +206,7 @@ def test_an_engine_that_will_not_work_again_is_replaced_unasked(launch, inbox):
     member = launch(sums())
     member.submit([Advance(1, 0, [SumEngine.BREAK])])
     _, down, up = inbox.wait_for(3)
-    assert inbox.times[1] - inbox.times[0] < 1
+    assert inbox.times[1] - inbox.times[0] < 15
     assert down.reason == "it lost a wheel"
     assert isinstance(up, Up)
 
@@ -254,11 +257,12 @@ def test_what_keeps_an_engine_from_loading_is_one_sentence(loader, arguments, se
     assert not workers()
 
 
-def test_a_worker_has_its_own_environment_and_none_of_the_servers_output(launch, tmp_path, capfd):
+def test_a_worker_has_its_own_environment_and_none_of_the_servers_output(launch, tmp_path, capfd, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
     launch(EngineSpec(f"{HERE}:report", {"path": str(tmp_path / "r")}), environment={"CUDA_VISIBLE_DEVICES": "3"})
     lines = (tmp_path / "r").read_text().splitlines()
     assert "CUDA_VISIBLE_DEVICES=3" in lines
-    assert f"HOME={os.environ['HOME']}" in lines
+    assert f"HOME={tmp_path}" in lines
     out, err = capfd.readouterr()
     assert "said by the engine" not in out
     assert "said by the engine" in err
@@ -283,7 +287,7 @@ def test_stopping_does_not_wait_for_a_worker_that_is_still_loading(tmp_path):
         time.sleep(0.01)
     began = time.monotonic()
     member.stop()
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < LIMIT
     assert gone(int(started.read_text()), 0)
 
 
@@ -307,7 +311,7 @@ member = RemoteMember("ada", sums(), process({}))
 member.wait()
 import psutil
 print(psutil.Process().children()[0].pid, flush=True)
-time.sleep(60)
+time.sleep(600)
 """
 
 
@@ -322,7 +326,7 @@ def test_no_worker_outlives_a_server_that_is_killed(suspended):
         if suspended:
             os.kill(worker, signal.SIGSTOP)
         server.kill()
-    assert gone(worker, 2)
+    assert gone(worker)
 
 
 def test_a_worker_that_never_loads_is_replaced(tmp_path, inbox):

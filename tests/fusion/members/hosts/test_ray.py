@@ -24,12 +24,15 @@ ray = pytest.importorskip("ray")
 from fusion.members.hosts import ray as host  # noqa: E402
 from fusion.members.hosts.ray import Actor, RayWorker, ray_actor  # noqa: E402
 
+# Long, so that it is the end of a worker that is noticed and not its silence.
+PATIENCE = Patience(silence_seconds=60, restart_seconds=0.05)
+
 pytestmark = pytest.mark.filterwarnings("ignore")  # Ray leaves sockets and files to the garbage collector
 
 
 def member_of(spec, name="ada", **options):
     ask = {"num_cpus": 0.1, "num_gpus": 0, "resources": {}, "environment": {}, "placement_seconds": 30}
-    return RemoteMember(name, spec, ray_actor(address="local", **(ask | options)), Patience(restart_seconds=0.05))
+    return RemoteMember(name, spec, ray_actor(address="local", **(ask | options)), PATIENCE)
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +82,7 @@ def test_an_actor_answers_like_any_worker_and_is_replaced_when_it_dies(launch, i
     began = time.monotonic()
     member.submit([Advance(1, 0, [SumEngine.LEAVE])])
     down, up = inbox.wait_for(3)[1:]
-    assert inbox.times[1] - began < 1
+    assert inbox.times[1] - began < 30
     assert isinstance(down, Down)
     assert down.reason.startswith("its Ray actor ended")
     assert isinstance(up, Up)
@@ -87,6 +90,7 @@ def test_an_actor_answers_like_any_worker_and_is_replaced_when_it_dies(launch, i
     assert isinstance(inbox.wait_for(4)[3], NextTokens)
 
 
+@pytest.mark.alone
 def test_a_round_trip_takes_far_less_than_a_call_of_an_actor(launch, inbox):
     member = launch(sums())
     member.start(inbox)
