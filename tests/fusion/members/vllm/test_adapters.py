@@ -26,7 +26,7 @@ ADAPTERS = {
     "qv": LoraConfig(r=2, lora_alpha=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False),
 }
 NAMES = [*ADAPTERS, None]
-PROMPTS = {name: [random.Random(str(name)).randrange(VOCABULARY) for _ in range(9)] for name in NAMES}
+PROMPTS = {name: random.Random(str(name)).choices(range(VOCABULARY), k=9) for name in NAMES}
 
 
 @pytest.fixture(scope="module")

@@ -168,6 +168,7 @@ def machine(model, engine):
     return AnyHistory, lambda: compared
 
 
+@pytest.mark.timeout(1200)
 def test_any_history_leaves_every_sequence_with_its_own_text(pair):
     history, compared = machine(*pair)
     run_state_machine_as_test(
@@ -268,7 +269,7 @@ def test_a_model_over_several_processes(tmp_path):
     assert len(written) == 8
     assert engine.broken is None
     ranks[0].kill()
-    deadline = time.monotonic() + 2
+    deadline = time.monotonic() + 30
     while engine.broken is None and time.monotonic() < deadline:
         time.sleep(0.01)
     assert engine.broken == "a worker process of vLLM's died"
