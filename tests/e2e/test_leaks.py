@@ -6,17 +6,19 @@ import asyncio
 
 import httpx
 import psutil
+import pytest
 
 from tests.support.demo import ENSEMBLE, questions, user
 from tests.support.open_sequences import answers_that_wait, assert_none_open
+from tests.support.scripted_fuser import eventually
 from tests.support.serving import Server
 
 AT_A_TIME = 24
 WARM_UP, REQUESTS = 300, 500
-# After the warm-up, 500 requests still add some 7 MiB, ever fewer the longer it runs (3 MiB after 800 requests).
-# Sequences that are never let go add more than this bound: 25 KiB each, about what the members' newest answers,
+# After the warm-up, 500 requests still add 4 to 7 MiB, and the next 500 up to 3 MiB. If those that are cancelled
+# were never let go, each time would add more than this bound: 25 KiB each, about what the members' newest answers,
 # the prompts and the request itself take.
-GROWTH = 12 * 2**20
+GROWTH = 6 * 2**20
 
 
 async def half_cancelled(url: str, count: int) -> tuple[int, int]:
@@ -50,16 +52,20 @@ async def half_cancelled(url: str, count: int) -> tuple[int, int]:
     return whole.count(True), whole.count(False)
 
 
+@pytest.mark.timeout(900)
 def test_five_hundred_requests_half_of_them_cancelled(
     server: Server, http: httpx.Client, members: list[str]
 ) -> None:
     process = psutil.Process(server.pid)
     asyncio.run(half_cancelled(server.url, WARM_UP))
-    before = process.memory_info().rss
-    assert asyncio.run(half_cancelled(server.url, REQUESTS)) == (REQUESTS // 2, REQUESTS // 2)
-    for name in members:
-        assert_none_open(http, name)
-    assert process.memory_info().rss - before < GROWTH
+    growth = []
+    for _ in range(2):
+        before = process.memory_info().rss
+        assert asyncio.run(half_cancelled(server.url, REQUESTS)) == (REQUESTS // 2, REQUESTS // 2)
+        for name in members:
+            assert_none_open(http, name)
+        growth.append(process.memory_info().rss - before)
+    assert min(growth) < GROWTH
 
 
 def test_what_is_open_shows(server: Server, http: httpx.Client, members: list[str]) -> None:
@@ -68,6 +74,7 @@ def test_what_is_open_shows(server: Server, http: httpx.Client, members: list[st
     with server.http() as other, other.stream("POST", "/v1/chat/completions", json=body) as response:
         lines = response.iter_lines()  # kept, since the connection goes with it
         next(lines)
-        assert [answers_that_wait(http, name) for name in members] == [1] * len(members)
+        for name in members:
+            assert eventually(lambda name=name: answers_that_wait(http, name) == 1)
     for name in members:
         assert_none_open(http, name)

@@ -17,6 +17,8 @@ from tests.support.serving import Server
 
 EVERY = 25
 
+pytestmark = pytest.mark.timeout(1200)  # of which the runs of lm-evaluation-harness may take most
+
 
 @dataclass(frozen=True)
 class Result:
@@ -48,7 +50,7 @@ def evaluated(server: Server, folder: Path, *options: str) -> dict[str, Result]:
     out, tasks = folder / "eval.json", folder / "deploy" / "demo" / "test.jsonl"
     arguments = ["--url", server.url, "--tasks", tasks, "--models", ENSEMBLE, "--models", MEMBER, "--json", out]
     command = [sys.executable, "-m", "server", "eval", *map(str, arguments), *options]
-    subprocess.run(command, check=True, env=os.environ | {"PYTHONPATH": str(REPOSITORY)}, timeout=120)
+    subprocess.run(command, check=True, env=os.environ | {"PYTHONPATH": str(REPOSITORY)}, timeout=600)
     written = json.loads(out.read_text())
     return {
         one["model"]: Result(

@@ -112,6 +112,7 @@ def test_documents_are_read_by_every_member(client: openai.OpenAI) -> None:
     assert weights == {"lingvo": 0.5, "lingvo/2": 0.5}
 
 
+@pytest.mark.timeout(1200)
 def test_lm_evaluation_harness_scores_a_sum(server: Server, tmp_path: Path) -> None:
     file = tmp_path / "deploy" / "demo" / "test.jsonl"
     file.parent.mkdir(parents=True)

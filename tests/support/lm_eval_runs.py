@@ -29,7 +29,7 @@ def results(folder: Path, *arguments: str) -> dict[str, Any]:
         env=os.environ | offline | {"PYTHONPATH": str(REPOSITORY)},
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=900,
     )
     assert run.returncode == 0, run.stderr[-3000:]
     found: dict[str, Any] = json.loads(run.stdout.splitlines()[-1])

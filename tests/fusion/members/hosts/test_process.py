@@ -156,7 +156,7 @@ def test_work_for_a_worker_that_is_gone_is_dropped(launch, inbox):
 
 
 def test_a_worker_that_hangs_is_ended_and_replaced(launch, inbox):
-    member = launch(sums(), patience=replace(QUICK, silence=1.0))
+    member = launch(sums(), patience=replace(QUICK, silence_seconds=1.0))
     [worker] = workers()
     member.submit([Advance(1, 0, [1])])
     inbox.wait_for(1)
@@ -179,7 +179,7 @@ def test_a_hung_worker_does_not_hold_up_whoever_submits(launch, inbox):
 
 
 def test_a_worker_that_is_busy_for_long_has_not_hung(launch, inbox):
-    member = launch(sums(seconds=3), patience=replace(QUICK, silence=2.0))
+    member = launch(sums(seconds=3), patience=replace(QUICK, silence_seconds=2.0))
     member.submit([Advance(1, 0, [1])])
     assert isinstance(inbox.wait_for(1)[0], NextTokens)
 
