@@ -157,10 +157,13 @@ def test_a_model_that_repeats_itself_costs_little(real, name, character):
     spelling = Spelling(real[name])
     spelling.extend((character * 3000).encode())
     spelling.extend(character.encode())
-    start = time.thread_time()
-    for _ in range(10):
-        spelling.extend(character.encode())
-    assert (time.thread_time() - start) / 10 < 0.01
+    seconds = []
+    for _ in range(3):  # what else runs on the machine only adds
+        start = time.thread_time()
+        for _ in range(10):
+            spelling.extend(character.encode())
+        seconds.append(time.thread_time() - start)
+    assert min(seconds) / 10 < 0.01
 
 
 def test_nothing_is_spelled_while_there_is_no_text():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -54,11 +55,25 @@ class Live:
 
     def change(self, work: Callable[[], Any]) -> Callable[..., float]:
         """Do the work; returns how much samples changed meanwhile."""
-        before = self.scrape()
+        before = self._settled()
         work()
-        eventually(lambda: self.scrape().value("sequences_running") == 0)
-        after = self.scrape()
+        after = self._settled()
         return lambda name, **labels: after.value(name, **labels) - before.value(name, **labels)
+
+    def _settled(self) -> Scrape:
+        """What a server tells that is done: callers have their last token before it is counted."""
+        latest = self.scrape()
+
+        def done() -> bool:
+            nonlocal latest
+            before = latest
+            time.sleep(0.1)
+            latest = self.scrape()
+            same = all(before.get(key) == value for key, value in latest.items() if key[0][:6] == "tutti_")
+            return same and latest.value("sequences_running") == 0
+
+        assert eventually(done)
+        return latest
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from alignment.methods.exact import exact_map
 from alignment.spelling import Edit, Spelling
 from alignment.text.tokenizer import Tokenizer
 from tests.support import small_tokenizers as tiny
+from tests.support.random_examples import at_least
 
 TURNS = "{% for m in messages %}<turn>{{ m['role'] }}\n{{ m['content'] }}<halt>\n{% endfor %}<turn>assistant\n"
 
@@ -219,7 +220,7 @@ def test_what_a_template_deletes_joins_nothing_into_a_marker(rule):
         drawn += sum(written.count(marker) for marker in ("<turn>", "<halt>", "<s>")) > markers
 
     reads()
-    assert drawn >= 6, "of the texts that were read, so many held what looks like a marker"
+    assert drawn >= at_least(6), "of the texts that were read, so many held what looks like a marker"
 
 
 _CACHE: dict[str, Tokenizer] = {}

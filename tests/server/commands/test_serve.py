@@ -8,6 +8,7 @@ import signal
 import socket
 import ssl
 import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -64,7 +65,16 @@ def test_a_server_from_start_to_end(process, site, number):
     assert process.stdout.read() == ""
 
 
-def test_a_socket_with_a_certificate_a_path_and_a_template_from_a_file(broken: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def short() -> Iterator[Path]:
+    """A folder for a socket, whose path may have 108 bytes at most."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        yield Path(folder)
+
+
+def test_a_socket_with_a_certificate_a_path_and_a_template_from_a_file(
+    broken: Path, tmp_path: Path, short: Path
+) -> None:
     """One server with all of them: HTTPS on a Unix socket, below a proxy's path, its template from a file."""
     if shutil.which("openssl") is None:
         pytest.skip("needs the openssl command to make a certificate")
@@ -74,14 +84,14 @@ def test_a_socket_with_a_certificate_a_path_and_a_template_from_a_file(broken: P
     (broken / "mine.jinja").write_text("{% for m in messages %}<{{ m.content }}>{% endfor %}")
     config = (broken / "tutti.yaml").read_text()
     config = config.replace("cache_tokens: 2048}", "cache_tokens: 2048, chat_template: mine.jinja}", 1)
-    listening = f"unix_socket: {tmp_path / 's'}, tls_certificate: cert.pem, tls_key: key.pem, root_path: /llm"
+    listening = f"unix_socket: {short / 's'}, tls_certificate: cert.pem, tls_key: key.pem, root_path: /llm"
     config = config.replace("server: {port: 0}", f"server: {{{listening}}}")
     (broken / "tutti.yaml").write_text(config)
     with Fork("-m", "server", "serve", "tutti.yaml", folder=broken, errors=tmp_path / "log") as process:
         assert process.stdout is not None
-        assert process.stdout.readline().split()[-1] == f"unix:{tmp_path / 's'}"
+        assert process.stdout.readline().split()[-1] == f"unix:{short / 's'}"
         trusted = ssl.create_default_context(cafile=str(broken / "cert.pem"))
-        transport = httpx.HTTPTransport(uds=str(tmp_path / "s"), verify=trusted)
+        transport = httpx.HTTPTransport(uds=str(short / "s"), verify=trusted)
         with httpx.Client(transport=transport, base_url="https://tutti") as client:
             assert client.get("/health").json() == {"status": "ok"}
             body = {"model": "ada", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1}

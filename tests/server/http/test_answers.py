@@ -9,6 +9,7 @@ from starlette.testclient import TestClient
 
 from fusion.core import End
 from server.http.app import create_app
+from server.http.protocol import unsupported
 from server.settings import ServerSettings
 from tests.support.scripted_fuser import CONTEXT, END, ScriptedFuser, ensemble, says, token
 from tests.support.served import Served
@@ -187,7 +188,10 @@ def test_stop_reason_and_length(client: TestClient, fuser: ScriptedFuser) -> Non
     assert complete(client)["choices"][0]["finish_reason"] == "length"
 
 
-def test_unknown_fields_are_accepted_and_logged_once(client: TestClient, caplog: pytest.LogCaptureFixture) -> None:
+def test_unknown_fields_are_accepted_and_logged_once(
+    client: TestClient, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unsupported, "_logged", set())
     caplog.set_level("INFO", logger="server")
     message = {"role": "user", "content": "hi", "mood": "good"}
     for _ in range(2):

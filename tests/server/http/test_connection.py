@@ -101,19 +101,19 @@ def test_a_head_that_takes_too_long_is_not_waited_for(
 ) -> None:
     monkeypatch.setattr(connection, "SECONDS", 0.5)
     host, _, port = serve().url.removeprefix("http://").partition(":")
-    with socket.create_connection((host, int(port)), timeout=20) as raw:
-        began = time.monotonic()
+    began = time.monotonic()
+    with socket.create_connection((host, int(port)), timeout=30) as raw:
         assert send(raw, *pieces) == b""
-        assert 0.3 < time.monotonic() - began < 10
+        assert 0.3 < time.monotonic() - began < 30
 
 
 def test_a_body_and_an_answer_may_take_their_time(
     monkeypatch: pytest.MonkeyPatch, serve: Callable[..., Served]
 ) -> None:
-    monkeypatch.setattr(connection, "SECONDS", 0.5)
+    monkeypatch.setattr(connection, "SECONDS", 2)
     host, _, port = serve().url.removeprefix("http://").partition(":")
     with socket.create_connection((host, int(port)), timeout=20) as raw:
         whole = posted(json.dumps(CHAT).encode())
         raw.sendall(whole[:-5])
-        time.sleep(1.2)
+        time.sleep(4)
         assert send(raw, whole[-5:]).startswith(b"HTTP/1.1 200 ")

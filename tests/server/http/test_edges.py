@@ -63,14 +63,14 @@ def test_large_bodies_are_413(serve: Serve, content: bytes | list[bytes]) -> Non
 
 def test_a_declared_length_is_refused_before_the_body_comes(serve: Serve) -> None:
     url = httpx.URL(serve().url)
-    with socket.create_connection((url.host, url.port), timeout=5) as connection:
+    with socket.create_connection((url.host, url.port), timeout=30) as connection:
         connection.sendall(b"POST /tokenize HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999\r\n\r\n{")
         assert connection.recv(4096).startswith(b"HTTP/1.1 413 ")
 
 
 def test_an_endless_body_is_cut_off(serve: Serve) -> None:
     url = httpx.URL(serve(max_body_bytes=1000).url)
-    with socket.create_connection((url.host, url.port), timeout=5) as connection:
+    with socket.create_connection((url.host, url.port), timeout=30) as connection:
         connection.sendall(b"POST /tokenize HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
         connection.sendall(b"401\r\n" + b"x" * 1025 + b"\r\n")
         answer = b""

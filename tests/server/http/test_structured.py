@@ -17,6 +17,7 @@ from starlette.testclient import TestClient
 from server.http.app import create_app
 from server.loading import build
 from server.settings import read_settings
+from tests.support.random_examples import at_least
 from tests.support.small_requests import error_of
 from tools.schemas import drawn, outcome
 
@@ -88,7 +89,7 @@ def test_every_finished_answer_satisfies_its_schema(duo: TestClient) -> None:
             finished += 1
 
     answers()
-    assert finished >= 20
+    assert finished >= at_least(20)
 
 
 def test_drawn_schemas_are_followed_or_refused(duo: TestClient) -> None:
@@ -101,7 +102,7 @@ def test_drawn_schemas_are_followed_or_refused(duo: TestClient) -> None:
 def test_a_structural_tag_is_completed_once_it_is_begun(duo: TestClient) -> None:
     structure = {"begin": "<city>", "schema": {"enum": ["Bern", "Rom"]}, "end": "</city>"}
     legacy = {"type": "structural_tag", "structures": [structure], "triggers": ["<city"]}
-    assert "<" not in ask(duo, response_format=legacy)["message"]["content"]
+    assert "<" not in ask(duo, response_format=legacy, temperature=0)["message"]["content"]
     sign = duo.post("/tokenize", json={"model": "duo", "prompt": "a<", "add_special_tokens": False}).json()
     begun = ask(
         duo,

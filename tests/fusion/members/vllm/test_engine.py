@@ -16,6 +16,7 @@ from transformers import LlamaConfig, MistralConfig
 
 from fusion.core import Advance, AdvanceFailed, Capacity, Generate, NextTokens
 from fusion.options import SamplingParams
+from tests.support.random_examples import at_least
 from tests.support.random_models import VOCABULARY, build, error_of, plain_logprobs, run
 
 pytest.importorskip("vllm")
@@ -177,7 +178,7 @@ def test_any_history_leaves_every_sequence_with_its_own_text(pair):
             max_examples=320, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck)
         ),
     )
-    assert compared() >= 1000
+    assert compared() >= at_least(1000)
 
 
 def test_answers_hold_the_best_tokens_in_order(pair, engine):
