@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from openai.types.chat import ChatCompletion
 
 from alignment.errors import ConfigError
 from fusion.distill.fusechat.settings import Align, Merge, Represent, Target
@@ -162,18 +163,23 @@ def test_the_result_is_served_and_names_its_parents(distilled: tuple[int, str, s
     models = {name: {"source": str(folder / name), "dtype": "float32"} for name in ("out", "ada")}
     settings = Settings.model_validate({"models": models}, context={"folder": folder})
 
-    async def ask() -> tuple[dict[str, dict[str, Any]], str | None]:
+    async def ask() -> tuple[dict[str, dict[str, Any]], ChatCompletion]:
         async with local(settings) as client:
             cards = {card.id: card.model_dump() async for card in client.models.list()}
             answer = await client.chat.completions.create(
-                model="out", messages=[{"role": "user", "content": "the"}], max_tokens=3
+                model="out",
+                messages=[{"role": "user", "content": "the"}],
+                max_tokens=3,
+                extra_body={"ignore_eos": True},
             )
-            return cards, answer.choices[0].finish_reason
+            return cards, answer
 
-    cards, finish = asyncio.run(ask())
+    cards, answer = asyncio.run(ask())
     assert cards["out"]["parents"] == ["ada", "ben", "eve"]
     assert cards["ada"]["parents"] is None
-    assert finish in ("stop", "length")
+    assert answer.choices[0].finish_reason == "length"
+    assert answer.usage is not None
+    assert answer.usage.completion_tokens == 3
 
 
 def test_a_stage_alone_needs_what_the_ones_before_leave(folder: Path, tmp_path: Path) -> None:

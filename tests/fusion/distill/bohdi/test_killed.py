@@ -5,9 +5,12 @@ The training is FuseChat's, whose own tests kill it.
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,10 @@ from fusion.distill.bohdi.run import Run
 from fusion.distill.bohdi.settings import Bohdi
 from tests.support.distillable import files_of
 from tests.support.scripted_voices import ScriptedVoices, opening
+
+# Each run is a process of its own, forked from one that has imported the libraries and done nothing else.
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload([__name__])
 
 
 def die(*_: Any, **__: Any) -> Any:
@@ -32,27 +39,26 @@ class DyingVoices(ScriptedVoices):
         return super().ask(requests)
 
 
-def killed(settings: Bohdi, voices: ScriptedVoices, *, fsync: Any = os.fsync) -> bool:
-    """Run in a child process; whether it was killed. It does not get as far as to train: no thread is missed."""
-    child = os.fork()
-    if child == 0:
-        running.open_voices = opening(voices)
-        journal.os.fsync = fsync
-        Run(settings).run()
-        os._exit(0)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
-
-
-def cut_and_die(path: Path) -> Any:
+def cut_and_die(path: Path, file: int) -> None:
     """A sync that never comes: half of what was to be written is on the disk, and the process is gone."""
+    size = path.stat().st_size
+    if size > 2000:
+        os.truncate(path, size - 150)
+        die()
 
-    def sync(file: int) -> None:
-        size = path.stat().st_size
-        if size > 2000:
-            os.truncate(path, size - 150)
-            die()
 
-    return sync
+def run(settings: Bohdi, voices: type[ScriptedVoices], fsync: Callable[[int], None]) -> None:
+    running.open_voices = opening(voices())
+    journal.os.fsync = fsync
+    Run(settings).run()
+
+
+def killed(settings: Bohdi, voices: type[ScriptedVoices], *, fsync: Callable[[int], None] = os.fsync) -> bool:
+    """Run in a process of its own; whether it was killed."""
+    process = PROCESSES.Process(target=run, args=(settings, voices, fsync))
+    process.start()
+    process.join()
+    return process.exitcode == -signal.SIGKILL
 
 
 def test_a_run_killed_again_and_again_ends_as_one_that_was_left_alone(settings, tmp_path, monkeypatch):
@@ -60,9 +66,9 @@ def test_a_run_killed_again_and_again_ends_as_one_that_was_left_alone(settings, 
     monkeypatch.setattr(running, "open_voices", opening(ScriptedVoices()))
     alone = replace(longer, work=tmp_path / "alone", out=tmp_path / "alone-out")
     path = longer.work / "journal.jsonl"
-    assert killed(longer, DyingVoices())
+    assert killed(longer, DyingVoices)
     assert path.exists()
-    assert killed(longer, ScriptedVoices(), fsync=cut_and_die(path))
+    assert killed(longer, ScriptedVoices, fsync=partial(cut_and_die, path))
     assert not path.read_bytes().endswith(b"\n")
     Run(longer).run()
     Run(alone).run()
