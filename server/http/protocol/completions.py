@@ -61,8 +61,15 @@ def prompts(body: CompletionRequest, limit: int) -> list[str] | list[list[int]]:
     if isinstance(several[0], int):
         return [several]
     if len(several) > limit:
-        raise field_error("prompt", f"holds {len(several)} prompts; at most {limit} are allowed in one request.")
+        raise field_error("prompt", f"holds {len(several)} prompts; {most_in_one_request(limit)}")
     return several
+
+
+def most_in_one_request(limit: int) -> str:
+    """What to do about more sequences than `limit`, as the end of a sentence."""
+    return (
+        f"send at most {limit} in one request, which is four fifths of server.max_waiting, or raise that setting."
+    )
 
 
 def check_prompt_alone(body: CompletionRequest) -> None:

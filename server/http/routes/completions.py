@@ -22,6 +22,7 @@ from server.http.protocol.completions import (
     CompletionRequest,
     check_best_of,
     check_prompt_alone,
+    most_in_one_request,
     prompts,
 )
 from server.http.protocol.fusion import rounds_report
@@ -167,8 +168,7 @@ def completions_router(service: Service) -> APIRouter:
             texts = [cut(text) for text in prompts(body, most)]
             if len(texts) * n > most:
                 raise InvalidRequestError(
-                    f"{len(texts)} prompts with n {n} are {len(texts) * n} sequences; this server takes at most "
-                    f"{most} in one request.",
+                    f"{len(texts)} prompts with n {n} are {len(texts) * n} sequences; {most_in_one_request(most)}",
                     param="prompt",
                 )
             written = [text if isinstance(text, str) else tokenizer.text_of(text) for text in texts if body.echo]

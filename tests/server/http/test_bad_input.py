@@ -291,9 +291,13 @@ def test_a_client_that_leaves_while_it_sends_is_no_failure(client: TestClient) -
 
 
 def test_more_sequences_than_can_ever_wait_are_refused_for_good(client: TestClient) -> None:
-    """With 429 a client would try again for ever."""
+    """With 429 a client would try again for ever. The sentence names the setting behind the limit."""
     body = TEXT | {"prompt": ["a"] * 205, "n": 2}
-    assert "410 sequences" in error_of(client.post(TEXT_PATH, json=body), 400)["message"]
+    told = error_of(client.post(TEXT_PATH, json=body), 400)["message"]
+    assert "410 sequences; send at most 205" in told
+    assert "server.max_waiting" in told
+    body = TEXT | {"prompt": ["a"] * 206}
+    assert "server.max_waiting" in error_of(client.post(TEXT_PATH, json=body), 400)["message"]
 
 
 @pytest.mark.parametrize(
