@@ -218,7 +218,7 @@ class Decoding:
                     return
             if answer.finished:  # an engine that stops where it was not asked to
                 self._places.close(sequence)
-                self._outbox.update(sequence.update, sequence.text.flush(), finish="length")
+                self._outbox.update(sequence.update, sequence.text.flush(cut=True), finish="length")
         except Exception:
             self._failed_inside(sequence)
 

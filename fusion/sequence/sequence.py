@@ -357,7 +357,7 @@ class Sequence:
         if self.constraint is not None and self.constraint.stopped:
             return text + self.text.flush(), "stop", None
         if self.length >= sampling.max_tokens:
-            return text + self.text.flush(), "length", None
+            return text + self.text.flush(cut=True), "length", None
         return text, None, None
 
     def leave(self, name: str, reason: str, *, may_return: bool = False) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 class TextStream:
     """The text of one sequence, as far as it is settled.
 
-    Bytes that end inside a character wait for its rest (bytes that never become a character turn into
+    Bytes that end inside a character wait for its rest (bytes that can never become a character turn into
     U+FFFD), and text that could be the beginning of a stop string waits until that is decided.
     """
 
@@ -35,9 +35,13 @@ class TextStream:
                 return settled
         return self._release(self._undecided())
 
-    def flush(self) -> str:
-        """All that is still held back: the sequence ends here."""
-        self._held += self._decoder.decode(b"", final=True)
+    def flush(self, *, cut: bool = False) -> str:
+        """All that is still held back: the sequence ends here.
+
+        Where a limit `cut` it off, the beginning of a character whose rest would have come is left out.
+        """
+        if not cut:
+            self._held += self._decoder.decode(b"", final=True)
         return self._release(0)
 
     def _undecided(self) -> int:

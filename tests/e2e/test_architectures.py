@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -116,7 +117,7 @@ def generated(model: PreTrainedModel, tokenizer: Tokenizer, prompt: str) -> str:
     with torch.inference_mode():
         row = model.generate(ids, do_sample=False, max_new_tokens=LENGTH, min_new_tokens=LENGTH)[0]
     surfaces = [tokenizer.surfaces[id] or b"" for id in row[ids.shape[1] :].tolist()]
-    return b"".join(surfaces).decode(errors="replace")
+    return codecs.utf_8_decode(b"".join(surfaces), "replace", False)[0]  # without a character that breaks off
 
 
 def test_as_members_of_an_ensemble(client: openai.OpenAI) -> None:

@@ -97,6 +97,18 @@ def test_text_of_the_updates_is_the_text_of_the_tokens(script):
     assert all("\ufffd" not in u.text for u in listener.updates)
 
 
+def test_the_limit_leaves_no_part_of_a_character(script):
+    """The answer ends with the last whole one, as its rounds' updates do; the tokens keep all their bytes."""
+    text = "café 🎉"
+    running, prompt, ids = script(text)
+    for limit in range(1, len(ids)):
+        listener = running.submit(prompt, max_tokens=limit).wait()
+        data = b"".join(t.chosen.surface for u in listener.updates for t in u.tokens)
+        assert listener.last.finish == "length"
+        assert data == text.encode()[: len(data)]
+        assert listener.text == data.decode(errors="ignore")
+
+
 def test_logprobs_are_those_of_the_fused_distribution(script):
     running, prompt, _ = script("one two")
     listener = running.submit(prompt, FusionParams(), max_tokens=50, logprobs=2, temperature=1.0, seed=0).wait()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import codecs
 from itertools import pairwise
 
 from hypothesis import example, given
@@ -8,13 +9,13 @@ from hypothesis import strategies as st
 from fusion.sequence.text import TextStream
 
 
-def run(pieces, stop=(), include_stop=False):
+def run(pieces, stop=(), include_stop=False, cut=False):
     stream, out = TextStream(stop, include_stop=include_stop), []
     for piece in pieces:
         out.append(stream.push(piece))
         if stream.stopped_by is not None:
             return "".join(out), stream.stopped_by
-    return "".join(out) + stream.flush(), None
+    return "".join(out) + stream.flush(cut=cut), None
 
 
 def split(data, cuts):
@@ -54,6 +55,15 @@ def test_only_whole_characters_are_sent(text, cuts):
 @given(st.binary(max_size=30), st.lists(st.integers(0, 200)))
 def test_broken_bytes_become_replacement_characters(data, cuts):
     assert run(split(data, cuts))[0] == data.decode(errors="replace")
+
+
+@given(st.binary(max_size=30), st.lists(st.integers(0, 200)))
+@example("aé".encode()[:-1], [])
+@example(b"a\xff", [])
+@example("🎉".encode()[:3] + b"!" + "🎉".encode()[:3], [2])
+def test_a_character_that_a_limit_cuts_apart_is_left_out(data, cuts):
+    """What can be no character stays one of replacement, also at the very end."""
+    assert run(split(data, cuts), cut=True)[0] == codecs.utf_8_decode(data, "replace", False)[0]
 
 
 def test_text_that_may_be_a_stop_string_waits():
