@@ -9,8 +9,9 @@ from typing import Any
 
 import llguidance
 
-from fusion.sequence.grammar import Grammar, json_rule, literal, short
+from fusion.sequence.grammar import Grammar, json_rule, literal
 from fusion.sequence.grammar_table import GrammarTable
+from fusion.sequence.schema import short
 
 
 @dataclass(frozen=True, slots=True)
