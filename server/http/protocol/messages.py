@@ -313,4 +313,5 @@ def _format(request: CountTokensRequest) -> dict[str, Any] | None:
         return None
     if format.get("type") != "json_schema":
         raise field_error(f"{where}.type", "should be json_schema.")
-    return {"type": "json_schema", "json_schema": {"name": "output", "schema": format.get("schema")}}
+    schema = {"name": "output", "schema": format.get("schema"), "strict": True}
+    return {"type": "json_schema", "json_schema": schema}

@@ -202,13 +202,14 @@ def _response_format(format: dict[str, Any]) -> GrammarFor | None:
         case "text":
             return None
         case "json_object":
-            return _fixed(json_object(param="response_format"))
+            schema = format.get("schema")  # as other servers take it; none is any object
+            schema = {} if schema is None else schema
+            return _fixed(_schema(schema, "response_format.schema", strict=False))
         case "json_schema":
             inner = format.get("json_schema")
-            schema = inner.get("schema", {}) if isinstance(inner, dict) else None
-            if not isinstance(schema, dict):
-                raise field_error("response_format.json_schema.schema", "should be a JSON schema.")
-            return _fixed(json_schema(schema, param="response_format"))
+            inner = inner if isinstance(inner, dict) else {"schema": None}
+            strict = inner.get("strict") is True
+            return _fixed(_schema(inner.get("schema", {}), "response_format.json_schema.schema", strict=strict))
         case "structural_tag":
             return _tags(format, "response_format")
         case kind:
@@ -216,6 +217,12 @@ def _response_format(format: dict[str, Any]) -> GrammarFor | None:
                 "response_format.type",
                 f"should be text, json_object, json_schema or structural_tag, not {shorten(kind)}.",
             )
+
+
+def _schema(schema: Any, where: str, *, strict: bool) -> Grammar:
+    if not isinstance(schema, dict):
+        raise field_error(where, "should be a JSON schema.")
+    return json_schema(schema, param="response_format", lenient=not strict)
 
 
 def _tags(value: Any, param: str) -> GrammarFor:

@@ -223,7 +223,7 @@ def test_a_request_becomes_the_chat_request_that_asks_the_same():
         "reasoning_effort": "none",
         "response_format": {
             "type": "json_schema",
-            "json_schema": {"name": "output", "schema": {"type": "object"}},
+            "json_schema": {"name": "output", "schema": {"type": "object"}, "strict": True},
         },
     }
 

@@ -99,6 +99,39 @@ def test_drawn_schemas_are_followed_or_refused(duo: TestClient) -> None:
     assert [*found.values()].count("valid") >= 6
 
 
+@pytest.mark.parametrize(
+    "format",
+    [
+        {"type": "json_schema", "json_schema": {"name": "x"}},
+        {"type": "json_schema", "json_schema": {"name": "x", "strict": False}},
+        {"type": "json_object"},
+    ],
+)
+def test_a_format_that_is_not_strict_is_followed_as_far_as_it_can_be(
+    duo: TestClient, format: dict[str, Any]
+) -> None:
+    """As OpenAI's. What a `set[str]`, a path and an address come to cannot be enforced in full."""
+    schema = _object(
+        {
+            "tags": {"type": "array", "items": {"enum": ["a", "b"]}, "uniqueItems": True, "maxItems": 2},
+            "path": {"type": "string", "format": "path", "maxLength": 3},
+            "mail": {"type": "string", "pattern": "^(?!a)", "maxLength": 3},
+            "kind": {"oneOf": [{"enum": ["x"]}, {"type": "string", "maxLength": 1}]},
+        }
+    )
+    if format["type"] == "json_schema":
+        format = format | {"json_schema": format["json_schema"] | {"schema": schema}}
+    else:
+        format = format | {"schema": schema}
+    answer = json.loads(ask(duo, response_format=format)["message"]["content"])
+    assert [*answer] == ["tags", "path", "mail", "kind"]
+    assert set(answer["tags"]) <= {"a", "b"}
+    assert all(len(answer[name]) <= 3 for name in ("tags", "path", "mail", "kind"))
+    strict = {"type": "json_schema", "json_schema": {"name": "x", "strict": True, "schema": schema}}
+    refused = duo.post(PATH, json={"model": "duo", "messages": USER, "response_format": strict})
+    assert "uniqueItems" in error_of(refused, 400)["message"]
+
+
 def test_a_structural_tag_is_completed_once_it_is_begun(duo: TestClient) -> None:
     structure = {"begin": "<city>", "schema": {"enum": ["Bern", "Rom"]}, "end": "</city>"}
     legacy = {"type": "structural_tag", "structures": [structure], "triggers": ["<city"]}
@@ -151,10 +184,17 @@ def test_a_required_tool_is_called(duo: TestClient) -> None:
     ("fields", "param", "says"),
     [
         (
-            {"response_format": {"type": "json_schema", "json_schema": {"schema": {"not": {}}}}},
+            {"response_format": {"type": "json_schema", "json_schema": {"strict": True, "schema": {"not": {}}}}},
             "response_format",
             "not",
         ),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"schema": {"type": "stringy"}}}},
+            "response_format",
+            "stringy",
+        ),
+        ({"guided_json": {"type": "array", "uniqueItems": True}}, "guided_json", "uniqueItems"),
+        ({"structured_outputs": {"json": {"format": "path"}}}, "structured_outputs.json", "path"),
         ({"response_format": {"type": "xml"}}, "response_format.type", "xml"),
         ({"guided_regex": "("}, "guided_regex", "guided_regex"),
         ({"guided_json": {}, "guided_regex": "a"}, "guided_regex", "guided_json"),

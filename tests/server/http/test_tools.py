@@ -303,7 +303,8 @@ USE_OF_A_LIST = {"type": "tool_use", "id": "x", "name": "f", "input": [1]}
         ("/v1/messages", {"messages": [{"role": "assistant", "content": [USE_OF_A_LIST]}]},
          "messages[0].content[0].input"),
         ("/v1/responses", {"tools": [{"type": "function", "name": "a b"}]}, "tools[0].name"),
-        ("/v1/responses", {"text": {"format": {"type": "json_schema", "name": "x", "schema": {"not": {}}}}},
+        ("/v1/responses", {"text": {"format": {"type": "json_schema", "name": "x", "strict": True,
+                                              "schema": {"not": {}}}}},
          "text.format.schema"),
         ("/v1/responses", {"input": [{"type": "function_call_output", "call_id": "x", "output": "a"}]},
          "input[0].call_id"),
@@ -312,8 +313,10 @@ USE_OF_A_LIST = {"type": "tool_use", "id": "x", "name": "f", "input": [1]}
         (CHAT_PATH, {"messages": [{"role": "assistant", "tool_calls": [CALL]},
                                   {"role": "tool", "tool_call_id": "call_2", "content": "a"}]},
          "messages[1].tool_call_id"),
-        (CHAT_PATH, {"response_format": {"type": "json_schema", "json_schema": {"schema": {"not": {}}}}},
+        (CHAT_PATH, {"response_format": {"type": "json_schema",
+                                         "json_schema": {"strict": True, "schema": {"not": {}}}}},
          "response_format"),
+        (CHAT_PATH, {"response_format": {"type": "json_object", "schema": []}}, "response_format.schema"),
     ],
 )  # fmt: skip
 def test_each_api_names_its_own_field(client: TestClient, path: str, fields: dict[str, Any], named: str) -> None:
