@@ -14,6 +14,7 @@ from typing import Any
 import llguidance
 
 from alignment.errors import InvalidRequestError, field_error
+from fusion.sequence.lenience import enforceable
 from fusion.sequence.schema import schema_text, short, wrong
 
 MOST_CHOICES = 1_000
@@ -37,7 +38,9 @@ def json_schema(schema: Any, *, param: str = "response_format", lenient: bool = 
     Raises:
         InvalidRequestError: no schema, one over the limits, or with a number that no double holds.
     """
-    text = schema_text(schema, param, lenient=lenient)
+    if lenient and isinstance(schema, dict):
+        [schema] = enforceable([schema])
+    text = schema_text(schema, param)
     try:
         return Grammar(llguidance.LLMatcher.grammar_from_json_schema(text, overrides=_options(lenient)), param)
     except ValueError as error:
@@ -88,10 +91,12 @@ def rules(text: str, *, param: str = "structured_outputs") -> Grammar:
 def json_rule(schema: Mapping[str, Any], *, param: str = "tools", lenient: bool = False) -> str:
     """The JSON that `schema` admits, as a term of Lark rules.
 
+    With `lenient` llguidance leaves out keywords that it does not know; `enforceable` leaves out more.
+
     Raises:
         InvalidRequestError: a schema over the limits.
     """
-    text = schema_text(dict(schema), param, lenient=lenient)
+    text = schema_text(dict(schema), param)
     return "%json " + json.dumps(json.loads(text) | {"x-guidance": _options(lenient)})
 
 

@@ -125,16 +125,24 @@ class GrammarTable:
             if (kept := self._compiled.get(grammar.text)) is not None:
                 self._compiled.move_to_end(grammar.text)
                 return kept.deep_copy()
+        matcher = self._matcher(grammar)
+        with self._lock:
+            self._compiled[grammar.text] = matcher.deep_copy()
+            if len(self._compiled) > COMPILED:
+                self._compiled.popitem(last=False)
+        return matcher
+
+    def check(self, grammar: Grammar) -> None:
+        """Raise what `compile` would; nothing is kept."""
+        self._matcher(grammar)
+
+    def _matcher(self, grammar: Grammar) -> llguidance.LLMatcher:
         limits = llguidance.LLParserLimits(**_LIMITS)
         matcher = llguidance.LLMatcher(self.ll, grammar.text, log_level=0, limits=limits)
         if not matcher.is_error():
             matcher.compute_bitmask()  # some grammars, such as one that is nothing but itself, fail here only
         if matcher.is_error():
             raise refusal(matcher.get_error(), grammar.param)
-        with self._lock:
-            self._compiled[grammar.text] = matcher.deep_copy()
-            if len(self._compiled) > COMPILED:
-                self._compiled.popitem(last=False)
         return matcher
 
 

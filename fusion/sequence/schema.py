@@ -6,32 +6,24 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-import llguidance
-
 from alignment.errors import InvalidRequestError, field_error
 
 MOST_BYTES = 64 * 1024  # of a schema or grammar
 MOST_DEPTH = 64  # of a schema; llguidance's JSON reader stops at 128
 MOST_NODES = 10_000  # objects, lists and values in a schema
 MOST_ITEMS = 10_000  # of one list, at least or at most; llguidance takes memory for each
-MOST_PATTERNS = 500  # different ones of one schema, that are tried one by one
 MOST_PROPERTIES = 500  # of one object; compiling takes quadratic time in them
 LEAST_MULTIPLE = 0.0001  # the least multipleOf
 MOST_MULTIPLE = 10_000  # of multipleOf; compiling 999983 takes half a minute
 STEP = 1e-6
 """What a number differs at least by from an exclusive bound that is a whole number."""
 LARGEST_CLOSED = 1e9  # beyond it a step is lost in the precision of a double
-_DATA = {"const", "enum", "default", "examples"}  # keywords whose values are no schemas
-_NAMED = {"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"}
+DATA = {"const", "enum", "default", "examples"}  # keywords whose values are no schemas
+NAMED = {"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"}
 
 
-def schema_text(schema: Any, param: str, *, lenient: bool = False) -> str:
+def schema_text(schema: Any, param: str) -> str:
     """The schema as JSON text; `x-guidance`, which would change how it is enforced, is left out.
-
-    Args:
-        schema: of the request.
-        param: the request's field that it came from.
-        lenient: leave out what cannot be enforced, where that is a keyword, instead of refusing it.
 
     Raises:
         InvalidRequestError: no schema, or one over the limits.
@@ -41,12 +33,8 @@ def schema_text(schema: Any, param: str, *, lenient: bool = False) -> str:
     if not isinstance(schema, dict):
         raise wrong(param, "the schema should be a JSON object.")
     own = {key: value for key, value in schema.items() if key != "x-guidance"}
-    parts = _parts(own, param)
-    if lenient:
-        own = _Lenient().schema(own)
-        parts = _parts(own, param)
-    for part in parts:
-        for name in _costly(part):
+    for part in parts(own, param):
+        for name in costly(part):
             raise wrong(param, _COSTS[name])
         properties = part.get("properties")
         if isinstance(properties, dict) and len(properties) > MOST_PROPERTIES:
@@ -55,7 +43,7 @@ def schema_text(schema: Any, param: str, *, lenient: bool = False) -> str:
     return short(json.dumps(_with_closed_bounds(own)), param)
 
 
-def _parts(schema: dict[str, Any], param: str) -> list[dict[str, Any]]:
+def parts(schema: dict[str, Any], param: str) -> list[dict[str, Any]]:
     """All objects in a schema, itself the first.
 
     Raises:
@@ -81,54 +69,6 @@ def _parts(schema: dict[str, Any], param: str) -> list[dict[str, Any]]:
     return found
 
 
-class _Lenient:
-    """Leaves out of a schema what llguidance's own leniency does not: patterns it cannot take, costly numbers."""
-
-    def __init__(self) -> None:
-        self._tried: dict[str, bool] = {}
-
-    def schema(self, schema: dict[str, Any]) -> dict[str, Any]:
-        """The schema without those."""
-        left_out = set(_costly(schema))
-        if isinstance(pattern := schema.get("pattern"), str) and not self._takes(pattern):
-            left_out.add("pattern")
-        by_pattern = schema.get("patternProperties")
-        if isinstance(by_pattern, dict) and not all(map(self._takes, by_pattern)):
-            # What the others say would hold for the keys of those that are left out.
-            left_out |= {"additionalProperties"}
-            by_pattern = {pattern: value for pattern, value in by_pattern.items() if self._takes(pattern)}
-            schema = schema | {"patternProperties": by_pattern}
-        return {
-            name: value if name in _DATA else self._within(value, named=name in _NAMED)
-            for name, value in schema.items()
-            if name not in left_out
-        }
-
-    def _within(self, value: Any, *, named: bool) -> Any:
-        """The value of a keyword; `named` where its own keys are names and no keywords."""
-        if isinstance(value, list):
-            return [self._within(one, named=False) for one in value]
-        if not isinstance(value, dict):
-            return value
-        if named:
-            return {name: self._within(one, named=False) for name, one in value.items()}
-        return self.schema(value)
-
-    def _takes(self, pattern: str) -> bool:
-        if pattern not in self._tried:
-            self._tried[pattern] = len(self._tried) < MOST_PATTERNS and _compiles(pattern)
-        return self._tried[pattern]
-
-
-def _compiles(pattern: str) -> bool:
-    schema = json.dumps({"type": "string", "pattern": pattern})
-    try:
-        grammar = llguidance.LLMatcher.grammar_from_json_schema(schema)
-    except ValueError:
-        return False
-    return not llguidance.LLMatcher.validate_grammar(grammar)
-
-
 def _with_closed_bounds(schema: Any, *, by_keyword: bool = True) -> Any:
     """The schema with `STEP` beyond every exclusive bound that is a whole number as an inclusive bound.
 
@@ -141,7 +81,7 @@ def _with_closed_bounds(schema: Any, *, by_keyword: bool = True) -> Any:
     if not isinstance(schema, dict):
         return schema
     closed = {
-        name: value if by_keyword and name in _DATA else _with_closed_bounds(value, by_keyword=name not in _NAMED)
+        name: value if by_keyword and name in DATA else _with_closed_bounds(value, by_keyword=name not in NAMED)
         for name, value in schema.items()
     }
     if by_keyword and closed.get("type") != "integer":
@@ -166,7 +106,7 @@ _COSTS = {
 }
 
 
-def _costly(schema: dict[str, Any]) -> Iterator[str]:
+def costly(schema: dict[str, Any]) -> Iterator[str]:
     """The keywords that llguidance's own limits let through, though they take seconds."""
     for name in _COSTS:
         value = schema.get(name)

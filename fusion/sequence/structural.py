@@ -11,7 +11,6 @@ import llguidance
 
 from fusion.sequence.grammar import Grammar, json_rule, literal
 from fusion.sequence.grammar_table import GrammarTable
-from fusion.sequence.schema import short
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +23,7 @@ class Tag:
         begin: the text that follows the trigger at once, special tokens in it by their spelling.
         schema: of the JSON value that follows; None for a `grammar`.
         end: the text that closes it, likewise.
-        grammar: the Lark rules for the middle, where it is no JSON; they begin with `start:`.
+        grammar: the Lark rules for the middle, where it is no JSON value; they hold a rule `start`.
         lenient: keywords of the schema that cannot be enforced are left out, instead of refused.
     """
 
@@ -71,7 +70,7 @@ def structural(
         options = []
         for tag in group:
             if tag.grammar is not None:
-                side.append({"name": f"middle_{len(side)}", "lark_grammar": short(tag.grammar, param)})
+                side.append({"name": f"middle_{len(side)}", "lark_grammar": tag.grammar})
                 middle = f"@middle_{len(side) - 1}"
             else:
                 middle = json_rule(tag.schema or {}, param=param, lenient=tag.lenient)

@@ -139,11 +139,21 @@ def constraints_of(
     try:
         return {pivot: constraint(pivot, grammar) for pivot in ensemble.views}
     except InvalidRequestError:
-        if asked or around is None or (relaxed := around.offer.relaxed) is None:
+        if around is None or around.format is None or not around.offer.callable:
             raise
     # Tools that nobody asked to be strict are served although their schemas cannot be enforced.
-    grammar = replace(around, offer=relaxed).around(None)
-    return {pivot: constraint(pivot, grammar) for pivot in ensemble.views}
+    alone = asked[0][1] if asked else None
+    tables = [view.grammar_table for view in ensemble.views.values()]
+    if alone is not None:  # what is wrong with it is told as that
+        for table in tables:
+            table.check(alone(table))
+    offer = around.offer.relaxed(around.format, tables)
+    try:
+        grammar = replace(around, offer=offer).around(alone)
+        return {pivot: constraint(pivot, grammar) for pivot in ensemble.views}
+    except InvalidRequestError:  # they can one by one, but not together
+        grammar = replace(around, offer=offer.without_schemas()).around(alone)
+        return {pivot: constraint(pivot, grammar) for pivot in ensemble.views}
 
 
 def _stops(fields: SamplingFields, tokenizer: Tokenizer) -> set[int]:

@@ -206,7 +206,7 @@ def prepared(
     def reading(view: View) -> Reading:
         before = begun[view.pivot]
         return Reading(
-            parser=ToolParser(format, offer.tools) if format is not None and offer.tools else None,
+            parser=ToolParser(format, offer.callable) if format is not None and offer.callable else None,
             tags=tags,
             opened=before is not None,
             midway=bool(before and before.strip()),

@@ -20,6 +20,7 @@ from typing import Any
 from alignment.errors import field_error
 from fusion.sequence.grammar import Grammar, json_rule, literal
 from fusion.sequence.grammar_table import GrammarTable
+from fusion.sequence.schema import short
 from fusion.sequence.structural import Tag, structural
 from server.http.tools.calls import Tool, new_id, short_id
 from server.settings.fields import ToolFormat
@@ -78,8 +79,11 @@ class Format:
         *,
         choice: str | Mapping[str, Any] = "auto",
         parallel: bool = True,
+        param: str = "tools",
     ) -> Grammar | None:
         """Return the grammar for `tool_choice`: auto allows calls in text, required and a named tool demand one.
+
+        `param` is the request's field, for errors.
 
         Returns:
             None where nothing is to be enforced (no tools, or `none`).
@@ -93,15 +97,16 @@ class Format:
         offered = [named] if named else list(tools)
         separator = {"hermes": "\n", "coder": "\n", "llama": "; ", "json": "\n"}.get(self.name, "")
         return structural(
-            self._tags(offered, parallel),
+            self._tags(offered, parallel, param),
             table,
             required=named is not None or choice == "required",
             # Mistral's list holds several calls in one tag, and a named tool is called once.
             parallel=parallel and named is None and self.name != "mistral",
             separator=separator,
+            param=param,
         )
 
-    def _tags(self, tools: Sequence[Tool], parallel: bool) -> list[Tag]:
+    def _tags(self, tools: Sequence[Tool], parallel: bool, param: str) -> list[Tag]:
         match self.name:
             case "coder":
                 return [
@@ -110,12 +115,14 @@ class Format:
                         f"\n<function={tool.name}>\n",
                         None,
                         "</function>\n</tool_call>",
-                        _fields(tool),
+                        _fields(tool, param),
                     )
                     for tool in tools
                 ]
             case "mistral":
-                calls = [f"{literal(self._begin(tool))} {_arguments(tool)} {literal('}')}" for tool in tools]
+                calls = [
+                    f"{literal(self._begin(tool))} {_arguments(tool, param)} {literal('}')}" for tool in tools
+                ]
                 more = ' (", " call)*' if parallel else ""
                 rules = f'start: "[" call{more} "]"\ncall: ' + "\n    | ".join(calls)
                 return [Tag(self.opener, "", None, "", rules)]
@@ -170,12 +177,16 @@ def named_tool(choice: str | Mapping[str, Any], tools: Sequence[Tool]) -> Tool |
     return found
 
 
-def _arguments(tool: Tool) -> str:
-    return json_rule(tool.schema, lenient=not tool.strict)
+def _arguments(tool: Tool, param: str) -> str:
+    return json_rule(tool.schema, param=param, lenient=not tool.strict)
 
 
-def _fields(tool: Tool) -> str:
-    """Lark rules for the parameters of a call in Qwen-Coder's XML: those that are required, then the others."""
+def _fields(tool: Tool, param: str) -> str:
+    """Lark rules for the parameters of a call in Qwen-Coder's XML: those that are required, then the others.
+
+    Raises:
+        InvalidRequestError: they are over the limit of a grammar.
+    """
     properties = tool.schema.get("properties") or {}
     required = set(tool.schema.get("required") or ())
     order = sorted(properties, key=lambda name: name not in required)
@@ -189,7 +200,7 @@ def _fields(tool: Tool) -> str:
         lines.append(f"field_{number}: {literal(f'<parameter={name}>' + chr(10))} value")
     if terms:
         lines.append('value[lazy]: /(.|\\n)*/ "\\n</parameter>\\n"')
-    return "\n".join(lines)
+    return short("\n".join(lines), param)
 
 
 def _value(value: Any) -> str:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from alignment.errors import InvalidRequestError
 from alignment.text.tokenizer import Tokenizer
-from fusion.sequence import schema as schemas
+from fusion.sequence import lenience
 from fusion.sequence.constraint import Constraint
 from fusion.sequence.grammar import json_rule, json_schema, rules
 from fusion.sequence.grammar_table import GrammarTable
@@ -69,13 +71,37 @@ def test_a_pattern_that_is_a_name_or_data_stays(table):
     assert not admits(table, schema, {"pattern": {}})
 
 
-def test_patterns_are_tried_so_many_at_most(monkeypatch):
+def test_patterns_that_there_is_no_work_left_for_are_left_out(monkeypatch):
+    many = [{"anyOf": [{"pattern": f"{kind}{number % 300}"} for number in range(600)]} for kind in ("a", "(?!b")]
+
+    def left(schema):
+        return sum("pattern" in one for one in schema["anyOf"])
+
+    assert [*map(left, lenience.enforceable(many))] == [600, 0]
     tried = []
-    monkeypatch.setattr(schemas, "_compiles", lambda pattern: tried.append(pattern) or True)
-    many = [{"type": "string", "pattern": f"a{number % 600}"} for number in range(1200)]
-    left = json.loads(schemas.schema_text({"anyOf": many}, "tools", lenient=True))["anyOf"]
-    assert len(tried) == len(set(tried)) == schemas.MOST_PATTERNS
-    assert sum("pattern" in one for one in left) == 2 * schemas.MOST_PATTERNS
+    refusal = lenience._refusal
+    monkeypatch.setattr(lenience, "_refusal", lambda patterns: tried.extend(patterns) or refusal(patterns))
+    monkeypatch.setattr(lenience, "PATTERN_WORK", 10_000)
+    good, bad = lenience.enforceable(many)
+    assert 0 < left(good) < 600
+    assert left(bad) == 0
+    assert sum(len(pattern) + 50 for pattern in tried) <= lenience.PATTERN_WORK
+
+
+@given(st.sets(st.integers(0, 40)), st.integers(0, 500))
+@example({3, 17}, 500)
+def test_those_that_are_refused_are_found(wrong, work):
+    looked = []
+
+    def refusal(group):
+        looked.extend(group)
+        return min(wrong & set(group), default=None)
+
+    found = dict(lenience.refused_among(range(40), refusal, cost=lambda item: 1, work=work))
+    assert len(looked) <= work
+    assert {item for item, error in found.items() if error is not None} <= wrong & set(range(40)) <= found.keys()
+    if work == 500:
+        assert all(item == error for item, error in found.items())
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,11 @@ import pytest
 from starlette.testclient import TestClient
 
 from fusion.ensemble import View
+from fusion.sequence.grammar import Grammar
+from fusion.sequence.grammar_table import GrammarTable
 from server.http.app import create_app
 from server.http.protocol.chat import ChatRequest, Effort, Message, rendering
+from server.http.tools import offer
 from server.settings import ServerSettings
 from tests.support.scripted_fuser import ByteTokenizer, ScriptedFuser, ensemble, says
 from tests.support.small_requests import CHAT, CHAT_PATH, chat, error_of
@@ -276,7 +279,99 @@ def test_schemas_that_cannot_be_enforced_are_served_unless_they_are_strict(
     assert fits(fuser, '{"name": "weather", "arguments": {"a":5}}')
     for fields in (tool | {"strict": True}, hopeless | {"strict": True}):
         body = CHAT | {"tools": [{"type": "function", "function": fields}]}
-        assert error_of(client.post(CHAT_PATH, json=body), 400)["param"] == "tools"
+        assert error_of(client.post(CHAT_PATH, json=body), 400)["param"] == "tools[0].function.parameters"
+
+
+EMAIL = {"type": "string", "format": "email", "pattern": r"^(?!\.)(?!.*\.\.)[a-z.]+@[a-z.]+$"}
+HOPELESS = {"$ref": "http://x/y"}
+
+
+def function(name: str, properties: dict[str, Any], **fields: Any) -> dict[str, Any]:
+    schema = {"type": "object", "properties": properties, "required": [*properties], "additionalProperties": False}
+    return {"type": "function", "function": {"name": name, "parameters": schema} | fields}
+
+
+NUMBER = {"n": {"type": "integer"}}
+NAMED = {"type": "function", "function": {"name": "mail"}}
+
+
+@pytest.mark.parametrize("choice", ["auto", "required", NAMED])
+@pytest.mark.parametrize("strict", [True, False])
+def test_a_pattern_that_cannot_be_enforced_costs_no_other_part_of_the_schemas(
+    client: TestClient, fuser: ScriptedFuser, choice: Any, strict: bool
+) -> None:
+    """zod writes addresses with lookaround."""
+    tools = [function("count", NUMBER, strict=strict), function("mail", {"to": EMAIL} | NUMBER)]
+    chat(client, tools=tools, tool_choice=choice)
+    assert fits(fuser, '{"name": "mail", "arguments": {"to":"a@b.de","n":1}}')
+    assert not fits(fuser, '{"name": "mail", "arguments": {"to":"a","n":1}}')
+    assert not fits(fuser, '{"name": "mail", "arguments": {"to":"a@b.de","n":"1"}}')
+    if choice != NAMED:
+        assert fits(fuser, '{"name": "count", "arguments": {"n":1}}')
+        assert not fits(fuser, '{"name": "count", "arguments": {"n":"1"}}')
+
+
+@pytest.mark.parametrize("choice", ["auto", "required"])
+@pytest.mark.parametrize("strict", [True, False])
+@pytest.mark.parametrize("format", [None, {"type": "json_schema", "json_schema": {"schema": {"enum": [1]}}}])
+def test_only_the_tool_whose_schema_cannot_be_enforced_goes_without(
+    client: TestClient, fuser: ScriptedFuser, choice: str, strict: bool, format: Any
+) -> None:
+    good = [function(f"count{number}", NUMBER, strict=strict and number == 3) for number in range(6)]
+    tools = [*good[:4], function("odd", {"a": HOPELESS}), *good[4:]]
+    chat(client, tools=tools, tool_choice=choice, response_format=format)
+    assert fits(fuser, '{"name": "odd", "arguments": {"a":5}}')
+    assert not fits(fuser, '{"name": "odd", "arguments": 5}')
+    for number in range(6):
+        assert fits(fuser, f'{{"name": "count{number}", "arguments": {{"n":1}}}}')
+        assert not fits(fuser, f'{{"name": "count{number}", "arguments": {{"n":"1"}}}}')
+    assert fits(fuser, "1") == (choice == "auto")
+    assert fits(fuser, "2") == (choice == "auto" and format is None)
+
+
+def test_a_strict_tool_among_others_is_refused_by_its_place(client: TestClient) -> None:
+    tools = [function("a", NUMBER), function("b", {"a": HOPELESS}), function("c", {"to": EMAIL}, strict=True)]
+    for choice in ("auto", "required", {"type": "function", "function": {"name": "c"}}):
+        error = error_of(client.post(CHAT_PATH, json=CHAT | {"tools": tools, "tool_choice": choice}), 400)
+        assert error["param"] == "tools[2].function.parameters"
+        assert "look-around" in error["message"]
+    chat(client, tools=tools, tool_choice={"type": "function", "function": {"name": "b"}})
+    body = CHAT | {"tools": tools[:2], "response_format": {"type": "json_schema", "json_schema": {
+        "strict": True, "schema": {"type": "array", "uniqueItems": True}}}}  # fmt: skip
+    assert error_of(client.post(CHAT_PATH, json=body), 400)["param"] == "response_format"
+
+
+def test_tools_whose_schemas_are_too_large_together_go_without(client: TestClient, fuser: ScriptedFuser) -> None:
+    tools = [function(f"f{tool}", {f"{tool}p{number}": {} for number in range(400)}) for tool in range(60)]
+    with TestClient(create_app({"pair": ensemble(context=1_000_000)}, fuser, ServerSettings())) as roomy:
+        chat(roomy, tools=[*tools, function("count", NUMBER, strict=True)], tool_choice="required")
+    assert fits(fuser, '{"name": "f3", "arguments": {"a":5}}')
+    assert fits(fuser, '{"name": "count", "arguments": {"n":5}}')
+    assert not fits(fuser, '{"name": "count", "arguments": {"a":5}}')
+
+
+def test_looking_for_schemas_that_cannot_be_enforced_has_an_end(
+    client: TestClient, fuser: ScriptedFuser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that there is no work left for are left out; a strict one is enforced all the same."""
+    checked = []
+    check = GrammarTable.check
+
+    def counted(table: GrammarTable, grammar: Grammar) -> None:
+        checked.append(grammar)
+        check(table, grammar)
+
+    monkeypatch.setattr(GrammarTable, "check", counted)
+    tools = [function(f"odd{number}", {"a": HOPELESS}) for number in range(50)]
+    tools = [*tools, *(function(f"count{number}", NUMBER, strict=number == 1) for number in range(2))]
+    monkeypatch.setattr(offer, "SCHEMA_WORK", 4000)
+    with TestClient(create_app({"pair": ensemble(context=100_000)}, fuser, ServerSettings())) as roomy:
+        chat(roomy, tools=tools)
+    assert 0 < len(checked) < 50
+    for number in (0, 20, 49):
+        assert fits(fuser, f'{{"name": "odd{number}", "arguments": {{"a":5}}}}')
+    assert fits(fuser, '{"name": "count0", "arguments": {"n":"1"}}')
+    assert not fits(fuser, '{"name": "count1", "arguments": {"n":"1"}}')
 
 
 def test_128_tools_are_offered(client: TestClient, fuser: ScriptedFuser) -> None:

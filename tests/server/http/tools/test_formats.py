@@ -67,6 +67,16 @@ def test_two_calls_are_admitted_unless_they_are_excluded(table, name):
     assert not accepts(table, format.grammar(TOOLS, table, choice="required", parallel=False), two)
 
 
+@pytest.mark.parametrize("name", FORMATS)
+def test_many_tools_keep_their_schemas(table, name):
+    """Each has less than a schema may have, all together more."""
+    texts = {"enum": ["x" * 1000, "y" * 1000]}
+    many = [Tool(f"f{number}", "", SCHEMA | {"properties": {"city": texts}}) for number in range(50)]
+    grammar = FORMATS[name].grammar(many, table, choice="required")
+    assert accepts(table, grammar, FORMATS[name].write("f7", {"city": "x" * 1000}).replace('": "x', '":"x'))
+    assert not accepts(table, grammar, written(FORMATS[name], "h"))
+
+
 def test_a_tool_with_any_fields_takes_any(table):
     """Written as XML: without properties in its schema, one that does not exclude others is no empty call."""
     format = FORMATS["coder"]
