@@ -37,9 +37,13 @@ class Format:
     @property
     def marks(self) -> tuple[str, ...]:
         """What it writes that may be control tokens of a tokenizer, which stand for no text."""
-        if self.name == "args":
-            return (self.opener, "[CALL_ID]", "[ARGS]")
-        return (self.opener,) if self.opener else ()
+        match self.name:
+            case "args":
+                return (self.opener, "[CALL_ID]", "[ARGS]")
+            case "hermes" | "coder":
+                return (self.opener, "</tool_call>")
+            case _:
+                return (self.opener,) if self.opener else ()
 
     def new_id(self) -> str:
         """An id that the family's templates accept."""

@@ -55,11 +55,18 @@ class ToolParser:
         return _joined(out)
 
     def finish(self) -> list[str | ToolCall]:
-        """Return the text held back at the end. A call that is not whole is content."""
+        """Return what was held back at the end: a call that lacks no more than its closing mark, and text.
+
+        A call that is not whole is content.
+        """
+        out: list[str | ToolCall] = []
+        while self._inside and self._read_call(out, last=True):
+            while self._step(out):
+                pass
         text, self._held = self._held, ""
-        if self.calls and not text.strip():
-            return []
-        return [text] if text else []
+        if text and not (self.calls and not text.strip()):
+            out.append(text)
+        return _joined(out)
 
     def _step(self, out: list[str | ToolCall]) -> bool:
         """Move on by one stretch of text; False where more must come first."""
@@ -96,8 +103,8 @@ class ToolParser:
         self._bare = False
         return True
 
-    def _read_call(self, out: list[str | ToolCall]) -> bool:
-        read = self._call()
+    def _read_call(self, out: list[str | ToolCall], *, last: bool = False) -> bool:
+        read = self._call(last=last)
         if read is None:
             return False
         self._inside, self._sought = False, 0
@@ -121,36 +128,45 @@ class ToolParser:
             self._said = True
             out.append(text)
 
-    def _call(self) -> _Read | None:
-        """The call at the beginning of the held text; None while it is not whole."""
+    def _call(self, *, last: bool) -> _Read | None:
+        """The call at the beginning of the held text; None while it is not whole.
+
+        Where nothing follows (`last`), it may lack its closing mark.
+        """
         text, opener = self._held, self._format.opener or (_PYTHON_TAG if self._held[0] == "<" else "")
         start = _skip(text, len(opener))
         if start == len(text):
             return None
         if opener == "<tool_call>":
             if "<function=".startswith(text[start : start + 10]):
-                return self._xml(start)
-            return self._json_call(start, close="</tool_call>")
+                return self._xml(start, last=last)
+            return self._json_call(start, close="</tool_call>", last=last)
         if opener == "[TOOL_CALLS]" and text[start] != "[":
             return self._named_call(start)
         return self._json_call(start)
 
-    def _xml(self, start: int) -> _Read | None:
-        if (end := _XML_END.search(self._held, max(start, self._sought))) is None:
-            # What was looked through is not looked through again, but for an end whose beginning it may hold.
-            last = self._held.rfind("</function>", max(start, self._sought))
-            if last < 0 or not "</tool_call>".startswith(self._held[last + len("</function>") :].lstrip()):
-                last = len(self._held) - len("</function>")
-            self._sought = last
-            return None
-        name, _, body = self._held[start + len("<function=") : end.start()].partition(">")
+    def _xml(self, start: int, *, last: bool) -> _Read | None:
+        sought = max(start, self._sought)
+        if (end := _XML_END.search(self._held, sought)) is not None:
+            return self._xml_call(start, end.start(), end.end())
+        # What was looked through is not looked through again, but for an end whose beginning it may hold.
+        close = self._held.rfind("</function>", sought)
+        begun = close >= 0 and "</tool_call>".startswith(self._held[close + len("</function>") :].lstrip())
+        if begun and last:
+            return self._xml_call(start, close, len(self._held))
+        self._sought = close if begun else len(self._held) - len("</function>")
+        return None
+
+    def _xml_call(self, start: int, close: int, end: int) -> _Read:
+        """The call that begins at `start`, whose fields end before `close` and all of which before `end`."""
+        name, _, body = self._held[start + len("<function=") : close].partition(">")
         tool = self._tools.get(name.strip())
         if tool is None:
-            return _Read([], end.end())
+            return _Read([], end)
         properties = tool.schema.get("properties") or {}
         fields = {key: _typed(value, properties.get(key), tool.schema) for key, value in _PARAMETER.findall(body)}
         arguments = arguments_text(fields)
-        return _Read([] if arguments is None else [(tool.name, arguments)], end.end())
+        return _Read([] if arguments is None else [(tool.name, arguments)], end)
 
     def _named_call(self, start: int) -> _Read | None:
         head = _ARGS.match(self._held, start)
@@ -168,7 +184,7 @@ class ToolParser:
         good = head[1] in self._tools and arguments is not None
         return _Read([(head[1], arguments)] if good and arguments else [], end)
 
-    def _json_call(self, start: int, close: str = "") -> _Read | None:
+    def _json_call(self, start: int, close: str = "", *, last: bool = False) -> _Read | None:
         end = self._scan.end(self._held, start)
         if end is None:
             return None
@@ -176,9 +192,10 @@ class ToolParser:
         if close:
             after = _skip(self._held, end)
             rest = self._held[after : after + len(close)]
-            if rest != close and close.startswith(rest):
-                return None
-            end = after + len(close) if rest == close else end
+            if close.startswith(rest):
+                if rest != close and not last:
+                    return None
+                end = after + len(rest)
         found = [self._named(item) for item in (value if isinstance(value, list) else [value])]
         calls = [call for call in found if call is not None]
         return _Read(calls if calls and len(calls) == len(found) else [], end)

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from starlette.testclient import TestClient
 
+from fusion.core import Delta, Token, TokenLogProb
 from fusion.ensemble import View
 from fusion.sequence.grammar import Grammar
 from fusion.sequence.grammar_table import GrammarTable
 from server.http.app import create_app
 from server.http.protocol.chat import ChatRequest, Effort, Message, rendering
 from server.http.tools import offer
+from server.http.tools.formats import FORMATS
 from server.settings import ServerSettings
-from tests.support.scripted_fuser import ByteTokenizer, ScriptedFuser, ensemble, says
+from server.settings.fields import ToolFormat
+from tests.support.scripted_fuser import END, ByteTokenizer, ScriptedFuser, Step, Submission, ensemble, says
 from tests.support.small_requests import CHAT, CHAT_PATH, chat, error_of
 
 TOOL = {
@@ -68,6 +71,59 @@ def test_a_streamed_call_is_named_once(client: TestClient, fuser: ScriptedFuser)
     assert deltas[0]["function"] == {"name": "weather", "arguments": ""}
     assert deltas[1].keys() == {"index", "function"}
     assert told[-1]["finish_reason"] == "tool_calls"
+
+
+OPEN, CLOSE = 257, 258
+
+
+class MarkedTokenizer(ByteTokenizer):
+    """Its marks of calls are control tokens, as in tokenizers of the Hermes family."""
+
+    vocabulary_size = 259
+    surfaces = (*ByteTokenizer.surfaces, None, None)
+    special_ids = frozenset({END, OPEN, CLOSE})
+    names: ClassVar = {OPEN: "<tool_call>", CLOSE: "</tool_call>"}
+
+    def control_tokens(self, texts: Iterable[str]) -> dict[int, str]:
+        texts = [*texts]
+        return super().control_tokens(texts) | {id: text for id, text in self.names.items() if text in texts}
+
+    def _names(self, ids: int | list[int]) -> str | list[str]:
+        return self.names[ids] if ids in self.names else super()._names(ids)  # type: ignore[index]
+
+
+@pytest.mark.parametrize("format", ["hermes", "coder"])
+@pytest.mark.parametrize("closed", [True, False])
+def test_a_call_between_control_tokens_is_read(fuser: ScriptedFuser, format: ToolFormat, closed: bool) -> None:
+    """They stand for no text."""
+    whole = ensemble(context=5000)
+    models = {name: replace(model, tokenizer=MarkedTokenizer()) for name, model in whole.models.items()}  # type: ignore[arg-type]
+    for model in models.values():
+        model.member.vocabulary_size = 259  # type: ignore[misc]
+    whole = replace(whole, models=models, views={"a": View(models, "a", {})})
+    inside = FORMATS[format].write("weather", {"city": "Bern"})
+    inside = inside.removeprefix("<tool_call>").removesuffix("</tool_call>").replace('": "', '":"')
+    inside = inside.replace('"name":"', '"name": "')
+
+    def mark(id: int) -> Delta:
+        return Delta("", (Token(TokenLogProb(id, b"", -0.1), ()),))
+
+    ids = [OPEN, *inside.encode(), CLOSE, END]
+
+    def script(submission: Submission) -> list[Step]:
+        assert submission.prompt.constraints["a"].copy().fits(ids) == len(ids)  # type: ignore[attr-defined]
+        return [*says("Well.")[:1], mark(OPEN), *says(inside)[:1], *([mark(CLOSE)] if closed else []), *says()]
+
+    fuser.script = script
+    settings = ServerSettings(tool_format=format)
+    with TestClient(create_app({"pair": whole}, fuser, settings)) as client:  # type: ignore[arg-type]
+        choice = chat(client, tools=[TOOL])["choices"][0]
+        deltas = [choice["delta"] for choice in chunks(client, tools=[TOOL])]
+    assert (choice["finish_reason"], choice["message"]["content"]) == ("tool_calls", "Well.")
+    [call] = choice["message"]["tool_calls"]
+    assert json.loads(call["function"]["arguments"]) == {"city": "Bern"}
+    assert "".join(delta.get("content") or "" for delta in deltas) == "Well."
+    assert sum("tool_calls" in delta for delta in deltas) == 2
 
 
 def test_a_call_that_is_cut_off_is_content(client: TestClient, fuser: ScriptedFuser) -> None:

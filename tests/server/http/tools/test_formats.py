@@ -90,7 +90,8 @@ def test_a_tool_with_any_fields_takes_any(table):
 
 def test_the_marks_of_a_format_are_all_that_may_be_control_tokens():
     assert FORMATS["args"].marks == ("[TOOL_CALLS]", "[CALL_ID]", "[ARGS]")
-    assert FORMATS["hermes"].marks == ("<tool_call>",)
+    assert FORMATS["hermes"].marks == FORMATS["coder"].marks == ("<tool_call>", "</tool_call>")
+    assert FORMATS["mistral"].marks == ("[TOOL_CALLS]",)
     assert FORMATS["json"].marks == ()
 
 

@@ -143,9 +143,23 @@ def test_a_schema_that_names_itself_is_read_once():
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_call_that_is_cut_off_is_text(name):
     whole = FORMATS[name].write("f", {"city": "Rome"})
-    for size in range(1, len(whole) - len("</tool_call>") if "tool_call" in whole else len(whole)):
+    for size in range(1, len(whole.removesuffix("\n</tool_call>"))):
         content, found = parse(name, [whole[:size]])
         assert (content, found) == (whole[:size], [])
+
+
+@pytest.mark.parametrize("name", ["hermes", "coder"])
+@pytest.mark.parametrize("before", ["", "Well.\n", "two"])
+def test_a_call_that_lacks_no_more_than_its_closing_mark_is_one(name, before):
+    """A stop string or the limit may have taken the mark, or it stands for no text."""
+    call = FORMATS[name].write("f", {"city": "Rome"})
+    before = f"{call}\n" if before == "two" else before
+    for size in range(len(call.removesuffix("</tool_call>")) - 1, len(call)):
+        for pieces in ([before + call[:size]], [*(before + call[:size])]):
+            content, found = parse(name, pieces)
+            assert content == ("" if call in before else before.strip())
+            assert [(one.name, one.arguments) for one in found] == [("f", '{"city": "Rome"}')] * len(found)
+            assert len(found) == (2 if call in before else 1)
 
 
 def test_text_around_calls_is_content_without_the_white_space_beside_them():
