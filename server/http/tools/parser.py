@@ -15,10 +15,9 @@ from typing import Any
 from server.http.reasoning import begun
 from server.http.tools.calls import Tool, ToolCall, arguments_text
 from server.http.tools.formats import Format
+from server.http.tools.xml import XmlScan
 
 _STRUCTURE = re.compile(r'["\\{}\[\]]')
-_XML_END = re.compile(r"</function>\s*</tool_call>")
-_PARAMETER = re.compile(r"<parameter=([^>\n]+)>\n?(.*?)\n?</parameter>", re.DOTALL)
 _ARGS = re.compile(r"\s*([\w.-]{1,128})(?:\[CALL_ID\]\w+)?\[ARGS\]\s*")
 _PYTHON_TAG = "<|python_tag|>"
 
@@ -43,7 +42,7 @@ class ToolParser:
         self._bare = not format.opener  # whether a bare call may still begin here
         self._said = False
         self._scan = _JsonScan()
-        self._sought = 0  # up to where the end of an XML call was looked for
+        self._xml_scan = XmlScan()
         self.calls: list[ToolCall] = []
 
     def push(self, text: str) -> list[str | ToolCall]:
@@ -81,7 +80,7 @@ class ToolParser:
         if (start := self._held.find(opener)) >= 0:
             self._say(self._held[:start].rstrip(), out)
             self._held = self._held[start:]
-            self._inside, self._scan = True, _JsonScan()
+            self._inside, self._scan, self._xml_scan = True, _JsonScan(), XmlScan()
             return True
         kept = len(self._held) - begun(self._held, opener)
         kept = len(self._held[:kept].rstrip())  # white space before a call is no content
@@ -107,7 +106,7 @@ class ToolParser:
         read = self._call(last=last)
         if read is None:
             return False
-        self._inside, self._sought = False, 0
+        self._inside = False
         if read.calls:
             for name, arguments in read.calls:
                 call = ToolCall(len(self.calls), self._new_id(), name, arguments)
@@ -146,27 +145,14 @@ class ToolParser:
         return self._json_call(start)
 
     def _xml(self, start: int, *, last: bool) -> _Read | None:
-        sought = max(start, self._sought)
-        if (end := _XML_END.search(self._held, sought)) is not None:
-            return self._xml_call(start, end.start(), end.end())
-        # What was looked through is not looked through again, but for an end whose beginning it may hold.
-        close = self._held.rfind("</function>", sought)
-        begun = close >= 0 and "</tool_call>".startswith(self._held[close + len("</function>") :].lstrip())
-        if begun and last:
-            return self._xml_call(start, close, len(self._held))
-        self._sought = close if begun else len(self._held) - len("</function>")
-        return None
-
-    def _xml_call(self, start: int, close: int, end: int) -> _Read:
-        """The call that begins at `start`, whose fields end before `close` and all of which before `end`."""
-        name, _, body = self._held[start + len("<function=") : close].partition(">")
-        tool = self._tools.get(name.strip())
-        if tool is None:
-            return _Read([], end)
+        if (found := self._xml_scan.call(self._held, start, last=last)) is None:
+            return None
+        if (tool := self._tools.get(found.name.strip())) is None:
+            return _Read([], found.end)
         properties = tool.schema.get("properties") or {}
-        fields = {key: _typed(value, properties.get(key), tool.schema) for key, value in _PARAMETER.findall(body)}
+        fields = {key: _typed(value, properties.get(key), tool.schema) for key, value in found.fields}
         arguments = arguments_text(fields)
-        return _Read([] if arguments is None else [(tool.name, arguments)], end)
+        return _Read([] if arguments is None else [(tool.name, arguments)], found.end)
 
     def _named_call(self, start: int) -> _Read | None:
         head = _ARGS.match(self._held, start)

@@ -5,7 +5,7 @@ import json
 import time
 
 import pytest
-from hypothesis import example, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from server.http.tools.calls import Tool, ToolCall
@@ -130,6 +130,70 @@ def test_an_xml_call_ends_at_its_end_however_it_is_cut(value):
         [call] = parser.calls
         assert json.loads(call.arguments) == {"x": value}
         assert "".join(piece for piece in found if isinstance(piece, str)) == "!"
+
+
+texts = st.lists(
+    st.sampled_from(
+        ["</parameter>", "</function>", "</tool_call>", "<parameter=n>", "<function=f>", "<tool_call>",
+         "\n", " ", "a"]
+    ),
+    max_size=8,
+).map("".join)  # fmt: skip
+
+
+@given(
+    wanted=st.lists(st.dictionaries(st.sampled_from(["city", "other"]), texts, max_size=2), max_size=3),
+    cuts=st.lists(st.integers(0, 10_000), max_size=8),
+)
+@example(wanted=[{"city": "a</parameter>b"}], cuts=[])
+@example(wanted=[{"city": "</function></tool_call>"}, {"city": "\n</function>\n</tool_call>\n"}], cuts=[20])
+@example(wanted=[{"city": "\n</parameter> and\n<parameter=n>\n5", "other": "</parameter>\n"}], cuts=[])
+def test_the_text_of_a_field_may_hold_any_tag_within_a_line(wanted, cuts):
+    """As the grammar has it: a field ends with the first line that closes it."""
+    assume(not any("\n</parameter>\n" in f"{text}\n" for fields in wanted for text in fields.values()))
+    properties = {"city": {"type": "string"}, "other": {"type": "string"}}
+    parser = ToolParser(FORMATS["coder"], [Tool("f", "", {"type": "object", "properties": properties})])
+    text = "\n".join(FORMATS["coder"].write("f", fields) for fields in wanted)
+    out = [piece for part in split(text, cuts) for piece in parser.push(part)] + parser.finish()
+    assert [json.loads(call.arguments) for call in parser.calls] == wanted
+    assert not [piece for piece in out if isinstance(piece, str)]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<function=f><parameter=city>Rome</parameter><parameter=n>7</parameter></function>",
+        "\n<function=f>\n<parameter=city>\nRome</parameter>\n<parameter=n>7</parameter>\n</function>",
+        "\n<function=f>\n<parameter=city>Rome\n</parameter><parameter=n>\n7\n</parameter></function>",
+        "<function=f> <parameter=city>Rome</parameter> and <parameter=n>7</parameter>\n\n</function>\n",
+    ],
+)  # fmt: skip
+def test_a_call_in_other_lines_than_the_grammar_has_is_read_all_the_same(text):
+    text = f"<tool_call>{text}</tool_call>"
+    for pieces in ([text], [*text], [text[:50], text[50:]]):
+        content, [call] = parse("coder", pieces)
+        assert (content, json.loads(call.arguments)) == ("", {"city": "Rome", "n": 7})
+
+
+@pytest.mark.alone
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<tool_call>\n<function=f>\n<parameter=city>\n" + "</parameter> </function> " * 4000,
+        "<tool_call>\n<function=f>\n" + "<parameter=city>\n\n</parameter>\n" * 3000 + "x",
+        "<tool_call><function=f>" + "<parameter=city>" * 6000 + "</function></tool_call>",
+        "<tool_call><function=f>" + "<parameter=" * 9000 + "</function></tool_call>",
+        "<tool_call><function=f>" + "<parameter=\n" * 8000 + ">" + "</function></tool_call>",
+        "<tool_call>\n<function=" + "f" * 100_000,
+        "<tool_call>\n<function=f>\n</function>" + " " * 100_000,
+        "<tool_call>\n<function=f>\n<parameter=a>\n</function></tool_call>" * 1500,
+    ],
+)  # fmt: skip
+def test_no_text_takes_the_time_of_its_square(text):
+    begun = time.perf_counter()
+    for pieces in ([text], [text[at : at + 7] for at in range(0, len(text), 7)]):
+        parse("coder", pieces)
+    assert time.perf_counter() - begun < 3
 
 
 def test_a_schema_that_names_itself_is_read_once():
