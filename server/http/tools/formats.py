@@ -20,8 +20,8 @@ from typing import Any
 from alignment.errors import field_error
 from fusion.sequence.grammar import Grammar, json_rule, literal
 from fusion.sequence.grammar_table import GrammarTable
-from fusion.sequence.schema import short
 from fusion.sequence.structural import Tag, structural
+from server.http.tools import fields
 from server.http.tools.calls import Tool, new_id, short_id
 from server.settings.fields import ToolFormat
 
@@ -119,7 +119,7 @@ class Format:
                         f"\n<function={tool.name}>\n",
                         None,
                         "</function>\n</tool_call>",
-                        _fields(tool, param),
+                        fields.rules(tool, param),
                     )
                     for tool in tools
                 ]
@@ -183,28 +183,6 @@ def named_tool(choice: str | Mapping[str, Any], tools: Sequence[Tool]) -> Tool |
 
 def _arguments(tool: Tool, param: str) -> str:
     return json_rule(tool.schema, param=param, lenient=not tool.strict)
-
-
-def _fields(tool: Tool, param: str) -> str:
-    """Lark rules for the parameters of a call in Qwen-Coder's XML: those that are required, then the others.
-
-    Raises:
-        InvalidRequestError: they are over the limit of a grammar.
-    """
-    properties = tool.schema.get("properties") or {}
-    required = set(tool.schema.get("required") or ())
-    order = sorted(properties, key=lambda name: name not in required)
-    terms = [f"field_{number}" + ("" if name in required else "?") for number, name in enumerate(order)]
-    if is_free := not order and tool.schema.get("additionalProperties") is not False:
-        terms = ["field*"]
-    lines = ["%llguidance {}", "start: " + (" ".join(terms) or '""')]
-    if is_free:
-        lines.append('field: "<parameter=" /[^>\\n]+/ ">\\n" value')
-    for number, name in enumerate(order):
-        lines.append(f"field_{number}: {literal(f'<parameter={name}>' + chr(10))} value")
-    if terms:
-        lines.append('value[lazy]: /(.|\\n)*/ "\\n</parameter>\\n"')
-    return short("\n".join(lines), param)
 
 
 def _value(value: Any) -> str:

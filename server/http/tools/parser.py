@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from server.http.reasoning import begun
+from server.http.tools import fields
 from server.http.tools.calls import Tool, ToolCall, arguments_text
 from server.http.tools.formats import Format
 from server.http.tools.xml import XmlScan
@@ -149,9 +150,7 @@ class ToolParser:
             return None
         if (tool := self._tools.get(found.name.strip())) is None:
             return _Read([], found.end)
-        properties = tool.schema.get("properties") or {}
-        fields = {key: _typed(value, properties.get(key), tool.schema) for key, value in found.fields}
-        arguments = arguments_text(fields)
+        arguments = arguments_text(fields.read(tool, found.fields))
         return _Read([] if arguments is None else [(tool.name, arguments)], found.end)
 
     def _named_call(self, start: int) -> _Read | None:
@@ -245,49 +244,6 @@ def _loaded(text: str) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError):
         return 0  # no call
-
-
-def _typed(value: str, schema: Any, root: Mapping[str, Any]) -> Any:
-    """A parameter's text as its schema means it: what may be a string is one, and the rest is read as JSON.
-
-    Null is null where that may be as well.
-    """
-    kinds = _kinds(schema, root)
-    if "string" in kinds:
-        return None if value == "null" and "null" in kinds else value
-    try:
-        read = json.loads(value)
-        json.dumps(read, allow_nan=False)  # Python reads NaN and 1e999, which JSON does not have
-    except (ValueError, RecursionError):
-        return value
-    return read
-
-
-def _kinds(schema: Any, root: Mapping[str, Any]) -> set[str]:
-    """The types that a schema names, in whatever way; references are those within `root`."""
-    found: set[str] = set()
-    left, seen = [schema], set()
-    while left:
-        one = left.pop()
-        if not isinstance(one, dict) or id(one) in seen:
-            continue
-        seen.add(id(one))
-        found |= {kind for kind in [one.get("type"), *_listed(one.get("type"))] if isinstance(kind, str)}
-        for value in [one["const"]] if "const" in one else _listed(one.get("enum")):
-            found |= {"string"} if isinstance(value, str) else {"null"} if value is None else set()
-        for way in ("anyOf", "oneOf", "allOf"):
-            left += _listed(one.get(way))
-        reference = one.get("$ref")
-        if isinstance(reference, str) and reference.startswith("#/"):
-            target: Any = root
-            for step in reference[2:].split("/"):
-                target = target.get(step) if isinstance(target, dict) else None
-            left.append(target)
-    return found
-
-
-def _listed(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else []
 
 
 def _joined(pieces: list[str | ToolCall]) -> list[str | ToolCall]:

@@ -14,7 +14,7 @@ MOST_SPACE = 100  # between the marks that close a call
 
 _TAG = re.compile(rf"<(function|parameter)=([^>\n]{{1,{LONGEST_NAME}}})>\n")
 _END = re.compile(rf"</function>\s{{0,{MOST_SPACE}}}</tool_call>")
-_CLOSING_LINE = "\n</parameter>\n"
+CLOSING_LINE = "\n</parameter>\n"
 
 
 class XmlCall(NamedTuple):
@@ -51,11 +51,11 @@ class XmlScan:
         """The call, None while it is not whole; `_loose` is set where it has other lines than the grammar's."""
         while True:
             if self._key is not None:
-                if (close := text.find(_CLOSING_LINE, max(at, self._sought))) < 0:
-                    self._at, self._sought = at, len(text) - len(_CLOSING_LINE)
+                if (close := text.find(CLOSING_LINE, max(at, self._sought))) < 0:
+                    self._at, self._sought = at, len(text) - len(CLOSING_LINE)
                     return None
                 self._fields.append((self._key, text[at:close]))
-                at, self._key = close + len(_CLOSING_LINE), None
+                at, self._key = close + len(CLOSING_LINE), None
             elif (tag := _TAG.match(text, at)) is not None and (tag[1] == "parameter") == bool(self._name):
                 at = tag.end()
                 if self._name:
@@ -98,7 +98,7 @@ def _is_closing(text: str, at: int) -> bool:
 
 
 def _may_be_tag(text: str, at: int) -> bool:
-    """Return whether a tag with its line, or the end of a call, may stand at `at` once more of the text is there."""
+    """Return whether a tag with its line, or a call's end, may stand at `at` once more of the text is there."""
     begun = text[at : at + LONGEST_NAME + len("<parameter=>") + 1]
     for tag in ("<function=", "<parameter="):
         if tag.startswith(begun[: len(tag)]):

@@ -397,6 +397,20 @@ def test_a_strict_tool_among_others_is_refused_by_its_place(client: TestClient) 
     assert error_of(client.post(CHAT_PATH, json=body), 400)["param"] == "response_format"
 
 
+def test_values_of_calls_in_xml_follow_their_schemas(fuser: ScriptedFuser) -> None:
+    call = "<tool_call>\n<function=f>\n<parameter=n>\n{}\n</parameter>\n</function>\n</tool_call>"
+    settings = ServerSettings(tool_format="coder")
+    with TestClient(create_app({"pair": ensemble(context=5000)}, fuser, settings)) as client:
+        chat(client, tools=[function("f", NUMBER), function("g", {"to": EMAIL})])
+        assert fits(fuser, call.format(5))
+        assert not fits(fuser, call.format("abc"))
+        told = {"text": {"type": "string", "pattern": "^a"}}
+        body = CHAT | {"tools": [function("f", NUMBER, strict=True), function("g", told, strict=True)]}
+        error = error_of(client.post(CHAT_PATH, json=body), 400)
+    assert error["param"] == "tools[1].function.parameters"
+    assert error["message"].startswith("tools[1].function.parameters.properties.text: pattern cannot be enforced")
+
+
 def test_tools_whose_schemas_are_too_large_together_go_without(client: TestClient, fuser: ScriptedFuser) -> None:
     tools = [function(f"f{tool}", {f"{tool}p{number}": {} for number in range(400)}) for tool in range(60)]
     with TestClient(create_app({"pair": ensemble(context=1_000_000)}, fuser, ServerSettings())) as roomy:
