@@ -204,9 +204,11 @@ def prepared(
     marks = [*(format.marks if format and offer.tools else ()), *(tags or ())]
 
     def reading(view: View) -> Reading:
-        before = begun[view.pivot]
+        before, parser = begun[view.pivot], None
+        if format is not None and offer.callable:
+            parser = ToolParser(format, offer.callable, parallel=offer.parallel)
         return Reading(
-            parser=ToolParser(format, offer.callable) if format is not None and offer.callable else None,
+            parser=parser,
             tags=tags,
             opened=before is not None,
             midway=bool(before and before.strip()),

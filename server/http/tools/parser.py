@@ -21,6 +21,10 @@ from server.http.tools.xml import XmlScan
 _STRUCTURE = re.compile(r'["\\{}\[\]]')
 _ARGS = re.compile(r"\s*([\w.-]{1,128})(?:\[CALL_ID\]\w+)?\[ARGS\]\s*")
 _PYTHON_TAG = "<|python_tag|>"
+_LINE = re.compile(r"\n[ \t]*\{")
+# How a call that nothing marks begins on a later line, before the name of its tool.
+_HEADS = (("{", '"name"', ":", '"'), ("{", '"type"', ":", '"function"', ",", '"name"', ":", '"'))
+_LONGEST_HEAD = 300  # that with the name
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,15 +36,35 @@ class _Read:
 
 
 class ToolParser:
-    """The state of one answer. Where a special token opens a call, its spelling must be in the text."""
+    """The state of one answer. Where a special token opens a call, its spelling must be in the text.
 
-    def __init__(self, format: Format, tools: Sequence[Tool], *, new_id: Callable[[], str] | None = None) -> None:
+    Where nothing marks a call, one may begin the answer, follow another, or begin a later line, if the name of its
+    tool comes first there.
+
+    Args:
+        format: in which calls are written.
+        tools: that may be called; what looks like a call of another one is text.
+        parallel: whether a call that nothing marks may follow another.
+        new_id: makes the ids of calls.
+    """
+
+    def __init__(
+        self,
+        format: Format,
+        tools: Sequence[Tool],
+        *,
+        parallel: bool = True,
+        new_id: Callable[[], str] | None = None,
+    ) -> None:
         self._format = format
+        self._parallel = parallel
         self._tools = {tool.name: tool for tool in tools}
         self._new_id = new_id or format.new_id
         self._held = ""
+        self._space = ""  # what stands before the call that is being read, in case that it is none
         self._inside = False
-        self._bare = not format.opener  # whether a bare call may still begin here
+        self._bare = not format.opener  # whether any JSON may be a call here
+        self._line = 0  # from where on the beginning of a line is looked for
         self._said = False
         self._scan = _JsonScan()
         self._xml_scan = XmlScan()
@@ -63,7 +87,7 @@ class ToolParser:
         while self._inside and self._read_call(out, last=True):
             while self._step(out):
                 pass
-        text, self._held = self._held, ""
+        text, self._held = self._space + self._held, ""
         if text and not (self.calls and not text.strip()):
             out.append(text)
         return _joined(out)
@@ -79,45 +103,89 @@ class ToolParser:
     def _read_text(self, out: list[str | ToolCall]) -> bool:
         opener = self._format.opener
         if (start := self._held.find(opener)) >= 0:
-            self._say(self._held[:start].rstrip(), out)
-            self._held = self._held[start:]
-            self._inside, self._scan, self._xml_scan = True, _JsonScan(), XmlScan()
-            return True
-        kept = len(self._held) - begun(self._held, opener)
-        kept = len(self._held[:kept].rstrip())  # white space before a call is no content
-        self._say(self._held[:kept], out)
-        self._held = self._held[kept:]
+            return self._enter(start, out)
+        self._say_before(len(self._held) - begun(self._held, opener), out)
         return False
 
     def _read_bare(self, out: list[str | ToolCall]) -> bool:
         if not self._bare:
-            self._say(self._held, out)
-            self._held = ""
-            return False
+            return self._read_line(out)
         text = self._held.lstrip(" \n\t\r;" if self.calls else None)
         if text.startswith("{") or text.startswith(_PYTHON_TAG):
-            self._held, self._inside, self._scan = text, True, _JsonScan()
-            return True
+            if self.calls:
+                self._held = text
+            return self._enter(len(self._held) - len(text), out)
         if not text or _PYTHON_TAG.startswith(text):
             return False
-        self._bare = False
+        self._bare, self._line = False, 0
         return True
+
+    def _read_line(self, out: list[str | ToolCall]) -> bool:
+        """Look for a call at the beginning of a line, as far as the text is there."""
+        while (self._parallel or not self.calls) and (found := _LINE.search(self._held, self._line)) is not None:
+            start = found.end() - 1
+            names = self._names_tool(self._held[start : start + _LONGEST_HEAD])
+            if names:
+                return self._enter(start, out)
+            if names is None and len(self._held) - start < _LONGEST_HEAD:
+                self._say_before(found.start(), out)
+                self._line = 0
+                return False
+            self._line = start
+        self._say_before(len(self._held), out)
+        self._line = max(self._held.rfind("\n"), 0)
+        return False
+
+    def _names_tool(self, text: str) -> bool | None:
+        """Return whether a JSON object begins with the name of a tool; None where more of it would tell."""
+        known: bool | None = False
+        for marks in _HEADS:
+            left = text
+            for mark in marks:
+                left = left.lstrip()
+                if not left.startswith(mark):
+                    known = None if mark.startswith(left) else known
+                    break
+                left = left.removeprefix(mark)
+            else:
+                name, quote, _ = left.partition('"')
+                if quote:
+                    return name in self._tools
+                known = None if any(tool.startswith(name) for tool in self._tools) else known
+        return known
+
+    def _enter(self, start: int, out: list[str | ToolCall]) -> bool:
+        """Go on with what may be a call, at `start`."""
+        self._say_before(start, out)
+        start = len(self._held) - len(self._held.lstrip())
+        follows = self.calls and not self._said
+        self._space, self._held = "" if follows else self._held[:start], self._held[start:]
+        self._inside, self._scan, self._xml_scan = True, _JsonScan(), XmlScan()
+        return True
+
+    def _say_before(self, end: int, out: list[str | ToolCall]) -> None:
+        """Say what stands before `end`, but for white space at its end: before a call that is no content."""
+        kept = len(self._held[:end].rstrip())
+        self._say(self._held[:kept], out)
+        self._held = self._held[kept:]
 
     def _read_call(self, out: list[str | ToolCall], *, last: bool = False) -> bool:
         read = self._call(last=last)
         if read is None:
             return False
-        self._inside = False
+        self._inside, self._line = False, 0
+        space, self._space = self._space, ""
         if read.calls:
             for name, arguments in read.calls:
                 call = ToolCall(len(self.calls), self._new_id(), name, arguments)
                 self.calls.append(call)
                 out.append(call)
             self._said = False
+            self._bare = not self._format.opener and self._parallel
         else:
             self._bare = False
             self._said = True
-            out.append(self._held[: read.length])
+            out.append(space + self._held[: read.length])
         self._held = self._held[read.length :]
         return True
 

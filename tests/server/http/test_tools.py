@@ -126,6 +126,22 @@ def test_a_call_between_control_tokens_is_read(fuser: ScriptedFuser, format: Too
     assert sum("tool_calls" in delta for delta in deltas) == 2
 
 
+def test_a_call_after_a_line_of_text_is_read(client: TestClient, fuser: ScriptedFuser) -> None:
+    fuser.script = lambda submission: says("Let me", " check.\n", WRITTEN[:9], WRITTEN[9:])
+    choice = chat(client, tools=[TOOL])["choices"][0]
+    assert (choice["finish_reason"], choice["message"]["content"]) == ("tool_calls", "Let me check.")
+    assert len(choice["message"]["tool_calls"]) == 1
+    told = chunks(client, tools=[TOOL])
+    assert [choice["delta"]["content"] for choice in told if choice["delta"].get("content")] == [
+        "Let me",
+        " check.",
+    ]
+    assert told[-1]["finish_reason"] == "tool_calls"
+    fuser.script = lambda submission: says(f"Both.\n{WRITTEN}\n{WRITTEN}")
+    message = chat(client, tools=[TOOL], parallel_tool_calls=False)["choices"][0]["message"]
+    assert (len(message["tool_calls"]), message["content"]) == (1, f"Both.{WRITTEN}")
+
+
 def test_a_call_that_is_cut_off_is_content(client: TestClient, fuser: ScriptedFuser) -> None:
     fuser.script = lambda submission: says(WRITTEN[:-5], finish="length")
     choice = chat(client, tools=[TOOL])["choices"][0]

@@ -41,6 +41,7 @@ calls = st.lists(st.tuples(st.sampled_from(["f", "g.h-1"]), arguments), max_size
 fragments = st.lists(
     st.sampled_from(
         ["<tool_call>", "</tool_call>", "[TOOL_CALLS]", "[ARGS]", '{"name": "f", "arguments": {"a": "}"}}',
+         '\n{"name": "f", ', '"type": "function", ', '"parameters": {"a": 1}}', "\n{",
          "{", "}",
          '{"name": "f", "parameters": {}}', "[", "]", '"', "\\", "<function=f>", "</function>", "<parameter=n>",
          "3", "</parameter>", " ", "\n", ";", "hi", "f", "<|python_tag|>", "<"]
@@ -72,8 +73,12 @@ def test_a_number_that_json_does_not_have_stays_a_text(value):
 @pytest.mark.parametrize("name", FORMATS)
 @given(text=fragments, cuts=st.lists(st.integers(0, 10_000), max_size=12))
 @example(text='<tool_call>\n{"name": "f"}\n</tool_call', cuts=[])
+@example(text='hi \n <tool_call> {"name": "no"}\n', cuts=[])
+@example(text='hi \n {"name": "f", "arguments": 5}\n {"name": "f"}', cuts=[])
 def test_any_cut_of_any_text_gives_the_same(name, text, cuts):
-    assert parse(name, split(text, cuts)) == parse(name, [text]) == parse(name, list(text))
+    said, found = parse(name, [text])
+    assert parse(name, split(text, cuts)) == (said, found) == parse(name, list(text))
+    assert found or said == text
 
 
 @pytest.mark.parametrize("name", ["hermes", "llama", "mistral", "args", "json"])
@@ -177,22 +182,28 @@ def test_a_call_in_other_lines_than_the_grammar_has_is_read_all_the_same(text):
 
 @pytest.mark.alone
 @pytest.mark.parametrize(
-    "text",
+    ("name", "text"),
     [
-        "<tool_call>\n<function=f>\n<parameter=city>\n" + "</parameter> </function> " * 4000,
-        "<tool_call>\n<function=f>\n" + "<parameter=city>\n\n</parameter>\n" * 3000 + "x",
-        "<tool_call><function=f>" + "<parameter=city>" * 6000 + "</function></tool_call>",
-        "<tool_call><function=f>" + "<parameter=" * 9000 + "</function></tool_call>",
-        "<tool_call><function=f>" + "<parameter=\n" * 8000 + ">" + "</function></tool_call>",
-        "<tool_call>\n<function=" + "f" * 100_000,
-        "<tool_call>\n<function=f>\n</function>" + " " * 100_000,
-        "<tool_call>\n<function=f>\n<parameter=a>\n</function></tool_call>" * 1500,
+        ("json", "x" + "\n" * 50_000),
+        ("json", "x" + "\n{" * 30_000),
+        ("json", "x" + '\n{"name": "f", "arguments": 5}' * 3000),
+        ("json", "x" + '\n{"name": "f", "arguments": {' * 3000),
+        ("json", 'x\n{"name": "' + "f" * 50_000),
+        ("json", "x\n" + " " * 50_000 + "{"),
+        ("coder", "<tool_call>\n<function=f>\n<parameter=city>\n" + "</parameter> </function> " * 4000),
+        ("coder", "<tool_call>\n<function=f>\n" + "<parameter=city>\n\n</parameter>\n" * 3000 + "x"),
+        ("coder", "<tool_call><function=f>" + "<parameter=city>" * 6000 + "</function></tool_call>"),
+        ("coder", "<tool_call><function=f>" + "<parameter=" * 9000 + "</function></tool_call>"),
+        ("coder", "<tool_call><function=f>" + "<parameter=\n" * 8000 + ">" + "</function></tool_call>"),
+        ("coder", "<tool_call>\n<function=" + "f" * 100_000),
+        ("coder", "<tool_call>\n<function=f>\n</function>" + " " * 100_000),
+        ("coder", "<tool_call>\n<function=f>\n<parameter=a>\n</function></tool_call>" * 1500),
     ],
 )  # fmt: skip
-def test_no_text_takes_the_time_of_its_square(text):
+def test_no_text_takes_the_time_of_its_square(name, text):
     begun = time.perf_counter()
     for pieces in ([text], [text[at : at + 7] for at in range(0, len(text), 7)]):
-        parse("coder", pieces)
+        parse(name, pieces)
     assert time.perf_counter() - begun < 3
 
 
@@ -237,6 +248,63 @@ def test_text_around_calls_is_content_without_the_white_space_beside_them():
 @pytest.mark.parametrize("name", FORMATS)
 def test_what_is_no_call_stays_as_it_was(name, text):
     assert parse(name, list(text)) == (text, [])
+
+
+LATER = '{"name": "f", "parameters": {"city": "Rome"}}'
+
+
+@pytest.mark.parametrize("name", ["llama", "json"])
+@pytest.mark.parametrize("call", [LATER, LATER.replace('{"name"', '{"type": "function", "name"', 1)])
+def test_a_call_that_nothing_marks_may_begin_a_later_line(name, call):
+    for text in (f"Let me check.\n{call}", f"Let me check.\n\n  {call}\n", f"{{a}}\n{call}"):
+        for pieces in ([text], [*text]):
+            content, found = parse(name, pieces)
+            assert content == text[: text.index("\n")]
+            assert [(one.name, one.arguments) for one in found] == [("f", '{"city": "Rome"}')]
+    content, found = parse(name, [*f"One.\n{call}; {call}\n\nTwo.\n{call}\nThree.\n"])
+    assert (content, len(found)) == ("One.Two.Three.", 3)
+
+
+@pytest.mark.parametrize("name", ["llama", "json"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"name": "unknown", "parameters": {}}',
+        '{"name": "f", "parameters": 5}',
+        '{"name": "f", "parameters": {}',
+        '{"city": "Rome", "name": "f", "parameters": {}}',
+        '{"name" "f"}',
+        '{"name": ["f"]}',
+        'A call: {"name": "f", "parameters": {}}',
+        '[{"name": "f", "parameters": {}}]',
+        '{"name":' + " " * 300 + '"f", "parameters": {}}',
+        "{",
+    ],
+)
+def test_what_is_no_call_on_a_later_line_stays_as_it_was(name, line):
+    for text in (f"Look:\n\n  {line}\nSo.\n", f"Look:\n{line}", f"\n\n{{a}}\n {line}\n"):
+        for pieces in ([text], [*text]):
+            assert parse(name, pieces) == (text, [])
+
+
+def test_no_more_is_held_back_than_may_begin_a_call():
+    parser = ToolParser(FORMATS["json"], TOOLS)
+    assert parser.push("Look: ") == ["Look:"]
+    assert parser.push("{a}\n{") == [" {a}"]
+    assert parser.push('"n') == []
+    assert parser.push("o") == ['\n{"no']
+    assert parser.push('\n{"name": "f') == []
+    assert parser.push("g") == ['\n{"name": "fg']
+    assert parser.push('\n{"name": "f", "arg') == []
+    assert len(parser.push('uments": {}}')) == 1
+    assert parser.finish() == []
+
+
+def test_calls_on_later_lines_are_one_where_one_is_wanted():
+    parser = ToolParser(FORMATS["json"], TOOLS, parallel=False)
+    out = parser.push(f"One.\n{LATER}\n{LATER}\nTwo.\n{LATER}") + parser.finish()
+    assert out == ["One.", *parser.calls, f"{LATER}\nTwo.\n{LATER}"]
+    assert len(parser.calls) == 1
 
 
 def test_no_arguments_are_an_empty_object():
