@@ -259,8 +259,23 @@ def _choice(choice: str | dict[str, Any] | None, tools: list[CallableTool]) -> s
     """`tool_choice` of a chat. Typed clients cannot name a namespace: the only tool of that name is meant."""
     if not isinstance(choice, dict):
         return choice
-    if choice.get("type") not in ("function", "custom"):
+    if choice.get("type") == "allowed_tools":
+        listed = choice.get("tools")
+        if isinstance(listed, list):  # those that a server would have to run are left out, as they are of tools
+            listed = [one for one in listed if not isinstance(one, dict) or _is_callable(one)]
+            listed = [_named(one, tools) if isinstance(one, dict) else one for one in listed]
+        return {"type": "allowed_tools", "allowed_tools": {"mode": choice.get("mode"), "tools": listed}}
+    if not _is_callable(choice):
         raise not_built("tool_choice", "should name a function or a custom tool: others are not served.")
+    return _named(choice, tools)
+
+
+def _is_callable(choice: Mapping[str, Any]) -> bool:
+    return choice.get("type") in ("function", "custom")
+
+
+def _named(choice: Mapping[str, Any], tools: list[CallableTool]) -> dict[str, Any]:
+    """A choice of one tool as a chat's, by the name that the model sees."""
     name, namespace = choice.get("name"), choice.get("namespace")
     named = [tool for tool in tools if tool.name == name and namespace in (None, tool.namespace)]
     outside = [tool for tool in named if tool.namespace is None]

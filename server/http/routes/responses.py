@@ -16,6 +16,7 @@ from server.http.streaming import STREAMS
 
 NAMES = (
     (r"tools\[(\d+)\]\.function", r"tools[\1]"),
+    (r"tool_choice\.allowed_tools", "tool_choice"),
     (r"response_format(\.json_schema\.schema)?", "text.format.schema"),
     ("reasoning_effort", "reasoning.effort"),
     (r"max_(completion_)?tokens", "max_output_tokens"),

@@ -21,6 +21,7 @@ from alignment.errors import field_error
 from fusion.sequence.grammar import Grammar, json_rule, literal
 from fusion.sequence.grammar_table import GrammarTable
 from fusion.sequence.structural import Tag, structural
+from server.http.errors import shorten
 from server.http.tools import fields
 from server.http.tools.calls import Tool, new_id, short_id
 from server.settings.fields import ToolFormat
@@ -169,16 +170,44 @@ def named_tool(choice: str | Mapping[str, Any], tools: Sequence[Tool]) -> Tool |
     """
     if isinstance(choice, str):
         if choice not in ("auto", "none", "required"):
-            raise field_error("tool_choice", 'should be "auto", "none", "required" or name a function.')
+            raise field_error("tool_choice", _CHOICES)
         if choice == "required" and not tools:
             raise field_error("tool_choice", "is required, but tools is missing.")
         return None
-    function = choice.get("function")
-    name = function.get("name") if isinstance(function, Mapping) else None
-    found = next((tool for tool in tools if tool.name == name), None)
+    found = _named(choice, tools)
     if found is None:
-        raise field_error("tool_choice", "names a function that is not among tools.")
+        named = isinstance(choice.get("function"), Mapping)
+        raise field_error("tool_choice", "names a function that is not among tools." if named else _CHOICES)
     return found
+
+
+_CHOICES = 'should be "auto", "none" or "required", name a function, or list allowed_tools.'
+
+
+def allowed_tools(choice: Mapping[str, Any], tools: Sequence[Tool]) -> tuple[str, list[Tool]]:
+    """What a `tool_choice` of the type `allowed_tools` comes to: `auto` or `required`, of which tools.
+
+    Raises:
+        InvalidRequestError: a choice that cannot be followed.
+    """
+    where = "tool_choice.allowed_tools"
+    allowed = choice.get("allowed_tools")
+    allowed = allowed if isinstance(allowed, Mapping) else {}
+    if (mode := allowed.get("mode")) not in ("auto", "required"):
+        raise field_error(f"{where}.mode", f'should be "auto" or "required", not {shorten(mode)}.')
+    if not isinstance(listed := allowed.get("tools"), list) or not listed:
+        raise field_error(f"{where}.tools", "should list functions that are among tools.")
+    found = [_named(one, tools) for one in listed]
+    if None in found:
+        raise field_error(f"{where}.tools[{found.index(None)}]", "names no function that is among tools.")
+    return mode, [tool for tool in tools if tool in found]
+
+
+def _named(choice: Any, tools: Sequence[Tool]) -> Tool | None:
+    """The tool of a function's name, as choices give it."""
+    function = choice.get("function") if isinstance(choice, Mapping) else None
+    name = function.get("name") if isinstance(function, Mapping) else None
+    return next((tool for tool in tools if tool.name == name), None)
 
 
 def _arguments(tool: Tool, param: str) -> str:

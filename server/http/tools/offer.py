@@ -15,7 +15,7 @@ from fusion.sequence.grammar_table import GrammarTable
 from fusion.sequence.lenience import enforceable, refused_among
 from server.http.errors import shorten_text
 from server.http.tools.calls import Tool, declared
-from server.http.tools.formats import FORMATS, Format, named_tool
+from server.http.tools.formats import FORMATS, Format, allowed_tools, named_tool
 from server.http.tools.history import shown
 from server.http.tools.template import ToolSupport, probe
 
@@ -38,7 +38,7 @@ class Offer:
     """The tools of a request.
 
     Attributes:
-        tools: as the members are shown them.
+        tools: as the members are shown them, all of them whatever may be called: that keeps the prompt the same.
         callable: those that an answer may call, with their schemas as they are enforced.
         choice: `auto`, `required`, or an object that names one of them.
         parallel: whether an answer may hold several calls.
@@ -57,10 +57,13 @@ class Offer:
             InvalidRequestError: a tool that is none, or a choice that cannot be followed.
         """
         tools, choice = declared(body.tools), body.tool_choice or "auto"
-        named = named_tool(choice, tools)
-        tools = [] if choice == "none" else tools
-        callable = _enforced([named] if named is not None else tools)
-        return cls(tools, callable, choice, body.parallel_tool_calls is not False)
+        if isinstance(choice, dict) and choice.get("type") == "allowed_tools":
+            choice, callable = allowed_tools(choice, tools)
+        elif (named := named_tool(choice, tools)) is not None:
+            callable = [named]
+        else:
+            callable = tools = [] if choice == "none" else tools
+        return cls(tools, _enforced(callable), choice, body.parallel_tool_calls is not False)
 
     @property
     def demanded(self) -> bool:

@@ -460,6 +460,76 @@ def test_looking_for_schemas_that_cannot_be_enforced_has_an_end(
     assert not fits(fuser, '{"name": "count1", "arguments": {"n":"1"}}')
 
 
+def allowed(mode: str, *names: str) -> dict[str, Any]:
+    tools = [{"type": "function", "function": {"name": name}} for name in names]
+    return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": tools}}
+
+
+@pytest.mark.parametrize("mode", ["auto", "required"])
+def test_allowed_tools_are_called_and_all_are_shown(client: TestClient, fuser: ScriptedFuser, mode: str) -> None:
+    """That is what they are for: the prompt, and what is cached of it, stays the same."""
+    tools = [function(name, NUMBER) for name in ("first", "second", "third")]
+    chat(client, tools=tools)
+    prompt = shown(fuser)
+    chat(client, tools=tools, tool_choice=allowed(mode, "third", "first"))
+    assert shown(fuser) == prompt
+    assert fits(fuser, "Text.") == (mode == "auto")
+    for name in ("first", "second", "third"):
+        assert fits(fuser, f'{{"name": "{name}", "arguments": {{"n":1}}}}') == (name != "second")
+    line = '{"name": "second", "arguments": {"n":1}}'
+    fuser.script = lambda submission: says(f"Look:\n{line}")
+    assert chat(client, tools=tools, tool_choice=allowed(mode, "first"))["choices"][0]["finish_reason"] == "stop"
+    responses = {
+        "type": "allowed_tools",
+        "mode": mode,
+        "tools": [{"type": "function", "name": "second"}, {"type": "mcp", "server_label": "x"}],
+    }
+    flat = [{"type": "function", **tool["function"]} for tool in tools]
+    answer = client.post("/v1/responses", json={"input": "hi", "tools": flat, "tool_choice": responses})
+    assert answer.json()["tool_choice"] == responses
+    assert fits(fuser, "Text.") == (mode == "auto")
+    assert fits(fuser, line)
+    assert not fits(fuser, line.replace("second", "first"))
+
+
+def test_of_tools_that_are_not_allowed_no_schema_is_enforced(client: TestClient) -> None:
+    tools = [function("count", NUMBER), function("odd", {"a": HOPELESS}, strict=True)]
+    chat(client, tools=tools, tool_choice=allowed("required", "count"))
+    body = CHAT | {"tools": tools, "tool_choice": allowed("auto", "count", "odd")}
+    assert error_of(client.post(CHAT_PATH, json=body), 400)["param"] == "tools[1].function.parameters"
+
+
+@pytest.mark.parametrize(
+    ("choice", "param"),
+    [
+        (allowed("none", "weather"), "mode"),
+        ({"type": "allowed_tools"}, "mode"),
+        (allowed("auto"), "tools"),
+        ({"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": "weather"}}, "tools"),
+        (allowed("auto", "weather", "no"), "tools[1]"),
+        ({"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": ["weather"]}}, "tools[0]"),
+    ],
+)
+def test_allowed_tools_that_cannot_be_followed_are_named(
+    client: TestClient, choice: dict[str, Any], param: str
+) -> None:
+    body = CHAT | {"tools": [TOOL], "tool_choice": choice}
+    assert error_of(client.post(CHAT_PATH, json=body), 400)["param"] == f"tool_choice.allowed_tools.{param}"
+    flat = {"type": "allowed_tools"} | choice.get("allowed_tools", {})
+    if isinstance(flat.get("tools"), list):
+        flat["tools"] = [one if isinstance(one, str) else {"type": "function"} | one["function"]
+                         for one in flat["tools"]]  # fmt: skip
+    body = {"input": "hi", "tools": [{"type": "function", **TOOL["function"]}], "tool_choice": flat}
+    error = error_of(client.post("/v1/responses", json=body), 400)
+    assert error["param"] == f"tool_choice.{param}"
+    assert error["message"].startswith(f"tool_choice.{param} ")
+
+
+def test_a_choice_of_another_kind_says_what_choices_there_are(client: TestClient) -> None:
+    body = CHAT | {"tools": [TOOL], "tool_choice": {"type": "mcp"}}
+    assert "allowed_tools" in error_of(client.post(CHAT_PATH, json=body), 400)["message"]
+
+
 def test_128_tools_are_offered(client: TestClient, fuser: ScriptedFuser) -> None:
     names = [f"tool_{number}" for number in range(128)]
     tools = [{"type": "function", "function": TOOL["function"] | {"name": name}} for name in names]  # type: ignore[operator]
