@@ -366,6 +366,11 @@ class TextScores:
         return 1024 + sum(sizes) + 192 * len(sizes)
 
     @property
+    def empty(self) -> bool:
+        """Return whether there are no units: other texts had all the positions."""
+        return not any(map(len, self.nats.values()))
+
+    @property
     def finite(self) -> bool:
         """Return whether every loss is a number."""
         return all(bool(np.isfinite(nats).all()) for nats in self.nats.values())

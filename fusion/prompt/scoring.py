@@ -147,7 +147,7 @@ class PromptScoring:
     ) -> None:
         self.lists = weighting.method in DISTRIBUTIONAL
         self._memory = memory
-        choice = _choice(weighting)
+        choice = _choice(weighting, pivot)
         widths = [np.diff(text.before[pivot]) for text in texts]
         sizes = [int(own.sum()) if scores is None else 0 for own, scores in zip(widths, known, strict=True)]
         quotas = shares(sizes, weighting.positions, weighting.spread)
@@ -169,9 +169,11 @@ class PromptScoring:
         cls, prompt: Prompt, members: Sequence[str], weighting: Weighting, memory: PrefixScores, *, pivot: str
     ) -> PromptScoring:
         """The scoring of a prompt; the answers to it share one as long as they know the same of it."""
-        names, choice = tuple(members), _choice(weighting)
+        names, choice = tuple(members), _choice(weighting, pivot)
         texts = prompt.once((_texts, names, weighting.history), lambda: _texts(prompt, names, weighting.history))
         known = [memory.get(choice + text.digest) for text in texts]
+        if known and known[-1] is not None and known[-1].empty:
+            known[-1] = None  # it was scored nowhere before newer ones, and now it is what is asked
         return prompt.once(  # it holds what ids stand for here, so that nothing else has them
             (cls, names, weighting.history, choice, pivot, id(memory), *map(id, known)),
             lambda: cls(texts, known, names, weighting, memory, pivot=pivot),
@@ -184,7 +186,7 @@ class PromptScoring:
         for part in self._parts:
             read = part.known or (self._read(part, prompts) if len(part.units) else nothing)
             scores.append(read)
-            if read is not part.known and len(part.units) and complete and read.finite:
+            if read is not part.known and complete and read.finite:
                 self._memory.put(part.key, read)
         return scores
 
@@ -209,9 +211,10 @@ class PromptScoring:
         return read
 
 
-def _choice(weighting: Weighting) -> bytes:
+def _choice(weighting: Weighting, pivot: str) -> bytes:
     """What decides which units of a text are scored, and how."""
-    return f"{weighting.positions} {weighting.spread} {weighting.method in DISTRIBUTIONAL} ".encode()
+    lists = weighting.method in DISTRIBUTIONAL
+    return f"{weighting.positions} {weighting.spread} {weighting.history} {lists} {pivot} ".encode()
 
 
 def _between(begin: Indices, end: Indices) -> Indices:

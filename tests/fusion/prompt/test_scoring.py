@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fusion.assembly.ensembles import build_ensemble
 from fusion.core import NextTokens
 from fusion.options import Weighting
 from fusion.prompt.echo import Echo
@@ -136,6 +138,38 @@ def test_a_long_text_before_does_not_crowd_out_what_is_asked(tokenizers, run, sp
     without = [system, asked | {"content": "Where is the dog?"}]
     assert report_of(other, chat(other.ensemble, without), fusion).weights != first.weights
     assert alone.tokens > 0
+
+
+LONG_TALK = [
+    {"role": ("user", "assistant")[number % 2], "content": f"{number} apples, and the fox is quick. " * 4}
+    for number in range(9)
+]
+
+
+def told(running, messages, method="packllm-sim", **options):
+    report = report_of(running, chat(running.ensemble, messages), weighted(method, positions=12, **options))
+    return report.tokens, report.weights
+
+
+@pytest.mark.parametrize("spread", ["evenly", "last"])
+def test_a_prompt_that_is_repeated_has_the_same_weights(tokenizers, run, spread):
+    """Texts that had no positions get none the next time either, unless they are what is asked then."""
+    running = run(toy_ensemble(tokenizers, pivot="lingvo"))
+    first = told(running, LONG_TALK, spread=spread)
+    assert [told(running, LONG_TALK, spread=spread) for _ in range(2)] == [first] * 2
+    shorter = told(run(toy_ensemble(tokenizers, pivot="lingvo")), LONG_TALK[:1], spread=spread)
+    assert told(running, LONG_TALK[:1], spread=spread) == shorter
+
+
+def test_scores_are_kept_for_those_who_would_score_alike(tokenizers, run):
+    running = run(toy_ensemble(tokenizers, pivot="lingvo"))
+    fresh = told(run(toy_ensemble(tokenizers, pivot="lingvo")), LONG_TALK, history="last")
+    told(running, LONG_TALK)
+    assert told(running, LONG_TALK, history="last") == fresh
+    other = toy_ensemble(tokenizers, pivot="abacus")
+    fresh = told(run(other), LONG_TALK)
+    around = build_ensemble("around", running.ensemble.models, "abacus")
+    assert told(replace(running, ensemble=around), LONG_TALK) == fresh
 
 
 @given(st.lists(st.integers(0, 60), max_size=40), st.integers(2, 80), st.sampled_from(["evenly", "last"]))
