@@ -15,7 +15,11 @@ from fusion.sequence.grammar_table import Bits
 
 
 class Bias:
-    """The ids that members name because they are favoured, and may not list because they are banned."""
+    """The ids that members name because they are favoured, and may not list because they are banned.
+
+    A member with another tokenizer lists what is banned: what its list lacks would count as lost on the way into
+    the pivot's vocabulary, and be given to what the pivot says.
+    """
 
     def __init__(self, view: View, sampling: SamplingParams, fusion: FusionParams, ends: Ends) -> None:
         """Find them in the pivot's vocabulary."""
@@ -34,7 +38,7 @@ class Bias:
         if name not in self._known:
             size, view = self._view.models[name].member.vocabulary_size, self._view
             maps = view.maps_of(name, distinct=self._ends.distinct, kept=self._ends.kept)
-            out = maps.sources(self._banned, size)
+            out = maps.sources(self._banned if view.follows_ids(name) else (), size)
             allowed = None
             if len(out):
                 mask = np.ones(size, np.bool_)

@@ -77,6 +77,21 @@ def test_a_ban_holds_where_no_other_candidate_is_left():
     assert sample(np.array([1, 9]), np.array([0.5, 0.5]), params, **options) == 2
 
 
+def test_a_ban_changes_nothing_else_of_what_members_with_other_tokenizers_say(run):
+    """What they say of the banned token is not lost, and so is not the pivot's to give away."""
+    few, fusion = run(build_ensemble("few", members("mixed", 50), "p")), FusionParams(unmapped="pivot")
+    prompt = few.ensemble.encode_chat([{"role": "user", "content": "Hi"}])
+    map, row = few.ensemble.view("p").maps_of("m").first, few.members()[1].distribution(prompt.ids["m"])
+    best = next(id for id in map.target_ids[row.argsort()[::-1], 0].tolist() if id >= 0)
+
+    def others(value):
+        listener = few.submit("Hi", fusion, max_tokens=1, logit_bias={best: value}, logprobs=10)
+        token = listener.wait().updates[0].tokens[0]
+        return {one.id: one.logprob for one in [one for one in token.top if one.id != best][:8]}
+
+    assert others(-100.0) == pytest.approx(others(-99.0), abs=1e-6)
+
+
 def test_biased_and_plain_sequences_share_rounds(run):
     few = run(build_ensemble("few", members("twins", 5), "p"))
     alone = [
