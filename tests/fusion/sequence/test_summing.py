@@ -37,7 +37,7 @@ class IdTokenizer:
         self.surfaces = [*(chr(33 + i).encode() for i in range(size - 1)), None]
         self.special_ids = frozenset({size - 1})
 
-    def encode(self, text, *, add_special_tokens, limit=None):
+    def encode(self, text, *, add_special_tokens, limit=None, room=None):
         return [ord(one) - 33 for one in text]
 
 
