@@ -11,7 +11,7 @@ import threading
 from collections import OrderedDict, deque
 from itertools import zip_longest
 
-from alignment.errors import OverloadedError, UnavailableError, field_error
+from alignment.errors import CONTEXT_LENGTH_EXCEEDED, OverloadedError, UnavailableError, field_error
 from fusion.sequence.sequence import Sequence
 
 
@@ -27,7 +27,7 @@ def require_room(max_tokens: int, room: int, *, param: str = "max_tokens") -> No
             param,
             f"is {str(max_tokens)[:40]}, but after this prompt there is room for {room} tokens; "
             f"lower {param} or shorten the prompt.",
-            code="context_length_exceeded",
+            code=CONTEXT_LENGTH_EXCEEDED,
         )
 
 

@@ -14,8 +14,7 @@ import httpx2
 import openai
 
 from alignment.errors import ConfigError
-
-URLS = ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages")
+from server.http.paths import GENERATING_PATHS
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +67,8 @@ def _line(text: str, number: int) -> Line:
         return Line(None, problem=f"line {number} should be an object with a custom_id")
     if row.get("method", "POST") != "POST":
         return Line(id, problem="method should be POST")
-    if row.get("url") not in URLS:
-        return Line(id, problem=f"url should be one of {', '.join(URLS)}")
+    if row.get("url") not in GENERATING_PATHS:
+        return Line(id, problem=f"url should be one of {', '.join(GENERATING_PATHS)}")
     if not isinstance(body := row.get("body"), dict):
         return Line(id, problem="body should be an object")
     if body.get("stream"):

@@ -17,7 +17,6 @@ from alignment.errors import RequestError
 from fusion.core import Delta
 from server.http.errors import CLIENT_CLOSED_REQUEST, as_request_error
 from server.http.generation import Choice, Generation
-from server.http.protocol.common import Usage
 from server.settings.server import ServerSettings
 
 # Updates of a stream before the event loop sees to others: sending to a client that keeps up does not wait, and
@@ -51,10 +50,10 @@ class Shape(Protocol):
     def chunks(self, choice: Choice, update: Delta) -> Iterable[BaseModel]:
         """The chunks for one round; `choice` already holds its tokens."""
 
-    def closing(self, usage: Usage) -> BaseModel | None:
+    def closing(self) -> BaseModel | None:
         """The last chunk of a stream that was asked for usage; None where usage is sent anyway."""
 
-    def whole(self, choices: list[Choice], usage: Usage) -> BaseModel:
+    def whole(self, choices: list[Choice]) -> BaseModel:
         """The answer in one piece."""
 
 
@@ -99,7 +98,7 @@ async def respond(
             if await _while_connected(request, generation.settle(settings.keep_alive_seconds or None)):
                 return EventStream(generation, _events(generation, shape, settings, include_usage))
         elif await _while_connected(request, generation.finish()):
-            whole = await run_in_threadpool(lambda: _written(shape.whole(generation.choices, generation.usage)))
+            whole = await run_in_threadpool(lambda: _written(shape.whole(generation.choices)))
             return Response(whole, media_type="application/json")
     except BaseException:
         generation.close()
@@ -134,7 +133,7 @@ async def _events(
                 for frame in await run_in_threadpool(frames) if update.prompt else frames():
                     yield frame
                     sent = clock()
-        if include_usage and (closing := shape.closing(generation.usage)) is not None:
+        if include_usage and (closing := shape.closing()) is not None:
             yield shape.frame(closing)
     except Exception as error:
         yield shape.failure(as_request_error(error))

@@ -23,13 +23,12 @@ from server.http.protocol.chat_answer import (
     ChatLogprobs,
     Delta,
 )
-from server.http.protocol.common import Usage
 from server.http.protocol.fusion import rounds_report
 from server.http.protocol.logprobs import chat_logprobs
 from server.http.protocol.sampling import prompt_room
 from server.http.protocol.structured import Around, budget_of, constraints_of
 from server.http.reading import Reading
-from server.http.routes.shape import CompletionsShape
+from server.http.routes.shape import OpenAIShape
 from server.http.routes.submit import Asked
 from server.http.service import Service
 from server.http.streaming import STREAMS, Shape
@@ -37,7 +36,7 @@ from server.http.tools.offer import Offer, conversations, format_for
 from server.http.tools.parser import ToolParser
 
 
-class ChatShape(CompletionsShape[ChatRequest, ChatChunk]):
+class ChatShape(OpenAIShape[ChatRequest, ChatChunk]):
     """Answers as chat completions."""
 
     prefix = "chatcmpl"
@@ -77,7 +76,7 @@ class ChatShape(CompletionsShape[ChatRequest, ChatChunk]):
         if isinstance(update, core.End):
             yield self.chunk(ChatChunkChoice(index=choice.index, delta=Delta(), **self._ending(choice)))
 
-    def whole(self, choices: list[Choice], usage: Usage) -> ChatCompletion:
+    def whole(self, choices: list[Choice]) -> ChatCompletion:
         """The answer in one piece."""
         read = [self._choice(choice) for choice in choices]
         return ChatCompletion(

@@ -14,7 +14,6 @@ from fusion.core import Delta, End, Prompt, Token
 from fusion.sequence.thoughts import Budget
 from server.http.generation import Choice, Generation
 from server.http.protocol.body import StrictJsonRoute
-from server.http.protocol.common import Usage
 from server.http.protocol.completions import (
     Completion,
     CompletionChoice,
@@ -29,13 +28,13 @@ from server.http.protocol.fusion import rounds_report
 from server.http.protocol.logprobs import CompletionText
 from server.http.protocol.sampling import prompt_room
 from server.http.protocol.structured import budget_of, constraints_of
-from server.http.routes.shape import CompletionsShape
+from server.http.routes.shape import OpenAIShape
 from server.http.routes.submit import Asked
 from server.http.service import Service
 from server.http.streaming import STREAMS
 
 
-class CompletionShape(CompletionsShape[CompletionRequest, Completion]):
+class CompletionShape(OpenAIShape[CompletionRequest, Completion]):
     """Answers as text completions. `echo` holds the text that each choice begins with, if it begins with one."""
 
     prefix = "cmpl"
@@ -79,7 +78,7 @@ class CompletionShape(CompletionsShape[CompletionRequest, Completion]):
         if isinstance(update, End):
             yield self.chunk(CompletionChoice(index=choice.index, text="", **self.ending(choice)))
 
-    def whole(self, choices: list[Choice], usage: Usage) -> Completion:
+    def whole(self, choices: list[Choice]) -> Completion:
         """The answer in one piece."""
         texts = [
             CompletionChoice(
@@ -93,7 +92,7 @@ class CompletionShape(CompletionsShape[CompletionRequest, Completion]):
             )
             for choice in choices
         ]
-        return self.chunk(*texts, usage=usage)
+        return self.chunk(*texts, usage=self.generation.usage)
 
     def _logprobs(self, choice: Choice) -> CompletionLogprobs | None:
         if not self.logprobs:

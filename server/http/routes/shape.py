@@ -1,4 +1,4 @@
-"""CompletionsShape: what answers to chats and to texts have in common."""
+"""OpenAIShape: what answers to chats and to texts have in common."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Body = TypeVar("Body", bound=SamplingFields)
 Chunk = TypeVar("Chunk", bound=Envelope)
 
 
-class CompletionsShape(Generic[Body, Chunk]):
+class OpenAIShape(Generic[Body, Chunk]):
     """The events and the envelope of every answer, the tokens that were asked for, and how choices end.
 
     Attributes:
@@ -54,9 +54,9 @@ class CompletionsShape(Generic[Body, Chunk]):
         """A chunk without choices."""
         return self.chunk()
 
-    def closing(self, usage: Usage) -> Chunk:
+    def closing(self) -> Chunk:
         """The chunk of usage, which has no choices."""
-        return self.chunk(usage=usage)
+        return self.chunk(usage=self.generation.usage)
 
     def chunk(self, *choices: BaseModel, usage: Usage | None = None) -> Chunk:
         """A chunk with these choices."""

@@ -16,7 +16,6 @@ from fusion.core import Delta
 from server.http.errors import invalid_field
 from server.http.generation import Choice
 from server.http.protocol.chat import ChatRequest
-from server.http.protocol.common import Usage
 from server.http.routes.chat import ChatShape
 
 
@@ -83,12 +82,12 @@ class TranslatedShape:
                     usage = self.chat.generation.usage.model_dump()
                     yield from map(Object, self.events.finish(part.finish_reason, usage, part.stop_reason))
 
-    def closing(self, usage: Usage) -> None:
+    def closing(self) -> None:
         """Nothing: usage is in the last event."""
 
-    def whole(self, choices: list[Choice], usage: Usage) -> Object:
+    def whole(self, choices: list[Choice]) -> Object:
         """The answer in one piece."""
-        return Object(self._whole(self.chat.whole(choices, usage).model_dump()))
+        return Object(self._whole(self.chat.whole(choices).model_dump()))
 
 
 Names = Sequence[tuple[str, str]]
