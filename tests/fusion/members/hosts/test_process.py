@@ -156,14 +156,14 @@ def test_work_for_a_worker_that_is_gone_is_dropped(launch, inbox):
 
 
 def test_a_worker_that_hangs_is_ended_and_replaced(launch, inbox):
-    member = launch(sums(), patience=replace(QUICK, silence_seconds=1.0))
+    member = launch(sums(), patience=replace(QUICK, silence_seconds=2.0))
     [worker] = workers()
     member.submit([Advance(1, 0, [1])])
     inbox.wait_for(1)
     member.submit([Advance(2, 0, [SumEngine.FREEZE])])
     down, up = inbox.wait_for(3)[1:]
-    assert 1 < inbox.times[1] - inbox.times[0] < LIMIT
-    assert down.reason == "its worker process hung: it said nothing for 1 seconds"
+    assert 2 < inbox.times[1] - inbox.times[0] < LIMIT
+    assert down.reason == "its worker process hung: it said nothing for 2 seconds"
     assert isinstance(up, Up)
     assert gone(worker.pid)
 
