@@ -245,7 +245,8 @@ def choose(batch: list[Sequence], tokens: NDArray[np.int64], fused: Floats) -> l
     An end, where all that members list are tokens that the others could not follow.
     """
     chosen = [sequence.view.end for sequence in batch]
-    free = [row for row, sequence in enumerate(batch) if sequence.constraint is not None or (fused[row] > 0).any()]
+    possible: NDArray[np.bool_] = fused.sum(axis=1) > 0
+    free = [row for row, sequence in enumerate(batch) if sequence.constraint is not None or possible[row]]
     plain = [row for row in free if batch[row].constraint is None and is_plain(batch[row].sampling)]
     if plain:
         sequences = [batch[row] for row in plain]

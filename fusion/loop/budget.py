@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from copy import copy
 
@@ -53,14 +53,11 @@ class Budget:
 
     def too_small(self, sequence: Sequence, names: Iterable[str]) -> str | None:
         """Return an engine that has not what the sequence asks for even while nothing else is there, if any."""
-        asked: defaultdict[str, list[int]] = defaultdict(list)
-        for name in names:
-            asked[sequence.ensemble.engine(name)].append(sequence.seats[name].reserved)
-        for engine, tokens in asked.items():
+        for engine, tokens in _asked(sequence, names).items():
             capacity = self._capacities[engine]
-            blocks = sum(self._blocks(engine, one) for one in tokens)
-            too_long = max(tokens) > capacity.context or blocks > capacity.cache_tokens // capacity.block
-            if too_long or len(tokens) > capacity.sequences:
+            too_long = max(tokens) > capacity.context
+            blocks = capacity.cache_tokens // capacity.block
+            if too_long or len(tokens) > capacity.sequences or self._blocks(engine, *tokens) > blocks:
                 return engine
         return None
 
@@ -74,14 +71,9 @@ class Budget:
 
         Views of one model share its engine's places and tokens.
         """
-        places: Counter[str] = Counter()
-        blocks: Counter[str] = Counter()
-        for name in names:
-            engine = sequence.ensemble.engine(name)
-            places[engine] += 1
-            blocks[engine] += self._blocks(engine, sequence.seats[name].reserved)
         return all(
-            self.sequences[engine] >= places[engine] and self.blocks[engine] >= blocks[engine] for engine in places
+            self.sequences[engine] >= len(tokens) and self.blocks[engine] >= self._blocks(engine, *tokens)
+            for engine, tokens in _asked(sequence, names).items()
         )
 
     def take(self, sequence: Sequence, names: Iterable[str]) -> None:
@@ -107,9 +99,18 @@ class Budget:
         seat.reserved = tokens
         return True
 
-    def _blocks(self, name: str, tokens: int) -> int:
-        """Return the blocks that this number of tokens of one sequence takes up."""
-        return -(-tokens // self._capacities[name].block)
+    def _blocks(self, name: str, *tokens: int) -> int:
+        """Return the blocks that sequences of these numbers of tokens take up."""
+        block = self._capacities[name].block
+        return sum(-(-one // block) for one in tokens)
+
+
+def _asked(sequence: Sequence, names: Iterable[str]) -> dict[str, list[int]]:
+    """The tokens that a sequence asks for as each of these members, by engine."""
+    asked: defaultdict[str, list[int]] = defaultdict(list)
+    for name in names:
+        asked[sequence.ensemble.engine(name)].append(sequence.seats[name].reserved)
+    return asked
 
 
 class Places:
