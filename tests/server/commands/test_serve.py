@@ -117,6 +117,22 @@ def test_the_second_signal_ends_a_server_that_waits_for_an_engine_that_hangs(mon
     assert codes == [1]
 
 
+def test_one_signal_ends_what_is_unfinished_and_a_server_whose_engine_hangs(monkeypatch):
+    ended, answers = threading.Event(), []
+    monkeypatch.setattr(serve, "ENDING_SECONDS", 0.1)
+    monkeypatch.setattr(serve.os, "_exit", lambda code: ended.set())
+    config, nothing = uvicorn.Config(None, log_config=None), lambda: None
+    server = serve._Server(
+        config, Lifecycle(in_progress=1), nothing, lambda: answers.append("ended"), 0.0, nothing
+    )
+    server.servers, server.config.loaded = [], True
+    server.handle_exit(signal.SIGTERM, None)
+    asyncio.run(server.on_tick(1))
+    assert server.should_exit
+    assert answers == ["ended"]
+    assert ended.wait(10)
+
+
 def test_a_server_that_only_a_restart_helps_ends_by_itself(monkeypatch, caplog):
     ended, found = threading.Event(), [Trouble("Not answering: a", lasting=False)]
     monkeypatch.setattr(serve, "UNWELL_SECONDS", 0.3)
